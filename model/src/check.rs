@@ -1,0 +1,858 @@
+//! The descriptor's check: from the words an author wrote to a contract that the host can rely on.
+
+use std::fmt;
+
+use crate::change::codes;
+use crate::contract::{self, Contract, Guard};
+use crate::descriptor::{Code, Descriptor, IndexKind, OnMiss, Operation, Statement, StatementKind};
+use crate::value::Type;
+
+/// One thing wrong with a descriptor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Where: `statements[2] "country-of-orders": set[0]`.
+    pub place: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to write instead, when that can be told.
+    pub remedy: Option<String>,
+}
+
+/// Everything wrong with a descriptor, in its order.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct Problems(pub Vec<Problem>);
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.message)?;
+        match &self.remedy {
+            Some(remedy) => write!(f, "; {remedy}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut first = true;
+        self.0.iter().try_for_each(|problem| {
+            if !std::mem::take(&mut first) {
+                f.write_str("\n")?;
+            }
+            write!(f, "{problem}")
+        })
+    }
+}
+
+/// Postgres truncates longer identifiers in silence.
+const MAX_IDENTIFIER_BYTES: usize = 63;
+const MAX_NAME_BYTES: usize = 40;
+/// A statement's index travels as a u16.
+const MAX_STATEMENTS: usize = 1_000;
+const MAX_TABLES: usize = 100;
+const MAX_COLUMNS: usize = 500;
+const MAX_LOOKUP_ROWS: u32 = 10_000;
+
+/// Names that would be schemas of the host's or of the database's own.
+const RESERVED_NAMES: &[&str] = &["projector", "public", "information-schema", "main", "temp", "sqlite"];
+
+/// Words that Postgres or SQLite reserve: every identifier is quoted, but readers would have to
+/// quote them as well.
+const RESERVED_WORDS: &[&str] = &[
+    "all",
+    "analyse",
+    "analyze",
+    "and",
+    "any",
+    "array",
+    "as",
+    "asc",
+    "asymmetric",
+    "authorization",
+    "between",
+    "binary",
+    "both",
+    "case",
+    "cast",
+    "check",
+    "collate",
+    "collation",
+    "column",
+    "commit",
+    "concurrently",
+    "constraint",
+    "create",
+    "cross",
+    "ctid",
+    "current_catalog",
+    "current_date",
+    "current_role",
+    "current_schema",
+    "current_time",
+    "current_timestamp",
+    "current_user",
+    "default",
+    "deferrable",
+    "delete",
+    "desc",
+    "distinct",
+    "do",
+    "drop",
+    "else",
+    "end",
+    "except",
+    "exists",
+    "false",
+    "fetch",
+    "for",
+    "foreign",
+    "freeze",
+    "from",
+    "full",
+    "grant",
+    "group",
+    "having",
+    "ilike",
+    "in",
+    "index",
+    "initially",
+    "inner",
+    "insert",
+    "intersect",
+    "into",
+    "is",
+    "isnull",
+    "join",
+    "lateral",
+    "leading",
+    "left",
+    "like",
+    "limit",
+    "localtime",
+    "localtimestamp",
+    "natural",
+    "not",
+    "notnull",
+    "null",
+    "offset",
+    "oid",
+    "on",
+    "only",
+    "or",
+    "order",
+    "outer",
+    "overlaps",
+    "placing",
+    "primary",
+    "references",
+    "returning",
+    "right",
+    "rowid",
+    "select",
+    "session_user",
+    "set",
+    "similar",
+    "some",
+    "symmetric",
+    "system_user",
+    "table",
+    "tablesample",
+    "tableoid",
+    "then",
+    "to",
+    "trailing",
+    "transaction",
+    "true",
+    "union",
+    "unique",
+    "update",
+    "user",
+    "using",
+    "values",
+    "variadic",
+    "verbose",
+    "when",
+    "where",
+    "window",
+    "with",
+    "xmax",
+    "xmin",
+    "cmax",
+    "cmin",
+];
+
+pub(crate) fn check(descriptor: Descriptor) -> Result<Contract, Problems> {
+    let mut checker = Checker::default();
+    let contract = checker.contract(descriptor);
+    match checker.problems {
+        problems if problems.is_empty() => Ok(contract),
+        problems => Err(Problems(problems)),
+    }
+}
+
+/// "did you mean" for serde's `unknown field `x`, expected one of `a`, `b``.
+pub(crate) fn nearest_expected(message: &str) -> Option<String> {
+    let (unknown, expected) = message.split_once(", expected ")?;
+    let quoted =
+        |text: &str| -> Vec<String> { text.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
+    let given = quoted(unknown).pop()?;
+    let known = quoted(expected);
+    let nearest = nearest(&given, known.iter().map(String::as_str))?;
+    Some(format!("write `{nearest}`"))
+}
+
+/// The known word that is most like the given one, if any is at all.
+pub fn nearest<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .map(|word| (strsim::jaro_winkler(given, word), word))
+        .filter(|(likeness, _)| *likeness > 0.7)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, word)| word)
+}
+
+#[derive(Default)]
+struct Checker {
+    problems: Vec<Problem>,
+}
+
+impl Checker {
+    fn problem(&mut self, place: &str, message: impl Into<String>, remedy: impl Into<Option<String>>) {
+        self.problems.push(Problem { place: place.into(), message: message.into(), remedy: remedy.into() });
+    }
+
+    fn contract(&mut self, descriptor: Descriptor) -> Contract {
+        self.header(&descriptor);
+        let tables = self.tables(&descriptor);
+        let writes: Vec<_> = descriptor
+            .statements
+            .iter()
+            .enumerate()
+            .filter_map(|(at, statement)| {
+                self.write(&place("statements", at, &statement.name), statement, &tables)
+            })
+            .collect();
+        let lookups: Vec<_> = descriptor
+            .lookups
+            .iter()
+            .enumerate()
+            .filter_map(|(at, lookup)| self.lookup(&place("lookups", at, &lookup.name), lookup, &tables))
+            .collect();
+        self.unique("statements", descriptor.statements.iter().map(|statement| statement.name.as_str()));
+        self.unique("lookups", descriptor.lookups.iter().map(|lookup| lookup.name.as_str()));
+        self.codes("ignores", &descriptor.ignores);
+        self.codes("rejects", &descriptor.rejects);
+        let topics = self.topics(&descriptor);
+        let mut tables = tables;
+        for write in &writes {
+            tables[write.table].has_tombstones |=
+                write.kind == StatementKind::Delete && write.guard.is_some();
+        }
+        Contract { descriptor, topics, tables, writes, lookups }
+    }
+
+    fn header(&mut self, descriptor: &Descriptor) {
+        let name = &descriptor.name;
+        let well_formed = name.len() <= MAX_NAME_BYTES
+            && name.starts_with(|first: char| first.is_ascii_lowercase())
+            && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            && !name.contains("--")
+            && !name.ends_with('-');
+        if !well_formed {
+            self.problem(
+                "name",
+                format!("{name:?} cannot be a projection's name"),
+                format!(
+                    "write lowercase letters, digits and single dashes, beginning with a letter, at most {MAX_NAME_BYTES} characters"
+                ),
+            );
+        }
+        if RESERVED_NAMES.contains(&name.as_str()) || name.starts_with("pg-") {
+            self.problem(
+                "name",
+                format!("{name:?} is the name of a schema of the database's own"),
+                "choose another name".to_string(),
+            );
+        }
+        if descriptor.version.is_empty()
+            || descriptor.version.len() > 100
+            || descriptor.version.chars().any(char::is_control)
+        {
+            self.problem(
+                "version",
+                "the version is empty, longer than 100 bytes, or has control characters",
+                "write it like 1.4.0".to_string(),
+            );
+        }
+        if descriptor.topics.is_empty() {
+            self.problem(
+                "topics",
+                "a projection without topics has nothing to do",
+                "declare the topics that it reads".to_string(),
+            );
+        }
+        for (list, count, most) in [
+            ("statements", descriptor.statements.len(), MAX_STATEMENTS),
+            ("lookups", descriptor.lookups.len(), MAX_STATEMENTS),
+            ("topics", descriptor.topics.len(), MAX_STATEMENTS),
+            ("tables", descriptor.tables.len(), MAX_TABLES),
+        ] {
+            if count > most {
+                self.problem(list, format!("{count} {list}, and {most} are the most"), None);
+            }
+        }
+    }
+
+    fn tables(&mut self, descriptor: &Descriptor) -> Vec<contract::Table> {
+        if descriptor.tables.is_empty() {
+            self.problem("tables", "a projection owns at least one table", None);
+        }
+        self.unique("tables", descriptor.tables.iter().map(|table| table.name.as_str()));
+        descriptor
+            .tables
+            .iter()
+            .enumerate()
+            .map(|(at, table)| {
+                let place = place("tables", at, &table.name);
+                self.identifier(&place, &table.name);
+                if table.name.contains("__") {
+                    self.problem(&place, "a table's name has no double underscore", "write a single one".to_string());
+                }
+                if table.columns.len() > MAX_COLUMNS {
+                    self.problem(&place, format!("{} columns, and {MAX_COLUMNS} are the most", table.columns.len()), None);
+                }
+                let columns: Vec<_> = table
+                    .columns
+                    .iter()
+                    .enumerate()
+                    .map(|(at, column)| {
+                        self.identifier(&format!("{place}: columns[{at}]"), &column.name);
+                        contract::Column { name: column.name.clone(), ty: column.ty, nullable: column.nullable }
+                    })
+                    .collect();
+                self.unique(&format!("{place}: columns"), table.columns.iter().map(|column| column.name.as_str()));
+                let mut resolved = contract::Table {
+                    name: table.name.clone(),
+                    columns,
+                    key: Vec::new(),
+                    indexes: Vec::new(),
+                    has_tombstones: false,
+                };
+                resolved.key = self.columns(&format!("{place}: key"), &table.key, &resolved);
+                if table.key.is_empty() {
+                    self.problem(&place, "no key", "name the columns of its primary key in `key`".to_string());
+                }
+                for column in &resolved.key {
+                    let column = &resolved.columns[*column];
+                    if column.nullable {
+                        self.problem(&format!("{place}: key"), format!("key column `{}` is nullable", column.name), "make it not nullable".to_string());
+                    }
+                    self.comparable(&format!("{place}: key"), column);
+                }
+                let indexes = table
+                    .indexes
+                    .iter()
+                    .enumerate()
+                    .map(|(at, index)| {
+                        let place = format!("{place}: indexes[{at}]");
+                        let columns = self.columns(&place, &index.columns, &resolved);
+                        if columns.is_empty() {
+                            self.problem(&place, "an index without columns", None);
+                        }
+                        match index.kind {
+                            IndexKind::Ordered => columns
+                                .iter()
+                                .filter(|column| resolved.columns[**column].ty == Type::Json)
+                                .for_each(|column| self.comparable(&place, &resolved.columns[*column])),
+                            IndexKind::Contains => {
+                                if !matches!(columns[..], [column] if resolved.columns[column].ty == Type::Json) {
+                                    self.problem(&place, "an index of kind `contains` is over one json column", None);
+                                }
+                            }
+                        }
+                        contract::Index { columns, kind: index.kind }
+                    })
+                    .collect();
+                resolved.indexes = indexes;
+                resolved
+            })
+            .collect()
+    }
+
+    fn write(
+        &mut self,
+        place: &str,
+        statement: &Statement,
+        tables: &[contract::Table],
+    ) -> Option<contract::Write> {
+        self.name(place, &statement.name);
+        let table_index = self.table(place, &statement.table, tables)?;
+        let table = &tables[table_index];
+        let by_given = self.columns(&format!("{place}: by"), &statement.by, table);
+        let set = self.assignments(place, statement, table);
+        let writes_key = matches!(statement.kind, StatementKind::Upsert | StatementKind::InsertOnce);
+        let by = if writes_key {
+            if !statement.by.is_empty() {
+                self.problem(
+                    &format!("{place}: by"),
+                    "an upsert or insert-once writes the row of its key",
+                    "leave `by` out: the key's values are its first arguments".to_string(),
+                );
+            }
+            self.lists_not_null(place, &set, table);
+            table.key.clone()
+        } else {
+            self.selects(place, &by_given, table);
+            by_given
+        };
+        if statement.kind == StatementKind::Delete && !statement.set.is_empty() {
+            self.problem(&format!("{place}: set"), "a delete sets nothing", "leave `set` out".to_string());
+        }
+        if statement.kind == StatementKind::Update && statement.set.is_empty() {
+            self.problem(
+                &format!("{place}: set"),
+                "an update without columns does nothing",
+                "list the columns that it writes".to_string(),
+            );
+        }
+        if statement.kind == StatementKind::InsertOnce
+            && let Some(odd) = statement.set.iter().find(|assignment| assignment.operation != Operation::Set)
+        {
+            self.problem(
+                &format!("{place}: set"),
+                format!("column `{}`: an insert-once has no operation but `set`", odd.column),
+                "use an upsert".to_string(),
+            );
+        }
+        if writes_key && statement.on_miss == OnMiss::Reject {
+            self.problem(
+                &format!("{place}: on-miss"),
+                "an upsert or insert-once never misses",
+                "leave `on-miss` out".to_string(),
+            );
+        }
+        let mut write = contract::Write {
+            name: statement.name.clone(),
+            table: table_index,
+            kind: statement.kind,
+            by,
+            set,
+            guard: None,
+            on_miss: statement.on_miss,
+        };
+        write.guard = self.guard(place, statement, &write, table);
+        Some(write)
+    }
+
+    fn assignments(
+        &mut self,
+        place: &str,
+        statement: &Statement,
+        table: &contract::Table,
+    ) -> Vec<(usize, Operation)> {
+        self.unique(
+            &format!("{place}: set"),
+            statement.set.iter().map(|assignment| assignment.column.as_str()),
+        );
+        let mut set = Vec::with_capacity(statement.set.len());
+        for (at, assignment) in statement.set.iter().enumerate() {
+            let place = format!("{place}: set[{at}]");
+            let Some(index) = self.column(&place, &assignment.column, table) else { continue };
+            let column = &table.columns[index];
+            if table.is_key_column(index) {
+                self.problem(
+                    &place,
+                    format!("`{}` belongs to the key, which a row keeps for life", column.name),
+                    "leave it out of `set`".to_string(),
+                );
+            }
+            let defined = match assignment.operation {
+                Operation::Add => column.ty.is_addable(),
+                Operation::Min | Operation::Max => column.ty.is_ordered(),
+                Operation::Set | Operation::SetIfNull | Operation::Keep => true,
+            };
+            if !defined {
+                let operation = serde_json::to_string(&assignment.operation).unwrap_or_default();
+                let types = if assignment.operation == Operation::Add {
+                    "int64 and decimal"
+                } else {
+                    "numbers, text, timestamps and dates"
+                };
+                self.problem(
+                    &place,
+                    format!("{operation} is not defined for `{}`, a {}", column.name, column.ty),
+                    format!("it is for {types}"),
+                );
+            }
+            if assignment.operation == Operation::SetIfNull && !column.nullable {
+                self.problem(
+                    &place,
+                    format!("`{}` is never null", column.name),
+                    "write `keep`, or make the column nullable".to_string(),
+                );
+            }
+            set.push((index, assignment.operation));
+        }
+        set
+    }
+
+    /// Postgres checks NOT NULL before it looks for the conflict, so an upsert must be able to
+    /// insert.
+    fn lists_not_null(&mut self, place: &str, set: &[(usize, Operation)], table: &contract::Table) {
+        for (index, column) in table.columns.iter().enumerate() {
+            let listed = set.iter().any(|(listed, _)| *listed == index);
+            if !column.nullable && !listed && !table.is_key_column(index) {
+                self.problem(
+                    &format!("{place}: set"),
+                    format!(
+                        "column `{}` is not nullable and not listed, so no row could be inserted",
+                        column.name
+                    ),
+                    "list it (with `keep` if a stored value shall stay), or make it nullable".to_string(),
+                );
+            }
+        }
+    }
+
+    /// Columns that select rows: comparable, and the key or the first columns of an index.
+    fn selects(&mut self, place: &str, by: &[usize], table: &contract::Table) {
+        let place = &format!("{place}: by");
+        if by.is_empty() {
+            self.problem(
+                place,
+                "no columns to select the rows by",
+                "name the key's columns, or those of an index".to_string(),
+            );
+            return;
+        }
+        for column in by {
+            self.comparable(place, &table.columns[*column]);
+        }
+        let leads = |columns: &[usize]| {
+            columns.len() >= by.len() && columns[..by.len()].iter().all(|column| by.contains(column))
+        };
+        let supported = leads(&table.key)
+            || table.indexes.iter().any(|index| index.kind == IndexKind::Ordered && leads(&index.columns));
+        if !supported {
+            let names =
+                table.column_names(by).map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
+            self.problem(
+                place,
+                format!("no index of `{}` supports this, so every event would scan the table", table.name),
+                format!("declare the index {{\"columns\": [{names}]}} on it"),
+            );
+        }
+    }
+
+    fn guard(
+        &mut self,
+        place: &str,
+        statement: &Statement,
+        write: &contract::Write,
+        table: &contract::Table,
+    ) -> Option<Guard> {
+        let place = &format!("{place}: guard");
+        let column = self.column(place, statement.guard.as_deref()?, table)?;
+        let name = &table.columns[column].name;
+        if !matches!(
+            table.columns[column].ty,
+            Type::Int64 | Type::Timestamp | Type::Decimal { .. } | Type::Text
+        ) {
+            self.problem(
+                place,
+                format!("`{name}` is a {}", table.columns[column].ty),
+                "a version is an int64, a timestamp, a decimal or a text".to_string(),
+            );
+        }
+        match write.kind {
+            StatementKind::InsertOnce => {
+                self.problem(
+                    place,
+                    "an insert-once never touches a stored row, so it needs no guard",
+                    "leave `guard` out".to_string(),
+                );
+                None
+            }
+            StatementKind::Delete => {
+                if !table.is_key(&write.by) {
+                    self.problem(
+                        place,
+                        "a guarded delete is by the key: its tombstone is the row's",
+                        "select by the key".to_string(),
+                    );
+                }
+                Some(Guard { column, argument: write.by.len() })
+            }
+            StatementKind::Upsert | StatementKind::Update => {
+                let position =
+                    write.set.iter().position(|assignment| *assignment == (column, Operation::Set));
+                if position.is_none() {
+                    self.problem(
+                        place,
+                        format!("the statement does not `set` its version `{name}`"),
+                        format!("add {{\"column\": \"{name}\"}} to `set`"),
+                    );
+                }
+                Some(Guard { column, argument: write.by.len() + position? })
+            }
+        }
+    }
+
+    fn lookup(
+        &mut self,
+        place: &str,
+        lookup: &crate::descriptor::Lookup,
+        tables: &[contract::Table],
+    ) -> Option<contract::Lookup> {
+        self.name(place, &lookup.name);
+        let table_index = self.table(place, &lookup.table, tables)?;
+        let table = &tables[table_index];
+        let by = self.columns(&format!("{place}: by"), &lookup.by, table);
+        self.selects(place, &by, table);
+        let columns = self.columns(&format!("{place}: columns"), &lookup.columns, table);
+        if columns.is_empty() {
+            self.problem(&format!("{place}: columns"), "no columns to return", "name them".to_string());
+        }
+        if lookup.limit == 0 || lookup.limit > MAX_LOOKUP_ROWS {
+            self.problem(
+                &format!("{place}: limit"),
+                format!("a limit of {}", lookup.limit),
+                format!("write 1 to {MAX_LOOKUP_ROWS}"),
+            );
+        }
+        let limit = if table.is_key(&by) { 1 } else { lookup.limit };
+        Some(contract::Lookup { name: lookup.name.clone(), table: table_index, by, columns, limit })
+    }
+
+    fn topics(&mut self, descriptor: &Descriptor) -> Vec<contract::Topic> {
+        self.unique("topics", descriptor.topics.iter().map(|topic| topic.name.as_str()));
+        let statements: Vec<&str> =
+            descriptor.statements.iter().map(|statement| statement.name.as_str()).collect();
+        let lookups: Vec<&str> = descriptor.lookups.iter().map(|lookup| lookup.name.as_str()).collect();
+        descriptor
+            .topics
+            .iter()
+            .enumerate()
+            .map(|(at, topic)| {
+                let place = place("topics", at, &topic.name);
+                let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+                if topic.name.is_empty()
+                    || topic.name.len() > 249
+                    || !topic.name.bytes().all(legal)
+                    || topic.name == "."
+                    || topic.name == ".."
+                {
+                    self.problem(
+                        &place,
+                        "this cannot be a topic's name",
+                        "write letters, digits, dots, dashes and underscores, at most 249".to_string(),
+                    );
+                }
+                contract::Topic {
+                    name: topic.name.clone(),
+                    writes: self.granted(&format!("{place}: statements"), &topic.statements, &statements),
+                    lookups: self.granted(&format!("{place}: lookups"), &topic.lookups, &lookups),
+                }
+            })
+            .collect()
+    }
+
+    fn granted(&mut self, place: &str, named: &[String], declared: &[&str]) -> Vec<bool> {
+        let mut granted = vec![false; declared.len()];
+        for name in named {
+            match declared.iter().position(|declared| declared == name) {
+                Some(index) => granted[index] = true,
+                None => self.unknown(place, name, declared.iter().copied()),
+            }
+        }
+        granted
+    }
+
+    fn codes(&mut self, list: &str, codes: &[Code]) {
+        self.unique(list, codes.iter().map(|code| code.code.as_str()));
+        for (at, code) in codes.iter().enumerate() {
+            let place = place(list, at, &code.code);
+            self.name(&place, &code.code);
+            if codes::BUILT_IN.contains(&code.code.as_str()) {
+                self.problem(&place, "this code is the host's own", "choose another one".to_string());
+            }
+        }
+    }
+
+    fn table(&mut self, place: &str, name: &str, tables: &[contract::Table]) -> Option<usize> {
+        let found = tables.iter().position(|table| table.name == name);
+        if found.is_none() {
+            self.unknown(&format!("{place}: table"), name, tables.iter().map(|table| table.name.as_str()));
+        }
+        found
+    }
+
+    fn columns(&mut self, place: &str, names: &[String], table: &contract::Table) -> Vec<usize> {
+        self.unique(place, names.iter().map(String::as_str));
+        names.iter().filter_map(|name| self.column(place, name, table)).collect()
+    }
+
+    fn column(&mut self, place: &str, name: &str, table: &contract::Table) -> Option<usize> {
+        let found = table.columns.iter().position(|column| column.name == name);
+        if found.is_none() {
+            let known = table.columns.iter().map(|column| column.name.as_str());
+            let remedy = nearest(name, known).map(|nearest| format!("write `{nearest}`"));
+            self.problem(place, format!("table `{}` has no column {name:?}", table.name), remedy);
+        }
+        found
+    }
+
+    fn unknown<'a>(&mut self, place: &str, name: &str, known: impl Iterator<Item = &'a str>) {
+        let remedy = nearest(name, known).map(|nearest| format!("write \"{nearest}\""));
+        self.problem(place, format!("{name:?} is not declared"), remedy);
+    }
+
+    fn comparable(&mut self, place: &str, column: &contract::Column) {
+        if !column.ty.is_comparable() {
+            self.problem(
+                place,
+                format!("rows cannot be selected by `{}`, a {}", column.name, column.ty),
+                "use a column of another type".to_string(),
+            );
+        }
+    }
+
+    fn unique<'a>(&mut self, place: &str, names: impl Iterator<Item = &'a str>) {
+        let mut seen = std::collections::HashSet::new();
+        for name in names {
+            if !seen.insert(name) {
+                self.problem(place, format!("{name:?} stands twice"), "each name stands once".to_string());
+            }
+        }
+    }
+
+    /// A name of the author's own, for people and metrics: never part of SQL.
+    fn name(&mut self, place: &str, name: &str) {
+        let legal = |byte: u8| {
+            byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_' | b'.')
+        };
+        if name.is_empty() || name.len() > MAX_IDENTIFIER_BYTES || !name.bytes().all(legal) {
+            self.problem(place, format!("{name:?} cannot be a name"), format!("write lowercase letters, digits, dashes, dots and underscores, at most {MAX_IDENTIFIER_BYTES}"));
+        }
+    }
+
+    /// A name that becomes part of SQL.
+    fn identifier(&mut self, place: &str, name: &str) {
+        let well_formed = name.len() <= MAX_IDENTIFIER_BYTES
+            && name.starts_with(|first: char| first.is_ascii_lowercase())
+            && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+        if !well_formed {
+            self.problem(
+                place,
+                format!("{name:?} cannot be an identifier"),
+                format!("write lowercase letters, digits and underscores, beginning with a letter, at most {MAX_IDENTIFIER_BYTES}"),
+            );
+        } else if RESERVED_WORDS.contains(&name) || name.starts_with("sqlite_") || name.starts_with("pg_") {
+            self.problem(
+                place,
+                format!("`{name}` is a reserved word"),
+                "choose another name: readers would have to quote it".to_string(),
+            );
+        }
+    }
+}
+
+fn place(list: &str, at: usize, name: &str) -> String {
+    format!("{list}[{at}] {name:?}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(change: impl FnOnce(&mut serde_json::Value)) -> String {
+        let mut json = serde_json::json!({
+            "name": "order-search", "version": "1.0.0",
+            "topics": [{"name": "orders", "statements": ["order"]}],
+            "tables": [{
+                "name": "orders", "key": ["id"], "indexes": [{"columns": ["customer"]}],
+                "columns": [
+                    {"name": "id", "type": "text"}, {"name": "customer", "type": "text"},
+                    {"name": "total", "type": "int64", "nullable": true}, {"name": "items", "type": "json", "nullable": true},
+                ],
+            }],
+            "statements": [{"name": "order", "table": "orders", "kind": "upsert", "set": [{"column": "customer"}]}],
+        });
+        change(&mut json);
+        match Descriptor::from_json(&json.to_string()).and_then(Descriptor::check) {
+            Ok(_) => String::new(),
+            Err(problems) => problems.to_string(),
+        }
+    }
+
+    #[test]
+    fn a_sound_descriptor_has_no_problems() {
+        assert_eq!(problems(|_| ()), "");
+    }
+
+    #[test]
+    fn an_unknown_word_is_answered_with_the_nearest_one() {
+        let text =
+            problems(|json| json["statements"][0]["set"][0] = serde_json::json!({"colum": "customer"}));
+        assert!(text.starts_with("statements[0].set[0]") && text.contains("write `column`"), "{text}");
+        let text = problems(|json| json["statements"][0]["set"][0]["column"] = "custmer".into());
+        assert!(
+            text.contains("statements[0] \"order\": set[0]") && text.contains("write `customer`"),
+            "{text}"
+        );
+        let text = problems(|json| json["topics"][0]["statements"][0] = "oder".into());
+        assert!(text.contains("\"oder\" is not declared; write \"order\""), "{text}");
+    }
+
+    #[test]
+    fn names_that_could_reach_sql_are_refused() {
+        for name in [
+            "o\"; drop table x; --",
+            "select",
+            "Orders",
+            "ORDERS",
+            "заказ",
+            "_hidden",
+            "",
+            &"a".repeat(64),
+            "pg_class",
+            "a b",
+        ] {
+            assert!(!problems(|json| json["tables"][0]["name"] = name.into()).is_empty(), "table {name:?}");
+            assert!(
+                !problems(|json| json["tables"][0]["columns"][2]["name"] = name.into()).is_empty(),
+                "column {name:?}"
+            );
+        }
+        for name in ["public", "projector", "pg-catalog", "a--b", "a_b", "-a", "a;b", &"a".repeat(41)] {
+            assert!(!problems(|json| json["name"] = name.into()).is_empty(), "projection {name:?}");
+        }
+    }
+
+    #[test]
+    fn an_upsert_must_be_able_to_insert() {
+        let text = problems(|json| json["statements"][0]["set"] = serde_json::json!([{"column": "total"}]));
+        assert!(text.contains("`customer` is not nullable and not listed"), "{text}");
+    }
+
+    #[test]
+    fn a_selection_without_an_index_names_the_index() {
+        let text = problems(|json| {
+            json["statements"][0] = serde_json::json!({"name": "order", "table": "orders", "kind": "update", "by": ["total"], "set": [{"column": "customer"}]});
+        });
+        assert!(text.contains(r#"declare the index {"columns": ["total"]}"#), "{text}");
+    }
+
+    #[test]
+    fn operations_are_for_the_types_they_are_defined_for() {
+        let text = problems(|json| {
+            json["statements"][0]["set"] = serde_json::json!([{"column": "customer", "operation": "add"}])
+        });
+        assert!(text.contains("not defined for `customer`, a text"), "{text}");
+    }
+
+    #[test]
+    fn a_guard_is_among_the_columns_that_are_set() {
+        let text = problems(|json| json["statements"][0]["guard"] = "total".into());
+        assert!(text.contains("does not `set` its version `total`"), "{text}");
+    }
+}

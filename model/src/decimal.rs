@@ -1,0 +1,204 @@
+//! Exact decimals: an integer and the number of its digits that stand after the point.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::str::FromStr;
+
+/// Digits that an `i128` always holds, and so the largest precision of a column.
+pub const MAX_PRECISION: u8 = 38;
+
+/// `units / 10^scale`. Equality, order and hash are by value: `1.50 == 1.5`.
+#[derive(Debug, Clone, Copy)]
+pub struct Decimal {
+    units: i128,
+    scale: u8,
+}
+
+impl Decimal {
+    /// `units / 10^scale`; `None` beyond [`MAX_PRECISION`] digits.
+    pub fn new(units: i128, scale: u8) -> Option<Self> {
+        let fits = scale <= MAX_PRECISION && units.unsigned_abs() < 10u128.pow(MAX_PRECISION.into());
+        fits.then_some(Self { units, scale })
+    }
+
+    pub fn units(self) -> i128 {
+        self.units
+    }
+
+    pub fn scale(self) -> u8 {
+        self.scale
+    }
+
+    /// The same number with exactly `scale` digits after the point and at most `precision` in
+    /// all. Nothing is rounded: digits that would be lost are an error.
+    pub fn fit(self, precision: u8, scale: u8) -> Result<Self, String> {
+        let Self { mut units, scale: mut from } = self.trimmed();
+        if from > scale {
+            return Err(format!("{self} has more than {scale} digits after the point"));
+        }
+        while from < scale {
+            units =
+                units.checked_mul(10).ok_or_else(|| format!("{self} has more than {precision} digits"))?;
+            from += 1;
+        }
+        if units.unsigned_abs() >= 10u128.pow(precision.into()) {
+            return Err(format!("{self} does not fit decimal({precision},{scale})"));
+        }
+        Ok(Self { units, scale })
+    }
+
+    /// The sum at the larger of both scales; `None` on overflow. A column's own precision is
+    /// checked by [`Decimal::fit`].
+    pub fn checked_add(self, other: Self) -> Option<Self> {
+        let scale = self.scale.max(other.scale);
+        let units = self.at_scale(scale)?.checked_add(other.at_scale(scale)?)?;
+        Some(Self { units, scale })
+    }
+
+    fn at_scale(self, scale: u8) -> Option<i128> {
+        self.units.checked_mul(10i128.checked_pow(u32::from(scale.checked_sub(self.scale)?))?)
+    }
+
+    /// The one form that equal numbers share: no trailing zero after the point.
+    fn trimmed(self) -> Self {
+        let Self { mut units, mut scale } = self;
+        while scale > 0 && units % 10 == 0 {
+            units /= 10;
+            scale -= 1;
+        }
+        Self { units, scale }
+    }
+
+    fn parts(self) -> (i128, u128, u8) {
+        let unit = 10u128.pow(self.scale.into());
+        let magnitude = self.units.unsigned_abs();
+        ((magnitude / unit) as i128 * self.units.signum(), magnitude % unit, self.scale)
+    }
+}
+
+impl FromStr for Decimal {
+    type Err = String;
+
+    /// Plain notation: `-12.50`. No exponent, no NaN, no infinity, no blanks.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!("`{}` is not a decimal: write it like -12.50", text.chars().take(60).collect::<String>())
+        };
+        let unsigned = text.strip_prefix('-').unwrap_or(text);
+        let (whole, fraction) = unsigned.split_once('.').unwrap_or((unsigned, ""));
+        let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+        if whole.is_empty() || !digits(whole) || !digits(fraction) || unsigned.ends_with('.') {
+            return Err(wrong());
+        }
+        let too_long = || format!("a decimal has at most {MAX_PRECISION} digits");
+        if fraction.len() > usize::from(MAX_PRECISION) {
+            return Err(too_long());
+        }
+        let mut units: i128 = 0;
+        for digit in whole.bytes().chain(fraction.bytes()) {
+            units = units
+                .checked_mul(10)
+                .and_then(|units| units.checked_add(i128::from(digit - b'0')))
+                .ok_or_else(too_long)?;
+        }
+        if text.starts_with('-') {
+            units = -units;
+        }
+        Self::new(units, fraction.len() as u8).ok_or_else(too_long)
+    }
+}
+
+impl fmt::Display for Decimal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, fraction, scale) = self.parts();
+        if self.units < 0 {
+            f.write_str("-")?;
+        }
+        write!(f, "{}", whole.unsigned_abs())?;
+        if scale > 0 {
+            write!(f, ".{fraction:0width$}", width = usize::from(scale))?;
+        }
+        Ok(())
+    }
+}
+
+impl From<i64> for Decimal {
+    fn from(number: i64) -> Self {
+        Self { units: number.into(), scale: 0 }
+    }
+}
+
+impl Ord for Decimal {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let sign = |number: &Self| number.units.signum();
+        sign(self).cmp(&sign(other)).then_with(|| {
+            // The integer parts, then the fractions brought to 38 digits: no overflow.
+            let (whole, fraction, scale) = self.parts();
+            let (other_whole, other_fraction, other_scale) = other.parts();
+            let widened = |fraction: u128, scale: u8| fraction * 10u128.pow((MAX_PRECISION - scale).into());
+            let by_fraction = widened(fraction, scale).cmp(&widened(other_fraction, other_scale));
+            whole.cmp(&other_whole).then(if self.units < 0 { by_fraction.reverse() } else { by_fraction })
+        })
+    }
+}
+
+impl PartialOrd for Decimal {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Decimal {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Decimal {}
+
+impl std::hash::Hash for Decimal {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        let Self { units, scale } = self.trimmed();
+        (units, scale).hash(state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn decimal(text: &str) -> Decimal {
+        text.parse().expect(text)
+    }
+
+    #[test]
+    fn it_is_written_as_it_is_read() {
+        for text in ["0", "-0.05", "12.50", "99999999999999999999999999999999999999", "-1"] {
+            assert_eq!(decimal(text).to_string(), text);
+        }
+        for text in
+            ["", "-", ".", "1.", ".5", "1e3", "NaN", " 1", "+1", "999999999999999999999999999999999999999"]
+        {
+            assert!(text.parse::<Decimal>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_rounded() {
+        assert_eq!(decimal("1.5").fit(4, 2).map(|d| d.to_string()), Ok("1.50".into()));
+        assert_eq!(decimal("1.500").fit(4, 2).map(|d| d.to_string()), Ok("1.50".into()));
+        assert!(decimal("1.505").fit(4, 2).is_err());
+        assert!(decimal("100").fit(4, 2).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn order_is_that_of_the_numbers(a in -10_000i64..10_000, b in -10_000i64..10_000, s in 0u8..4, t in 0u8..4) {
+            let (x, y) = (Decimal::new(a.into(), s).unwrap(), Decimal::new(b.into(), t).unwrap());
+            let scaled = |n: i64, s: u8| i128::from(n) * 10i128.pow((4 - s).into());
+            prop_assert_eq!(x.cmp(&y), scaled(a, s).cmp(&scaled(b, t)));
+            prop_assert_eq!(x.checked_add(y).unwrap().at_scale(4).unwrap(), scaled(a, s) + scaled(b, t));
+        }
+    }
+}

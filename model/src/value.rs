@@ -1,0 +1,428 @@
+//! The values that cross the boundary between a plugin and a table, and their types.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::decimal::{Decimal, MAX_PRECISION};
+
+/// The type of a column. In JSON it is written as a string: `"text"`, `"decimal(18,2)"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(with = "String"))]
+pub enum Type {
+    Boolean,
+    Int64,
+    /// IEEE 754 double; NaN is not a value that both stores can hold, and rejects its event.
+    Float64,
+    /// Exact decimal: at most `precision` digits in all (38 at most), `scale` of them after the
+    /// point. Nothing is rounded: a value with more digits rejects its event.
+    Decimal {
+        precision: u8,
+        scale: u8,
+    },
+    /// UTF-8 without NUL, ordered by its bytes.
+    Text,
+    Bytes,
+    /// A JSON document; compared by meaning, not by its bytes.
+    Json,
+    /// Microseconds since 1970-01-01T00:00:00Z, years 1 to 9999.
+    Timestamp,
+    /// Days since 1970-01-01, years 1 to 9999.
+    Date,
+    Uuid,
+}
+
+/// The types as they are written in a descriptor.
+pub const TYPE_NAMES: &[&str] = &[
+    "boolean",
+    "int64",
+    "float64",
+    "decimal(precision,scale)",
+    "text",
+    "bytes",
+    "json",
+    "timestamp",
+    "date",
+    "uuid",
+];
+
+impl Type {
+    /// Whether rows can be selected by a column of this type: it has one order and one equality
+    /// that both stores share.
+    pub fn is_comparable(self) -> bool {
+        !matches!(self, Type::Float64 | Type::Json)
+    }
+
+    /// Whether `add` is defined for this type.
+    pub fn is_addable(self) -> bool {
+        matches!(self, Type::Int64 | Type::Decimal { .. })
+    }
+
+    /// Whether `min` and `max` are defined for this type.
+    pub fn is_ordered(self) -> bool {
+        !matches!(self, Type::Json | Type::Boolean | Type::Bytes | Type::Uuid)
+    }
+}
+
+impl fmt::Display for Type {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Type::Boolean => "boolean",
+            Type::Int64 => "int64",
+            Type::Float64 => "float64",
+            Type::Decimal { precision, scale } => {
+                return write!(f, "decimal({precision},{scale})");
+            }
+            Type::Text => "text",
+            Type::Bytes => "bytes",
+            Type::Json => "json",
+            Type::Timestamp => "timestamp",
+            Type::Date => "date",
+            Type::Uuid => "uuid",
+        };
+        f.write_str(name)
+    }
+}
+
+impl FromStr for Type {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let plain = match text {
+            "boolean" => Some(Type::Boolean),
+            "int64" => Some(Type::Int64),
+            "float64" => Some(Type::Float64),
+            "text" => Some(Type::Text),
+            "bytes" => Some(Type::Bytes),
+            "json" => Some(Type::Json),
+            "timestamp" => Some(Type::Timestamp),
+            "date" => Some(Type::Date),
+            "uuid" => Some(Type::Uuid),
+            _ => None,
+        };
+        if let Some(plain) = plain {
+            return Ok(plain);
+        }
+        let unknown = || format!("unknown type `{text}`: write one of {}", TYPE_NAMES.join(", "));
+        let inner =
+            text.strip_prefix("decimal(").and_then(|rest| rest.strip_suffix(')')).ok_or_else(unknown)?;
+        let (precision, scale) = inner.split_once(',').ok_or_else(unknown)?;
+        let precision: u8 = precision.trim().parse().map_err(|_| unknown())?;
+        let scale: u8 = scale.trim().parse().map_err(|_| unknown())?;
+        if precision == 0 || precision > MAX_PRECISION || scale > precision {
+            return Err(format!(
+                "`{text}` is out of range: the precision is 1 to {MAX_PRECISION}, the scale at most the precision"
+            ));
+        }
+        Ok(Type::Decimal { precision, scale })
+    }
+}
+
+impl TryFrom<String> for Type {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Type> for String {
+    fn from(ty: Type) -> String {
+        ty.to_string()
+    }
+}
+
+/// One value. [`Value::Null`] belongs to every type.
+#[derive(Debug, Clone)]
+pub enum Value {
+    Null,
+    Boolean(bool),
+    Int64(i64),
+    Float64(f64),
+    Decimal(Decimal),
+    Text(String),
+    Bytes(Vec<u8>),
+    /// The serialized document.
+    Json(String),
+    /// Microseconds since 1970-01-01T00:00:00Z.
+    Timestamp(i64),
+    /// Days since 1970-01-01.
+    Date(i32),
+    Uuid([u8; 16]),
+}
+
+/// 0001-01-01T00:00:00Z and 9999-12-31T23:59:59.999999Z, in microseconds: what Postgres, SQLite's
+/// functions and every driver can show.
+pub const TIMESTAMP_RANGE: std::ops::RangeInclusive<i64> = -62_135_596_800_000_000..=253_402_300_799_999_999;
+
+/// 0001-01-01 and 9999-12-31, in days.
+pub const DATE_RANGE: std::ops::RangeInclusive<i32> = -719_162..=2_932_896;
+
+impl Value {
+    pub fn is_null(&self) -> bool {
+        matches!(self, Value::Null)
+    }
+
+    /// The value's own type name, as a person reads it in a rejection.
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Value::Null => "null",
+            Value::Boolean(_) => "boolean",
+            Value::Int64(_) => "int64",
+            Value::Float64(_) => "float64",
+            Value::Decimal(_) => "decimal",
+            Value::Text(_) => "text",
+            Value::Bytes(_) => "bytes",
+            Value::Json(_) => "json",
+            Value::Timestamp(_) => "timestamp",
+            Value::Date(_) => "date",
+            Value::Uuid(_) => "uuid",
+        }
+    }
+
+    /// Checks that a column of type `ty` can hold this value in every store, and brings a decimal
+    /// to the column's scale. The error says why not; the caller adds the column's name.
+    pub fn fit(&mut self, ty: Type) -> Result<(), String> {
+        match (&mut *self, ty) {
+            (Value::Null, _)
+            | (Value::Boolean(_), Type::Boolean)
+            | (Value::Int64(_), Type::Int64)
+            | (Value::Bytes(_), Type::Bytes)
+            | (Value::Uuid(_), Type::Uuid) => Ok(()),
+            (Value::Float64(number), Type::Float64) => {
+                if number.is_nan() {
+                    return Err("NaN cannot be stored".into());
+                }
+                Ok(())
+            }
+            (Value::Decimal(number), Type::Decimal { precision, scale }) => {
+                *number = number.fit(precision, scale)?;
+                Ok(())
+            }
+            (Value::Text(text), Type::Text) => {
+                if text.as_bytes().contains(&0) {
+                    return Err("text with a NUL character cannot be stored".into());
+                }
+                Ok(())
+            }
+            (Value::Json(text), Type::Json) => fit_json(text),
+            (Value::Timestamp(micros), Type::Timestamp) => {
+                if TIMESTAMP_RANGE.contains(micros) {
+                    return Ok(());
+                }
+                Err(format!("timestamp {micros} µs is outside the years 1 to 9999"))
+            }
+            (Value::Date(days), Type::Date) => {
+                if DATE_RANGE.contains(days) {
+                    return Ok(());
+                }
+                Err(format!("date {days} is outside the years 1 to 9999"))
+            }
+            (value, ty) => Err(format!("{} given, {ty} expected", value.type_name())),
+        }
+    }
+
+    fn rank(&self) -> u8 {
+        match self {
+            Value::Null => 0,
+            Value::Boolean(_) => 1,
+            Value::Int64(_) => 2,
+            Value::Float64(_) => 3,
+            Value::Decimal(_) => 4,
+            Value::Text(_) => 5,
+            Value::Bytes(_) => 6,
+            Value::Json(_) => 7,
+            Value::Timestamp(_) => 8,
+            Value::Date(_) => 9,
+            Value::Uuid(_) => 10,
+        }
+    }
+}
+
+/// Valid JSON without `\u0000`, which Postgres cannot hold in a `jsonb`, and without numbers
+/// beyond what its `numeric` can.
+fn fit_json(text: &str) -> Result<(), String> {
+    serde_json::from_str::<&serde_json::value::RawValue>(text)
+        .map_err(|error| format!("not a JSON document: {error}"))?;
+    if has_escaped_nul(text) {
+        return Err("json with \\u0000 cannot be stored".into());
+    }
+    // `numeric` reaches to 131,072 digits before and 16,383 after the point; an exponent of at
+    // most four digits, and a document that is not one long number, stay well inside.
+    if has_huge_number(text) {
+        return Err("json with a number beyond ±1e9999 cannot be stored".into());
+    }
+    Ok(())
+}
+
+fn has_escaped_nul(json: &str) -> bool {
+    let mut rest = json;
+    while let Some(at) = rest.find("\\u0000") {
+        let backslashes = rest.as_bytes()[..at].iter().rev().take_while(|b| **b == b'\\').count();
+        if backslashes % 2 == 0 {
+            return true;
+        }
+        rest = &rest[at + 6..];
+    }
+    false
+}
+
+fn has_huge_number(json: &str) -> bool {
+    let bytes = json.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        match bytes[at] {
+            b'"' => {
+                at += 1;
+                while at < bytes.len() && bytes[at] != b'"' {
+                    at += if bytes[at] == b'\\' { 2 } else { 1 };
+                }
+                at += 1;
+            }
+            b'-' | b'0'..=b'9' => {
+                let start = at;
+                while at < bytes.len() && matches!(bytes[at], b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9')
+                {
+                    at += 1;
+                }
+                let number = &json[start..at];
+                let (digits, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
+                let exponent = exponent.trim_start_matches(['+', '-']).trim_start_matches('0');
+                if digits.len() > 5_000 || exponent.len() > 4 {
+                    return true;
+                }
+            }
+            _ => at += 1,
+        }
+    }
+    false
+}
+
+// Values are compared by their own type's order (the bytes for text), null first; floats by IEEE
+// total order. Only values of one column, and so of one type, are ever compared.
+impl Ord for Value {
+    fn cmp(&self, other: &Self) -> Ordering {
+        match (self, other) {
+            (Value::Boolean(a), Value::Boolean(b)) => a.cmp(b),
+            (Value::Int64(a), Value::Int64(b)) => a.cmp(b),
+            (Value::Float64(a), Value::Float64(b)) => a.total_cmp(b),
+            (Value::Decimal(a), Value::Decimal(b)) => a.cmp(b),
+            (Value::Text(a), Value::Text(b)) | (Value::Json(a), Value::Json(b)) => a.cmp(b),
+            (Value::Bytes(a), Value::Bytes(b)) => a.cmp(b),
+            (Value::Timestamp(a), Value::Timestamp(b)) => a.cmp(b),
+            (Value::Date(a), Value::Date(b)) => a.cmp(b),
+            (Value::Uuid(a), Value::Uuid(b)) => a.cmp(b),
+            (a, b) => a.rank().cmp(&b.rank()),
+        }
+    }
+}
+
+impl PartialOrd for Value {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Value {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Value {}
+
+impl std::hash::Hash for Value {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.rank().hash(state);
+        match self {
+            Value::Null => {}
+            Value::Boolean(v) => v.hash(state),
+            Value::Int64(v) | Value::Timestamp(v) => v.hash(state),
+            Value::Float64(v) => v.to_bits().hash(state),
+            Value::Decimal(v) => v.hash(state),
+            Value::Text(v) | Value::Json(v) => v.hash(state),
+            Value::Bytes(v) => v.hash(state),
+            Value::Date(v) => v.hash(state),
+            Value::Uuid(v) => v.hash(state),
+        }
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Value::Null => f.write_str("null"),
+            Value::Boolean(v) => write!(f, "{v}"),
+            Value::Int64(v) => write!(f, "{v}"),
+            Value::Float64(v) => write!(f, "{v}"),
+            Value::Decimal(v) => write!(f, "{v}"),
+            Value::Text(v) => write!(f, "{v:?}"),
+            Value::Json(v) => f.write_str(v),
+            Value::Bytes(v) => {
+                f.write_str("0x")?;
+                v.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+            Value::Timestamp(v) => write!(f, "timestamp({v}µs)"),
+            Value::Date(v) => write!(f, "date({v}d)"),
+            Value::Uuid(v) => v.iter().enumerate().try_for_each(|(at, byte)| {
+                if matches!(at, 4 | 6 | 8 | 10) {
+                    f.write_str("-")?;
+                }
+                write!(f, "{byte:02x}")
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_are_written_as_they_are_read() {
+        for text in [
+            "boolean",
+            "int64",
+            "float64",
+            "decimal(18,2)",
+            "text",
+            "bytes",
+            "json",
+            "timestamp",
+            "date",
+            "uuid",
+        ] {
+            assert_eq!(text.parse::<Type>().map(|ty| ty.to_string()), Ok(text.to_string()));
+        }
+        for text in ["string", "decimal", "decimal(0,0)", "decimal(39,0)", "decimal(4,5)"] {
+            assert!(text.parse::<Type>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn values_that_a_store_cannot_hold_do_not_fit() {
+        let unfit = [
+            (Value::Text("a\0b".into()), Type::Text),
+            (Value::Json(r#"{"a":"\u0000"}"#.into()), Type::Json),
+            (Value::Json("{".into()), Type::Json),
+            (Value::Json("1e400000".into()), Type::Json),
+            (Value::Float64(f64::NAN), Type::Float64),
+            (Value::Timestamp(i64::MAX), Type::Timestamp),
+            (Value::Date(i32::MAX), Type::Date),
+            (Value::Int64(1), Type::Text),
+        ];
+        for (mut value, ty) in unfit {
+            assert!(value.fit(ty).is_err(), "{value} as {ty}");
+        }
+        let fit = [
+            (Value::Json(r#"{"a":"\\u0000 is six characters"}"#.into()), Type::Json),
+            (Value::Json(r#"["1e400000"]"#.into()), Type::Json),
+            (Value::Null, Type::Uuid),
+        ];
+        for (mut value, ty) in fit {
+            assert_eq!(value.fit(ty), Ok(()), "{value} as {ty}");
+        }
+    }
+}
