@@ -89,10 +89,11 @@ impl Contract {
         !self.lookups.is_empty()
     }
 
-    /// Whether a batch must be the only one in flight: it reads rows, or writes rows of keys that
-    /// its events do not name.
+    /// Whether a batch must be the only one in flight: what becomes of its events depends on rows
+    /// that are stored, or it writes rows of keys that its events do not name.
     pub fn needs_one_writer(&self) -> bool {
-        self.reads() || self.writes.iter().any(|write| !self.is_by_key(write))
+        let depends = |write: &Write| !self.is_by_key(write) || write.on_miss == OnMiss::Reject;
+        self.reads() || self.writes.iter().any(depends)
     }
 
     /// Whether a statement touches at most the one row whose key its arguments give.

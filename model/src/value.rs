@@ -195,6 +195,8 @@ impl Value {
                 if number.is_nan() {
                     return Err("NaN cannot be stored".into());
                 }
+                // Databases hold the two zeros equal: one of them is enough.
+                *number += 0.0;
                 Ok(())
             }
             (Value::Decimal(number), Type::Decimal { precision, scale }) => {

@@ -1,0 +1,112 @@
+//! Events that wait for their turn, and the batch that is cut from them.
+
+use std::collections::VecDeque;
+
+use crate::event::{Event, Partition};
+
+/// An event together with the assignment of its partition that delivered it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    pub event: Event,
+    /// Which reading of the partition this belongs to. A partition that is taken away, or read
+    /// again from its checkpoint, gets a new epoch: what an old one delivered is void.
+    pub epoch: u64,
+}
+
+/// How much one transaction takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchLimits {
+    pub events: usize,
+    pub bytes: usize,
+}
+
+/// Events of one projection in the order in which they will be projected: each partition's in the
+/// order of their offsets.
+#[derive(Debug, Default)]
+pub struct Buffer {
+    waiting: VecDeque<Delivery>,
+}
+
+impl Buffer {
+    pub fn extend(&mut self, deliveries: Vec<Delivery>) {
+        self.waiting.extend(deliveries);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Takes the next batch: at least one event if any waits, then as many as the limits allow.
+    pub fn take(&mut self, limits: BatchLimits) -> Vec<Delivery> {
+        let mut bytes = 0;
+        let mut count = 0;
+        for delivery in self.waiting.iter().take(limits.events.max(1)) {
+            bytes += delivery.event.size_bytes();
+            if count > 0 && bytes > limits.bytes {
+                break;
+            }
+            count += 1;
+        }
+        self.waiting.drain(..count).collect()
+    }
+
+    /// Puts events back that were taken last, in front of all that wait.
+    pub fn put_back(&mut self, deliveries: Vec<Delivery>) {
+        for delivery in deliveries.into_iter().rev() {
+            self.waiting.push_front(delivery);
+        }
+    }
+
+    /// Drops everything of a partition: its epoch is over.
+    pub fn forget(&mut self, partition: &Partition) {
+        self.waiting.retain(|delivery| delivery.event.position.partition != *partition);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Position;
+
+    fn delivery(number: i32, offset: i64, bytes: usize) -> Delivery {
+        let position = Position { partition: Partition::new("t", number), offset };
+        let event =
+            Event { position, topic: 0, timestamp_ms: None, key: None, value: Some(vec![0; bytes]), headers: vec![] };
+        Delivery { event, epoch: 1 }
+    }
+
+    fn offsets(deliveries: &[Delivery]) -> Vec<i64> {
+        deliveries.iter().map(|delivery| delivery.event.position.offset).collect()
+    }
+
+    #[test]
+    fn a_batch_is_bounded_by_events_and_bytes_but_never_empty() {
+        let mut buffer = Buffer::default();
+        buffer.extend((0..5).map(|offset| delivery(0, offset, 10_000)).collect());
+        assert_eq!(offsets(&buffer.take(BatchLimits { events: 2, bytes: usize::MAX })), [0, 1]);
+        assert_eq!(offsets(&buffer.take(BatchLimits { events: 9, bytes: 1 })), [2]);
+        assert_eq!(offsets(&buffer.take(BatchLimits { events: 9, bytes: usize::MAX })), [3, 4]);
+        assert!(buffer.take(BatchLimits { events: 9, bytes: 9 }).is_empty());
+    }
+
+    #[test]
+    fn what_is_put_back_comes_first_again() {
+        let mut buffer = Buffer::default();
+        buffer.extend((0..4).map(|offset| delivery(0, offset, 1)).collect());
+        let taken = buffer.take(BatchLimits { events: 3, bytes: usize::MAX });
+        buffer.put_back(taken);
+        assert_eq!(offsets(&buffer.take(BatchLimits { events: 9, bytes: usize::MAX })), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn a_forgotten_partition_leaves_the_others() {
+        let mut buffer = Buffer::default();
+        buffer.extend(vec![delivery(0, 0, 1), delivery(1, 7, 1), delivery(0, 1, 1)]);
+        buffer.forget(&Partition::new("t", 0));
+        assert_eq!(offsets(&buffer.take(BatchLimits { events: 9, bytes: usize::MAX })), [7]);
+    }
+}

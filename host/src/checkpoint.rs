@@ -1,0 +1,138 @@
+//! Where a partition is read from: the checkpoint held against the log as it is now.
+
+use std::fmt;
+
+/// How far a projection has come in one partition, as its store knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The next offset to read: everything before it is in the read model, or accounted for.
+    pub next_offset: i64,
+    pub identity: Identity,
+}
+
+/// Which log a checkpoint is about. A name and an address may come to mean another one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// Kafka's id of the topic; brokers before 2.8 have none.
+    pub topic_id: Option<String>,
+    pub cluster_id: Option<String>,
+}
+
+/// The first offset that the log still holds, and the one after its last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Marks {
+    pub low: i64,
+    pub high: i64,
+}
+
+/// Where to read on, or why not to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// No checkpoint: from the first offset there is.
+    Beginning(i64),
+    /// From the checkpoint.
+    Resume(i64),
+    /// The log is not the one that the checkpoint is about. Only an operator can say what to do.
+    Refused(Mismatch),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mismatch {
+    /// Retention removed events that were not read.
+    Lost { from: i64, to: i64 },
+    /// The log ends before the checkpoint.
+    Ahead { checkpoint: i64, end: i64 },
+    OtherTopic { stored: String, found: String },
+    OtherCluster { stored: String, found: String },
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Mismatch::Lost { from, to } => write!(
+                f,
+                "offsets {from} to {} were removed from the log before they were read: those events are lost to this projection",
+                to - 1
+            ),
+            Mismatch::Ahead { checkpoint, end } => write!(
+                f,
+                "the checkpoint is {checkpoint}, and the log ends at {end}: the log was truncated, or is another one"
+            ),
+            Mismatch::OtherTopic { stored, found } => write!(
+                f,
+                "the topic was created anew: its id was {stored} and is {found}, so offsets mean other events"
+            ),
+            Mismatch::OtherCluster { stored, found } => {
+                write!(f, "the brokers belong to another cluster: its id was {stored} and is {found}")
+            }
+        }
+    }
+}
+
+/// Decides where to read a partition. An unknown id on either side proves nothing.
+pub fn start(checkpoint: Option<&Checkpoint>, marks: Marks, found: &Identity) -> Start {
+    let Some(checkpoint) = checkpoint else { return Start::Beginning(marks.low) };
+    let stored = &checkpoint.identity;
+    let differ = |stored: &Option<String>, found: &Option<String>| match (stored, found) {
+        (Some(stored), Some(found)) if stored != found => Some((stored.clone(), found.clone())),
+        _ => None,
+    };
+    if let Some((stored, found)) = differ(&stored.cluster_id, &found.cluster_id) {
+        return Start::Refused(Mismatch::OtherCluster { stored, found });
+    }
+    if let Some((stored, found)) = differ(&stored.topic_id, &found.topic_id) {
+        return Start::Refused(Mismatch::OtherTopic { stored, found });
+    }
+    let next = checkpoint.next_offset;
+    if next < marks.low {
+        return Start::Refused(Mismatch::Lost { from: next, to: marks.low });
+    }
+    if next > marks.high {
+        return Start::Refused(Mismatch::Ahead { checkpoint: next, end: marks.high });
+    }
+    Start::Resume(next)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(topic: &str, cluster: &str) -> Identity {
+        Identity { topic_id: Some(topic.into()), cluster_id: Some(cluster.into()) }
+    }
+
+    fn at(next_offset: i64) -> Checkpoint {
+        Checkpoint { next_offset, identity: identity("t", "c") }
+    }
+
+    const MARKS: Marks = Marks { low: 10, high: 20 };
+
+    #[test]
+    fn without_a_checkpoint_reading_begins_at_the_beginning() {
+        assert_eq!(start(None, MARKS, &identity("t", "c")), Start::Beginning(10));
+    }
+
+    #[test]
+    fn a_checkpoint_inside_the_log_is_resumed() {
+        for next in [10, 15, 20] {
+            assert_eq!(start(Some(&at(next)), MARKS, &identity("t", "c")), Start::Resume(next));
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_and_named() {
+        let refused = |next, found: Identity| match start(Some(&at(next)), MARKS, &found) {
+            Start::Refused(mismatch) => mismatch.to_string(),
+            other => panic!("{other:?}"),
+        };
+        assert!(refused(4, identity("t", "c")).starts_with("offsets 4 to 9 were removed"));
+        assert!(refused(21, identity("t", "c")).contains("ends at 20"));
+        assert!(refused(15, identity("u", "c")).contains("its id was t and is u"));
+        assert!(refused(15, identity("t", "d")).contains("another cluster: its id was c and is d"));
+    }
+
+    #[test]
+    fn an_unknown_id_proves_nothing() {
+        assert_eq!(start(Some(&at(15)), MARKS, &Identity::default()), Start::Resume(15));
+    }
+}

@@ -1,0 +1,444 @@
+//! The platform's configuration: one TOML file, typed, with secrets from the environment.
+//!
+//! Any string may hold `${NAME}`, which is replaced by that environment variable. Errors name the
+//! file, the line and the nearest key that is known.
+
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use projector_model::check::nearest;
+use serde::{Deserialize, Deserializer};
+
+use crate::batch::BatchLimits;
+
+/// Everything that `projector run` is told.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Config {
+    pub kafka: Kafka,
+    pub plugins: Plugins,
+    /// The default store.
+    pub store: Store,
+    /// Further stores, by name, for projections with a database of their own.
+    #[serde(default)]
+    pub stores: BTreeMap<String, Store>,
+    /// What is particular to a projection, by its name.
+    #[serde(default)]
+    pub projections: BTreeMap<String, Projection>,
+    /// Limits of every plugin, unless its projection says otherwise.
+    #[serde(default)]
+    pub limits: Limits,
+    #[serde(default)]
+    pub batch: Batch,
+    /// How long a stop waits for the transactions in flight before it lets them roll back.
+    #[serde(default = "ten_seconds", with = "humantime_serde")]
+    pub shutdown_deadline: Duration,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Kafka {
+    /// Bootstrap servers: `host:port`, several separated by commas.
+    pub brokers: Text,
+    /// The first part of every consumer group's id.
+    #[serde(default = "default_group_prefix")]
+    pub group_prefix: Text,
+    pub tls: Option<Tls>,
+    pub sasl: Option<Sasl>,
+    /// Any librdkafka property; it wins over everything above.
+    #[serde(default)]
+    pub properties: BTreeMap<String, Text>,
+    /// Physical names of topics, by the logical names that plugins use. A topic not listed has
+    /// the same name in both worlds.
+    #[serde(default)]
+    pub topics: BTreeMap<String, Text>,
+}
+
+/// TLS to the brokers; paths are relative to the configuration file.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Tls {
+    /// PEM file of the authorities to trust, instead of the system's.
+    pub ca: Option<Text>,
+    /// PEM files of the client's own certificate and key.
+    pub certificate: Option<Text>,
+    pub key: Option<Text>,
+    pub key_password: Option<Text>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Sasl {
+    pub mechanism: SaslMechanism,
+    pub username: Text,
+    pub password: Text,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum SaslMechanism {
+    #[serde(rename = "PLAIN")]
+    Plain,
+    #[serde(rename = "SCRAM-SHA-256")]
+    ScramSha256,
+    #[serde(rename = "SCRAM-SHA-512")]
+    ScramSha512,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Plugins {
+    /// The directory whose `.wasm` files are projections, relative to the configuration file.
+    pub directory: PathBuf,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Store {
+    /// `postgres://user:password@host/database` or `sqlite://path/relative/to/this/file.db`.
+    pub url: Text,
+    /// Postgres: connections that the host holds at most.
+    #[serde(default = "default_connections")]
+    pub connections: u32,
+    /// Postgres: how long a statement may run.
+    #[serde(default = "thirty_seconds", with = "humantime_serde")]
+    pub statement_timeout: Duration,
+    /// Postgres: how long a statement may wait for a lock.
+    #[serde(default = "ten_seconds", with = "humantime_serde")]
+    pub lock_timeout: Duration,
+    /// Postgres: how long a transaction may idle before the server ends its session. A host that
+    /// was stopped in the middle of one holds its locks no longer than this.
+    #[serde(default = "ten_seconds", with = "humantime_serde")]
+    pub idle_in_transaction_timeout: Duration,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Projection {
+    /// The name of a store in `[stores]`.
+    pub store: Option<Text>,
+    pub limits: Option<Limits>,
+    pub batch: Option<Batch>,
+}
+
+/// What a plugin may use. Every limit that it hits ends the one event that hit it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Limits {
+    /// Wasm fuel for one event, about an instruction a unit. An order-search event takes some
+    /// 30,000.
+    pub fuel: u64,
+    /// Wall time for one event. It only ends what fuel does not see: it is not the plugin's fault
+    /// when the host is starved, so the batch is tried again.
+    #[serde(with = "humantime_serde")]
+    pub time: Duration,
+    /// Linear memory of an instance.
+    pub memory_bytes: usize,
+    /// Elements of an instance's tables.
+    pub table_elements: usize,
+    /// Changes that one event may lead to.
+    pub changes: usize,
+    /// Bytes that one event may answer with.
+    pub output_bytes: usize,
+    /// Lookups that one event may ask for, in each of its rounds.
+    pub lookups: usize,
+    /// Lines that a plugin may log for one batch.
+    pub log_lines: usize,
+    /// The component's own size.
+    pub component_bytes: usize,
+    /// Time and memory that its compilation may take.
+    #[serde(with = "humantime_serde")]
+    pub compile_time: Duration,
+    pub compile_memory_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        const MIB: usize = 1024 * 1024;
+        Self {
+            fuel: 100_000_000,
+            time: Duration::from_secs(2),
+            memory_bytes: 64 * MIB,
+            table_elements: 20_000,
+            changes: 10_000,
+            output_bytes: 8 * MIB,
+            lookups: 100,
+            log_lines: 100,
+            component_bytes: 32 * MIB,
+            compile_time: Duration::from_secs(60),
+            compile_memory_bytes: 4 * 1024 * MIB as u64,
+        }
+    }
+}
+
+/// How much one transaction takes at most. It never waits to be filled.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Batch {
+    pub events: usize,
+    pub bytes: usize,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self { events: 1_000, bytes: 4 * 1024 * 1024 }
+    }
+}
+
+impl Batch {
+    pub fn limits(&self) -> BatchLimits {
+        BatchLimits { events: self.events, bytes: self.bytes }
+    }
+}
+
+fn default_group_prefix() -> Text {
+    Text("projector".into())
+}
+
+fn default_connections() -> u32 {
+    20
+}
+
+fn ten_seconds() -> Duration {
+    Duration::from_secs(10)
+}
+
+fn thirty_seconds() -> Duration {
+    Duration::from_secs(30)
+}
+
+/// A string in which `${NAME}` stands for an environment variable.
+///
+/// Its debug form hides what came from the environment: that is where secrets are.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Text(String);
+
+impl Deref for Text {
+    type Target = str;
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Text {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("\"…\"")
+    }
+}
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let written = String::deserialize(deserializer)?;
+        expand(&written, |name| std::env::var(name).ok()).map(Text).map_err(serde::de::Error::custom)
+    }
+}
+
+fn expand(written: &str, variable: impl Fn(&str) -> Option<String>) -> Result<String, String> {
+    let mut text = String::with_capacity(written.len());
+    let mut rest = written;
+    while let Some((before, after)) = rest.split_once("${") {
+        let (name, remaining) = after.split_once('}').ok_or("`${` without its `}`")?;
+        text.push_str(before);
+        text.push_str(&variable(name).ok_or_else(|| format!("the environment variable {name} is not set"))?);
+        rest = remaining;
+    }
+    Ok(text + rest)
+}
+
+/// Why a configuration cannot be used: the file, the place in it, and what to write instead.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum ConfigError {
+    #[error("{path} cannot be read: {source}")]
+    #[diagnostic(help("name the configuration file with --config"))]
+    Unreadable { path: String, source: std::io::Error },
+    #[error("{path}:{line}: {message}")]
+    Invalid {
+        path: String,
+        line: usize,
+        message: String,
+        #[source_code]
+        text: miette::NamedSource<String>,
+        #[label("here")]
+        span: Option<miette::SourceSpan>,
+        #[help]
+        help: Option<String>,
+    },
+}
+
+impl Config {
+    /// Reads and checks a configuration. Relative paths in it become relative to its directory.
+    pub fn load(path: &Path) -> Result<Self, Box<ConfigError>> {
+        let shown = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: shown.clone(), source })?;
+        let mut config = Self::parse(&shown, &text)?;
+        let base = path.parent().map(Path::to_path_buf).unwrap_or_default();
+        config.plugins.directory = base.join(&config.plugins.directory);
+        for store in std::iter::once(&mut config.store).chain(config.stores.values_mut()) {
+            store.url = store.url.relative_to(&base);
+        }
+        if let Some(tls) = &mut config.kafka.tls {
+            for file in [&mut tls.ca, &mut tls.certificate, &mut tls.key].into_iter().flatten() {
+                *file = Text(base.join(&**file).display().to_string());
+            }
+        }
+        Ok(config)
+    }
+
+    fn parse(path: &str, text: &str) -> Result<Self, Box<ConfigError>> {
+        let invalid = |message: String, span: Option<std::ops::Range<usize>>| {
+            let start = span.as_ref().map_or(0, |span| span.start);
+            let help = nearest_key(&message);
+            Box::new(ConfigError::Invalid {
+                path: path.into(),
+                line: text[..start.min(text.len())].matches('\n').count() + 1,
+                message,
+                text: miette::NamedSource::new(path, text.to_owned()),
+                span: span.map(Into::into),
+                help,
+            })
+        };
+        let config: Config =
+            toml::from_str(text).map_err(|error| invalid(error.message().to_owned(), error.span()))?;
+        for (name, projection) in &config.projections {
+            if let Some(store) = &projection.store
+                && !config.stores.contains_key(&**store)
+            {
+                let at = text.find(&format!("\"{}\"", &**store)).map(|at| at..at + store.len() + 2);
+                let known: Vec<_> = config.stores.keys().map(|known| format!("`{known}`")).collect();
+                return Err(invalid(
+                    format!(
+                        "projections.{name}.store: unknown store `{}`, expected one of {}",
+                        &**store,
+                        known.join(", ")
+                    ),
+                    at,
+                ));
+            }
+        }
+        for reserved in crate::source::RESERVED_PROPERTIES {
+            if config.kafka.properties.contains_key(*reserved) {
+                let at = text.find(reserved).map(|at| at..at + reserved.len());
+                return Err(invalid(
+                    format!("kafka.properties.\"{reserved}\" is set by the host, which relies on it: leave it out"),
+                    at,
+                ));
+            }
+        }
+        Ok(config)
+    }
+
+    /// The settings of a projection's store.
+    pub fn store_of(&self, projection: &str) -> &Store {
+        let named = self.projections.get(projection).and_then(|projection| projection.store.as_ref());
+        named.and_then(|name| self.stores.get(&**name)).unwrap_or(&self.store)
+    }
+
+    /// Every store that is configured: the default one first.
+    pub fn all_stores(&self) -> impl Iterator<Item = &Store> {
+        std::iter::once(&self.store).chain(self.stores.values())
+    }
+
+    pub fn limits_of(&self, projection: &str) -> &Limits {
+        self.projections.get(projection).and_then(|own| own.limits.as_ref()).unwrap_or(&self.limits)
+    }
+
+    pub fn batch_of(&self, projection: &str) -> &Batch {
+        self.projections.get(projection).and_then(|own| own.batch.as_ref()).unwrap_or(&self.batch)
+    }
+
+    /// The physical name of a logical topic.
+    pub fn physical_topic<'a>(&'a self, logical: &'a str) -> &'a str {
+        self.kafka.topics.get(logical).map_or(logical, |physical| physical)
+    }
+}
+
+impl Text {
+    /// A SQLite file's URL made relative to a directory; any other URL as it is.
+    fn relative_to(&self, base: &Path) -> Text {
+        match self.strip_prefix("sqlite://") {
+            Some(file) => Text(format!("sqlite://{}", base.join(file).display())),
+            None => self.clone(),
+        }
+    }
+}
+
+impl From<&str> for Text {
+    fn from(text: &str) -> Self {
+        Text(text.to_owned())
+    }
+}
+
+/// "did you mean" for serde's message about an unknown field or variant.
+fn nearest_key(message: &str) -> Option<String> {
+    let (unknown, expected) = message.split_once(", expected ")?;
+    let given = unknown.split('`').nth(1)?;
+    let known = expected.split('`').skip(1).step_by(2);
+    nearest(given, known).map(|nearest| format!("did you mean `{nearest}`?"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOUND: &str = r#"
+[kafka]
+brokers = "localhost:9092"
+[kafka.topics]
+"order.confirmed.v2" = "prod.order.confirmed.v2"
+[plugins]
+directory = "plugins"
+[store]
+url = "sqlite://readmodel.db"
+[stores.analytics]
+url = "postgres://localhost/analytics"
+lock-timeout = "2s"
+[projections.sales]
+store = "analytics"
+"#;
+
+    fn error(text: &str) -> (String, String) {
+        let error = Config::parse("projector.toml", text).expect_err("an error");
+        let help = miette::Diagnostic::help(&*error).map(|help| help.to_string()).unwrap_or_default();
+        (error.to_string(), help)
+    }
+
+    #[test]
+    fn a_projection_may_have_a_store_of_its_own() {
+        let config = Config::parse("projector.toml", SOUND).expect("sound");
+        assert_eq!(&*config.store_of("sales").url, "postgres://localhost/analytics");
+        assert_eq!(config.store_of("sales").lock_timeout, Duration::from_secs(2));
+        assert_eq!(&*config.store_of("order-search").url, "sqlite://readmodel.db");
+        assert_eq!(config.physical_topic("order.confirmed.v2"), "prod.order.confirmed.v2");
+        assert_eq!(config.physical_topic("other"), "other");
+    }
+
+    #[test]
+    fn an_unknown_key_is_answered_with_line_and_nearest_key() {
+        let (message, help) = error(&SOUND.replace("brokers =", "broker ="));
+        assert!(message.starts_with("projector.toml:3:"), "{message}");
+        assert_eq!(help, "did you mean `brokers`?");
+    }
+
+    #[test]
+    fn an_unknown_store_is_named_where_it_stands() {
+        let (message, help) = error(&SOUND.replace("store = \"analytics\"", "store = \"analitics\""));
+        assert!(message.starts_with("projector.toml:14:"), "{message}");
+        assert_eq!(help, "did you mean `analytics`?");
+    }
+
+    #[test]
+    fn properties_that_the_host_relies_on_are_refused() {
+        let (message, _) = error(&format!("{SOUND}[kafka.properties]\n\"isolation.level\" = \"read_uncommitted\"\n"));
+        assert!(message.starts_with("projector.toml:16:"), "{message}");
+    }
+
+    #[test]
+    fn secrets_come_from_the_environment() {
+        let variable = |name: &str| (name == "PASSWORD").then(|| "s$cret".to_owned());
+        assert_eq!(expand("a${PASSWORD}b", variable), Ok("as$cretb".into()));
+        assert_eq!(expand("${NOPE}", variable), Err("the environment variable NOPE is not set".into()));
+        assert!(expand("${PASSWORD", variable).is_err());
+    }
+}

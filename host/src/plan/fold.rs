@@ -1,0 +1,71 @@
+//! Two changes of one statement and key as one, where that provably gives the same row.
+
+use projector_model::contract::Column;
+use projector_model::descriptor::Operation;
+use projector_model::interpret::combine;
+use projector_model::{Value, Write, WriteKind};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fold {
+    Done,
+    /// Left as it was: the later change needs a statement of its own.
+    Impossible,
+}
+
+/// An update whose `by` column it also sets moves rows from one selection to another: which row a
+/// change touches depends on every change before it.
+pub(super) fn selects_by_what_it_sets(write: &Write) -> bool {
+    write.set.iter().any(|(column, _)| write.by.contains(column))
+}
+
+/// Folds a later change into an earlier one with the same `by` values.
+///
+/// Operations are associative, so `op(op(stored, earlier), later)` is
+/// `op(stored, op(earlier, later))`, and a row that is inserted takes `op(earlier, later)` either
+/// way. Two things break that: a sum that would overflow half way, and a guard that lets only one
+/// of the two pass.
+pub(super) fn fold(write: &Write, columns: &[Column], earlier: &mut Vec<Value>, later: &[Value]) -> Fold {
+    if let Some(guard) = write.guard {
+        // With nothing but `set`, the higher version's values are the outcome, whatever version
+        // is stored before, between or after them.
+        if !write.only_sets() {
+            return Fold::Impossible;
+        }
+        if later[guard.argument] >= earlier[guard.argument] {
+            *earlier = later.to_vec();
+        }
+        return Fold::Done;
+    }
+    match write.kind {
+        WriteKind::InsertOnce | WriteKind::Delete => Fold::Done,
+        WriteKind::Upsert | WriteKind::Update => fold_operations(write, columns, earlier, later),
+    }
+}
+
+fn fold_operations(write: &Write, columns: &[Column], earlier: &mut [Value], later: &[Value]) -> Fold {
+    let first = write.by.len();
+    let mut folded = Vec::with_capacity(write.set.len());
+    for (at, (column, operation)) in write.set.iter().enumerate() {
+        let (a, b) = (&earlier[first + at], &later[first + at]);
+        if *operation == Operation::Add && opposed(a, b) {
+            return Fold::Impossible;
+        }
+        match combine(*operation, a, b, columns[*column].ty) {
+            Some(value) => folded.push(value),
+            None => return Fold::Impossible,
+        }
+    }
+    earlier[first..].clone_from_slice(&folded);
+    Fold::Done
+}
+
+/// Whether a sum goes both up and down: it could leave the range half way and come back, which one
+/// statement would not see.
+fn opposed(a: &Value, b: &Value) -> bool {
+    let sign = |value: &Value| match value {
+        Value::Int64(number) => number.signum() as i128,
+        Value::Decimal(number) => number.units().signum(),
+        _ => 0,
+    };
+    sign(a) * sign(b) < 0
+}

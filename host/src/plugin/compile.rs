@@ -1,0 +1,117 @@
+//! Compilation in a process of its own.
+//!
+//! A component comes from outside, and a small one can make a compiler work for hours or take all
+//! memory. So the host runs itself as a worker (`projector compile-worker`), under limits of
+//! memory and processor time that the operating system keeps, and takes only the finished
+//! artifact.
+
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+use super::engine;
+
+/// The hidden subcommand that runs [`worker`].
+pub const WORKER_COMMAND: &str = "compile-worker";
+
+/// How the worker is started, and what it may use.
+#[derive(Debug, Clone)]
+pub struct Compiler {
+    /// The host's own executable.
+    pub executable: PathBuf,
+    pub time: Duration,
+    pub memory_bytes: u64,
+}
+
+/// Why there is no artifact.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// The compiler's own words about the component.
+    #[error("{0}")]
+    Invalid(String),
+    #[error("compiling it took longer than {0:?}")]
+    Time(Duration),
+    #[error("compiling it took more than {0} bytes of memory, or the compiler crashed: {1}")]
+    Memory(u64, String),
+    /// The worker could not be run: nothing is said about the component.
+    #[error("the compiler could not be run: {0}")]
+    Worker(#[from] std::io::Error),
+}
+
+impl Compiler {
+    /// Compiles a component to an artifact for this host's engine. Blocks.
+    pub(super) fn compile(&self, component: &[u8]) -> Result<Vec<u8>, CompileError> {
+        let mut worker = Command::new(&self.executable)
+            .arg(WORKER_COMMAND)
+            .arg(self.memory_bytes.to_string())
+            .arg(self.time.as_secs().max(1).to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let missing = || std::io::Error::other("no pipe to the worker");
+        let mut stdin = worker.stdin.take().ok_or_else(missing)?;
+        let mut stdout = worker.stdout.take().ok_or_else(missing)?;
+        let mut stderr = worker.stderr.take().ok_or_else(missing)?;
+        let component = component.to_vec();
+        // A worker that dies does not read to the end: its exit says more than this write.
+        std::thread::spawn(move || stdin.write_all(&component));
+        let words = std::thread::spawn(move || {
+            let mut words = String::new();
+            let _ = stderr.by_ref().take(10_000).read_to_string(&mut words);
+            words
+        });
+        let (finished, artifact) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut artifact = Vec::new();
+            let read = stdout.read_to_end(&mut artifact).map(|_| artifact);
+            let _ = finished.send(read);
+        });
+        let artifact = artifact.recv_timeout(self.time);
+        if artifact.is_err() {
+            worker.kill()?;
+        }
+        let status = worker.wait()?;
+        let words = words.join().unwrap_or_default();
+        match artifact {
+            Err(_) => Err(CompileError::Time(self.time)),
+            Ok(artifact) if status.success() => Ok(artifact?),
+            Ok(_) if status.code() == Some(REFUSED) => Err(CompileError::Invalid(words.trim().into())),
+            Ok(_) => Err(CompileError::Memory(self.memory_bytes, format!("{status} {}", words.trim()))),
+        }
+    }
+}
+
+/// The worker's exit code for a component that is not valid.
+const REFUSED: i32 = 65;
+
+/// The worker: a component on standard input, the artifact on standard output. Returns the exit
+/// code.
+pub fn worker(memory_bytes: u64, seconds: u64) -> std::process::ExitCode {
+    let limit = |most| Rlimit { current: Some(most), maximum: Some(most) };
+    let limited = setrlimit(Resource::As, limit(memory_bytes))
+        // All threads together: two cores' worth, and the parent's clock ends it before.
+        .and_then(|()| setrlimit(Resource::Cpu, limit(seconds.saturating_mul(64))))
+        .and_then(|()| setrlimit(Resource::Core, limit(0)));
+    let compile = || -> Result<Vec<u8>, String> {
+        limited.map_err(|error| format!("its limits cannot be set: {error}"))?;
+        let mut component = Vec::new();
+        std::io::stdin().read_to_end(&mut component).map_err(|error| error.to_string())?;
+        let engine = wasmtime::Engine::new(&engine::config()).map_err(|error| format!("{error:#}"))?;
+        engine.precompile_component(&component).map_err(|error| format!("{error:#}"))
+    };
+    match compile() {
+        Ok(artifact) => match std::io::stdout().write_all(&artifact) {
+            Ok(()) => std::process::ExitCode::SUCCESS,
+            Err(_) => std::process::ExitCode::FAILURE,
+        },
+        Err(reason) => {
+            eprintln!("{reason}");
+            std::process::ExitCode::from(REFUSED as u8)
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Between the model's values and the contract's own, which never leave this wing.
+
+use projector_model::{Change, Decimal, LookupCall, Value};
+
+use super::bindings::projector::plugin::types;
+use super::instance::Found;
+use crate::event::Event;
+
+pub(super) fn headers(event: &Event) -> Vec<types::Header<'_>> {
+    event
+        .headers
+        .iter()
+        .map(|header| types::Header { name: &header.name, value: header.value.as_deref() })
+        .collect()
+}
+
+pub(super) fn event<'a>(event: &'a Event, headers: &'a [types::Header<'a>]) -> types::Event<'a> {
+    types::Event {
+        topic: event.topic,
+        partition: event.position.partition.number,
+        offset: event.position.offset,
+        timestamp: event.timestamp_ms,
+        key: event.key.as_deref(),
+        value: event.value.as_deref(),
+        headers,
+    }
+}
+
+/// Calls `project` with found rows in the contract's shape: slices of slices, borrowed from here.
+pub(super) fn with_found<T>(found: &[Found], project: impl FnOnce(&[types::Found<'_>]) -> T) -> T {
+    // Decimals travel as text, which must live somewhere for as long as it is borrowed.
+    let decimals: Vec<String> = found
+        .iter()
+        .flat_map(|(call, rows)| call.arguments.iter().chain(rows.iter().flatten()))
+        .filter_map(|value| if let Value::Decimal(number) = value { Some(number.to_string()) } else { None })
+        .collect();
+    let decimals = &mut decimals.iter().map(String::as_str);
+    let values: Vec<_> = found
+        .iter()
+        .map(|(call, rows)| {
+            let arguments = params(&call.arguments, decimals);
+            (arguments, rows.iter().map(|row| params(row, decimals)).collect::<Vec<_>>())
+        })
+        .collect();
+    let rows: Vec<Vec<&[types::ValueParam<'_>]>> =
+        values.iter().map(|(_, rows)| rows.iter().map(Vec::as_slice).collect()).collect();
+    let found: Vec<_> = found
+        .iter()
+        .zip(&values)
+        .zip(&rows)
+        .map(|(((call, _), (arguments, _)), rows)| types::Found {
+            call: types::LookupCallParam { lookup: call.lookup, arguments },
+            rows,
+        })
+        .collect();
+    project(&found)
+}
+
+fn params<'a>(values: &'a [Value], decimals: &mut impl Iterator<Item = &'a str>) -> Vec<types::ValueParam<'a>> {
+    values.iter().map(|value| param(value, decimals)).collect()
+}
+
+fn param<'a>(value: &'a Value, decimals: &mut impl Iterator<Item = &'a str>) -> types::ValueParam<'a> {
+    match value {
+        Value::Null => types::ValueParam::Null,
+        Value::Boolean(value) => types::ValueParam::Boolean(*value),
+        Value::Int64(value) => types::ValueParam::Int64(*value),
+        Value::Float64(value) => types::ValueParam::Float64(*value),
+        Value::Decimal(_) => types::ValueParam::Decimal(decimals.next().unwrap_or_default()),
+        Value::Text(value) => types::ValueParam::Text(value),
+        Value::Bytes(value) => types::ValueParam::Bytes(value),
+        Value::Json(value) => types::ValueParam::Json(value),
+        Value::Timestamp(value) => types::ValueParam::Timestamp(*value),
+        Value::Date(value) => types::ValueParam::Date(*value),
+        Value::Uuid(bytes) => {
+            let number = u128::from_be_bytes(*bytes);
+            types::ValueParam::Uuid(((number >> 64) as u64, number as u64))
+        }
+    }
+}
+
+pub(super) fn change(change: types::Change) -> Result<Change, String> {
+    Ok(Change { statement: change.statement, arguments: arguments(change.arguments)? })
+}
+
+pub(super) fn lookup_call(call: types::LookupCallResult) -> Result<LookupCall, String> {
+    Ok(LookupCall { lookup: call.lookup, arguments: arguments(call.arguments)? })
+}
+
+fn arguments(values: Vec<types::ValueResult>) -> Result<Vec<Value>, String> {
+    values.into_iter().map(value).collect()
+}
+
+fn value(value: types::ValueResult) -> Result<Value, String> {
+    Ok(match value {
+        types::ValueResult::Null => Value::Null,
+        types::ValueResult::Boolean(value) => Value::Boolean(value),
+        types::ValueResult::Int64(value) => Value::Int64(value),
+        types::ValueResult::Float64(value) => Value::Float64(value),
+        types::ValueResult::Decimal(text) => Value::Decimal(text.parse::<Decimal>()?),
+        types::ValueResult::Text(value) => Value::Text(value),
+        types::ValueResult::Bytes(value) => Value::Bytes(value),
+        types::ValueResult::Json(value) => Value::Json(value),
+        types::ValueResult::Timestamp(value) => Value::Timestamp(value),
+        types::ValueResult::Date(value) => Value::Date(value),
+        types::ValueResult::Uuid((high, low)) => {
+            Value::Uuid((u128::from(high) << 64 | u128::from(low)).to_be_bytes())
+        }
+    })
+}

@@ -1,0 +1,296 @@
+//! One instance of a plugin: the calls of one batch.
+
+use std::fmt;
+use std::sync::Arc;
+
+use projector_model::change::codes;
+use projector_model::{Change, LookupCall, Value};
+use wasmtime::{Store, Trap};
+
+use super::bindings::projector::plugin::types;
+use super::bindings::{Projection, ProjectionImports, ProjectionPre};
+use super::convert;
+use super::engine::Engine;
+use super::limits::{Limits, MemoryBound};
+use super::loader::Plugin;
+use crate::event::{Event, Position};
+
+/// What a plugin answered, held against what it declared.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    Changes(Vec<Change>),
+    Ignored { code: String, detail: String },
+    Needs(Vec<LookupCall>),
+}
+
+/// Why an event has no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    pub kind: FailureKind,
+    /// Counted by: the plugin's own code, or the host's.
+    pub code: String,
+    pub detail: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureKind {
+    /// The plugin said so.
+    Rejected,
+    /// The plugin broke off.
+    Trap,
+    /// The plugin used more than it may.
+    Limit,
+    /// The plugin answered with what it did not declare, or what no store can hold.
+    Invalid,
+    /// The database refused the rows.
+    Refused,
+    /// The wall time ended before the fuel did: the machine's fault as likely as the plugin's.
+    Timeout,
+}
+
+impl FailureKind {
+    /// The word that is stored with a dead letter.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            FailureKind::Rejected => "rejected",
+            FailureKind::Trap => "trap",
+            FailureKind::Limit => "limit",
+            FailureKind::Invalid => "invalid",
+            FailureKind::Refused => "refused",
+            FailureKind::Timeout => "timeout",
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}): {}", self.kind.as_str(), self.code, self.detail)
+    }
+}
+
+impl Failure {
+    pub fn new(kind: FailureKind, code: &str, detail: impl AsRef<str>) -> Self {
+        Self { kind, code: code.into(), detail: printable(detail.as_ref()) }
+    }
+}
+
+/// Rows that a lookup found, as the plugin is given them.
+pub type Found = (LookupCall, Vec<Vec<Value>>);
+
+/// A running instance. After a trap or a limit it is spent: [`Instance::is_spent`].
+pub struct Instance {
+    plugin: Plugin,
+    store: Store<State>,
+    projection: Projection,
+    spent: bool,
+}
+
+/// What the host keeps beside an instance.
+pub(super) struct State {
+    name: Arc<str>,
+    memory: MemoryBound,
+    log_lines_left: usize,
+    log_lines_dropped: u64,
+    position: Option<Position>,
+}
+
+impl Instance {
+    /// A fresh instance: nothing in it remembers another batch.
+    pub fn new(plugin: &Plugin) -> Result<Self, Failure> {
+        let (store, projection) = instantiate(&plugin.engine, &plugin.pre, &plugin.limits, plugin.contract.name())?;
+        Ok(Self { plugin: plugin.clone(), store, projection, spent: false })
+    }
+
+    /// Whether the instance broke off and must be replaced.
+    pub fn is_spent(&self) -> bool {
+        self.spent
+    }
+
+    /// Projects one event with the rows that were found for it so far.
+    ///
+    /// The answer's codes and lookups are declared ones; its changes are checked by `validate`.
+    pub fn project(&mut self, event: &Event, found: &[Found]) -> Result<Answer, Failure> {
+        arm(&mut self.store, &self.plugin.limits);
+        self.store.data_mut().position = Some(event.position.clone());
+        let headers = convert::headers(event);
+        let event = convert::event(event, &headers);
+        let called =
+            convert::with_found(found, |found| self.projection.call_project(&mut self.store, event, found));
+        let outcome = match called {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(rejection)) => return Err(self.rejection(rejection)),
+            Err(error) => {
+                self.spent = true;
+                return Err(failure(&mut self.store, &error));
+            }
+        };
+        self.answer(outcome)
+    }
+
+    fn answer(&self, outcome: types::Outcome) -> Result<Answer, Failure> {
+        let limits = &self.plugin.limits;
+        match outcome {
+            types::Outcome::Changes(changes) if changes.len() > limits.changes => Err(Failure::new(
+                FailureKind::Limit,
+                "changes",
+                format!("{} changes, and {} are the most", changes.len(), limits.changes),
+            )),
+            types::Outcome::Changes(changes) => changes
+                .into_iter()
+                .map(convert::change)
+                .collect::<Result<_, _>>()
+                .map(Answer::Changes)
+                .map_err(|problem| Failure::new(FailureKind::Invalid, codes::INVALID_VALUE, problem)),
+            types::Outcome::Ignored(types::Ignored { code, detail }) => {
+                let declared = &self.plugin.contract.descriptor.ignores;
+                if !declared.iter().any(|declared| declared.code == code) {
+                    return Err(undeclared("ignore", &code));
+                }
+                Ok(Answer::Ignored { code, detail: printable(&detail) })
+            }
+            types::Outcome::Needs(calls) if calls.len() > limits.lookups => Err(Failure::new(
+                FailureKind::Limit,
+                "lookups",
+                format!("{} lookups, and {} are the most", calls.len(), limits.lookups),
+            )),
+            types::Outcome::Needs(calls) => calls
+                .into_iter()
+                .map(convert::lookup_call)
+                .collect::<Result<_, _>>()
+                .map(Answer::Needs)
+                .map_err(|problem| Failure::new(FailureKind::Invalid, codes::INVALID_VALUE, problem)),
+        }
+    }
+
+    fn rejection(&self, rejection: types::Rejection) -> Failure {
+        let declared = &self.plugin.contract.descriptor.rejects;
+        let known = rejection.code == codes::BAD_PAYLOAD || declared.iter().any(|code| code.code == rejection.code);
+        match known {
+            true => Failure::new(FailureKind::Rejected, &rejection.code, rejection.detail),
+            false => undeclared("rejection", &rejection.code),
+        }
+    }
+
+    /// Asks a plugin for its descriptor.
+    pub(super) fn describe(engine: &Engine, pre: &ProjectionPre<State>, limits: &Limits) -> Result<String, Failure> {
+        let (mut store, projection) = instantiate(engine, pre, limits, "describe")?;
+        projection.call_describe(&mut store).map_err(|error| failure(&mut store, &error))
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        let state = self.store.data();
+        if state.log_lines_dropped > 0 {
+            tracing::warn!(
+                projection = &*state.name,
+                dropped = state.log_lines_dropped,
+                "the plugin logged more lines in one batch than it may"
+            );
+        }
+    }
+}
+
+fn instantiate(
+    engine: &Engine,
+    pre: &ProjectionPre<State>,
+    limits: &Limits,
+    name: &str,
+) -> Result<(Store<State>, Projection), Failure> {
+    let state = State {
+        name: name.into(),
+        memory: MemoryBound::new(limits),
+        log_lines_left: limits.log_lines,
+        log_lines_dropped: 0,
+        position: None,
+    };
+    let mut store = Store::new(&engine.inner, state);
+    store.limiter(|state| &mut state.memory);
+    store.set_hostcall_fuel(limits.output_bytes);
+    arm(&mut store, limits);
+    let projection = pre.instantiate(&mut store).map_err(|error| failure(&mut store, &error))?;
+    Ok((store, projection))
+}
+
+/// Gives the next call its fuel and its time.
+fn arm(store: &mut Store<State>, limits: &Limits) {
+    store.set_epoch_deadline(limits.ticks());
+    // Fails only for an engine without fuel.
+    let armed = store.set_fuel(limits.fuel);
+    debug_assert!(armed.is_ok());
+}
+
+fn failure(store: &mut Store<State>, error: &wasmtime::Error) -> Failure {
+    let words = format!("{error:#}");
+    if words.contains("hostcall fuel") || words.contains("too much data") {
+        return Failure::new(FailureKind::Limit, "output", "it answered with more bytes than it may");
+    }
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::OutOfFuel) => Failure::new(FailureKind::Limit, "fuel", "it used more fuel than one event may"),
+        Some(Trap::Interrupt) => Failure::new(FailureKind::Timeout, "time", "it ran longer than one event may"),
+        Some(Trap::StackOverflow) => Failure::new(FailureKind::Limit, "stack", words),
+        _ if store.data().memory.memory_refused => {
+            Failure::new(FailureKind::Limit, "memory", format!("it needed more memory than it may have; {words}"))
+        }
+        _ => Failure::new(FailureKind::Trap, "trap", words),
+    }
+}
+
+fn undeclared(kind: &str, code: &str) -> Failure {
+    let code = printable(code);
+    Failure::new(
+        FailureKind::Invalid,
+        codes::INVALID_CHANGE,
+        format!("it gave the {kind} code {code:?}, which it does not declare"),
+    )
+}
+
+/// What a guest said, fit to be stored and shown: bounded, control characters escaped.
+fn printable(text: &str) -> String {
+    const MOST: usize = 4_000;
+    let mut shown = String::with_capacity(text.len().min(MOST));
+    for character in text.chars() {
+        if shown.len() >= MOST {
+            shown.push('…');
+            break;
+        }
+        match character {
+            '\n' | '\t' => shown.push(character),
+            control if control.is_control() => shown.extend(control.escape_default()),
+            plain => shown.push(plain),
+        }
+    }
+    shown
+}
+
+impl types::Host for State {}
+
+impl ProjectionImports for State {
+    fn log(&mut self, level: types::Level, message: String) {
+        if self.log_lines_left == 0 {
+            self.log_lines_dropped += 1;
+            return;
+        }
+        self.log_lines_left -= 1;
+        let projection = &*self.name;
+        let position = self.position.as_ref().map(ToString::to_string);
+        let message = printable(&message);
+        match level {
+            types::Level::Debug => tracing::debug!(target: "plugin", projection, position, "{message}"),
+            types::Level::Info => tracing::info!(target: "plugin", projection, position, "{message}"),
+            types::Level::Warn => tracing::warn!(target: "plugin", projection, position, "{message}"),
+            types::Level::Error => tracing::error!(target: "plugin", projection, position, "{message}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_guest_says_can_be_stored_and_shown() {
+        assert_eq!(printable("a\0b\u{1b}[31m\nc"), "a\\u{0}b\\u{1b}[31m\nc");
+        assert_eq!(printable(&"é".repeat(4_000)).chars().count(), 2_001);
+    }
+}

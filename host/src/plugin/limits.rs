@@ -1,0 +1,93 @@
+//! What an instance may use, enforced while it runs.
+
+use std::time::Duration;
+
+use wasmtime::{ResourceLimiter, StoreLimits, StoreLimitsBuilder};
+
+use super::engine::TICK;
+
+/// Limits of one plugin, from the configuration.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Fuel for one event.
+    pub fuel: u64,
+    /// Wall time for one event.
+    pub time: Duration,
+    pub memory_bytes: usize,
+    pub table_elements: usize,
+    /// Changes that one event may lead to.
+    pub changes: usize,
+    /// Bytes that one event may answer with.
+    pub output_bytes: usize,
+    /// Lookups that one event may ask for in one round.
+    pub lookups: usize,
+    /// Lines that may be logged for one batch.
+    pub log_lines: usize,
+}
+
+impl From<&crate::config::Limits> for Limits {
+    fn from(config: &crate::config::Limits) -> Self {
+        Self {
+            fuel: config.fuel,
+            time: config.time,
+            memory_bytes: config.memory_bytes,
+            table_elements: config.table_elements,
+            changes: config.changes,
+            output_bytes: config.output_bytes,
+            lookups: config.lookups,
+            log_lines: config.log_lines,
+        }
+    }
+}
+
+impl Limits {
+    /// The wall time in ticks of the engine's epoch, at least two, so that a call which begins
+    /// just before a tick has a whole one.
+    pub(super) fn ticks(&self) -> u64 {
+        (self.time.as_millis() / TICK.as_millis()).max(1) as u64 + 1
+    }
+}
+
+/// Bounds an instance's memory, and remembers that it hit the bound: what follows is a trap of the
+/// guest's own allocator, which says nothing about the reason.
+pub(super) struct MemoryBound {
+    limits: StoreLimits,
+    pub(super) memory_refused: bool,
+}
+
+impl MemoryBound {
+    pub(super) fn new(limits: &Limits) -> Self {
+        let limits = StoreLimitsBuilder::new()
+            .memory_size(limits.memory_bytes)
+            .table_elements(limits.table_elements)
+            .instances(50)
+            .memories(10)
+            .tables(50)
+            .build();
+        Self { limits, memory_refused: false }
+    }
+}
+
+impl ResourceLimiter for MemoryBound {
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let allowed = self.limits.memory_growing(current, desired, maximum)?;
+        self.memory_refused |= !allowed;
+        Ok(allowed)
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        self.limits.table_growing(current, desired, maximum)
+    }
+
+    fn instances(&self) -> usize {
+        self.limits.instances()
+    }
+
+    fn tables(&self) -> usize {
+        self.limits.tables()
+    }
+
+    fn memories(&self) -> usize {
+        self.limits.memories()
+    }
+}

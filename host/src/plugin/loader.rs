@@ -1,0 +1,120 @@
+//! From a file's bytes to a plugin that may run: compiled, held against the contract, described.
+
+use std::sync::Arc;
+
+use projector_model::{Contract, Descriptor, Problems};
+use wasmtime::component::{Component, HasSelf, Linker};
+
+use super::bindings::{Projection, ProjectionPre};
+use super::compile::{CompileError, Compiler};
+use super::engine::Engine;
+use super::instance::{Instance, State};
+use super::limits::Limits;
+
+/// A descriptor of a projection with hundreds of tables stays well below this.
+const MAX_DESCRIPTOR_BYTES: usize = 1024 * 1024;
+
+/// A component that was checked and can be called. Cheap to clone.
+#[derive(Clone)]
+pub struct Plugin {
+    /// SHA-256 of the bytes that were compiled, in hex.
+    pub digest: String,
+    pub contract: Arc<Contract>,
+    pub(super) engine: Engine,
+    pub(super) pre: ProjectionPre<State>,
+    pub(super) limits: Limits,
+}
+
+/// Why a file is not a plugin. What ran before goes on.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("it has {bytes} bytes, and {most} are the most")]
+    TooLarge { bytes: usize, most: usize },
+    #[error("it is a core module, not a component: run `projector component FILE.wasm -o OUT.wasm` on it")]
+    CoreModule,
+    #[error("it is not a WebAssembly component: {0}")]
+    Malformed(String),
+    #[error(transparent)]
+    Compile(CompileError),
+    #[error(
+        "it imports `{0}`: a projection is a pure function, and may import nothing but `log`; build it for wasm32-unknown-unknown, without WASI"
+    )]
+    Import(String),
+    #[error("it does not export what `wit/v1` asks for: {0}; build it with a projector-sdk of this host's version")]
+    Export(String),
+    #[error("its `describe` failed: {0}")]
+    Describe(String),
+    #[error("its descriptor is not sound:\n{0}")]
+    Descriptor(Problems),
+}
+
+impl LoadError {
+    /// Whether the fault may lie with this machine rather than with the file.
+    pub fn is_ours(&self) -> bool {
+        matches!(self, LoadError::Compile(CompileError::Worker(_)))
+    }
+}
+
+impl Plugin {
+    /// Compiles and checks a component. Blocks for as long as the compiler may take.
+    pub fn load(
+        engine: &Engine,
+        compiler: &Compiler,
+        limits: &crate::config::Limits,
+        bytes: &[u8],
+    ) -> Result<Self, LoadError> {
+        if bytes.len() > limits.component_bytes {
+            return Err(LoadError::TooLarge { bytes: bytes.len(), most: limits.component_bytes });
+        }
+        match bytes {
+            [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => return Err(LoadError::CoreModule),
+            [0, b'a', b's', b'm', ..] => {}
+            _ => return Err(LoadError::Malformed("it does not begin with `\\0asm`".into())),
+        }
+        let artifact = compiler.compile(bytes).map_err(|error| match error {
+            CompileError::Invalid(reason) => LoadError::Malformed(reason),
+            error => LoadError::Compile(error),
+        })?;
+        // SAFETY: the artifact was made by this executable's own worker, from these bytes, a moment
+        // ago, and has not left memory.
+        let component = unsafe { Component::deserialize(&engine.inner, artifact) }
+            .map_err(|error| LoadError::Malformed(format!("{error:#}")))?;
+        check_imports(engine, &component)?;
+        let pre = link(engine, &component)?;
+        let limits = Limits::from(limits);
+        let json = Instance::describe(engine, &pre, &limits).map_err(|failure| LoadError::Describe(failure.to_string()))?;
+        if json.len() > MAX_DESCRIPTOR_BYTES {
+            return Err(LoadError::Describe(format!(
+                "it answered with {} bytes, and {MAX_DESCRIPTOR_BYTES} are the most",
+                json.len()
+            )));
+        }
+        let contract = Descriptor::from_json(&json).and_then(Descriptor::check).map_err(LoadError::Descriptor)?;
+        Ok(Self {
+            digest: super::digest(bytes),
+            contract: Arc::new(contract),
+            engine: engine.clone(),
+            pre,
+            limits,
+        })
+    }
+}
+
+fn check_imports(engine: &Engine, component: &Component) -> Result<(), LoadError> {
+    for (name, _) in component.component_type().imports(&engine.inner) {
+        // An instance that holds nothing but the contract's types.
+        let types = name.starts_with("projector:plugin/types@");
+        if name != "log" && !types {
+            return Err(LoadError::Import(name.to_owned()));
+        }
+    }
+    Ok(())
+}
+
+fn link(engine: &Engine, component: &Component) -> Result<ProjectionPre<State>, LoadError> {
+    let mismatch = |error: wasmtime::Error| LoadError::Export(format!("{error:#}"));
+    let mut linker = Linker::new(&engine.inner);
+    Projection::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state).map_err(mismatch)?;
+    let pre = linker.instantiate_pre(component).map_err(mismatch)?;
+    ProjectionPre::new(pre).map_err(mismatch)
+}

@@ -1,0 +1,124 @@
+//! Kafka: one consumer group for each projection and generation.
+//!
+//! This wing is the only one that sees rdkafka. A consumer is polled by a thread of its own
+//! (`kafka`), which hands events over a bounded channel and pauses when it is full. What the group
+//! grants and takes away is kept in `rebalance`; what the log holds is asked in `log`.
+
+mod kafka;
+mod log;
+mod rebalance;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+pub use kafka::RESERVED_PROPERTIES;
+pub use log::{Log, LogError};
+pub use rebalance::Hold;
+
+use crate::batch::Delivery;
+use crate::config;
+use crate::event::Partition;
+use kafka::{Command, Poller};
+use rebalance::Ownership;
+
+/// Chunks of events between the poll thread and the pipeline. With [`kafka::CHUNK_BYTES`] this
+/// bounds what waits between them.
+const CHANNEL: usize = 4;
+
+/// What a source tells the pipeline, in the order in which it happened.
+#[derive(Debug)]
+pub enum Incoming {
+    /// The group granted these partitions. They stay unread until [`Source::read_from`].
+    Granted(Vec<Partition>),
+    /// The group took these partitions away. Their events are void already.
+    Revoked(Vec<Partition>),
+    Events(Vec<Delivery>),
+    /// The log no longer holds an offset that was to be read; librdkafka does not say of which
+    /// partition. Everything is to be held against the log again.
+    Recheck,
+    /// The consumer cannot go on; a new one may.
+    Failed(String),
+}
+
+/// A projection's consumer.
+pub struct Source {
+    incoming: mpsc::Receiver<Incoming>,
+    commands: std::sync::mpsc::Sender<Command>,
+    ownership: Arc<Ownership>,
+    stopped: tokio::sync::oneshot::Receiver<()>,
+}
+
+/// A topic by its physical name, at the position that it has in the descriptor.
+pub type Topics = Vec<Arc<str>>;
+
+impl Source {
+    /// Joins the group and begins to poll.
+    pub fn open(kafka: &config::Kafka, group: &str, topics: Topics) -> Result<Self, LogError> {
+        let ownership = Arc::new(Ownership::default());
+        let (events, incoming) = mpsc::channel(CHANNEL);
+        let (commands, received) = std::sync::mpsc::channel();
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let poller = Poller::open(kafka, group, topics, ownership.clone(), events, received)?;
+        std::thread::Builder::new()
+            .name("kafka-poll".into())
+            .spawn(move || {
+                poller.run();
+                // The pipeline may be gone already.
+                let _ = stop.send(());
+            })
+            .map_err(LogError::Thread)?;
+        Ok(Self { incoming, commands, ownership, stopped })
+    }
+
+    /// The next thing that happened. `None` when the poll thread has ended. Cancel safe.
+    pub async fn next(&mut self) -> Option<Incoming> {
+        self.incoming.recv().await
+    }
+
+    /// What has happened already, without waiting.
+    pub fn try_next(&mut self) -> Option<Incoming> {
+        self.incoming.try_recv().ok()
+    }
+
+    /// Reads a granted partition from an offset on, in a new epoch: events of an older one are
+    /// void. Does nothing for a partition that was taken away meanwhile.
+    pub fn read_from(&self, partition: &Partition, offset: i64) {
+        if let Some(epoch) = self.ownership.begin_epoch(partition) {
+            // Fails only when the thread has ended, which `next` tells.
+            let _ = self.commands.send(Command::Read { partition: partition.clone(), offset, epoch });
+        }
+    }
+
+    /// Stops reading a partition that the group still grants; its events are void.
+    pub fn stop_reading(&self, partition: &Partition) {
+        self.ownership.end_epoch(partition);
+        let _ = self.commands.send(Command::Leave { partition: partition.clone() });
+    }
+
+    /// Drops from a batch what is void, and makes a revoke wait until the hold is dropped: the
+    /// commit in flight is to be seen by whoever gets the partition next.
+    pub fn hold(&self, batch: &mut Vec<Delivery>) -> Hold {
+        self.ownership.hold(batch)
+    }
+
+    /// Every partition that the group grants now.
+    pub fn granted(&self) -> Vec<Partition> {
+        self.ownership.granted()
+    }
+
+    /// Tells Kafka how far the read model is, for its own tools: nothing is ever read from there.
+    pub fn advise(&self, positions: Vec<(Partition, i64)>) {
+        let _ = self.commands.send(Command::Advise { positions });
+    }
+
+    /// Leaves the group. Waits at most `deadline`: librdkafka can take without end.
+    pub async fn close(self, deadline: Duration) {
+        let _ = self.commands.send(Command::Stop);
+        drop(self.incoming);
+        if tokio::time::timeout(deadline, self.stopped).await.is_err() {
+            tracing::debug!("the Kafka consumer did not close in time; its session will expire");
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! What the group grants and takes away, and which deliveries are still valid.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{ClientContext, TopicPartitionList};
+
+use crate::batch::Delivery;
+use crate::event::Partition;
+
+/// How long a revoke waits for the transaction in flight. Whatever commits later finds its
+/// checkpoint moved.
+const REVOKE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Shared by the poll thread, on which rebalances happen, and the pipeline.
+#[derive(Default)]
+pub(super) struct Ownership {
+    state: Mutex<State>,
+    idle: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    granted: HashSet<Partition>,
+    /// Partitions that are read, with the epoch of their deliveries.
+    epochs: HashMap<Partition, u64>,
+    last_epoch: u64,
+    holds: usize,
+}
+
+impl Ownership {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new epoch for a partition; `None` if it is not granted.
+    pub(super) fn begin_epoch(&self, partition: &Partition) -> Option<u64> {
+        let mut state = self.lock();
+        if !state.granted.contains(partition) {
+            return None;
+        }
+        state.last_epoch += 1;
+        let epoch = state.last_epoch;
+        state.epochs.insert(partition.clone(), epoch);
+        Some(epoch)
+    }
+
+    pub(super) fn end_epoch(&self, partition: &Partition) {
+        self.lock().epochs.remove(partition);
+    }
+
+    /// Whether this epoch is the partition's present one.
+    pub(super) fn is_current(&self, partition: &Partition, epoch: u64) -> bool {
+        self.lock().epochs.get(partition) == Some(&epoch)
+    }
+
+    pub(super) fn granted(&self) -> Vec<Partition> {
+        self.lock().granted.iter().cloned().collect()
+    }
+
+    pub(super) fn hold(self: &Arc<Self>, batch: &mut Vec<Delivery>) -> Hold {
+        let mut state = self.lock();
+        batch.retain(|delivery| {
+            state.epochs.get(&delivery.event.position.partition) == Some(&delivery.epoch)
+        });
+        state.holds += 1;
+        Hold { ownership: self.clone() }
+    }
+
+    fn grant(&self, partitions: &[Partition]) {
+        self.lock().granted.extend(partitions.iter().cloned());
+    }
+
+    /// Ends the partitions' epochs, then waits, bounded, for the transaction in flight.
+    fn revoke(&self, partitions: &[Partition]) {
+        let mut state = self.lock();
+        for partition in partitions {
+            state.granted.remove(partition);
+            state.epochs.remove(partition);
+        }
+        let waited = self.idle.wait_timeout_while(state, REVOKE_PATIENCE, |state| state.holds > 0);
+        if waited.is_ok_and(|(_, result)| result.timed_out()) {
+            tracing::warn!("partitions are given back while a transaction is still in flight; it will be fenced");
+        }
+    }
+}
+
+/// While this lives, a revoke waits.
+pub struct Hold {
+    ownership: Arc<Ownership>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.ownership.lock().holds -= 1;
+        self.ownership.idle.notify_all();
+    }
+}
+
+/// A change of the assignment, as the poll thread passes it on.
+pub(super) enum Rebalance {
+    Granted(Vec<Partition>),
+    Revoked(Vec<Partition>),
+}
+
+/// librdkafka's callbacks. They run on the poll thread, inside of `poll`.
+pub(super) struct GroupContext {
+    pub(super) ownership: Arc<Ownership>,
+    pub(super) rebalances: Mutex<Vec<Rebalance>>,
+    /// Partitions that librdkafka itself reads: a granted one only after its checkpoint is known.
+    pub(super) assigned: Mutex<HashSet<Partition>>,
+    pub(super) group: String,
+}
+
+impl GroupContext {
+    pub(super) fn assigned(&self) -> MutexGuard<'_, HashSet<Partition>> {
+        self.assigned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn take_rebalances(&self) -> Vec<Rebalance> {
+        std::mem::take(&mut *self.rebalances.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl ClientContext for GroupContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(&self.group, level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(group = self.group, %error, reason, "Kafka client");
+    }
+}
+
+/// librdkafka's own lines: trouble is shown, the rest is for debugging.
+pub(super) fn log(client: &str, level: RDKafkaLogLevel, facility: &str, message: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
+            tracing::warn!(client, facility, "{message}");
+        }
+        _ => tracing::debug!(client, facility, "{message}"),
+    }
+}
+
+impl ConsumerContext for GroupContext {
+    /// Cooperative: what is granted is not read yet, so nothing is assigned here; what is taken
+    /// away waits for the commit in flight.
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, code: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        let partitions: Vec<Partition> =
+            list.elements().iter().map(|element| Partition::new(element.topic(), element.partition())).collect();
+        let (done, rebalance) = match code {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
+                self.ownership.grant(&partitions);
+                (consumer.incremental_assign(&TopicPartitionList::new()), Rebalance::Granted(partitions))
+            }
+            _ => {
+                self.ownership.revoke(&partitions);
+                let mut assigned = self.assigned();
+                let mut read = TopicPartitionList::new();
+                for partition in &partitions {
+                    if assigned.remove(partition) {
+                        read.add_partition(&partition.topic, partition.number);
+                    }
+                }
+                (consumer.incremental_unassign(&read), Rebalance::Revoked(partitions))
+            }
+        };
+        if let Err(error) = done {
+            tracing::warn!(group = self.group, %error, "the rebalance was not taken by the Kafka client");
+        }
+        self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).push(rebalance);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Event, Position};
+
+    fn delivery(partition: &Partition, epoch: u64) -> Delivery {
+        let position = Position { partition: partition.clone(), offset: 0 };
+        Delivery {
+            event: Event { position, topic: 0, timestamp_ms: None, key: None, value: None, headers: vec![] },
+            epoch,
+        }
+    }
+
+    #[test]
+    fn only_the_present_epoch_of_a_granted_partition_is_valid() {
+        let ownership = Arc::new(Ownership::default());
+        let (a, b) = (Partition::new("t", 0), Partition::new("t", 1));
+        assert_eq!(ownership.begin_epoch(&a), None);
+        ownership.grant(&[a.clone(), b.clone()]);
+        let old = ownership.begin_epoch(&a).unwrap();
+        let other = ownership.begin_epoch(&b).unwrap();
+        let new = ownership.begin_epoch(&a).unwrap();
+        let mut batch = vec![delivery(&a, old), delivery(&a, new), delivery(&b, other)];
+        drop(ownership.hold(&mut batch));
+        assert_eq!(batch, [delivery(&a, new), delivery(&b, other)]);
+        ownership.revoke(&[a]);
+        drop(ownership.hold(&mut batch));
+        assert_eq!(batch, [delivery(&b, other)]);
+    }
+
+    #[test]
+    fn a_revoke_waits_for_the_transaction_in_flight() {
+        let ownership = Arc::new(Ownership::default());
+        let hold = ownership.hold(&mut Vec::new());
+        let revoking = std::thread::spawn({
+            let ownership = ownership.clone();
+            move || ownership.revoke(&[])
+        });
+        assert!(!revoking.is_finished());
+        drop(hold);
+        revoking.join().unwrap();
+    }
+}

@@ -1,0 +1,324 @@
+//! The read-model database: rows and checkpoints, moved together or not at all.
+//!
+//! Two stores keep one promise. Postgres writes a batch as few set-wise statements; SQLite lets
+//! the model's own interpreter write. Whatever one refuses, the other refuses as well.
+
+pub mod postgres;
+pub mod sqlite;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use projector_model::interpret::Row;
+use projector_model::{Change, Contract, LookupCall, Rejection};
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::checkpoint::{Checkpoint, Identity};
+use crate::config;
+use crate::event::{Event, Partition};
+use crate::plugin::Failure;
+
+/// A database that holds read models, and the host's own tables beside them.
+///
+/// Every method may be tried again after [`StoreError::Unavailable`].
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// The identity that was created with this store.
+    fn id(&self) -> Uuid;
+
+    /// Makes a component known and, if the projection never had it, the active one; creates the
+    /// projection's tables, indexes and readers' views the first time. All or nothing.
+    async fn install(&self, component: &Component<'_>) -> Result<Installed, StoreError>;
+
+    /// A component's bytes by its digest.
+    async fn component(&self, digest: &str) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// The checkpoints of these partitions, in the order asked; `None` where there is none yet.
+    async fn checkpoints(
+        &self,
+        generation: &Generation,
+        partitions: &[Partition],
+    ) -> Result<Vec<Option<Checkpoint>>, StoreError>;
+
+    /// Creates the first checkpoint of a partition. One that is there stays.
+    async fn begin_partition(
+        &self,
+        generation: &Generation,
+        partition: &Partition,
+        offset: i64,
+        identity: &Identity,
+    ) -> Result<(), StoreError>;
+
+    /// Says, for whoever asks, that a partition is not read, and why; `None`: that it is.
+    async fn set_paused(
+        &self,
+        generation: &Generation,
+        partition: &Partition,
+        reason: Option<&str>,
+    ) -> Result<(), StoreError>;
+
+    /// Says, for whoever asks, that a projection stands still, and why; `None`: that it runs.
+    async fn set_halted(&self, generation: &Generation, reason: Option<&str>) -> Result<(), StoreError>;
+
+    /// Begins the transaction of one batch: checks that `digest` is the active one and keeps it so
+    /// until the end; then, where the contract needs one writer, waits to be that one.
+    async fn begin(&self, deployment: &Deployment) -> Result<Box<dyn Transaction>, StoreError>;
+
+    /// Every projection in this store, as it is committed.
+    async fn overview(&self) -> Result<Vec<Projection>, StoreError>;
+
+    /// Gives connections and locks back.
+    async fn close(&self);
+}
+
+/// The transaction of one batch. Dropped, it leaves nothing behind.
+#[async_trait]
+pub trait Transaction: Send {
+    /// The stored rows that each call finds, whole, in the order of the key; calls in the order
+    /// asked. What this sees stays as it is until the end of the transaction.
+    async fn read(&mut self, calls: &[LookupCall]) -> Result<Vec<Vec<Row>>, StoreError>;
+
+    /// Moves the checkpoints, writes the rows, the dead letters and the counters, and commits.
+    ///
+    /// `Ok`: all of it is durable. An error: none of it is, except after
+    /// [`StoreError::Unavailable`], when the outcome may be unknown: the checkpoints tell.
+    async fn commit(self: Box<Self>, writes: &Writes<'_>) -> Result<(), StoreError>;
+}
+
+/// What is written under: a generation and the plugin that writes.
+#[derive(Clone)]
+pub struct Deployment {
+    pub generation: Generation,
+    pub digest: Arc<str>,
+    pub contract: Arc<Contract>,
+}
+
+/// One build of a projection's tables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generation {
+    /// The store's own key.
+    pub id: i64,
+    pub projection: String,
+    pub number: i32,
+    /// The schema of its tables (Postgres), or the prefix of their names (SQLite).
+    pub schema: String,
+}
+
+pub struct Component<'a> {
+    pub digest: &'a str,
+    pub bytes: &'a [u8],
+    pub contract: &'a Contract,
+}
+
+/// What became of a component that was offered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Installed {
+    pub generation: Generation,
+    /// The digest that is active now: the one offered, unless it was superseded before.
+    pub active: String,
+}
+
+/// Everything that one batch moves.
+pub struct Writes<'a> {
+    pub advances: Vec<Advance>,
+    /// The batch's events that led to changes, in order: `(place in the batch, changes)`.
+    pub changes: Vec<(usize, &'a [Change])>,
+    pub dead: Vec<DeadLetter<'a>>,
+}
+
+/// How one partition's checkpoint moves, and what became of the events in between.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Advance {
+    pub partition: Partition,
+    /// Where the checkpoint must be.
+    pub expected: i64,
+    pub next: i64,
+    pub applied: i64,
+    pub ignored: BTreeMap<String, i64>,
+    pub dead: BTreeMap<String, i64>,
+}
+
+impl Advance {
+    pub fn ignored_count(&self) -> i64 {
+        self.ignored.values().sum()
+    }
+
+    pub fn dead_count(&self) -> i64 {
+        self.dead.values().sum()
+    }
+
+    pub fn read_count(&self) -> i64 {
+        self.applied + self.ignored_count() + self.dead_count()
+    }
+
+    /// `(outcome, code, events)` of everything that was not applied.
+    pub fn outcomes(&self) -> impl Iterator<Item = (&'static str, &str, i64)> {
+        let ignored = self.ignored.iter().map(|(code, events)| ("ignored", code.as_str(), *events));
+        ignored.chain(self.dead.iter().map(|(code, events)| ("dead", code.as_str(), *events)))
+    }
+}
+
+/// An event that could not be projected, and why.
+pub struct DeadLetter<'a> {
+    pub event: &'a Event,
+    pub failure: &'a Failure,
+}
+
+impl DeadLetter<'_> {
+    /// The event's headers as JSON: an array, since names may repeat. A value that is no UTF-8
+    /// stands as `{"hex": …}`.
+    pub fn headers_json(&self) -> serde_json::Value {
+        let shown = |bytes: &Vec<u8>| match std::str::from_utf8(bytes) {
+            // Postgres cannot hold a NUL in a document.
+            Ok(text) if !text.contains('\0') => serde_json::Value::from(text),
+            _ => serde_json::json!({ "hex": hex::encode(bytes) }),
+        };
+        self.event
+            .headers
+            .iter()
+            .map(|header| serde_json::json!({"name": header.name.replace('\0', "\u{fffd}"), "value": header.value.as_ref().map(shown)}))
+            .collect()
+    }
+}
+
+/// A projection as `status` shows it: only what is committed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Projection {
+    pub name: String,
+    pub generation: i32,
+    pub version: String,
+    pub digest: String,
+    /// Why it stands still, if it does.
+    pub halted: Option<String>,
+    pub partitions: Vec<PartitionState>,
+    pub statements: BTreeMap<String, StatementCount>,
+    pub dead_letters: i64,
+    /// The descriptor of the active component.
+    #[serde(skip)]
+    pub descriptor: String,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct PartitionState {
+    pub topic: String,
+    pub partition: i32,
+    pub checkpoint: i64,
+    pub counters: Counters,
+    pub ignored_by_code: BTreeMap<String, i64>,
+    pub dead_by_code: BTreeMap<String, i64>,
+    /// Why it is not read, if it is not.
+    pub paused: Option<String>,
+}
+
+/// The books: `read = applied + ignored + parked + dead + skipped`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Counters {
+    pub read: i64,
+    pub applied: i64,
+    pub ignored: i64,
+    pub parked: i64,
+    pub dead: i64,
+    pub skipped: i64,
+}
+
+impl std::ops::AddAssign for Counters {
+    fn add_assign(&mut self, other: Self) {
+        self.read += other.read;
+        self.applied += other.applied;
+        self.ignored += other.ignored;
+        self.parked += other.parked;
+        self.dead += other.dead;
+        self.skipped += other.skipped;
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct StatementCount {
+    /// Changes that the plugin asked for.
+    pub changes: i64,
+    /// Rows that they touched.
+    pub rows: i64,
+}
+
+/// Why the store did not do what it was asked. What follows is in one place: `failure`.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Gone, full, read-only, locked, in a deadlock: it may well work later.
+    #[error("the database is not available: {0}")]
+    Unavailable(#[source] sqlx::Error),
+    /// Another host moved these checkpoints.
+    #[error("the checkpoint moved: {}", list(.0))]
+    CheckpointMoved(Vec<Partition>),
+    /// Another component is the active one.
+    #[error("component {0} is the active one")]
+    Inactive(String),
+    /// This event's changes are refused, and only they.
+    #[error("{rejection}")]
+    Rejected { event: usize, rejection: Rejection },
+    /// Some event of the batch has values that the database refuses.
+    #[error("the database refuses a value: {0}")]
+    Data(#[source] sqlx::Error),
+    /// The tables are not as the host made them.
+    #[error("the tables were changed by hand: {0}")]
+    Drift(#[source] sqlx::Error),
+    /// A component's tables or topics differ from those of the projection as it is.
+    #[error("{0}")]
+    Layout(String),
+    /// The store itself cannot be used as it is; the message says what to do.
+    #[error("{0}")]
+    Unusable(String),
+}
+
+fn list(partitions: &[Partition]) -> String {
+    partitions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Opens a store by the scheme of its URL, and brings the host's own tables up to date.
+pub async fn open(settings: &config::Store) -> Result<Arc<dyn Store>, StoreError> {
+    match settings.url.split_once("://").map(|(scheme, _)| scheme) {
+        Some("postgres" | "postgresql") => Ok(Arc::new(postgres::Postgres::open(settings).await?)),
+        Some("sqlite") => Ok(Arc::new(sqlite::Sqlite::open(settings).await?)),
+        _ => Err(StoreError::Unusable("a store's url begins with postgres:// or sqlite://".into())),
+    }
+}
+
+/// Opens a store to look at it, beside a host that uses it.
+pub async fn open_to_read(settings: &config::Store) -> Result<Arc<dyn Store>, StoreError> {
+    match settings.url.split_once("://").map(|(scheme, _)| scheme) {
+        Some("sqlite") => Ok(Arc::new(sqlite::Sqlite::open_to_read(settings).await?)),
+        _ => open(settings).await,
+    }
+}
+
+/// What must be the same for a component to take over the tables that another one made.
+fn check_layout(active: &projector_model::Descriptor, offered: &projector_model::Descriptor) -> Result<(), StoreError> {
+    let names = |descriptor: &projector_model::Descriptor| {
+        let mut names: Vec<_> = descriptor.topics.iter().map(|topic| topic.name.clone()).collect();
+        names.sort();
+        names
+    };
+    let differs = if active.tables != offered.tables {
+        "its tables"
+    } else if names(active) != names(offered) {
+        "its topics"
+    } else if active.revision != offered.revision {
+        "its revision"
+    } else {
+        return Ok(());
+    };
+    Err(StoreError::Layout(format!(
+        "version {} changes {differs}, so its rows must be built anew, and this host does not do that yet; version {} goes on",
+        offered.version, active.version
+    )))
+}
+
+/// The name of the schema for readers, and the prefix of a generation's own.
+fn schema_name(projection: &str) -> String {
+    projection.replace('-', "_")
+}
+
+fn generation_schema(projection: &str, number: i32) -> String {
+    format!("{}_g{number}", schema_name(projection))
+}

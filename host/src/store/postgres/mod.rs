@@ -1,0 +1,436 @@
+//! Postgres: set-wise statements over `UNNEST` arrays, several hosts at once.
+
+mod errors;
+mod statements;
+mod tables;
+mod transaction;
+mod values;
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use projector_model::{Contract, Descriptor};
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions, Row};
+use uuid::Uuid;
+
+use super::{
+    Component, Counters, Deployment, Generation, Installed, PartitionState, Projection, StatementCount, Store,
+    StoreError, Transaction, check_layout, generation_schema, schema_name,
+};
+use crate::checkpoint::{Checkpoint, Identity};
+use crate::config;
+use crate::event::Partition;
+use errors::classify;
+use statements::Statements;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/postgres");
+
+/// Holds the first argument of every advisory lock of the host's: "PRJ" in ASCII.
+const ADVISORY_CLASS: i32 = 0x0050_524a;
+
+pub struct Postgres {
+    pool: PgPool,
+    id: Uuid,
+    /// The SQL of each deployment, built once: by generation and digest.
+    statements: Mutex<HashMap<(i64, Arc<str>), Arc<Statements>>>,
+}
+
+impl Postgres {
+    /// Connects, and brings the host's own tables up to date.
+    pub async fn open(settings: &config::Store) -> Result<Self, StoreError> {
+        let wrong = |error: sqlx::Error| StoreError::Unusable(format!("the store's url cannot be used: {error}"));
+        let milliseconds = |timeout: Duration| timeout.as_millis().to_string();
+        let options = PgConnectOptions::from_str(&settings.url)
+            .map_err(wrong)?
+            .application_name("projector")
+            .statement_cache_capacity(1_000)
+            .log_statements(tracing::log::LevelFilter::Off)
+            .log_slow_statements(tracing::log::LevelFilter::Off, Duration::from_secs(1))
+            .options([
+                ("statement_timeout", milliseconds(settings.statement_timeout)),
+                ("lock_timeout", milliseconds(settings.lock_timeout)),
+                ("idle_in_transaction_session_timeout", milliseconds(settings.idle_in_transaction_timeout)),
+                ("tcp_user_timeout", milliseconds(settings.idle_in_transaction_timeout)),
+                ("tcp_keepalives_idle", "10".into()),
+                ("tcp_keepalives_interval", "5".into()),
+                ("tcp_keepalives_count", "3".into()),
+                // What is committed is durable, whatever the server's default.
+                ("synchronous_commit", "on".into()),
+                ("default_transaction_isolation", "read committed".into()),
+                ("timezone", "UTC".into()),
+            ]);
+        let pool = PgPoolOptions::new()
+            .max_connections(settings.connections)
+            .acquire_timeout(Duration::from_secs(10))
+            .test_before_acquire(false)
+            .connect_with(options)
+            .await
+            .map_err(StoreError::Unavailable)?;
+        migrate(&pool).await?;
+        let id = sqlx::query_scalar("select id from projector.store").fetch_one(&pool).await.map_err(classify)?;
+        Ok(Self { pool, id, statements: Mutex::default() })
+    }
+
+    fn statements(&self, deployment: &Deployment) -> Arc<Statements> {
+        let mut known = self.statements.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (deployment.generation.id, deployment.digest.clone());
+        known
+            .entry(key)
+            .or_insert_with(|| Arc::new(Statements::of(&deployment.contract, &deployment.generation.schema)))
+            .clone()
+    }
+}
+
+/// The host's own tables, in a schema of their own; hosts that start together wait for each other.
+async fn migrate(pool: &PgPool) -> Result<(), StoreError> {
+    let mut connection = pool.acquire().await.map_err(classify)?;
+    // sqlx keeps its ledger in the first schema of the search path.
+    for statement in ["create schema if not exists projector", "set search_path to projector"] {
+        if let Err(error) = sqlx::query(statement).execute(&mut *connection).await {
+            // Two hosts at once: the other one made it.
+            let duplicate = error.as_database_error().is_some_and(|error| error.is_unique_violation());
+            if !duplicate {
+                return Err(classify(error));
+            }
+        }
+    }
+    let mut migrator = Migrator { ..Migrator::DEFAULT };
+    migrator.migrations = MIGRATIONS.migrations.clone();
+    // A host one version older still runs beside this one.
+    migrator.set_ignore_missing(true);
+    let migrated = migrator.run(&mut *connection).await;
+    sqlx::query("reset search_path").execute(&mut *connection).await.map_err(classify)?;
+    migrated.map_err(|error| match error {
+        sqlx::migrate::MigrateError::Execute(error) => classify(error),
+        error => StoreError::Unusable(format!("the host's own tables cannot be brought up to date: {error}")),
+    })
+}
+
+#[async_trait]
+impl Store for Postgres {
+    fn id(&self) -> Uuid {
+        self.id
+    }
+
+    async fn install(&self, component: &Component<'_>) -> Result<Installed, StoreError> {
+        let contract = component.contract;
+        let mut tx = self.pool.begin().await.map_err(classify)?;
+        // One host at a time decides about a name.
+        sqlx::query("select pg_advisory_xact_lock($1, hashtext($2))")
+            .bind(ADVISORY_CLASS)
+            .bind(contract.name())
+            .execute(&mut *tx)
+            .await
+            .map_err(classify)?;
+        let newest = sqlx::query(
+            "select g.id, g.number, g.table_schema, g.active_digest, c.descriptor::text
+             from projector.generation g join projector.component c on c.digest = g.active_digest
+             where g.projection = $1 order by g.number desc limit 1",
+        )
+        .bind(contract.name())
+        .fetch_optional(&mut *tx)
+        .await
+        .map_err(classify)?;
+        let Some(newest) = newest else {
+            let generation = create(&mut tx, component).await?;
+            tx.commit().await.map_err(classify)?;
+            return Ok(Installed { generation, active: component.digest.to_owned() });
+        };
+        let generation = Generation {
+            id: newest.get(0),
+            projection: contract.name().to_owned(),
+            number: newest.get(1),
+            schema: newest.get(2),
+        };
+        let active: String = newest.get(3);
+        if active == component.digest {
+            return Ok(Installed { generation, active });
+        }
+        let superseded: bool = sqlx::query_scalar(
+            "select exists (select from projector.activation where generation_id = $1 and digest = $2)",
+        )
+        .bind(generation.id)
+        .bind(component.digest)
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(classify)?;
+        if superseded {
+            return Ok(Installed { generation, active });
+        }
+        let stored: String = newest.get(4);
+        let descriptor = Descriptor::from_json(&stored)
+            .map_err(|problems| StoreError::Unusable(format!("the active component's descriptor: {problems}")))?;
+        check_layout(&descriptor, &contract.descriptor)?;
+        store_component(&mut tx, component).await?;
+        // Waits for the transactions in flight, which hold this row, and they see it after.
+        sqlx::query("update projector.generation set active_digest = $2, halted = null where id = $1")
+            .bind(generation.id)
+            .bind(component.digest)
+            .execute(&mut *tx)
+            .await
+            .map_err(classify)?;
+        activate(&mut tx, generation.id, component.digest).await?;
+        tx.commit().await.map_err(classify)?;
+        Ok(Installed { generation, active: component.digest.to_owned() })
+    }
+
+    async fn component(&self, digest: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        sqlx::query_scalar("select bytes from projector.component where digest = $1")
+            .bind(digest)
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(classify)
+    }
+
+    async fn checkpoints(
+        &self,
+        generation: &Generation,
+        partitions: &[Partition],
+    ) -> Result<Vec<Option<Checkpoint>>, StoreError> {
+        let topics: Vec<&str> = partitions.iter().map(|partition| &*partition.topic).collect();
+        let numbers: Vec<i32> = partitions.iter().map(|partition| partition.number).collect();
+        let rows = sqlx::query(
+            "select c.next_offset, c.topic_id, c.cluster_id
+             from unnest($2::text[], $3::int4[]) with ordinality as u(topic, partition, ord)
+             left join projector.checkpoint c
+               on c.generation_id = $1 and c.topic = u.topic and c.partition = u.partition
+             order by u.ord",
+        )
+        .bind(generation.id)
+        .bind(topics)
+        .bind(numbers)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(classify)?;
+        Ok(rows
+            .iter()
+            .map(|row| {
+                let next_offset: Option<i64> = row.get(0);
+                let identity = Identity { topic_id: row.get(1), cluster_id: row.get(2) };
+                next_offset.map(|next_offset| Checkpoint { next_offset, identity })
+            })
+            .collect())
+    }
+
+    async fn begin_partition(
+        &self,
+        generation: &Generation,
+        partition: &Partition,
+        offset: i64,
+        identity: &Identity,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "insert into projector.checkpoint
+               (generation_id, topic, partition, next_offset, first_offset, topic_id, cluster_id)
+             values ($1, $2, $3, $4, $4, $5, $6) on conflict do nothing",
+        )
+        .bind(generation.id)
+        .bind(&*partition.topic)
+        .bind(partition.number)
+        .bind(offset)
+        .bind(&identity.topic_id)
+        .bind(&identity.cluster_id)
+        .execute(&self.pool)
+        .await
+        .map_err(classify)?;
+        Ok(())
+    }
+
+    async fn set_paused(
+        &self,
+        generation: &Generation,
+        partition: &Partition,
+        reason: Option<&str>,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "update projector.checkpoint set paused = $4
+             where generation_id = $1 and topic = $2 and partition = $3 and paused is distinct from $4",
+        )
+        .bind(generation.id)
+        .bind(&*partition.topic)
+        .bind(partition.number)
+        .bind(reason)
+        .execute(&self.pool)
+        .await
+        .map_err(classify)?;
+        Ok(())
+    }
+
+    async fn set_halted(&self, generation: &Generation, reason: Option<&str>) -> Result<(), StoreError> {
+        sqlx::query("update projector.generation set halted = $2 where id = $1 and halted is distinct from $2")
+            .bind(generation.id)
+            .bind(reason)
+            .execute(&self.pool)
+            .await
+            .map_err(classify)?;
+        Ok(())
+    }
+
+    async fn begin(&self, deployment: &Deployment) -> Result<Box<dyn Transaction>, StoreError> {
+        let statements = self.statements(deployment);
+        Ok(Box::new(transaction::begin(&self.pool, deployment, statements).await?))
+    }
+
+    async fn overview(&self) -> Result<Vec<Projection>, StoreError> {
+        let rows = sqlx::query(
+            "select g.id, g.projection, g.number, g.active_digest, g.halted, c.version, c.descriptor::text,
+               (select count(*) from projector.dead_letter d where d.generation_id = g.id)
+             from projector.generation g join projector.component c on c.digest = g.active_digest
+             order by g.projection, g.number",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(classify)?;
+        let mut projections = Vec::with_capacity(rows.len());
+        for row in rows {
+            let id: i64 = row.get(0);
+            projections.push(Projection {
+                name: row.get(1),
+                generation: row.get(2),
+                digest: row.get(3),
+                halted: row.get(4),
+                version: row.get(5),
+                descriptor: row.get(6),
+                dead_letters: row.get(7),
+                partitions: partition_states(&self.pool, id).await?,
+                statements: statement_counts(&self.pool, id).await?,
+            });
+        }
+        Ok(projections)
+    }
+
+    async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+async fn create(
+    tx: &mut sqlx::Transaction<'static, sqlx::Postgres>,
+    component: &Component<'_>,
+) -> Result<Generation, StoreError> {
+    let contract: &Contract = component.contract;
+    let schema = generation_schema(contract.name(), 1);
+    store_component(tx, component).await?;
+    let id: i64 = sqlx::query_scalar(
+        "insert into projector.generation (projection, number, revision, table_schema, active_digest)
+         values ($1, 1, $2, $3, $4) returning id",
+    )
+    .bind(contract.name())
+    .bind(contract.descriptor.revision as i32)
+    .bind(&schema)
+    .bind(component.digest)
+    .fetch_one(&mut **tx)
+    .await
+    .map_err(classify)?;
+    activate(tx, id, component.digest).await?;
+    for statement in tables::create(contract, &schema, &schema_name(contract.name())) {
+        sqlx::query(AssertSqlSafe(statement)).execute(&mut **tx).await.map_err(|error| {
+            match error.as_database_error().and_then(|error| error.code()).as_deref() {
+                Some("42P06") => StoreError::Unusable(format!(
+                    "the database has a schema of the projection's name already ({error}); Projector made none: rename the projection, or give it a database of its own (`store`)"
+                )),
+                _ => classify(error),
+            }
+        })?;
+    }
+    Ok(Generation { id, projection: contract.name().to_owned(), number: 1, schema })
+}
+
+async fn store_component(
+    tx: &mut sqlx::Transaction<'static, sqlx::Postgres>,
+    component: &Component<'_>,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "insert into projector.component (digest, version, bytes, descriptor) values ($1, $2, $3, $4::text::jsonb)
+         on conflict do nothing",
+    )
+    .bind(component.digest)
+    .bind(&component.contract.descriptor.version)
+    .bind(component.bytes)
+    .bind(component.contract.descriptor.to_json())
+    .execute(&mut **tx)
+    .await
+    .map_err(classify)?;
+    Ok(())
+}
+
+async fn activate(
+    tx: &mut sqlx::Transaction<'static, sqlx::Postgres>,
+    generation: i64,
+    digest: &str,
+) -> Result<(), StoreError> {
+    sqlx::query("insert into projector.activation (generation_id, digest) values ($1, $2)")
+        .bind(generation)
+        .bind(digest)
+        .execute(&mut **tx)
+        .await
+        .map_err(classify)?;
+    Ok(())
+}
+
+async fn partition_states(pool: &PgPool, generation: i64) -> Result<Vec<PartitionState>, StoreError> {
+    let mut codes: BTreeMap<(String, i32, String), BTreeMap<String, i64>> = BTreeMap::new();
+    let outcomes = sqlx::query(
+        "select topic, partition, outcome, code, events from projector.outcome where generation_id = $1",
+    )
+    .bind(generation)
+    .fetch_all(pool)
+    .await
+    .map_err(classify)?;
+    for row in outcomes {
+        codes.entry((row.get(0), row.get(1), row.get(2))).or_default().insert(row.get(3), row.get(4));
+    }
+    let rows = sqlx::query(
+        "select topic, partition, next_offset, read, applied, ignored, parked, dead, skipped, paused
+         from projector.checkpoint where generation_id = $1 order by topic, partition",
+    )
+    .bind(generation)
+    .fetch_all(pool)
+    .await
+    .map_err(classify)?;
+    Ok(rows
+        .iter()
+        .map(|row| {
+            let (topic, partition): (String, i32) = (row.get(0), row.get(1));
+            let mut by_code = |outcome: &str| {
+                codes.remove(&(topic.clone(), partition, outcome.to_owned())).unwrap_or_default()
+            };
+            PartitionState {
+                ignored_by_code: by_code("ignored"),
+                dead_by_code: by_code("dead"),
+                topic: topic.clone(),
+                partition,
+                checkpoint: row.get(2),
+                counters: Counters {
+                    read: row.get(3),
+                    applied: row.get(4),
+                    ignored: row.get(5),
+                    parked: row.get(6),
+                    dead: row.get(7),
+                    skipped: row.get(8),
+                },
+                paused: row.get(9),
+            }
+        })
+        .collect())
+}
+
+async fn statement_counts(pool: &PgPool, generation: i64) -> Result<BTreeMap<String, StatementCount>, StoreError> {
+    let rows = sqlx::query("select statement, sum(changes)::int8, sum(rows)::int8 from projector.effect
+         where generation_id = $1 group by statement",
+    )
+        .bind(generation)
+        .fetch_all(pool)
+        .await
+        .map_err(classify)?;
+    Ok(rows
+        .iter()
+        .map(|row| (row.get(0), StatementCount { changes: row.get(1), rows: row.get(2) }))
+        .collect())
+}

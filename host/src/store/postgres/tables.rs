@@ -1,0 +1,91 @@
+//! A projection's tables, indexes and readers' views, from its contract.
+
+use projector_model::contract::{Column, Table};
+use projector_model::descriptor::IndexKind;
+use projector_model::{Contract, Type};
+
+/// The column of a tombstone's flag. Authors' own identifiers never begin with an underscore.
+pub(super) const DELETED: &str = "\"_deleted\"";
+
+/// The statements that create everything, in order. `schema` is the generation's own, `readers`
+/// the one that readers know.
+pub(super) fn create(contract: &Contract, schema: &str, readers: &str) -> Vec<String> {
+    let mut statements = vec![format!("create schema {}", quote(schema)), format!("create schema {}", quote(readers))];
+    for table in &contract.tables {
+        statements.push(create_table(table, schema));
+        statements.extend(table.indexes.iter().enumerate().map(|(at, index)| {
+            let columns: Vec<_> = table.column_names(&index.columns).map(quote).collect();
+            let (method, class) = match index.kind {
+                IndexKind::Ordered => ("btree", ""),
+                IndexKind::Contains => ("gin", " jsonb_path_ops"),
+            };
+            let name = format!("{}_{}", &table.name[..table.name.len().min(50)], at + 1);
+            let on = qualified(schema, &table.name);
+            format!("create index {} on {on} using {method} ({}{class})", quote(&name), columns.join(", "))
+        }));
+        statements.push(create_view(table, schema, readers));
+    }
+    statements
+}
+
+fn create_table(table: &Table, schema: &str) -> String {
+    let mut parts: Vec<String> = table
+        .columns
+        .iter()
+        .enumerate()
+        .map(|(at, column)| {
+            // A tombstone has only its key and version.
+            let may_be_null = column.nullable || (table.has_tombstones && !table.is_key_column(at));
+            format!("{} {}{}", quote(&column.name), sql_type(column), if may_be_null { "" } else { " not null" })
+        })
+        .collect();
+    if table.has_tombstones {
+        parts.push(format!("{DELETED} boolean not null default false"));
+        let not_null: Vec<_> = (0..table.columns.len())
+            .filter(|at| !table.columns[*at].nullable && !table.is_key_column(*at))
+            .map(|at| format!("{} is not null", quote(&table.columns[at].name)))
+            .collect();
+        if !not_null.is_empty() {
+            parts.push(format!("check ({DELETED} or ({}))", not_null.join(" and ")));
+        }
+    }
+    let key: Vec<_> = table.column_names(&table.key).map(quote).collect();
+    parts.push(format!("primary key ({})", key.join(", ")));
+    format!("create table {} (\n  {}\n)", qualified(schema, &table.name), parts.join(",\n  "))
+}
+
+fn create_view(table: &Table, schema: &str, readers: &str) -> String {
+    let columns: Vec<_> = table.columns.iter().map(|column| quote(&column.name)).collect();
+    let visible = if table.has_tombstones { format!(" where not {DELETED}") } else { String::new() };
+    format!(
+        "create view {} as select {} from {}{visible}",
+        qualified(readers, &table.name),
+        columns.join(", "),
+        qualified(schema, &table.name)
+    )
+}
+
+fn sql_type(column: &Column) -> String {
+    match column.ty {
+        Type::Boolean => "boolean".into(),
+        Type::Int64 => "bigint".into(),
+        Type::Float64 => "double precision".into(),
+        Type::Decimal { precision, scale } => format!("numeric({precision}, {scale})"),
+        Type::Text => "text collate \"C\"".into(),
+        Type::Bytes => "bytea".into(),
+        Type::Json => "jsonb".into(),
+        Type::Timestamp => "timestamptz".into(),
+        Type::Date => "date".into(),
+        Type::Uuid => "uuid".into(),
+    }
+}
+
+/// Quotes an identifier. The contract's check lets no quote through; this doubles them all the
+/// same.
+pub(super) fn quote(identifier: &str) -> String {
+    format!("\"{}\"", identifier.replace('"', "\"\""))
+}
+
+pub(super) fn qualified(schema: &str, table: &str) -> String {
+    format!("{}.{}", quote(schema), quote(table))
+}

@@ -1,0 +1,285 @@
+//! One batch, one transaction.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use projector_model::change::codes;
+use projector_model::interpret::{self, Row};
+use projector_model::{LookupCall, Rejection, Value};
+use sqlx::postgres::{PgArguments, PgPool};
+use sqlx::{AssertSqlSafe, Row as _};
+
+use super::errors::classify;
+use super::statements::Statements;
+use super::values::{self, Timestamp};
+use super::ADVISORY_CLASS;
+use crate::event::Partition;
+use crate::failpoint;
+use crate::plan::{self, Step};
+use crate::store::{Advance, DeadLetter, Deployment, StoreError, Transaction, Writes};
+
+pub(super) struct Batch {
+    tx: sqlx::Transaction<'static, sqlx::Postgres>,
+    deployment: Deployment,
+    statements: Arc<Statements>,
+}
+
+pub(super) async fn begin(
+    pool: &PgPool,
+    deployment: &Deployment,
+    statements: Arc<Statements>,
+) -> Result<Batch, StoreError> {
+    let mut tx = pool.begin().await.map_err(classify)?;
+    let generation = deployment.generation.id;
+    let active: String = sqlx::query_scalar("select active_digest from projector.generation where id = $1 for share")
+        .bind(generation)
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(classify)?;
+    if active != *deployment.digest {
+        return Err(StoreError::Inactive(active));
+    }
+    if deployment.contract.needs_one_writer() {
+        sqlx::query("select pg_advisory_xact_lock($1, $2)")
+            .bind(ADVISORY_CLASS)
+            // A host has far fewer generations than an int4 has values.
+            .bind(generation as i32)
+            .execute(&mut *tx)
+            .await
+            .map_err(classify)?;
+    }
+    Ok(Batch { tx, deployment: deployment.clone(), statements })
+}
+
+#[async_trait]
+impl Transaction for Batch {
+    async fn read(&mut self, calls: &[LookupCall]) -> Result<Vec<Vec<Row>>, StoreError> {
+        let mut found = vec![Vec::new(); calls.len()];
+        let contract = self.deployment.contract.clone();
+        for (index, lookup) in contract.lookups.iter().enumerate() {
+            let asked: Vec<usize> = (0..calls.len()).filter(|at| usize::from(calls[*at].lookup) == index).collect();
+            if asked.is_empty() {
+                continue;
+            }
+            let table = &contract.tables[lookup.table];
+            let mut arguments = PgArguments::default();
+            for (at, column) in lookup.by.iter().enumerate() {
+                let values = asked.iter().map(|call| &calls[*call].arguments[at]);
+                values::bind(&mut arguments, table.columns[*column].ty, values).map_err(encoding)?;
+            }
+            let sql = AssertSqlSafe(self.statements.lookups[index].clone());
+            let rows = sqlx::query_with(sql, arguments).fetch_all(&mut *self.tx).await.map_err(classify)?;
+            for row in rows {
+                let ordinal: i64 = row.get(0);
+                let values = table
+                    .columns
+                    .iter()
+                    .enumerate()
+                    .map(|(at, column)| values::decode(&row, at + 1, column.ty))
+                    .collect::<Result<Vec<Value>, _>>()
+                    .map_err(StoreError::Drift)?;
+                found[asked[(ordinal - 1) as usize]].push(Row { values, tombstone: false });
+            }
+        }
+        Ok(found)
+    }
+
+    async fn commit(mut self: Box<Self>, writes: &Writes<'_>) -> Result<(), StoreError> {
+        failpoint::reached(failpoint::BEFORE_WRITE);
+        self.advance(&writes.advances).await?;
+        let changes = writes.changes.iter().flat_map(|(event, changes)| changes.iter().map(|change| (*event, change)));
+        let steps = plan::plan(&self.deployment.contract, changes);
+        let mut effects = vec![(0, 0); self.deployment.contract.writes.len()];
+        for step in &steps {
+            let rows = self.execute(step).await?;
+            let (all_changes, all_rows) = &mut effects[usize::from(step.statement)];
+            *all_changes += step.changes as i64;
+            *all_rows += rows as i64;
+        }
+        self.bury(&writes.dead).await?;
+        self.count(&writes.advances, &effects).await?;
+        failpoint::reached(failpoint::BEFORE_COMMIT);
+        self.tx.commit().await.map_err(classify)?;
+        failpoint::reached(failpoint::AFTER_COMMIT);
+        Ok(())
+    }
+}
+
+impl Batch {
+    fn generation(&self) -> i64 {
+        self.deployment.generation.id
+    }
+
+    /// Compares and sets every partition's checkpoint.
+    async fn advance(&mut self, advances: &[Advance]) -> Result<(), StoreError> {
+        let column = |of: fn(&Advance) -> i64| advances.iter().map(of).collect::<Vec<i64>>();
+        let moved = sqlx::query(
+            "update projector.checkpoint c
+             set next_offset = u.next, read = c.read + u.applied + u.ignored + u.dead, applied = c.applied + u.applied,
+                 ignored = c.ignored + u.ignored, dead = c.dead + u.dead, paused = null, updated_at = now()
+             from unnest($2::text[], $3::int4[], $4::int8[], $5::int8[], $6::int8[], $7::int8[], $8::int8[])
+               as u(topic, partition, expected, next, applied, ignored, dead)
+             where c.generation_id = $1 and c.topic = u.topic and c.partition = u.partition
+               and c.next_offset = u.expected
+             returning c.topic, c.partition",
+        )
+        .bind(self.generation())
+        .bind(advances.iter().map(|advance| &*advance.partition.topic).collect::<Vec<&str>>())
+        .bind(advances.iter().map(|advance| advance.partition.number).collect::<Vec<i32>>())
+        .bind(column(|advance| advance.expected))
+        .bind(column(|advance| advance.next))
+        .bind(column(|advance| advance.applied))
+        .bind(column(Advance::ignored_count))
+        .bind(column(Advance::dead_count))
+        .fetch_all(&mut *self.tx)
+        .await
+        .map_err(classify)?;
+        if moved.len() == advances.len() {
+            return Ok(());
+        }
+        let moved: Vec<(String, i32)> = moved.iter().map(|row| (row.get(0), row.get(1))).collect();
+        let as_expected = |partition: &Partition| {
+            moved.iter().any(|(topic, number)| **topic == *partition.topic && *number == partition.number)
+        };
+        let others = advances.iter().map(|advance| &advance.partition).filter(|partition| !as_expected(partition));
+        Err(StoreError::CheckpointMoved(others.cloned().collect()))
+    }
+
+    /// Runs one planned statement; returns the rows that it touched.
+    async fn execute(&mut self, step: &Step) -> Result<u64, StoreError> {
+        let statement = &self.statements.writes[usize::from(step.statement)];
+        let arguments = || -> Result<PgArguments, StoreError> {
+            let mut arguments = PgArguments::default();
+            for (at, ty) in statement.types.iter().enumerate() {
+                let values = step.rows.iter().map(|row| &row.arguments[at]);
+                values::bind(&mut arguments, *ty, values).map_err(encoding)?;
+            }
+            Ok(arguments)
+        };
+        if let Some(first_miss) = &statement.first_miss {
+            let missed: Option<i64> = sqlx::query_scalar_with(AssertSqlSafe(first_miss.clone()), arguments()?)
+                .fetch_optional(&mut *self.tx)
+                .await
+                .map_err(classify)?;
+            if let Some(ordinal) = missed {
+                let row = &step.rows[(ordinal - 1) as usize];
+                let write = &self.deployment.contract.writes[usize::from(step.statement)];
+                let table = &self.deployment.contract.tables[write.table];
+                let rejection = interpret::missed(write, table, &row.arguments[..write.by.len()]);
+                return Err(StoreError::Rejected { event: row.event, rejection });
+            }
+        }
+        let done = sqlx::query_with(AssertSqlSafe(statement.sql.clone()), arguments()?)
+            .execute(&mut *self.tx)
+            .await
+            .map_err(|error| refused(step, error))?;
+        Ok(done.rows_affected())
+    }
+
+    async fn bury(&mut self, dead: &[DeadLetter<'_>]) -> Result<(), StoreError> {
+        if dead.is_empty() {
+            return Ok(());
+        }
+        let events = || dead.iter().map(|letter| letter.event);
+        let failures = || dead.iter().map(|letter| letter.failure);
+        sqlx::query(
+            "insert into projector.dead_letter
+               (generation_id, digest, topic, partition, \"offset\", recorded_at, key, payload, headers, kind, code, detail)
+             select $1, $2, u.topic, u.partition, u.\"offset\", u.recorded_at, u.key, u.payload, u.headers::jsonb, u.kind,
+               u.code, u.detail
+             from unnest($3::text[], $4::int4[], $5::int8[], $6::timestamptz[], $7::bytea[], $8::bytea[], $9::text[],
+               $10::text[], $11::text[], $12::text[])
+               as u(topic, partition, \"offset\", recorded_at, key, payload, headers, kind, code, detail)",
+        )
+        .bind(self.generation())
+        .bind(&*self.deployment.digest)
+        .bind(events().map(|event| &*event.position.partition.topic).collect::<Vec<&str>>())
+        .bind(events().map(|event| event.position.partition.number).collect::<Vec<i32>>())
+        .bind(events().map(|event| event.position.offset).collect::<Vec<i64>>())
+        .bind(events().map(|event| event.timestamp_ms.and_then(recorded_at)).collect::<Vec<_>>())
+        .bind(events().map(|event| event.key.as_deref()).collect::<Vec<_>>())
+        .bind(events().map(|event| event.value.as_deref()).collect::<Vec<_>>())
+        .bind(dead.iter().map(|letter| letter.headers_json().to_string()).collect::<Vec<_>>())
+        .bind(failures().map(|failure| failure.kind.as_str()).collect::<Vec<_>>())
+        .bind(failures().map(|failure| failure.code.as_str()).collect::<Vec<_>>())
+        .bind(failures().map(|failure| failure.detail.as_str()).collect::<Vec<_>>())
+        .execute(&mut *self.tx)
+        .await
+        .map_err(classify)?;
+        Ok(())
+    }
+
+    /// Counts outcomes by code and effects by statement.
+    async fn count(&mut self, advances: &[Advance], effects: &[(i64, i64)]) -> Result<(), StoreError> {
+        let outcomes: Vec<(&Partition, &str, &str, i64)> = advances
+            .iter()
+            .flat_map(|advance| {
+                advance.outcomes().map(|(outcome, code, events)| (&advance.partition, outcome, code, events))
+            })
+            .collect();
+        if !outcomes.is_empty() {
+            sqlx::query(
+                "insert into projector.outcome as o (generation_id, topic, partition, outcome, code, events)
+                 select $1, u.topic, u.partition, u.outcome, u.code, u.events
+                 from unnest($2::text[], $3::int4[], $4::text[], $5::text[], $6::int8[])
+                   as u(topic, partition, outcome, code, events)
+                 on conflict (generation_id, topic, partition, outcome, code)
+                 do update set events = o.events + excluded.events",
+            )
+            .bind(self.generation())
+            .bind(outcomes.iter().map(|(partition, ..)| &*partition.topic).collect::<Vec<&str>>())
+            .bind(outcomes.iter().map(|(partition, ..)| partition.number).collect::<Vec<i32>>())
+            .bind(outcomes.iter().map(|(_, outcome, ..)| *outcome).collect::<Vec<&str>>())
+            .bind(outcomes.iter().map(|(_, _, code, _)| *code).collect::<Vec<&str>>())
+            .bind(outcomes.iter().map(|(.., events)| *events).collect::<Vec<i64>>())
+            .execute(&mut *self.tx)
+            .await
+            .map_err(classify)?;
+        }
+        let called: Vec<(usize, (i64, i64))> =
+            effects.iter().copied().enumerate().filter(|(_, (changes, _))| *changes > 0).collect();
+        if let (false, Some(advance)) = (called.is_empty(), advances.first()) {
+            let writes = &self.deployment.contract.writes;
+            sqlx::query(
+                "insert into projector.effect as e (generation_id, topic, partition, statement, changes, rows)
+                 select $1, $5, $6, u.statement, u.changes, u.rows
+                 from unnest($2::text[], $3::int8[], $4::int8[]) as u(statement, changes, rows)
+                 on conflict (generation_id, topic, partition, statement)
+                 do update set changes = e.changes + excluded.changes, rows = e.rows + excluded.rows",
+            )
+            .bind(self.generation())
+            .bind(called.iter().map(|(statement, _)| writes[*statement].name.as_str()).collect::<Vec<&str>>())
+            .bind(called.iter().map(|(_, (changes, _))| *changes).collect::<Vec<i64>>())
+            .bind(called.iter().map(|(_, (_, rows))| *rows).collect::<Vec<i64>>())
+            .bind(&*advance.partition.topic)
+            .bind(advance.partition.number)
+            .execute(&mut *self.tx)
+            .await
+            .map_err(classify)?;
+        }
+        Ok(())
+    }
+}
+
+/// A statement of a single row that the database refuses names its event.
+fn refused(step: &Step, error: sqlx::Error) -> StoreError {
+    let overflow = error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "22003");
+    match (classify(error), step.changes) {
+        (StoreError::Data(error), 1) if overflow => StoreError::Rejected {
+            event: step.rows[0].event,
+            rejection: Rejection::new(codes::OVERFLOW, error.to_string()),
+        },
+        (error, _) => error,
+    }
+}
+
+/// A record's timestamp, unless a producer's clock puts it where no database can.
+fn recorded_at(timestamp_ms: i64) -> Option<Timestamp> {
+    let micros = timestamp_ms.checked_mul(1_000)?;
+    projector_model::value::TIMESTAMP_RANGE.contains(&micros).then_some(Timestamp(micros))
+}
+
+/// Values that fit their columns can be encoded; the batch would fail the same way again.
+fn encoding(error: sqlx::error::BoxDynError) -> StoreError {
+    StoreError::Unusable(format!("a value cannot be encoded: {error}"))
+}

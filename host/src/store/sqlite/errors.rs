@@ -1,0 +1,19 @@
+//! What a SQLite error means: one match over its result code.
+
+use crate::store::StoreError;
+
+/// Primary result codes as in SQLite's own list.
+pub(super) fn classify(error: sqlx::Error) -> StoreError {
+    const ERROR: i32 = 1;
+    const TOO_BIG: i32 = 18;
+    const CONSTRAINT: i32 = 19;
+    const MISMATCH: i32 = 20;
+    let code = error.as_database_error().and_then(|error| error.code()).and_then(|code| code.parse::<i32>().ok());
+    match code.map(|extended| extended & 0xff) {
+        Some(CONSTRAINT | MISMATCH | TOO_BIG) => StoreError::Data(error),
+        // No such table or column.
+        Some(ERROR) => StoreError::Drift(error),
+        // Busy, locked, full, read-only, an I/O error.
+        _ => StoreError::Unavailable(error),
+    }
+}

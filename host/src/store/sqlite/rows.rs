@@ -1,0 +1,203 @@
+//! Rows of a projection's table: found by the values of some columns, written and deleted by key.
+
+use projector_model::contract::Table;
+use projector_model::interpret::{Key, Row};
+use projector_model::{Type, Value};
+use sqlx::sqlite::{SqliteArguments, SqliteRow};
+use sqlx::{Arguments, AssertSqlSafe, Row as _, SqliteConnection};
+use uuid::Uuid;
+
+use super::errors::classify;
+use super::tables::{DELETED, qualified, quote};
+use crate::store::StoreError;
+
+/// SQLite takes at most 32,766 parameters; a statement of some thousand is compiled in no time.
+const PARAMETERS: usize = 2_000;
+
+/// A table and where it is.
+pub(super) struct Stored<'c> {
+    pub(super) table: &'c Table,
+    name: String,
+}
+
+impl<'c> Stored<'c> {
+    pub(super) fn new(table: &'c Table, schema: &str) -> Self {
+        Self { table, name: qualified(schema, &table.name) }
+    }
+
+    /// The rows, tombstones included, whose columns have any of these values.
+    pub(super) async fn find(
+        &self,
+        connection: &mut SqliteConnection,
+        columns: &[usize],
+        values: &[&[Value]],
+    ) -> Result<Vec<Row>, StoreError> {
+        let mut rows = Vec::new();
+        for chunk in values.chunks((PARAMETERS / columns.len()).max(1)) {
+            let matches: Vec<_> = self
+                .table
+                .column_names(columns)
+                .enumerate()
+                .map(|(at, column)| format!("t.{} = v.column{}", quote(column), at + 1))
+                .collect();
+            let sql = format!(
+                "select {} from (values {}) as v join {} as t on {}",
+                self.columns("t."),
+                placeholders(chunk.len(), columns.len()),
+                self.name,
+                matches.join(" and ")
+            );
+            rows.extend(self.fetch(connection, sql, arguments(chunk.iter().copied().flatten())?).await?);
+        }
+        Ok(rows)
+    }
+
+    /// The rows, tombstones aside, whose columns have these values, in the order of the key.
+    pub(super) async fn look_up(
+        &self,
+        connection: &mut SqliteConnection,
+        columns: &[usize],
+        values: &[Value],
+        limit: u32,
+    ) -> Result<Vec<Row>, StoreError> {
+        let matches: Vec<_> =
+            self.table.column_names(columns).map(|column| format!("t.{} = ?", quote(column))).collect();
+        let alive = if self.table.has_tombstones { format!(" and not t.{DELETED}") } else { String::new() };
+        let key: Vec<_> = self.table.column_names(&self.table.key).map(|key| format!("t.{}", quote(key))).collect();
+        let sql = format!(
+            "select {} from {} as t where {}{alive} order by {} limit {limit}",
+            self.columns("t."),
+            self.name,
+            matches.join(" and "),
+            key.join(", ")
+        );
+        self.fetch(connection, sql, arguments(values.iter())?).await
+    }
+
+    pub(super) async fn write(&self, connection: &mut SqliteConnection, rows: &[&Row]) -> Result<(), StoreError> {
+        let width = self.table.columns.len() + usize::from(self.table.has_tombstones);
+        for chunk in rows.chunks((PARAMETERS / width).max(1)) {
+            let sql = format!(
+                "insert or replace into {} ({}) values {}",
+                self.name,
+                self.columns(""),
+                placeholders(chunk.len(), width)
+            );
+            let mut arguments = SqliteArguments::default();
+            for row in chunk {
+                for value in &row.values {
+                    bind(&mut arguments, value)?;
+                }
+                if self.table.has_tombstones {
+                    bind(&mut arguments, &Value::Boolean(row.tombstone))?;
+                }
+            }
+            execute(connection, sql, arguments).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn delete(&self, connection: &mut SqliteConnection, keys: &[&Key]) -> Result<(), StoreError> {
+        let width = self.table.key.len();
+        let key: Vec<_> = self.table.column_names(&self.table.key).map(quote).collect();
+        for chunk in keys.chunks((PARAMETERS / width).max(1)) {
+            let sql = format!(
+                "delete from {} where ({}) in (values {})",
+                self.name,
+                key.join(", "),
+                placeholders(chunk.len(), width)
+            );
+            execute(connection, sql, arguments(chunk.iter().copied().flatten())?).await?;
+        }
+        Ok(())
+    }
+
+    async fn fetch(
+        &self,
+        connection: &mut SqliteConnection,
+        sql: String,
+        arguments: SqliteArguments,
+    ) -> Result<Vec<Row>, StoreError> {
+        let rows = sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_all(connection).await.map_err(classify)?;
+        rows.iter().map(|row| self.decode(row).map_err(StoreError::Drift)).collect()
+    }
+
+    fn columns(&self, prefix: &str) -> String {
+        let mut names: Vec<_> =
+            self.table.columns.iter().map(|column| format!("{prefix}{}", quote(&column.name))).collect();
+        if self.table.has_tombstones {
+            names.push(format!("{prefix}{DELETED}"));
+        }
+        names.join(", ")
+    }
+
+    fn decode(&self, row: &SqliteRow) -> Result<Row, sqlx::Error> {
+        let values = self
+            .table
+            .columns
+            .iter()
+            .enumerate()
+            .map(|(at, column)| decode(row, at, column.ty))
+            .collect::<Result<Vec<Value>, sqlx::Error>>()?;
+        let tombstone = self.table.has_tombstones && row.try_get(values.len())?;
+        Ok(Row { values, tombstone })
+    }
+}
+
+async fn execute(connection: &mut SqliteConnection, sql: String, arguments: SqliteArguments) -> Result<(), StoreError> {
+    sqlx::query_with(AssertSqlSafe(sql), arguments).execute(connection).await.map_err(classify)?;
+    Ok(())
+}
+
+fn placeholders(rows: usize, width: usize) -> String {
+    let row = format!("({})", vec!["?"; width].join(","));
+    vec![row; rows].join(",")
+}
+
+fn arguments<'v>(values: impl Iterator<Item = &'v Value>) -> Result<SqliteArguments, StoreError> {
+    let mut arguments = SqliteArguments::default();
+    for value in values {
+        bind(&mut arguments, value)?;
+    }
+    Ok(arguments)
+}
+
+fn bind(arguments: &mut SqliteArguments, value: &Value) -> Result<(), StoreError> {
+    let bound = match value {
+        Value::Null => arguments.add(None::<i64>),
+        Value::Boolean(value) => arguments.add(*value),
+        Value::Int64(value) | Value::Timestamp(value) => arguments.add(*value),
+        Value::Float64(value) => arguments.add(*value),
+        Value::Decimal(value) => arguments.add(value.to_string()),
+        Value::Text(value) | Value::Json(value) => arguments.add(value.clone()),
+        Value::Bytes(value) => arguments.add(value.clone()),
+        Value::Date(value) => arguments.add(*value),
+        Value::Uuid(value) => arguments.add(Uuid::from_bytes(*value).to_string()),
+    };
+    bound.map_err(|error| StoreError::Unusable(format!("a value cannot be encoded: {error}")))
+}
+
+fn decode(row: &SqliteRow, at: usize, ty: Type) -> Result<Value, sqlx::Error> {
+    let invalid = |problem: String| sqlx::Error::Decode(problem.into());
+    let value = match ty {
+        Type::Boolean => row.try_get::<Option<bool>, _>(at)?.map(Value::Boolean),
+        Type::Int64 => row.try_get::<Option<i64>, _>(at)?.map(Value::Int64),
+        Type::Float64 => row.try_get::<Option<f64>, _>(at)?.map(Value::Float64),
+        Type::Decimal { .. } => row
+            .try_get::<Option<String>, _>(at)?
+            .map(|text| text.parse().map(Value::Decimal))
+            .transpose()
+            .map_err(invalid)?,
+        Type::Text => row.try_get::<Option<String>, _>(at)?.map(Value::Text),
+        Type::Bytes => row.try_get::<Option<Vec<u8>>, _>(at)?.map(Value::Bytes),
+        Type::Json => row.try_get::<Option<String>, _>(at)?.map(Value::Json),
+        Type::Timestamp => row.try_get::<Option<i64>, _>(at)?.map(Value::Timestamp),
+        Type::Date => row.try_get::<Option<i32>, _>(at)?.map(Value::Date),
+        Type::Uuid => row
+            .try_get::<Option<String>, _>(at)?
+            .map(|text| text.parse::<Uuid>().map(|uuid| Value::Uuid(*uuid.as_bytes())))
+            .transpose()
+            .map_err(|error| invalid(error.to_string()))?,
+    };
+    Ok(value.unwrap_or(Value::Null))
+}

@@ -1,0 +1,222 @@
+//! One batch, one transaction: the rows that it can touch are loaded, the model's interpreter
+//! applies the changes one by one, and what it changed is written back.
+
+use std::collections::HashSet;
+
+use async_trait::async_trait;
+use projector_model::interpret::Row;
+use projector_model::{LookupCall, Tables, Value};
+use sqlx::sqlite::SqlitePool;
+
+use super::errors::classify;
+use super::now_micros;
+use super::rows::Stored;
+use crate::failpoint;
+use crate::store::{Advance, DeadLetter, Deployment, StoreError, Transaction, Writes};
+
+pub(super) struct Batch {
+    tx: sqlx::Transaction<'static, sqlx::Sqlite>,
+    deployment: Deployment,
+}
+
+pub(super) async fn begin(pool: &SqlitePool, deployment: &Deployment) -> Result<Batch, StoreError> {
+    let mut tx = pool.begin_with("begin immediate").await.map_err(classify)?;
+    let active: String = sqlx::query_scalar("select active_digest from projector_generation where id = ?")
+        .bind(deployment.generation.id)
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(classify)?;
+    if active != *deployment.digest {
+        return Err(StoreError::Inactive(active));
+    }
+    Ok(Batch { tx, deployment: deployment.clone() })
+}
+
+#[async_trait]
+impl Transaction for Batch {
+    async fn read(&mut self, calls: &[LookupCall]) -> Result<Vec<Vec<Row>>, StoreError> {
+        let contract = self.deployment.contract.clone();
+        let mut found = Vec::with_capacity(calls.len());
+        for call in calls {
+            let lookup = &contract.lookups[usize::from(call.lookup)];
+            let stored = Stored::new(&contract.tables[lookup.table], &self.deployment.generation.schema);
+            found.push(stored.look_up(&mut self.tx, &lookup.by, &call.arguments, lookup.limit).await?);
+        }
+        Ok(found)
+    }
+
+    async fn commit(mut self: Box<Self>, writes: &Writes<'_>) -> Result<(), StoreError> {
+        failpoint::reached(failpoint::BEFORE_WRITE);
+        self.advance(&writes.advances).await?;
+        let mut tables = self.load(writes).await?;
+        let contract = self.deployment.contract.clone();
+        let mut effects = vec![(0, 0); contract.writes.len()];
+        for (event, changes) in &writes.changes {
+            let touched = tables
+                .apply_event(&contract, changes)
+                .map_err(|rejection| StoreError::Rejected { event: *event, rejection })?;
+            for (change, rows) in changes.iter().zip(touched) {
+                let (all_changes, all_rows) = &mut effects[usize::from(change.statement)];
+                *all_changes += 1;
+                *all_rows += rows as i64;
+            }
+        }
+        self.write_back(&tables).await?;
+        self.bury(&writes.dead).await?;
+        self.count(&writes.advances, &effects).await?;
+        failpoint::reached(failpoint::BEFORE_COMMIT);
+        self.tx.commit().await.map_err(classify)?;
+        failpoint::reached(failpoint::AFTER_COMMIT);
+        Ok(())
+    }
+}
+
+impl Batch {
+    fn generation(&self) -> i64 {
+        self.deployment.generation.id
+    }
+
+    /// Compares and sets every partition's checkpoint.
+    async fn advance(&mut self, advances: &[Advance]) -> Result<(), StoreError> {
+        let mut elsewhere = Vec::new();
+        for advance in advances {
+            let moved = sqlx::query(
+                "update projector_checkpoint
+                 set next_offset = ?5, read = read + ?6, applied = applied + ?7, ignored = ignored + ?8,
+                     dead = dead + ?9, paused = null, updated_at = ?10
+                 where generation_id = ?1 and topic = ?2 and partition = ?3 and next_offset = ?4",
+            )
+            .bind(self.generation())
+            .bind(&*advance.partition.topic)
+            .bind(advance.partition.number)
+            .bind(advance.expected)
+            .bind(advance.next)
+            .bind(advance.read_count())
+            .bind(advance.applied)
+            .bind(advance.ignored_count())
+            .bind(advance.dead_count())
+            .bind(now_micros())
+            .execute(&mut *self.tx)
+            .await
+            .map_err(classify)?;
+            if moved.rows_affected() != 1 {
+                elsewhere.push(advance.partition.clone());
+            }
+        }
+        if elsewhere.is_empty() { Ok(()) } else { Err(StoreError::CheckpointMoved(elsewhere)) }
+    }
+
+    /// Loads every stored row that a change of the batch can touch.
+    async fn load(&mut self, writes: &Writes<'_>) -> Result<Tables, StoreError> {
+        let contract = self.deployment.contract.clone();
+        let mut tables = Tables::new(&contract);
+        let mut selections: Vec<HashSet<&[Value]>> = vec![HashSet::new(); contract.writes.len()];
+        for change in writes.changes.iter().flat_map(|(_, changes)| changes.iter()) {
+            let statement = usize::from(change.statement);
+            let by = contract.writes[statement].by.len();
+            selections[statement].insert(&change.arguments[..by]);
+        }
+        for (write, selected) in contract.writes.iter().zip(&selections) {
+            if selected.is_empty() {
+                continue;
+            }
+            let values: Vec<&[Value]> = selected.iter().copied().collect();
+            let stored = Stored::new(&contract.tables[write.table], &self.deployment.generation.schema);
+            for row in stored.find(&mut self.tx, &write.by, &values).await? {
+                tables.load(&contract, write.table, row);
+            }
+        }
+        Ok(tables)
+    }
+
+    async fn write_back(&mut self, tables: &Tables) -> Result<(), StoreError> {
+        let contract = self.deployment.contract.clone();
+        let changed = tables.changed();
+        for (index, table) in contract.tables.iter().enumerate() {
+            let keys = changed.iter().filter(|(table, _)| *table == index).map(|(_, key)| *key);
+            let (mut written, mut deleted) = (Vec::new(), Vec::new());
+            for key in keys {
+                match tables.row(index, key) {
+                    Some(row) => written.push(row),
+                    None => deleted.push(key),
+                }
+            }
+            let stored = Stored::new(table, &self.deployment.generation.schema);
+            stored.delete(&mut self.tx, &deleted).await?;
+            stored.write(&mut self.tx, &written).await?;
+        }
+        Ok(())
+    }
+
+    async fn bury(&mut self, dead: &[DeadLetter<'_>]) -> Result<(), StoreError> {
+        for letter in dead {
+            let (event, failure) = (letter.event, letter.failure);
+            sqlx::query(
+                "insert into projector_dead_letter
+                   (generation_id, digest, topic, partition, \"offset\", recorded_at, key, payload, headers, kind, code,
+                    detail, died_at)
+                 values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            )
+            .bind(self.generation())
+            .bind(&*self.deployment.digest)
+            .bind(&*event.position.partition.topic)
+            .bind(event.position.partition.number)
+            .bind(event.position.offset)
+            .bind(event.timestamp_ms.and_then(|milliseconds| milliseconds.checked_mul(1_000)))
+            .bind(event.key.as_deref())
+            .bind(event.value.as_deref())
+            .bind(letter.headers_json().to_string())
+            .bind(failure.kind.as_str())
+            .bind(&failure.code)
+            .bind(&failure.detail)
+            .bind(now_micros())
+            .execute(&mut *self.tx)
+            .await
+            .map_err(classify)?;
+        }
+        Ok(())
+    }
+
+    /// Counts outcomes by code and effects by statement.
+    async fn count(&mut self, advances: &[Advance], effects: &[(i64, i64)]) -> Result<(), StoreError> {
+        for advance in advances {
+            for (outcome, code, events) in advance.outcomes() {
+                sqlx::query(
+                    "insert into projector_outcome as o (generation_id, topic, partition, outcome, code, events)
+                     values (?, ?, ?, ?, ?, ?)
+                     on conflict (generation_id, topic, partition, outcome, code)
+                     do update set events = o.events + excluded.events",
+                )
+                .bind(self.generation())
+                .bind(&*advance.partition.topic)
+                .bind(advance.partition.number)
+                .bind(outcome)
+                .bind(code)
+                .bind(events)
+                .execute(&mut *self.tx)
+                .await
+                .map_err(classify)?;
+            }
+        }
+        let Some(advance) = advances.first() else { return Ok(()) };
+        let contract = self.deployment.contract.clone();
+        for (write, (changes, rows)) in contract.writes.iter().zip(effects).filter(|(_, (changes, _))| *changes > 0) {
+            sqlx::query(
+                "insert into projector_effect as e (generation_id, topic, partition, statement, changes, rows)
+                 values (?, ?, ?, ?, ?, ?)
+                 on conflict (generation_id, topic, partition, statement)
+                 do update set changes = e.changes + excluded.changes, rows = e.rows + excluded.rows",
+            )
+            .bind(self.generation())
+            .bind(&*advance.partition.topic)
+            .bind(advance.partition.number)
+            .bind(&write.name)
+            .bind(changes)
+            .bind(rows)
+            .execute(&mut *self.tx)
+            .await
+            .map_err(classify)?;
+        }
+        Ok(())
+    }
+}
