@@ -1,11 +1,32 @@
-//! scratch
+//! Projector: the host.
+//!
+//! The way of an event:
+//!
+//! ```text
+//! kafka → source → batch → plugin → validate → plan → store (rows + checkpoint, one transaction)
+//! ```
+//!
+//! [`pipeline`] is that way, top to bottom, one loop for each projection; [`supervisor`] keeps the
+//! loops alive. Modules stand in reading order: first plain data, then the stages, then what joins
+//! them, then what people ask.
+
 pub mod event;
 pub mod batch;
-pub mod config;
 pub mod checkpoint;
+pub mod config;
 pub mod failpoint;
-pub mod plugin;
+
 pub mod source;
+pub mod plugin;
+pub mod validate;
 pub mod plan;
 pub mod store;
-pub mod validate;
+pub mod project;
+
+pub mod failure;
+pub mod pipeline;
+pub mod supervisor;
+
+pub mod freshness;
+pub mod operations;
+pub mod cli;

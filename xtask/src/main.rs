@@ -1,1 +1,71 @@
-fn main() {}
+//! Every habit of Projector's developers, as `cargo xtask <habit>`.
+
+mod cargo;
+mod demo;
+mod guests;
+mod lint;
+mod test;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::cargo::Cargo;
+
+/// Projector's development tasks.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", subcommand_required = true)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// See it work: an embedded broker, two plugins, a SQLite read model, and a question to it.
+    ///
+    /// Builds the host and the plugins, publishes a made-up history of orders and customers, runs
+    /// the host until its read models are fresh, and asks for all orders of customers in Germany
+    /// that contain a yoga mat, of the last 30 days. Keeps target/demo/events.jsonl and
+    /// target/demo/readmodel.db, so that the answer can be computed again by other means.
+    Demo(demo::Options),
+
+    /// Run all tests, on a real Kafka and a real Postgres.
+    ///
+    /// Both are set up, started on free ports, and stopped at the end. KAFKA_BROKERS and
+    /// DATABASE_URL name servers to use instead. What is missing on the machine is installed when
+    /// this runs as root on Debian, and otherwise named, with the command that installs it. Where no
+    /// Kafka can be had, the tests that need one are named and skipped; with CI set, that is a
+    /// failure.
+    Test(test::Options),
+
+    /// Check the formatting, and run clippy with warnings denied.
+    Lint,
+
+    /// Build the plugins, and the guests that the tests use, into components in target/guests.
+    Guests,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let run = || -> anyhow::Result<()> {
+        let cargo = Cargo::locate()?;
+        match arguments.task {
+            Task::Demo(options) => demo::run(&cargo, &options),
+            Task::Test(options) => test::run(&cargo, &options),
+            Task::Lint => lint::run(&cargo),
+            Task::Guests => {
+                cargo.build_programs()?;
+                guests::build(&cargo)
+            }
+        }
+    };
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -100,6 +100,15 @@ impl Plugin {
     }
 }
 
+impl Plugin {
+    /// The same component under other limits: a projection may have its own, and its name is only
+    /// known once it was described.
+    pub fn with_limits(mut self, limits: &crate::config::Limits) -> Self {
+        self.limits = Limits::from(limits);
+        self
+    }
+}
+
 fn check_imports(engine: &Engine, component: &Component) -> Result<(), LoadError> {
     for (name, _) in component.component_type().imports(&engine.inner) {
         // An instance that holds nothing but the contract's types.

@@ -19,6 +19,9 @@ use crate::event::Partition;
 /// How long one question to the brokers may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How often a topic's identity is looked at while it is read.
+const IDENTITY_CHECK: Duration = Duration::from_secs(10);
+
 /// Why the brokers could not be asked, or a consumer not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
@@ -116,6 +119,23 @@ impl Log {
             Err(LogError::Unanswered(KafkaError::MessageConsumption(rdkafka::error::RDKafkaErrorCode::OperationTimedOut)))
         })
         .await
+    }
+
+    /// Waits until one of these topics is not the one that it was: created anew under its name, or
+    /// on another cluster. What a consumer reads on from there would be other events.
+    pub(super) async fn wait_for_change(&self, topics: &[Arc<str>]) {
+        let mut known = HashMap::new();
+        loop {
+            tokio::time::sleep(IDENTITY_CHECK).await;
+            for topic in topics {
+                let Ok(found) = self.inspect(vec![Partition::new(topic.clone(), 0)]).await else { continue };
+                let Some((_, identity)) = found.into_iter().next() else { continue };
+                let before = known.insert(topic.clone(), identity.clone());
+                if before.is_some_and(|before| before != identity) {
+                    return;
+                }
+            }
+        }
     }
 
     /// With `read_committed` the high mark is the last stable offset.

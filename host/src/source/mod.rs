@@ -35,8 +35,9 @@ pub enum Incoming {
     /// The group took these partitions away. Their events are void already.
     Revoked(Vec<Partition>),
     Events(Vec<Delivery>),
-    /// The log no longer holds an offset that was to be read; librdkafka does not say of which
-    /// partition. Everything is to be held against the log again.
+    /// The log no longer holds an offset that was to be read (librdkafka does not say of which
+    /// partition), or a topic is not the one that it was. Everything is to be held against the log
+    /// again.
     Recheck,
     /// The consumer cannot go on; a new one may.
     Failed(String),
@@ -48,6 +49,8 @@ pub struct Source {
     commands: std::sync::mpsc::Sender<Command>,
     ownership: Arc<Ownership>,
     stopped: tokio::sync::oneshot::Receiver<()>,
+    /// Looks for topics that were created anew.
+    watch: tokio::task::JoinHandle<()>,
 }
 
 /// A topic by its physical name, at the position that it has in the descriptor.
@@ -55,11 +58,23 @@ pub type Topics = Vec<Arc<str>>;
 
 impl Source {
     /// Joins the group and begins to poll.
-    pub fn open(kafka: &config::Kafka, group: &str, topics: Topics) -> Result<Self, LogError> {
+    pub fn open(kafka: &config::Kafka, group: &str, topics: Topics, log: Log) -> Result<Self, LogError> {
         let ownership = Arc::new(Ownership::default());
         let (events, incoming) = mpsc::channel(CHANNEL);
         let (commands, received) = std::sync::mpsc::channel();
         let (stop, stopped) = tokio::sync::oneshot::channel();
+        let watch = tokio::spawn({
+            let (topics, events) = (topics.clone(), events.downgrade());
+            async move {
+                loop {
+                    log.wait_for_change(&topics).await;
+                    let Some(events) = events.upgrade() else { return };
+                    if events.send(Incoming::Recheck).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
         let poller = Poller::open(kafka, group, topics, ownership.clone(), events, received)?;
         std::thread::Builder::new()
             .name("kafka-poll".into())
@@ -69,7 +84,7 @@ impl Source {
                 let _ = stop.send(());
             })
             .map_err(LogError::Thread)?;
-        Ok(Self { incoming, commands, ownership, stopped })
+        Ok(Self { incoming, commands, ownership, stopped, watch })
     }
 
     /// The next thing that happened. `None` when the poll thread has ended. Cancel safe.
@@ -115,6 +130,7 @@ impl Source {
 
     /// Leaves the group. Waits at most `deadline`: librdkafka can take without end.
     pub async fn close(self, deadline: Duration) {
+        self.watch.abort();
         let _ = self.commands.send(Command::Stop);
         drop(self.incoming);
         if tokio::time::timeout(deadline, self.stopped).await.is_err() {

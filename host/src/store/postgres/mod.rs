@@ -104,7 +104,7 @@ async fn migrate(pool: &PgPool) -> Result<(), StoreError> {
     migrator.migrations = MIGRATIONS.migrations.clone();
     // A host one version older still runs beside this one.
     migrator.set_ignore_missing(true);
-    let migrated = migrator.run(&mut *connection).await;
+    let migrated = migrator.run_direct(None, &mut *connection, false).await;
     sqlx::query("reset search_path").execute(&mut *connection).await.map_err(classify)?;
     migrated.map_err(|error| match error {
         sqlx::migrate::MigrateError::Execute(error) => classify(error),

@@ -52,9 +52,7 @@ impl Sqlite {
             .connect_with(options)
             .await
             .map_err(StoreError::Unavailable)?;
-        MIGRATIONS.run(&pool).await.map_err(|error| {
-            StoreError::Unusable(format!("the host's own tables cannot be brought up to date: {error}"))
-        })?;
+        migrate(&pool).await?;
         sqlx::query("insert into projector_store (id, created_at) values (?, ?) on conflict do nothing")
             .bind(Uuid::new_v4().to_string())
             .bind(now_micros())
@@ -76,6 +74,13 @@ impl Sqlite {
         let id = id.parse().map_err(|_| StoreError::Unusable(format!("the store's id {id:?} is no UUID")))?;
         Ok(Self { pool, id, _lock: lock })
     }
+}
+
+async fn migrate(pool: &SqlitePool) -> Result<(), StoreError> {
+    let mut connection = pool.acquire().await.map_err(classify)?;
+    MIGRATIONS.run_direct(None, &mut *connection, false).await.map_err(|error| {
+        StoreError::Unusable(format!("the host's own tables cannot be brought up to date: {error}"))
+    })
 }
 
 fn options(settings: &config::Store) -> Result<SqliteConnectOptions, StoreError> {

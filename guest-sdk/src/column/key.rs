@@ -1,0 +1,70 @@
+//! Keys as authors give them: borrowed, and a tuple only where there are several columns.
+
+use std::borrow::Cow;
+
+use projector_model::Value;
+
+use super::Column;
+
+/// The key of a row, given by reference: `&id`, or `(&country, &day)` for two columns.
+///
+/// `K` is the tuple of the key columns' types, in the key's order.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a key of this table",
+    label = "not the table's key",
+    note = "the key's columns are of the types `{K}`",
+    note = "give a key of one column as `&id`, one of several as a tuple: `(&country, &day)`"
+)]
+pub trait AsKey<K> {
+    fn into_values(self) -> Vec<Value>;
+}
+
+/// A value that stands for one of type `C` in a key: the same type, or a `str` for a `String`.
+#[diagnostic::on_unimplemented(
+    message = "the table's key column is a `{C}`, and a `{Self}` is given",
+    label = "not the key column's type"
+)]
+pub trait KeyPart<C> {
+    fn key_value(&self) -> Value;
+}
+
+impl<C: Column + Clone> KeyPart<C> for C {
+    fn key_value(&self) -> Value {
+        self.clone().into_value()
+    }
+}
+
+impl KeyPart<String> for str {
+    fn key_value(&self) -> Value {
+        Value::Text(self.to_owned())
+    }
+}
+
+impl KeyPart<String> for Cow<'_, str> {
+    fn key_value(&self) -> Value {
+        Value::Text(self.as_ref().to_owned())
+    }
+}
+
+impl<A, Q: KeyPart<A> + ?Sized> AsKey<(A,)> for &Q {
+    fn into_values(self) -> Vec<Value> {
+        vec![self.key_value()]
+    }
+}
+
+macro_rules! tuple {
+    ($($column:ident $given:ident),+) => {
+        impl<$($column, $given: KeyPart<$column> + ?Sized),+> AsKey<($($column,)+)> for ($(&$given,)+) {
+            fn into_values(self) -> Vec<Value> {
+                #[expect(non_snake_case, reason = "each part is named for its type")]
+                let ($($given,)+) = self;
+                vec![$($given.key_value()),+]
+            }
+        }
+    };
+}
+
+tuple!(A P, B Q);
+tuple!(A P, B Q, C R);
+tuple!(A P, B Q, C R, D S);
+tuple!(A P, B Q, C R, D S, E T);

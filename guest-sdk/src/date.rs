@@ -1,0 +1,158 @@
+//! Days, without a time and without a zone.
+
+use std::fmt;
+use std::str::FromStr;
+
+use projector_model::value::DATE_RANGE;
+use serde::de::{Deserialize, Deserializer, Error, Visitor};
+use serde::{Serialize, Serializer};
+
+/// A day of the Gregorian calendar, extended to all years.
+///
+/// Read from and written as `2026-02-28`. A table holds the years 1 to 9999; a date beyond them,
+/// made by [`Date::from_days`], rejects its event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Date {
+    /// Since 1970-01-01.
+    days: i32,
+}
+
+/// Days in 400 years, after which the calendar repeats.
+const DAYS_PER_ERA: i64 = 146_097;
+/// From 0000-03-01, where eras begin, to 1970-01-01.
+const EPOCH_IN_ERAS: i64 = 719_468;
+
+impl Date {
+    /// By days since 1970-01-01.
+    pub fn from_days(days: i32) -> Self {
+        Self { days }
+    }
+
+    /// Days since 1970-01-01.
+    pub fn as_days(self) -> i32 {
+        self.days
+    }
+
+    /// By year (1 to 9999), month and day; `None` if there is no such day.
+    pub fn new(year: u16, month: u8, day: u8) -> Option<Self> {
+        if !(1..=9999).contains(&year) || !(1..=12).contains(&month) || day == 0 {
+            return None;
+        }
+        // Years begin in March, so that a leap day is the last of its year.
+        let (from_march, year) = match month {
+            1 | 2 => (i64::from(month) + 9, i64::from(year) - 1),
+            _ => (i64::from(month) - 3, i64::from(year)),
+        };
+        let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));
+        let day_of_year = (153 * from_march + 2) / 5 + i64::from(day) - 1;
+        let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+        let date = Self { days: (era * DAYS_PER_ERA + day_of_era - EPOCH_IN_ERAS) as i32 };
+        // February 30 would come out as a day of March.
+        (date.parts().2 == day).then_some(date)
+    }
+
+    /// Year, month (1 to 12) and day (1 to 31).
+    pub fn parts(self) -> (i32, u8, u8) {
+        let days = i64::from(self.days) + EPOCH_IN_ERAS;
+        let (era, day_of_era) = (days.div_euclid(DAYS_PER_ERA), days.rem_euclid(DAYS_PER_ERA));
+        let year_of_era =
+            (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let from_march = (5 * day_of_year + 2) / 153;
+        let day = day_of_year - (153 * from_march + 2) / 5 + 1;
+        let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+        let year = era * 400 + year_of_era + i64::from(month <= 2);
+        (year as i32, month as u8, day as u8)
+    }
+}
+
+/// The number that exactly these digits make.
+pub(crate) fn digits(text: &str) -> Option<u32> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+impl FromStr for Date {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parse = || {
+            let (year, rest) = text.split_at_checked(4)?;
+            let (month, day) = rest.strip_prefix('-')?.split_once('-')?;
+            if month.len() != 2 || day.len() != 2 {
+                return None;
+            }
+            Self::new(digits(year)? as u16, digits(month)? as u8, digits(day)? as u8)
+        };
+        parse().ok_or_else(|| format!("{text:?} is not a date: write it like 2026-02-28"))
+    }
+}
+
+impl fmt::Display for Date {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (year, month, day) = self.parts();
+        write!(f, "{year:04}-{month:02}-{day:02}")
+    }
+}
+
+impl Serialize for Date {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Date {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(DateVisitor)
+    }
+}
+
+struct DateVisitor;
+
+impl Visitor<'_> for DateVisitor {
+    type Value = Date;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a date like 2026-02-28")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Date, E> {
+        let date: Date = text.parse().map_err(E::custom)?;
+        debug_assert!(DATE_RANGE.contains(&date.days));
+        Ok(date)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn days_that_there_are_not_are_refused() {
+        for text in [
+            "2026-02-29",
+            "2100-02-29",
+            "2026-13-01",
+            "2026-00-10",
+            "0000-01-01",
+            "2026-1-01",
+            "2026-01-1x",
+            "",
+        ] {
+            assert!(text.parse::<Date>().is_err(), "{text}");
+        }
+        assert_eq!(Date::new(2024, 2, 29).map(|date| date.to_string()), Some("2024-02-29".into()));
+        assert_eq!(Date::new(1970, 1, 1).map(Date::as_days), Some(0));
+    }
+
+    proptest! {
+        #[test]
+        fn dates_are_those_of_the_calendar(days in DATE_RANGE) {
+            let epoch = jiff::civil::date(1970, 1, 1);
+            let known = epoch + jiff::Span::new().days(days);
+            let date = Date::from_days(days);
+            prop_assert_eq!(date.to_string(), known.to_string());
+            prop_assert_eq!(date.to_string().parse(), Ok(date));
+        }
+    }
+}

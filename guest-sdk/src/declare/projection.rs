@@ -1,0 +1,80 @@
+//! The projection as a whole.
+
+use projector_model::descriptor::{Code, Topic};
+use projector_model::{Descriptor, Rejection};
+
+use super::lookup::LookupDeclaration;
+use super::statement::StatementDeclaration;
+use super::table::TableDeclaration;
+use crate::record::{Answer, Found, Record};
+
+/// What the host calls. `#[projection]` implements it; a plugin that wants to compose its own
+/// changes can do so by hand, and then calls `projector_sdk::export_projection!(Name)` under
+/// `#[cfg(target_arch = "wasm32")]`.
+pub trait Projection: 'static {
+    fn descriptor() -> Descriptor;
+
+    /// Must be a pure function of its arguments: the host calls it again, in other instances, and
+    /// compares.
+    fn project(record: &Record, found: Vec<Found>) -> Result<Answer, Rejection>;
+}
+
+#[derive(Debug)]
+pub struct ProjectionDeclaration {
+    pub name: &'static str,
+    pub version: &'static str,
+    pub revision: u32,
+    pub topics: &'static [TopicDeclaration],
+    pub statements: &'static [&'static StatementDeclaration],
+    pub lookups: &'static [&'static LookupDeclaration],
+    /// Code and meaning.
+    pub ignores: &'static [(&'static str, &'static str)],
+    pub rejects: &'static [(&'static str, &'static str)],
+}
+
+#[derive(Debug)]
+pub struct TopicDeclaration {
+    pub name: &'static str,
+    /// Indices of the statements that an event may lead to.
+    pub statements: &'static [u16],
+    /// Indices of the lookups that an event may need.
+    pub lookups: &'static [u16],
+}
+
+impl ProjectionDeclaration {
+    /// The descriptor: the tables are those that the statements write and the lookups read, in
+    /// the order in which they are first named.
+    pub fn describe(&self) -> Descriptor {
+        let mut tables: Vec<&TableDeclaration> = Vec::new();
+        let written = self.statements.iter().map(|statement| statement.table);
+        for table in written.chain(self.lookups.iter().map(|lookup| lookup.table)) {
+            if !tables.iter().any(|known| known.name == table.name) {
+                tables.push(table);
+            }
+        }
+        let topic = |topic: &TopicDeclaration| Topic {
+            name: topic.name.into(),
+            statements: topic
+                .statements
+                .iter()
+                .map(|at| self.statements[usize::from(*at)].name.into())
+                .collect(),
+            lookups: topic.lookups.iter().map(|at| self.lookups[usize::from(*at)].name.into()).collect(),
+        };
+        Descriptor {
+            name: self.name.into(),
+            version: self.version.into(),
+            revision: self.revision,
+            topics: self.topics.iter().map(topic).collect(),
+            tables: tables.into_iter().map(TableDeclaration::describe).collect(),
+            statements: self.statements.iter().map(|statement| statement.describe()).collect(),
+            lookups: self.lookups.iter().map(|lookup| lookup.describe()).collect(),
+            ignores: codes(self.ignores),
+            rejects: codes(self.rejects),
+        }
+    }
+}
+
+fn codes(declared: &[(&str, &str)]) -> Vec<Code> {
+    declared.iter().map(|(code, meaning)| Code { code: (*code).into(), meaning: (*meaning).into() }).collect()
+}

@@ -1,0 +1,75 @@
+//! Statements: the writes that a projection can make.
+
+use std::convert::Infallible;
+
+use projector_model::Value;
+use projector_model::descriptor::{self, Assignment, OnMiss, Operation, StatementKind};
+
+use super::table::{TableDeclaration, owned};
+
+/// One call of a declared write. Derived by `Table` (the whole row), `Upsert`, `Update`, `Delete`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a statement",
+    label = "cannot be written",
+    note = "derive one of Table (the whole row), Upsert, Update and Delete for it"
+)]
+pub trait Statement: Sized {
+    const STATEMENT: StatementDeclaration;
+
+    /// The arguments as [`Change`](projector_model::Change) has them: the columns that select the
+    /// rows, then those that are set, then a guarded delete's version.
+    fn into_arguments(self) -> Vec<Value>;
+}
+
+/// The projection declares that it writes `S`: `writes(S)` in one of its handlers' `#[on(…)]`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` writes `{S}` without having declared it",
+    label = "not among the declared writes",
+    note = "add it to `writes(…)` in the `#[on(…)]` of this handler"
+)]
+pub trait Writes<S> {
+    /// The statement's index in the descriptor.
+    const INDEX: u16;
+}
+
+/// Declared by every projection, and written by none. Where a projection declares one statement
+/// only, rustc would otherwise take it for the one that is meant, and call a write of any other a
+/// mismatch of types.
+impl<P: ?Sized> Writes<Infallible> for P {
+    const INDEX: u16 = u16::MAX;
+}
+
+#[derive(Debug)]
+pub struct StatementDeclaration {
+    pub name: &'static str,
+    pub table: &'static TableDeclaration,
+    pub kind: StatementKind,
+    /// The columns that select the rows. Empty for an upsert: its key is among `fields`.
+    pub by: &'static [&'static str],
+    /// The other columns, each with its operation.
+    pub fields: &'static [(&'static str, Operation)],
+    pub guard: Option<&'static str>,
+    pub on_miss: OnMiss,
+}
+
+impl StatementDeclaration {
+    pub(crate) fn describe(&self) -> descriptor::Statement {
+        let is_set = |column: &str| match self.kind {
+            StatementKind::Upsert | StatementKind::InsertOnce => !self.table.key.contains(&column),
+            StatementKind::Update => true,
+            StatementKind::Delete => false,
+        };
+        let set = self.fields.iter().filter(|(column, _)| is_set(column));
+        descriptor::Statement {
+            name: self.name.into(),
+            table: self.table.name.into(),
+            kind: self.kind,
+            by: owned(self.by),
+            set: set
+                .map(|(column, operation)| Assignment { column: (*column).into(), operation: *operation })
+                .collect(),
+            guard: self.guard.map(Into::into),
+            on_miss: self.on_miss,
+        }
+    }
+}

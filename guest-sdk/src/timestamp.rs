@@ -1,0 +1,213 @@
+//! Instants, to the microsecond.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::de::{Deserialize, Deserializer, Error, Visitor};
+use serde::{Serialize, Serializer};
+
+use crate::Date;
+use crate::date::digits;
+
+/// An instant, in microseconds since 1970-01-01T00:00:00Z: what both stores hold exactly.
+///
+/// Read from RFC 3339, with any offset and any number of fractional digits; digits beyond the
+/// microsecond are cut off, so that of two instants the earlier never becomes the later. Written
+/// in UTC: `2026-02-28T12:00:00.5Z`. A table holds the years 1 to 9999.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp {
+    micros: i64,
+}
+
+const MICROS_PER_SECOND: i64 = 1_000_000;
+const MICROS_PER_DAY: i64 = 86_400 * MICROS_PER_SECOND;
+
+impl Timestamp {
+    /// By microseconds since 1970-01-01T00:00:00Z.
+    pub fn from_micros(micros: i64) -> Self {
+        Self { micros }
+    }
+
+    /// By milliseconds since 1970-01-01T00:00:00Z, as Kafka has them. Beyond ±292,000 years it
+    /// is the first or last instant there is, which no table holds.
+    pub fn from_millis(millis: i64) -> Self {
+        Self { micros: millis.saturating_mul(1_000) }
+    }
+
+    /// Microseconds since 1970-01-01T00:00:00Z.
+    pub fn as_micros(self) -> i64 {
+        self.micros
+    }
+
+    /// The day in UTC.
+    pub fn date(self) -> Date {
+        Date::from_days(self.micros.div_euclid(MICROS_PER_DAY) as i32)
+    }
+}
+
+impl FromStr for Timestamp {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        parse(text)
+            .map(Self::from_micros)
+            .ok_or_else(|| format!("{text:?} is not a timestamp: write it like 2026-02-28T12:00:00Z"))
+    }
+}
+
+fn parse(text: &str) -> Option<i64> {
+    let (date, rest) = text.split_at_checked(10)?;
+    let date: Date = date.parse().ok()?;
+    let rest = rest.strip_prefix(['T', 't', ' '])?;
+    let (time, rest) = rest.split_at_checked(8)?;
+    let seconds = clock(time.get(..5)?)? * 60 + two_digits(time.get(5..)?.strip_prefix(':')?, 59)?;
+    let (micros, offset) = fraction(rest)?;
+    let offset_seconds = match offset {
+        "Z" | "z" => 0,
+        _ => {
+            let minutes = clock(offset.get(1..)?)?;
+            match offset.as_bytes()[0] {
+                b'+' => minutes * 60,
+                b'-' => -minutes * 60,
+                _ => return None,
+            }
+        }
+    };
+    let seconds = i64::from(date.as_days()) * 86_400 + seconds - offset_seconds;
+    Some(seconds * MICROS_PER_SECOND + micros)
+}
+
+/// Minutes of `12:30`.
+fn clock(text: &str) -> Option<i64> {
+    let (hours, minutes) = text.split_once(':')?;
+    Some(two_digits(hours, 23)? * 60 + two_digits(minutes, 59)?)
+}
+
+fn two_digits(text: &str, most: u32) -> Option<i64> {
+    let number = digits(text).filter(|number| text.len() == 2 && *number <= most)?;
+    Some(number.into())
+}
+
+/// Microseconds of `.123456789`, if it is there, and what stands behind it.
+fn fraction(text: &str) -> Option<(i64, &str)> {
+    let Some(text) = text.strip_prefix('.') else { return Some((0, text)) };
+    let end = text.find(|digit: char| !digit.is_ascii_digit())?;
+    let (fraction, rest) = text.split_at(end);
+    let first_six = fraction.bytes().chain(std::iter::repeat(b'0')).take(6);
+    let micros = first_six.fold(0, |micros, digit| micros * 10 + i64::from(digit - b'0'));
+    (end > 0).then_some((micros, rest))
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of_day = self.micros.rem_euclid(MICROS_PER_DAY);
+        let (seconds, micros) = (of_day / MICROS_PER_SECOND, of_day % MICROS_PER_SECOND);
+        let (hour, minute, second) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
+        write!(f, "{}T{hour:02}:{minute:02}:{second:02}", self.date())?;
+        if micros > 0 {
+            let fraction = format!("{micros:06}");
+            write!(f, ".{}", fraction.trim_end_matches('0'))?;
+        }
+        f.write_str("Z")
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(TimestampVisitor)
+    }
+}
+
+struct TimestampVisitor;
+
+impl Visitor<'_> for TimestampVisitor {
+    type Value = Timestamp;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a timestamp like 2026-02-28T12:00:00Z")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Timestamp, E> {
+        text.parse().map_err(E::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use projector_model::value::TIMESTAMP_RANGE;
+    use proptest::prelude::*;
+
+    fn micros(text: &str) -> Result<i64, String> {
+        text.parse().map(Timestamp::as_micros)
+    }
+
+    #[test]
+    fn offsets_and_fractions_are_read() {
+        assert_eq!(micros("1970-01-01T00:00:00Z"), Ok(0));
+        assert_eq!(micros("1970-01-01t01:00:00.25+01:00"), Ok(250_000));
+        assert_eq!(micros("1969-12-31T23:59:59.999999999-00:00"), Ok(-1));
+        assert_eq!(micros("1969-12-31 19:00:00.000001-05:00"), Ok(1));
+    }
+
+    #[test]
+    fn what_is_not_an_instant_is_refused() {
+        for text in [
+            "",
+            "2026-02-28",
+            "2026-02-28T12:00:00",
+            "2026-02-28T12:00Z",
+            "2026-02-28T24:00:00Z",
+            "2026-02-28T12:60:00Z",
+            "2026-02-28T12:00:61Z",
+            "2026-02-29T12:00:00Z",
+            "2026-02-28T12:00:00.Z",
+            "2026-02-28T12:00:00+0100",
+            "2026-02-28T12:00:00+24:00",
+            "2026-02-28T12:00:00Z ",
+            "2026-02-28T+1:00:00Z",
+            "2026-02-28T12:00:00ä01:00",
+            "1772280000",
+        ] {
+            assert!(micros(text).is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn instants_are_written_as_they_are_read(micros in TIMESTAMP_RANGE) {
+            let timestamp = Timestamp::from_micros(micros);
+            prop_assert_eq!(timestamp.to_string().parse(), Ok(timestamp));
+            if let Ok(known) = jiff::Timestamp::from_microsecond(micros) {
+                prop_assert_eq!(timestamp.to_string(), known.to_string());
+            }
+        }
+
+        #[test]
+        fn offsets_are_those_of_the_standard(
+            micros in -30_000_000_000_000_000i64..30_000_000_000_000_000, minutes in -1_439i64..1_440, digits in 0usize..10,
+        ) {
+            let local = Timestamp::from_micros(micros / MICROS_PER_SECOND * MICROS_PER_SECOND + minutes * 60 * MICROS_PER_SECOND);
+            let sign = if minutes < 0 { '-' } else { '+' };
+            let fraction = if digits == 0 { String::new() } else { format!(".{}", &"123456789"[..digits]) };
+            let text = format!(
+                "{}{fraction}{sign}{:02}:{:02}",
+                local.to_string().trim_end_matches('Z'), minutes.abs() / 60, minutes.abs() % 60,
+            );
+            let known: jiff::Timestamp = text.parse().unwrap();
+            prop_assert_eq!(text.parse().map(Timestamp::as_micros), Ok(known.as_nanosecond().div_euclid(1_000) as i64));
+        }
+
+        #[test]
+        fn no_text_brings_it_down(text in "\\PC{0,40}", tail in "[-+0-9:.Z]{0,16}") {
+            let _ = text.parse::<Timestamp>();
+            let _ = format!("2026-02-28T12:00:00{tail}").parse::<Timestamp>();
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! `projector inspect`: a plugin, for a person.
+
+use std::path::PathBuf;
+
+use comfy_table::{Table, presets};
+use projector_model::descriptor::{Operation, Statement, StatementKind};
+
+use super::{CliError, Output};
+use crate::config::Limits;
+use crate::operations::inspect::{Inspection, inspect};
+use crate::plugin::{Engine, Plugin, compile::Compiler};
+
+/// Show what a plugin reads, owns and may write, and where it depends on the order between
+/// partitions.
+///
+/// The component is checked just as the host checks it at load, without brokers or database.
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// The component.
+    file: PathBuf,
+    #[arg(long, value_enum, default_value = "text")]
+    output: Output,
+}
+
+pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
+    let bytes = super::read(&arguments.file)?;
+    let limits = Limits::default();
+    let compiler = Compiler {
+        executable: super::executable()?,
+        time: limits.compile_time,
+        memory_bytes: limits.compile_memory_bytes,
+    };
+    let engine = Engine::new().map_err(|error| CliError::failed(format!("{error:#}")))?;
+    let plugin = Plugin::load(&engine, &compiler, &limits, &bytes)
+        .map_err(|error| CliError::failed(format!("{} is refused: {error}", arguments.file.display())))?;
+    let inspection = inspect(&plugin, bytes.len());
+    match arguments.output {
+        Output::Json => super::print_json(&inspection),
+        Output::Text => {
+            print(&inspection);
+            Ok(())
+        }
+    }
+}
+
+fn print(inspection: &Inspection) {
+    let descriptor = &inspection.descriptor;
+    println!("{} {} (revision {})", descriptor.name, descriptor.version, descriptor.revision);
+    println!("sha256 {}, {} bytes\n", inspection.digest, inspection.bytes);
+
+    let mut topics = table(["reads topic", "may lead to", "looks up"]);
+    for topic in &descriptor.topics {
+        topics.add_row([topic.name.clone(), topic.statements.join("\n"), topic.lookups.join("\n")]);
+    }
+    println!("{topics}\n");
+
+    let mut tables = table(["owns table", "column", "type", ""]);
+    for owned in &descriptor.tables {
+        for (at, column) in owned.columns.iter().enumerate() {
+            let key = if owned.key.contains(&column.name) { "key" } else { "" };
+            let nullable = if column.nullable { "nullable" } else { key };
+            let name = if at == 0 { owned.name.as_str() } else { "" };
+            tables.add_row([name, &column.name, &column.ty.to_string(), nullable]);
+        }
+    }
+    println!("{tables}\n");
+
+    let mut statements = table(["may write", "to", "what"]);
+    for statement in &descriptor.statements {
+        statements.add_row([statement.name.clone(), statement.table.clone(), explain(statement)]);
+    }
+    println!("{statements}\n");
+
+    if !descriptor.lookups.is_empty() {
+        let mut lookups = table(["may look up", "in", "by"]);
+        for lookup in &descriptor.lookups {
+            lookups.add_row([lookup.name.clone(), lookup.table.clone(), lookup.by.join(", ")]);
+        }
+        println!("{lookups}\n");
+    }
+    for (title, codes) in [("ignores", &descriptor.ignores), ("rejects", &descriptor.rejects)] {
+        for code in codes {
+            println!("{title} {}: {}", code.code, code.meaning);
+        }
+    }
+    match &inspection.one_writer {
+        Some(reason) => println!("\nOne writer at a time: {reason}."),
+        None => println!("\nWrites by key alone: batches need not wait for each other."),
+    }
+    if inspection.order_dependences.is_empty() {
+        println!("No column depends on the order between partitions.");
+        return;
+    }
+    println!("\nColumns that more than one source writes, and Kafka does not order the sources:");
+    for dependence in &inspection.order_dependences {
+        println!("  {}.{}: {}", dependence.table, dependence.column, dependence.sources.join(", "));
+        match &dependence.settled_by {
+            Some(read) => println!("    settled by a read, if the plugin decides by it: {read}"),
+            None => println!("    depends on their order; to remove that: {}", dependence.remedy),
+        }
+    }
+}
+
+fn explain(statement: &Statement) -> String {
+    let set: Vec<String> = statement
+        .set
+        .iter()
+        .map(|assignment| match assignment.operation {
+            Operation::Set => assignment.column.clone(),
+            Operation::Add => format!("{} += ", assignment.column).trim_end().to_owned(),
+            Operation::Min => format!("min({})", assignment.column),
+            Operation::Max => format!("max({})", assignment.column),
+            Operation::SetIfNull => format!("{} if null", assignment.column),
+            Operation::Keep => format!("{} once", assignment.column),
+        })
+        .collect();
+    let kind = match statement.kind {
+        StatementKind::Upsert => "upsert by key",
+        StatementKind::InsertOnce => "insert once by key",
+        StatementKind::Update => "update",
+        StatementKind::Delete => "delete",
+    };
+    let by = if statement.by.is_empty() { String::new() } else { format!(" by {}", statement.by.join(", ")) };
+    let guard = statement.guard.as_ref().map_or(String::new(), |guard| format!(", unless {guard} is newer"));
+    let columns = if set.is_empty() { String::new() } else { format!(": {}", set.join(", ")) };
+    format!("{kind}{by}{columns}{guard}")
+}
+
+fn table<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(header);
+    table
+}

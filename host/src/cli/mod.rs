@@ -1,0 +1,152 @@
+//! The command line.
+
+mod component;
+mod inspect;
+mod run;
+mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use miette::Report;
+
+use crate::config::{Config, ConfigError};
+use crate::operations::OperationError;
+use crate::plugin::compile;
+
+/// Read models from Kafka, kept by sandboxed WebAssembly plugins.
+///
+/// Drop a projection's `.wasm` into the plugin directory and run the host: it consumes the topics
+/// that the projection declares, hands it each event, and applies the row changes that it returns,
+/// together with the offsets, in one transaction to the read-model database.
+#[derive(Debug, Parser)]
+#[command(name = "projector", version, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 brokers or database not reached.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Arguments),
+    Status(status::Arguments),
+    Inspect(inspect::Arguments),
+    Component(component::Arguments),
+    /// Compiles a component from standard input, under limits: the host runs this itself.
+    #[command(name = compile::WORKER_COMMAND, hide = true)]
+    CompileWorker { memory_bytes: u64, seconds: u64 },
+}
+
+#[derive(Debug, clap::Args)]
+struct ConfigArgument {
+    /// The configuration file.
+    #[arg(long, short, env = "PROJECTOR_CONFIG", default_value = "projector.toml", value_name = "FILE")]
+    config: PathBuf,
+}
+
+impl ConfigArgument {
+    fn load(&self) -> Result<Config, CliError> {
+        Config::load(&self.config).map_err(CliError::Config)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For a person.
+    Text,
+    /// For a program: one JSON document.
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Why a command failed. Decides the exit code.
+enum CliError {
+    Config(Box<ConfigError>),
+    Operation(OperationError),
+}
+
+impl From<OperationError> for CliError {
+    fn from(error: OperationError) -> Self {
+        Self::Operation(error)
+    }
+}
+
+impl From<crate::source::LogError> for CliError {
+    fn from(error: crate::source::LogError) -> Self {
+        Self::Operation(error.into())
+    }
+}
+
+impl CliError {
+    fn failed(message: impl Into<String>) -> Self {
+        Self::Operation(OperationError::Failed(message.into()))
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            CliError::Operation(OperationError::Failed(_)) => ExitCode::from(1),
+            CliError::Config(_) | CliError::Operation(OperationError::Usage { .. }) => ExitCode::from(2),
+            CliError::Operation(OperationError::Infrastructure { .. }) => ExitCode::from(3),
+        }
+    }
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::CompileWorker { memory_bytes, seconds } => return compile::worker(memory_bytes, seconds),
+        Command::Run(arguments) => run::run(arguments),
+        Command::Status(arguments) => status::run(arguments),
+        Command::Inspect(arguments) => inspect::run(arguments),
+        Command::Component(arguments) => component::run(arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let code = error.exit_code();
+            let report = match error {
+                CliError::Config(error) => Report::new_boxed(error),
+                CliError::Operation(error) => Report::new(error),
+            };
+            eprintln!("{report:?}");
+            code
+        }
+    }
+}
+
+/// The runtime of a command.
+fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::failed(format!("no threads can be started: {error}")))
+}
+
+/// This executable, which compiles components in a process of its own.
+fn executable() -> Result<PathBuf, CliError> {
+    std::env::current_exe().map_err(|error| CliError::failed(format!("this program cannot find itself: {error}")))
+}
+
+/// Reads a file that was named on the command line.
+fn read(path: &std::path::Path) -> Result<Vec<u8>, CliError> {
+    std::fs::read(path).map_err(|error| {
+        CliError::Operation(OperationError::Usage {
+            message: format!("{} cannot be read: {error}", path.display()),
+            help: "name a file that exists".into(),
+        })
+    })
+}
+
+fn print_json(value: &impl serde::Serialize) -> Result<(), CliError> {
+    let json = serde_json::to_string_pretty(value).map_err(|error| CliError::failed(error.to_string()))?;
+    println!("{json}");
+    Ok(())
+}

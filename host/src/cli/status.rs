@@ -1,0 +1,80 @@
+//! `projector status`: how every projection stands, for a person.
+
+use comfy_table::{Table, presets};
+
+use super::{CliError, ConfigArgument, Output};
+use crate::operations::status::{ProjectionStatus, status};
+
+/// Show how current and complete every read model is.
+///
+/// Read from the database and the brokers, not from a running host: a dead host's projections are
+/// shown as well. `lag` counts what is committed in the log and not in the read model; `freshness`
+/// is the age of the oldest such event, zero when there is none.
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    config: ConfigArgument,
+    /// Only this projection.
+    projection: Option<String>,
+    #[arg(long, value_enum, default_value = "text")]
+    output: Output,
+}
+
+pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
+    let config = arguments.config.load()?;
+    let status = super::runtime()?.block_on(status(&config, arguments.projection.as_deref()))?;
+    if arguments.output == Output::Json {
+        return super::print_json(&status);
+    }
+    if status.projections.is_empty() {
+        println!("No projection was ever installed in these databases.");
+    }
+    status.projections.iter().for_each(print);
+    Ok(())
+}
+
+fn print(projection: &ProjectionStatus) {
+    let state = match (&projection.halted, projection.fresh) {
+        (Some(reason), _) => format!("STANDS STILL: {reason}"),
+        (None, true) => "fresh".to_owned(),
+        (None, false) => match projection.freshness_ms {
+            Some(age) => format!("{} events behind, the oldest {} old", projection.lag, seconds(age)),
+            None => format!("{} events behind", projection.lag),
+        },
+    };
+    println!("{} {} · generation {} · {state}", projection.name, projection.version, projection.generation);
+    let counters = projection.counters;
+    println!(
+        "  read {} = applied {} + ignored {} + parked {} + dead {} + skipped {}",
+        counters.read, counters.applied, counters.ignored, counters.parked, counters.dead, counters.skipped
+    );
+    for (outcome, codes) in [("ignored", &projection.ignored_by_code), ("dead", &projection.dead_by_code)] {
+        for (code, events) in codes {
+            println!("  {outcome} {code}: {events}");
+        }
+    }
+    for topic in &projection.missing_topics {
+        println!("  topic {topic} does not exist");
+    }
+    let mut table = Table::new();
+    table
+        .load_style(presets::UTF8_HORIZONTAL_ONLY)
+        .set_header(["topic", "partition", "checkpoint", "log end", "lag", "freshness", "dead", ""]);
+    for partition in &projection.partitions {
+        table.add_row([
+            partition.topic.clone(),
+            partition.partition.to_string(),
+            partition.checkpoint.map_or("-".into(), |checkpoint| checkpoint.to_string()),
+            partition.visibility.log_end.to_string(),
+            partition.visibility.lag.to_string(),
+            partition.visibility.freshness_ms.map_or("?".into(), seconds),
+            partition.counters.dead.to_string(),
+            partition.paused.clone().map_or(String::new(), |reason| format!("PAUSED: {reason}")),
+        ]);
+    }
+    println!("{table}\n");
+}
+
+fn seconds(milliseconds: i64) -> String {
+    format!("{:.1} s", milliseconds as f64 / 1_000.0)
+}

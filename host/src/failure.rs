@@ -1,0 +1,75 @@
+//! What follows a failure that is nobody's event: how long to wait, and when to stop.
+
+use std::fmt;
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Why a projection's run ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Halt {
+    /// A new run, with a new consumer and the active component, may well go on.
+    Restart(String),
+    /// Only a person can help; the reason says with what.
+    Stop(String),
+}
+
+impl fmt::Display for Halt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Halt::Restart(reason) | Halt::Stop(reason) => f.write_str(reason),
+        }
+    }
+}
+
+/// Waits between attempts: from 50 ms, doubling, with jitter, to 10 s; for as long as it takes.
+pub struct Backoff {
+    delays: ExponentialBackoff,
+    since: Instant,
+    attempts: u64,
+    complained: Option<Instant>,
+}
+
+/// One line about the same trouble in this time is enough.
+const COMPLAINT: Duration = Duration::from_secs(30);
+
+impl Default for Backoff {
+    fn default() -> Self {
+        let delays = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(50))
+            .with_max_delay(Duration::from_secs(10))
+            .with_jitter()
+            .without_max_times()
+            .build();
+        Self { delays, since: Instant::now(), attempts: 0, complained: None }
+    }
+}
+
+impl Backoff {
+    /// Waits for the next attempt, or until the stop.
+    pub async fn wait(&mut self, stop: &CancellationToken) {
+        let delay = self.delays.next().unwrap_or(Duration::from_secs(10));
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+
+    /// Says that what was reported is over.
+    pub fn report_end(&self, projection: &str) {
+        let seconds = self.since.elapsed().as_secs_f64();
+        tracing::info!(projection, attempts = self.attempts, seconds, "available again");
+    }
+}
+
+/// Says that something outside does not answer: the first time, and now and then.
+pub fn report_retry(projection: &str, error: &dyn fmt::Display, backoff: &mut Backoff) {
+    backoff.attempts += 1;
+    if backoff.complained.is_none_or(|last| last.elapsed() > COMPLAINT) {
+        backoff.complained = Some(Instant::now());
+        let seconds = backoff.since.elapsed().as_secs_f64();
+        tracing::warn!(projection, %error, attempts = backoff.attempts, seconds, "retrying; no event is lost");
+    }
+}

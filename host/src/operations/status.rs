@@ -1,0 +1,159 @@
+//! How every projection stands, from the store and the log: it needs no running host, and shows
+//! the projections of a dead one.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use projector_model::Descriptor;
+use serde::Serialize;
+
+use super::OperationError;
+use crate::checkpoint::Marks;
+use crate::config::Config;
+use crate::event::Partition;
+use crate::freshness::{Visibility, visibility};
+use crate::source::Log;
+use crate::store::{self, Counters, PartitionState, Projection, StatementCount};
+
+#[derive(Debug, Serialize)]
+pub struct Status {
+    pub projections: Vec<ProjectionStatus>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct ProjectionStatus {
+    pub name: String,
+    pub generation: i32,
+    pub version: String,
+    pub digest: String,
+    /// Everything that is committed in the log is in the read model.
+    pub fresh: bool,
+    /// Age in milliseconds of the oldest event that is not; absent when it has no timestamp.
+    pub freshness_ms: Option<i64>,
+    pub lag: i64,
+    /// Why it stands still, if it does.
+    pub halted: Option<String>,
+    pub counters: Counters,
+    pub ignored_by_code: BTreeMap<String, i64>,
+    pub dead_by_code: BTreeMap<String, i64>,
+    pub dead_letters: i64,
+    /// By statement: the changes that the plugin asked for, and the rows that they touched.
+    pub statements: BTreeMap<String, StatementCount>,
+    pub partitions: Vec<PartitionStatus>,
+    /// Topics that do not exist.
+    pub missing_topics: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct PartitionStatus {
+    pub topic: String,
+    pub partition: i32,
+    /// The next offset to read; absent before the partition was first granted to a host.
+    pub checkpoint: Option<i64>,
+    #[serde(flatten)]
+    pub visibility: Visibility,
+    pub counters: Counters,
+    pub paused: Option<String>,
+}
+
+/// Reads every configured store, and asks the brokers how far the log goes.
+pub async fn status(config: &Config, only: Option<&str>) -> Result<Status, OperationError> {
+    let log = Log::open(&config.kafka)?;
+    let mut projections = Vec::new();
+    let mut seen = std::collections::HashSet::new();
+    for settings in config.all_stores() {
+        if !seen.insert(settings.url.to_string()) {
+            continue;
+        }
+        let store = store::open_to_read(settings).await?;
+        let overview = store.overview().await?;
+        store.close().await;
+        for projection in overview {
+            if only.is_none_or(|only| only == projection.name) {
+                projections.push(of_projection(config, &log, projection).await?);
+            }
+        }
+    }
+    match only {
+        Some(name) if projections.is_empty() => Err(OperationError::Usage {
+            message: format!("no projection is called {name:?}"),
+            help: "`projector status` lists them all".into(),
+        }),
+        _ => Ok(Status { projections }),
+    }
+}
+
+async fn of_projection(config: &Config, log: &Log, projection: Projection) -> Result<ProjectionStatus, OperationError> {
+    let descriptor = Descriptor::from_json(&projection.descriptor)
+        .map_err(|problems| OperationError::Failed(format!("the descriptor of {}: {problems}", projection.name)))?;
+    let mut stored: HashMap<(String, i32), PartitionState> = projection
+        .partitions
+        .into_iter()
+        .map(|state| ((state.topic.clone(), state.partition), state))
+        .collect();
+    let mut asked: Vec<(Partition, i64, Marks)> = Vec::new();
+    let mut missing_topics = Vec::new();
+    for topic in &descriptor.topics {
+        let physical: Arc<str> = config.physical_topic(&topic.name).into();
+        match log.topic(physical.clone()).await? {
+            None => missing_topics.push(physical.to_string()),
+            Some(partitions) => asked.extend(partitions.into_iter().map(|(partition, marks)| {
+                let checkpoint = stored.get(&(partition.topic.to_string(), partition.number));
+                (partition, checkpoint.map_or(marks.low, |state| state.checkpoint), marks)
+            })),
+        }
+    }
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
+    let partitions: Vec<Partition> = asked.iter().map(|(partition, ..)| partition.clone()).collect();
+    let visible = visibility(log, asked, now_ms).await?;
+    let mut counters = Counters::default();
+    let (mut ignored_by_code, mut dead_by_code) = (BTreeMap::new(), BTreeMap::new());
+    let mut statuses: Vec<PartitionStatus> = Vec::new();
+    for (partition, visibility) in partitions.into_iter().zip(visible) {
+        let state = stored.remove(&(partition.topic.to_string(), partition.number));
+        let own = state.as_ref().map(|state| state.counters).unwrap_or_default();
+        counters += own;
+        if let Some(state) = &state {
+            add(&mut ignored_by_code, &state.ignored_by_code);
+            add(&mut dead_by_code, &state.dead_by_code);
+        }
+        statuses.push(PartitionStatus {
+            topic: partition.topic.to_string(),
+            partition: partition.number,
+            checkpoint: state.as_ref().map(|state| state.checkpoint),
+            visibility,
+            counters: own,
+            paused: state.and_then(|state| state.paused),
+        });
+    }
+    let lag = statuses.iter().map(|status| status.visibility.lag).sum();
+    let behind = || statuses.iter().filter(|status| status.visibility.lag > 0);
+    let freshness_ms = match behind().count() {
+        0 => Some(0),
+        _ => behind().filter_map(|status| status.visibility.freshness_ms).max(),
+    };
+    Ok(ProjectionStatus {
+        name: projection.name,
+        generation: projection.generation,
+        version: projection.version,
+        digest: projection.digest,
+        fresh: lag == 0 && missing_topics.is_empty(),
+        freshness_ms,
+        lag,
+        halted: projection.halted,
+        counters,
+        ignored_by_code,
+        dead_by_code,
+        dead_letters: projection.dead_letters,
+        statements: projection.statements,
+        partitions: statuses,
+        missing_topics,
+    })
+}
+
+fn add(all: &mut BTreeMap<String, i64>, some: &BTreeMap<String, i64>) {
+    for (code, events) in some {
+        *all.entry(code.clone()).or_default() += events;
+    }
+}

@@ -1,0 +1,390 @@
+//! The way of an event, from top to bottom: source → batch → plugin → validate → plan → store.
+//!
+//! One loop for each projection. It alone sees every stage; they do not see each other. A batch is
+//! settled when its rows and its checkpoints are committed together; until then nothing has
+//! happened.
+
+mod positions;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::batch::{BatchLimits, Buffer, Delivery};
+use crate::event::Partition;
+use crate::failure::{self, Backoff, Halt};
+use crate::plugin::{Failure, FailureKind, Plugin};
+use crate::project::{Outcome, ProjectError, Verdicts, project};
+use crate::source::{Incoming, Log, Source};
+use crate::store::{Advance, DeadLetter, Deployment, Store, StoreError, Writes};
+use positions::Positions;
+
+/// Times that a batch may run out of wall time before the projection stands still.
+const TIMEOUTS: u32 = 3;
+
+pub struct Pipeline {
+    pub deployment: Deployment,
+    pub plugin: Plugin,
+    pub store: Arc<dyn Store>,
+    pub log: Log,
+    pub source: Source,
+    pub limits: BatchLimits,
+    /// Asks for an end: the batch in flight is settled, or let go.
+    pub stop: CancellationToken,
+}
+
+/// What a run did. Logged at its end.
+#[derive(Debug, Default, Clone, Copy)]
+struct Tally {
+    batches: u64,
+    events: u64,
+    /// Batches that another host's checkpoint stopped.
+    fenced: u64,
+    retries: u64,
+}
+
+/// Events on their way, and what the plugin said of them, if it was asked already.
+struct Batch {
+    deliveries: Vec<Delivery>,
+    outcomes: Option<Vec<Outcome>>,
+    verdicts: Verdicts,
+}
+
+impl Pipeline {
+    /// Runs until it is asked to stop (`Ok`), or cannot go on.
+    pub async fn run(self) -> Result<(), Halt> {
+        let Self { deployment, plugin, store, log, source, limits, stop } = self;
+        let mut run = Run {
+            positions: Positions::new(deployment.generation.clone(), store.clone(), log),
+            deployment,
+            plugin,
+            store,
+            source,
+            limits,
+            stop,
+            buffer: Buffer::default(),
+            failed: None,
+            tally: Tally::default(),
+        };
+        let result = run.run().await;
+        let Tally { batches, events, fenced, retries } = run.tally;
+        let projection = &run.deployment.generation.projection;
+        tracing::info!(projection, batches, events, fenced, retries, "projection stopped");
+        run.source.close(Duration::from_secs(5)).await;
+        result
+    }
+}
+
+struct Run {
+    deployment: Deployment,
+    plugin: Plugin,
+    store: Arc<dyn Store>,
+    source: Source,
+    limits: BatchLimits,
+    stop: CancellationToken,
+    positions: Positions,
+    buffer: Buffer,
+    /// Why the consumer cannot go on.
+    failed: Option<String>,
+    tally: Tally,
+}
+
+impl Run {
+    async fn run(&mut self) -> Result<(), Halt> {
+        let mut ahead = None;
+        loop {
+            let batch = match ahead.take() {
+                Some(batch) => batch,
+                None => match self.next_batch().await? {
+                    Some(batch) => batch,
+                    None => return Ok(()),
+                },
+            };
+            ahead = self.settle(batch).await?;
+            if self.stop.is_cancelled() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits for events. `None`: it is time to stop.
+    async fn next_batch(&mut self) -> Result<Option<Batch>, Halt> {
+        loop {
+            self.drain();
+            if let Some(reason) = self.failed.take() {
+                return Err(Halt::Restart(reason));
+            }
+            if self.stop.is_cancelled() {
+                return Ok(None);
+            }
+            self.positions.settle(&self.source).await;
+            if let Some(batch) = self.take_batch() {
+                return Ok(Some(batch));
+            }
+            let retry = self.positions.next_try();
+            tokio::select! {
+                incoming = self.source.next() => match incoming {
+                    Some(incoming) => self.receive(incoming),
+                    None => return Err(Halt::Restart("the Kafka consumer ended".into())),
+                },
+                () = self.stop.cancelled() => {}
+                () = wait_until(retry) => {}
+            }
+        }
+    }
+
+    fn take_batch(&mut self) -> Option<Batch> {
+        let deliveries = self.buffer.take(self.limits);
+        (!deliveries.is_empty()).then(|| Batch { deliveries, outcomes: None, verdicts: Verdicts::new() })
+    }
+
+    /// Takes what has happened already, as long as there is room for it.
+    fn drain(&mut self) {
+        while self.buffer.len() < 2 * self.limits.events
+            && let Some(incoming) = self.source.try_next()
+        {
+            self.receive(incoming);
+        }
+    }
+
+    fn receive(&mut self, incoming: Incoming) {
+        match incoming {
+            Incoming::Events(deliveries) => self.buffer.extend(deliveries),
+            Incoming::Granted(partitions) => self.positions.ask(partitions),
+            Incoming::Revoked(partitions) => {
+                for partition in &partitions {
+                    self.positions.forget(partition);
+                    self.buffer.forget(partition);
+                }
+            }
+            Incoming::Recheck => self.reposition(&self.source.granted()),
+            Incoming::Failed(reason) => self.failed = Some(reason),
+        }
+    }
+
+    /// Voids what was read of these partitions, and asks again where to read on.
+    fn reposition(&mut self, partitions: &[Partition]) {
+        for partition in partitions {
+            self.source.stop_reading(partition);
+            self.positions.forget(partition);
+            self.buffer.forget(partition);
+        }
+        self.positions.ask(partitions.to_vec());
+    }
+
+    /// Brings a batch to its end, however often that takes. Returns the next one, if it was
+    /// projected meanwhile.
+    async fn settle(&mut self, mut batch: Batch) -> Result<Option<Batch>, Halt> {
+        let mut backoff = Backoff::default();
+        let mut timeouts = 0;
+        loop {
+            let hold = self.source.hold(&mut batch.deliveries);
+            if batch.outcomes.as_ref().is_some_and(|outcomes| outcomes.len() != batch.deliveries.len()) {
+                batch.outcomes = None;
+            }
+            if batch.deliveries.is_empty() {
+                return Ok(None);
+            }
+            let (attempt, ahead) = self.attempt(&mut batch).await;
+            drop(hold);
+            let error = match attempt {
+                Ok(advances) => {
+                    self.committed(&batch, advances);
+                    return Ok(ahead);
+                }
+                Err(error) => error,
+            };
+            if let Some(ahead) = ahead {
+                self.buffer.put_back(ahead.deliveries);
+            }
+            match error {
+                ProjectError::Store(StoreError::Unavailable(error)) => {
+                    self.tally.retries += 1;
+                    failure::report_retry(&self.deployment.generation.projection, &error, &mut backoff);
+                    match self.recover(&batch, &mut backoff).await {
+                        Recovered::TryAgain => {}
+                        Recovered::Committed(advances) => {
+                            self.committed(&batch, advances);
+                            return Ok(None);
+                        }
+                        Recovered::Moved(partitions) => self.fenced(&partitions),
+                        Recovered::Stopped => return Ok(None),
+                    }
+                }
+                ProjectError::Store(StoreError::CheckpointMoved(partitions)) => self.fenced(&partitions),
+                ProjectError::Store(StoreError::Rejected { event, rejection }) => {
+                    let failure = Failure::new(FailureKind::Refused, &rejection.code, rejection.detail);
+                    self.condemn(&mut batch, event, failure);
+                }
+                ProjectError::Store(StoreError::Data(error)) => match batch.deliveries.len() {
+                    1 => self.condemn(&mut batch, 0, Failure::new(FailureKind::Refused, "data", error.to_string())),
+                    // Halves, until the event is found that the database refuses.
+                    more => {
+                        self.buffer.put_back(batch.deliveries.split_off(more / 2));
+                        batch.outcomes = None;
+                    }
+                },
+                ProjectError::Store(StoreError::Inactive(digest)) => {
+                    return Err(Halt::Restart(format!("component {digest} became the active one")));
+                }
+                ProjectError::Store(error) => return Err(Halt::Stop(error.to_string())),
+                ProjectError::Timeout(position) => {
+                    timeouts += 1;
+                    if timeouts == TIMEOUTS {
+                        return Err(Halt::Stop(format!(
+                            "the event at {position} ran out of time {TIMEOUTS} times; the machine is overloaded, or `limits.time` is too short for it"
+                        )));
+                    }
+                    tracing::warn!(%position, "an event ran out of time; its batch is tried again");
+                    backoff.wait(&self.stop).await;
+                }
+            }
+        }
+    }
+
+    /// One attempt at a batch: all of it, or nothing. Where a projection neither reads nor writes
+    /// by other columns, the next batch is projected meanwhile.
+    async fn attempt(&mut self, batch: &mut Batch) -> (Result<Vec<Advance>, ProjectError>, Option<Batch>) {
+        if self.deployment.contract.needs_one_writer() {
+            return (self.attempt_alone(batch).await, None);
+        }
+        let outcomes = match batch.outcomes.take() {
+            Some(outcomes) => outcomes,
+            None => match tokio::task::block_in_place(|| project_alone(&self.plugin, batch)) {
+                Ok(outcomes) => outcomes,
+                Err(error) => return (Err(error), None),
+            },
+        };
+        self.drain();
+        let next = self.take_batch();
+        let advances = self.positions.advances(&batch.deliveries, &outcomes);
+        let commit = async {
+            let tx = self.store.begin(&self.deployment).await?;
+            tx.commit(&writes(&batch.deliveries, &outcomes, advances.clone())).await
+        };
+        let project_next = async {
+            let mut next = next?;
+            let plugin = self.plugin.clone();
+            let projected = tokio::task::spawn_blocking(move || {
+                // What fails here will fail again, and be dealt with, when its turn has come.
+                next.outcomes = project_alone(&plugin, &next).ok();
+                next
+            });
+            Some(projected.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())))
+        };
+        let (committed, next) = tokio::join!(commit, project_next);
+        batch.outcomes = Some(outcomes);
+        (committed.map(|()| advances).map_err(ProjectError::Store), next)
+    }
+
+    /// The same where what becomes of an event depends on stored rows: projected inside the
+    /// transaction, which no other writer's can overlap.
+    async fn attempt_alone(&mut self, batch: &mut Batch) -> Result<Vec<Advance>, ProjectError> {
+        let mut tx = self.store.begin(&self.deployment).await.map_err(ProjectError::Store)?;
+        let outcomes = tokio::task::block_in_place(|| {
+            let mut read = |calls: &[_]| Handle::current().block_on(tx.read(calls));
+            project(&self.plugin, &batch.deliveries, &batch.verdicts, &mut read)
+        })?;
+        self.buffer.put_back(batch.deliveries.split_off(outcomes.len()));
+        let advances = self.positions.advances(&batch.deliveries, &outcomes);
+        let writes = writes(&batch.deliveries, &outcomes, advances.clone());
+        let committed = tx.commit(&writes).await.map_err(ProjectError::Store);
+        batch.outcomes = Some(outcomes);
+        committed.map(|()| advances)
+    }
+
+    fn committed(&mut self, batch: &Batch, advances: Vec<Advance>) {
+        self.tally.batches += 1;
+        self.tally.events += batch.deliveries.len() as u64;
+        self.positions.committed(&advances);
+        self.source.advise(advances.into_iter().map(|advance| (advance.partition, advance.next)).collect());
+    }
+
+    /// Another writer moved these checkpoints: what was read of them is void.
+    fn fenced(&mut self, partitions: &[Partition]) {
+        self.tally.fenced += 1;
+        let projection = &self.deployment.generation.projection;
+        let partitions_named = partitions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        tracing::warn!(
+            projection,
+            partitions = partitions_named,
+            "fenced: another host moved the checkpoint; nothing was written, reading goes on from there"
+        );
+        self.reposition(partitions);
+    }
+
+    /// This event is dead; the batch goes on without its changes.
+    fn condemn(&mut self, batch: &mut Batch, event: usize, failure: Failure) {
+        let position = batch.deliveries[event].event.position.clone();
+        batch.verdicts.insert(position, failure);
+        batch.outcomes = None;
+    }
+
+    /// After the database was gone: what became of the batch, as the checkpoints tell.
+    async fn recover(&mut self, batch: &Batch, backoff: &mut Backoff) -> Recovered {
+        loop {
+            backoff.wait(&self.stop).await;
+            if self.stop.is_cancelled() {
+                return Recovered::Stopped;
+            }
+            let outcomes = batch.outcomes.as_deref().unwrap_or_default();
+            let advances = self.positions.advances(&batch.deliveries, outcomes);
+            let partitions: Vec<Partition> = advances.iter().map(|advance| advance.partition.clone()).collect();
+            match self.store.checkpoints(&self.deployment.generation, &partitions).await {
+                Err(error) => failure::report_retry(&self.deployment.generation.projection, &error, backoff),
+                Ok(checkpoints) => {
+                    let at = |of: fn(&Advance) -> i64| {
+                        let found = checkpoints.iter().map(|found| found.as_ref().map(|found| found.next_offset));
+                        found.eq(advances.iter().map(|advance| Some(of(advance))))
+                    };
+                    if at(|advance| advance.expected) {
+                        backoff.report_end(&self.deployment.generation.projection);
+                        return Recovered::TryAgain;
+                    }
+                    if at(|advance| advance.next) {
+                        backoff.report_end(&self.deployment.generation.projection);
+                        return Recovered::Committed(advances);
+                    }
+                    return Recovered::Moved(partitions);
+                }
+            }
+        }
+    }
+}
+
+enum Recovered {
+    /// Nothing was committed.
+    TryAgain,
+    /// All of it was: only the answer was lost.
+    Committed(Vec<Advance>),
+    Moved(Vec<Partition>),
+    Stopped,
+}
+
+/// Projects a batch whose projection reads nothing. Blocks.
+fn project_alone(plugin: &Plugin, batch: &Batch) -> Result<Vec<Outcome>, ProjectError> {
+    let mut never = |_: &[_]| Err(StoreError::Unusable("a projection without lookups asked for rows".into()));
+    project(plugin, &batch.deliveries, &batch.verdicts, &mut never)
+}
+
+fn writes<'b>(deliveries: &'b [Delivery], outcomes: &'b [Outcome], advances: Vec<Advance>) -> Writes<'b> {
+    let mut writes = Writes { advances, changes: Vec::new(), dead: Vec::new() };
+    for (at, (delivery, outcome)) in deliveries.iter().zip(outcomes).enumerate() {
+        match outcome {
+            Outcome::Apply(changes) => writes.changes.push((at, changes)),
+            Outcome::Ignore { .. } => {}
+            Outcome::Dead(failure) => writes.dead.push(DeadLetter { event: &delivery.event, failure }),
+        }
+    }
+    writes
+}
+
+async fn wait_until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,157 @@
+//! Where each partition is read, and how far its checkpoint moves with a batch.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::batch::Delivery;
+use crate::checkpoint::{Start, start};
+use crate::event::Partition;
+use crate::project::Outcome;
+use crate::source::{Log, LogError, Source};
+use crate::store::{Advance, Generation, Store, StoreError};
+
+/// After a store or a broker did not answer.
+const PAUSE: Duration = Duration::from_secs(1);
+/// One line about it in this time is enough.
+const COMPLAINT: Duration = Duration::from_secs(30);
+
+pub(super) struct Positions {
+    generation: Generation,
+    store: Arc<dyn Store>,
+    log: Log,
+    /// The checkpoint of each partition that is read, as the store had it last.
+    checkpoints: HashMap<Partition, i64>,
+    /// Granted, and not read yet.
+    open: BTreeSet<Partition>,
+    try_again: Option<Instant>,
+    complained: Option<Instant>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Unknown {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+impl Positions {
+    pub(super) fn new(generation: Generation, store: Arc<dyn Store>, log: Log) -> Self {
+        Self {
+            generation,
+            store,
+            log,
+            checkpoints: HashMap::new(),
+            open: BTreeSet::new(),
+            try_again: None,
+            complained: None,
+        }
+    }
+
+    pub(super) fn ask(&mut self, partitions: Vec<Partition>) {
+        self.open.extend(partitions);
+        self.try_again = None;
+    }
+
+    pub(super) fn forget(&mut self, partition: &Partition) {
+        self.checkpoints.remove(partition);
+        self.open.remove(partition);
+    }
+
+    /// When to try again to find a position; `None`: there is nothing to find.
+    pub(super) fn next_try(&self) -> Option<Instant> {
+        self.try_again
+    }
+
+    /// Begins to read the partitions whose position can be told now. Nothing is ever read from
+    /// anywhere but a checkpoint.
+    pub(super) async fn settle(&mut self, source: &Source) {
+        if self.open.is_empty() || self.try_again.is_some_and(|at| at > Instant::now()) {
+            return;
+        }
+        self.try_again = None;
+        if let Err(error) = self.find(source).await {
+            self.try_again = Some(Instant::now() + PAUSE);
+            if self.complained.is_none_or(|last| last.elapsed() > COMPLAINT) {
+                self.complained = Some(Instant::now());
+                let projection = &self.generation.projection;
+                tracing::warn!(projection, %error, "partitions wait for their checkpoints; trying on");
+            }
+        }
+    }
+
+    async fn find(&mut self, source: &Source) -> Result<(), Unknown> {
+        let partitions: Vec<Partition> = self.open.iter().cloned().collect();
+        let mut checkpoints = self.store.checkpoints(&self.generation, &partitions).await?;
+        let logs = self.log.inspect(partitions.clone()).await?;
+        let mut begun = false;
+        for ((partition, checkpoint), (marks, identity)) in partitions.iter().zip(&checkpoints).zip(&logs) {
+            if let Start::Beginning(offset) = start(checkpoint.as_ref(), *marks, identity) {
+                self.store.begin_partition(&self.generation, partition, offset, identity).await?;
+                begun = true;
+            }
+        }
+        if begun {
+            // Another host may have begun first, from another mark.
+            checkpoints = self.store.checkpoints(&self.generation, &partitions).await?;
+        }
+        for ((partition, checkpoint), (marks, identity)) in partitions.into_iter().zip(&checkpoints).zip(&logs) {
+            match start(checkpoint.as_ref(), *marks, identity) {
+                Start::Beginning(_) => continue,
+                Start::Resume(offset) => {
+                    self.store.set_paused(&self.generation, &partition, None).await?;
+                    self.checkpoints.insert(partition.clone(), offset);
+                    source.read_from(&partition, offset);
+                }
+                Start::Refused(mismatch) => {
+                    let reason = mismatch.to_string();
+                    self.store.set_paused(&self.generation, &partition, Some(&reason)).await?;
+                    let projection = &self.generation.projection;
+                    tracing::error!(projection, %partition, reason, "partition paused: its log is not the one that the checkpoint is about");
+                }
+            }
+            self.open.remove(&partition);
+        }
+        Ok(())
+    }
+
+    /// How a batch moves the checkpoints, and what became of its events.
+    pub(super) fn advances(&self, deliveries: &[Delivery], outcomes: &[Outcome]) -> Vec<Advance> {
+        let mut advances: BTreeMap<&Partition, Advance> = BTreeMap::new();
+        for (at, delivery) in deliveries.iter().enumerate() {
+            let position = &delivery.event.position;
+            let advance = advances.entry(&position.partition).or_insert_with(|| Advance {
+                partition: position.partition.clone(),
+                // Every delivery is of a partition that is read from its checkpoint.
+                expected: self.checkpoints.get(&position.partition).copied().unwrap_or(-1),
+                next: 0,
+                applied: 0,
+                ignored: BTreeMap::new(),
+                dead: BTreeMap::new(),
+            });
+            advance.next = position.offset + 1;
+            let count = |codes: &mut BTreeMap<String, i64>, code: &str| match codes.get_mut(code) {
+                Some(events) => *events += 1,
+                None => drop(codes.insert(code.to_owned(), 1)),
+            };
+            match outcomes.get(at) {
+                Some(Outcome::Apply(_)) => advance.applied += 1,
+                Some(Outcome::Ignore { code }) => count(&mut advance.ignored, code),
+                Some(Outcome::Dead(failure)) => count(&mut advance.dead, &failure.code),
+                None => {}
+            }
+        }
+        advances.into_values().collect()
+    }
+
+    pub(super) fn committed(&mut self, advances: &[Advance]) {
+        for advance in advances {
+            if let Some(checkpoint) = self.checkpoints.get_mut(&advance.partition) {
+                *checkpoint = advance.next;
+            }
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! The life of each projection: installed, run, restarted when that can help, stopped when it
+//! cannot. One projection's trouble is not another's.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{self, Config};
+use crate::failure::{Backoff, Halt, report_retry};
+use crate::pipeline::Pipeline;
+use crate::plugin::{Engine, LoadError, Plugin, compile::Compiler};
+use crate::source::{Log, LogError, Source};
+use crate::store::{self, Component, Deployment, Installed, Store, StoreError};
+
+/// What all projections of a host share.
+pub struct Host {
+    config: Config,
+    engine: Engine,
+    /// The host's own executable, which compiles components in a process of its own.
+    executable: PathBuf,
+    log: Log,
+    /// By URL; a database that does not answer keeps nobody from another.
+    stores: Mutex<HashMap<String, Arc<Mutex<Option<Arc<dyn Store>>>>>>,
+    stop: CancellationToken,
+}
+
+/// A component that was read from the plugin directory and checked.
+pub struct Offered {
+    pub file: PathBuf,
+    pub bytes: Vec<u8>,
+    pub plugin: Plugin,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum PrepareError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error("the active component cannot run here: {0}")]
+    Load(#[from] LoadError),
+}
+
+impl Host {
+    pub fn new(config: Config, executable: PathBuf, stop: CancellationToken) -> Result<Self, LogError> {
+        let engine = Engine::new().expect("this executable's own engine settings are sound");
+        let log = Log::open(&config.kafka)?;
+        Ok(Self { config, engine, executable, log, stores: Mutex::default(), stop })
+    }
+
+    /// Compiles and checks a component. Blocks.
+    pub fn load(&self, bytes: &[u8]) -> Result<Plugin, LoadError> {
+        load(&self.engine, &self.executable, &self.config, bytes)
+    }
+
+    /// Keeps one projection running until the host stops, or the projection must stand still.
+    pub async fn supervise(self: Arc<Self>, offered: Offered) {
+        let name = offered.plugin.contract.name().to_owned();
+        let mut backoff = Backoff::default();
+        while !self.stop.is_cancelled() {
+            let halt = match self.prepare(&offered).await {
+                Ok(pipeline) => {
+                    let (store, generation) = (pipeline.store.clone(), pipeline.deployment.generation.clone());
+                    match pipeline.run().await {
+                        Ok(()) => return,
+                        Err(Halt::Stop(reason)) => {
+                            tracing::error!(projection = name, reason, "projection stands still until the host is started again");
+                            if let Err(error) = store.set_halted(&generation, Some(&reason)).await {
+                                tracing::warn!(projection = name, %error, "that it stands still could not be stored");
+                            }
+                            return;
+                        }
+                        Err(restart) => restart,
+                    }
+                }
+                Err(error) if error.may_pass() => {
+                    report_retry(&name, &error, &mut backoff);
+                    backoff.wait(&self.stop).await;
+                    continue;
+                }
+                Err(error) => {
+                    tracing::error!(projection = name, file = %offered.file.display(), %error, "projection refused");
+                    return;
+                }
+            };
+            tracing::warn!(projection = name, reason = %halt, "projection starts again");
+            backoff.wait(&self.stop).await;
+        }
+    }
+
+    /// Everything that a run needs: the store, the generation, the active component, the consumer.
+    async fn prepare(&self, offered: &Offered) -> Result<Pipeline, PrepareError> {
+        let name = offered.plugin.contract.name();
+        let store = self.store(self.config.store_of(name)).await?;
+        let component = Component {
+            digest: &offered.plugin.digest,
+            bytes: &offered.bytes,
+            contract: &offered.plugin.contract,
+        };
+        let (installed, plugin) = match store.install(&component).await {
+            Ok(installed) => {
+                let plugin = self.active(&*store, offered, &installed).await?;
+                (installed, plugin)
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let Installed { generation, active } = installed;
+        store.set_halted(&generation, None).await?;
+        let contract = plugin.contract.clone();
+        let topics: Vec<Arc<str>> =
+            contract.topics.iter().map(|topic| self.config.physical_topic(&topic.name).into()).collect();
+        let group = format!("{}.{name}.g{}.{}", &*self.config.kafka.group_prefix, generation.number, store.id());
+        let source = Source::open(&self.config.kafka, &group, topics, self.log.clone())?;
+        tracing::info!(projection = name, generation = generation.number, digest = active, group, "projection runs");
+        Ok(Pipeline {
+            deployment: Deployment { generation, digest: active.into(), contract },
+            plugin,
+            store,
+            log: self.log.clone(),
+            source,
+            limits: self.config.batch_of(name).limits(),
+            stop: self.stop.clone(),
+        })
+    }
+
+    /// The component that is active, which may be another than the one in the directory.
+    async fn active(&self, store: &dyn Store, offered: &Offered, installed: &Installed) -> Result<Plugin, PrepareError> {
+        if installed.active == offered.plugin.digest {
+            return Ok(offered.plugin.clone());
+        }
+        tracing::warn!(
+            projection = offered.plugin.contract.name(),
+            file = %offered.file.display(),
+            digest = offered.plugin.digest,
+            active = installed.active,
+            "the component in the directory was superseded before; the active one runs, from the store"
+        );
+        let bytes = store.component(&installed.active).await?.ok_or_else(|| {
+            StoreError::Unusable(format!("the active component {} is not in the store", installed.active))
+        })?;
+        Ok(tokio::task::block_in_place(|| self.load(&bytes))?)
+    }
+
+    async fn store(&self, settings: &config::Store) -> Result<Arc<dyn Store>, StoreError> {
+        let slot = self.stores.lock().await.entry(settings.url.to_string()).or_default().clone();
+        let mut slot = slot.lock().await;
+        if let Some(store) = &*slot {
+            return Ok(store.clone());
+        }
+        let store = store::open(settings).await?;
+        *slot = Some(store.clone());
+        Ok(store)
+    }
+
+    /// Gives every store's connections and locks back.
+    pub async fn close(&self) {
+        for slot in self.stores.lock().await.values() {
+            if let Some(store) = &*slot.lock().await {
+                store.close().await;
+            }
+        }
+    }
+}
+
+impl PrepareError {
+    fn may_pass(&self) -> bool {
+        match self {
+            PrepareError::Store(error) => matches!(error, StoreError::Unavailable(_)),
+            PrepareError::Log(_) => true,
+            PrepareError::Load(error) => error.is_ours(),
+        }
+    }
+}
+
+/// Compiles and checks a component under a configuration's limits. Blocks.
+pub fn load(engine: &Engine, executable: &std::path::Path, config: &Config, bytes: &[u8]) -> Result<Plugin, LoadError> {
+    let compiler = Compiler {
+        executable: executable.to_owned(),
+        time: config.limits.compile_time,
+        memory_bytes: config.limits.compile_memory_bytes,
+    };
+    let plugin = Plugin::load(engine, &compiler, &config.limits, bytes)?;
+    let own = config.limits_of(plugin.contract.name());
+    Ok(plugin.with_limits(own))
+}

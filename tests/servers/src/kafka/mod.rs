@@ -1,0 +1,163 @@
+//! A single-node Apache Kafka in KRaft mode.
+
+mod distribution;
+mod handshake;
+mod settings;
+
+use std::env;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use rustix::process::Signal;
+
+pub use distribution::KafkaDistribution;
+
+use crate::directory::ServerDirectory;
+use crate::port;
+use crate::process::Process;
+
+const START_PATIENCE: Duration = Duration::from_secs(90);
+const STOP_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A broker that is its own controller, on loopback, without authentication.
+///
+/// Nothing expires in it (records may carry old timestamps), topics are not created by accident,
+/// and what a production broker does every few seconds or minutes (compaction, retention, ending
+/// transactions that timed out) it does within a second.
+pub struct Kafka {
+    process: Option<Process>,
+    distribution: KafkaDistribution,
+    port: u16,
+    controller_port: u16,
+    settings: Vec<(String, String)>,
+    /// Last, so that the process is gone before its directory is removed.
+    directory: ServerDirectory,
+}
+
+impl Kafka {
+    /// Starts a broker with an empty log; returns when it serves.
+    pub fn start() -> Result<Kafka> {
+        Kafka::start_with(&[])
+    }
+
+    /// Like [`Kafka::start`], with broker settings beside or instead of those that this crate chose.
+    pub fn start_with(settings: &[(&str, &str)]) -> Result<Kafka> {
+        let mut kafka = Kafka {
+            process: None,
+            distribution: KafkaDistribution::locate_or_install()?,
+            port: port::free()?,
+            controller_port: port::free()?,
+            settings: settings.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
+            directory: ServerDirectory::create("kafka")?,
+        };
+        kafka.format()?;
+        kafka.launch()?;
+        Ok(kafka)
+    }
+
+    /// The bootstrap servers of a broker that several tests share: those in `KAFKA_BROKERS` when
+    /// that is set, otherwise a broker started for this process at the first call. Topics and groups
+    /// need names of their own there.
+    ///
+    /// # Panics
+    /// When no broker can be had.
+    pub fn shared() -> &'static str {
+        static SHARED: OnceLock<(String, Option<Kafka>)> = OnceLock::new();
+        let (bootstrap, _) = SHARED.get_or_init(|| match env::var("KAFKA_BROKERS") {
+            Ok(brokers) => (brokers, None),
+            Err(_) => match Kafka::start() {
+                Ok(kafka) => (kafka.bootstrap(), Some(kafka)),
+                Err(error) => panic!("no Kafka for this test: {error:#}"),
+            },
+        });
+        bootstrap
+    }
+
+    /// `host:port`, the same for as long as the value lives.
+    pub fn bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The process id, unless the broker is stopped.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
+    }
+
+    /// SIGKILL: nothing is written any more, no client is told. What was acknowledged is in the
+    /// page cache and survives.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// An orderly stop.
+    pub fn stop(&mut self) -> Result<()> {
+        let Some(process) = self.process.take() else { return Ok(()) };
+        process.end(Signal::TERM, STOP_PATIENCE)?;
+        Ok(())
+    }
+
+    /// Starts the broker again with its data, on its port; kills it before, if it still runs.
+    pub fn restart(&mut self) -> Result<()> {
+        self.kill();
+        self.launch()
+    }
+
+    /// Another cluster behind the same address: the data is gone and the cluster id is a new one.
+    pub fn replace(&mut self) -> Result<()> {
+        self.kill();
+        fs::remove_dir_all(self.data())?;
+        self.format()?;
+        self.launch()
+    }
+
+    fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    fn settings_file(&self) -> PathBuf {
+        self.directory.path().join("server.properties")
+    }
+
+    /// Writes the settings and gives the empty log directory a cluster id.
+    fn format(&self) -> Result<()> {
+        let mut properties = settings::listeners(self.port, self.controller_port);
+        properties.extend(settings::FIXED.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        properties.insert("log.dirs".to_owned(), self.data().display().to_string());
+        properties.extend(self.settings.iter().cloned());
+        let lines: String = properties.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
+        fs::write(self.settings_file(), lines)?;
+
+        let output = self
+            .distribution
+            .java()
+            .args(["kafka.tools.StorageTool", "format", "--cluster-id", &settings::new_cluster_id()?])
+            .arg("--config")
+            .arg(self.settings_file())
+            .output()?;
+        ensure!(
+            output.status.success(),
+            "Kafka's log directory cannot be formatted: {}\n{}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
+    }
+
+    fn launch(&mut self) -> Result<()> {
+        let mut java = self.distribution.java();
+        java.args(settings::LOGGING).arg("kafka.Kafka").arg(self.settings_file());
+        let log = self.directory.path().join("kafka.log");
+        let mut process = Process::start("Kafka", java, &log, Signal::KILL)?;
+        process.await_ready(START_PATIENCE, || handshake::answers(self.port))?;
+        self.process = Some(process);
+        Ok(())
+    }
+}

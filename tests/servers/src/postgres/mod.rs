@@ -1,0 +1,242 @@
+//! A Postgres cluster of one's own.
+
+mod database;
+mod installation;
+
+use std::env;
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use rustix::process::Signal;
+
+pub use database::Database;
+use installation::Installation;
+
+use crate::directory::ServerDirectory;
+use crate::port;
+use crate::process::Process;
+
+const START_PATIENCE: Duration = Duration::from_secs(60);
+const STOP_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The sessions of a killed server notice its death on their own; until then a new one refuses to
+/// start, with this in its log.
+const STILL_IN_USE: &str = "pre-existing shared memory block";
+
+const SETTINGS: [(&str, &str); 5] = [
+    ("listen_addresses", "127.0.0.1"),
+    ("max_connections", "200"),
+    ("shared_buffers", "64MB"),
+    ("log_line_prefix", "%m [%p] %d "),
+    ("log_min_duration_statement", "1000"),
+];
+
+/// A server on loopback whose superuser `postgres` needs no password. It sorts text as people do
+/// (ICU, en-US) where the build has ICU, so that a comparison that forgot its collation shows.
+///
+/// As a [`Database`] it is the database `postgres`.
+pub struct Postgres {
+    process: Option<Process>,
+    installation: Installation,
+    database: Database,
+    port: u16,
+    settings: Vec<(String, String)>,
+    /// Last, so that the process is gone before its directory is removed.
+    directory: ServerDirectory,
+}
+
+impl Postgres {
+    /// Starts a new cluster; returns when it accepts connections. A commit is flushed to disk.
+    pub fn start() -> Result<Postgres> {
+        Postgres::start_with(&[])
+    }
+
+    /// Like [`Postgres::start`], with settings beside or instead of those that this crate chose, as
+    /// in `postgresql.conf`: `("fsync", "off")` for speed.
+    pub fn start_with(settings: &[(&str, &str)]) -> Result<Postgres> {
+        let installation = Installation::locate_or_install()?;
+        let port = port::free()?;
+        let url = format!("postgres://postgres@127.0.0.1:{port}/postgres");
+        let mut postgres = Postgres {
+            process: None,
+            database: Database::new(url, installation.path("psql")),
+            installation,
+            port,
+            settings: Vec::new(),
+            directory: ServerDirectory::create("postgres")?,
+        };
+        postgres.remember(&SETTINGS);
+        postgres.remember(settings);
+        postgres.initialize()?;
+        postgres.launch()?;
+        Ok(postgres)
+    }
+
+    /// A server that several tests share: the one at `DATABASE_URL` when that is set, otherwise one
+    /// started for this process at the first call. Tests create databases of their own there, and
+    /// roles with names of their own.
+    ///
+    /// # Panics
+    /// When no server can be had.
+    pub fn shared() -> &'static Database {
+        static SHARED: OnceLock<(Database, Option<Postgres>)> = OnceLock::new();
+        let (database, _) = SHARED.get_or_init(|| match env::var("DATABASE_URL") {
+            Ok(url) => {
+                let psql = Installation::locate_or_install()
+                    .map_or_else(|_| PathBuf::from("psql"), |installation| installation.path("psql"));
+                (Database::new(url, psql), None)
+            }
+            Err(_) => match Postgres::start() {
+                Ok(postgres) => (postgres.database.clone(), Some(postgres)),
+                Err(error) => panic!("no Postgres for this test: {error:#}"),
+            },
+        });
+        database
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The process id of the postmaster, unless the server is stopped.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
+    }
+
+    /// SIGKILL to the postmaster. Its sessions end when they notice, at the latest at their next
+    /// wait.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Rolls back what is open, disconnects everybody and stops.
+    pub fn stop_fast(&mut self) -> Result<()> {
+        let Some(process) = self.process.take() else { return Ok(()) };
+        process.end(Signal::INT, STOP_PATIENCE)?;
+        Ok(())
+    }
+
+    /// Starts the server again with its data, on its port; stops it before, if it still runs.
+    pub fn restart(&mut self) -> Result<()> {
+        self.restart_with(&[])
+    }
+
+    /// Like [`Postgres::restart`], with settings that hold from now on.
+    pub fn restart_with(&mut self, settings: &[(&str, &str)]) -> Result<()> {
+        self.stop_fast()?;
+        self.remember(settings);
+        self.launch()
+    }
+
+    /// Changes a setting of the running server, for all sessions, without a restart. One that was
+    /// given at a start cannot be changed like this: use [`Postgres::restart_with`].
+    pub fn set(&self, name: &str, value: &str) -> Result<()> {
+        ensure!(
+            self.settings.iter().all(|(given, _)| given != name),
+            "{name} was given when the server was started: restart_with changes it"
+        );
+        let value = value.replace('\'', "''");
+        self.execute(&format!("alter system set {name} = '{value}';\nselect pg_reload_conf();\n"))?;
+        Ok(())
+    }
+
+    /// A later value of a setting replaces an earlier one.
+    fn remember(&mut self, settings: &[(&str, &str)]) {
+        for (name, value) in settings {
+            self.settings.retain(|(given, _)| given != name);
+            self.settings.push((name.to_string(), value.to_string()));
+        }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    fn initialize(&self) -> Result<()> {
+        self.installation.create_owned_directory(&self.data())?;
+        let mut initdb = self.installation.as_owner("initdb");
+        initdb.current_dir("/").arg("--pgdata").arg(self.data()).args([
+            "--username=postgres",
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--locale=C",
+            "--no-sync",
+        ]);
+        if self.knows_icu() {
+            initdb.args(["--locale-provider=icu", "--icu-locale=en-US"]);
+        }
+        let output = initdb.output()?;
+        ensure!(
+            output.status.success(),
+            "initdb failed: {}\n{}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
+    }
+
+    /// From version 15 on, when built with ICU.
+    fn knows_icu(&self) -> bool {
+        let built_with = Command::new(self.installation.path("pg_config")).arg("--configure").output();
+        let options = Command::new(self.installation.path("initdb")).arg("--help").output();
+        let says = |output: std::io::Result<std::process::Output>, word: &str| {
+            output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(word))
+        };
+        says(options, "--icu-locale") && says(built_with, "--with-icu")
+    }
+
+    fn launch(&mut self) -> Result<()> {
+        let deadline = Instant::now() + START_PATIENCE;
+        loop {
+            match self.try_launch() {
+                Err(error) if error.to_string().contains(STILL_IN_USE) && Instant::now() < deadline => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn try_launch(&mut self) -> Result<()> {
+        let log = self.directory.path().join("postgres.log");
+        let mut postgres = self.installation.as_owner("postgres");
+        postgres.current_dir("/").arg("-D").arg(self.data()).arg("-k").arg(self.data());
+        postgres.arg("-p").arg(self.port.to_string());
+        for (name, value) in &self.settings {
+            postgres.arg("-c").arg(format!("{name}={value}"));
+        }
+        // SIGQUIT makes the postmaster end its sessions and itself at once.
+        let mut process = Process::start("Postgres", postgres, &log, Signal::QUIT)?;
+        process.await_ready(START_PATIENCE, || self.accepts_connections())?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    fn accepts_connections(&self) -> bool {
+        Command::new(self.installation.path("pg_isready"))
+            .args(["--quiet", "--host", "127.0.0.1", "--port", &self.port.to_string()])
+            .stdin(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+    }
+}
+
+impl Deref for Postgres {
+    type Target = Database;
+
+    fn deref(&self) -> &Database {
+        &self.database
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        // A kill would leave the sessions to notice on their own.
+        if let Some(process) = self.process.take() {
+            let _ = process.end(Signal::QUIT, STOP_PATIENCE);
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Topics are made, grown and removed here.
+
+use std::future::Future;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use futures_executor::block_on;
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication, TopicResult};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::error::KafkaResult;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A topic to be created, with one replica.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topic {
+    pub name: String,
+    pub partitions: i32,
+    /// As in Kafka: `("cleanup.policy", "compact")`.
+    pub settings: Vec<(String, String)>,
+}
+
+impl Topic {
+    pub fn new(name: impl Into<String>, partitions: i32) -> Topic {
+        Topic { name: name.into(), partitions, settings: Vec::new() }
+    }
+
+    pub fn setting(mut self, name: &str, value: &str) -> Topic {
+        self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+}
+
+/// Creates `topics`; an existing one is an error.
+pub fn create(brokers: &str, topics: &[Topic]) -> Result<()> {
+    let new: Vec<NewTopic<'_>> = topics
+        .iter()
+        .map(|topic| NewTopic {
+            name: &topic.name,
+            num_partitions: topic.partitions,
+            replication: TopicReplication::Fixed(1),
+            config: topic.settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
+        })
+        .collect();
+    wait_for(brokers, "create", |admin, options| admin.create_topics(&new, options))
+}
+
+/// Deletes topics with their records; a missing one is an error.
+pub fn delete(brokers: &str, names: &[&str]) -> Result<()> {
+    wait_for(brokers, "delete", |admin, options| admin.delete_topics(names, options))
+}
+
+/// Lets a topic grow to `partitions` partitions in all.
+pub fn grow(brokers: &str, name: &str, partitions: usize) -> Result<()> {
+    let grown = [NewPartitions::new(name, partitions)];
+    wait_for(brokers, "add partitions to", |admin, options| admin.create_partitions(&grown, options))
+}
+
+fn wait_for<Answer>(
+    brokers: &str,
+    what: &str,
+    ask: impl FnOnce(&AdminClient<DefaultClientContext>, &AdminOptions) -> Answer,
+) -> Result<()>
+where
+    Answer: Future<Output = KafkaResult<Vec<TopicResult>>>,
+{
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .create()
+        .with_context(|| format!("no administrative client for {brokers}"))?;
+    let options = AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(PATIENCE));
+    let results =
+        block_on(ask(&admin, &options)).with_context(|| format!("cannot {what} topics at {brokers}"))?;
+    for result in results {
+        if let Err((topic, code)) = result {
+            bail!("cannot {what} topic {topic} at {brokers}: {code}");
+        }
+    }
+    Ok(())
+}

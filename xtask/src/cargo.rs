@@ -1,0 +1,100 @@
+//! The workspace, as cargo sees it.
+
+use std::env;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+pub(crate) struct Cargo {
+    program: PathBuf,
+    root: PathBuf,
+    target: PathBuf,
+    metadata: Value,
+}
+
+impl Cargo {
+    pub(crate) fn locate() -> Result<Cargo> {
+        let program = env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in no workspace")?;
+        let output = Command::new(&program)
+            .args(["metadata", "--no-deps", "--format-version", "1"])
+            .current_dir(root)
+            .output()
+            .with_context(|| format!("cannot run {}", program.display()))?;
+        ensure!(
+            output.status.success(),
+            "cargo metadata: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        let metadata: Value = serde_json::from_slice(&output.stdout)?;
+        let target =
+            metadata["target_directory"].as_str().context("cargo metadata names no target directory")?;
+        Ok(Cargo { program, root: root.to_owned(), target: PathBuf::from(target), metadata })
+    }
+
+    /// The workspace's directory.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where cargo puts what it builds.
+    pub(crate) fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// A program of this workspace, in the profile that development, tests and demo share.
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        self.target.join("debug").join(name)
+    }
+
+    /// The names of the packages that are WebAssembly guests, and of their libraries. What tells
+    /// them: they are built as a `cdylib`.
+    pub(crate) fn guests(&self) -> Vec<(&str, &str)> {
+        let is_cdylib = |target: &&Value| {
+            target["crate_types"].as_array().is_some_and(|types| types.iter().any(|kind| kind == "cdylib"))
+        };
+        let packages = self.metadata["packages"].as_array().into_iter().flatten();
+        packages
+            .filter_map(|package| {
+                let library = package["targets"].as_array()?.iter().find(is_cdylib)?;
+                Some((package["name"].as_str()?, library["name"].as_str()?))
+            })
+            .collect()
+    }
+
+    pub(crate) fn command(&self, arguments: &[impl AsRef<OsStr>]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(arguments).current_dir(&self.root);
+        command
+    }
+
+    /// Builds every program of the workspace. All at once, even where one would do: cargo unifies
+    /// features over what it is asked to build, and would build the heavy dependencies once more for
+    /// every selection.
+    pub(crate) fn build_programs(&self) -> Result<()> {
+        self.run(&["build", "--workspace", "--bins"])
+    }
+
+    /// Runs cargo in the workspace's directory, with its output passed on.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Result<()> {
+        succeed(&mut self.command(arguments))
+    }
+}
+
+/// Runs `command` with its output passed on; that it fails is an error.
+pub(crate) fn succeed(command: &mut Command) -> Result<()> {
+    let line = line_of(command);
+    let status = command.status().with_context(|| format!("cannot run {line}"))?;
+    ensure!(status.success(), "{line}: {status}");
+    Ok(())
+}
+
+/// As one would type it, with the program's name alone.
+fn line_of(command: &Command) -> String {
+    let program = Path::new(command.get_program()).file_name().unwrap_or_else(|| command.get_program());
+    let words = std::iter::once(program).chain(command.get_args());
+    words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,36 @@
+//! Builds all that the demo needs, and hands over to `projector-demo`.
+
+use std::process::Command;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::cargo::{Cargo, succeed};
+use crate::guests;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// How many events to publish. The embedded broker keeps everything in memory.
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=200_000))]
+    events: u64,
+
+    /// Where the history is made up from: the same seed, the same history.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+pub(crate) fn run(cargo: &Cargo, options: &Options) -> Result<()> {
+    cargo.build_programs()?;
+    guests::build(cargo)?;
+    succeed(
+        Command::new(cargo.program("projector-demo"))
+            .arg("--projector")
+            .arg(cargo.program("projector"))
+            .arg("--guests")
+            .arg(guests::directory(cargo))
+            .arg("--directory")
+            .arg(cargo.target().join("demo"))
+            .args(["--events", &options.events.to_string(), "--seed", &options.seed.to_string()])
+            .current_dir(cargo.root()),
+    )
+}
