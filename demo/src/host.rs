@@ -67,6 +67,9 @@ impl Host {
             progress.reach(usize::try_from(read)?);
             for projection in status.projections {
                 let name = projection.name.clone();
+                if let Some(reason) = projection.halted {
+                    bail!("{name} stands still: {reason}\n{}", self.log());
+                }
                 if projection.counters.read == 0 {
                     idle_until.insert(name, looked_at);
                 } else if projection.fresh && projections.contains(&name.as_str()) {

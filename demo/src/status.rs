@@ -15,6 +15,8 @@ pub(crate) struct Projection {
     /// Nothing that a reader could ask for is missing.
     pub(crate) fresh: bool,
     pub(crate) freshness_ms: Option<u64>,
+    /// Why it stands still, if it does.
+    pub(crate) halted: Option<String>,
     pub(crate) counters: Counters,
     pub(crate) ignored_by_code: BTreeMap<String, u64>,
     pub(crate) partitions: Vec<Partition>,

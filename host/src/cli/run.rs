@@ -1,6 +1,7 @@
 //! `projector run`: the host.
 
 use std::collections::HashMap;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -41,7 +42,8 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
 fn start_log(arguments: &Arguments) -> Result<(), CliError> {
     let filter = EnvFilter::try_new(&arguments.log)
         .map_err(|error| CliError::failed(format!("--log {:?}: {error}", arguments.log)))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match arguments.log_format {
         LogFormat::Text => log.with_target(false).init(),
         LogFormat::Json => log.json().flatten_event(true).init(),

@@ -112,4 +112,4 @@ impl Run {
 }
 
 #[cfg(test)]
-
+mod tests;

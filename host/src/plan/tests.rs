@@ -1,0 +1,196 @@
+//! The planner held against the model: steps executed set-wise give the rows of the changes one
+//! by one.
+
+use std::collections::BTreeMap;
+
+use projector_model::interpret::Row as StoredRow;
+use projector_model::{Descriptor, Rejection, Tables};
+use proptest::prelude::*;
+
+use super::*;
+
+// The stores' contract tests throw the same dice.
+#[path = "../../../tests/it/store/random.rs"]
+mod random;
+
+type Rows = BTreeMap<(usize, Vec<Value>), StoredRow>;
+
+fn rows(contract: &Contract, tables: &Tables) -> Rows {
+    (0..contract.tables.len())
+        .flat_map(|table| tables.rows(table).map(move |(key, row)| ((table, key.clone()), row.clone())))
+        .collect()
+}
+
+fn load(contract: &Contract, rows: &Rows) -> Tables {
+    let mut tables = Tables::new(contract);
+    rows.iter().for_each(|((table, _), row)| tables.load(contract, *table, row.clone()));
+    tables
+}
+
+/// Executes a step as a database does: each of its rows sees what was stored before the step, and
+/// no two of them touch the same stored row.
+fn execute(contract: &Contract, stored: &mut Rows, step: &Step) -> Result<(), (usize, Rejection)> {
+    let mut touched: BTreeMap<(usize, Vec<Value>), Option<StoredRow>> = BTreeMap::new();
+    for row in &step.rows {
+        let mut seen = load(contract, stored);
+        let change = Change { statement: step.statement, arguments: row.arguments.clone() };
+        seen.apply(contract, &change).map_err(|rejection| (row.event, rejection))?;
+        for (table, key) in seen.changed() {
+            let before = touched.insert((table, key.clone()), seen.row(table, key).cloned());
+            assert!(before.is_none(), "two rows of a step touch {key:?}: {step:?}");
+        }
+    }
+    for (key, row) in touched {
+        match row {
+            Some(row) => stored.insert(key, row),
+            None => stored.remove(&key),
+        };
+    }
+    Ok(())
+}
+
+fn execute_all(contract: &Contract, stored: &mut Rows, steps: &[Step]) -> Result<(), (usize, Rejection)> {
+    steps.iter().try_for_each(|step| execute(contract, stored, step))
+}
+
+fn plan_events<E: AsRef<[Change]>>(contract: &Contract, events: &[(usize, E)]) -> Vec<Step> {
+    plan(contract, events.iter().flat_map(|(at, changes)| changes.as_ref().iter().map(|change| (*at, change))))
+}
+
+fn contract_of(dice: &random::Dice) -> Contract {
+    random::descriptor("p", &mut dice.throws()).check().expect("a sound descriptor")
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn steps_give_the_rows_of_the_changes_one_by_one((dice, batches) in random::numbers(3, 12)) {
+        let contract = contract_of(&dice);
+        let mut model = Tables::new(&contract);
+        let mut stored = Rows::new();
+        for batch in &batches {
+            let events = batch.iter().map(|dice| random::event(&contract, dice)).enumerate();
+            let accepted: Vec<(usize, Vec<Change>)> =
+                events.filter(|(_, changes)| model.apply_event(&contract, changes).is_ok()).collect();
+            let steps = plan_events(&contract, &accepted);
+            prop_assert_eq!(execute_all(&contract, &mut stored, &steps), Ok(()), "{:#?}", steps);
+            prop_assert_eq!(&stored, &rows(&contract, &model), "{:#?}", steps);
+
+            let changes: usize = accepted.iter().map(|(_, changes)| changes.len()).sum();
+            prop_assert_eq!(steps.iter().map(|step| step.changes).sum::<u64>(), changes as u64);
+            for step in &steps {
+                let by = contract.writes[usize::from(step.statement)].by.len();
+                let sorted = step.rows.windows(2).all(|two| two[0].arguments[..by] < two[1].arguments[..by]);
+                prop_assert!(sorted, "sorted, each key once: {:?}", step);
+            }
+        }
+    }
+
+    #[test]
+    fn a_batch_is_refused_if_and_only_if_the_model_rejects_one_of_its_events(
+        (dice, batches) in random::numbers(2, 8)
+    ) {
+        let contract = contract_of(&dice);
+        let mut model = Tables::new(&contract);
+        for batch in &batches {
+            let mut stored = rows(&contract, &model);
+            let events: Vec<(usize, Vec<Change>)> =
+                batch.iter().map(|dice| random::event(&contract, dice)).enumerate().collect();
+            let rejected: Vec<usize> = events
+                .iter()
+                .filter(|(_, changes)| model.apply_event(&contract, changes).is_err())
+                .map(|(at, _)| *at)
+                .collect();
+            let steps = plan_events(&contract, &events);
+            match execute_all(&contract, &mut stored, &steps) {
+                Ok(()) => prop_assert!(rejected.is_empty(), "{:?} went through: {:#?}", rejected, steps),
+                // Nothing stood before the first event: what refuses it is its own fault.
+                Err((0, rejection)) => prop_assert_eq!(rejected.first(), Some(&0), "{} {:#?}", rejection, steps),
+                Err((_, rejection)) => prop_assert!(!rejected.is_empty(), "{} {:#?}", rejection, steps),
+            }
+        }
+    }
+}
+
+fn contract() -> Contract {
+    let json = serde_json::json!({
+        "name": "p", "version": "1", "topics": [{"name": "t"}],
+        "tables": ["a", "b"].map(|name| serde_json::json!({
+            "name": name, "key": ["id"], "indexes": [{"columns": ["grp"]}],
+            "columns": [
+                {"name": "id", "type": "int64"}, {"name": "grp", "type": "text", "nullable": true},
+                {"name": "n", "type": "int64", "nullable": true}, {"name": "v", "type": "int64", "nullable": true}],
+        })),
+        "statements": [
+            {"name": "add", "table": "a", "kind": "upsert", "set": [{"column": "n", "operation": "add"}]},
+            {"name": "put", "table": "a", "kind": "upsert", "set": [{"column": "n"}, {"column": "v"}], "guard": "v"},
+            {"name": "count", "table": "a", "kind": "upsert", "guard": "v",
+             "set": [{"column": "n", "operation": "add"}, {"column": "v"}]},
+            {"name": "move", "table": "a", "kind": "update", "by": ["grp"], "set": [{"column": "grp"}]},
+            {"name": "erase", "table": "a", "kind": "delete", "by": ["id"], "on-miss": "reject"},
+            {"name": "other", "table": "b", "kind": "upsert", "set": [{"column": "n"}]},
+        ],
+    });
+    Descriptor::from_json(&json.to_string()).and_then(Descriptor::check).expect("a sound descriptor")
+}
+
+const ADD: u16 = 0;
+const PUT: u16 = 1;
+const COUNT: u16 = 2;
+const MOVE: u16 = 3;
+const ERASE: u16 = 4;
+const OTHER: u16 = 5;
+
+fn call(statement: u16, arguments: &[i64]) -> Change {
+    Change { statement, arguments: arguments.iter().copied().map(Value::Int64).collect() }
+}
+
+/// Plans these changes, an event each: by step, its statement and its rows' arguments with the
+/// events that they are ascribed to.
+fn planned(changes: &[Change]) -> Vec<(u16, Vec<(Vec<Value>, usize)>)> {
+    plan(&contract(), changes.iter().enumerate())
+        .into_iter()
+        .map(|step| (step.statement, step.rows.into_iter().map(|row| (row.arguments, row.event)).collect()))
+        .collect()
+}
+
+fn row(arguments: &[i64], event: usize) -> (Vec<Value>, usize) {
+    (call(0, arguments).arguments, event)
+}
+
+#[test]
+fn repeated_keys_become_one_row_of_a_sorted_step() {
+    let steps = planned(&[call(ADD, &[7, 1]), call(ADD, &[3, 5]), call(ADD, &[7, 2])]);
+    assert_eq!(steps, [(ADD, vec![row(&[3, 5], 1), row(&[7, 3], 0)])]);
+}
+
+#[test]
+fn another_statement_of_the_same_table_ends_a_run_and_one_of_another_table_does_not() {
+    let steps = planned(&[call(ADD, &[1, 1]), call(OTHER, &[1, 1]), call(ADD, &[1, 1]), call(PUT, &[1, 9, 1])]);
+    assert_eq!(
+        steps,
+        [(ADD, vec![row(&[1, 2], 0)]), (PUT, vec![row(&[1, 9, 1], 3)]), (OTHER, vec![row(&[1, 1], 1)])]
+    );
+}
+
+#[test]
+fn of_guarded_sets_the_highest_version_is_left_and_of_equals_the_last() {
+    let steps = planned(&[call(PUT, &[1, 10, 5]), call(PUT, &[1, 20, 7]), call(PUT, &[1, 30, 6]), call(PUT, &[1, 40, 7])]);
+    assert_eq!(steps, [(PUT, vec![row(&[1, 40, 7], 0)])]);
+}
+
+#[test]
+fn what_could_come_out_otherwise_is_not_folded() {
+    let apart = |changes: &[Change]| planned(changes).len();
+    // A sum that goes up and comes down again may leave the range half way.
+    assert_eq!(apart(&[call(ADD, &[1, 5]), call(ADD, &[1, -5])]), 2);
+    assert_eq!(apart(&[call(ADD, &[1, i64::MAX]), call(ADD, &[1, 1])]), 2);
+    // A guard may let only one of two sums pass.
+    assert_eq!(apart(&[call(COUNT, &[1, 1, 1]), call(COUNT, &[1, 1, 2])]), 2);
+    // The second delete finds nothing any more, which rejects its event.
+    assert_eq!(apart(&[call(ERASE, &[1]), call(ERASE, &[1])]), 2);
+    // Which rows are moved depends on those that were moved before.
+    let text = |from: &str, to: &str| Change { statement: MOVE, arguments: [from, to].map(|t| Value::Text(t.into())).into() };
+    assert_eq!(apart(&[text("a", "b"), text("b", "c")]), 2);
+}

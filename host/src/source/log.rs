@@ -157,6 +157,10 @@ impl Log {
             .map_err(|_| LogError::Undescribed { topic: topics.join(", "), reason: "a NUL in its name".into() })?;
         let mut pointers: Vec<*const std::ffi::c_char> = names.iter().map(|name| name.as_ptr()).collect();
         let client = self.client.client().native_ptr();
+        // Any broker can answer; asking one of them spares the way to the controller, which
+        // librdkafka's embedded broker does not have.
+        let metadata = self.client.fetch_metadata(topics.first().copied(), PATIENCE).map_err(LogError::Unanswered)?;
+        let broker = metadata.brokers().first().map_or(-1, |broker| broker.id());
         let undescribed = |reason: &str| LogError::Undescribed { topic: topics.join(", "), reason: reason.to_owned() };
         // SAFETY: every pointer is used between its creation and its destruction below; names and
         // descriptions are copied before the event that owns them is destroyed.
@@ -167,6 +171,7 @@ impl Log {
                 client,
                 native::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS,
             );
+            native::rd_kafka_AdminOptions_set_broker(options, broker, std::ptr::null_mut(), 0);
             native::rd_kafka_DescribeTopics(client, collection, options, queue);
             let event = native::rd_kafka_queue_poll(queue, PATIENCE.as_millis() as i32);
             let described = if event.is_null() {

@@ -11,11 +11,11 @@
 //!
 //! Tests that need no server of their own use [`Kafka::shared`] and [`Postgres::shared`].
 
+pub mod lifeline;
 pub mod packages;
 
 mod directory;
 mod kafka;
-mod lifeline;
 mod port;
 mod postgres;
 mod process;

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 
 /// Starts `command` so that the kernel sends it `farewell` when this process ends, for whatever
 /// reason. It runs in a process group of its own: a Ctrl-C in the terminal is for its parent.
-pub(crate) fn spawn(mut command: Command, farewell: Signal) -> io::Result<Child> {
+pub fn spawn(mut command: Command, farewell: Signal) -> io::Result<Child> {
     use std::os::unix::process::CommandExt;
 
     command.process_group(0);

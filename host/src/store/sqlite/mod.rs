@@ -53,7 +53,8 @@ impl Sqlite {
             .await
             .map_err(StoreError::Unavailable)?;
         migrate(&pool).await?;
-        sqlx::query("insert into projector_store (id, created_at) values (?, ?) on conflict do nothing")
+        // SQLite numbers an integer primary key on its own, whatever its default says.
+        sqlx::query("insert into projector_store (only_row, id, created_at) values (1, ?, ?) on conflict do nothing")
             .bind(Uuid::new_v4().to_string())
             .bind(now_micros())
             .execute(&pool)

@@ -1,0 +1,114 @@
+//! `projector run`, as a process that can be stopped, killed and continued.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+
+use projector_test_servers::lifeline;
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{HostLog, eventually};
+
+/// Killed when dropped.
+pub(crate) struct Host {
+    name: String,
+    process: Child,
+    log: Arc<HostLog>,
+}
+
+impl Host {
+    /// `failpoints` as in the host's `failpoint`: `before-commit=kill@3`.
+    pub(super) fn start(name: &str, config: &Path, failpoints: &str) -> Host {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_projector"));
+        command
+            .args(["run", "--log-format", "json", "--log", "info", "--config"])
+            .arg(config)
+            .env("PROJECTOR_FAILPOINTS", failpoints)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut process = lifeline::spawn(command, Signal::KILL).unwrap();
+        let log = HostLog::collect(format!("host {name}"), process.stderr.take().expect("it is piped"));
+        Host { name: name.to_owned(), process, log }
+    }
+
+    pub(crate) fn log(&self) -> &HostLog {
+        &self.log
+    }
+
+    pub(super) fn shared_log(&self) -> Arc<HostLog> {
+        self.log.clone()
+    }
+
+    /// The consumer group of a projection; waits until it runs.
+    pub(crate) fn group(&self, projection: &str) -> String {
+        let runs = |line: &super::host_log::Line| {
+            line.message() == "projection runs" && line.field("projection") == projection
+        };
+        self.log.wait_for(&format!("that {projection} runs"), runs).field("group").to_owned()
+    }
+
+    /// SIGTERM: it must end with exit code 0. Its log is complete then.
+    #[track_caller]
+    pub(crate) fn sigterm(mut self) -> Arc<HostLog> {
+        self.signal(Signal::TERM);
+        let status = self.wait();
+        assert!(status.success(), "host {} was asked to stop and ended with {status}", self.name);
+        self.log.all_lines();
+        self.log.clone()
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(mut self) {
+        self.signal(Signal::KILL);
+        self.wait();
+    }
+
+    /// Waits until a failpoint has killed it, and makes sure that it was this one.
+    #[track_caller]
+    pub(crate) fn until_killed_at(mut self, failpoint: &str) {
+        let status = self.wait();
+        assert_eq!(status.signal(), Some(Signal::KILL.as_raw()), "host {} ended with {status}", self.name);
+        let said = format!("failpoint {failpoint}:");
+        let lines = self.log.all_lines();
+        assert!(lines.iter().any(|line| line.text.starts_with(&said)), "host {} was not killed by its failpoint", self.name);
+    }
+
+    /// Waits until a failpoint has stopped it.
+    #[track_caller]
+    pub(crate) fn until_stopped_at(&self, failpoint: &str) {
+        let said = format!("failpoint {failpoint}:");
+        self.log.wait_for(&format!("failpoint {failpoint}"), |line| line.text.starts_with(&said));
+        eventually("the process stops", || if self.is_stopped() { Ok(()) } else { Err("it runs") });
+    }
+
+    /// By SIGSTOP, as the kernel says.
+    pub(crate) fn is_stopped(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap_or_default();
+        stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+    }
+
+    /// SIGCONT.
+    pub(crate) fn cont(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.process.id() as i32).expect("a process id is never 0");
+        kill_process(pid, signal).unwrap_or_else(|error| panic!("host {}: {signal:?}: {error}", self.name));
+    }
+
+    #[track_caller]
+    fn wait(&mut self) -> ExitStatus {
+        let process = &mut self.process;
+        eventually(&format!("host {} ends", self.name), || process.try_wait().unwrap().ok_or("it runs"))
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

@@ -1,0 +1,27 @@
+//! What the proofs stand on: the real host as a process, a Kafka, a database, and a fold that
+//! shares nothing with the host.
+
+mod compare;
+mod eventually;
+mod fold;
+mod group;
+mod guests;
+mod host;
+mod host_log;
+mod platform;
+mod read_model;
+mod seed;
+mod status;
+mod topic;
+mod views;
+
+pub(crate) use compare::{Row, Rows, assert_same, difference};
+pub(crate) use eventually::{PATIENCE, eventually};
+pub(crate) use fold::{Expected, fold};
+pub(crate) use guests::{ORDER_SEARCH, SALES_BY_COUNTRY};
+pub(crate) use host::Host;
+pub(crate) use host_log::{HostLog, Tally};
+pub(crate) use platform::Platform;
+pub(crate) use read_model::ReadModel;
+pub(crate) use seed::seed;
+pub(crate) use status::{Projection, check_books};

@@ -1,0 +1,84 @@
+//! `projector status --output json`, as far as proofs need it, and the books that must close.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::fold::Books;
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Status {
+    pub(crate) projections: Vec<Projection>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Projection {
+    pub(crate) name: String,
+    pub(crate) fresh: bool,
+    pub(crate) lag: i64,
+    pub(crate) halted: Option<String>,
+    pub(crate) counters: Counters,
+    pub(crate) ignored_by_code: BTreeMap<String, u64>,
+    pub(crate) dead_letters: u64,
+    pub(crate) partitions: Vec<Partition>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Partition {
+    pub(crate) topic: String,
+    pub(crate) partition: i32,
+    pub(crate) counters: Counters,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub(crate) struct Counters {
+    pub(crate) read: u64,
+    pub(crate) applied: u64,
+    pub(crate) ignored: u64,
+    pub(crate) parked: u64,
+    pub(crate) dead: u64,
+    pub(crate) skipped: u64,
+}
+
+impl Counters {
+    fn accounted_for(&self) -> u64 {
+        self.applied + self.ignored + self.parked + self.dead + self.skipped
+    }
+}
+
+/// Whether every event in the log was read once, and what became of it was counted. An error says
+/// what is wrong.
+pub(crate) fn check_books(projection: &Projection, expected: &Books) -> Result<(), String> {
+    let Projection { name, counters, .. } = projection;
+    let open: Vec<&Partition> = projection
+        .partitions
+        .iter()
+        .filter(|partition| partition.counters.read != partition.counters.accounted_for())
+        .collect();
+    if !open.is_empty() {
+        return Err(format!("{name}: the books of these partitions are open: {open:#?}"));
+    }
+    for partition in &projection.partitions {
+        let key = (partition.topic.clone(), partition.partition);
+        let events = expected.read.get(&key).copied().unwrap_or_default();
+        if partition.counters.read != events {
+            return Err(format!(
+                "{name}: {} [{}] has {events} events, and {} were read",
+                partition.topic, partition.partition, partition.counters.read
+            ));
+        }
+    }
+    let events: u64 = expected.read.values().sum();
+    let ignored: u64 = expected.ignored.values().sum();
+    let closed = Counters { read: events, applied: events - ignored, ignored, parked: 0, dead: 0, skipped: 0 };
+    if *counters != closed {
+        return Err(format!("{name}: the counters are {counters:?}, expected {closed:?}"));
+    }
+    if projection.ignored_by_code != expected.ignored || projection.dead_letters != 0 {
+        return Err(format!(
+            "{name}: ignored {:?}, expected {:?}; {} dead letters",
+            projection.ignored_by_code, expected.ignored, projection.dead_letters
+        ));
+    }
+    Ok(())
+}
