@@ -1,7 +1,7 @@
 //! Two changes of one statement and key as one, where that provably gives the same row.
 
 use projector_model::contract::Column;
-use projector_model::descriptor::Operation;
+use projector_model::descriptor::{OnMiss, Operation};
 use projector_model::interpret::combine;
 use projector_model::{Value, Write, WriteKind};
 
@@ -22,9 +22,12 @@ pub(super) fn selects_by_what_it_sets(write: &Write) -> bool {
 ///
 /// Operations are associative, so `op(op(stored, earlier), later)` is
 /// `op(stored, op(earlier, later))`, and a row that is inserted takes `op(earlier, later)` either
-/// way. Two things break that: a sum that would overflow half way, and a guard that lets only one
-/// of the two pass.
+/// way. Three things break that: a sum that would overflow half way, a guard that lets only one of
+/// the two pass, and a second delete that must not miss.
 pub(super) fn fold(write: &Write, columns: &[Column], earlier: &mut Vec<Value>, later: &[Value]) -> Fold {
+    if write.kind == WriteKind::Delete && write.on_miss == OnMiss::Reject {
+        return Fold::Impossible;
+    }
     if let Some(guard) = write.guard {
         // With nothing but `set`, the higher version's values are the outcome, whatever version
         // is stored before, between or after them.

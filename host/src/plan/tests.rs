@@ -114,14 +114,17 @@ proptest! {
 }
 
 fn contract() -> Contract {
-    let json = serde_json::json!({
-        "name": "p", "version": "1", "topics": [{"name": "t"}],
-        "tables": ["a", "b"].map(|name| serde_json::json!({
+    let table = |name: &str| {
+        serde_json::json!({
             "name": name, "key": ["id"], "indexes": [{"columns": ["grp"]}],
             "columns": [
                 {"name": "id", "type": "int64"}, {"name": "grp", "type": "text", "nullable": true},
                 {"name": "n", "type": "int64", "nullable": true}, {"name": "v", "type": "int64", "nullable": true}],
-        })),
+        })
+    };
+    let json = serde_json::json!({
+        "name": "p", "version": "1", "topics": [{"name": "t"}],
+        "tables": [table("a"), table("b")],
         "statements": [
             {"name": "add", "table": "a", "kind": "upsert", "set": [{"column": "n", "operation": "add"}]},
             {"name": "put", "table": "a", "kind": "upsert", "set": [{"column": "n"}, {"column": "v"}], "guard": "v"},
