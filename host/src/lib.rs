@@ -12,6 +12,7 @@
 
 pub mod event;
 pub mod batch;
+pub mod outcome;
 pub mod checkpoint;
 pub mod config;
 pub mod failpoint;
@@ -23,7 +24,7 @@ pub mod plan;
 pub mod store;
 pub mod project;
 
-pub mod failure;
+pub mod retry;
 pub mod pipeline;
 pub mod supervisor;
 

@@ -15,9 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::batch::{BatchLimits, Buffer, Delivery};
 use crate::event::Partition;
-use crate::failure::{self, Backoff, Halt};
-use crate::plugin::{Failure, FailureKind, Plugin};
-use crate::project::{Outcome, ProjectError, Verdicts, project};
+use crate::outcome::{Failure, FailureKind, Outcome};
+use crate::plugin::Plugin;
+use crate::project::{ProjectError, Verdicts, project};
+use crate::retry::{Backoff, Halt, report_retry};
 use crate::source::{Incoming, Log, Source};
 use crate::store::{Advance, DeadLetter, Deployment, Store, StoreError, Writes};
 use positions::Positions;
@@ -203,7 +204,7 @@ impl Run {
             match error {
                 ProjectError::Store(StoreError::Unavailable(error)) => {
                     self.tally.retries += 1;
-                    failure::report_retry(&self.deployment.generation.projection, &error, &mut backoff);
+                    report_retry(&self.deployment.generation.projection, &error, &mut backoff);
                     match self.recover(&batch, &mut backoff).await {
                         Recovered::TryAgain => {}
                         Recovered::Committed(advances) => {
@@ -334,7 +335,7 @@ impl Run {
             let advances = self.positions.advances(&batch.deliveries, outcomes);
             let partitions: Vec<Partition> = advances.iter().map(|advance| advance.partition.clone()).collect();
             match self.store.checkpoints(&self.deployment.generation, &partitions).await {
-                Err(error) => failure::report_retry(&self.deployment.generation.projection, &error, backoff),
+                Err(error) => report_retry(&self.deployment.generation.projection, &error, backoff),
                 Ok(checkpoints) => {
                     let at = |of: fn(&Advance) -> i64| {
                         let found = checkpoints.iter().map(|found| found.as_ref().map(|found| found.next_offset));

@@ -9,25 +9,18 @@ mod overlay;
 use std::collections::HashMap;
 
 use projector_model::interpret::Row;
-use projector_model::{Change, LookupCall};
+use projector_model::LookupCall;
 
 use crate::batch::Delivery;
 use crate::event::{Event, Position};
-use crate::plugin::{Answer, Failure, FailureKind, Found, Instance, Plugin};
+use crate::outcome::{Failure, FailureKind, Outcome};
+use crate::plugin::{Answer, Found, Instance, Plugin};
 use crate::store::StoreError;
 use crate::validate;
 use overlay::Overlay;
 
 /// How often an event may ask for rows.
 const ROUNDS: usize = 3;
-
-/// What becomes of an event.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Outcome {
-    Apply(Vec<Change>),
-    Ignore { code: String },
-    Dead(Failure),
-}
 
 #[derive(Debug)]
 pub enum ProjectError {

@@ -9,9 +9,9 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Config};
-use crate::failure::{Backoff, Halt, report_retry};
 use crate::pipeline::Pipeline;
 use crate::plugin::{Engine, LoadError, Plugin, compile::Compiler};
+use crate::retry::{Backoff, Halt, report_retry};
 use crate::source::{Log, LogError, Source};
 use crate::store::{self, Component, Deployment, Installed, Store, StoreError};
 
@@ -100,13 +100,15 @@ impl Host {
             bytes: &offered.bytes,
             contract: &offered.plugin.contract,
         };
-        let (installed, plugin) = match store.install(&component).await {
-            Ok(installed) => {
-                let plugin = self.active(&*store, offered, &installed).await?;
-                (installed, plugin)
+        let installed = match store.install(&component).await {
+            // The version that made the tables goes on.
+            Err(StoreError::Layout(reason)) => {
+                tracing::error!(projection = name, file = %offered.file.display(), reason, "plugin refused");
+                store.installed(name).await?.ok_or(StoreError::Layout(reason))?
             }
-            Err(error) => return Err(error.into()),
+            installed => installed?,
         };
+        let plugin = self.active(&*store, offered, &installed).await?;
         let Installed { generation, active } = installed;
         store.set_halted(&generation, None).await?;
         let contract = plugin.contract.clone();
@@ -136,7 +138,7 @@ impl Host {
             file = %offered.file.display(),
             digest = offered.plugin.digest,
             active = installed.active,
-            "the component in the directory was superseded before; the active one runs, from the store"
+            "the component in the directory is not the active one, which runs from the store: it was superseded or refused"
         );
         let bytes = store.component(&installed.active).await?.ok_or_else(|| {
             StoreError::Unusable(format!("the active component {} is not in the store", installed.active))

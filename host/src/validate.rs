@@ -3,7 +3,7 @@
 use projector_model::change::codes;
 use projector_model::{Change, Contract, LookupCall};
 
-use crate::plugin::{Failure, FailureKind};
+use crate::outcome::{Failure, FailureKind};
 
 /// Checks an event's changes and brings their values to their columns' form. The failure names the
 /// statement and the column.

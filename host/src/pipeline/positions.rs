@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::batch::Delivery;
 use crate::checkpoint::{Start, start};
 use crate::event::Partition;
-use crate::project::Outcome;
+use crate::outcome::Outcome;
 use crate::source::{Log, LogError, Source};
 use crate::store::{Advance, Generation, Store, StoreError};
 

@@ -13,7 +13,7 @@ mod limits;
 mod loader;
 
 pub use engine::Engine;
-pub use instance::{Answer, Failure, FailureKind, Found, Instance};
+pub use instance::{Answer, Found, Instance};
 pub use limits::Limits;
 pub use loader::{LoadError, Plugin};
 

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use crate::checkpoint::{Checkpoint, Identity};
 use crate::config;
 use crate::event::{Event, Partition};
-use crate::plugin::Failure;
+use crate::outcome::Failure;
 
 /// A database that holds read models, and the host's own tables beside them.
 ///
@@ -31,6 +31,9 @@ pub trait Store: Send + Sync {
     /// Makes a component known and, if the projection never had it, the active one; creates the
     /// projection's tables, indexes and readers' views the first time. All or nothing.
     async fn install(&self, component: &Component<'_>) -> Result<Installed, StoreError>;
+
+    /// What is installed under a projection's name.
+    async fn installed(&self, projection: &str) -> Result<Option<Installed>, StoreError>;
 
     /// A component's bytes by its digest.
     async fn component(&self, digest: &str) -> Result<Option<Vec<u8>>, StoreError>;
@@ -242,7 +245,7 @@ pub struct StatementCount {
     pub rows: i64,
 }
 
-/// Why the store did not do what it was asked. What follows is in one place: `failure`.
+/// Why the store did not do what it was asked. What follows is in one place: the pipeline's `settle`.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Gone, full, read-only, locked, in a deadlock: it may well work later.

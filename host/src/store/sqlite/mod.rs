@@ -166,6 +166,26 @@ impl Store for Sqlite {
         Ok(Installed { generation, active: component.digest.to_owned() })
     }
 
+    async fn installed(&self, projection: &str) -> Result<Option<Installed>, StoreError> {
+        let newest = sqlx::query(
+            "select id, number, table_schema, active_digest from projector_generation
+             where projection = ? order by number desc limit 1",
+        )
+        .bind(projection)
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(classify)?;
+        Ok(newest.map(|newest| Installed {
+            generation: Generation {
+                id: newest.get(0),
+                projection: projection.to_owned(),
+                number: newest.get(1),
+                schema: newest.get(2),
+            },
+            active: newest.get(3),
+        }))
+    }
+
     async fn component(&self, digest: &str) -> Result<Option<Vec<u8>>, StoreError> {
         sqlx::query_scalar("select bytes from projector_component where digest = ?")
             .bind(digest)
