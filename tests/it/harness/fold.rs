@@ -7,8 +7,8 @@ use std::time::UNIX_EPOCH;
 use projector_workload::{CUSTOMER_COUNTRY_CHANGED, CUSTOMER_PROFILE_UPDATED, ORDER_CONFIRMED};
 use serde_json::{Value, json};
 
-use super::{Platform, Row, Rows, assert_same, check_books, topic};
-use super::{ORDER_SEARCH, SALES_BY_COUNTRY};
+use super::compare::Row;
+use super::{ORDER_SEARCH, Platform, Rows, SALES_BY_COUNTRY, assert_same, check_books, topic};
 
 /// What became of a projection's events.
 #[derive(Debug, Clone, Default)]

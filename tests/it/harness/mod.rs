@@ -15,12 +15,12 @@ mod status;
 mod topic;
 mod views;
 
-pub(crate) use compare::{Row, Rows, assert_same, difference};
+pub(crate) use compare::{Rows, assert_same, difference};
 pub(crate) use eventually::{PATIENCE, eventually};
 pub(crate) use fold::{Expected, fold};
 pub(crate) use guests::{ORDER_SEARCH, SALES_BY_COUNTRY};
 pub(crate) use host::Host;
-pub(crate) use host_log::{HostLog, Tally};
+pub(crate) use host_log::HostLog;
 pub(crate) use platform::Platform;
 pub(crate) use read_model::ReadModel;
 pub(crate) use seed::seed;

@@ -9,10 +9,11 @@ use projector_test_servers::{Database, Postgres};
 use serde_json::Value;
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use sqlx::{AssertSqlSafe, ColumnIndex, ConnectOptions, Connection, Decode, Row as _, Type};
+use sqlx::{AssertSqlSafe, ColumnIndex, ConnectOptions, Connection, Decode, Type};
 
 use super::views::{CUSTOMERS, Kind, ORDERS, SALES, View};
-use super::{Row, Rows};
+use super::Rows;
+use super::compare::Row;
 
 pub(crate) enum ReadModel {
     Postgres { url: String },

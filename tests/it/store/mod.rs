@@ -1,1 +1,47 @@
+//! What both stores promise: one set of tests, each run on a real Postgres and on a SQLite file.
 
+mod home;
+mod projection;
+mod random;
+mod rows;
+
+mod install;
+mod activation;
+mod one_writer;
+mod checkpoints;
+mod dead_letters;
+mod reads;
+mod values;
+mod refusals;
+mod drift;
+mod same_rows;
+
+use projector::config;
+
+/// Runs each of these functions as a test of its own on either store.
+macro_rules! on_both_stores {
+    ($($promise:ident),+ $(,)?) => {
+        mod postgres {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $promise() -> anyhow::Result<()> {
+                    super::$promise(crate::store::home::Home::postgres()?).await
+                }
+            )+
+        }
+        mod sqlite {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $promise() -> anyhow::Result<()> {
+                    super::$promise(crate::store::home::Home::sqlite()?).await
+                }
+            )+
+        }
+    };
+}
+use on_both_stores;
+
+/// A store's settings as an operator writes them.
+fn settings(url: &str) -> config::Store {
+    toml::from_str(&format!("url = '{url}'")).expect("a url alone is enough")
+}

@@ -1,0 +1,189 @@
+//! Checkpoints: begun once, compared before they are set, and moved with everything else or not at
+//! all.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use projector::checkpoint::{Checkpoint, Identity};
+use projector::event::{Event, Partition, Position};
+use projector::plugin::{Failure, FailureKind};
+use projector::store::{Advance, Counters, DeadLetter, StatementCount, StoreError, Writes};
+use projector_model::Change;
+
+use super::home::Home;
+use super::projection::{ADD, PUT, Projection, advance, contract, numbers, numeric, partition};
+use super::{on_both_stores, rows};
+
+on_both_stores!(
+    a_partition_is_begun_once,
+    checkpoints_come_in_the_order_asked,
+    a_moved_checkpoint_is_named_and_nothing_is_written,
+    a_transaction_that_is_dropped_leaves_nothing,
+    rows_checkpoints_dead_letters_and_counters_move_together,
+    what_stands_still_says_why_until_it_moves,
+);
+
+fn other() -> Partition {
+    Partition::new("u", 7)
+}
+
+fn counts(codes: &[(&str, i64)]) -> BTreeMap<String, i64> {
+    codes.iter().map(|(code, events)| ((*code).to_owned(), *events)).collect()
+}
+
+/// A batch of two partitions: two events applied, one ignored, one dead.
+struct Batch {
+    changes: Vec<Change>,
+    event: Event,
+    failure: Failure,
+}
+
+impl Batch {
+    fn new(offset: i64) -> Self {
+        Self {
+            changes: vec![numeric(PUT, &[1, 5]), numeric(ADD, &[2, offset])],
+            event: Event {
+                position: Position { partition: other(), offset },
+                topic: 0,
+                timestamp_ms: None,
+                key: None,
+                value: None,
+                headers: Vec::new(),
+            },
+            failure: Failure::new(FailureKind::Rejected, "no-country", "it has none"),
+        }
+    }
+
+    fn writes(&self, advances: [Advance; 2]) -> Writes<'_> {
+        Writes {
+            advances: advances.into(),
+            changes: vec![(0, &self.changes[..1]), (1, &self.changes[1..])],
+            dead: vec![DeadLetter { event: &self.event, failure: &self.failure }],
+        }
+    }
+}
+
+fn of_other(expected: i64) -> Advance {
+    Advance {
+        partition: other(),
+        expected,
+        next: expected + 10,
+        applied: 1,
+        ignored: counts(&[("old", 1)]),
+        dead: counts(&[("no-country", 1)]),
+    }
+}
+
+async fn a_partition_is_begun_once(home: Home) -> Result<()> {
+    let projection = Projection::install(home.open().await?, contract(&numbers())).await?;
+    let generation = &projection.deployment.generation;
+    let identity = Identity { topic_id: Some("T".into()), cluster_id: None };
+    let changed = Identity { topic_id: Some("other".into()), cluster_id: Some("C".into()) };
+    projection.store.begin_partition(generation, &other(), 42, &identity).await?;
+    projection.store.begin_partition(generation, &other(), 7, &changed).await?;
+    let found = projection.store.checkpoints(generation, &[other()]).await?;
+    assert_eq!(found, [Some(Checkpoint { next_offset: 42, identity })]);
+    Ok(())
+}
+
+async fn checkpoints_come_in_the_order_asked(home: Home) -> Result<()> {
+    let projection = Projection::install(home.open().await?, contract(&numbers())).await?;
+    let generation = &projection.deployment.generation;
+    projection.store.begin_partition(generation, &other(), 42, &Identity::default()).await?;
+    let asked = [other(), Partition::new("unknown", 0), partition(), other()];
+    let found = projection.store.checkpoints(generation, &asked).await?;
+    let offsets: Vec<_> = found.iter().map(|found| found.as_ref().map(|found| found.next_offset)).collect();
+    assert_eq!(offsets, [Some(42), None, Some(0), Some(42)]);
+    Ok(())
+}
+
+async fn a_moved_checkpoint_is_named_and_nothing_is_written(home: Home) -> Result<()> {
+    let projection = Projection::install(home.open().await?, contract(&numbers())).await?;
+    let generation = projection.deployment.generation.clone();
+    projection.store.begin_partition(&generation, &other(), 42, &Identity::default()).await?;
+    let untouched = serde_json::to_value(projection.overview().await?)?;
+    let unknown = Advance { partition: Partition::new("unknown", 1), ..advance(0, 2) };
+    let batch = Batch::new(42);
+    for (advances, moved) in [
+        ([advance(0, 2), of_other(41)], vec![other()]),
+        ([advance(1, 2), of_other(42)], vec![partition()]),
+        ([advance(1, 2), of_other(43)], vec![partition(), other()]),
+        ([unknown, of_other(42)], vec![Partition::new("unknown", 1)]),
+    ] {
+        match projection.begin().await?.commit(&batch.writes(advances)).await {
+            Err(StoreError::CheckpointMoved(named)) => assert_eq!(named, moved),
+            result => panic!("{result:?}"),
+        }
+        assert_eq!(serde_json::to_value(projection.overview().await?)?, untouched);
+        let rows = rows::of_store(&home, &projection.deployment.contract, &generation).await?;
+        assert!(rows[0].stored.is_empty(), "{rows:?}");
+    }
+    Ok(())
+}
+
+async fn a_transaction_that_is_dropped_leaves_nothing(home: Home) -> Result<()> {
+    let projection = Projection::install(home.open().await?, contract(&numbers())).await?;
+    let mut commit = Box::pin(async {
+        let batch = Batch::new(42);
+        // Stopped at its first wait, wherever that is.
+        projection.begin().await?.commit(&batch.writes([advance(0, 2), of_other(42)])).await
+    });
+    std::future::poll_fn(|context| {
+        let _ = commit.as_mut().poll(context);
+        std::task::Poll::Ready(())
+    })
+    .await;
+    drop(commit);
+    drop(projection.begin().await?);
+    assert_eq!(projection.offset().await?, 0);
+    assert_eq!(projection.partition_state(&partition()).await?.counters, Counters::default());
+    Ok(())
+}
+
+async fn rows_checkpoints_dead_letters_and_counters_move_together(home: Home) -> Result<()> {
+    let projection = Projection::install(home.open().await?, contract(&numbers())).await?;
+    let generation = projection.deployment.generation.clone();
+    projection.store.begin_partition(&generation, &other(), 0, &Identity::default()).await?;
+    for round in [0, 10] {
+        let batch = Batch::new(round);
+        projection.begin().await?.commit(&batch.writes([advance(round / 5, 2), of_other(round)])).await?;
+    }
+    let state = projection.partition_state(&other()).await?;
+    assert_eq!(state.checkpoint, 20);
+    assert_eq!(state.counters, Counters { read: 6, applied: 2, ignored: 2, dead: 2, ..Counters::default() });
+    assert_eq!(state.ignored_by_code, counts(&[("old", 2)]));
+    assert_eq!(state.dead_by_code, counts(&[("no-country", 2)]));
+    let state = projection.partition_state(&partition()).await?;
+    assert_eq!((state.checkpoint, state.counters.read, state.counters.applied), (4, 4, 4));
+
+    let overview = projection.overview().await?;
+    assert_eq!(overview.dead_letters, 2);
+    let twice = StatementCount { changes: 2, rows: 2 };
+    assert_eq!(overview.statements, BTreeMap::from([("put".into(), twice), ("add".into(), twice)]));
+    for state in overview.partitions {
+        let Counters { read, applied, ignored, parked, dead, skipped } = state.counters;
+        assert_eq!(read, applied + ignored + parked + dead + skipped);
+    }
+    let rows = rows::of_store(&home, &projection.deployment.contract, &generation).await?;
+    let values: Vec<_> = rows[0].visible.iter().map(|(values, _)| values[1].as_deref()).collect();
+    assert_eq!(values, [Some("5"), Some("10")]);
+    Ok(())
+}
+
+async fn what_stands_still_says_why_until_it_moves(home: Home) -> Result<()> {
+    let projection = Projection::install(home.open().await?, contract(&numbers())).await?;
+    let generation = projection.deployment.generation.clone();
+    projection.store.set_paused(&generation, &partition(), Some("lost")).await?;
+    assert_eq!(projection.partition_state(&partition()).await?.paused.as_deref(), Some("lost"));
+    projection.store.set_paused(&generation, &partition(), None).await?;
+    assert_eq!(projection.partition_state(&partition()).await?.paused, None);
+    projection.store.set_paused(&generation, &partition(), Some("lost")).await?;
+    projection.write(&[vec![numeric(PUT, &[1, 2])]]).await?;
+    assert_eq!(projection.partition_state(&partition()).await?.paused, None, "a commit shows that it is read");
+
+    projection.store.set_halted(&generation, Some("a flood")).await?;
+    assert_eq!(projection.overview().await?.halted.as_deref(), Some("a flood"));
+    projection.store.set_halted(&generation, None).await?;
+    assert_eq!(projection.overview().await?.halted, None);
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! Dead letters keep what the producer wrote, to the byte.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use projector::event::{Event, Header, Position};
+use projector::plugin::{Failure, FailureKind};
+use projector::store::{Advance, DeadLetter, Writes};
+use serde_json::json;
+
+use super::home::{Home, Session};
+use super::on_both_stores;
+use super::projection::{Projection, contract, numbers, partition};
+
+on_both_stores!(a_dead_letter_keeps_every_byte, a_time_that_no_database_can_hold_is_left_out);
+
+type Bytes = Option<Vec<u8>>;
+
+fn event(offset: i64, key: Bytes, value: Bytes, headers: Vec<Header>) -> Event {
+    Event {
+        position: Position { partition: partition(), offset },
+        topic: 0,
+        timestamp_ms: Some(1_700_000_000_123),
+        key,
+        value,
+        headers,
+    }
+}
+
+fn header(name: &str, value: Option<&[u8]>) -> Header {
+    Header { name: name.into(), value: value.map(Into::into) }
+}
+
+async fn bury(projection: &Projection, events: &[Event]) -> Result<()> {
+    let failure = Failure::new(FailureKind::Trap, "trap", "unreachable\0 at \u{1b}[31mline 1");
+    let buried = events.len() as i64;
+    let advance = Advance {
+        partition: partition(),
+        expected: 0,
+        next: buried,
+        applied: 0,
+        ignored: BTreeMap::new(),
+        dead: BTreeMap::from([("trap".into(), buried)]),
+    };
+    let dead = events.iter().map(|event| DeadLetter { event, failure: &failure }).collect();
+    projection.begin().await?.commit(&Writes { advances: vec![advance], changes: Vec::new(), dead }).await?;
+    Ok(())
+}
+
+/// `(key, payload, headers, microseconds)`, by offset.
+async fn buried(home: &Home) -> Result<Vec<(Bytes, Bytes, String, Option<i64>)>> {
+    Ok(match home.session().await? {
+        Session::Postgres(mut session) => {
+            let sql = "select key, payload, headers::text, (extract(epoch from recorded_at) * 1000000)::int8
+                       from projector.dead_letter order by \"offset\"";
+            sqlx::query_as(sql).fetch_all(&mut session).await?
+        }
+        Session::Sqlite(mut session) => {
+            let sql = "select key, payload, headers, recorded_at from projector_dead_letter order by \"offset\"";
+            sqlx::query_as(sql).fetch_all(&mut session).await?
+        }
+    })
+}
+
+async fn a_dead_letter_keeps_every_byte(home: Home) -> Result<()> {
+    let projection = Projection::install(home.open().await?, contract(&numbers())).await?;
+    let every_byte: Vec<u8> = (0..=255).collect();
+    let headers = vec![
+        header("x-trace-id", Some(b"abc")),
+        header("x-trace-id", Some(b"a second of that name")),
+        header("none", None),
+        header("empty", Some(b"")),
+        header("nul", Some(b"a\0b")),
+        header("not text", Some(&[0xff, 0xfe])),
+        header("\u{1f600} \"quoted\" \\u0000", Some("é\u{1f600}\\u0000".as_bytes())),
+    ];
+    bury(
+        &projection,
+        &[
+            event(0, Some(every_byte.clone()), Some(vec![0xff; 100_000]), headers),
+            event(1, None, None, Vec::new()),
+            event(2, Some(Vec::new()), Some(Vec::new()), Vec::new()),
+        ],
+    )
+    .await?;
+    let letters = buried(&home).await?;
+    assert_eq!(letters.len(), 3);
+    assert_eq!(letters[0].0, Some(every_byte));
+    assert_eq!(letters[0].1, Some(vec![0xff; 100_000]));
+    assert_eq!((&letters[1].0, &letters[1].1), (&None, &None));
+    assert_eq!((&letters[2].0, &letters[2].1), (&Some(Vec::new()), &Some(Vec::new())));
+    assert_eq!(letters[0].3, Some(1_700_000_000_123_000));
+    assert_eq!(
+        serde_json::from_str::<serde_json::Value>(&letters[0].2)?,
+        json!([
+            {"name": "x-trace-id", "value": "abc"},
+            {"name": "x-trace-id", "value": "a second of that name"},
+            {"name": "none", "value": null},
+            {"name": "empty", "value": ""},
+            {"name": "nul", "value": {"hex": "610062"}},
+            {"name": "not text", "value": {"hex": "fffe"}},
+            {"name": "\u{1f600} \"quoted\" \\u0000", "value": "é\u{1f600}\\u0000"},
+        ])
+    );
+    Ok(())
+}
+
+async fn a_time_that_no_database_can_hold_is_left_out(home: Home) -> Result<()> {
+    let projection = Projection::install(home.open().await?, contract(&numbers())).await?;
+    let at = |offset: i64, timestamp_ms: Option<i64>| Event { timestamp_ms, ..event(offset, None, None, Vec::new()) };
+    let year_12000 = 316_516_377_600_000;
+    let events = [at(0, Some(i64::MAX)), at(1, Some(year_12000)), at(2, Some(-1)), at(3, None)];
+    bury(&projection, &events).await?;
+    let times: Vec<_> = buried(&home).await?.into_iter().map(|letter| letter.3).collect();
+    assert_eq!(times, [None, None, Some(-1_000), None]);
+    Ok(())
+}

@@ -1,0 +1,150 @@
+//! What is in a projection's tables, read past the host, in one form for both stores and the model.
+
+use anyhow::Result;
+use projector::store::Generation;
+use projector_model::contract::{Column, Table};
+use projector_model::{Contract, Tables, Type, Value};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{AssertSqlSafe, Row as _};
+
+use super::home::{Home, Session};
+
+/// A row: its values as texts, and whether it is a tombstone.
+pub(super) type Row = (Vec<Option<String>>, bool);
+
+/// What a table holds, and what its readers see; both sorted.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Dump {
+    pub(super) stored: Vec<Row>,
+    pub(super) visible: Vec<Row>,
+}
+
+impl Dump {
+    fn of(mut stored: Vec<Row>, mut visible: Vec<Row>) -> Self {
+        stored.sort();
+        visible.sort();
+        Self { stored, visible }
+    }
+}
+
+/// What the model says: readers see every row but the tombstones.
+pub(super) fn of_model(contract: &Contract, tables: &Tables) -> Vec<Dump> {
+    let dump = |at: usize| {
+        let row = |row: &projector_model::interpret::Row| (row.values.iter().map(shown).collect(), row.tombstone);
+        let stored: Vec<Row> = tables.rows(at).map(|(_, stored)| row(stored)).collect();
+        let visible = stored.iter().filter(|(_, tombstone)| !tombstone).cloned().collect();
+        Dump::of(stored, visible)
+    };
+    (0..contract.tables.len()).map(dump).collect()
+}
+
+/// What a database holds: every table and every readers' view of a projection.
+pub(super) async fn of_store(home: &Home, contract: &Contract, generation: &Generation) -> Result<Vec<Dump>> {
+    let mut session = home.session().await?;
+    let readers = contract.name().replace('-', "_");
+    let mut dumps = Vec::new();
+    for table in &contract.tables {
+        let (physical, view) = match home {
+            Home::Postgres { .. } => {
+                (format!("{}.{}", generation.schema, table.name), format!("{readers}.{}", table.name))
+            }
+            Home::Sqlite { .. } => {
+                (format!("{}__{}", generation.schema, table.name), format!("{readers}__{}", table.name))
+            }
+        };
+        let stored = select(&mut session, table, &physical, table.has_tombstones).await?;
+        let visible = select(&mut session, table, &view, false).await?;
+        dumps.push(Dump::of(stored, visible));
+    }
+    Ok(dumps)
+}
+
+async fn select(session: &mut Session, table: &Table, from: &str, tombstones: bool) -> Result<Vec<Row>> {
+    let mut columns: Vec<String> = match session {
+        Session::Postgres(_) => table.columns.iter().map(as_text).collect(),
+        Session::Sqlite(_) => table.columns.iter().map(|column| column.name.clone()).collect(),
+    };
+    columns.push(if tombstones { "_deleted".into() } else { "1 = 2".into() });
+    let sql = AssertSqlSafe(format!("select {} from {from}", columns.join(", ")));
+    let mut rows = Vec::new();
+    match session {
+        Session::Postgres(session) => {
+            for row in sqlx::query(sql).fetch_all(session).await? {
+                let mut values = Vec::new();
+                for (at, column) in table.columns.iter().enumerate() {
+                    let text: Option<String> = row.try_get(at)?;
+                    values.push(text.map(|text| canonical(column.ty, text)));
+                }
+                rows.push((values, row.try_get(table.columns.len())?));
+            }
+        }
+        Session::Sqlite(session) => {
+            for row in sqlx::query(sql).fetch_all(session).await? {
+                let values = table.columns.iter().enumerate().map(|(at, column)| from_sqlite(&row, at, column.ty));
+                let values = values.collect::<Result<_, sqlx::Error>>()?;
+                rows.push((values, row.try_get(table.columns.len())?));
+            }
+        }
+    }
+    Ok(rows)
+}
+
+fn as_text(column: &Column) -> String {
+    let name = &column.name;
+    match column.ty {
+        Type::Bytes => format!("encode({name}, 'hex')"),
+        Type::Timestamp => format!("(extract(epoch from {name}) * 1000000)::int8::text"),
+        Type::Date => format!("({name} - date '1970-01-01')::text"),
+        _ => format!("{name}::text"),
+    }
+}
+
+fn from_sqlite(row: &SqliteRow, at: usize, ty: Type) -> Result<Option<String>, sqlx::Error> {
+    Ok(match ty {
+        Type::Boolean => row.try_get::<Option<i64>, _>(at)?.map(|value| (value == 1).to_string()),
+        Type::Int64 | Type::Timestamp | Type::Date => row.try_get::<Option<i64>, _>(at)?.map(|value| value.to_string()),
+        Type::Float64 => row.try_get::<Option<f64>, _>(at)?.map(|value| format!("{value:?}")),
+        Type::Bytes => row.try_get::<Option<Vec<u8>>, _>(at)?.map(hex::encode),
+        Type::Decimal { .. } | Type::Text | Type::Json | Type::Uuid => {
+            row.try_get::<Option<String>, _>(at)?.map(|text| canonical(ty, text))
+        }
+    })
+}
+
+/// A value as the databases above show it.
+pub(super) fn shown(value: &Value) -> Option<String> {
+    Some(match value {
+        Value::Null => return None,
+        Value::Float64(number) => format!("{number:?}"),
+        Value::Text(text) => text.clone(),
+        Value::Bytes(bytes) => hex::encode(bytes),
+        Value::Json(text) => canonical(Type::Json, text.clone()),
+        Value::Timestamp(micros) => micros.to_string(),
+        Value::Date(days) => days.to_string(),
+        Value::Boolean(_) | Value::Int64(_) | Value::Decimal(_) | Value::Uuid(_) => value.to_string(),
+    })
+}
+
+/// Databases write floats and documents as they like; what they mean is compared.
+fn canonical(ty: Type, text: String) -> String {
+    match ty {
+        Type::Float64 => text.parse::<f64>().map_or(text, |number| format!("{number:?}")),
+        Type::Json => serde_json::from_str(&text).map_or(text, |document| meaning(&document)),
+        _ => text,
+    }
+}
+
+fn meaning(document: &serde_json::Value) -> String {
+    use serde_json::Value as Json;
+    match document {
+        Json::Number(number) => number.as_f64().map_or(number.to_string(), |number| format!("{number:?}")),
+        Json::Array(items) => format!("[{}]", items.iter().map(meaning).collect::<Vec<_>>().join(",")),
+        Json::Object(fields) => {
+            let mut fields: Vec<String> =
+                fields.iter().map(|(name, value)| format!("{name:?}:{}", meaning(value))).collect();
+            fields.sort();
+            format!("{{{}}}", fields.join(","))
+        }
+        Json::Null | Json::Bool(_) | Json::String(_) => document.to_string(),
+    }
+}
