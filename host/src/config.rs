@@ -126,8 +126,8 @@ pub struct Projection {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Limits {
-    /// Wasm fuel for one event, about an instruction a unit. An order-search event takes some
-    /// 30,000.
+    /// Wasm fuel for one call of one event, about an instruction a unit. An order of order-search
+    /// takes some 35,000 for its first call and 50,000 for the one with its customer.
     pub fuel: u64,
     /// Wall time for one event. It only ends what fuel does not see: it is not the plugin's fault
     /// when the host is starved, so the batch is tried again.
@@ -402,6 +402,26 @@ store = "analytics"
         let error = Config::parse("projector.toml", text).expect_err("an error");
         let help = miette::Diagnostic::help(&*error).map(|help| help.to_string()).unwrap_or_default();
         (error.to_string(), help)
+    }
+
+    #[test]
+    fn the_example_is_sound_and_shows_every_default() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../projector.toml");
+        let example = std::fs::read_to_string(path).expect("the example");
+        let parsed = Config::parse("projector.toml", &example).expect("sound");
+        // What is commented out is uncommented, but for secrets and for tables that need others.
+        let shown: String = example
+            .lines()
+            .map(|line| line.strip_prefix("# ").filter(|rest| rest.contains(" = ") || rest.starts_with('[')).unwrap_or(line))
+            .filter(|line| !line.contains("${"))
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        let shown = shown.replace("[stores.analytics]", "[stores.analytics]\nurl = \"sqlite://a.db\"");
+        let shown = shown.replace("username = \"projector\"", "username = \"projector\"\npassword = \"x\"");
+        let shown = Config::parse("projector.toml", &shown).expect("every key exists");
+        assert_eq!(format!("{:?}", shown.limits), format!("{:?}", parsed.limits));
+        assert_eq!(format!("{:?}", shown.batch), format!("{:?}", parsed.batch));
+        assert_eq!(shown.shutdown_deadline, parsed.shutdown_deadline);
     }
 
     #[test]

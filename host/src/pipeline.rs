@@ -17,7 +17,7 @@ use crate::batch::{BatchLimits, Buffer, Delivery};
 use crate::event::Partition;
 use crate::outcome::{Failure, FailureKind, Outcome};
 use crate::plugin::Plugin;
-use crate::project::{ProjectError, Verdicts, project};
+use crate::project::{self, FirstAnswer, ProjectError};
 use crate::retry::{Backoff, Halt, report_retry};
 use crate::source::{Incoming, Log, Source};
 use crate::store::{Advance, DeadLetter, Deployment, Store, StoreError, Writes};
@@ -47,11 +47,10 @@ struct Tally {
     retries: u64,
 }
 
-/// Events on their way, and what the plugin said of them, if it was asked already.
+/// Events on their way, and what the plugin said of each, if it was asked already.
 struct Batch {
     deliveries: Vec<Delivery>,
-    outcomes: Option<Vec<Outcome>>,
-    verdicts: Verdicts,
+    answers: Option<Vec<FirstAnswer>>,
 }
 
 impl Pipeline {
@@ -96,23 +95,15 @@ struct Run {
 impl Run {
     async fn run(&mut self) -> Result<(), Halt> {
         let mut ahead = None;
-        loop {
-            let batch = match ahead.take() {
-                Some(batch) => batch,
-                None => match self.next_batch().await? {
-                    Some(batch) => batch,
-                    None => return Ok(()),
-                },
-            };
+        while let Some(batch) = self.next_batch(ahead.take()).await? {
             ahead = self.settle(batch).await?;
-            if self.stop.is_cancelled() {
-                return Ok(());
-            }
         }
+        Ok(())
     }
 
-    /// Waits for events. `None`: it is time to stop.
-    async fn next_batch(&mut self) -> Result<Option<Batch>, Halt> {
+    /// The batch that is projected already, or the next one, when there are events for it. `None`:
+    /// it is time to stop.
+    async fn next_batch(&mut self, mut ahead: Option<Batch>) -> Result<Option<Batch>, Halt> {
         loop {
             self.drain();
             if let Some(reason) = self.failed.take() {
@@ -122,7 +113,7 @@ impl Run {
                 return Ok(None);
             }
             self.positions.settle(&self.source).await;
-            if let Some(batch) = self.take_batch() {
+            if let Some(batch) = ahead.take().or_else(|| self.take_batch()) {
                 return Ok(Some(batch));
             }
             let retry = self.positions.next_try();
@@ -139,7 +130,7 @@ impl Run {
 
     fn take_batch(&mut self) -> Option<Batch> {
         let deliveries = self.buffer.take(self.limits);
-        (!deliveries.is_empty()).then(|| Batch { deliveries, outcomes: None, verdicts: Verdicts::new() })
+        (!deliveries.is_empty()).then_some(Batch { deliveries, answers: None })
     }
 
     /// Takes what has happened already, as long as there is room for it.
@@ -176,15 +167,15 @@ impl Run {
         self.positions.ask(partitions.to_vec());
     }
 
-    /// Brings a batch to its end, however often that takes. Returns the next one, if it was
-    /// projected meanwhile.
+    /// Brings a batch to its end, however often that takes. Returns the next one, if the plugin was
+    /// asked about it meanwhile.
     async fn settle(&mut self, mut batch: Batch) -> Result<Option<Batch>, Halt> {
         let mut backoff = Backoff::default();
         let mut timeouts = 0;
         loop {
             let hold = self.source.hold(&mut batch.deliveries);
-            if batch.outcomes.as_ref().is_some_and(|outcomes| outcomes.len() != batch.deliveries.len()) {
-                batch.outcomes = None;
+            if batch.answers.as_ref().is_some_and(|answers| answers.len() != batch.deliveries.len()) {
+                batch.answers = None;
             }
             if batch.deliveries.is_empty() {
                 return Ok(None);
@@ -206,7 +197,8 @@ impl Run {
                     self.tally.retries += 1;
                     report_retry(&self.deployment.generation.projection, &error, &mut backoff);
                     match self.recover(&batch, &mut backoff).await {
-                        Recovered::TryAgain => {}
+                        // Smaller every time: it may have been too much for the session's timeouts.
+                        Recovered::TryAgain => self.halve(&mut batch),
                         Recovered::Committed(advances) => {
                             self.committed(&batch, advances);
                             return Ok(None);
@@ -217,16 +209,12 @@ impl Run {
                 }
                 ProjectError::Store(StoreError::CheckpointMoved(partitions)) => self.fenced(&partitions),
                 ProjectError::Store(StoreError::Rejected { event, rejection }) => {
-                    let failure = Failure::new(FailureKind::Refused, &rejection.code, rejection.detail);
-                    self.condemn(&mut batch, event, failure);
+                    condemn(&mut batch, event, &rejection.code, &rejection.detail);
                 }
                 ProjectError::Store(StoreError::Data(error)) => match batch.deliveries.len() {
-                    1 => self.condemn(&mut batch, 0, Failure::new(FailureKind::Refused, "data", error.to_string())),
+                    1 => condemn(&mut batch, 0, "data", &error.to_string()),
                     // Halves, until the event is found that the database refuses.
-                    more => {
-                        self.buffer.put_back(batch.deliveries.split_off(more / 2));
-                        batch.outcomes = None;
-                    }
+                    _ => self.halve(&mut batch),
                 },
                 ProjectError::Store(StoreError::Inactive(digest)) => {
                     return Err(Halt::Restart(format!("component {digest} became the active one")));
@@ -246,55 +234,60 @@ impl Run {
         }
     }
 
-    /// One attempt at a batch: all of it, or nothing. Where a projection neither reads nor writes
-    /// by other columns, the next batch is projected meanwhile.
+    /// One attempt at a batch: all of it, or nothing. Meanwhile the plugin is asked about the next
+    /// one.
     async fn attempt(&mut self, batch: &mut Batch) -> (Result<Vec<Advance>, ProjectError>, Option<Batch>) {
-        if self.deployment.contract.needs_one_writer() {
-            return (self.attempt_alone(batch).await, None);
-        }
-        let outcomes = match batch.outcomes.take() {
-            Some(outcomes) => outcomes,
-            None => match tokio::task::block_in_place(|| project_alone(&self.plugin, batch)) {
-                Ok(outcomes) => outcomes,
+        let mut answers = match batch.answers.take() {
+            Some(answers) => answers,
+            None => match tokio::task::block_in_place(|| project::ask(&self.plugin, &batch.deliveries)) {
+                Ok(answers) => answers,
                 Err(error) => return (Err(error), None),
             },
         };
         self.drain();
         let next = self.take_batch();
-        let advances = self.positions.advances(&batch.deliveries, &outcomes);
-        let commit = async {
-            let tx = self.store.begin(&self.deployment).await?;
-            tx.commit(&writes(&batch.deliveries, &outcomes, advances.clone())).await
-        };
-        let project_next = async {
+        let ask_ahead = async {
             let mut next = next?;
             let plugin = self.plugin.clone();
-            let projected = tokio::task::spawn_blocking(move || {
-                // What fails here will fail again, and be dealt with, when its turn has come.
-                next.outcomes = project_alone(&plugin, &next).ok();
+            let asked = tokio::task::spawn_blocking(move || {
+                // What runs out of time here will do so again, and be dealt with, in its turn.
+                next.answers = project::ask(&plugin, &next.deliveries).ok();
                 next
             });
-            Some(projected.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())))
+            Some(asked.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())))
         };
-        let (committed, next) = tokio::join!(commit, project_next);
-        batch.outcomes = Some(outcomes);
-        (committed.map(|()| advances).map_err(ProjectError::Store), next)
+        let mut rest = Vec::new();
+        let commit = async {
+            let mut tx = self.store.begin(&self.deployment).await.map_err(ProjectError::Store)?;
+            let outcomes = tokio::task::block_in_place(|| {
+                let mut read = |calls: &[_]| Handle::current().block_on(tx.read(calls));
+                project::resolve(&self.plugin, &batch.deliveries, &answers, &mut read)
+            })?;
+            rest = batch.deliveries.split_off(outcomes.len());
+            let advances = self.positions.advances(&batch.deliveries, &outcomes);
+            let writes = writes(&batch.deliveries, &outcomes, advances.clone());
+            tx.commit(&writes).await.map_err(ProjectError::Store)?;
+            Ok(advances)
+        };
+        let (committed, next) = tokio::join!(commit, ask_ahead);
+        answers.truncate(batch.deliveries.len());
+        batch.answers = Some(answers);
+        if rest.is_empty() {
+            return (committed, next);
+        }
+        // These come before what was taken after them.
+        self.buffer.put_back(next.map(|next| next.deliveries).unwrap_or_default());
+        self.buffer.put_back(rest);
+        (committed, None)
     }
 
-    /// The same where what becomes of an event depends on stored rows: projected inside the
-    /// transaction, which no other writer's can overlap.
-    async fn attempt_alone(&mut self, batch: &mut Batch) -> Result<Vec<Advance>, ProjectError> {
-        let mut tx = self.store.begin(&self.deployment).await.map_err(ProjectError::Store)?;
-        let outcomes = tokio::task::block_in_place(|| {
-            let mut read = |calls: &[_]| Handle::current().block_on(tx.read(calls));
-            project(&self.plugin, &batch.deliveries, &batch.verdicts, &mut read)
-        })?;
-        self.buffer.put_back(batch.deliveries.split_off(outcomes.len()));
-        let advances = self.positions.advances(&batch.deliveries, &outcomes);
-        let writes = writes(&batch.deliveries, &outcomes, advances.clone());
-        let committed = tx.commit(&writes).await.map_err(ProjectError::Store);
-        batch.outcomes = Some(outcomes);
-        committed.map(|()| advances)
+    /// Leaves the later half of a batch for the next one.
+    fn halve(&mut self, batch: &mut Batch) {
+        let half = batch.deliveries.len().div_ceil(2);
+        self.buffer.put_back(batch.deliveries.split_off(half));
+        if let Some(answers) = &mut batch.answers {
+            answers.truncate(half);
+        }
     }
 
     fn committed(&mut self, batch: &Batch, advances: Vec<Advance>) {
@@ -317,13 +310,6 @@ impl Run {
         self.reposition(partitions);
     }
 
-    /// This event is dead; the batch goes on without its changes.
-    fn condemn(&mut self, batch: &mut Batch, event: usize, failure: Failure) {
-        let position = batch.deliveries[event].event.position.clone();
-        batch.verdicts.insert(position, failure);
-        batch.outcomes = None;
-    }
-
     /// After the database was gone: what became of the batch, as the checkpoints tell.
     async fn recover(&mut self, batch: &Batch, backoff: &mut Backoff) -> Recovered {
         loop {
@@ -331,8 +317,7 @@ impl Run {
             if self.stop.is_cancelled() {
                 return Recovered::Stopped;
             }
-            let outcomes = batch.outcomes.as_deref().unwrap_or_default();
-            let advances = self.positions.advances(&batch.deliveries, outcomes);
+            let advances = self.positions.advances(&batch.deliveries, &[]);
             let partitions: Vec<Partition> = advances.iter().map(|advance| advance.partition.clone()).collect();
             match self.store.checkpoints(&self.deployment.generation, &partitions).await {
                 Err(error) => report_retry(&self.deployment.generation.projection, &error, backoff),
@@ -365,10 +350,11 @@ enum Recovered {
     Stopped,
 }
 
-/// Projects a batch whose projection reads nothing. Blocks.
-fn project_alone(plugin: &Plugin, batch: &Batch) -> Result<Vec<Outcome>, ProjectError> {
-    let mut never = |_: &[_]| Err(StoreError::Unusable("a projection without lookups asked for rows".into()));
-    project(plugin, &batch.deliveries, &batch.verdicts, &mut never)
+/// The database refuses this event: it is dead, and the batch goes on without its changes.
+fn condemn(batch: &mut Batch, event: usize, code: &str, detail: &str) {
+    if let Some(answers) = &mut batch.answers {
+        answers[event] = Err(Failure::new(FailureKind::Refused, code, detail));
+    }
 }
 
 fn writes<'b>(deliveries: &'b [Delivery], outcomes: &'b [Outcome], advances: Vec<Advance>) -> Writes<'b> {

@@ -1,15 +1,14 @@
 //! A batch through the plugin: what each event leads to.
 //!
-//! Every event is called once; those that ask for rows are called again, in order, when the rows
-//! that all of them ask for were read at once. What a later event is shown is what is stored, as
-//! changed by the events before it.
+//! [`ask`] calls the plugin once for every event. Most events are answered by that; it needs no
+//! database, so it runs ahead, while the batch before it commits. [`resolve`] then runs inside the
+//! transaction: the rows that events asked for are read at once, and those events are called again,
+//! in order. What a later event is shown is what is stored, as changed by the events before it.
 
 mod overlay;
 
-use std::collections::HashMap;
-
-use projector_model::interpret::Row;
 use projector_model::LookupCall;
+use projector_model::interpret::Row;
 
 use crate::batch::Delivery;
 use crate::event::{Event, Position};
@@ -22,6 +21,9 @@ use overlay::Overlay;
 /// How often an event may ask for rows.
 const ROUNDS: usize = 3;
 
+/// An event's answer to its first call, without any rows. A failure is confirmed.
+pub type FirstAnswer = Result<Answer, Failure>;
+
 #[derive(Debug)]
 pub enum ProjectError {
     /// The machine may be at fault: to be tried again.
@@ -29,60 +31,57 @@ pub enum ProjectError {
     Store(StoreError),
 }
 
-/// Failures that were established outside of the plugin: the database refused these events.
-pub type Verdicts = HashMap<Position, Failure>;
-
 /// Reads stored rows: for each call, the whole rows that it finds.
 pub type Read<'r> = dyn FnMut(&[LookupCall]) -> Result<Vec<Vec<Row>>, StoreError> + 'r;
 
-/// Projects events in order. Blocks.
+/// Calls the plugin for each event, in one fresh instance. Blocks.
+pub fn ask(plugin: &Plugin, batch: &[Delivery]) -> Result<Vec<FirstAnswer>, ProjectError> {
+    let mut caller = Caller::new(plugin);
+    batch.iter().map(|delivery| caller.call(&delivery.event, &[])).collect()
+}
+
+/// Brings each event to its outcome, in order. Blocks.
 ///
-/// Returns an outcome for each event, or for fewer: those that remain are to begin the next batch,
-/// because a lookup of theirs could find rows that this one has not written yet.
-pub fn project(
+/// Returns an outcome for each event, or for fewer, but for one at least: those that remain are to
+/// begin the next batch, because a lookup of theirs could find rows that this one has not written
+/// yet.
+pub fn resolve(
     plugin: &Plugin,
     batch: &[Delivery],
-    verdicts: &Verdicts,
+    answers: &[FirstAnswer],
     read: &mut Read<'_>,
 ) -> Result<Vec<Outcome>, ProjectError> {
-    let mut caller = Caller { plugin, instance: None };
-    let mut first_answers = Vec::with_capacity(batch.len());
-    for delivery in batch {
-        first_answers.push(match verdicts.get(&delivery.event.position) {
-            Some(failure) => Err(failure.clone()),
-            None => caller.call(&delivery.event, &[])?,
-        });
-    }
+    let mut caller = Caller::new(plugin);
     let mut overlay = Overlay::new(&plugin.contract);
-    let needs = first_answers.iter().flatten().filter_map(Answer::needs).flatten();
+    let needs = answers.iter().flatten().filter_map(Answer::needs).flatten();
     overlay.load(needs.cloned().collect(), read).map_err(ProjectError::Store)?;
 
     let mut outcomes = Vec::with_capacity(batch.len());
-    for (delivery, mut answer) in batch.iter().zip(first_answers) {
+    for (delivery, first) in batch.iter().zip(answers) {
+        let mut answer = first.clone();
         let mut found: Vec<Found> = Vec::new();
         let mut rounds = 0;
-        while let Ok(Answer::Needs(calls)) = &answer {
+        let outcome = loop {
+            let calls = match answer {
+                Ok(Answer::Changes(changes)) => break Outcome::Apply(changes),
+                Ok(Answer::Ignored { code, .. }) => break Outcome::Ignore { code },
+                Err(failure) => break Outcome::Dead(failure),
+                Ok(Answer::Needs(calls)) => calls,
+            };
             rounds += 1;
             if rounds > ROUNDS || calls.is_empty() {
-                answer = Err(Failure::new(
-                    FailureKind::Limit,
-                    "rounds",
-                    format!("it still asks for rows after {ROUNDS} rounds, or asks for none"),
-                ));
-                break;
+                let detail = format!("it still asks for rows after {ROUNDS} rounds, or asks for none");
+                break Outcome::Dead(Failure::new(FailureKind::Limit, "rounds", detail));
             }
             if calls.iter().any(|call| overlay.is_unsure(call)) {
                 return Ok(outcomes);
             }
             overlay.load(calls.clone(), read).map_err(ProjectError::Store)?;
-            found.extend(calls.iter().map(|call| (call.clone(), overlay.look_up(call))));
+            for call in calls {
+                let rows = overlay.look_up(&call);
+                found.push((call, rows));
+            }
             answer = caller.call(&delivery.event, &found)?;
-        }
-        let outcome = match answer {
-            Ok(Answer::Changes(changes)) => Outcome::Apply(changes),
-            Ok(Answer::Ignored { code, .. }) => Outcome::Ignore { code },
-            Ok(Answer::Needs(_)) => unreachable!("the loop above ends with another answer"),
-            Err(failure) => Outcome::Dead(failure),
         };
         if let Outcome::Apply(changes) = &outcome {
             overlay.apply(changes);
@@ -99,8 +98,12 @@ struct Caller<'p> {
     instance: Option<Instance>,
 }
 
-impl Caller<'_> {
-    fn call(&mut self, event: &Event, found: &[Found]) -> Result<Result<Answer, Failure>, ProjectError> {
+impl<'p> Caller<'p> {
+    fn new(plugin: &'p Plugin) -> Self {
+        Self { plugin, instance: None }
+    }
+
+    fn call(&mut self, event: &Event, found: &[Found]) -> Result<FirstAnswer, ProjectError> {
         let mut instance = match self.instance.take() {
             Some(instance) => instance,
             None => match Instance::new(self.plugin) {
@@ -130,7 +133,7 @@ impl Caller<'_> {
     }
 }
 
-fn decided(event: &Event, answer: Result<Answer, Failure>) -> Result<Result<Answer, Failure>, ProjectError> {
+fn decided(event: &Event, answer: FirstAnswer) -> Result<FirstAnswer, ProjectError> {
     match answer {
         Err(failure) if failure.kind == FailureKind::Timeout => Err(ProjectError::Timeout(event.position.clone())),
         answer => Ok(answer),

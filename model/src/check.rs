@@ -553,6 +553,13 @@ impl Checker {
         let place = &format!("{place}: guard");
         let column = self.column(place, statement.guard.as_deref()?, table)?;
         let name = &table.columns[column].name;
+        if table.is_key_column(column) {
+            self.problem(
+                place,
+                format!("`{name}` belongs to the key, which a row keeps for life"),
+                "a version is a column of its own".to_string(),
+            );
+        }
         if !matches!(
             table.columns[column].ty,
             Type::Int64 | Type::Timestamp | Type::Decimal { .. } | Type::Text
@@ -854,5 +861,14 @@ mod tests {
     fn a_guard_is_among_the_columns_that_are_set() {
         let text = problems(|json| json["statements"][0]["guard"] = "total".into());
         assert!(text.contains("does not `set` its version `total`"), "{text}");
+    }
+
+    #[test]
+    fn a_version_is_no_part_of_the_key() {
+        let text = problems(|json| {
+            json["tables"][0]["key"] = serde_json::json!(["id", "customer"]);
+            json["statements"][0] = serde_json::json!({"name": "order", "table": "orders", "kind": "delete", "by": ["id", "customer"], "guard": "customer"});
+        });
+        assert!(text.contains("`customer` belongs to the key"), "{text}");
     }
 }

@@ -58,7 +58,7 @@ fn print(projection: &ProjectionStatus) {
     }
     let mut table = Table::new();
     table
-        .load_style(presets::UTF8_HORIZONTAL_ONLY)
+        .load_style(presets::UTF8_BORDERS_ONLY)
         .set_header(["topic", "partition", "checkpoint", "log end", "lag", "freshness", "dead", ""]);
     for partition in &projection.partitions {
         table.add_row([

@@ -36,7 +36,8 @@ pub struct Row {
 ///
 /// Every change fits its statement: see [`Contract::fit`].
 pub fn plan<'a>(contract: &Contract, changes: impl IntoIterator<Item = (usize, &'a Change)>) -> Vec<Step> {
-    let mut planner = Planner { contract, open: contract.tables.iter().map(|_| None).collect(), steps: Vec::new() };
+    let mut planner =
+        Planner { contract, open: contract.tables.iter().map(|_| None).collect(), steps: Vec::new() };
     for (event, change) in changes {
         planner.add(event, change);
     }

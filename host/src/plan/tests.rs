@@ -62,7 +62,10 @@ fn execute_all(contract: &Contract, stored: &mut Rows, steps: &[Step]) -> Result
 }
 
 fn plan_events<E: AsRef<[Change]>>(contract: &Contract, events: &[(usize, E)]) -> Vec<Step> {
-    plan(contract, events.iter().flat_map(|(at, changes)| changes.as_ref().iter().map(|change| (*at, change))))
+    plan(
+        contract,
+        events.iter().flat_map(|(at, changes)| changes.as_ref().iter().map(|change| (*at, change))),
+    )
 }
 
 fn contract_of(dice: &random::Dice) -> Contract {
@@ -178,7 +181,8 @@ fn repeated_keys_become_one_row_of_a_sorted_step() {
 
 #[test]
 fn another_statement_of_the_same_table_ends_a_run_and_one_of_another_table_does_not() {
-    let steps = planned(&[call(ADD, &[1, 1]), call(OTHER, &[1, 1]), call(ADD, &[1, 1]), call(PUT, &[1, 9, 1])]);
+    let steps =
+        planned(&[call(ADD, &[1, 1]), call(OTHER, &[1, 1]), call(ADD, &[1, 1]), call(PUT, &[1, 9, 1])]);
     assert_eq!(
         steps,
         [(ADD, vec![row(&[1, 2], 0)]), (PUT, vec![row(&[1, 9, 1], 3)]), (OTHER, vec![row(&[1, 1], 1)])]
@@ -187,7 +191,12 @@ fn another_statement_of_the_same_table_ends_a_run_and_one_of_another_table_does_
 
 #[test]
 fn of_guarded_sets_the_highest_version_is_left_and_of_equals_the_last() {
-    let steps = planned(&[call(PUT, &[1, 10, 5]), call(PUT, &[1, 20, 7]), call(PUT, &[1, 30, 6]), call(PUT, &[1, 40, 7])]);
+    let steps = planned(&[
+        call(PUT, &[1, 10, 5]),
+        call(PUT, &[1, 20, 7]),
+        call(PUT, &[1, 30, 6]),
+        call(PUT, &[1, 40, 7]),
+    ]);
     assert_eq!(steps, [(PUT, vec![row(&[1, 40, 7], 0)])]);
 }
 
@@ -202,6 +211,9 @@ fn what_could_come_out_otherwise_is_not_folded() {
     // The second delete finds nothing any more, which rejects its event.
     assert_eq!(apart(&[call(ERASE, &[1]), call(ERASE, &[1])]), 2);
     // Which rows are moved depends on those that were moved before.
-    let text = |from: &str, to: &str| Change { statement: MOVE, arguments: [from, to].map(|t| Value::Text(t.into())).into() };
+    let text = |from: &str, to: &str| Change {
+        statement: MOVE,
+        arguments: [from, to].map(|t| Value::Text(t.into())).into(),
+    };
     assert_eq!(apart(&[text("a", "b"), text("b", "c")]), 2);
 }

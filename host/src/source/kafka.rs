@@ -248,8 +248,13 @@ impl Poller {
         if let Some(topic) = self.topics.get_mut(&partition.topic) {
             topic.epochs.insert(partition.number, epoch);
         }
-        if self.paused {
-            self.set_paused(true);
+        // librdkafka keeps a partition paused from one assignment to the next.
+        let paused = match self.paused {
+            true => self.consumer.pause(&list),
+            false => self.consumer.resume(&list),
+        };
+        if let Err(error) = paused {
+            self.outbox.push_back(Incoming::Failed(format!("{partition} cannot be paused or resumed: {error}")));
         }
     }
 

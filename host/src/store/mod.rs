@@ -6,10 +6,11 @@
 pub mod postgres;
 pub mod sqlite;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use projector_model::descriptor::{Statement, StatementKind};
 use projector_model::interpret::Row;
 use projector_model::{Change, Contract, LookupCall, Rejection};
 use serde::Serialize;
@@ -170,6 +171,13 @@ pub struct DeadLetter<'a> {
 }
 
 impl DeadLetter<'_> {
+    /// The record's timestamp in microseconds, unless a producer's clock puts it where no database
+    /// can.
+    pub fn recorded_at(&self) -> Option<i64> {
+        let micros = self.event.timestamp_ms?.checked_mul(1_000)?;
+        projector_model::value::TIMESTAMP_RANGE.contains(&micros).then_some(micros)
+    }
+
     /// The event's headers as JSON: an array, since names may repeat. A value that is no UTF-8
     /// stands as `{"hex": …}`.
     pub fn headers_json(&self) -> serde_json::Value {
@@ -257,7 +265,7 @@ pub enum StoreError {
     /// Another component is the active one.
     #[error("component {0} is the active one")]
     Inactive(String),
-    /// This event's changes are refused, and only they.
+    /// This event's changes are refused, given that those of the events before it stand.
     #[error("{rejection}")]
     Rejected { event: usize, rejection: Rejection },
     /// Some event of the batch has values that the database refuses.
@@ -296,14 +304,23 @@ pub async fn open_to_read(settings: &config::Store) -> Result<Arc<dyn Store>, St
 }
 
 /// What must be the same for a component to take over the tables that another one made.
-fn check_layout(active: &projector_model::Descriptor, offered: &projector_model::Descriptor) -> Result<(), StoreError> {
+fn check_layout(
+    active: &projector_model::Descriptor,
+    offered: &projector_model::Descriptor,
+) -> Result<(), StoreError> {
     let names = |descriptor: &projector_model::Descriptor| {
         let mut names: Vec<_> = descriptor.topics.iter().map(|topic| topic.name.clone()).collect();
         names.sort();
         names
     };
+    let with_tombstones = |descriptor: &projector_model::Descriptor| -> BTreeSet<String> {
+        let leaves = |write: &&Statement| write.kind == StatementKind::Delete && write.guard.is_some();
+        descriptor.statements.iter().filter(leaves).map(|write| write.table.clone()).collect()
+    };
     let differs = if active.tables != offered.tables {
         "its tables"
+    } else if with_tombstones(active) != with_tombstones(offered) {
+        "which of its tables keep the tombstones of guarded deletes"
     } else if names(active) != names(offered) {
         "its topics"
     } else if active.revision != offered.revision {

@@ -41,7 +41,9 @@ async fn an_activation_waits_for_the_transaction_in_flight_and_stops_the_next(ho
     let writes = Writes { advances: vec![advance(0, 1)], changes: vec![(0, &changes)], dead: Vec::new() };
     in_flight.commit(&writes).await?;
     assert_eq!(activation.await??.active, "new");
-    assert!(matches!(projection.begin().await.map(drop), Err(StoreError::Inactive(digest)) if digest == "new"));
+    assert!(
+        matches!(projection.begin().await.map(drop), Err(StoreError::Inactive(digest)) if digest == "new")
+    );
     assert_eq!(projection.offset().await?, 1, "what was in flight is committed");
     Ok(())
 }

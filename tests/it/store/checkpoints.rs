@@ -2,11 +2,13 @@
 //! all.
 
 use std::collections::BTreeMap;
+use std::future::{Future, poll_fn};
+use std::task::Poll;
 
 use anyhow::Result;
 use projector::checkpoint::{Checkpoint, Identity};
 use projector::event::{Event, Partition, Position};
-use projector::plugin::{Failure, FailureKind};
+use projector::outcome::{Failure, FailureKind};
 use projector::store::{Advance, Counters, DeadLetter, StatementCount, StoreError, Writes};
 use projector_model::Change;
 
@@ -18,7 +20,7 @@ on_both_stores!(
     a_partition_is_begun_once,
     checkpoints_come_in_the_order_asked,
     a_moved_checkpoint_is_named_and_nothing_is_written,
-    a_transaction_that_is_dropped_leaves_nothing,
+    a_commit_that_is_given_up_at_any_wait_leaves_all_of_it_or_nothing,
     rows_checkpoints_dead_letters_and_counters_move_together,
     what_stands_still_says_why_until_it_moves,
 );
@@ -121,23 +123,51 @@ async fn a_moved_checkpoint_is_named_and_nothing_is_written(home: Home) -> Resul
     Ok(())
 }
 
-async fn a_transaction_that_is_dropped_leaves_nothing(home: Home) -> Result<()> {
+async fn a_commit_that_is_given_up_at_any_wait_leaves_all_of_it_or_nothing(home: Home) -> Result<()> {
     let projection = Projection::install(home.open().await?, contract(&numbers())).await?;
-    let mut commit = Box::pin(async {
-        let batch = Batch::new(42);
-        // Stopped at its first wait, wherever that is.
-        projection.begin().await?.commit(&batch.writes([advance(0, 2), of_other(42)])).await
-    });
-    std::future::poll_fn(|context| {
-        let _ = commit.as_mut().poll(context);
-        std::task::Poll::Ready(())
-    })
-    .await;
-    drop(commit);
-    drop(projection.begin().await?);
-    assert_eq!(projection.offset().await?, 0);
-    assert_eq!(projection.partition_state(&partition()).await?.counters, Counters::default());
+    let generation = projection.deployment.generation.clone();
+    projection.store.begin_partition(&generation, &other(), 0, &Identity::default()).await?;
+    let (mut commits, mut patience) = (0, 0);
+    while commits < 3 {
+        let batch = Batch::new(10 * commits);
+        let advances = [advance(2 * commits, 2), of_other(10 * commits)];
+        let commit = async { projection.begin().await?.commit(&batch.writes(advances)).await };
+        let finished = give_up_after(patience, commit).await;
+        patience += 1;
+
+        let state = projection.partition_state(&other()).await?;
+        if let Some(result) = finished {
+            result?;
+            assert_eq!(state.checkpoint, 10 * (commits + 1));
+        }
+        // Given up while it waits for the answer, it may be committed all the same.
+        commits = state.checkpoint / 10;
+        assert_eq!((state.counters.read, state.counters.dead), (3 * commits, commits));
+        assert_eq!(projection.offset().await?, 2 * commits);
+        let overview = projection.overview().await?;
+        assert_eq!(overview.dead_letters, commits);
+        assert_eq!(overview.statements.get("add").map_or(0, |count| count.changes), commits);
+        let rows = rows::of_store(&home, &projection.deployment.contract, &generation).await?;
+        let sum = rows[0].stored.get(1).and_then(|(values, _)| values[1].clone());
+        assert_eq!(sum, (commits > 0).then(|| (0..commits).map(|at| 10 * at).sum::<i64>().to_string()));
+    }
+    assert!(patience > 3, "it was given up before it was let through");
     Ok(())
+}
+
+/// Lets a future run until it has waited this often, and drops it.
+async fn give_up_after<T>(waits: i64, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = Box::pin(future);
+    let mut waited = 0;
+    poll_fn(|context| match future.as_mut().poll(context) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending if waited == waits => Poll::Ready(None),
+        Poll::Pending => {
+            waited += 1;
+            Poll::Pending
+        }
+    })
+    .await
 }
 
 async fn rows_checkpoints_dead_letters_and_counters_move_together(home: Home) -> Result<()> {
@@ -179,7 +209,11 @@ async fn what_stands_still_says_why_until_it_moves(home: Home) -> Result<()> {
     assert_eq!(projection.partition_state(&partition()).await?.paused, None);
     projection.store.set_paused(&generation, &partition(), Some("lost")).await?;
     projection.write(&[vec![numeric(PUT, &[1, 2])]]).await?;
-    assert_eq!(projection.partition_state(&partition()).await?.paused, None, "a commit shows that it is read");
+    assert_eq!(
+        projection.partition_state(&partition()).await?.paused,
+        None,
+        "a commit shows that it is read"
+    );
 
     projection.store.set_halted(&generation, Some("a flood")).await?;
     assert_eq!(projection.overview().await?.halted.as_deref(), Some("a flood"));

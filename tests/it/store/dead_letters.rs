@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use projector::event::{Event, Header, Position};
-use projector::plugin::{Failure, FailureKind};
+use projector::outcome::{Failure, FailureKind};
 use projector::store::{Advance, DeadLetter, Writes};
 use serde_json::json;
 
@@ -56,7 +56,8 @@ async fn buried(home: &Home) -> Result<Vec<(Bytes, Bytes, String, Option<i64>)>>
             sqlx::query_as(sql).fetch_all(&mut session).await?
         }
         Session::Sqlite(mut session) => {
-            let sql = "select key, payload, headers, recorded_at from projector_dead_letter order by \"offset\"";
+            let sql =
+                "select key, payload, headers, recorded_at from projector_dead_letter order by \"offset\"";
             sqlx::query_as(sql).fetch_all(&mut session).await?
         }
     })
@@ -107,7 +108,10 @@ async fn a_dead_letter_keeps_every_byte(home: Home) -> Result<()> {
 
 async fn a_time_that_no_database_can_hold_is_left_out(home: Home) -> Result<()> {
     let projection = Projection::install(home.open().await?, contract(&numbers())).await?;
-    let at = |offset: i64, timestamp_ms: Option<i64>| Event { timestamp_ms, ..event(offset, None, None, Vec::new()) };
+    let at = |offset: i64, timestamp_ms: Option<i64>| Event {
+        timestamp_ms,
+        ..event(offset, None, None, Vec::new())
+    };
     let year_12000 = 316_516_377_600_000;
     let events = [at(0, Some(i64::MAX)), at(1, Some(year_12000)), at(2, Some(-1)), at(3, None)];
     bury(&projection, &events).await?;

@@ -51,7 +51,8 @@ impl Home {
         Ok(match self {
             Home::Postgres { url } => Session::Postgres(PgConnection::connect(url).await?),
             Home::Sqlite { .. } => {
-                let options = SqliteConnectOptions::new().filename(self.file()).busy_timeout(Duration::from_secs(10));
+                let options =
+                    SqliteConnectOptions::new().filename(self.file()).busy_timeout(Duration::from_secs(10));
                 Session::Sqlite(options.connect().await?)
             }
         })

@@ -96,9 +96,7 @@ async fn a_schema_that_somebody_else_made_is_not_taken_over(home: Home) -> Resul
 }
 
 async fn tables_may_be_named_like_the_indexes_of_others(home: Home) -> Result<()> {
-    let table = |name: &str| {
-        json!({"name": name, "key": ["id"], "columns": [{"name": "id", "type": "int64"}], "indexes": [{"columns": ["id"]}]})
-    };
+    let table = |name: &str| json!({"name": name, "key": ["id"], "columns": [{"name": "id", "type": "int64"}], "indexes": [{"columns": ["id"]}]});
     let long = "x".repeat(62);
     let names = ["a", "a_1", "a_pkey", "a_1_1", &format!("{long}y"), &format!("{long}z")];
     let tables = names.map(table);

@@ -5,16 +5,16 @@ mod projection;
 mod random;
 mod rows;
 
-mod install;
 mod activation;
-mod one_writer;
 mod checkpoints;
 mod dead_letters;
-mod reads;
-mod values;
-mod refusals;
 mod drift;
+mod install;
+mod one_writer;
+mod reads;
+mod refusals;
 mod same_rows;
+mod values;
 
 use projector::config;
 

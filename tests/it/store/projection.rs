@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 use projector::checkpoint::Identity;
 use projector::event::Partition;
 use projector::store::{
-    Advance, Component, Deployment, Installed, PartitionState, Projection as Overview, Store, StoreError, Transaction,
-    Writes,
+    Advance, Component, Deployment, Installed, PartitionState, Projection as Overview, Store, StoreError,
+    Transaction, Writes,
 };
 use projector_model::{Change, Contract, Descriptor, LookupCall, Value};
 use serde_json::{Value as Json, json};
@@ -73,7 +73,11 @@ pub(super) fn partition() -> Partition {
     Partition::new("t", 0)
 }
 
-pub(super) async fn offer(store: &dyn Store, digest: &str, contract: &Contract) -> Result<Installed, StoreError> {
+pub(super) async fn offer(
+    store: &dyn Store,
+    digest: &str,
+    contract: &Contract,
+) -> Result<Installed, StoreError> {
     store.install(&Component { digest, bytes: BYTES, contract }).await
 }
 
@@ -81,8 +85,11 @@ impl Projection {
     pub(super) async fn install(store: Arc<dyn Store>, contract: Contract) -> Result<Self> {
         let digest = format!("digest of {}", contract.name());
         let installed = offer(&*store, &digest, &contract).await?;
-        let deployment =
-            Deployment { generation: installed.generation, digest: digest.into(), contract: Arc::new(contract) };
+        let deployment = Deployment {
+            generation: installed.generation,
+            digest: digest.into(),
+            contract: Arc::new(contract),
+        };
         store.begin_partition(&deployment.generation, &partition(), 0, &Identity::default()).await?;
         Ok(Self { store, deployment })
     }
@@ -127,7 +134,8 @@ impl Projection {
 
     pub(super) async fn partition_state(&self, partition: &Partition) -> Result<PartitionState> {
         let found = self.overview().await?.partitions.into_iter();
-        let mut found = found.filter(|state| state.topic == *partition.topic && state.partition == partition.number);
+        let mut found =
+            found.filter(|state| state.topic == *partition.topic && state.partition == partition.number);
         found.next().context("the partition is not shown")
     }
 }

@@ -6,7 +6,8 @@
 use std::fmt;
 
 use projector_model::descriptor::{
-    Assignment, Column, Descriptor, Index, IndexKind, OnMiss, Operation, Statement, StatementKind, Table, Topic,
+    Assignment, Column, Descriptor, Index, IndexKind, OnMiss, Operation, Statement, StatementKind, Table,
+    Topic,
 };
 use projector_model::{Change, Contract, Decimal, Type, Value};
 use proptest::collection::vec;
@@ -52,7 +53,8 @@ pub(crate) fn numbers(batches: usize, events: usize) -> impl Strategy<Value = Nu
     (vec(any::<u16>(), 150).prop_map(Dice), vec(vec(dice(20), 0..=events), 1..=batches))
 }
 
-const DECIMALS: [Type; 2] = [Type::Decimal { precision: 3, scale: 1 }, Type::Decimal { precision: 38, scale: 2 }];
+const DECIMALS: [Type; 2] =
+    [Type::Decimal { precision: 3, scale: 1 }, Type::Decimal { precision: 38, scale: 2 }];
 const KEY_TYPES: [Type; 8] = [
     Type::Int64,
     Type::Text,
@@ -221,10 +223,12 @@ fn values(ty: Type) -> Vec<Value> {
     let decimal = |text: &str| Value::Decimal(text.parse::<Decimal>().expect(text));
     match ty {
         Type::Boolean => vec![Value::Boolean(false), Value::Boolean(true)],
-        Type::Int64 => [1, 2, -1, 0, 10, i64::MAX, i64::MAX - 1, i64::MIN, i64::MIN + 1].map(Value::Int64).into(),
-        Type::Float64 => {
-            [0.0, -0.0, -1.5, f64::INFINITY, f64::NEG_INFINITY, f64::MAX, 5e-324, 0.1].map(Value::Float64).into()
+        Type::Int64 => {
+            [1, 2, -1, 0, 10, i64::MAX, i64::MAX - 1, i64::MIN, i64::MIN + 1].map(Value::Int64).into()
         }
+        Type::Float64 => [0.0, -0.0, -1.5, f64::INFINITY, f64::NEG_INFINITY, f64::MAX, 5e-324, 0.1]
+            .map(Value::Float64)
+            .into(),
         Type::Decimal { precision: 3, .. } => {
             ["9.5", "10", "-0.1", "0", "1.50", "99.9", "-99.9", "0.1"].map(decimal).into()
         }

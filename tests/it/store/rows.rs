@@ -30,7 +30,8 @@ impl Dump {
 /// What the model says: readers see every row but the tombstones.
 pub(super) fn of_model(contract: &Contract, tables: &Tables) -> Vec<Dump> {
     let dump = |at: usize| {
-        let row = |row: &projector_model::interpret::Row| (row.values.iter().map(shown).collect(), row.tombstone);
+        let row =
+            |row: &projector_model::interpret::Row| (row.values.iter().map(shown).collect(), row.tombstone);
         let stored: Vec<Row> = tables.rows(at).map(|(_, stored)| row(stored)).collect();
         let visible = stored.iter().filter(|(_, tombstone)| !tombstone).cloned().collect();
         Dump::of(stored, visible)
@@ -80,7 +81,8 @@ async fn select(session: &mut Session, table: &Table, from: &str, tombstones: bo
         }
         Session::Sqlite(session) => {
             for row in sqlx::query(sql).fetch_all(session).await? {
-                let values = table.columns.iter().enumerate().map(|(at, column)| from_sqlite(&row, at, column.ty));
+                let values =
+                    table.columns.iter().enumerate().map(|(at, column)| from_sqlite(&row, at, column.ty));
                 let values = values.collect::<Result<_, sqlx::Error>>()?;
                 rows.push((values, row.try_get(table.columns.len())?));
             }
@@ -102,7 +104,9 @@ fn as_text(column: &Column) -> String {
 fn from_sqlite(row: &SqliteRow, at: usize, ty: Type) -> Result<Option<String>, sqlx::Error> {
     Ok(match ty {
         Type::Boolean => row.try_get::<Option<i64>, _>(at)?.map(|value| (value == 1).to_string()),
-        Type::Int64 | Type::Timestamp | Type::Date => row.try_get::<Option<i64>, _>(at)?.map(|value| value.to_string()),
+        Type::Int64 | Type::Timestamp | Type::Date => {
+            row.try_get::<Option<i64>, _>(at)?.map(|value| value.to_string())
+        }
         Type::Float64 => row.try_get::<Option<f64>, _>(at)?.map(|value| format!("{value:?}")),
         Type::Bytes => row.try_get::<Option<Vec<u8>>, _>(at)?.map(hex::encode),
         Type::Decimal { .. } | Type::Text | Type::Json | Type::Uuid => {

@@ -21,7 +21,8 @@ fn every_store_ends_with_the_rows_of_the_model() -> Result<()> {
     let homes = [Home::postgres()?, Home::sqlite()?];
     let stores = [runtime.block_on(homes[0].open())?, runtime.block_on(homes[1].open())?];
     let number = AtomicU32::new(0);
-    let config = Config { cases: CASES, max_shrink_iters: 500, failure_persistence: None, ..Config::default() };
+    let config =
+        Config { cases: CASES, max_shrink_iters: 500, failure_persistence: None, ..Config::default() };
     let outcome = TestRunner::new(config).run(&random::numbers(3, 12), |(dice, batches)| {
         let name = format!("p-{}", number.fetch_add(1, Ordering::Relaxed));
         let contract = random::descriptor(&name, &mut dice.throws()).check().expect("a sound descriptor");
@@ -32,10 +33,14 @@ fn every_store_ends_with_the_rows_of_the_model() -> Result<()> {
         runtime.block_on(async {
             let mut projections = Vec::new();
             for store in &stores {
-                projections.push(Projection::install(store.clone(), contract.clone()).await.expect("it installs"));
+                projections
+                    .push(Projection::install(store.clone(), contract.clone()).await.expect("it installs"));
             }
             compare(&homes, &projections, &contract, &batches).await.map_err(|difference| {
-                TestCaseError::fail(format!("{difference:#}\n{}\n{batches:#?}", contract.descriptor.to_json()))
+                TestCaseError::fail(format!(
+                    "{difference:#}\n{}\n{batches:#?}",
+                    contract.descriptor.to_json()
+                ))
             })
         })
     });
@@ -78,12 +83,21 @@ async fn compare(
                     (Err(StoreError::Data(_)), Home::Postgres { .. }) => true,
                     _ => false,
                 };
-                ensure!(right, "{}: {refused:?}, and the model rejects event {first}: {rejection}", home.url());
+                ensure!(
+                    right,
+                    "{}: {refused:?}, and the model rejects event {first}: {rejection}",
+                    home.url()
+                );
                 let found = rows::of_store(home, contract, generation).await?;
-                ensure!(found == rows::of_model(contract, &before), "{}: a refused batch left rows", home.url());
+                ensure!(
+                    found == rows::of_model(contract, &before),
+                    "{}: a refused batch left rows",
+                    home.url()
+                );
             }
             projection.write(&accepted).await.with_context(|| home.url())?;
-            let (found, expected) = (rows::of_store(home, contract, generation).await?, rows::of_model(contract, &model));
+            let (found, expected) =
+                (rows::of_store(home, contract, generation).await?, rows::of_model(contract, &model));
             ensure!(found == expected, "{}: {found:#?}\nand the model: {expected:#?}", home.url());
         }
     }

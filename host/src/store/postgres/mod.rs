@@ -20,8 +20,8 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 use uuid::Uuid;
 
 use super::{
-    Component, Counters, Deployment, Generation, Installed, PartitionState, Projection, StatementCount, Store,
-    StoreError, Transaction, check_layout, generation_schema, schema_name,
+    Component, Counters, Deployment, Generation, Installed, PartitionState, Projection, StatementCount,
+    Store, StoreError, Transaction, check_layout, generation_schema, schema_name,
 };
 use crate::checkpoint::{Checkpoint, Identity};
 use crate::config;
@@ -44,7 +44,8 @@ pub struct Postgres {
 impl Postgres {
     /// Connects, and brings the host's own tables up to date.
     pub async fn open(settings: &config::Store) -> Result<Self, StoreError> {
-        let wrong = |error: sqlx::Error| StoreError::Unusable(format!("the store's url cannot be used: {error}"));
+        let wrong =
+            |error: sqlx::Error| StoreError::Unusable(format!("the store's url cannot be used: {error}"));
         let milliseconds = |timeout: Duration| timeout.as_millis().to_string();
         let options = PgConnectOptions::from_str(&settings.url)
             .map_err(wrong)?
@@ -73,7 +74,8 @@ impl Postgres {
             .await
             .map_err(StoreError::Unavailable)?;
         migrate(&pool).await?;
-        let id = sqlx::query_scalar("select id from projector.store").fetch_one(&pool).await.map_err(classify)?;
+        let id =
+            sqlx::query_scalar("select id from projector.store").fetch_one(&pool).await.map_err(classify)?;
         Ok(Self { pool, id, statements: Mutex::default() })
     }
 
@@ -164,8 +166,9 @@ impl Store for Postgres {
             return Ok(Installed { generation, active });
         }
         let stored: String = newest.get(4);
-        let descriptor = Descriptor::from_json(&stored)
-            .map_err(|problems| StoreError::Unusable(format!("the active component's descriptor: {problems}")))?;
+        let descriptor = Descriptor::from_json(&stored).map_err(|problems| {
+            StoreError::Unusable(format!("the active component's descriptor: {problems}"))
+        })?;
         check_layout(&descriptor, &contract.descriptor)?;
         store_component(&mut tx, component).await?;
         // Waits for the transactions in flight, which hold this row, and they see it after.
@@ -283,12 +286,14 @@ impl Store for Postgres {
     }
 
     async fn set_halted(&self, generation: &Generation, reason: Option<&str>) -> Result<(), StoreError> {
-        sqlx::query("update projector.generation set halted = $2 where id = $1 and halted is distinct from $2")
-            .bind(generation.id)
-            .bind(reason)
-            .execute(&self.pool)
-            .await
-            .map_err(classify)?;
+        sqlx::query(
+            "update projector.generation set halted = $2 where id = $1 and halted is distinct from $2",
+        )
+        .bind(generation.id)
+        .bind(reason)
+        .execute(&self.pool)
+        .await
+        .map_err(classify)?;
         Ok(())
     }
 
@@ -441,14 +446,18 @@ async fn partition_states(pool: &PgPool, generation: i64) -> Result<Vec<Partitio
         .collect())
 }
 
-async fn statement_counts(pool: &PgPool, generation: i64) -> Result<BTreeMap<String, StatementCount>, StoreError> {
-    let rows = sqlx::query("select statement, sum(changes)::int8, sum(rows)::int8 from projector.effect
+async fn statement_counts(
+    pool: &PgPool,
+    generation: i64,
+) -> Result<BTreeMap<String, StatementCount>, StoreError> {
+    let rows = sqlx::query(
+        "select statement, sum(changes)::int8, sum(rows)::int8 from projector.effect
          where generation_id = $1 group by statement",
     )
-        .bind(generation)
-        .fetch_all(pool)
-        .await
-        .map_err(classify)?;
+    .bind(generation)
+    .fetch_all(pool)
+    .await
+    .map_err(classify)?;
     Ok(rows
         .iter()
         .map(|row| (row.get(0), StatementCount { changes: row.get(1), rows: row.get(2) }))

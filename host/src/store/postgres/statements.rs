@@ -26,7 +26,8 @@ pub(super) struct WriteSql {
 
 impl Statements {
     pub(super) fn of(contract: &Contract, schema: &str) -> Self {
-        let table_of = |table: usize| (&contract.tables[table], qualified(schema, &contract.tables[table].name));
+        let table_of =
+            |table: usize| (&contract.tables[table], qualified(schema, &contract.tables[table].name));
         let writes = contract
             .writes
             .iter()
@@ -34,7 +35,8 @@ impl Statements {
                 let (table, name) = table_of(write.table);
                 WriteSql {
                     sql: write_sql(write, table, &name),
-                    first_miss: (write.on_miss == OnMiss::Reject).then(|| first_miss_sql(write, table, &name)),
+                    first_miss: (write.on_miss == OnMiss::Reject)
+                        .then(|| first_miss_sql(write, table, &name)),
                     types: write.argument_columns().map(|column| table.columns[column].ty).collect(),
                 }
             })
@@ -57,7 +59,12 @@ fn write_sql(write: &Write, table: &Table, name: &str) -> String {
         (WriteKind::Delete, Some(_)) => leave_tombstone(write, table, name),
         (WriteKind::Update, _) => update(write, table, name),
         (WriteKind::Delete, None) => {
-            format!("delete from {name} as t using {} where {}{}", unnest(write, table), by(write, table), alive(table))
+            format!(
+                "delete from {name} as t using {} where {}{}",
+                unnest(write, table),
+                by(write, table),
+                alive(table)
+            )
         }
     }
 }
@@ -103,7 +110,8 @@ fn insert(write: &Write, table: &Table, name: &str) -> String {
     }
     let only_tombstones = once.then(|| format!("t.{DELETED}"));
     let conditions: Vec<_> = [guard, only_tombstones].into_iter().flatten().collect();
-    let condition = if conditions.is_empty() { String::new() } else { format!(" where {}", conditions.join(" and ")) };
+    let condition =
+        if conditions.is_empty() { String::new() } else { format!(" where {}", conditions.join(" and ")) };
     format!("{head} do update set {}{condition}", set.join(", "))
 }
 
@@ -171,13 +179,21 @@ fn lookup_sql(lookup: &Lookup, table: &Table, name: &str) -> String {
         .by
         .iter()
         .enumerate()
-        .map(|(at, column)| format!("t.{} = {}", quote(&table.columns[*column].name), cast(&format!("u.a{at}"), table.columns[*column].ty)))
+        .map(|(at, column)| {
+            format!(
+                "t.{} = {}",
+                quote(&table.columns[*column].name),
+                cast(&format!("u.a{at}"), table.columns[*column].ty)
+            )
+        })
         .collect();
     let columns: Vec<_> = table
         .columns
         .iter()
         .enumerate()
-        .map(|(at, column)| format!("{} as c{at}", selected(&format!("t.{}", quote(&column.name)), column.ty)))
+        .map(|(at, column)| {
+            format!("{} as c{at}", selected(&format!("t.{}", quote(&column.name)), column.ty))
+        })
         .collect();
     format!(
         "select u.ord, r.* from unnest({}) with ordinality as u({}, ord) cross join lateral (select {} from {name} as t where {}{} order by {} limit {}) as r order by u.ord",

@@ -10,25 +10,29 @@ pub(super) const DELETED: &str = "\"_deleted\"";
 /// The statements that create everything, in order. `schema` is the generation's own, `readers`
 /// the one that readers know.
 pub(super) fn create(contract: &Contract, schema: &str, readers: &str) -> Vec<String> {
-    let mut statements = vec![format!("create schema {}", quote(schema)), format!("create schema {}", quote(readers))];
-    for table in &contract.tables {
-        statements.push(create_table(table, schema));
+    let mut statements =
+        vec![format!("create schema {}", quote(schema)), format!("create schema {}", quote(readers))];
+    for (number, table) in contract.tables.iter().enumerate() {
+        // No table of the projection's has such a name: theirs have no double underscore.
+        let own =
+            |what: &str| quote(&format!("{}__{number}_{what}", &table.name[..table.name.len().min(45)]));
+        statements.push(create_table(table, schema, &own("key")));
         statements.extend(table.indexes.iter().enumerate().map(|(at, index)| {
             let columns: Vec<_> = table.column_names(&index.columns).map(quote).collect();
             let (method, class) = match index.kind {
                 IndexKind::Ordered => ("btree", ""),
                 IndexKind::Contains => ("gin", " jsonb_path_ops"),
             };
-            let name = format!("{}_{}", &table.name[..table.name.len().min(50)], at + 1);
             let on = qualified(schema, &table.name);
-            format!("create index {} on {on} using {method} ({}{class})", quote(&name), columns.join(", "))
+            let name = own(&(at + 1).to_string());
+            format!("create index {name} on {on} using {method} ({}{class})", columns.join(", "))
         }));
         statements.push(create_view(table, schema, readers));
     }
     statements
 }
 
-fn create_table(table: &Table, schema: &str) -> String {
+fn create_table(table: &Table, schema: &str, primary_key: &str) -> String {
     let mut parts: Vec<String> = table
         .columns
         .iter()
@@ -36,7 +40,12 @@ fn create_table(table: &Table, schema: &str) -> String {
         .map(|(at, column)| {
             // A tombstone has only its key and version.
             let may_be_null = column.nullable || (table.has_tombstones && !table.is_key_column(at));
-            format!("{} {}{}", quote(&column.name), sql_type(column), if may_be_null { "" } else { " not null" })
+            format!(
+                "{} {}{}",
+                quote(&column.name),
+                sql_type(column),
+                if may_be_null { "" } else { " not null" }
+            )
         })
         .collect();
     if table.has_tombstones {
@@ -50,7 +59,7 @@ fn create_table(table: &Table, schema: &str) -> String {
         }
     }
     let key: Vec<_> = table.column_names(&table.key).map(quote).collect();
-    parts.push(format!("primary key ({})", key.join(", ")));
+    parts.push(format!("constraint {primary_key} primary key ({})", key.join(", ")));
     format!("create table {} (\n  {}\n)", qualified(schema, &table.name), parts.join(",\n  "))
 }
 

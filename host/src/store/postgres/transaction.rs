@@ -9,10 +9,10 @@ use projector_model::{LookupCall, Rejection, Value};
 use sqlx::postgres::{PgArguments, PgPool};
 use sqlx::{AssertSqlSafe, Row as _};
 
+use super::ADVISORY_CLASS;
 use super::errors::classify;
 use super::statements::Statements;
 use super::values::{self, Timestamp};
-use super::ADVISORY_CLASS;
 use crate::event::Partition;
 use crate::failpoint;
 use crate::plan::{self, Step};
@@ -31,11 +31,12 @@ pub(super) async fn begin(
 ) -> Result<Batch, StoreError> {
     let mut tx = pool.begin().await.map_err(classify)?;
     let generation = deployment.generation.id;
-    let active: String = sqlx::query_scalar("select active_digest from projector.generation where id = $1 for share")
-        .bind(generation)
-        .fetch_one(&mut *tx)
-        .await
-        .map_err(classify)?;
+    let active: String =
+        sqlx::query_scalar("select active_digest from projector.generation where id = $1 for share")
+            .bind(generation)
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(classify)?;
     if active != *deployment.digest {
         return Err(StoreError::Inactive(active));
     }
@@ -57,7 +58,8 @@ impl Transaction for Batch {
         let mut found = vec![Vec::new(); calls.len()];
         let contract = self.deployment.contract.clone();
         for (index, lookup) in contract.lookups.iter().enumerate() {
-            let asked: Vec<usize> = (0..calls.len()).filter(|at| usize::from(calls[*at].lookup) == index).collect();
+            let asked: Vec<usize> =
+                (0..calls.len()).filter(|at| usize::from(calls[*at].lookup) == index).collect();
             if asked.is_empty() {
                 continue;
             }
@@ -87,7 +89,8 @@ impl Transaction for Batch {
     async fn commit(mut self: Box<Self>, writes: &Writes<'_>) -> Result<(), StoreError> {
         failpoint::reached(failpoint::BEFORE_WRITE);
         self.advance(&writes.advances).await?;
-        let changes = writes.changes.iter().flat_map(|(event, changes)| changes.iter().map(|change| (*event, change)));
+        let changes =
+            writes.changes.iter().flat_map(|(event, changes)| changes.iter().map(|change| (*event, change)));
         let steps = plan::plan(&self.deployment.contract, changes);
         let mut effects = vec![(0, 0); self.deployment.contract.writes.len()];
         for step in &steps {
@@ -141,7 +144,8 @@ impl Batch {
         let as_expected = |partition: &Partition| {
             moved.iter().any(|(topic, number)| **topic == *partition.topic && *number == partition.number)
         };
-        let others = advances.iter().map(|advance| &advance.partition).filter(|partition| !as_expected(partition));
+        let others =
+            advances.iter().map(|advance| &advance.partition).filter(|partition| !as_expected(partition));
         Err(StoreError::CheckpointMoved(others.cloned().collect()))
     }
 
@@ -157,10 +161,11 @@ impl Batch {
             Ok(arguments)
         };
         if let Some(first_miss) = &statement.first_miss {
-            let missed: Option<i64> = sqlx::query_scalar_with(AssertSqlSafe(first_miss.clone()), arguments()?)
-                .fetch_optional(&mut *self.tx)
-                .await
-                .map_err(classify)?;
+            let missed: Option<i64> =
+                sqlx::query_scalar_with(AssertSqlSafe(first_miss.clone()), arguments()?)
+                    .fetch_optional(&mut *self.tx)
+                    .await
+                    .map_err(classify)?;
             if let Some(ordinal) = missed {
                 let row = &step.rows[(ordinal - 1) as usize];
                 let write = &self.deployment.contract.writes[usize::from(step.statement)];
@@ -196,7 +201,7 @@ impl Batch {
         .bind(events().map(|event| &*event.position.partition.topic).collect::<Vec<&str>>())
         .bind(events().map(|event| event.position.partition.number).collect::<Vec<i32>>())
         .bind(events().map(|event| event.position.offset).collect::<Vec<i64>>())
-        .bind(events().map(|event| event.timestamp_ms.and_then(recorded_at)).collect::<Vec<_>>())
+        .bind(dead.iter().map(|letter| letter.recorded_at().map(Timestamp)).collect::<Vec<_>>())
         .bind(events().map(|event| event.key.as_deref()).collect::<Vec<_>>())
         .bind(events().map(|event| event.value.as_deref()).collect::<Vec<_>>())
         .bind(dead.iter().map(|letter| letter.headers_json().to_string()).collect::<Vec<_>>())
@@ -263,7 +268,8 @@ impl Batch {
 
 /// A statement of a single row that the database refuses names its event.
 fn refused(step: &Step, error: sqlx::Error) -> StoreError {
-    let overflow = error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "22003");
+    let overflow =
+        error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "22003");
     match (classify(error), step.changes) {
         (StoreError::Data(error), 1) if overflow => StoreError::Rejected {
             event: step.rows[0].event,
@@ -271,12 +277,6 @@ fn refused(step: &Step, error: sqlx::Error) -> StoreError {
         },
         (error, _) => error,
     }
-}
-
-/// A record's timestamp, unless a producer's clock puts it where no database can.
-fn recorded_at(timestamp_ms: i64) -> Option<Timestamp> {
-    let micros = timestamp_ms.checked_mul(1_000)?;
-    projector_model::value::TIMESTAMP_RANGE.contains(&micros).then_some(Timestamp(micros))
 }
 
 /// Values that fit their columns can be encoded; the batch would fail the same way again.

@@ -3,7 +3,9 @@
 use projector_model::{Type, Value};
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
-use sqlx::postgres::{PgArgumentBuffer, PgArguments, PgHasArrayType, PgRow, PgTypeInfo, PgValueFormat, PgValueRef};
+use sqlx::postgres::{
+    PgArgumentBuffer, PgArguments, PgHasArrayType, PgRow, PgTypeInfo, PgValueFormat, PgValueRef,
+};
 use sqlx::{Arguments, Decode, Encode, Postgres, Row};
 use uuid::Uuid;
 

@@ -8,7 +8,8 @@ pub(super) fn classify(error: sqlx::Error) -> StoreError {
     const TOO_BIG: i32 = 18;
     const CONSTRAINT: i32 = 19;
     const MISMATCH: i32 = 20;
-    let code = error.as_database_error().and_then(|error| error.code()).and_then(|code| code.parse::<i32>().ok());
+    let code =
+        error.as_database_error().and_then(|error| error.code()).and_then(|code| code.parse::<i32>().ok());
     match code.map(|extended| extended & 0xff) {
         Some(CONSTRAINT | MISMATCH | TOO_BIG) => StoreError::Data(error),
         // No such table or column.

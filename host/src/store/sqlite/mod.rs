@@ -15,13 +15,15 @@ use async_trait::async_trait;
 use projector_model::Descriptor;
 use rustix::fs::{FlockOperation, flock};
 use sqlx::migrate::Migrator;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
 use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 use uuid::Uuid;
 
 use super::{
-    Component, Counters, Deployment, Generation, Installed, PartitionState, Projection, StatementCount, Store,
-    StoreError, Transaction, check_layout, generation_schema, schema_name,
+    Component, Counters, Deployment, Generation, Installed, PartitionState, Projection, StatementCount,
+    Store, StoreError, Transaction, check_layout, generation_schema, schema_name,
 };
 use crate::checkpoint::{Checkpoint, Identity};
 use crate::config;
@@ -54,24 +56,31 @@ impl Sqlite {
             .map_err(StoreError::Unavailable)?;
         migrate(&pool).await?;
         // SQLite numbers an integer primary key on its own, whatever its default says.
-        sqlx::query("insert into projector_store (only_row, id, created_at) values (1, ?, ?) on conflict do nothing")
-            .bind(Uuid::new_v4().to_string())
-            .bind(now_micros())
-            .execute(&pool)
-            .await
-            .map_err(classify)?;
+        sqlx::query(
+            "insert into projector_store (only_row, id, created_at) values (1, ?, ?) on conflict do nothing",
+        )
+        .bind(Uuid::new_v4().to_string())
+        .bind(now_micros())
+        .execute(&pool)
+        .await
+        .map_err(classify)?;
         Self::with(pool, Some(lock)).await
     }
 
     /// Opens a file that a host may be using, to look at it.
     pub async fn open_to_read(settings: &config::Store) -> Result<Self, StoreError> {
         let options = options(settings)?.create_if_missing(false).read_only(true);
-        let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await.map_err(StoreError::Unavailable)?;
+        let pool = SqlitePoolOptions::new()
+            .max_connections(1)
+            .connect_with(options)
+            .await
+            .map_err(StoreError::Unavailable)?;
         Self::with(pool, None).await
     }
 
     async fn with(pool: SqlitePool, lock: Option<File>) -> Result<Self, StoreError> {
-        let id: String = sqlx::query_scalar("select id from projector_store").fetch_one(&pool).await.map_err(classify)?;
+        let id: String =
+            sqlx::query_scalar("select id from projector_store").fetch_one(&pool).await.map_err(classify)?;
         let id = id.parse().map_err(|_| StoreError::Unusable(format!("the store's id {id:?} is no UUID")))?;
         Ok(Self { pool, id, _lock: lock })
     }
@@ -91,6 +100,7 @@ fn options(settings: &config::Store) -> Result<SqliteConnectOptions, StoreError>
         .synchronous(SqliteSynchronous::Normal)
         .busy_timeout(Duration::from_secs(5))
         .foreign_keys(true)
+        .collation(rows::DECIMAL, rows::compare_decimals)
         .log_statements(tracing::log::LevelFilter::Off)
         .log_slow_statements(tracing::log::LevelFilter::Off, Duration::from_secs(1)))
 }
@@ -151,8 +161,9 @@ impl Store for Sqlite {
             return Ok(Installed { generation, active });
         }
         let stored: String = newest.get(4);
-        let descriptor = Descriptor::from_json(&stored)
-            .map_err(|problems| StoreError::Unusable(format!("the active component's descriptor: {problems}")))?;
+        let descriptor = Descriptor::from_json(&stored).map_err(|problems| {
+            StoreError::Unusable(format!("the active component's descriptor: {problems}"))
+        })?;
         check_layout(&descriptor, &contract.descriptor)?;
         store_component(&mut tx, component).await?;
         sqlx::query("update projector_generation set active_digest = ?, halted = null where id = ?")
@@ -425,7 +436,10 @@ async fn partition_states(pool: &SqlitePool, generation: i64) -> Result<Vec<Part
         .collect())
 }
 
-async fn statement_counts(pool: &SqlitePool, generation: i64) -> Result<BTreeMap<String, StatementCount>, StoreError> {
+async fn statement_counts(
+    pool: &SqlitePool,
+    generation: i64,
+) -> Result<BTreeMap<String, StatementCount>, StoreError> {
     let rows = sqlx::query(
         "select statement, sum(changes), sum(rows) from projector_effect where generation_id = ? group by statement",
     )

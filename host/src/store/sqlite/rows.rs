@@ -2,7 +2,7 @@
 
 use projector_model::contract::Table;
 use projector_model::interpret::{Key, Row};
-use projector_model::{Type, Value};
+use projector_model::{Decimal, Type, Value};
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{Arguments, AssertSqlSafe, Row as _, SqliteConnection};
 use uuid::Uuid;
@@ -13,6 +13,17 @@ use crate::store::StoreError;
 
 /// SQLite takes at most 32,766 parameters; a statement of some thousand is compiled in no time.
 const PARAMETERS: usize = 2_000;
+
+/// The collation under which decimals, which are texts, have the order of numbers.
+pub(super) const DECIMAL: &str = "projector_decimal";
+
+/// The order of two decimals as they are stored. Whatever else is there comes after, as text.
+pub(super) fn compare_decimals(a: &str, b: &str) -> std::cmp::Ordering {
+    match (a.parse::<Decimal>(), b.parse::<Decimal>()) {
+        (Ok(one), Ok(other)) => one.cmp(&other),
+        (one, other) => one.is_err().cmp(&other.is_err()).then_with(|| a.cmp(b)),
+    }
+}
 
 /// A table and where it is.
 pub(super) struct Stored<'c> {
@@ -63,7 +74,15 @@ impl<'c> Stored<'c> {
         let matches: Vec<_> =
             self.table.column_names(columns).map(|column| format!("t.{} = ?", quote(column))).collect();
         let alive = if self.table.has_tombstones { format!(" and not t.{DELETED}") } else { String::new() };
-        let key: Vec<_> = self.table.column_names(&self.table.key).map(|key| format!("t.{}", quote(key))).collect();
+        let in_order = |column: &usize| {
+            let column = &self.table.columns[*column];
+            let collation = match column.ty {
+                Type::Decimal { .. } => format!(" collate {DECIMAL}"),
+                _ => String::new(),
+            };
+            format!("t.{}{collation}", quote(&column.name))
+        };
+        let key: Vec<_> = self.table.key.iter().map(in_order).collect();
         let sql = format!(
             "select {} from {} as t where {}{alive} order by {} limit {limit}",
             self.columns("t."),
@@ -74,11 +93,17 @@ impl<'c> Stored<'c> {
         self.fetch(connection, sql, arguments(values.iter())?).await
     }
 
-    pub(super) async fn write(&self, connection: &mut SqliteConnection, rows: &[&Row]) -> Result<(), StoreError> {
+    pub(super) async fn write(
+        &self,
+        connection: &mut SqliteConnection,
+        rows: &[&Row],
+    ) -> Result<(), StoreError> {
         let width = self.table.columns.len() + usize::from(self.table.has_tombstones);
+        // Not `insert or replace`: that would delete other rows for a unique index made by hand.
+        let on_conflict = self.on_conflict();
         for chunk in rows.chunks((PARAMETERS / width).max(1)) {
             let sql = format!(
-                "insert or replace into {} ({}) values {}",
+                "insert into {} ({}) values {} {on_conflict}",
                 self.name,
                 self.columns(""),
                 placeholders(chunk.len(), width)
@@ -97,7 +122,11 @@ impl<'c> Stored<'c> {
         Ok(())
     }
 
-    pub(super) async fn delete(&self, connection: &mut SqliteConnection, keys: &[&Key]) -> Result<(), StoreError> {
+    pub(super) async fn delete(
+        &self,
+        connection: &mut SqliteConnection,
+        keys: &[&Key],
+    ) -> Result<(), StoreError> {
         let width = self.table.key.len();
         let key: Vec<_> = self.table.column_names(&self.table.key).map(quote).collect();
         for chunk in keys.chunks((PARAMETERS / width).max(1)) {
@@ -118,8 +147,23 @@ impl<'c> Stored<'c> {
         sql: String,
         arguments: SqliteArguments,
     ) -> Result<Vec<Row>, StoreError> {
-        let rows = sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_all(connection).await.map_err(classify)?;
+        let rows =
+            sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_all(connection).await.map_err(classify)?;
         rows.iter().map(|row| self.decode(row).map_err(StoreError::Drift)).collect()
+    }
+
+    fn on_conflict(&self) -> String {
+        let others = (0..self.table.columns.len()).filter(|at| !self.table.is_key_column(*at));
+        let mut others: Vec<String> = others.map(|at| quote(&self.table.columns[at].name)).collect();
+        if self.table.has_tombstones {
+            others.push(DELETED.into());
+        }
+        let key: Vec<_> = self.table.column_names(&self.table.key).map(quote).collect();
+        let set: Vec<_> = others.iter().map(|name| format!("{name} = excluded.{name}")).collect();
+        match set.is_empty() {
+            true => format!("on conflict ({}) do nothing", key.join(", ")),
+            false => format!("on conflict ({}) do update set {}", key.join(", "), set.join(", ")),
+        }
     }
 
     fn columns(&self, prefix: &str) -> String {
@@ -144,7 +188,11 @@ impl<'c> Stored<'c> {
     }
 }
 
-async fn execute(connection: &mut SqliteConnection, sql: String, arguments: SqliteArguments) -> Result<(), StoreError> {
+async fn execute(
+    connection: &mut SqliteConnection,
+    sql: String,
+    arguments: SqliteArguments,
+) -> Result<(), StoreError> {
     sqlx::query_with(AssertSqlSafe(sql), arguments).execute(connection).await.map_err(classify)?;
     Ok(())
 }

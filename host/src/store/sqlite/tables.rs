@@ -19,7 +19,8 @@ pub(super) fn create(contract: &Contract, schema: &str, readers: &str) -> Vec<St
         let ordered = table.indexes.iter().enumerate().filter(|(_, index)| index.kind == IndexKind::Ordered);
         statements.extend(ordered.map(|(at, index)| {
             let columns: Vec<_> = table.column_names(&index.columns).map(quote).collect();
-            let index = qualified(schema, &format!("{}_{}", table.name, at + 1));
+            // No table has such a name: theirs have no double underscore.
+            let index = qualified(schema, &format!("{}__{}", table.name, at + 1));
             format!("create index {index} on {name} ({})", columns.join(", "))
         }));
         let columns: Vec<_> = table.columns.iter().map(|column| quote(&column.name)).collect();

@@ -162,7 +162,7 @@ impl Batch {
             .bind(&*event.position.partition.topic)
             .bind(event.position.partition.number)
             .bind(event.position.offset)
-            .bind(event.timestamp_ms.and_then(|milliseconds| milliseconds.checked_mul(1_000)))
+            .bind(letter.recorded_at())
             .bind(event.key.as_deref())
             .bind(event.value.as_deref())
             .bind(letter.headers_json().to_string())
@@ -200,7 +200,9 @@ impl Batch {
         }
         let Some(advance) = advances.first() else { return Ok(()) };
         let contract = self.deployment.contract.clone();
-        for (write, (changes, rows)) in contract.writes.iter().zip(effects).filter(|(_, (changes, _))| *changes > 0) {
+        for (write, (changes, rows)) in
+            contract.writes.iter().zip(effects).filter(|(_, (changes, _))| *changes > 0)
+        {
             sqlx::query(
                 "insert into projector_effect as e (generation_id, topic, partition, statement, changes, rows)
                  values (?, ?, ?, ?, ?, ?)
