@@ -94,7 +94,8 @@ impl Host {
         self.signal(Signal::CONT);
     }
 
-    fn signal(&self, signal: Signal) {
+    /// Returns at once.
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.process.id() as i32).expect("a process id is never 0");
         kill_process(pid, signal).unwrap_or_else(|error| panic!("host {}: {signal:?}: {error}", self.name));
     }

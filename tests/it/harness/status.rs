@@ -27,7 +27,14 @@ pub(crate) struct Projection {
 pub(crate) struct Partition {
     pub(crate) topic: String,
     pub(crate) partition: i32,
+    /// The next offset to read.
+    pub(crate) checkpoint: Option<i64>,
+    /// Where a reader of committed events ends.
+    pub(crate) log_end: i64,
+    pub(crate) lag: i64,
     pub(crate) counters: Counters,
+    /// Why it is not read.
+    pub(crate) paused: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
