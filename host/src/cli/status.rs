@@ -37,6 +37,7 @@ fn print(projection: &ProjectionStatus) {
     let state = match (&projection.halted, projection.fresh) {
         (Some(reason), _) => format!("STANDS STILL: {reason}"),
         (None, true) => "fresh".to_owned(),
+        (None, false) if projection.lag == 0 => "not fresh: see below".to_owned(),
         (None, false) => match projection.freshness_ms {
             Some(age) => format!("{} events behind, the oldest {} old", projection.lag, seconds(age)),
             None => format!("{} events behind", projection.lag),

@@ -27,7 +27,8 @@ pub struct ProjectionStatus {
     pub generation: i32,
     pub version: String,
     pub digest: String,
-    /// Everything that is committed in the log is in the read model.
+    /// Everything that is committed in the log is in the read model, and it will stay so: no
+    /// partition is paused.
     pub fresh: bool,
     /// Age in milliseconds of the oldest event that is not; absent when it has no timestamp.
     pub freshness_ms: Option<i64>,
@@ -138,7 +139,7 @@ async fn of_projection(config: &Config, log: &Log, projection: Projection) -> Re
         generation: projection.generation,
         version: projection.version,
         digest: projection.digest,
-        fresh: lag == 0 && missing_topics.is_empty(),
+        fresh: lag == 0 && missing_topics.is_empty() && statuses.iter().all(|status| status.paused.is_none()),
         freshness_ms,
         lag,
         halted: projection.halted,
