@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use projector_model::{Contract, Descriptor};
-use sqlx::migrate::Migrator;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::migrate::{Migration, Migrator};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 use uuid::Uuid;
 
@@ -92,6 +92,9 @@ impl Postgres {
 /// The host's own tables, in a schema of their own; hosts that start together wait for each other.
 async fn migrate(pool: &PgPool) -> Result<(), StoreError> {
     let mut connection = pool.acquire().await.map_err(classify)?;
+    if is_up_to_date(&mut connection).await? {
+        return Ok(());
+    }
     // sqlx keeps its ledger in the first schema of the search path.
     for statement in ["create schema if not exists projector", "set search_path to projector"] {
         if let Err(error) = sqlx::query(statement).execute(&mut *connection).await {
@@ -112,6 +115,27 @@ async fn migrate(pool: &PgPool) -> Result<(), StoreError> {
         sqlx::migrate::MigrateError::Execute(error) => classify(error),
         error => StoreError::Unusable(format!("the host's own tables cannot be brought up to date: {error}")),
     })
+}
+
+/// Whether there is nothing to migrate. Found out by reading alone: a database that is read-only
+/// can still be looked at.
+async fn is_up_to_date(connection: &mut PgConnection) -> Result<bool, StoreError> {
+    let ledger: bool = sqlx::query_scalar("select to_regclass('projector._sqlx_migrations') is not null")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(classify)?;
+    if !ledger {
+        return Ok(false);
+    }
+    let done: Vec<(i64, Vec<u8>)> =
+        sqlx::query_as("select version, checksum from projector._sqlx_migrations where success")
+            .fetch_all(connection)
+            .await
+            .map_err(classify)?;
+    let is_done = |migration: &Migration| {
+        done.iter().any(|(version, checksum)| *version == migration.version && **checksum == *migration.checksum)
+    };
+    Ok(MIGRATIONS.iter().all(is_done))
 }
 
 #[async_trait]
