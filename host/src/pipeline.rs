@@ -184,6 +184,8 @@ impl Run {
             drop(hold);
             let error = match attempt {
                 Ok(advances) => {
+                    // Only now: a database that can be read need not be one that can be written.
+                    backoff.report_end(&self.deployment.generation.projection);
                     self.committed(&batch, advances);
                     return Ok(ahead);
                 }
@@ -327,7 +329,6 @@ impl Run {
                         found.eq(advances.iter().map(|advance| Some(of(advance))))
                     };
                     if at(|advance| advance.expected) {
-                        backoff.report_end(&self.deployment.generation.projection);
                         return Recovered::TryAgain;
                     }
                     if at(|advance| advance.next) {

@@ -57,8 +57,11 @@ impl Backoff {
         }
     }
 
-    /// Says that what was reported is over.
+    /// Says that what was reported is over; nothing, if nothing was.
     pub fn report_end(&self, projection: &str) {
+        if self.attempts == 0 {
+            return;
+        }
         let seconds = self.since.elapsed().as_secs_f64();
         tracing::info!(projection, attempts = self.attempts, seconds, "available again");
     }
