@@ -58,7 +58,8 @@ pub(crate) fn fold(platform: &Platform) -> Expected {
         let unknown = json!("unknown");
         let carried_country = order.get("customerCountry").unwrap_or(&unknown);
         let known = customers.get(order["customerId"].as_str().expect("a text")).unwrap_or(&Value::Null);
-        let best = |known: &Value, carried: &Value| if known.is_null() { carried.clone() } else { known.clone() };
+        let best =
+            |known: &Value, carried: &Value| if known.is_null() { carried.clone() } else { known.clone() };
         let row = Row::from([
             ("order_id", order["id"].clone()),
             ("customer_id", order["customerId"].clone()),
@@ -110,7 +111,8 @@ impl Platform {
         let expected = fold(self);
         assert_same("order_search", &expected.orders, &self.read_model().orders());
         assert_same("customer", &expected.customers, &self.read_model().customers());
-        check_books(&status[ORDER_SEARCH], &expected.order_search_books).unwrap_or_else(|wrong| panic!("{wrong}"));
+        check_books(&status[ORDER_SEARCH], &expected.order_search_books)
+            .unwrap_or_else(|wrong| panic!("{wrong}"));
         expected
     }
 
@@ -120,7 +122,8 @@ impl Platform {
         let status = self.until_fresh();
         let expected = fold(self);
         assert_same("sales_by_country", &expected.sales, &self.read_model().sales());
-        check_books(&status[SALES_BY_COUNTRY], &expected.sales_books).unwrap_or_else(|wrong| panic!("{wrong}"));
+        check_books(&status[SALES_BY_COUNTRY], &expected.sales_books)
+            .unwrap_or_else(|wrong| panic!("{wrong}"));
         expected
     }
 }

@@ -25,8 +25,11 @@ impl Platform {
 fn partitions_by_member(client: &BaseConsumer, group: &str) -> BTreeMap<String, i32> {
     // A coordinator that is being elected gives no list.
     let Ok(list) = client.fetch_group_list(Some(group), PATIENCE) else { return BTreeMap::new() };
-    let members = list.groups().iter().filter(|group| group.state() == "Stable").flat_map(|group| group.members());
-    members.map(|member| (member.id().to_owned(), assigned(member.assignment().unwrap_or_default()))).collect()
+    let members =
+        list.groups().iter().filter(|group| group.state() == "Stable").flat_map(|group| group.members());
+    members
+        .map(|member| (member.id().to_owned(), assigned(member.assignment().unwrap_or_default())))
+        .collect()
 }
 
 /// The number of partitions in an assignment of the consumer protocol: a version, then topics with

@@ -72,7 +72,11 @@ impl Host {
         assert_eq!(status.signal(), Some(Signal::KILL.as_raw()), "host {} ended with {status}", self.name);
         let said = format!("failpoint {failpoint}:");
         let lines = self.log.all_lines();
-        assert!(lines.iter().any(|line| line.text.starts_with(&said)), "host {} was not killed by its failpoint", self.name);
+        assert!(
+            lines.iter().any(|line| line.text.starts_with(&said)),
+            "host {} was not killed by its failpoint",
+            self.name
+        );
     }
 
     /// Waits until a failpoint has stopped it.

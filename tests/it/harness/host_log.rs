@@ -109,9 +109,10 @@ impl HostLog {
     #[track_caller]
     pub(crate) fn tally(&self, projection: &str) -> Tally {
         let lines = self.lines();
-        let last = lines.iter().rev().find(|line| {
-            line.message() == "projection stopped" && line.field("projection") == projection
-        });
+        let last = lines
+            .iter()
+            .rev()
+            .find(|line| line.message() == "projection stopped" && line.field("projection") == projection);
         let line = last.unwrap_or_else(|| panic!("{}: {projection} did not stop in order", self.host));
         serde_json::from_value(line.json.clone()).expect("the line has its counts")
     }

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
-use std::sync::Mutex;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::time::{Duration, UNIX_EPOCH};
 
 use projector_test_servers::Kafka;
@@ -15,8 +15,8 @@ use tempfile::TempDir;
 use toml::{Table, Value};
 use uuid::Uuid;
 
-use super::{Host, HostLog, Projection, ReadModel, eventually, guests};
 use super::status::Status;
+use super::{Host, HostLog, Projection, ReadModel, eventually, guests};
 
 /// Every topic that one of the guests reads, by its logical name.
 const LOGICAL_TOPICS: [&str; 4] = [

@@ -11,14 +11,18 @@ use sqlx::postgres::PgConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ColumnIndex, ConnectOptions, Connection, Decode, Type};
 
-use super::views::{CUSTOMERS, Kind, ORDERS, SALES, View};
 use super::Rows;
 use super::compare::Row;
+use super::views::{CUSTOMERS, Kind, ORDERS, SALES, View};
 
 pub(crate) enum ReadModel {
-    Postgres { url: String },
+    Postgres {
+        url: String,
+    },
     /// A file in the platform's directory.
-    Sqlite { file: OnceLock<PathBuf> },
+    Sqlite {
+        file: OnceLock<PathBuf>,
+    },
 }
 
 /// A partition's checkpoint: topic and partition, and the next offset.
@@ -76,9 +80,7 @@ impl ReadModel {
         };
         let text = |cell: &Option<String>| cell.clone().expect("none of these is null");
         rows.iter()
-            .map(|row| {
-                ((text(&row[0]), text(&row[1]).parse().unwrap()), text(&row[2]).parse().unwrap())
-            })
+            .map(|row| ((text(&row[0]), text(&row[1]).parse().unwrap()), text(&row[2]).parse().unwrap()))
             .collect()
     }
 
@@ -104,7 +106,9 @@ impl ReadModel {
                 .map(|((column, kind), cell)| {
                     let value = match (kind, cell) {
                         (_, None) => Value::Null,
-                        (Kind::Json, Some(text)) => serde_json::from_str(text).expect("the column holds JSON"),
+                        (Kind::Json, Some(text)) => {
+                            serde_json::from_str(text).expect("the column holds JSON")
+                        }
                         (_, Some(text)) => Value::from(text.as_str()),
                     };
                     (*column, value)

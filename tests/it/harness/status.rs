@@ -77,7 +77,8 @@ pub(crate) fn check_books(projection: &Projection, expected: &Books) -> Result<(
     }
     let events: u64 = expected.read.values().sum();
     let ignored: u64 = expected.ignored.values().sum();
-    let closed = Counters { read: events, applied: events - ignored, ignored, parked: 0, dead: 0, skipped: 0 };
+    let closed =
+        Counters { read: events, applied: events - ignored, ignored, parked: 0, dead: 0, skipped: 0 };
     if *counters != closed {
         return Err(format!("{name}: the counters are {counters:?}, expected {closed:?}"));
     }

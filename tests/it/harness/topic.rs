@@ -42,8 +42,10 @@ pub(crate) fn read(brokers: &str, topic: &str) -> Vec<Consumed> {
         assert!(Instant::now() < deadline, "{topic} cannot be read to its end: {unfinished:?} are left");
         match consumer.poll(Duration::from_millis(100)) {
             None => {}
-            Some(Ok(message)) => events
-                .push(Consumed { partition: message.partition(), value: message.payload().map(<[u8]>::to_vec) }),
+            Some(Ok(message)) => events.push(Consumed {
+                partition: message.partition(),
+                value: message.payload().map(<[u8]>::to_vec),
+            }),
             Some(Err(KafkaError::PartitionEOF(partition))) => drop(unfinished.remove(&partition)),
             Some(Err(error)) => panic!("{topic}: {error}"),
         }

@@ -9,17 +9,14 @@ const FAILPOINTS: [&str; 3] = ["before-write", "before-commit", "after-commit"];
 
 /// Publishes a history, then kills and restarts the host at the n-th time that it gets to each
 /// failpoint, for each n; at last lets it finish.
-fn every_event_counts_once_although_hosts_are_killed(
-    platform: &Platform,
-    events: usize,
-    kills_at: &[u32],
-) {
+fn every_event_counts_once_although_hosts_are_killed(platform: &Platform, events: usize, kills_at: &[u32]) {
     platform.create_topics(4);
     let records: Vec<_> = platform.workload(seed(2_024), events).records().collect();
     platform.publish(&records);
     for n in kills_at {
         for failpoint in FAILPOINTS {
-            let host = platform.start_host_with(&format!("{failpoint}@{n}"), &format!("{failpoint}=kill@{n}"));
+            let host =
+                platform.start_host_with(&format!("{failpoint}@{n}"), &format!("{failpoint}=kill@{n}"));
             host.until_killed_at(failpoint);
         }
     }
@@ -46,8 +43,9 @@ fn fifty_thousand_events_in_postgres() {
 
 #[test]
 fn five_thousand_events_in_sqlite() {
-    let platform = Platform::new("exactly-once-sqlite", &[ORDER_SEARCH, SALES_BY_COUNTRY], ReadModel::sqlite())
-        .set(&["batch", "events"], 100);
+    let platform =
+        Platform::new("exactly-once-sqlite", &[ORDER_SEARCH, SALES_BY_COUNTRY], ReadModel::sqlite())
+            .set(&["batch", "events"], 100);
     every_event_counts_once_although_hosts_are_killed(&platform, 5_000, &[3]);
 }
 

@@ -96,7 +96,12 @@ impl Drop for StopWhenDropped<'_> {
 
 /// Stops a host at a failpoint, lets another one take its partitions over and finish, and continues
 /// the first. Returns both, when everything is in the read model.
-fn outlive(platform: &Platform, projection: &str, failpoint: &str, meanwhile: impl Fn(&Host)) -> (Host, Host) {
+fn outlive(
+    platform: &Platform,
+    projection: &str,
+    failpoint: &str,
+    meanwhile: impl Fn(&Host),
+) -> (Host, Host) {
     platform.create_topics(3);
     let records = history(platform, seed(12), 6_000);
     let (before, after) = records.split_at(4_000);
@@ -140,7 +145,11 @@ fn a_host_stopped_before_its_commit_blocks_nobody_and_is_fenced() {
     });
     platform.assert_orders_are_right();
     let tally = zombie.sigterm().tally(ORDER_SEARCH);
-    assert_eq!((tally.fenced, tally.retries), (1, 1), "the connection was lost, then the checkpoint had moved: {tally:?}");
+    assert_eq!(
+        (tally.fenced, tally.retries),
+        (1, 1),
+        "the connection was lost, then the checkpoint had moved: {tally:?}"
+    );
     assert!(tally.events >= 500, "it read before it was stopped: {tally:?}");
     let tally = successor.sigterm().tally(ORDER_SEARCH);
     assert_eq!((tally.fenced, tally.retries), (0, 0), "{tally:?}");
