@@ -74,8 +74,14 @@ mod tests {
 
     fn delivery(number: i32, offset: i64, bytes: usize) -> Delivery {
         let position = Position { partition: Partition::new("t", number), offset };
-        let event =
-            Event { position, topic: 0, timestamp_ms: None, key: None, value: Some(vec![0; bytes]), headers: vec![] };
+        let event = Event {
+            position,
+            topic: 0,
+            timestamp_ms: None,
+            key: None,
+            value: Some(vec![0; bytes]),
+            headers: vec![],
+        };
         Delivery { event, epoch: 1 }
     }
 

@@ -18,6 +18,14 @@ pub struct Identity {
     pub cluster_id: Option<String>,
 }
 
+impl Identity {
+    /// Whether these are two logs. An unknown id on either side proves nothing.
+    pub fn differs_from(&self, other: &Identity) -> bool {
+        let differ = |one: &Option<String>, other: &Option<String>| matches!((one, other), (Some(one), Some(other)) if one != other);
+        differ(&self.topic_id, &other.topic_id) || differ(&self.cluster_id, &other.cluster_id)
+    }
+}
+
 /// The first offset that the log still holds, and the one after its last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Marks {
@@ -39,11 +47,23 @@ pub enum Start {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mismatch {
     /// Retention removed events that were not read.
-    Lost { from: i64, to: i64 },
+    Lost {
+        from: i64,
+        to: i64,
+    },
     /// The log ends before the checkpoint.
-    Ahead { checkpoint: i64, end: i64 },
-    OtherTopic { stored: String, found: String },
-    OtherCluster { stored: String, found: String },
+    Ahead {
+        checkpoint: i64,
+        end: i64,
+    },
+    OtherTopic {
+        stored: String,
+        found: String,
+    },
+    OtherCluster {
+        stored: String,
+        found: String,
+    },
 }
 
 impl fmt::Display for Mismatch {
@@ -134,5 +154,8 @@ mod tests {
     #[test]
     fn an_unknown_id_proves_nothing() {
         assert_eq!(start(Some(&at(15)), MARKS, &Identity::default()), Start::Resume(15));
+        assert!(!identity("t", "c").differs_from(&Identity::default()));
+        assert!(identity("t", "c").differs_from(&identity("u", "c")));
+        assert!(identity("t", "c").differs_from(&identity("t", "d")));
     }
 }

@@ -321,7 +321,9 @@ impl Config {
             if config.kafka.properties.contains_key(*reserved) {
                 let at = text.find(reserved).map(|at| at..at + reserved.len());
                 return Err(invalid(
-                    format!("kafka.properties.\"{reserved}\" is set by the host, which relies on it: leave it out"),
+                    format!(
+                        "kafka.properties.\"{reserved}\" is set by the host, which relies on it: leave it out"
+                    ),
                     at,
                 ));
             }
@@ -412,7 +414,11 @@ store = "analytics"
         // What is commented out is uncommented, but for secrets and for tables that need others.
         let shown: String = example
             .lines()
-            .map(|line| line.strip_prefix("# ").filter(|rest| rest.contains(" = ") || rest.starts_with('[')).unwrap_or(line))
+            .map(|line| {
+                line.strip_prefix("# ")
+                    .filter(|rest| rest.contains(" = ") || rest.starts_with('['))
+                    .unwrap_or(line)
+            })
             .filter(|line| !line.contains("${"))
             .flat_map(|line| [line, "\n"])
             .collect();
@@ -450,7 +456,8 @@ store = "analytics"
 
     #[test]
     fn properties_that_the_host_relies_on_are_refused() {
-        let (message, _) = error(&format!("{SOUND}[kafka.properties]\n\"isolation.level\" = \"read_uncommitted\"\n"));
+        let (message, _) =
+            error(&format!("{SOUND}[kafka.properties]\n\"isolation.level\" = \"read_uncommitted\"\n"));
         assert!(message.starts_with("projector.toml:16:"), "{message}");
     }
 

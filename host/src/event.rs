@@ -27,7 +27,8 @@ impl Event {
     /// What the event's own bytes weigh in memory, for the bounds of batches and buffers.
     pub fn size_bytes(&self) -> usize {
         let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
-        let headers: usize = self.headers.iter().map(|header| header.name.len() + length(&header.value)).sum();
+        let headers: usize =
+            self.headers.iter().map(|header| header.name.len() + length(&header.value)).sum();
         std::mem::size_of::<Self>() + length(&self.key) + length(&self.value) + headers
     }
 }

@@ -10,24 +10,24 @@
 //! loops alive. Modules stand in reading order: first plain data, then the stages, then what joins
 //! them, then what people ask.
 
-pub mod event;
 pub mod batch;
-pub mod outcome;
 pub mod checkpoint;
 pub mod config;
+pub mod event;
 pub mod failpoint;
+pub mod outcome;
 
-pub mod source;
-pub mod plugin;
-pub mod validate;
 pub mod plan;
-pub mod store;
+pub mod plugin;
 pub mod project;
+pub mod source;
+pub mod store;
+pub mod validate;
 
-pub mod retry;
 pub mod pipeline;
+pub mod retry;
 pub mod supervisor;
 
+pub mod cli;
 pub mod freshness;
 pub mod operations;
-pub mod cli;

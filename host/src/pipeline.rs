@@ -173,6 +173,9 @@ impl Run {
         let mut backoff = Backoff::default();
         let mut timeouts = 0;
         loop {
+            if !self.of_the_same_log(&batch, &mut backoff).await {
+                return Ok(None);
+            }
             let hold = self.source.hold(&mut batch.deliveries);
             if batch.answers.as_ref().is_some_and(|answers| answers.len() != batch.deliveries.len()) {
                 batch.answers = None;
@@ -230,6 +233,27 @@ impl Run {
                         )));
                     }
                     tracing::warn!(%position, "an event ran out of time; its batch is tried again");
+                    backoff.wait(&self.stop).await;
+                }
+            }
+        }
+    }
+
+    /// Makes sure that a batch is of the log that its checkpoints are about; what is not will be void.
+    /// `false`: it is time to stop, and that could not be found out.
+    async fn of_the_same_log(&mut self, batch: &Batch, backoff: &mut Backoff) -> bool {
+        loop {
+            let foreign = tokio::select! {
+                foreign = self.positions.foreign(&batch.deliveries) => foreign,
+                () = self.stop.cancelled() => return false,
+            };
+            match foreign {
+                Ok(foreign) => {
+                    self.reposition(&foreign);
+                    return true;
+                }
+                Err(error) => {
+                    report_retry(&self.deployment.generation.projection, &error, backoff);
                     backoff.wait(&self.stop).await;
                 }
             }
@@ -320,12 +344,14 @@ impl Run {
                 return Recovered::Stopped;
             }
             let advances = self.positions.advances(&batch.deliveries, &[]);
-            let partitions: Vec<Partition> = advances.iter().map(|advance| advance.partition.clone()).collect();
+            let partitions: Vec<Partition> =
+                advances.iter().map(|advance| advance.partition.clone()).collect();
             match self.store.checkpoints(&self.deployment.generation, &partitions).await {
                 Err(error) => report_retry(&self.deployment.generation.projection, &error, backoff),
                 Ok(checkpoints) => {
                     let at = |of: fn(&Advance) -> i64| {
-                        let found = checkpoints.iter().map(|found| found.as_ref().map(|found| found.next_offset));
+                        let found =
+                            checkpoints.iter().map(|found| found.as_ref().map(|found| found.next_offset));
                         found.eq(advances.iter().map(|advance| Some(of(advance))))
                     };
                     if at(|advance| advance.expected) {

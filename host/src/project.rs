@@ -118,7 +118,8 @@ impl<'p> Caller<'p> {
         if answer.is_ok() {
             return Ok(answer);
         }
-        let confirmed = Instance::new(self.plugin).and_then(|mut alone| self.checked(&mut alone, event, found));
+        let confirmed =
+            Instance::new(self.plugin).and_then(|mut alone| self.checked(&mut alone, event, found));
         decided(event, confirmed)
     }
 
@@ -135,7 +136,9 @@ impl<'p> Caller<'p> {
 
 fn decided(event: &Event, answer: FirstAnswer) -> Result<FirstAnswer, ProjectError> {
     match answer {
-        Err(failure) if failure.kind == FailureKind::Timeout => Err(ProjectError::Timeout(event.position.clone())),
+        Err(failure) if failure.kind == FailureKind::Timeout => {
+            Err(ProjectError::Timeout(event.position.clone()))
+        }
         answer => Ok(answer),
     }
 }

@@ -63,11 +63,16 @@ impl Host {
         while !self.stop.is_cancelled() {
             let halt = match self.prepare(&offered).await {
                 Ok(pipeline) => {
-                    let (store, generation) = (pipeline.store.clone(), pipeline.deployment.generation.clone());
+                    let (store, generation) =
+                        (pipeline.store.clone(), pipeline.deployment.generation.clone());
                     match pipeline.run().await {
                         Ok(()) => return,
                         Err(Halt::Stop(reason)) => {
-                            tracing::error!(projection = name, reason, "projection stands still until the host is started again");
+                            tracing::error!(
+                                projection = name,
+                                reason,
+                                "projection stands still until the host is started again"
+                            );
                             if let Err(error) = store.set_halted(&generation, Some(&reason)).await {
                                 tracing::warn!(projection = name, %error, "that it stands still could not be stored");
                             }
@@ -114,9 +119,16 @@ impl Host {
         let contract = plugin.contract.clone();
         let topics: Vec<Arc<str>> =
             contract.topics.iter().map(|topic| self.config.physical_topic(&topic.name).into()).collect();
-        let group = format!("{}.{name}.g{}.{}", &*self.config.kafka.group_prefix, generation.number, store.id());
+        let group =
+            format!("{}.{name}.g{}.{}", &*self.config.kafka.group_prefix, generation.number, store.id());
         let source = Source::open(&self.config.kafka, &group, topics, self.log.clone())?;
-        tracing::info!(projection = name, generation = generation.number, digest = active, group, "projection runs");
+        tracing::info!(
+            projection = name,
+            generation = generation.number,
+            digest = active,
+            group,
+            "projection runs"
+        );
         Ok(Pipeline {
             deployment: Deployment { generation, digest: active.into(), contract },
             plugin,
@@ -129,7 +141,12 @@ impl Host {
     }
 
     /// The component that is active, which may be another than the one in the directory.
-    async fn active(&self, store: &dyn Store, offered: &Offered, installed: &Installed) -> Result<Plugin, PrepareError> {
+    async fn active(
+        &self,
+        store: &dyn Store,
+        offered: &Offered,
+        installed: &Installed,
+    ) -> Result<Plugin, PrepareError> {
         if installed.active == offered.plugin.digest {
             return Ok(offered.plugin.clone());
         }
@@ -178,7 +195,12 @@ impl PrepareError {
 }
 
 /// Compiles and checks a component under a configuration's limits. Blocks.
-pub fn load(engine: &Engine, executable: &std::path::Path, config: &Config, bytes: &[u8]) -> Result<Plugin, LoadError> {
+pub fn load(
+    engine: &Engine,
+    executable: &std::path::Path,
+    config: &Config,
+    bytes: &[u8],
+) -> Result<Plugin, LoadError> {
     let compiler = Compiler {
         executable: executable.to_owned(),
         time: config.limits.compile_time,

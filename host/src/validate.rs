@@ -16,7 +16,10 @@ pub fn changes(contract: &Contract, topic: u16, changes: &mut [Change]) -> Resul
             return Err(Failure::new(
                 FailureKind::Invalid,
                 codes::INVALID_CHANGE,
-                format!("topic {} is not declared to lead to {}", declared.name, contract.writes[statement].name),
+                format!(
+                    "topic {} is not declared to lead to {}",
+                    declared.name, contract.writes[statement].name
+                ),
             ));
         }
     }

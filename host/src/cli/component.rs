@@ -22,7 +22,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
     let component = component(&super::read(&arguments.module)?)?;
     let beside = arguments.output.with_extension("wasm.partial");
-    std::fs::write(&beside, component)
-        .and_then(|()| std::fs::rename(&beside, &arguments.output))
-        .map_err(|error| CliError::failed(format!("{} cannot be written: {error}", arguments.output.display())))
+    std::fs::write(&beside, component).and_then(|()| std::fs::rename(&beside, &arguments.output)).map_err(
+        |error| CliError::failed(format!("{} cannot be written: {error}", arguments.output.display())),
+    )
 }

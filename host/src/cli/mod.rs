@@ -22,7 +22,9 @@ use crate::plugin::compile;
 /// together with the offsets, in one transaction to the read-model database.
 #[derive(Debug, Parser)]
 #[command(name = "projector", version, max_term_width = 100)]
-#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 brokers or database not reached.")]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 brokers or database not reached."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -36,7 +38,10 @@ enum Command {
     Component(component::Arguments),
     /// Compiles a component from standard input, under limits: the host runs this itself.
     #[command(name = compile::WORKER_COMMAND, hide = true)]
-    CompileWorker { memory_bytes: u64, seconds: u64 },
+    CompileWorker {
+        memory_bytes: u64,
+        seconds: u64,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -132,7 +137,8 @@ fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
 
 /// This executable, which compiles components in a process of its own.
 fn executable() -> Result<PathBuf, CliError> {
-    std::env::current_exe().map_err(|error| CliError::failed(format!("this program cannot find itself: {error}")))
+    std::env::current_exe()
+        .map_err(|error| CliError::failed(format!("this program cannot find itself: {error}")))
 }
 
 /// Reads a file that was named on the command line.

@@ -42,7 +42,9 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
 fn start_log(arguments: &Arguments) -> Result<(), CliError> {
     let filter = EnvFilter::try_new(&arguments.log)
         .map_err(|error| CliError::failed(format!("--log {:?}: {error}", arguments.log)))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr)
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
     match arguments.log_format {
         LogFormat::Text => log.with_target(false).init(),
@@ -92,7 +94,8 @@ async fn host(config: Config) -> Result<(), CliError> {
 
 fn stop_on_signal(stop: CancellationToken) -> Result<(), CliError> {
     use tokio::signal::unix::{SignalKind, signal};
-    let listen = |kind| signal(kind).map_err(|error| CliError::failed(format!("signals cannot be handled: {error}")));
+    let listen =
+        |kind| signal(kind).map_err(|error| CliError::failed(format!("signals cannot be handled: {error}")));
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     tokio::spawn(async move {
         tokio::select! {
@@ -145,7 +148,8 @@ async fn load_all(host: &Arc<Host>, files: Vec<PathBuf>) -> Vec<Offered> {
                             projection = name,
                             column = format!("{}.{}", dependence.table, dependence.column),
                             sources = dependence.sources.join(", "),
-                            "the column depends on the order between partitions: {}", dependence.remedy
+                            "the column depends on the order between partitions: {}",
+                            dependence.remedy
                         );
                     }
                 }

@@ -58,9 +58,16 @@ fn print(projection: &ProjectionStatus) {
         println!("  topic {topic} does not exist");
     }
     let mut table = Table::new();
-    table
-        .load_style(presets::UTF8_BORDERS_ONLY)
-        .set_header(["topic", "partition", "checkpoint", "log end", "lag", "freshness", "dead", ""]);
+    table.load_style(presets::UTF8_BORDERS_ONLY).set_header([
+        "topic",
+        "partition",
+        "checkpoint",
+        "log end",
+        "lag",
+        "freshness",
+        "dead",
+        "",
+    ]);
     for partition in &projection.partitions {
         table.add_row([
             partition.topic.clone(),

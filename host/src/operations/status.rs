@@ -85,9 +85,14 @@ pub async fn status(config: &Config, only: Option<&str>) -> Result<Status, Opera
     }
 }
 
-async fn of_projection(config: &Config, log: &Log, projection: Projection) -> Result<ProjectionStatus, OperationError> {
-    let descriptor = Descriptor::from_json(&projection.descriptor)
-        .map_err(|problems| OperationError::Failed(format!("the descriptor of {}: {problems}", projection.name)))?;
+async fn of_projection(
+    config: &Config,
+    log: &Log,
+    projection: Projection,
+) -> Result<ProjectionStatus, OperationError> {
+    let descriptor = Descriptor::from_json(&projection.descriptor).map_err(|problems| {
+        OperationError::Failed(format!("the descriptor of {}: {problems}", projection.name))
+    })?;
     let mut stored: HashMap<(String, i32), PartitionState> = projection
         .partitions
         .into_iter()

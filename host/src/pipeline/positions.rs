@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::batch::Delivery;
-use crate::checkpoint::{Start, start};
+use crate::checkpoint::{Identity, Start, start};
 use crate::event::Partition;
 use crate::outcome::Outcome;
 use crate::source::{Log, LogError, Source};
@@ -24,6 +24,8 @@ pub(super) struct Positions {
     log: Log,
     /// The checkpoint of each partition that is read, as the store had it last.
     checkpoints: HashMap<Partition, i64>,
+    /// The log that each topic was when it was last held against a checkpoint.
+    identities: HashMap<Arc<str>, Identity>,
     /// Granted, and not read yet.
     open: BTreeSet<Partition>,
     try_again: Option<Instant>,
@@ -45,6 +47,7 @@ impl Positions {
             store,
             log,
             checkpoints: HashMap::new(),
+            identities: HashMap::new(),
             open: BTreeSet::new(),
             try_again: None,
             complained: None,
@@ -98,12 +101,15 @@ impl Positions {
             // Another host may have begun first, from another mark.
             checkpoints = self.store.checkpoints(&self.generation, &partitions).await?;
         }
-        for ((partition, checkpoint), (marks, identity)) in partitions.into_iter().zip(&checkpoints).zip(&logs) {
+        for ((partition, checkpoint), (marks, identity)) in
+            partitions.into_iter().zip(&checkpoints).zip(&logs)
+        {
             match start(checkpoint.as_ref(), *marks, identity) {
                 Start::Beginning(_) => continue,
                 Start::Resume(offset) => {
                     self.store.set_paused(&self.generation, &partition, None).await?;
                     self.checkpoints.insert(partition.clone(), offset);
+                    self.identities.insert(partition.topic.clone(), identity.clone());
                     source.read_from(&partition, offset);
                 }
                 Start::Refused(mismatch) => {
@@ -116,6 +122,26 @@ impl Positions {
             self.open.remove(&partition);
         }
         Ok(())
+    }
+
+    /// The partitions of a batch whose topic is not the one any more that it was when reading began.
+    /// The Kafka client reads on silently in a topic that was created anew, from the old offset, if
+    /// that is long enough. A topic never becomes again what it was: what is the same now, after the
+    /// events were read, was the same when they were.
+    pub(super) async fn foreign(&self, deliveries: &[Delivery]) -> Result<Vec<Partition>, LogError> {
+        let partitions: BTreeSet<&Partition> =
+            deliveries.iter().map(|delivery| &delivery.event.position.partition).collect();
+        let mut topics: Vec<Arc<str>> = partitions.iter().map(|partition| partition.topic.clone()).collect();
+        topics.dedup();
+        if topics.is_empty() {
+            return Ok(Vec::new());
+        }
+        let found = self.log.identities(topics).await?;
+        let is_foreign = |partition: &&Partition| {
+            let known = self.identities.get(&partition.topic);
+            known.zip(found.get(&*partition.topic)).is_some_and(|(known, found)| known.differs_from(found))
+        };
+        Ok(partitions.into_iter().filter(is_foreign).cloned().collect())
     }
 
     /// How a batch moves the checkpoints, and what became of its events.

@@ -1,5 +1,11 @@
 //! What `wit/v1` is in Rust. Generated; nothing else is here, and it shows nowhere outside.
-#![allow(clippy::allow_attributes, dead_code, unused_variables, unreachable_pub, reason = "generated for any use of the contract")]
+#![allow(
+    clippy::allow_attributes,
+    dead_code,
+    unused_variables,
+    unreachable_pub,
+    reason = "generated for any use of the contract"
+)]
 
 wasmtime::component::bindgen!({
     path: "../wit/v1",

@@ -56,7 +56,10 @@ pub(super) fn with_found<T>(found: &[Found], project: impl FnOnce(&[types::Found
     project(&found)
 }
 
-fn params<'a>(values: &'a [Value], decimals: &mut impl Iterator<Item = &'a str>) -> Vec<types::ValueParam<'a>> {
+fn params<'a>(
+    values: &'a [Value],
+    decimals: &mut impl Iterator<Item = &'a str>,
+) -> Vec<types::ValueParam<'a>> {
     values.iter().map(|value| param(value, decimals)).collect()
 }
 

@@ -46,7 +46,8 @@ pub(super) struct State {
 impl Instance {
     /// A fresh instance: nothing in it remembers another batch.
     pub fn new(plugin: &Plugin) -> Result<Self, Failure> {
-        let (store, projection) = instantiate(&plugin.engine, &plugin.pre, &plugin.limits, plugin.contract.name())?;
+        let (store, projection) =
+            instantiate(&plugin.engine, &plugin.pre, &plugin.limits, plugin.contract.name())?;
         Ok(Self { plugin: plugin.clone(), store, projection, spent: false })
     }
 
@@ -113,7 +114,8 @@ impl Instance {
 
     fn rejection(&self, rejection: types::Rejection) -> Failure {
         let declared = &self.plugin.contract.descriptor.rejects;
-        let known = rejection.code == codes::BAD_PAYLOAD || declared.iter().any(|code| code.code == rejection.code);
+        let known =
+            rejection.code == codes::BAD_PAYLOAD || declared.iter().any(|code| code.code == rejection.code);
         match known {
             true => Failure::new(FailureKind::Rejected, &rejection.code, rejection.detail),
             false => undeclared("rejection", &rejection.code),
@@ -121,7 +123,11 @@ impl Instance {
     }
 
     /// Asks a plugin for its descriptor.
-    pub(super) fn describe(engine: &Engine, pre: &ProjectionPre<State>, limits: &Limits) -> Result<String, Failure> {
+    pub(super) fn describe(
+        engine: &Engine,
+        pre: &ProjectionPre<State>,
+        limits: &Limits,
+    ) -> Result<String, Failure> {
         let (mut store, projection) = instantiate(engine, pre, limits, "describe")?;
         projection.call_describe(&mut store).map_err(|error| failure(&mut store, &error))
     }
@@ -175,12 +181,18 @@ fn failure(store: &mut Store<State>, error: &wasmtime::Error) -> Failure {
         return Failure::new(FailureKind::Limit, "output", "it answered with more bytes than it may");
     }
     match error.downcast_ref::<Trap>() {
-        Some(Trap::OutOfFuel) => Failure::new(FailureKind::Limit, "fuel", "it used more fuel than one event may"),
-        Some(Trap::Interrupt) => Failure::new(FailureKind::Timeout, "time", "it ran longer than one event may"),
-        Some(Trap::StackOverflow) => Failure::new(FailureKind::Limit, "stack", words),
-        _ if store.data().memory.memory_refused => {
-            Failure::new(FailureKind::Limit, "memory", format!("it needed more memory than it may have; {words}"))
+        Some(Trap::OutOfFuel) => {
+            Failure::new(FailureKind::Limit, "fuel", "it used more fuel than one event may")
         }
+        Some(Trap::Interrupt) => {
+            Failure::new(FailureKind::Timeout, "time", "it ran longer than one event may")
+        }
+        Some(Trap::StackOverflow) => Failure::new(FailureKind::Limit, "stack", words),
+        _ if store.data().memory.memory_refused => Failure::new(
+            FailureKind::Limit,
+            "memory",
+            format!("it needed more memory than it may have; {words}"),
+        ),
         _ => Failure::new(FailureKind::Trap, "trap", words),
     }
 }

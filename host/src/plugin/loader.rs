@@ -40,7 +40,9 @@ pub enum LoadError {
         "it imports `{0}`: a projection is a pure function, and may import nothing but `log`; build it for wasm32-unknown-unknown, without WASI"
     )]
     Import(String),
-    #[error("it does not export what `wit/v1` asks for: {0}; build it with a projector-sdk of this host's version")]
+    #[error(
+        "it does not export what `wit/v1` asks for: {0}; build it with a projector-sdk of this host's version"
+    )]
     Export(String),
     #[error("its `describe` failed: {0}")]
     Describe(String),
@@ -82,14 +84,16 @@ impl Plugin {
         check_imports(engine, &component)?;
         let pre = link(engine, &component)?;
         let limits = Limits::from(limits);
-        let json = Instance::describe(engine, &pre, &limits).map_err(|failure| LoadError::Describe(failure.to_string()))?;
+        let json = Instance::describe(engine, &pre, &limits)
+            .map_err(|failure| LoadError::Describe(failure.to_string()))?;
         if json.len() > MAX_DESCRIPTOR_BYTES {
             return Err(LoadError::Describe(format!(
                 "it answered with {} bytes, and {MAX_DESCRIPTOR_BYTES} are the most",
                 json.len()
             )));
         }
-        let contract = Descriptor::from_json(&json).and_then(Descriptor::check).map_err(LoadError::Descriptor)?;
+        let contract =
+            Descriptor::from_json(&json).and_then(Descriptor::check).map_err(LoadError::Descriptor)?;
         Ok(Self {
             digest: super::digest(bytes),
             contract: Arc::new(contract),

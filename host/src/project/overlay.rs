@@ -22,7 +22,13 @@ pub(super) struct Overlay<'c> {
 
 impl<'c> Overlay<'c> {
     pub(super) fn new(contract: &'c Contract) -> Self {
-        Self { contract, tables: Tables::new(contract), asked: HashSet::new(), stored: Vec::new(), pending: Vec::new() }
+        Self {
+            contract,
+            tables: Tables::new(contract),
+            asked: HashSet::new(),
+            stored: Vec::new(),
+            pending: Vec::new(),
+        }
     }
 
     /// Reads what these calls find, all at once, if it was not read before.
@@ -54,7 +60,8 @@ impl<'c> Overlay<'c> {
     /// by other columns than the key, in a table that they write.
     pub(super) fn is_unsure(&self, call: &LookupCall) -> bool {
         let lookup = &self.contract.lookups[usize::from(call.lookup)];
-        let written = |change: &Change| self.contract.writes[usize::from(change.statement)].table == lookup.table;
+        let written =
+            |change: &Change| self.contract.writes[usize::from(change.statement)].table == lookup.table;
         !self.contract.tables[lookup.table].is_key(&lookup.by) && self.pending.iter().flatten().any(written)
     }
 
@@ -111,7 +118,10 @@ mod tests {
 
     /// Stored: row 1 of group a, with 10.
     fn stored(calls: &[LookupCall]) -> Result<Vec<Vec<Row>>, StoreError> {
-        let row = Row { values: vec![Value::Int64(1), Value::Text("a".into()), Value::Int64(10)], tombstone: false };
+        let row = Row {
+            values: vec![Value::Int64(1), Value::Text("a".into()), Value::Int64(10)],
+            tombstone: false,
+        };
         Ok(calls.iter().map(|call| if *call == one(1) { vec![row.clone()] } else { vec![] }).collect())
     }
 

@@ -241,7 +241,8 @@ impl Poller {
             .add_partition_offset(&partition.topic, partition.number, Offset::Offset(offset))
             .and_then(|()| self.consumer.incremental_assign(&list));
         if let Err(error) = assigned {
-            self.outbox.push_back(Incoming::Failed(format!("{partition} cannot be read from {offset}: {error}")));
+            self.outbox
+                .push_back(Incoming::Failed(format!("{partition} cannot be read from {offset}: {error}")));
             return;
         }
         self.consumer.context().assigned().insert(partition.clone());
@@ -254,7 +255,8 @@ impl Poller {
             false => self.consumer.resume(&list),
         };
         if let Err(error) = paused {
-            self.outbox.push_back(Incoming::Failed(format!("{partition} cannot be paused or resumed: {error}")));
+            self.outbox
+                .push_back(Incoming::Failed(format!("{partition} cannot be paused or resumed: {error}")));
         }
     }
 
@@ -283,7 +285,10 @@ impl Poller {
     fn press_back(&mut self) {
         if !self.outbox.is_empty() && !self.paused {
             self.set_paused(true);
-        } else if self.paused && self.outbox.is_empty() && self.events.capacity() >= self.events.max_capacity() / 2 {
+        } else if self.paused
+            && self.outbox.is_empty()
+            && self.events.capacity() >= self.events.max_capacity() / 2
+        {
             self.set_paused(false);
         }
     }
@@ -295,13 +300,17 @@ impl Poller {
         });
         match changed {
             Ok(()) => self.paused = paused,
-            Err(error) => self.outbox.push_back(Incoming::Failed(format!("reading cannot be paused or resumed: {error}"))),
+            Err(error) => self
+                .outbox
+                .push_back(Incoming::Failed(format!("reading cannot be paused or resumed: {error}"))),
         }
     }
 
     fn trouble(&mut self, error: KafkaError) {
         match &error {
-            KafkaError::MessageConsumptionFatal(_) => self.outbox.push_back(Incoming::Failed(error.to_string())),
+            KafkaError::MessageConsumptionFatal(_) => {
+                self.outbox.push_back(Incoming::Failed(error.to_string()))
+            }
             KafkaError::MessageConsumption(
                 RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange,
             ) => self.outbox.push_back(Incoming::Recheck),

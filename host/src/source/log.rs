@@ -51,18 +51,14 @@ impl Log {
     pub async fn inspect(&self, partitions: Vec<Partition>) -> Result<Vec<(Marks, Identity)>, LogError> {
         let log = self.clone();
         blocking(move || {
-            let cluster_id = log.client.client().fetch_cluster_id(PATIENCE).filter(|id| !id.is_empty());
             let mut topics: Vec<&str> = partitions.iter().map(|partition| &*partition.topic).collect();
             topics.sort_unstable();
             topics.dedup();
-            let topic_ids = log.topic_ids(&topics)?;
+            let identities = log.ask_identities(&topics)?;
             partitions
                 .iter()
                 .map(|partition| {
-                    let identity = Identity {
-                        topic_id: topic_ids.get(&*partition.topic).cloned().flatten(),
-                        cluster_id: cluster_id.clone(),
-                    };
+                    let identity = identities.get(&*partition.topic).cloned().unwrap_or_default();
                     Ok((log.marks(partition)?, identity))
                 })
                 .collect()
@@ -70,14 +66,28 @@ impl Log {
         .await
     }
 
+    /// The identity of each topic, by its name.
+    pub async fn identities(&self, topics: Vec<Arc<str>>) -> Result<HashMap<String, Identity>, LogError> {
+        let log = self.clone();
+        blocking(move || log.ask_identities(&topics.iter().map(|topic| &**topic).collect::<Vec<_>>())).await
+    }
+
+    fn ask_identities(&self, topics: &[&str]) -> Result<HashMap<String, Identity>, LogError> {
+        let topic_ids = self.topic_ids(topics)?;
+        // After the topics: the client takes it from the last answer that it got.
+        let cluster_id = self.client.client().fetch_cluster_id(PATIENCE).filter(|id| !id.is_empty());
+        let identity = |topic_id| Identity { topic_id, cluster_id: cluster_id.clone() };
+        Ok(topic_ids.into_iter().map(|(topic, topic_id)| (topic, identity(topic_id))).collect())
+    }
+
     /// The partitions of each topic that exists, with the marks of each. `None` for one that does
     /// not exist.
     pub async fn topic(&self, topic: Arc<str>) -> Result<Option<Vec<(Partition, Marks)>>, LogError> {
         let log = self.clone();
         blocking(move || {
-            let metadata =
-                log.client.fetch_metadata(Some(&topic), PATIENCE).map_err(LogError::Unanswered)?;
-            let partitions = metadata.topics().iter().filter(|found| found.name() == &*topic && found.error().is_none());
+            let metadata = log.client.fetch_metadata(Some(&topic), PATIENCE).map_err(LogError::Unanswered)?;
+            let partitions =
+                metadata.topics().iter().filter(|found| found.name() == &*topic && found.error().is_none());
             let partitions: Vec<Partition> = partitions
                 .flat_map(|found| found.partitions())
                 .map(|partition| Partition::new(topic.clone(), partition.id()))
@@ -97,7 +107,11 @@ impl Log {
     /// The first record that a reader of committed events would find from an offset on: its offset
     /// and its timestamp in milliseconds. `None` if there is none up to the end of the log, which
     /// may well lie further on: behind it stand commit markers, or a transaction that is open.
-    pub async fn first_visible(&self, partition: Partition, from: i64) -> Result<Option<(i64, Option<i64>)>, LogError> {
+    pub async fn first_visible(
+        &self,
+        partition: Partition,
+        from: i64,
+    ) -> Result<Option<(i64, Option<i64>)>, LogError> {
         let config = self.config.clone();
         blocking(move || {
             let reader = reader(&config)?;
@@ -108,15 +122,23 @@ impl Log {
             let deadline = Instant::now() + PATIENCE * 2;
             while Instant::now() < deadline {
                 match reader.poll(Duration::from_millis(100)) {
-                    Some(Ok(message)) => return Ok(Some((message.offset(), message.timestamp().to_millis()))),
+                    Some(Ok(message)) => {
+                        return Ok(Some((message.offset(), message.timestamp().to_millis())));
+                    }
                     Some(Err(KafkaError::PartitionEOF(_))) => return Ok(None),
-                    Some(Err(error @ KafkaError::MessageConsumption(rdkafka::error::RDKafkaErrorCode::AutoOffsetReset))) => {
+                    Some(Err(
+                        error @ KafkaError::MessageConsumption(
+                            rdkafka::error::RDKafkaErrorCode::AutoOffsetReset,
+                        ),
+                    )) => {
                         return Err(LogError::Unanswered(error));
                     }
                     Some(Err(_)) | None => {}
                 }
             }
-            Err(LogError::Unanswered(KafkaError::MessageConsumption(rdkafka::error::RDKafkaErrorCode::OperationTimedOut)))
+            Err(LogError::Unanswered(KafkaError::MessageConsumption(
+                rdkafka::error::RDKafkaErrorCode::OperationTimedOut,
+            )))
         })
         .await
     }
@@ -126,15 +148,15 @@ impl Log {
     pub(super) async fn wait_for_change(&self, topics: &[Arc<str>]) {
         let mut known = HashMap::new();
         loop {
-            tokio::time::sleep(IDENTITY_CHECK).await;
             for topic in topics {
-                let Ok(found) = self.inspect(vec![Partition::new(topic.clone(), 0)]).await else { continue };
-                let Some((_, identity)) = found.into_iter().next() else { continue };
+                let Ok(found) = self.identities(vec![topic.clone()]).await else { continue };
+                let Some(identity) = found.into_values().next() else { continue };
                 let before = known.insert(topic.clone(), identity.clone());
                 if before.is_some_and(|before| before != identity) {
                     return;
                 }
             }
+            tokio::time::sleep(IDENTITY_CHECK).await;
         }
     }
 
@@ -150,22 +172,24 @@ impl Log {
     /// Kafka's ids of topics; `None` where the broker has none. The safe interface does not reach
     /// `DescribeTopics`.
     fn topic_ids(&self, topics: &[&str]) -> Result<HashMap<String, Option<String>>, LogError> {
-        let names: Vec<CString> = topics
-            .iter()
-            .map(|topic| CString::new(*topic))
-            .collect::<Result<_, _>>()
-            .map_err(|_| LogError::Undescribed { topic: topics.join(", "), reason: "a NUL in its name".into() })?;
+        let names: Vec<CString> =
+            topics.iter().map(|topic| CString::new(*topic)).collect::<Result<_, _>>().map_err(|_| {
+                LogError::Undescribed { topic: topics.join(", "), reason: "a NUL in its name".into() }
+            })?;
         let mut pointers: Vec<*const std::ffi::c_char> = names.iter().map(|name| name.as_ptr()).collect();
         let client = self.client.client().native_ptr();
         // Any broker can answer; asking one of them spares the way to the controller, which
         // librdkafka's embedded broker does not have.
-        let metadata = self.client.fetch_metadata(topics.first().copied(), PATIENCE).map_err(LogError::Unanswered)?;
+        let metadata =
+            self.client.fetch_metadata(topics.first().copied(), PATIENCE).map_err(LogError::Unanswered)?;
         let broker = metadata.brokers().first().map_or(-1, |broker| broker.id());
-        let undescribed = |reason: &str| LogError::Undescribed { topic: topics.join(", "), reason: reason.to_owned() };
+        let undescribed =
+            |reason: &str| LogError::Undescribed { topic: topics.join(", "), reason: reason.to_owned() };
         // SAFETY: every pointer is used between its creation and its destruction below; names and
         // descriptions are copied before the event that owns them is destroyed.
         unsafe {
-            let collection = native::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len());
+            let collection =
+                native::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len());
             let queue = native::rd_kafka_queue_new(client);
             let options = native::rd_kafka_AdminOptions_new(
                 client,
@@ -176,7 +200,9 @@ impl Log {
             let event = native::rd_kafka_queue_poll(queue, PATIENCE.as_millis() as i32);
             let described = if event.is_null() {
                 Err(undescribed("no answer in time"))
-            } else if native::rd_kafka_event_error(event) != native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+            } else if native::rd_kafka_event_error(event)
+                != native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
+            {
                 Err(undescribed(&text(native::rd_kafka_event_error_string(event))))
             } else {
                 let result = native::rd_kafka_event_DescribeTopics_result(event);
@@ -197,15 +223,22 @@ impl Log {
 
 /// # Safety
 /// `topic` belongs to a result that is still alive.
-unsafe fn describe(topic: *const native::rd_kafka_TopicDescription_t) -> Result<(String, Option<String>), LogError> {
+unsafe fn describe(
+    topic: *const native::rd_kafka_TopicDescription_t,
+) -> Result<(String, Option<String>), LogError> {
     // The zero UUID, which stands for "none".
     const NONE: &str = "AAAAAAAAAAAAAAAAAAAAAA";
     // SAFETY: as the caller promises; the strings belong to the description.
     unsafe {
         let name = text(native::rd_kafka_TopicDescription_name(topic));
         let error = native::rd_kafka_TopicDescription_error(topic);
-        if !error.is_null() && native::rd_kafka_error_code(error) != native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
-            return Err(LogError::Undescribed { topic: name, reason: text(native::rd_kafka_error_string(error)) });
+        if !error.is_null()
+            && native::rd_kafka_error_code(error) != native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
+        {
+            return Err(LogError::Undescribed {
+                topic: name,
+                reason: text(native::rd_kafka_error_string(error)),
+            });
         }
         let id = native::rd_kafka_TopicDescription_topic_id(topic);
         let id = (!id.is_null()).then(|| text(native::rd_kafka_Uuid_base64str(id)));
@@ -233,7 +266,9 @@ fn reader(kafka: &config::Kafka) -> Result<BaseConsumer<Quiet>, LogError> {
         .map_err(LogError::Client)
 }
 
-async fn blocking<T: Send + 'static>(ask: impl FnOnce() -> Result<T, LogError> + Send + 'static) -> Result<T, LogError> {
+async fn blocking<T: Send + 'static>(
+    ask: impl FnOnce() -> Result<T, LogError> + Send + 'static,
+) -> Result<T, LogError> {
     match tokio::task::spawn_blocking(ask).await {
         Ok(answer) => answer,
         Err(error) => std::panic::resume_unwind(error.into_panic()),

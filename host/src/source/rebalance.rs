@@ -65,9 +65,8 @@ impl Ownership {
 
     pub(super) fn hold(self: &Arc<Self>, batch: &mut Vec<Delivery>) -> Hold {
         let mut state = self.lock();
-        batch.retain(|delivery| {
-            state.epochs.get(&delivery.event.position.partition) == Some(&delivery.epoch)
-        });
+        batch
+            .retain(|delivery| state.epochs.get(&delivery.event.position.partition) == Some(&delivery.epoch));
         state.holds += 1;
         Hold { ownership: self.clone() }
     }
@@ -85,7 +84,9 @@ impl Ownership {
         }
         let waited = self.idle.wait_timeout_while(state, REVOKE_PATIENCE, |state| state.holds > 0);
         if waited.is_ok_and(|(_, result)| result.timed_out()) {
-            tracing::warn!("partitions are given back while a transaction is still in flight; it will be fenced");
+            tracing::warn!(
+                "partitions are given back while a transaction is still in flight; it will be fenced"
+            );
         }
     }
 }
@@ -140,7 +141,10 @@ impl ClientContext for GroupContext {
 /// librdkafka's own lines: trouble is shown, the rest is for debugging.
 pub(super) fn log(client: &str, level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {
-        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
+        RDKafkaLogLevel::Emerg
+        | RDKafkaLogLevel::Alert
+        | RDKafkaLogLevel::Critical
+        | RDKafkaLogLevel::Error => {
             tracing::warn!(client, facility, "{message}");
         }
         _ => tracing::debug!(client, facility, "{message}"),
@@ -151,8 +155,11 @@ impl ConsumerContext for GroupContext {
     /// Cooperative: what is granted is not read yet, so nothing is assigned here; what is taken
     /// away waits for the commit in flight.
     fn rebalance(&self, consumer: &BaseConsumer<Self>, code: RDKafkaRespErr, list: &mut TopicPartitionList) {
-        let partitions: Vec<Partition> =
-            list.elements().iter().map(|element| Partition::new(element.topic(), element.partition())).collect();
+        let partitions: Vec<Partition> = list
+            .elements()
+            .iter()
+            .map(|element| Partition::new(element.topic(), element.partition()))
+            .collect();
         let (done, rebalance) = match code {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
                 self.ownership.grant(&partitions);

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Enough for anything that a test waits for, on a busy machine. Reaching it is a failure.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(20);

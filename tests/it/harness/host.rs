@@ -22,7 +22,14 @@ impl Host {
     pub(super) fn start(name: &str, config: &Path, failpoints: &str) -> Host {
         let mut command = Command::new(env!("CARGO_BIN_EXE_projector"));
         command
-            .args(["run", "--log-format", "json", "--log", "info", "--config"])
+            .args([
+                "run",
+                "--log-format",
+                "json",
+                "--log",
+                "info,projector=debug,projector::source=debug",
+                "--config",
+            ])
             .arg(config)
             .env("PROJECTOR_FAILPOINTS", failpoints)
             .stdin(Stdio::null())

@@ -13,6 +13,7 @@ fn a_host_reads_on_when_a_killed_broker_is_back() {
     // Small buffers: what was fetched before the kill must not be everything.
     let platform = Platform::on(&kafka.bootstrap(), "broker-killed", &plugins, ReadModel::postgres())
         .set(&["batch", "events"], 50)
+        .set(&["kafka", "properties", "session.timeout.ms"], "2000")
         .set(&["kafka", "properties", "queued.max.messages.kbytes"], "64")
         .set(&["kafka", "properties", "fetch.message.max.bytes"], "16384");
     platform.create_topics(3);
@@ -38,6 +39,9 @@ fn a_host_reads_on_when_a_killed_broker_is_back() {
 
     kafka.restart().unwrap();
     platform.publish(after);
+    for group in &groups {
+        platform.until_shared_by(group, 1);
+    }
     let expected = platform.assert_orders_are_right();
     assert_eq!(expected.order_search_books.read.values().sum::<u64>(), records.len() as u64);
     platform.assert_sales_are_right();

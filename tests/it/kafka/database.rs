@@ -7,8 +7,8 @@ use projector_workload::{ORDER_CONFIRMED, Record};
 use tempfile::TempDir;
 
 use crate::harness::{
-    Host, LossyProxy, ORDER_SEARCH, Platform, ReadModel, SALES_BY_COUNTRY, Session, assert_same,
-    check_books, eventually, fold, seed,
+    Host, LossyProxy, ORDER_SEARCH, Platform, ReadModel, SALES_BY_COUNTRY, Session, assert_same, check_books,
+    eventually, fold, seed,
 };
 
 fn history(platform: &Platform, seed: u64, events: usize) -> Vec<Record> {
@@ -123,9 +123,11 @@ impl Apart {
         let topic = self.platform.topic(ORDER_CONFIRMED);
         let orders = records.iter().filter(|record| record.topic == topic).count() as i64;
         let before = fold(&self.platform).sales_books.read.values().sum::<u64>() as i64 - orders;
-        eventually("the projection with a store of its own goes on", || match read(&self.sales, SALES_BY_COUNTRY) {
-            read if read == before + orders => Ok(()),
-            read => Err(read),
+        eventually("the projection with a store of its own goes on", || {
+            match read(&self.sales, SALES_BY_COUNTRY) {
+                read if read == before + orders => Ok(()),
+                read => Err(read),
+            }
         });
     }
 
@@ -135,7 +137,8 @@ impl Apart {
         let status = self.platform.until_fresh();
         let expected = fold(&self.platform);
         assert_same("sales_by_country", &expected.sales, &self.sales.sales());
-        check_books(&status[SALES_BY_COUNTRY], &expected.sales_books).unwrap_or_else(|wrong| panic!("{wrong}"));
+        check_books(&status[SALES_BY_COUNTRY], &expected.sales_books)
+            .unwrap_or_else(|wrong| panic!("{wrong}"));
         let log = host.sigterm();
         let (troubled, apart) = (log.tally(ORDER_SEARCH), log.tally(SALES_BY_COUNTRY));
         assert!(troubled.retries > 0 && troubled.fenced == 0, "{troubled:?}");
@@ -186,7 +189,10 @@ fn a_restarted_postgres_is_waited_for() {
     apart.platform.status().expect_err("it is there");
     postgres.restart().unwrap();
     let moved = apart.platform.read_model().checkpoints(ORDER_SEARCH);
-    assert!(stuck_at.iter().all(|(partition, offset)| moved[partition] >= *offset), "{stuck_at:?} → {moved:?}");
+    assert!(
+        stuck_at.iter().all(|(partition, offset)| moved[partition] >= *offset),
+        "{stuck_at:?} → {moved:?}"
+    );
     apart.assert_right(host);
 }
 

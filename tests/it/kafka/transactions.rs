@@ -6,9 +6,7 @@ use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use crate::harness::{
-    PATIENCE, Partition, Platform, ReadModel, SALES_BY_COUNTRY, eventually, seed, topic,
-};
+use crate::harness::{PATIENCE, Partition, Platform, ReadModel, SALES_BY_COUNTRY, eventually, seed, topic};
 
 const PARTITIONS: i32 = 2;
 
@@ -63,7 +61,8 @@ fn high_marks(platform: &Platform) -> Vec<i64> {
 /// Fault 9: what was aborted is invisible, and so are the markers at the end of the log.
 #[test]
 fn aborted_transactions_leave_nothing_and_markers_are_no_lag() {
-    let platform = Platform::new("aborted", &[SALES_BY_COUNTRY], ReadModel::postgres()).set(&["batch", "events"], 50);
+    let platform =
+        Platform::new("aborted", &[SALES_BY_COUNTRY], ReadModel::postgres()).set(&["batch", "events"], 50);
     platform.create_topics(PARTITIONS);
     let records = orders(&platform, seed(361), 1_000);
     let host = platform.start_host("reader");
@@ -111,7 +110,10 @@ fn an_open_transaction_is_not_read_before_its_commit() {
     assert_eq!(expected.sales_books.read.values().sum::<u64>() as usize, before.len());
     for (partition, high) in partitions(&platform).iter().zip(high_marks(&platform)) {
         assert_eq!(partition.checkpoint, Some(partition.log_end), "{partition:?}");
-        assert!(partition.log_end < high, "no transaction is open: {partition:?}, and the log goes to {high}");
+        assert!(
+            partition.log_end < high,
+            "no transaction is open: {partition:?}, and the log goes to {high}"
+        );
     }
 
     producer.commit_transaction(PATIENCE).unwrap();
@@ -156,7 +158,8 @@ fn record(topic: &str, partition: i32, key: &str, payload: Option<String>, times
 /// Fault 10: offsets that compaction left out are no events, and no lag.
 #[test]
 fn gaps_of_compaction_are_passed_over() {
-    let platform = Platform::new("gaps", &[SALES_BY_COUNTRY], ReadModel::postgres()).set(&["batch", "events"], 20);
+    let platform =
+        Platform::new("gaps", &[SALES_BY_COUNTRY], ReadModel::postgres()).set(&["batch", "events"], 20);
     let name = platform.topic(ORDER_CONFIRMED);
     let others = [CUSTOMER_COUNTRY_CHANGED, CUSTOMER_PROFILE_UPDATED].map(|other| platform.topic(other));
     let mut made = others.map(|other| Topic::new(other, 1)).to_vec();
@@ -173,7 +176,8 @@ fn gaps_of_compaction_are_passed_over() {
         );
         record(&name, partition, &format!("o-{number}"), Some(payload), 1_760_000_000_000 + round * 60_000)
     };
-    let rounds: Vec<Vec<Record>> = (0..4).map(|round| (0..200).map(|number| order(round, number)).collect()).collect();
+    let rounds: Vec<Vec<Record>> =
+        (0..4).map(|round| (0..200).map(|number| order(round, number)).collect()).collect();
     let last = (1_000..1_000 + i64::from(PARTITIONS)).map(|number| order(5, number)).collect();
     publish_compacted(&platform, &name, &rounds, last);
 

@@ -133,7 +133,8 @@ async fn is_up_to_date(connection: &mut PgConnection) -> Result<bool, StoreError
             .await
             .map_err(classify)?;
     let is_done = |migration: &Migration| {
-        done.iter().any(|(version, checksum)| *version == migration.version && **checksum == *migration.checksum)
+        done.iter()
+            .any(|(version, checksum)| *version == migration.version && **checksum == *migration.checksum)
     };
     Ok(MIGRATIONS.iter().all(is_done))
 }
