@@ -1,3 +1,4 @@
 mod harness;
 mod kafka;
+mod loading;
 mod store;

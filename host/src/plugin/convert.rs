@@ -1,6 +1,6 @@
 //! Between the model's values and the contract's own, which never leave this wing.
 
-use projector_model::{Change, Decimal, LookupCall, Value};
+use projector_model::{Change, Contract, Decimal, LookupCall, Value};
 
 use super::bindings::projector::plugin::types;
 use super::instance::Found;
@@ -82,16 +82,40 @@ fn param<'a>(value: &'a Value, decimals: &mut impl Iterator<Item = &'a str>) -> 
     }
 }
 
-pub(super) fn change(change: types::Change) -> Result<Change, String> {
-    Ok(Change { statement: change.statement, arguments: arguments(change.arguments)? })
+/// A change as the model has it. The error names the column.
+pub(super) fn change(change: types::Change, contract: &Contract) -> Result<Change, String> {
+    let write = contract.writes.get(usize::from(change.statement));
+    let arguments = arguments(change.arguments).map_err(|(at, problem)| {
+        let column =
+            write.and_then(|write| Some((&write.name, write.table, write.argument_columns().nth(at)?)));
+        named(contract, column, problem)
+    })?;
+    Ok(Change { statement: change.statement, arguments })
 }
 
-pub(super) fn lookup_call(call: types::LookupCallResult) -> Result<LookupCall, String> {
-    Ok(LookupCall { lookup: call.lookup, arguments: arguments(call.arguments)? })
+pub(super) fn lookup_call(call: types::LookupCallResult, contract: &Contract) -> Result<LookupCall, String> {
+    let lookup = contract.lookups.get(usize::from(call.lookup));
+    let arguments = arguments(call.arguments).map_err(|(at, problem)| {
+        let column = lookup.and_then(|lookup| Some((&lookup.name, lookup.table, *lookup.by.get(at)?)));
+        named(contract, column, problem)
+    })?;
+    Ok(LookupCall { lookup: call.lookup, arguments })
 }
 
-fn arguments(values: Vec<types::ValueResult>) -> Result<Vec<Value>, String> {
-    values.into_iter().map(value).collect()
+/// `column`: who writes or reads it, its table, and its place there.
+fn named(contract: &Contract, column: Option<(&String, usize, usize)>, problem: String) -> String {
+    let Some((by, table, column)) = column else { return problem };
+    let table = &contract.tables[table];
+    format!("{by}: {}.{}: {problem}", table.name, table.columns[column].name)
+}
+
+/// The error has the place of the argument that is none.
+fn arguments(values: Vec<types::ValueResult>) -> Result<Vec<Value>, (usize, String)> {
+    values
+        .into_iter()
+        .enumerate()
+        .map(|(at, argument)| value(argument).map_err(|problem| (at, problem)))
+        .collect()
 }
 
 fn value(value: types::ValueResult) -> Result<Value, String> {

@@ -87,7 +87,7 @@ impl Instance {
             )),
             types::Outcome::Changes(changes) => changes
                 .into_iter()
-                .map(convert::change)
+                .map(|change| convert::change(change, &self.plugin.contract))
                 .collect::<Result<_, _>>()
                 .map(Answer::Changes)
                 .map_err(|problem| Failure::new(FailureKind::Invalid, codes::INVALID_VALUE, problem)),
@@ -105,7 +105,7 @@ impl Instance {
             )),
             types::Outcome::Needs(calls) => calls
                 .into_iter()
-                .map(convert::lookup_call)
+                .map(|call| convert::lookup_call(call, &self.plugin.contract))
                 .collect::<Result<_, _>>()
                 .map(Answer::Needs)
                 .map_err(|problem| Failure::new(FailureKind::Invalid, codes::INVALID_VALUE, problem)),

@@ -14,6 +14,9 @@ use super::limits::Limits;
 /// A descriptor of a projection with hundreds of tables stays well below this.
 const MAX_DESCRIPTOR_BYTES: usize = 1024 * 1024;
 
+/// What a component imports for the contract's types: an instance that holds nothing else.
+const TYPES: &str = "projector:plugin/types@1.0.0-draft";
+
 /// A component that was checked and can be called. Cheap to clone.
 #[derive(Clone)]
 pub struct Plugin {
@@ -40,6 +43,10 @@ pub enum LoadError {
         "it imports `{0}`: a projection is a pure function, and may import nothing but `log`; build it for wasm32-unknown-unknown, without WASI"
     )]
     Import(String),
+    #[error(
+        "it was built for another version of the contract: it takes its types from `{0}`, and this host has `{TYPES}`; build it with a projector-sdk of this host's version"
+    )]
+    Version(String),
     #[error(
         "it does not export what `wit/v1` asks for: {0}; build it with a projector-sdk of this host's version"
     )]
@@ -115,10 +122,13 @@ impl Plugin {
 
 fn check_imports(engine: &Engine, component: &Component) -> Result<(), LoadError> {
     for (name, _) in component.component_type().imports(&engine.inner) {
-        // An instance that holds nothing but the contract's types.
-        let types = name.starts_with("projector:plugin/types@");
-        if name != "log" && !types {
-            return Err(LoadError::Import(name.to_owned()));
+        match name {
+            "log" | TYPES => {}
+            // Nothing but types is linked, so wasmtime would not mind.
+            _ if name.starts_with("projector:plugin/types@") => {
+                return Err(LoadError::Version(name.to_owned()));
+            }
+            _ => return Err(LoadError::Import(name.to_owned())),
         }
     }
     Ok(())

@@ -40,6 +40,13 @@ impl Host {
         Host { name: name.to_owned(), process, log }
     }
 
+    /// The most memory that it ever held, in bytes, as the kernel says.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux says it");
+        peak.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of kB") * 1024
+    }
+
     pub(crate) fn log(&self) -> &HostLog {
         &self.log
     }

@@ -2,6 +2,8 @@
 //! shares nothing with the host.
 
 mod compare;
+mod component;
+mod dead_letters;
 mod eventually;
 mod fold;
 mod group;
@@ -9,7 +11,9 @@ mod guests;
 mod host;
 mod host_log;
 mod lossy_proxy;
+mod malice;
 mod platform;
+mod plugins;
 mod read_model;
 mod seed;
 mod session;
@@ -18,13 +22,17 @@ pub(crate) mod topic;
 mod views;
 
 pub(crate) use compare::{Rows, assert_same, difference};
+pub(crate) use component::{Argument, Guest, WIT, component, contract};
+pub(crate) use dead_letters::{DeadLetter, assert_closed, dead_letters, rows};
 pub(crate) use eventually::{PATIENCE, eventually};
 pub(crate) use fold::{Expected, fold};
 pub(crate) use guests::{ORDER_SEARCH, SALES_BY_COUNTRY};
 pub(crate) use host::Host;
 pub(crate) use host_log::{HostLog, Line};
 pub(crate) use lossy_proxy::LossyProxy;
+pub(crate) use malice::{bomb, describing, descriptor, malicious};
 pub(crate) use platform::Platform;
+pub(crate) use plugins::Plugins;
 pub(crate) use read_model::ReadModel;
 pub(crate) use seed::seed;
 pub(crate) use session::Session;

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use projector_model::change::codes;
+use projector_model::descriptor::Operation;
 use projector_model::interpret::{self, Row};
-use projector_model::{LookupCall, Rejection, Value};
+use projector_model::{Contract, LookupCall, Rejection, Value};
 use sqlx::postgres::{PgArguments, PgPool};
 use sqlx::{AssertSqlSafe, Row as _};
 
@@ -94,7 +95,7 @@ impl Transaction for Batch {
         let steps = plan::plan(&self.deployment.contract, changes);
         let mut effects = vec![(0, 0); self.deployment.contract.writes.len()];
         for step in &steps {
-            let rows = self.execute(step).await?;
+            let rows = self.execute(step, writes.changes.len() == 1).await?;
             let (all_changes, all_rows) = &mut effects[usize::from(step.statement)];
             *all_changes += step.changes as i64;
             *all_rows += rows as i64;
@@ -149,8 +150,9 @@ impl Batch {
         Err(StoreError::CheckpointMoved(others.cloned().collect()))
     }
 
-    /// Runs one planned statement; returns the rows that it touched.
-    async fn execute(&mut self, step: &Step) -> Result<u64, StoreError> {
+    /// Runs one planned statement; returns the rows that it touched. `one_event`: all changes of the
+    /// batch are one event's.
+    async fn execute(&mut self, step: &Step, one_event: bool) -> Result<u64, StoreError> {
         let statement = &self.statements.writes[usize::from(step.statement)];
         let arguments = || -> Result<PgArguments, StoreError> {
             let mut arguments = PgArguments::default();
@@ -177,7 +179,7 @@ impl Batch {
         let done = sqlx::query_with(AssertSqlSafe(statement.sql.clone()), arguments()?)
             .execute(&mut *self.tx)
             .await
-            .map_err(|error| refused(step, error))?;
+            .map_err(|error| refused(&self.deployment.contract, step, one_event, error))?;
         Ok(done.rows_affected())
     }
 
@@ -266,16 +268,27 @@ impl Batch {
     }
 }
 
-/// A statement of a single row that the database refuses names its event.
-fn refused(step: &Step, error: sqlx::Error) -> StoreError {
+/// A sum beyond its column names its event, where only one can be meant, and its column.
+fn refused(contract: &Contract, step: &Step, one_event: bool, error: sqlx::Error) -> StoreError {
     let overflow =
         error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "22003");
-    match (classify(error), step.changes) {
-        (StoreError::Data(error), 1) if overflow => StoreError::Rejected {
-            event: step.rows[0].event,
-            rejection: Rejection::new(codes::OVERFLOW, error.to_string()),
-        },
-        (error, _) => error,
+    match classify(error) {
+        StoreError::Data(_) if overflow && (one_event || step.changes == 1) => {
+            let write = &contract.writes[usize::from(step.statement)];
+            let table = &contract.tables[write.table];
+            let sums: Vec<String> = write
+                .set
+                .iter()
+                .filter(|(_, operation)| *operation == Operation::Add)
+                .map(|(column, _)| &table.columns[*column])
+                .map(|column| format!("{}.{}: the sum is beyond {}", table.name, column.name, column.ty))
+                .collect();
+            StoreError::Rejected {
+                event: step.rows[0].event,
+                rejection: Rejection::new(codes::OVERFLOW, sums.join(", or ")),
+            }
+        }
+        error => error,
     }
 }
 

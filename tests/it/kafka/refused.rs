@@ -1,0 +1,94 @@
+//! What must not run is refused at load, beside projections that run: they do not notice, and
+//! nothing of it is left in the database.
+
+use std::fs;
+
+use projector_workload::Record;
+
+use crate::harness::{
+    Guest, Platform, Plugins, ReadModel, SALES_BY_COUNTRY, assert_closed, bomb, describing, descriptor, malicious, seed,
+};
+
+/// Every schema, relation and column that is not Postgres' own.
+const CATALOGUE: &str = "select table_schema || '.' || table_name || '.' || column_name from information_schema.columns
+    where table_schema not in ('pg_catalog', 'information_schema')
+    union all select schema_name from information_schema.schemata where schema_name !~ '^pg_'
+    union all select rolname from pg_roles
+    union all select datname from pg_database where datname not like 'it\\_%'
+    order by 1";
+
+/// Fault 28: the reason of each refusal is in the log, with the file.
+#[test]
+fn a_bad_file_is_refused_and_its_neighbours_run() {
+    let sound = describing(&descriptor("sound")).component();
+    let whole = Plugins::new(&[SALES_BY_COUNTRY]);
+    let whole = fs::read(whole.directory().join("sales-by-country.wasm")).unwrap();
+    let module = wat::parse_str(describing(&descriptor("module")).text_format()).unwrap();
+    let bad: [(&str, &[u8], &str); 7] = [
+        ("bomb.wasm", &bomb(1_500), "compiling it took longer than 2s"),
+        ("empty.wasm", b"", "it is not a WebAssembly component"),
+        ("half.wasm", &whole[..whole.len() / 2], "it is not a WebAssembly component"),
+        ("module.wasm", &module, "run `projector component"),
+        ("speechless.wasm", &describing("{}").describe("(unreachable)").component(), "its `describe` failed: trap"),
+        ("nameless.wasm", &describing("{}").component(), "its descriptor is not sound"),
+        // After the one that it would replace, in the order of their names.
+        ("zz-second.wasm", &describing(&descriptor("sound")).project("(unreachable)").component(), ""),
+    ];
+    let mut plugins = Plugins::new(&[SALES_BY_COUNTRY]).add("sound.wasm", &sound).add("notes.txt", "not a plugin");
+    for (file, bytes, _) in &bad {
+        plugins = plugins.add(file, bytes);
+    }
+    let platform = Platform::new("refused", &[SALES_BY_COUNTRY], ReadModel::postgres())
+        .set(&["plugins", "directory"], plugins.path())
+        .set(&["limits", "compile-time"], "2s");
+    platform.create_topics(1);
+    platform.publish(&platform.workload(seed(28), 200).records().collect::<Vec<_>>());
+    let topic = platform.topic("hostile.events.v1");
+    platform.publish(&[Record::new(&*topic, "k", "A")]);
+    let host = platform.start_host("host");
+    platform.assert_sales_are_right();
+    assert_closed(&platform.until_through("sound"), 1, 0, 0);
+    assert_eq!(platform.status().unwrap().len(), 2);
+    let log = host.sigterm();
+    let refused: Vec<_> = log.lines().into_iter().filter(|line| line.message().starts_with("plugin refused")).collect();
+    for (file, _, reason) in &bad {
+        let line = refused.iter().find(|line| line.field("file").ends_with(file));
+        let line = line.unwrap_or_else(|| panic!("{file} was not refused: {refused:#?}"));
+        assert!(line.field("reason").contains(reason), "{file}: {}", line.text);
+        assert_eq!(line.field("level"), "ERROR");
+    }
+    assert_eq!(refused.len(), bad.len(), "{refused:#?}");
+    let second = refused.iter().find(|line| line.field("file").ends_with("zz-second.wasm"));
+    assert!(second.is_some_and(|line| line.message().contains("is sound already")));
+}
+
+/// Fault 33: of names that mean harm nothing comes to the database.
+#[test]
+fn malicious_names_leave_no_trace_in_the_database() {
+    let good = Plugins::new(&[SALES_BY_COUNTRY]);
+    let mut all = Plugins::new(&[SALES_BY_COUNTRY]);
+    let malicious = malicious();
+    for (at, (_, _, descriptor)) in malicious.iter().enumerate() {
+        all = all.add(&format!("malicious-{at:03}.wasm"), Guest::describing(&descriptor.to_string()).component());
+    }
+    let platform = Platform::new("names", &[SALES_BY_COUNTRY], ReadModel::postgres())
+        .set(&["plugins", "directory"], good.path());
+    platform.create_topics(1);
+    platform.publish(&platform.workload(seed(33), 100).records().collect::<Vec<_>>());
+    let host = platform.start_host("without");
+    platform.assert_sales_are_right();
+    host.sigterm();
+    let before = platform.read_model().query(CATALOGUE);
+    assert!(before.iter().flatten().flatten().any(|name| name == "sales_by_country"), "{before:?}");
+
+    let platform = platform.set(&["plugins", "directory"], all.path());
+    let host = platform.start_host("with");
+    platform.publish(&platform.workload(seed(34), 100).records().collect::<Vec<_>>());
+    host.group(SALES_BY_COUNTRY);
+    platform.assert_sales_are_right();
+    assert_eq!(platform.status().unwrap().len(), 1);
+    let log = host.sigterm();
+    let refused = log.lines().iter().filter(|line| line.message() == "plugin refused").count();
+    assert_eq!(refused, malicious.len());
+    assert_eq!(platform.read_model().query(CATALOGUE), before);
+}

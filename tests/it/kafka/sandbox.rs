@@ -1,0 +1,343 @@
+//! A plugin can hurt nobody but the event that it was called with.
+
+use projector_workload::Record;
+use serde_json::json;
+use toml::Value;
+
+use crate::harness::{
+    Argument, DeadLetter, Guest, Host, Platform, Plugins, ReadModel, SALES_BY_COUNTRY, assert_closed, dead_letters,
+    descriptor, eventually, rows, seed,
+};
+
+/// Well above what a host with two projections takes, and well below what any of these deeds takes
+/// that is not stopped.
+const MOST_MEMORY: u64 = 600 << 20;
+
+/// A host with the hostile guest, and with a neighbour that must not notice. Its topics have one
+/// partition, so that the events' order is known.
+struct Sandbox {
+    platform: Platform,
+    /// What the host was given lives as long as it.
+    _plugins: Plugins,
+}
+
+impl Sandbox {
+    fn new(name: &str) -> Sandbox {
+        Sandbox::with(name, Plugins::new(&[SALES_BY_COUNTRY, "hostile-guest"]))
+    }
+
+    fn with(name: &str, plugins: Plugins) -> Sandbox {
+        let platform = Platform::new(name, &[SALES_BY_COUNTRY], ReadModel::postgres())
+            .set(&["plugins", "directory"], plugins.path());
+        platform.create_topics(1);
+        let sandbox = Sandbox { platform, _plugins: plugins };
+        sandbox.publish_sales(1);
+        sandbox
+    }
+
+    fn set(self, path: &[&str], value: impl Into<Value>) -> Sandbox {
+        Sandbox { platform: self.platform.set(path, value), ..self }
+    }
+
+    /// For the neighbour.
+    fn publish_sales(&self, history: u64) {
+        self.platform.publish(&self.platform.workload(seed(history), 200).records().collect::<Vec<_>>());
+    }
+
+    /// The deeds in this order, each with its place as its id; `id` is the same.
+    fn publish(&self, deeds: &[&str]) {
+        let topic = self.platform.topic("hostile.events.v1");
+        let event = |(at, deed): (usize, &&str)| {
+            let id = format!("{at:03}");
+            Record::new(&*topic, &*id, json!({"do": deed, "id": id}).to_string())
+        };
+        self.platform.publish(&deeds.iter().enumerate().map(event).collect::<Vec<_>>());
+    }
+
+    /// Publishes them, and runs a host until it is through: each deed that has a verdict is a dead
+    /// letter with it, all others wrote their row, the neighbour is right, and the host ends in
+    /// order.
+    #[track_caller]
+    fn prove(&self, deeds: &[(&str, &str)]) -> (Host, Vec<DeadLetter>) {
+        self.publish(&deeds.iter().map(|(deed, _)| *deed).collect::<Vec<_>>());
+        let host = self.platform.start_host("host");
+        self.until_as_told(deeds);
+        self.platform.assert_sales_are_right();
+        (host, dead_letters(self.platform.read_model(), "hostile"))
+    }
+
+    #[track_caller]
+    fn until_as_told(&self, deeds: &[(&str, &str)]) {
+        let status = self.platform.until_through("hostile");
+        let letters = dead_letters(self.platform.read_model(), "hostile");
+        let dead: Vec<(i64, String)> = letters.iter().map(|letter| (letter.offset, letter.verdict())).collect();
+        let places = || (0_i64..).zip(deeds);
+        let expected: Vec<(i64, String)> = places()
+            .filter(|(_, (_, verdict))| !verdict.is_empty())
+            .map(|(at, (_, verdict))| (at, (*verdict).to_owned()))
+            .collect();
+        assert_eq!(dead, expected, "{letters:#?}");
+        assert_closed(&status, deeds.len(), 0, expected.len());
+        let alive: Vec<String> = places()
+            .filter(|(_, (_, verdict))| verdict.is_empty())
+            .map(|(at, _)| format!("{at:03}"))
+            .collect();
+        assert_eq!(self.survivors().into_iter().map(|(id, _)| id).collect::<Vec<_>>(), alive);
+    }
+
+    /// Id and note.
+    fn survivors(&self) -> Vec<(String, String)> {
+        let rows = rows(self.platform.read_model(), "hostile", "survivor", &["id", "note"]);
+        let text = |cell: &Option<String>| cell.clone().unwrap_or_default();
+        rows.iter().map(|row| (text(&row[0]), text(&row[1]))).collect()
+    }
+}
+
+/// Fault 24.
+#[test]
+fn a_trap_costs_its_event_and_no_other() {
+    let sandbox = Sandbox::new("trap");
+    let trap = "trap (trap)";
+    let (host, letters) = sandbox.prove(&[
+        ("write", ""),
+        ("trap", trap),
+        ("trap", trap),
+        ("write", ""),
+        ("panic", trap),
+        ("write", ""),
+    ]);
+    for letter in &letters {
+        assert!(letter.detail.contains("unreachable"), "{letter:?}");
+    }
+    // What the panic said is in the log: from the batch's instance, and from the second run alone.
+    let log = host.sigterm();
+    let lines = log.lines();
+    let said: Vec<_> = lines.iter().filter(|line| line.message().contains("the hostile guest panics")).collect();
+    assert_eq!(said.len(), 2, "{said:#?}");
+    for line in said {
+        assert_eq!((line.field("level"), line.field("projection")), ("ERROR", "hostile"), "{}", line.text);
+        assert!(line.field("position").ends_with("/0@4"), "{}", line.text);
+    }
+}
+
+/// Fault 25: what has no end runs out of fuel, whatever the clock says.
+#[test]
+fn an_endless_loop_runs_out_of_fuel() {
+    let sandbox = Sandbox::new("fuel").set(&["limits", "time"], "10m");
+    let (host, letters) = sandbox.prove(&[("write", ""), ("loop", "limit (fuel)"), ("write", "")]);
+    assert!(letters[0].detail.contains("more fuel than one event may"), "{letters:?}");
+    host.sigterm();
+}
+
+/// Fault 25: where the fuel would last for hours, the clock ends it. That may be the machine's
+/// fault, so the event is not dead: the projection stands still and says so, and its neighbour
+/// flows.
+#[test]
+fn an_event_that_takes_too_long_halts_its_projection_and_no_other() {
+    let sandbox = Sandbox::new("clock")
+        .set(&["batch", "events"], 1)
+        .set(&["projections", "hostile", "batch", "events"], 1)
+        .set(&["projections", "hostile", "limits", "fuel"], 1_i64 << 60)
+        .set(&["projections", "hostile", "limits", "time"], "400ms");
+    let deeds = [("write", ""), ("loop", "limit (fuel)"), ("write", "")];
+    sandbox.publish(&deeds.map(|(deed, _)| deed));
+    let host = sandbox.platform.start_host("hasty");
+    let halted = eventually("the projection stands still", || {
+        let status = sandbox.platform.status()?.remove("hostile").ok_or("it is not installed")?;
+        if status.halted.is_some() { Ok(status) } else { Err(format!("{status:?}")) }
+    });
+    let reason = halted.halted.clone().unwrap_or_default();
+    assert!(reason.contains("/0@1 ran out of time 3 times") && reason.contains("limits.time"), "{reason}");
+    assert_closed(&halted, 1, 0, 0);
+    assert_eq!(halted.lag, 2);
+    assert_eq!(sandbox.survivors().len(), 1);
+    sandbox.publish_sales(2);
+    sandbox.platform.assert_sales_are_right();
+    let log = host.sigterm();
+    let lines = log.lines();
+    let retried = lines.iter().filter(|line| line.message().contains("ran out of time; its batch is tried again"));
+    assert_eq!(retried.count(), 2);
+    assert!(lines.iter().any(|line| line.message().contains("stands still") && line.field("projection") == "hostile"));
+
+    // With the fuel of every plugin, and more time, the event is found to be the plugin's fault;
+    // nothing was lost.
+    let sandbox = sandbox
+        .set(&["projections", "hostile", "limits", "fuel"], 100_000_000)
+        .set(&["projections", "hostile", "limits", "time"], "10m");
+    let host = sandbox.platform.start_host("patient");
+    host.group("hostile");
+    sandbox.until_as_told(&deeds);
+    host.sigterm();
+}
+
+/// Fault 26.
+#[test]
+fn bombs_are_stopped_by_their_limits_and_the_host_stays_small() {
+    // So much fuel that it is the other limits that stop them.
+    let sandbox = Sandbox::new("bombs")
+        .set(&["projections", "hostile", "limits", "fuel"], 100_000_000_000_i64)
+        .set(&["projections", "hostile", "limits", "time"], "1m");
+    let (host, letters) = sandbox.prove(&[
+        ("write", ""),
+        ("memory-bomb", "limit (memory)"),
+        ("write", ""),
+        // Rust's own stack is in the guest's memory, and ends there.
+        ("recurse", "trap (trap)"),
+        ("output-bomb", "limit (output)"),
+        ("write", ""),
+        ("many-changes", "limit (output)"),
+        ("many-needs", "limit (output)"),
+        ("log-flood", ""),
+        ("write", ""),
+    ]);
+    for letter in &letters {
+        assert!(letter.detail.len() < 5_000, "{letter:?}");
+    }
+    let peak = host.peak_memory();
+    assert!(peak < MOST_MEMORY, "the host held {} MiB", peak >> 20);
+    println!("the host held {} MiB at most", peak >> 20);
+    // Of a million lines a few, and how many there were.
+    let log = host.sigterm();
+    let lines = log.lines();
+    let flood = lines.iter().filter(|line| line.message().ends_with("of a flood")).count();
+    assert!((1..=200).contains(&flood), "{flood} lines of the flood were logged");
+    assert!(lines.iter().any(|line| line.message().contains("logged more lines in one batch than it may")));
+}
+
+/// Fault 27, and what is not declared.
+#[test]
+fn an_answer_that_was_not_declared_is_refused_with_a_code() {
+    let sandbox = Sandbox::new("undeclared");
+    let (change, value) = ("invalid (invalid-change)", "invalid (invalid-value)");
+    let deeds = [
+        ("write", "", ""),
+        ("wrong-statement", change, "999"),
+        ("too-few-arguments", change, "1 arguments given, 2 declared"),
+        ("too-many-arguments", change, "3 arguments given, 2 declared"),
+        ("wrong-type", value, "survivor.note: int64 given, text expected"),
+        ("null-key", "invalid (null-key)", "survivor.id"),
+        ("foreign-statement", change, "is not declared to lead to gone"),
+        ("undeclared-code", change, "because"),
+        ("wrong-lookup", change, "999"),
+        ("needs-forever", "limit (rounds)", "after 3 rounds"),
+        ("write", "", ""),
+    ];
+    let (host, letters) = sandbox.prove(&deeds.map(|(deed, verdict, _)| (deed, verdict)));
+    for (letter, (deed, _, words)) in letters.iter().zip(deeds.iter().filter(|deed| !deed.1.is_empty())) {
+        assert!(letter.detail.contains(words), "{deed}: {letter:?}");
+    }
+    host.sigterm();
+}
+
+/// Fault 27, by count: within the bytes that an event may answer with, and beyond the changes that
+/// it may lead to.
+#[test]
+fn more_changes_than_an_event_may_lead_to_are_none() {
+    let mut guest = Guest::describing(&descriptor("many"));
+    let change: (u16, &[Argument<'_>]) = (0, &[Argument::Int64(7), Argument::Int64(1)]);
+    let answers = [20, 21].map(|changes| guest.changes(&vec![change; changes]));
+    let plugins = Plugins::new(&[SALES_BY_COUNTRY]).add("many.wasm", guest.answering(&answers).component());
+    let sandbox = Sandbox::with("many", plugins).set(&["limits", "changes"], 20);
+    let topic = sandbox.platform.topic("hostile.events.v1");
+    sandbox.platform.publish(&["A", "B", "A"].map(|payload| Record::new(&*topic, "k", payload)));
+    let host = sandbox.platform.start_host("host");
+    let status = sandbox.platform.until_through("many");
+    assert_closed(&status, 3, 0, 1);
+    let letters = dead_letters(sandbox.platform.read_model(), "many");
+    assert_eq!((letters[0].offset, letters[0].verdict().as_str()), (1, "limit (changes)"));
+    assert!(letters[0].detail.contains("21 changes, and 20 are the most"), "{letters:?}");
+    let seen = rows(sandbox.platform.read_model(), "many", "seen", &["kind", "events"]);
+    assert_eq!(seen, [[Some("7".to_owned()), Some("40".to_owned())]]);
+    sandbox.platform.assert_sales_are_right();
+    host.sigterm();
+}
+
+/// An answer that is none: pointers into nowhere, cases that do not exist, text that is not UTF-8.
+#[test]
+fn an_answer_that_cannot_be_read_costs_its_event_and_no_other() {
+    let mut guest = Guest::describing(&descriptor("babbler"));
+    let sound = guest.changes(&[(0, &[Argument::Int64(1), Argument::Int64(1)])]);
+    let wild = [
+        [0, 0, 0xffff_ff00, 1_000_000, 0, 0],
+        [0, 0, 16, u32::MAX, 0, 0],
+        // Misaligned.
+        [0, 0, 17, 1, 0, 0],
+        // The third outcome is the last.
+        [0, 3, 0, 0, 0, 0],
+        [2, 0, 0, 0, 0, 0],
+    ]
+    .map(|words| guest.put(&words.map(u32::to_le_bytes).concat()));
+    let bad_text = guest.changes(&[(0, &[Argument::Text(b"\xff\xfe"), Argument::Int64(1)])]);
+    let [at, length] = guest.text(b"\xc0\x80").map(|word| word as u32);
+    let bad_code = guest.put(&[1, at, length, at, length, 0].map(u32::to_le_bytes).concat());
+    let mut answers = vec![sound];
+    answers.extend(wild);
+    answers.extend([bad_text, bad_code, 0xffff_fff0]);
+    // And the payload beyond them all answers from beyond the table.
+    let payloads: Vec<u8> = (b'A'..b'A' + answers.len() as u8).flat_map(|payload| [payload, b'A']).collect();
+    let plugins = Plugins::new(&[SALES_BY_COUNTRY]).add("babbler.wasm", guest.answering(&answers).component());
+    let sandbox = Sandbox::with("babbler", plugins);
+    let topic = sandbox.platform.topic("hostile.events.v1");
+    let events: Vec<Record> = payloads.iter().map(|payload| Record::new(&*topic, "k", vec![*payload])).collect();
+    sandbox.platform.publish(&events);
+    let host = sandbox.platform.start_host("host");
+    let status = sandbox.platform.until_through("babbler");
+    let letters = dead_letters(sandbox.platform.read_model(), "babbler");
+    assert_closed(&status, payloads.len(), 0, answers.len() - 1);
+    for letter in &letters {
+        assert!(matches!(&*letter.verdict(), "trap (trap)" | "limit (output)"), "{letter:?}");
+        assert_ne!(letter.payload.as_deref(), Some(&b"A"[..]));
+    }
+    let seen = rows(sandbox.platform.read_model(), "babbler", "seen", &["kind", "events"]);
+    assert_eq!(seen, [[Some("1".to_owned()), Some((answers.len() + 1).to_string())]]);
+    sandbox.platform.assert_sales_are_right();
+    assert!(host.peak_memory() < MOST_MEMORY);
+    host.sigterm();
+}
+
+/// Every batch has an instance of its own, and none that broke off is called again.
+#[test]
+fn what_an_instance_remembers_ends_with_its_batch() {
+    let first = "event 0 of this instance";
+    let sandbox = Sandbox::new("remember").set(&["projections", "hostile", "batch", "events"], 1);
+    let (host, _) = sandbox.prove(&[("remember", ""); 4]);
+    for (id, note) in sandbox.survivors() {
+        assert_eq!(note, first, "{id}");
+    }
+    host.sigterm();
+
+    let sandbox = Sandbox::new("remember-trap");
+    let (host, _) =
+        sandbox.prove(&[("remember", ""), ("remember", ""), ("trap", "trap (trap)"), ("remember", "")]);
+    let notes: Vec<String> = sandbox.survivors().into_iter().map(|(_, note)| note).collect();
+    // In one batch they share an instance, which shows that there is something to forget.
+    assert_eq!(notes, [first, "event 1 of this instance", first]);
+    host.sigterm();
+}
+
+/// A failure that a fresh instance does not repeat was not the event's: here each call fails but an
+/// instance's first.
+#[test]
+fn a_failure_is_confirmed_alone_in_a_fresh_instance() {
+    const EVENTS: usize = 30;
+    let mut guest = Guest::describing(&descriptor("forgetful"));
+    let answer = guest.changes(&[(0, &[Argument::Int64(1), Argument::Int64(1)])]);
+    let [at, length] = guest.text(b"called again");
+    let guest = guest.project(&format!(
+        "(if (i32.gt_u (global.get $calls) (i32.const 1))
+           (then (call $log (i32.const 2) (i32.const {at}) (i32.const {length})) (unreachable)))
+         (i32.const {answer})"
+    ));
+    let plugins = Plugins::new(&[SALES_BY_COUNTRY]).add("forgetful.wasm", guest.component());
+    let sandbox = Sandbox::with("forgetful", plugins);
+    let topic = sandbox.platform.topic("hostile.events.v1");
+    sandbox.platform.publish(&(0..EVENTS).map(|_| Record::new(&*topic, "k", "event")).collect::<Vec<_>>());
+    let host = sandbox.platform.start_host("host");
+    let status = sandbox.platform.until_through("forgetful");
+    assert_closed(&status, EVENTS, 0, 0);
+    let seen = rows(sandbox.platform.read_model(), "forgetful", "seen", &["events"]);
+    assert_eq!(seen, [[Some(EVENTS.to_string())]]);
+    let log = host.sigterm();
+    let failed = log.lines().iter().filter(|line| line.message() == "called again").count();
+    assert!(failed > 0, "no instance was called twice, so nothing was confirmed");
+}

@@ -1,0 +1,348 @@
+//! What is not a plugin is refused before it runs, and the refusal names the reason. `projector
+//! inspect` checks a file just as the host does.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use projector_test_servers::lifeline;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use wit_parser::Resolve;
+
+use crate::harness::{Guest, WIT, Plugins, SALES_BY_COUNTRY, bomb, component, contract, describing, descriptor, eventually, malicious, seed};
+
+/// A directory for components, and the command that looks at them.
+struct Bench {
+    directory: TempDir,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        Bench { directory: TempDir::with_prefix("projector-loading-").unwrap() }
+    }
+
+    fn inspect(&self, bytes: &[u8]) -> Output {
+        let file = self.directory.path().join("offered.wasm");
+        fs::write(&file, bytes).unwrap();
+        inspect(&file)
+    }
+
+    /// Refused, with exit code 1; returns the reason, on one line.
+    #[track_caller]
+    fn refusal(&self, bytes: &[u8]) -> String {
+        let output = self.inspect(bytes);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{} {said}", output.status);
+        assert!(output.stdout.is_empty(), "it was shown, and refused");
+        one_line(&said)
+    }
+}
+
+fn inspect(file: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_projector"))
+        .args(["inspect", "--output", "json"])
+        .arg(file)
+        .env("NO_COLOR", "1")
+        .output()
+        .unwrap()
+}
+
+/// The report without its frame and line breaks.
+fn one_line(report: &str) -> String {
+    let plain = |line: &str| line.trim().trim_start_matches(['×', '│', '╰', '─', '▶']).trim().to_owned();
+    report.lines().map(plain).collect::<Vec<_>>().join(" ").trim().to_owned()
+}
+
+/// Whatever the report's line breaks.
+fn says(reason: &str, words: &str) -> bool {
+    let close = |text: &str| text.split_whitespace().collect::<String>();
+    close(reason).contains(&close(words))
+}
+
+#[track_caller]
+fn assert_says(reason: &str, words: &[&str]) {
+    for words in words {
+        assert!(says(reason, words), "{words:?} is not in: {reason}");
+    }
+}
+
+/// The hand-made guest of these tests is a plugin as it is: what is refused below is refused for
+/// what was done to it.
+#[test]
+fn a_sound_component_is_shown() {
+    let output = Bench::new().inspect(&describing(&descriptor("sound")).component());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(shown["descriptor"]["name"], "sound");
+}
+
+/// A crash would end by a signal, or with a panic's exit code.
+#[track_caller]
+fn shown_or_refused(output: &Output, what: &str) -> bool {
+    let said = one_line(&String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.signal(), None, "{what}: {said}");
+    assert!(!said.contains("panicked") && !said.contains("the compiler crashed"), "{what}: {said}");
+    match output.status.code() {
+        Some(0) => true,
+        Some(1) => {
+            assert!(said.contains("is refused: "), "{what}: {said}");
+            false
+        }
+        _ => panic!("{what}: {} {said}", output.status),
+    }
+}
+
+/// Fault 28.
+#[test]
+fn spoilt_bytes_are_refused_and_never_a_crash() {
+    const MUTATIONS: usize = 300;
+    let bench = Bench::new();
+    let sound = describing(&descriptor("sound")).component();
+    let mut rng = StdRng::seed_from_u64(seed(28));
+    let mut shown = 0;
+    for mutation in 0..MUTATIONS {
+        let mut bytes = sound.clone();
+        let at = rng.random_range(0..bytes.len());
+        let what = match rng.random_range(0..5) {
+            0 => {
+                bytes[at] ^= 1 << rng.random_range(0..8);
+                format!("a bit of byte {at} flipped")
+            }
+            1 => {
+                bytes[at] = rng.random();
+                format!("byte {at} replaced")
+            }
+            2 => {
+                bytes.truncate(at);
+                format!("cut at {at}")
+            }
+            3 => {
+                let end = bytes.len().min(at + rng.random_range(1..64));
+                bytes.drain(at..end);
+                format!("{at}..{end} left out")
+            }
+            _ => {
+                let end = bytes.len().min(at + rng.random_range(1..64));
+                let again = bytes[at..end].to_vec();
+                bytes.splice(at..at, again);
+                format!("{at}..{end} doubled")
+            }
+        };
+        shown += usize::from(shown_or_refused(&bench.inspect(&bytes), &format!("mutation {mutation}: {what}")));
+    }
+    println!("{shown} of {MUTATIONS} were sound components all the same");
+    assert!(shown < MUTATIONS / 2, "the mutations hurt nobody");
+}
+
+/// Fault 28: the same for a component that an author would ship.
+#[test]
+fn half_a_component_is_refused() {
+    let bench = Bench::new();
+    let plugins = Plugins::new(&[SALES_BY_COUNTRY]);
+    let whole = fs::read(plugins.directory().join("sales-by-country.wasm")).unwrap();
+    assert!(shown_or_refused(&bench.inspect(&whole), "all of it"));
+    let mut rng = StdRng::seed_from_u64(seed(280));
+    for part in 0..12 {
+        let most = whole.len() * (part + 1) / 12;
+        let length = rng.random_range(0..most);
+        assert!(!shown_or_refused(&bench.inspect(&whole[..length]), &format!("{length} bytes")), "{length} bytes were enough");
+    }
+    assert_says(&bench.refusal(b""), &["it is not a WebAssembly component"]);
+    assert_says(&bench.refusal(b"#!/bin/sh\necho wasm\n"), &["it is not a WebAssembly component"]);
+    assert_says(&bench.refusal(b"\0asm\x0d\0\x01\0"), &["it does not export what `wit/v1` asks for"]);
+}
+
+/// Fault 28.
+#[test]
+fn a_core_module_is_refused_with_the_command_that_helps() {
+    let module = wat::parse_str(describing(&descriptor("sound")).text_format()).unwrap();
+    assert_says(&Bench::new().refusal(&module), &["it is a core module", "`projector component"]);
+}
+
+/// `source` beside the contract, and the module in its world `w`.
+fn in_world(source: &[&str], module: &str) -> Vec<u8> {
+    let mut resolve = contract();
+    for (at, package) in source.iter().enumerate() {
+        resolve.push_source(&format!("{at}.wit"), package).unwrap();
+    }
+    component(module, &resolve, "test:guest/w")
+}
+
+/// The sound guest's module, with an import that it calls in every event.
+fn importing(import: &str) -> String {
+    let module = describing(&descriptor("sound")).text_format();
+    let module = module.replacen("(module", &format!("(module {import}"), 1);
+    module.replacen("(global.set $calls", "(drop (call $forbidden))\n(global.set $calls", 1)
+}
+
+/// Fault 28.
+#[test]
+fn an_import_other_than_log_is_refused_by_name() {
+    let bench = Bench::new();
+    let clock = in_world(
+        &[
+            "package wasi:clocks@0.2.6; interface monotonic-clock { now: func() -> u64; }",
+            "package test:guest; world w { include projector:plugin/projection@1.0.0-draft;
+             import wasi:clocks/monotonic-clock@0.2.6; }",
+        ],
+        &importing(r#"(import "wasi:clocks/monotonic-clock@0.2.6" "now" (func $forbidden (result i64)))"#),
+    );
+    let reason = bench.refusal(&clock);
+    assert_says(&reason, &["it imports `wasi:clocks/monotonic-clock@0.2.6`", "without WASI"]);
+
+    let function = in_world(
+        &["package test:guest; world w { include projector:plugin/projection@1.0.0-draft; import random: func() -> u64; }"],
+        &importing(r#"(import "$root" "random" (func $forbidden (result i64)))"#),
+    );
+    assert_says(&bench.refusal(&function), &["it imports `random`"]);
+
+    // A forbidden import by the name of an allowed one.
+    let disguised = in_world(
+        &["package test:guest; world w { import log: func() -> u64; export describe: func() -> string; }"],
+        r#"(module (import "$root" "log" (func $log (result i64))) (memory (export "memory") 1)
+             (func (export "describe") (result i32) (drop (call $log)) (i32.const 8)))"#,
+    );
+    assert_says(&bench.refusal(&disguised), &["`log`"]);
+
+    let smuggled = wat::parse_str(
+        r#"(component (import "projector:plugin/types@1.0.0-draft" (instance (export "now" (func (result u64))))))"#,
+    );
+    assert_says(&bench.refusal(&smuggled.unwrap()), &["projector:plugin/types@1.0.0-draft", "`now`"]);
+}
+
+/// Fault 28.
+#[test]
+fn another_version_of_the_contract_is_refused() {
+    let bench = Bench::new();
+    let read = |file: &str| fs::read_to_string(Path::new(WIT).join(file)).unwrap();
+    let both = read("types.wit") + &read("projection.wit");
+    let newer = format!("package projector:plugin@2.0.0; {}", both.replace("package projector:plugin@1.0.0-draft;", ""));
+    let mut resolve = Resolve::new();
+    resolve.push_source("newer.wit", &newer).unwrap();
+    let module = describing(&descriptor("sound")).text_format();
+    let reason = bench.refusal(&component(&module, &resolve, "projector:plugin/projection"));
+    assert_says(&reason, &["another version of the contract", "projector:plugin/types@2.0.0"]);
+
+    let without = in_world(
+        &["package test:guest; world w { export describe: func() -> string; }"],
+        r#"(module (memory (export "memory") 1) (func (export "describe") (result i32) (i32.const 8)))"#,
+    );
+    assert_says(&bench.refusal(&without), &["it does not export what `wit/v1` asks for", "project"]);
+
+    let another_shape = in_world(
+        &["package test:guest; world w { export describe: func() -> string; export project: func() -> string; }"],
+        r#"(module (memory (export "memory") 1) (func (export "describe") (result i32) (i32.const 8))
+             (func (export "project") (result i32) (i32.const 8)))"#,
+    );
+    assert_says(&bench.refusal(&another_shape), &["it does not export what `wit/v1` asks for", "project"]);
+}
+
+/// Fault 28.
+#[test]
+fn a_describe_that_does_not_answer_is_refused() {
+    let bench = Bench::new();
+    let guest = |code: &str| Guest::describing("{}").describe(code).component();
+    for (code, words) in [
+        ("(loop $forever (br $forever)) (unreachable)", "limit (fuel)"),
+        ("(unreachable)", "trap (trap)"),
+        // A string of two gigabytes; and one that is beyond the memory.
+        ("(i32.store (i32.const 64) (i32.const 0)) (i32.store (i32.const 68) (i32.const 0x7fffffff)) (i32.const 64)", "limit (output)|trap (trap)"),
+        ("(i32.const 0x7fffffff)", "trap (trap)"),
+        // A megabyte of zeros is within the limits of an event, and no descriptor.
+        ("(i32.store (i32.const 64) (i32.const 0)) (i32.store (i32.const 68) (i32.const 0x00100000)) (i32.const 64)", "descriptor"),
+        // Invalid UTF-8.
+        ("(i32.store (i32.const 64) (i32.const 68)) (i32.store (i32.const 68) (i32.const 2)) (i32.store8 (i32.const 68) (i32.const 0xff)) (i32.const 64)", "trap (trap)"),
+    ] {
+        let reason = bench.refusal(&guest(code));
+        assert!(words.split('|').any(|words| says(&reason, words)), "{code}: {reason}");
+    }
+    for (descriptor, words) in [
+        ("", "its descriptor is not sound"),
+        ("[]", "its descriptor is not sound"),
+        ("{\"name\": \"\u{0}\"}", "its descriptor is not sound"),
+        (&"[".repeat(100_000), "its descriptor is not sound"),
+    ] {
+        assert_says(&bench.refusal(&Guest::describing(descriptor).component()), &[words]);
+    }
+}
+
+/// What a host says of the only file in its directory, which it must refuse: it ends with exit code
+/// 1. Returns the reason. There is neither a broker nor a database behind this configuration.
+#[track_caller]
+fn refused_by_host(component: &[u8], limits: &str) -> String {
+    let plugins = Plugins::new(&[]).add("offered.wasm", component);
+    let config = plugins.directory().join("projector.toml");
+    let text = format!(
+        "[kafka]\nbrokers = \"127.0.0.1:1\"\n[plugins]\ndirectory = \".\"\n[store]\nurl = \"sqlite://rm.db\"\n[limits]\n{limits}"
+    );
+    fs::write(&config, text).unwrap();
+    let log = plugins.directory().join("log");
+    let mut run = Command::new(env!("CARGO_BIN_EXE_projector"));
+    run.args(["run", "--log-format", "json", "--config"]).arg(&config).stderr(fs::File::create(&log).unwrap());
+    let mut host = lifeline::spawn(run, Signal::KILL).unwrap();
+    let status = eventually("the host ends", || host.try_wait().unwrap().ok_or_else(|| fs::read_to_string(&log)));
+    let said = fs::read_to_string(&log).unwrap();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("no projection can run"), "{said}");
+    let lines: Vec<Value> = said.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let refused = lines.iter().find(|line| line["message"] == "plugin refused");
+    refused.unwrap_or_else(|| panic!("{said}"))["reason"].as_str().unwrap().to_owned()
+}
+
+/// Fault 28.
+#[test]
+fn a_compile_bomb_is_refused_when_its_time_is_up() {
+    let bomb = bomb(1_500);
+    let begun = Instant::now();
+    assert_says(&refused_by_host(&bomb, "compile-time = \"2s\""), &["compiling it took longer than 2s"]);
+    assert!(begun.elapsed() < Duration::from_secs(30), "it took {:?}", begun.elapsed());
+}
+
+/// Fault 28.
+#[test]
+fn a_compile_bomb_is_refused_when_its_memory_is_full() {
+    const LIMIT: u64 = 150_000_000;
+    let reason = refused_by_host(&bomb(3_000), &format!("compile-memory-bytes = {LIMIT}"));
+    assert_says(&reason, &[&format!("more than {LIMIT} bytes of memory")]);
+
+    // Which is enough for a plugin.
+    let plugins = Plugins::new(&[SALES_BY_COUNTRY]);
+    let sound = fs::File::open(plugins.directory().join("sales-by-country.wasm")).unwrap();
+    let mut worker = Command::new(env!("CARGO_BIN_EXE_projector"));
+    let output = worker.args(["compile-worker", &LIMIT.to_string(), "60"]).stdin(sound).output().unwrap();
+    assert!(output.status.success() && !output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Fault 28.
+#[test]
+fn a_component_beyond_its_size_is_not_even_compiled() {
+    let sound = describing(&descriptor("sound")).component();
+    let reason = refused_by_host(&sound, &format!("component-bytes = {}", sound.len() - 1));
+    assert_says(&reason, &[&format!("it has {} bytes, and {} are the most", sound.len(), sound.len() - 1)]);
+}
+
+/// Fault 33.
+#[test]
+fn a_malicious_name_in_a_descriptor_is_refused_where_it_stands() {
+    let bench = Bench::new();
+    for (place, name, descriptor) in malicious() {
+        let reason = bench.refusal(&Guest::describing(&descriptor.to_string()).component());
+        assert!(
+            says(&reason, &format!("its descriptor is not sound: {place}")),
+            "{name:?} as the name of a {place}: {reason}"
+        );
+    }
+    // Where the reason shows the name, it cannot forge a line of the report.
+    let forged = json!("x\n  a line of its own\u{1b}[2J");
+    let mut spoilt: Value = serde_json::from_str(&descriptor("sound")).unwrap();
+    spoilt["name"] = forged;
+    let output = bench.inspect(&Guest::describing(&spoilt.to_string()).component());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!said.contains('\u{1b}') && said.contains("\\n"), "{said:?}");
+}
