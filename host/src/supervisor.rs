@@ -15,6 +15,9 @@ use crate::retry::{Backoff, Halt, report_retry};
 use crate::source::{Log, LogError, Source};
 use crate::store::{self, Component, Deployment, Installed, Store, StoreError};
 
+/// A store, once it could be opened.
+type Slot = Arc<Mutex<Option<Arc<dyn Store>>>>;
+
 /// What all projections of a host share.
 pub struct Host {
     config: Config,
@@ -23,7 +26,7 @@ pub struct Host {
     executable: PathBuf,
     log: Log,
     /// By URL; a database that does not answer keeps nobody from another.
-    stores: Mutex<HashMap<String, Arc<Mutex<Option<Arc<dyn Store>>>>>>,
+    stores: Mutex<HashMap<String, Slot>>,
     stop: CancellationToken,
 }
 

@@ -15,7 +15,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use wit_parser::Resolve;
 
-use crate::harness::{Guest, WIT, Plugins, SALES_BY_COUNTRY, bomb, component, contract, describing, descriptor, eventually, malicious, seed};
+use crate::harness::{
+    Guest, Plugins, SALES_BY_COUNTRY, WIT, bomb, component, contract, describing, descriptor, eventually,
+    malicious, seed,
+};
 
 /// A directory for components, and the command that looks at them.
 struct Bench {
@@ -134,7 +137,8 @@ fn spoilt_bytes_are_refused_and_never_a_crash() {
                 format!("{at}..{end} doubled")
             }
         };
-        shown += usize::from(shown_or_refused(&bench.inspect(&bytes), &format!("mutation {mutation}: {what}")));
+        shown +=
+            usize::from(shown_or_refused(&bench.inspect(&bytes), &format!("mutation {mutation}: {what}")));
     }
     println!("{shown} of {MUTATIONS} were sound components all the same");
     assert!(shown < MUTATIONS / 2, "the mutations hurt nobody");
@@ -151,7 +155,10 @@ fn half_a_component_is_refused() {
     for part in 0..12 {
         let most = whole.len() * (part + 1) / 12;
         let length = rng.random_range(0..most);
-        assert!(!shown_or_refused(&bench.inspect(&whole[..length]), &format!("{length} bytes")), "{length} bytes were enough");
+        assert!(
+            !shown_or_refused(&bench.inspect(&whole[..length]), &format!("{length} bytes")),
+            "{length} bytes were enough"
+        );
     }
     assert_says(&bench.refusal(b""), &["it is not a WebAssembly component"]);
     assert_says(&bench.refusal(b"#!/bin/sh\necho wasm\n"), &["it is not a WebAssembly component"]);
@@ -197,7 +204,9 @@ fn an_import_other_than_log_is_refused_by_name() {
     assert_says(&reason, &["it imports `wasi:clocks/monotonic-clock@0.2.6`", "without WASI"]);
 
     let function = in_world(
-        &["package test:guest; world w { include projector:plugin/projection@1.0.0-draft; import random: func() -> u64; }"],
+        &[
+            "package test:guest; world w { include projector:plugin/projection@1.0.0-draft; import random: func() -> u64; }",
+        ],
         &importing(r#"(import "$root" "random" (func $forbidden (result i64)))"#),
     );
     assert_says(&bench.refusal(&function), &["it imports `random`"]);
@@ -222,7 +231,10 @@ fn another_version_of_the_contract_is_refused() {
     let bench = Bench::new();
     let read = |file: &str| fs::read_to_string(Path::new(WIT).join(file)).unwrap();
     let both = read("types.wit") + &read("projection.wit");
-    let newer = format!("package projector:plugin@2.0.0; {}", both.replace("package projector:plugin@1.0.0-draft;", ""));
+    let newer = format!(
+        "package projector:plugin@2.0.0; {}",
+        both.replace("package projector:plugin@1.0.0-draft;", "")
+    );
     let mut resolve = Resolve::new();
     resolve.push_source("newer.wit", &newer).unwrap();
     let module = describing(&descriptor("sound")).text_format();
@@ -236,7 +248,9 @@ fn another_version_of_the_contract_is_refused() {
     assert_says(&bench.refusal(&without), &["it does not export what `wit/v1` asks for", "project"]);
 
     let another_shape = in_world(
-        &["package test:guest; world w { export describe: func() -> string; export project: func() -> string; }"],
+        &[
+            "package test:guest; world w { export describe: func() -> string; export project: func() -> string; }",
+        ],
         r#"(module (memory (export "memory") 1) (func (export "describe") (result i32) (i32.const 8))
              (func (export "project") (result i32) (i32.const 8)))"#,
     );
@@ -252,12 +266,21 @@ fn a_describe_that_does_not_answer_is_refused() {
         ("(loop $forever (br $forever)) (unreachable)", "limit (fuel)"),
         ("(unreachable)", "trap (trap)"),
         // A string of two gigabytes; and one that is beyond the memory.
-        ("(i32.store (i32.const 64) (i32.const 0)) (i32.store (i32.const 68) (i32.const 0x7fffffff)) (i32.const 64)", "limit (output)|trap (trap)"),
+        (
+            "(i32.store (i32.const 64) (i32.const 0)) (i32.store (i32.const 68) (i32.const 0x7fffffff)) (i32.const 64)",
+            "limit (output)|trap (trap)",
+        ),
         ("(i32.const 0x7fffffff)", "trap (trap)"),
         // A megabyte of zeros is within the limits of an event, and no descriptor.
-        ("(i32.store (i32.const 64) (i32.const 0)) (i32.store (i32.const 68) (i32.const 0x00100000)) (i32.const 64)", "descriptor"),
+        (
+            "(i32.store (i32.const 64) (i32.const 0)) (i32.store (i32.const 68) (i32.const 0x00100000)) (i32.const 64)",
+            "descriptor",
+        ),
         // Invalid UTF-8.
-        ("(i32.store (i32.const 64) (i32.const 68)) (i32.store (i32.const 68) (i32.const 2)) (i32.store8 (i32.const 68) (i32.const 0xff)) (i32.const 64)", "trap (trap)"),
+        (
+            "(i32.store (i32.const 64) (i32.const 68)) (i32.store (i32.const 68) (i32.const 2)) (i32.store8 (i32.const 68) (i32.const 0xff)) (i32.const 64)",
+            "trap (trap)",
+        ),
     ] {
         let reason = bench.refusal(&guest(code));
         assert!(words.split('|').any(|words| says(&reason, words)), "{code}: {reason}");
@@ -284,9 +307,12 @@ fn refused_by_host(component: &[u8], limits: &str) -> String {
     fs::write(&config, text).unwrap();
     let log = plugins.directory().join("log");
     let mut run = Command::new(env!("CARGO_BIN_EXE_projector"));
-    run.args(["run", "--log-format", "json", "--config"]).arg(&config).stderr(fs::File::create(&log).unwrap());
+    run.args(["run", "--log-format", "json", "--config"])
+        .arg(&config)
+        .stderr(fs::File::create(&log).unwrap());
     let mut host = lifeline::spawn(run, Signal::KILL).unwrap();
-    let status = eventually("the host ends", || host.try_wait().unwrap().ok_or_else(|| fs::read_to_string(&log)));
+    let status =
+        eventually("the host ends", || host.try_wait().unwrap().ok_or_else(|| fs::read_to_string(&log)));
     let said = fs::read_to_string(&log).unwrap();
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(said.contains("no projection can run"), "{said}");
@@ -316,7 +342,11 @@ fn a_compile_bomb_is_refused_when_its_memory_is_full() {
     let sound = fs::File::open(plugins.directory().join("sales-by-country.wasm")).unwrap();
     let mut worker = Command::new(env!("CARGO_BIN_EXE_projector"));
     let output = worker.args(["compile-worker", &LIMIT.to_string(), "60"]).stdin(sound).output().unwrap();
-    assert!(output.status.success() && !output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success() && !output.stdout.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 /// Fault 28.

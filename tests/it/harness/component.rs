@@ -39,7 +39,8 @@ pub(crate) struct Guest {
 impl Guest {
     /// `descriptor` is handed out by `describe` as it is, JSON or not.
     pub(crate) fn describing(descriptor: &str) -> Guest {
-        let mut guest = Guest { memory: vec![0; MEMORY_START], describe: String::new(), project: String::new() };
+        let mut guest =
+            Guest { memory: vec![0; MEMORY_START], describe: String::new(), project: String::new() };
         let descriptor = guest.text(descriptor.as_bytes());
         guest.describe = format!("(i32.const {})", guest.put(&words(&descriptor)));
         let nothing = guest.changes(&[]);
@@ -91,8 +92,10 @@ impl Guest {
 
     /// The same of a statement, the address of its arguments, and their number.
     pub(crate) fn calls(&mut self, calls: &[(u16, Address, usize)]) -> Address {
-        let changes: Vec<u8> =
-            calls.iter().flat_map(|(statement, at, count)| words(&[usize::from(*statement), *at, *count])).collect();
+        let changes: Vec<u8> = calls
+            .iter()
+            .flat_map(|(statement, at, count)| words(&[usize::from(*statement), *at, *count]))
+            .collect();
         let list = self.put(&changes);
         // `ok`, `changes`, address, length; the rest is what other answers need.
         self.put(&words(&[0, 0, list, calls.len(), 0, 0]))

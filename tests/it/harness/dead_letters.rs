@@ -58,7 +58,12 @@ pub(crate) fn dead_letters(read_model: &ReadModel, projection: &str) -> Vec<Dead
 }
 
 /// The rows of a readers' view, sorted, all columns as text.
-pub(crate) fn rows(read_model: &ReadModel, projection: &str, table: &str, columns: &[&str]) -> Vec<Vec<Option<String>>> {
+pub(crate) fn rows(
+    read_model: &ReadModel,
+    projection: &str,
+    table: &str,
+    columns: &[&str],
+) -> Vec<Vec<Option<String>>> {
     let between = if matches!(read_model, ReadModel::Postgres { .. }) { "." } else { "__" };
     let columns: Vec<String> = columns.iter().map(|column| format!("cast(\"{column}\" as text)")).collect();
     let mut rows =
@@ -97,6 +102,10 @@ pub(crate) fn assert_closed(projection: &Projection, read: usize, ignored: usize
     assert_eq!(projection.ignored_by_code.values().sum::<u64>(), ignored, "{name}: ignored by code");
     for partition in &projection.partitions {
         let Counters { read, applied, ignored, parked, dead, skipped } = partition.counters;
-        assert_eq!(read, applied + ignored + parked + dead + skipped, "{name}: the books of {partition:?} are open");
+        assert_eq!(
+            read,
+            applied + ignored + parked + dead + skipped,
+            "{name}: the books of {partition:?} are open"
+        );
     }
 }

@@ -61,7 +61,10 @@ pub(crate) fn malicious() -> Vec<(&'static str, String, Value)> {
     let places: [(&str, &[&str]); 9] = [
         ("name: ", &["/name"]),
         ("tables[0]", &["/tables/0/name", "/statements/0/table", "/lookups/0/table"]),
-        ("tables[0] \"seen\": columns[0]", &["/tables/0/columns/0/name", "/tables/0/key/0", "/lookups/0/by/0"]),
+        (
+            "tables[0] \"seen\": columns[0]",
+            &["/tables/0/columns/0/name", "/tables/0/key/0", "/lookups/0/by/0"],
+        ),
         (
             "tables[0] \"seen\": columns[1]",
             &[
@@ -85,7 +88,16 @@ pub(crate) fn malicious() -> Vec<(&'static str, String, Value)> {
             names.extend(WORDS);
         }
         if place == "name: " {
-            names.extend(["public", "pg-catalog", "information-schema", "projector", "main", "-", "a--b", "a_b"]);
+            names.extend([
+                "public",
+                "pg-catalog",
+                "information-schema",
+                "projector",
+                "main",
+                "-",
+                "a--b",
+                "a_b",
+            ]);
         }
         // Kafka allows uppercase letters.
         names.retain(|name| place != "topics[0]" || *name != "A");

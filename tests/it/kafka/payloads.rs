@@ -138,7 +138,8 @@ fn spoilt_payloads_are_dead_letters_as_they_came_and_the_rest_is_applied() {
 
     let mut expected = fold(&clean);
     let counted = records.iter().filter(|(_, fate)| matches!(fate, Some(Fate::DeadForSearch(..)))).count();
-    let sale = [("country", "ZZ"), ("day", "2025-10-01"), ("currency", "EUR")].map(|(name, text)| (name, json!(text)));
+    let sale = [("country", "ZZ"), ("day", "2025-10-01"), ("currency", "EUR")]
+        .map(|(name, text)| (name, json!(text)));
     let sums = ["orders", "total_cents"].map(|name| (name, json!(counted.to_string())));
     expected.sales.insert("ZZ 2025-10-01 EUR".into(), sale.into_iter().chain(sums).collect());
     let read_model = platform.read_model();
@@ -174,14 +175,18 @@ fn spoilt_payloads_are_dead_letters_as_they_came_and_the_rest_is_applied() {
 fn assert_kept(projection: &str, dead: Vec<(&Record, &Position, &str, &str)>, mut letters: Vec<DeadLetter>) {
     for (record, position, code, words) in dead {
         let found = letters.iter().position(|letter| {
-            (&letter.topic, letter.partition, letter.offset) == (&record.topic, position.partition, position.offset)
+            (&letter.topic, letter.partition, letter.offset)
+                == (&record.topic, position.partition, position.offset)
         });
-        let letter = letters.remove(found.unwrap_or_else(|| panic!("{projection}: {record:?} is no dead letter")));
+        let letter =
+            letters.remove(found.unwrap_or_else(|| panic!("{projection}: {record:?} is no dead letter")));
         assert_eq!(letter.payload, record.payload, "{projection}");
         assert_eq!(letter.key, record.key, "{projection}");
         let headers = match record.headers.is_empty() {
             true => json!([]),
-            false => json!([{"name": "x-event-id", "value": null}, {"name": "x-bytes", "value": {"hex": "ff00"}}]),
+            false => {
+                json!([{"name": "x-event-id", "value": null}, {"name": "x-bytes", "value": {"hex": "ff00"}}])
+            }
         };
         assert_eq!(letter.headers, headers, "{projection}");
         assert_eq!(letter.verdict(), format!("rejected ({code})"), "{projection}: {letter:?}");
@@ -195,7 +200,16 @@ fn assert_kept(projection: &str, dead: Vec<(&Record, &Position, &str, &str)>, mu
 /// A plugin that writes down what it was given: whether there was a key, a value, and a value of
 /// the first header, and how long each was.
 fn witness() -> Vec<u8> {
-    let columns = ["place", "has_key", "key_bytes", "has_value", "value_bytes", "headers", "has_header", "header_bytes"];
+    let columns = [
+        "place",
+        "has_key",
+        "key_bytes",
+        "has_value",
+        "value_bytes",
+        "headers",
+        "has_header",
+        "header_bytes",
+    ];
     let descriptor = json!({
         "name": "witness", "version": "1",
         "topics": [{"name": "hostile.events.v1", "statements": ["put"]}],
@@ -212,7 +226,8 @@ fn witness() -> Vec<u8> {
     };
     let local = |at: usize, name: &str| store(at, &format!("(local.get ${name})"));
     // A header: its name, then whether it has a value at 8, and that value's length at 16.
-    let in_header = |load: &str, offset| format!("({load} (i32.add (local.get $headers) (i32.const {offset})))");
+    let in_header =
+        |load: &str, offset| format!("({load} (i32.add (local.get $headers) (i32.const {offset})))");
     let has_value = in_header("i32.load8_u", 8);
     // Where there is no value, its length may be anything.
     let length = format!("(select {} (i32.const 0) {has_value})", in_header("i32.load", 16));
@@ -256,16 +271,20 @@ fn a_null_key_and_a_null_header_reach_the_plugin_as_absent() {
     let host = platform.start_host("host");
     let status = platform.until_through("witness");
     assert_closed(&status, 4, 0, 0);
-    let columns = ["place", "has_key", "key_bytes", "has_value", "value_bytes", "headers", "has_header", "header_bytes"];
+    let columns = [
+        "place",
+        "has_key",
+        "key_bytes",
+        "has_value",
+        "value_bytes",
+        "headers",
+        "has_header",
+        "header_bytes",
+    ];
     let given = rows(platform.read_model(), "witness", "given", &columns);
     let given: Vec<String> =
         given.iter().map(|row| row.iter().flatten().cloned().collect::<Vec<_>>().join(" ")).collect();
-    let expected = [
-        "0 1 3 1 5 1 1 6",
-        "1 0 0 1 5 1 0 0",
-        "2 1 0 1 0 1 1 0",
-        "3 0 0 0 0 1 0 0",
-    ];
+    let expected = ["0 1 3 1 5 1 1 6", "1 0 0 1 5 1 0 0", "2 1 0 1 0 1 1 0", "3 0 0 0 0 1 0 0"];
     assert_eq!(given, expected);
     host.sigterm();
 }
@@ -313,7 +332,8 @@ fn unstorable(name: &str, read_model: ReadModel, batch: i64) -> Left {
     let host = platform.start_host("host");
     let status = platform.until_through("hostile");
     let letters = dead_letters(platform.read_model(), "hostile");
-    let expected: Vec<_> = (0..).zip(UNSTORABLE).filter_map(|(at, event)| Some((at, event.0, event.2?))).collect();
+    let expected: Vec<_> =
+        (0..).zip(UNSTORABLE).filter_map(|(at, event)| Some((at, event.0, event.2?))).collect();
     assert_eq!(letters.len(), expected.len(), "{letters:#?}");
     for (letter, (offset, deed, (code, column))) in letters.iter().zip(&expected) {
         assert_eq!((letter.offset, letter.code.as_str()), (*offset, *code), "{deed}: {letter:?}");
@@ -323,10 +343,7 @@ fn unstorable(name: &str, read_model: ReadModel, batch: i64) -> Left {
     host.sigterm();
     let read_model = platform.read_model();
     Left {
-        dead: letters
-            .into_iter()
-            .map(|letter| (letter.offset, letter.verdict(), letter.payload))
-            .collect(),
+        dead: letters.into_iter().map(|letter| (letter.offset, letter.verdict(), letter.payload)).collect(),
         rows: vec![
             rows(read_model, "hostile", "survivor", &["id", "note"]),
             rows(read_model, "hostile", "odd_value", &["id"]),
@@ -373,13 +390,16 @@ fn numbers() -> Vec<u8> {
         .map(|price| guest.changes(&[(0, &[Argument::Text(b"sum"), Argument::Decimal(price)])]))
         .collect();
     answers.extend(
-        [(f64::NAN, "{}", 0), (0.5, "{\"a\": 1e99999}", 0), (0.5, "{}", i64::MIN), (0.5, "{\"a\": 1}", 1)].map(
-            |(ratio, document, at)| {
-                let arguments =
-                    [Argument::Text(b"put"), Argument::Float64(ratio), Argument::Json(document), Argument::Timestamp(at)];
+        [(f64::NAN, "{}", 0), (0.5, "{\"a\": 1e99999}", 0), (0.5, "{}", i64::MIN), (0.5, "{\"a\": 1}", 1)]
+            .map(|(ratio, document, at)| {
+                let arguments = [
+                    Argument::Text(b"put"),
+                    Argument::Float64(ratio),
+                    Argument::Json(document),
+                    Argument::Timestamp(at),
+                ];
                 guest.changes(&[(1, &arguments)])
-            },
-        ),
+            }),
     );
     for prices in [["0.01", "0.01"], ["9999.90", "0.08"]] {
         let adds = prices.map(|price| guest.arguments(&[Argument::Text(b"sum"), Argument::Decimal(price)]));
@@ -391,22 +411,22 @@ fn numbers() -> Vec<u8> {
 /// Fault 34: the sum overflows its column's digits, against a stored row or within a batch.
 fn odd_numbers(name: &str, read_model: ReadModel, batch: i64) -> Left {
     const FATES: [(u8, &str, &str); 16] = [
-        (b'A', "", ""),                         // 9999.99
-        (b'B', "overflow", "price"),            // + 0.01
-        (b'C', "invalid-value", "price"),       // garbage
-        (b'D', "invalid-value", "price"),       // NaN
-        (b'E', "invalid-value", "price"),       // 1e3
-        (b'F', "invalid-value", "price"),       // nothing
-        (b'G', "invalid-value", "price"),       // 0.001
-        (b'H', "", ""),                         // - 9999.99: 0 again
-        (b'B', "", ""),                         // 0.01
-        (b'A', "overflow", "price"),            // + 9999.99
-        (b'I', "invalid-value", "ratio"),       // NaN
-        (b'J', "invalid-value", "document"),    // a number beyond numeric
-        (b'K', "invalid-value", "seen_at"),     // before year 1
+        (b'A', "", ""),                      // 9999.99
+        (b'B', "overflow", "price"),         // + 0.01
+        (b'C', "invalid-value", "price"),    // garbage
+        (b'D', "invalid-value", "price"),    // NaN
+        (b'E', "invalid-value", "price"),    // 1e3
+        (b'F', "invalid-value", "price"),    // nothing
+        (b'G', "invalid-value", "price"),    // 0.001
+        (b'H', "", ""),                      // - 9999.99: 0 again
+        (b'B', "", ""),                      // 0.01
+        (b'A', "overflow", "price"),         // + 9999.99
+        (b'I', "invalid-value", "ratio"),    // NaN
+        (b'J', "invalid-value", "document"), // a number beyond numeric
+        (b'K', "invalid-value", "seen_at"),  // before year 1
         (b'L', "", ""),
-        (b'M', "", ""),                         // + 0.01 + 0.01
-        (b'N', "overflow", "price"),            // + 9999.90 + 0.08
+        (b'M', "", ""),              // + 0.01 + 0.01
+        (b'N', "overflow", "price"), // + 9999.90 + 0.08
     ];
     let plugins = Plugins::new(&[]).add("numbers.wasm", numbers());
     let platform = Platform::new(name, &[], read_model)
@@ -427,10 +447,7 @@ fn odd_numbers(name: &str, read_model: ReadModel, batch: i64) -> Left {
     assert_closed(&status, FATES.len(), 0, dead.len());
     host.sigterm();
     Left {
-        dead: letters
-            .into_iter()
-            .map(|letter| (letter.offset, letter.verdict(), letter.payload))
-            .collect(),
+        dead: letters.into_iter().map(|letter| (letter.offset, letter.verdict(), letter.payload)).collect(),
         rows: vec![rows(platform.read_model(), "numbers", "number", &["id", "price"])],
     }
 }

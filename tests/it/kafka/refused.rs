@@ -6,11 +6,13 @@ use std::fs;
 use projector_workload::Record;
 
 use crate::harness::{
-    Guest, Platform, Plugins, ReadModel, SALES_BY_COUNTRY, assert_closed, bomb, describing, descriptor, malicious, seed,
+    Guest, Platform, Plugins, ReadModel, SALES_BY_COUNTRY, assert_closed, bomb, describing, descriptor,
+    malicious, seed,
 };
 
 /// Every schema, relation and column that is not Postgres' own.
-const CATALOGUE: &str = "select table_schema || '.' || table_name || '.' || column_name from information_schema.columns
+const CATALOGUE: &str =
+    "select table_schema || '.' || table_name || '.' || column_name from information_schema.columns
     where table_schema not in ('pg_catalog', 'information_schema')
     union all select schema_name from information_schema.schemata where schema_name !~ '^pg_'
     union all select rolname from pg_roles
@@ -29,12 +31,17 @@ fn a_bad_file_is_refused_and_its_neighbours_run() {
         ("empty.wasm", b"", "it is not a WebAssembly component"),
         ("half.wasm", &whole[..whole.len() / 2], "it is not a WebAssembly component"),
         ("module.wasm", &module, "run `projector component"),
-        ("speechless.wasm", &describing("{}").describe("(unreachable)").component(), "its `describe` failed: trap"),
+        (
+            "speechless.wasm",
+            &describing("{}").describe("(unreachable)").component(),
+            "its `describe` failed: trap",
+        ),
         ("nameless.wasm", &describing("{}").component(), "its descriptor is not sound"),
         // After the one that it would replace, in the order of their names.
         ("zz-second.wasm", &describing(&descriptor("sound")).project("(unreachable)").component(), ""),
     ];
-    let mut plugins = Plugins::new(&[SALES_BY_COUNTRY]).add("sound.wasm", &sound).add("notes.txt", "not a plugin");
+    let mut plugins =
+        Plugins::new(&[SALES_BY_COUNTRY]).add("sound.wasm", &sound).add("notes.txt", "not a plugin");
     for (file, bytes, _) in &bad {
         plugins = plugins.add(file, bytes);
     }
@@ -50,7 +57,8 @@ fn a_bad_file_is_refused_and_its_neighbours_run() {
     assert_closed(&platform.until_through("sound"), 1, 0, 0);
     assert_eq!(platform.status().unwrap().len(), 2);
     let log = host.sigterm();
-    let refused: Vec<_> = log.lines().into_iter().filter(|line| line.message().starts_with("plugin refused")).collect();
+    let refused: Vec<_> =
+        log.lines().into_iter().filter(|line| line.message().starts_with("plugin refused")).collect();
     for (file, _, reason) in &bad {
         let line = refused.iter().find(|line| line.field("file").ends_with(file));
         let line = line.unwrap_or_else(|| panic!("{file} was not refused: {refused:#?}"));
@@ -69,7 +77,8 @@ fn malicious_names_leave_no_trace_in_the_database() {
     let mut all = Plugins::new(&[SALES_BY_COUNTRY]);
     let malicious = malicious();
     for (at, (_, _, descriptor)) in malicious.iter().enumerate() {
-        all = all.add(&format!("malicious-{at:03}.wasm"), Guest::describing(&descriptor.to_string()).component());
+        all = all
+            .add(&format!("malicious-{at:03}.wasm"), Guest::describing(&descriptor.to_string()).component());
     }
     let platform = Platform::new("names", &[SALES_BY_COUNTRY], ReadModel::postgres())
         .set(&["plugins", "directory"], good.path());

@@ -5,8 +5,8 @@ use serde_json::json;
 use toml::Value;
 
 use crate::harness::{
-    Argument, DeadLetter, Guest, Host, Platform, Plugins, ReadModel, SALES_BY_COUNTRY, assert_closed, dead_letters,
-    descriptor, eventually, rows, seed,
+    Argument, DeadLetter, Guest, Host, Platform, Plugins, ReadModel, SALES_BY_COUNTRY, assert_closed,
+    dead_letters, descriptor, eventually, rows, seed,
 };
 
 /// Well above what a host with two projections takes, and well below what any of these deeds takes
@@ -70,7 +70,8 @@ impl Sandbox {
     fn until_as_told(&self, deeds: &[(&str, &str)]) {
         let status = self.platform.until_through("hostile");
         let letters = dead_letters(self.platform.read_model(), "hostile");
-        let dead: Vec<(i64, String)> = letters.iter().map(|letter| (letter.offset, letter.verdict())).collect();
+        let dead: Vec<(i64, String)> =
+            letters.iter().map(|letter| (letter.offset, letter.verdict())).collect();
         let places = || (0_i64..).zip(deeds);
         let expected: Vec<(i64, String)> = places()
             .filter(|(_, (_, verdict))| !verdict.is_empty())
@@ -112,7 +113,8 @@ fn a_trap_costs_its_event_and_no_other() {
     // What the panic said is in the log: from the batch's instance, and from the second run alone.
     let log = host.sigterm();
     let lines = log.lines();
-    let said: Vec<_> = lines.iter().filter(|line| line.message().contains("the hostile guest panics")).collect();
+    let said: Vec<_> =
+        lines.iter().filter(|line| line.message().contains("the hostile guest panics")).collect();
     assert_eq!(said.len(), 2, "{said:#?}");
     for line in said {
         assert_eq!((line.field("level"), line.field("projection")), ("ERROR", "hostile"), "{}", line.text);
@@ -155,9 +157,14 @@ fn an_event_that_takes_too_long_halts_its_projection_and_no_other() {
     sandbox.platform.assert_sales_are_right();
     let log = host.sigterm();
     let lines = log.lines();
-    let retried = lines.iter().filter(|line| line.message().contains("ran out of time; its batch is tried again"));
+    let retried =
+        lines.iter().filter(|line| line.message().contains("ran out of time; its batch is tried again"));
     assert_eq!(retried.count(), 2);
-    assert!(lines.iter().any(|line| line.message().contains("stands still") && line.field("projection") == "hostile"));
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.message().contains("stands still") && line.field("projection") == "hostile")
+    );
 
     // With the fuel of every plugin, and more time, the event is found to be the plugin's fault;
     // nothing was lost.
@@ -275,10 +282,12 @@ fn an_answer_that_cannot_be_read_costs_its_event_and_no_other() {
     answers.extend([bad_text, bad_code, 0xffff_fff0]);
     // And the payload beyond them all answers from beyond the table.
     let payloads: Vec<u8> = (b'A'..b'A' + answers.len() as u8).flat_map(|payload| [payload, b'A']).collect();
-    let plugins = Plugins::new(&[SALES_BY_COUNTRY]).add("babbler.wasm", guest.answering(&answers).component());
+    let plugins =
+        Plugins::new(&[SALES_BY_COUNTRY]).add("babbler.wasm", guest.answering(&answers).component());
     let sandbox = Sandbox::with("babbler", plugins);
     let topic = sandbox.platform.topic("hostile.events.v1");
-    let events: Vec<Record> = payloads.iter().map(|payload| Record::new(&*topic, "k", vec![*payload])).collect();
+    let events: Vec<Record> =
+        payloads.iter().map(|payload| Record::new(&*topic, "k", vec![*payload])).collect();
     sandbox.platform.publish(&events);
     let host = sandbox.platform.start_host("host");
     let status = sandbox.platform.until_through("babbler");

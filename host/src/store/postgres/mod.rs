@@ -34,11 +34,14 @@ static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/postgres");
 /// Holds the first argument of every advisory lock of the host's: "PRJ" in ASCII.
 const ADVISORY_CLASS: i32 = 0x0050_524a;
 
+/// A generation and the digest that writes to it.
+type DeploymentKey = (i64, Arc<str>);
+
 pub struct Postgres {
     pool: PgPool,
     id: Uuid,
-    /// The SQL of each deployment, built once: by generation and digest.
-    statements: Mutex<HashMap<(i64, Arc<str>), Arc<Statements>>>,
+    /// The SQL of each deployment, built once.
+    statements: Mutex<HashMap<DeploymentKey, Arc<Statements>>>,
 }
 
 impl Postgres {
