@@ -1,3 +1,5 @@
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 mod harness;
 mod kafka;
 mod loading;

@@ -160,16 +160,18 @@ fn call(statement: u16, arguments: &[i64]) -> Change {
     Change { statement, arguments: arguments.iter().copied().map(Value::Int64).collect() }
 }
 
-/// Plans these changes, an event each: by step, its statement and its rows' arguments with the
-/// events that they are ascribed to.
-fn planned(changes: &[Change]) -> Vec<(u16, Vec<(Vec<Value>, usize)>)> {
+/// A row's arguments, and the event that it is ascribed to.
+type Ascribed = (Vec<Value>, usize);
+
+/// Plans these changes, an event each: by step, its statement and its rows.
+fn planned(changes: &[Change]) -> Vec<(u16, Vec<Ascribed>)> {
     plan(&contract(), changes.iter().enumerate())
         .into_iter()
         .map(|step| (step.statement, step.rows.into_iter().map(|row| (row.arguments, row.event)).collect()))
         .collect()
 }
 
-fn row(arguments: &[i64], event: usize) -> (Vec<Value>, usize) {
+fn row(arguments: &[i64], event: usize) -> Ascribed {
     (call(0, arguments).arguments, event)
 }
 
