@@ -289,8 +289,11 @@ fn a_null_key_and_a_null_header_reach_the_plugin_as_absent() {
     host.sigterm();
 }
 
+/// A deed, the event's id, and the code and the column of its dead letter, if it is one.
+type Unstorable = (&'static str, &'static str, Option<(&'static str, &'static str)>);
+
 /// Events for the hostile guest, and the code and column of those that no store can hold.
-const UNSTORABLE: [(&str, &str, Option<(&str, &str)>); 16] = [
+const UNSTORABLE: [Unstorable; 16] = [
     ("write", "first", None),
     ("nul-text", "a", Some(("invalid-value", "note"))),
     ("bad-json", "a", Some(("invalid-value", "document"))),
