@@ -58,6 +58,17 @@ fn high_marks(platform: &Platform) -> Vec<i64> {
     (0..PARTITIONS).map(|partition| client.fetch_watermarks(&topic, partition, PATIENCE).unwrap().1).collect()
 }
 
+/// Waits until no transaction is open: a producer is told before the markers are in the log.
+fn until_markers_are_written(platform: &Platform) {
+    eventually("the transactions' markers are in the log", || {
+        let (stable, high) = (
+            partitions(platform).iter().map(|partition| partition.log_end).collect::<Vec<_>>(),
+            high_marks(platform),
+        );
+        if stable == high { Ok(()) } else { Err((stable, high)) }
+    });
+}
+
 /// Fault 9: what was aborted is invisible, and so are the markers at the end of the log.
 #[test]
 fn aborted_transactions_leave_nothing_and_markers_are_no_lag() {
@@ -80,6 +91,7 @@ fn aborted_transactions_leave_nothing_and_markers_are_no_lag() {
             aborted += records.len() as i64;
         }
     }
+    until_markers_are_written(&platform);
     let expected = platform.assert_sales_are_right();
     assert_eq!(expected.sales_books.read.values().sum::<u64>() as i64, committed);
     let log: i64 = partitions(&platform).iter().map(|partition| partition.log_end).sum();
@@ -117,6 +129,7 @@ fn an_open_transaction_is_not_read_before_its_commit() {
     }
 
     producer.commit_transaction(PATIENCE).unwrap();
+    until_markers_are_written(&platform);
     let expected = platform.assert_sales_are_right();
     assert_eq!(expected.sales_books.read.values().sum::<u64>() as usize, records.len());
     host.sigterm();
