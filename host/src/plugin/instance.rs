@@ -10,7 +10,7 @@ use super::bindings::projector::plugin::types;
 use super::bindings::{Projection, ProjectionImports, ProjectionPre};
 use super::convert;
 use super::engine::Engine;
-use super::limits::{Limits, MemoryBound};
+use super::limits::{Growth, Limits};
 use super::loader::Plugin;
 use crate::event::{Event, Position};
 use crate::outcome::{Failure, FailureKind, printable};
@@ -37,7 +37,7 @@ pub struct Instance {
 /// What the host keeps beside an instance.
 pub(super) struct State {
     name: Arc<str>,
-    memory: MemoryBound,
+    growth: Growth,
     log_lines_left: usize,
     log_lines_dropped: u64,
     position: Option<Position>,
@@ -154,13 +154,13 @@ fn instantiate(
 ) -> Result<(Store<State>, Projection), Failure> {
     let state = State {
         name: name.into(),
-        memory: MemoryBound::new(limits),
+        growth: Growth::new(limits),
         log_lines_left: limits.log_lines,
         log_lines_dropped: 0,
         position: None,
     };
     let mut store = Store::new(&engine.inner, state);
-    store.limiter(|state| &mut state.memory);
+    store.limiter(|state| &mut state.growth);
     store.set_hostcall_fuel(limits.output_bytes);
     arm(&mut store, limits);
     let projection = pre.instantiate(&mut store).map_err(|error| failure(&mut store, &error))?;
@@ -188,12 +188,14 @@ fn failure(store: &mut Store<State>, error: &wasmtime::Error) -> Failure {
             Failure::new(FailureKind::Timeout, "time", "it ran longer than one event may")
         }
         Some(Trap::StackOverflow) => Failure::new(FailureKind::Limit, "stack", words),
-        _ if store.data().memory.memory_refused => Failure::new(
-            FailureKind::Limit,
-            "memory",
-            format!("it needed more memory than it may have; {words}"),
-        ),
-        _ => Failure::new(FailureKind::Trap, "trap", words),
+        _ => match store.data().growth.refused {
+            Some(bound) => Failure::new(
+                FailureKind::Limit,
+                bound,
+                format!("it needed more {bound} than it may have; {words}"),
+            ),
+            None => Failure::new(FailureKind::Trap, "trap", words),
+        },
     }
 }
 

@@ -48,14 +48,15 @@ impl Limits {
     }
 }
 
-/// Bounds an instance's memory, and remembers that it hit the bound: what follows is a trap of the
-/// guest's own allocator, which says nothing about the reason.
-pub(super) struct MemoryBound {
+/// Bounds an instance's memory and tables, and remembers which bound it hit: what follows is a trap
+/// of the guest's own, which says nothing about the reason.
+pub(super) struct Growth {
     limits: StoreLimits,
-    pub(super) memory_refused: bool,
+    /// `memory` or `table`.
+    pub(super) refused: Option<&'static str>,
 }
 
-impl MemoryBound {
+impl Growth {
     pub(super) fn new(limits: &Limits) -> Self {
         let limits = StoreLimitsBuilder::new()
             .memory_size(limits.memory_bytes)
@@ -64,11 +65,11 @@ impl MemoryBound {
             .memories(10)
             .tables(50)
             .build();
-        Self { limits, memory_refused: false }
+        Self { limits, refused: None }
     }
 }
 
-impl ResourceLimiter for MemoryBound {
+impl ResourceLimiter for Growth {
     fn memory_growing(
         &mut self,
         current: usize,
@@ -76,7 +77,9 @@ impl ResourceLimiter for MemoryBound {
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
         let allowed = self.limits.memory_growing(current, desired, maximum)?;
-        self.memory_refused |= !allowed;
+        if !allowed {
+            self.refused = Some("memory");
+        }
         Ok(allowed)
     }
 
@@ -86,7 +89,11 @@ impl ResourceLimiter for MemoryBound {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        self.limits.table_growing(current, desired, maximum)
+        let allowed = self.limits.table_growing(current, desired, maximum)?;
+        if !allowed {
+            self.refused = Some("table");
+        }
+        Ok(allowed)
     }
 
     fn instances(&self) -> usize {

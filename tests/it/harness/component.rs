@@ -32,6 +32,7 @@ pub(crate) type Address = usize;
 /// event with no change.
 pub(crate) struct Guest {
     memory: Vec<u8>,
+    declarations: String,
     describe: String,
     project: String,
 }
@@ -39,12 +40,22 @@ pub(crate) struct Guest {
 impl Guest {
     /// `descriptor` is handed out by `describe` as it is, JSON or not.
     pub(crate) fn describing(descriptor: &str) -> Guest {
-        let mut guest =
-            Guest { memory: vec![0; MEMORY_START], describe: String::new(), project: String::new() };
+        let mut guest = Guest {
+            memory: vec![0; MEMORY_START],
+            declarations: String::new(),
+            describe: String::new(),
+            project: String::new(),
+        };
         let descriptor = guest.text(descriptor.as_bytes());
         guest.describe = format!("(i32.const {})", guest.put(&words(&descriptor)));
         let nothing = guest.changes(&[]);
         guest.project(&format!("(i32.const {nothing})"))
+    }
+
+    /// Tables and functions for the code of `project`.
+    pub(crate) fn declaring(mut self, declarations: &str) -> Guest {
+        self.declarations = declarations.to_owned();
+        self
     }
 
     /// The code of `project`, which leaves the answer's address. The event is in `$topic`,
@@ -124,7 +135,7 @@ impl Guest {
     /// The core module.
     pub(crate) fn text_format(&self) -> String {
         let memory: String = self.memory.iter().map(|byte| format!("\\{byte:02x}")).collect();
-        let (describe, project) = (&self.describe, &self.project);
+        let Guest { declarations, describe, project, .. } = self;
         format!(
             r#"(module
   (import "$root" "log" (func $log (param i32 i32 i32)))
@@ -137,6 +148,7 @@ impl Guest {
     (local.set $at (i32.and (i32.add (global.get $heap) (i32.const 15)) (i32.const -16)))
     (global.set $heap (i32.add (local.get $at) (local.get $size)))
     (local.get $at))
+  {declarations}
   (func (export "describe") (result i32) {describe})
   (func (export "project")
     (param $topic i32) (param $partition i32) (param $offset i64) (param $timestamp? i32) (param $timestamp i64)

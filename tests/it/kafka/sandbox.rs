@@ -211,6 +211,67 @@ fn bombs_are_stopped_by_their_limits_and_the_host_stays_small() {
     assert!(lines.iter().any(|line| line.message().contains("logged more lines in one batch than it may")));
 }
 
+/// What [`raw_guest`] does harm with.
+const RAW_DEEDS: &str = "(table $elements 1 funcref) (func $deep (call $deep))";
+
+/// A guest that counts its events, but for those whose payload is `T`, `R` or `H`: it grows a table
+/// until it may no more, calls itself without end, or never stops to call the host.
+fn raw_guest() -> Vec<u8> {
+    let mut guest = Guest::describing(&descriptor("raw"));
+    let answer = guest.changes(&[(0, &[Argument::Int64(1), Argument::Int64(1)])]);
+    let [at, length] = guest.text(&[b'x'; 200_000]);
+    let on = |payload: char, code: &str| {
+        let payload = u32::from(payload);
+        format!("(if (i32.eq (i32.load8_u (local.get $value)) (i32.const {payload})) (then {code} (unreachable)))")
+    };
+    let grow = "(loop $more (br_if $more
+        (i32.ne (table.grow $elements (ref.null func) (i32.const 1000)) (i32.const -1))))";
+    let log = format!(
+        "(loop $more (call $log (i32.const 0) (i32.const {at}) (i32.const {length})) (br $more))"
+    );
+    let code = [on('T', grow), on('R', "(call $deep)"), on('H', &log), format!("(i32.const {answer})")];
+    guest.declaring(RAW_DEEDS).project(&code.concat()).component()
+}
+
+/// Publishes these payloads for the raw guest.
+fn publish_raw(sandbox: &Sandbox, payloads: &[&'static str]) {
+    let topic = sandbox.platform.topic("hostile.events.v1");
+    let records = payloads.iter().map(|payload| Record::new(&*topic, "k", *payload));
+    sandbox.platform.publish(&records.collect::<Vec<_>>());
+}
+
+/// Fault 26, by what no compiler writes.
+#[test]
+fn tables_and_the_stack_are_bounded_too() {
+    let sandbox = Sandbox::with("raw", Plugins::new(&[SALES_BY_COUNTRY]).add("raw.wasm", raw_guest()));
+    publish_raw(&sandbox, &["A", "T", "A", "R", "A"]);
+    let host = sandbox.platform.start_host("host");
+    let status = sandbox.platform.until_through("raw");
+    assert_closed(&status, 5, 0, 2);
+    let letters = dead_letters(sandbox.platform.read_model(), "raw");
+    let verdicts: Vec<_> = letters.iter().map(|letter| (letter.offset, letter.verdict())).collect();
+    assert_eq!(verdicts, [(1, "limit (table)".to_owned()), (3, "limit (stack)".to_owned())], "{letters:?}");
+    sandbox.platform.assert_sales_are_right();
+    assert!(host.peak_memory() < MOST_MEMORY);
+    host.sigterm();
+}
+
+/// Fault 25: the time that the host itself spends for a guest is the guest's, although it costs it
+/// no fuel.
+#[test]
+fn a_guest_that_keeps_the_host_busy_runs_out_of_time() {
+    let sandbox = Sandbox::with("busy", Plugins::new(&[SALES_BY_COUNTRY]).add("raw.wasm", raw_guest()))
+        .set(&["projections", "raw", "limits", "time"], "400ms");
+    publish_raw(&sandbox, &["H"]);
+    let host = sandbox.platform.start_host("host");
+    let reason = eventually("the projection stands still", || {
+        sandbox.platform.status()?.remove("raw").and_then(|status| status.halted).ok_or("it runs".to_owned())
+    });
+    assert!(reason.contains("/0@0 ran out of time 3 times"), "{reason}");
+    sandbox.platform.assert_sales_are_right();
+    host.sigterm();
+}
+
 /// Fault 27, and what is not declared.
 #[test]
 fn an_answer_that_was_not_declared_is_refused_with_a_code() {

@@ -12,7 +12,7 @@ use projector::outcome::{Failure, FailureKind};
 use projector::store::{Advance, Counters, DeadLetter, StatementCount, StoreError, Writes};
 use projector_model::Change;
 
-use super::home::Home;
+use super::home::{Home, wait_until};
 use super::projection::{ADD, PUT, Projection, advance, contract, numbers, numeric, partition};
 use super::{on_both_stores, rows};
 
@@ -127,6 +127,7 @@ async fn a_commit_that_is_given_up_at_any_wait_leaves_all_of_it_or_nothing(home:
     let projection = Projection::install(home.open().await?, contract(&numbers())).await?;
     let generation = projection.deployment.generation.clone();
     projection.store.begin_partition(&generation, &other(), 0, &Identity::default()).await?;
+    let session = tokio::sync::Mutex::new(home.session().await?);
     let (mut commits, mut patience) = (0, 0);
     while commits < 3 {
         let batch = Batch::new(10 * commits);
@@ -134,6 +135,9 @@ async fn a_commit_that_is_given_up_at_any_wait_leaves_all_of_it_or_nothing(home:
         let commit = async { projection.begin().await?.commit(&batch.writes(advances)).await };
         let finished = give_up_after(patience, commit).await;
         patience += 1;
+        // The server may still be at it.
+        let settled = async || Ok(session.lock().await.transactions().await? == 0);
+        wait_until("the transaction that was given up has ended", settled).await?;
 
         let state = projection.partition_state(&other()).await?;
         if let Some(result) = finished {

@@ -85,6 +85,15 @@ impl Session {
         );
         Ok(waiting.bind(lock).fetch_one(session).await?)
     }
+
+    /// How many of the host's sessions are in a transaction. SQLite ends one before its connection
+    /// is used again.
+    pub(super) async fn transactions(&mut self) -> Result<i64> {
+        let Session::Postgres(session) = self else { return Ok(0) };
+        let busy = "select count(*) from pg_stat_activity where datname = current_database()
+                      and application_name = 'projector' and state <> 'idle'";
+        Ok(sqlx::query_scalar(busy).fetch_one(session).await?)
+    }
 }
 
 /// Asks again until it is so.

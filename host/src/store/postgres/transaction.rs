@@ -88,7 +88,7 @@ impl Transaction for Batch {
     }
 
     async fn commit(mut self: Box<Self>, writes: &Writes<'_>) -> Result<(), StoreError> {
-        failpoint::reached(failpoint::BEFORE_WRITE);
+        failpoint::reached(failpoint::BEFORE_WRITE, &self.deployment.generation.projection);
         self.advance(&writes.advances).await?;
         let changes =
             writes.changes.iter().flat_map(|(event, changes)| changes.iter().map(|change| (*event, change)));
@@ -102,9 +102,9 @@ impl Transaction for Batch {
         }
         self.bury(&writes.dead).await?;
         self.count(&writes.advances, &effects).await?;
-        failpoint::reached(failpoint::BEFORE_COMMIT);
+        failpoint::reached(failpoint::BEFORE_COMMIT, &self.deployment.generation.projection);
         self.tx.commit().await.map_err(classify)?;
-        failpoint::reached(failpoint::AFTER_COMMIT);
+        failpoint::reached(failpoint::AFTER_COMMIT, &self.deployment.generation.projection);
         Ok(())
     }
 }

@@ -46,7 +46,7 @@ impl Transaction for Batch {
     }
 
     async fn commit(mut self: Box<Self>, writes: &Writes<'_>) -> Result<(), StoreError> {
-        failpoint::reached(failpoint::BEFORE_WRITE);
+        failpoint::reached(failpoint::BEFORE_WRITE, &self.deployment.generation.projection);
         self.advance(&writes.advances).await?;
         let mut tables = self.load(writes).await?;
         let contract = self.deployment.contract.clone();
@@ -64,9 +64,9 @@ impl Transaction for Batch {
         self.write_back(&tables).await?;
         self.bury(&writes.dead).await?;
         self.count(&writes.advances, &effects).await?;
-        failpoint::reached(failpoint::BEFORE_COMMIT);
+        failpoint::reached(failpoint::BEFORE_COMMIT, &self.deployment.generation.projection);
         self.tx.commit().await.map_err(classify)?;
-        failpoint::reached(failpoint::AFTER_COMMIT);
+        failpoint::reached(failpoint::AFTER_COMMIT, &self.deployment.generation.projection);
         Ok(())
     }
 }
