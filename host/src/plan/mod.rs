@@ -1,18 +1,21 @@
-//! The planner: a batch's changes as set-wise statements that give the same rows as the changes
-//! one by one.
+//! The planner: a batch's changes as the fewest set-wise statements that give the same rows as the
+//! changes one by one.
 //!
-//! Tables are independent of each other, so each has a *run* of its own: consecutive changes of
-//! one statement, at most one row for each key. A change of another statement of the same table,
-//! or one that cannot be folded into the row that is there, ends the run. What is folded is proven
-//! in `fold`; what cannot be proven is not folded.
+//! Tables are independent of each other. Within one, a change moves towards the front of the batch
+//! as far as it commutes with what it passes, and joins the first step of its own statement that it
+//! meets: as a row of its own, or folded into the row that is there. An update by other columns is
+//! written into the pending rows that it would select, where their columns are known. What may
+//! change places is decided in `commute`, what can be folded in `fold`; what cannot be proven is
+//! not done, and costs a step.
 
+mod commute;
 mod fold;
-
-use std::collections::HashMap;
+mod pending;
 
 use projector_model::{Change, Contract, Value};
 
-use fold::Fold;
+pub use commute::{Reason, Relation, Rules};
+use pending::{Passage, Pending};
 
 /// One set-wise statement.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,81 +37,45 @@ pub struct Row {
 
 /// Plans the changes of a batch: `(place of the event in the batch, its change)`, in order.
 ///
-/// Every change fits its statement: see [`Contract::fit`].
-pub fn plan<'a>(contract: &Contract, changes: impl IntoIterator<Item = (usize, &'a Change)>) -> Vec<Step> {
-    let mut planner =
-        Planner { contract, open: contract.tables.iter().map(|_| None).collect(), steps: Vec::new() };
+/// Every change fits its statement: see [`Contract::fit`]. `rules` are the contract's own.
+pub fn plan<'a>(
+    contract: &Contract,
+    rules: &Rules,
+    changes: impl IntoIterator<Item = (usize, &'a Change)>,
+) -> Vec<Step> {
+    let mut tables: Vec<Vec<Pending>> = contract.tables.iter().map(|_| Vec::new()).collect();
     for (event, change) in changes {
-        planner.add(event, change);
+        let table = contract.writes[usize::from(change.statement)].table;
+        place(contract, rules, &mut tables[table], event, change);
     }
-    planner.finish()
+    tables.into_iter().flatten().map(|pending| pending.into_step(contract)).collect()
 }
 
-struct Planner<'c> {
-    contract: &'c Contract,
-    /// By table.
-    open: Vec<Option<Run>>,
-    steps: Vec<Step>,
-}
-
-struct Run {
-    statement: u16,
-    rows: Vec<Row>,
-    /// The values of the `by` columns → the row.
-    by: HashMap<Vec<Value>, usize>,
-    changes: u64,
-}
-
-impl Planner<'_> {
-    fn add(&mut self, event: usize, change: &Change) {
-        let write = &self.contract.writes[usize::from(change.statement)];
-        let table = write.table;
-        let by = change.arguments[..write.by.len()].to_vec();
-        if let Some(run) = &mut self.open[table]
-            && run.statement == change.statement
-            && !fold::selects_by_what_it_sets(write)
-        {
-            match run.by.get(&by) {
-                None => {
-                    run.push(by, Row { arguments: change.arguments.clone(), event });
-                    return;
-                }
-                Some(at) => {
-                    let columns = &self.contract.tables[table].columns;
-                    let row = &mut run.rows[*at];
-                    if fold::fold(write, columns, &mut row.arguments, &change.arguments) == Fold::Done {
-                        run.changes += 1;
-                        return;
-                    }
-                }
-            }
+/// Finds a change its step, from the last one on towards the first.
+fn place(contract: &Contract, rules: &Rules, steps: &mut Vec<Pending>, event: usize, change: &Change) {
+    let mut patched = Vec::new();
+    let mut joined = false;
+    let mut at = steps.len();
+    while at > 0 {
+        let step = &mut steps[at - 1];
+        if step.statement == change.statement {
+            joined = step.join(contract, event, change);
+            break;
         }
-        self.end(table);
-        let mut run = Run { statement: change.statement, rows: Vec::new(), by: HashMap::new(), changes: 0 };
-        run.push(by, Row { arguments: change.arguments.clone(), event });
-        self.open[table] = Some(run);
-    }
-
-    fn end(&mut self, table: usize) {
-        if let Some(run) = self.open[table].take() {
-            let by = self.contract.writes[usize::from(run.statement)].by.len();
-            let mut rows = run.rows;
-            rows.sort_by(|a, b| a.arguments[..by].cmp(&b.arguments[..by]));
-            self.steps.push(Step { statement: run.statement, rows, changes: run.changes });
+        match step.lets_pass(contract, rules.relation(step.statement, change.statement), change) {
+            Passage::Blocked => break,
+            Passage::Untouched => {}
+            Passage::Patching(rows, patch) => patched.push((at - 1, rows, patch)),
         }
+        at -= 1;
     }
-
-    fn finish(mut self) -> Vec<Step> {
-        (0..self.open.len()).for_each(|table| self.end(table));
-        self.steps
+    for (passed, rows, patch) in patched {
+        steps[passed].patch(&rows, &patch, change);
     }
-}
-
-impl Run {
-    fn push(&mut self, by: Vec<Value>, row: Row) {
-        self.by.insert(by, self.rows.len());
-        self.rows.push(row);
-        self.changes += 1;
+    if !joined {
+        let mut step = Pending::new(change.statement);
+        step.join(contract, event, change);
+        steps.insert(at, step);
     }
 }
 

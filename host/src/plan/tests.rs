@@ -64,6 +64,7 @@ fn execute_all(contract: &Contract, stored: &mut Rows, steps: &[Step]) -> Result
 fn plan_events<E: AsRef<[Change]>>(contract: &Contract, events: &[(usize, E)]) -> Vec<Step> {
     plan(
         contract,
+        &Rules::of(contract),
         events.iter().flat_map(|(at, changes)| changes.as_ref().iter().map(|change| (*at, change))),
     )
 }
@@ -86,7 +87,7 @@ proptest! {
                 events.filter(|(_, changes)| model.apply_event(&contract, changes).is_ok()).collect();
             let steps = plan_events(&contract, &accepted);
             prop_assert_eq!(execute_all(&contract, &mut stored, &steps), Ok(()), "{:#?}", steps);
-            prop_assert_eq!(&stored, &rows(&contract, &model), "{:#?}", steps);
+            prop_assert_eq!(&stored, &rows(&contract, &model), "{:?} {:?}", contract.writes, steps);
 
             let changes: usize = accepted.iter().map(|(_, changes)| changes.len()).sum();
             prop_assert_eq!(steps.iter().map(|step| step.changes).sum::<u64>(), changes as u64);
@@ -165,7 +166,7 @@ type Ascribed = (Vec<Value>, usize);
 
 /// Plans these changes, an event each: by step, its statement and its rows.
 fn planned(changes: &[Change]) -> Vec<(u16, Vec<Ascribed>)> {
-    plan(&contract(), changes.iter().enumerate())
+    plan(&contract(), &Rules::of(&contract()), changes.iter().enumerate())
         .into_iter()
         .map(|step| (step.statement, step.rows.into_iter().map(|row| (row.arguments, row.event)).collect()))
         .collect()

@@ -222,13 +222,14 @@ fn raw_guest() -> Vec<u8> {
     let [at, length] = guest.text(&[b'x'; 200_000]);
     let on = |payload: char, code: &str| {
         let payload = u32::from(payload);
-        format!("(if (i32.eq (i32.load8_u (local.get $value)) (i32.const {payload})) (then {code} (unreachable)))")
+        format!(
+            "(if (i32.eq (i32.load8_u (local.get $value)) (i32.const {payload})) (then {code} (unreachable)))"
+        )
     };
     let grow = "(loop $more (br_if $more
         (i32.ne (table.grow $elements (ref.null func) (i32.const 1000)) (i32.const -1))))";
-    let log = format!(
-        "(loop $more (call $log (i32.const 0) (i32.const {at}) (i32.const {length})) (br $more))"
-    );
+    let log =
+        format!("(loop $more (call $log (i32.const 0) (i32.const {at}) (i32.const {length})) (br $more))");
     let code = [on('T', grow), on('R', "(call $deep)"), on('H', &log), format!("(i32.const {answer})")];
     guest.declaring(RAW_DEEDS).project(&code.concat()).component()
 }

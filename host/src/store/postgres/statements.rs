@@ -1,4 +1,5 @@
-//! The SQL of a deployment: one text for each statement and lookup, built once.
+//! What is built once for a deployment: an SQL text for each statement and lookup, and which of them
+//! commute.
 //!
 //! Identifiers come from the checked contract and are quoted; values are always bound, as one
 //! array for each argument.
@@ -9,8 +10,10 @@ use projector_model::{Contract, Lookup, Type, Write, WriteKind};
 
 use super::tables::{DELETED, qualified, quote};
 use super::values::{array_type, selected};
+use crate::plan::Rules;
 
 pub(super) struct Statements {
+    pub(super) rules: Rules,
     pub(super) writes: Vec<WriteSql>,
     pub(super) lookups: Vec<String>,
 }
@@ -49,7 +52,7 @@ impl Statements {
                 lookup_sql(lookup, table, &name)
             })
             .collect();
-        Self { writes, lookups }
+        Self { rules: Rules::of(contract), writes, lookups }
     }
 }
 

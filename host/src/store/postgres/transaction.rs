@@ -92,7 +92,7 @@ impl Transaction for Batch {
         self.advance(&writes.advances).await?;
         let changes =
             writes.changes.iter().flat_map(|(event, changes)| changes.iter().map(|change| (*event, change)));
-        let steps = plan::plan(&self.deployment.contract, changes);
+        let steps = plan::plan(&self.deployment.contract, &self.statements.rules, changes);
         let mut effects = vec![(0, 0); self.deployment.contract.writes.len()];
         for step in &steps {
             let rows = self.execute(step, writes.changes.len() == 1).await?;
