@@ -4,6 +4,7 @@
 //! file, the line and the nearest key that is known.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -32,6 +33,10 @@ pub struct Config {
     pub limits: Limits,
     #[serde(default)]
     pub batch: Batch,
+    /// Lanes of every projection that may have several, unless it says otherwise: see
+    /// [`lane`](crate::lane).
+    #[serde(default = "one_lane")]
+    pub lanes: NonZeroUsize,
     /// How long a stop waits for the transactions in flight before it lets them roll back.
     #[serde(default = "ten_seconds", with = "humantime_serde")]
     pub shutdown_deadline: Duration,
@@ -120,6 +125,7 @@ pub struct Projection {
     pub store: Option<Text>,
     pub limits: Option<Limits>,
     pub batch: Option<Batch>,
+    pub lanes: Option<NonZeroUsize>,
 }
 
 /// What a plugin may use. Every limit that it hits ends the one event that hit it.
@@ -194,6 +200,10 @@ impl Batch {
 
 fn default_group_prefix() -> Text {
     Text("projector".into())
+}
+
+fn one_lane() -> NonZeroUsize {
+    NonZeroUsize::MIN
 }
 
 fn default_connections() -> u32 {
@@ -348,6 +358,10 @@ impl Config {
 
     pub fn batch_of(&self, projection: &str) -> &Batch {
         self.projections.get(projection).and_then(|own| own.batch.as_ref()).unwrap_or(&self.batch)
+    }
+
+    pub fn lanes_of(&self, projection: &str) -> usize {
+        self.projections.get(projection).and_then(|own| own.lanes).unwrap_or(self.lanes).get()
     }
 
     /// The physical name of a logical topic.

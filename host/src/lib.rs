@@ -6,7 +6,7 @@
 //! kafka → source → batch → plugin → validate → plan → store (rows + checkpoint, one transaction)
 //! ```
 //!
-//! [`pipeline`] is that way, top to bottom, one loop for each projection; [`supervisor`] keeps the
+//! [`pipeline`] is that way, top to bottom, one loop for each lane of a projection; [`supervisor`] keeps the
 //! loops alive. Modules stand in reading order: first plain data, then the stages, then what joins
 //! them, then what people ask.
 
@@ -24,6 +24,7 @@ pub mod source;
 pub mod store;
 pub mod validate;
 
+pub mod lane;
 pub mod pipeline;
 pub mod retry;
 pub mod supervisor;

@@ -1,6 +1,6 @@
 //! The way of an event, from top to bottom: source → batch → plugin → validate → plan → store.
 //!
-//! One loop for each projection. It alone sees every stage; they do not see each other. A batch is
+//! One loop for each lane of a projection. It alone sees every stage; they do not see each other. A batch is
 //! settled when its rows and its checkpoints are committed together; until then nothing has
 //! happened.
 
@@ -45,6 +45,8 @@ struct Tally {
     /// Batches that another host's checkpoint stopped.
     fenced: u64,
     retries: u64,
+    /// Statements that wrote the plugin's rows.
+    statements: u64,
 }
 
 /// Events on their way, and what the plugin said of each, if it was asked already.
@@ -70,9 +72,9 @@ impl Pipeline {
             tally: Tally::default(),
         };
         let result = run.run().await;
-        let Tally { batches, events, fenced, retries } = run.tally;
+        let Tally { batches, events, fenced, retries, statements } = run.tally;
         let projection = &run.deployment.generation.projection;
-        tracing::info!(projection, batches, events, fenced, retries, "projection stopped");
+        tracing::info!(projection, batches, events, statements, fenced, retries, "projection stopped");
         run.source.close(Duration::from_secs(5)).await;
         result
     }
@@ -213,11 +215,13 @@ impl Run {
                     }
                 }
                 ProjectError::Store(StoreError::CheckpointMoved(partitions)) => self.fenced(&partitions),
-                ProjectError::Store(StoreError::Rejected { event, rejection }) => {
-                    condemn(&mut batch, event, &rejection.code, &rejection.detail);
+                ProjectError::Store(StoreError::Rejected { event: 0, rejection }) => {
+                    condemn(&mut batch, &rejection.code, &rejection.detail);
                 }
+                // It is refused if those before it stand, and they may not: they come first.
+                ProjectError::Store(StoreError::Rejected { event, .. }) => self.cut(&mut batch, event),
                 ProjectError::Store(StoreError::Data(error)) => match batch.deliveries.len() {
-                    1 => condemn(&mut batch, 0, "data", &error.to_string()),
+                    1 => condemn(&mut batch, "data", &error.to_string()),
                     // Halves, until the event is found that the database refuses.
                     _ => self.halve(&mut batch),
                 },
@@ -282,7 +286,7 @@ impl Run {
             });
             Some(asked.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())))
         };
-        let mut rest = Vec::new();
+        let (mut rest, mut statements) = (Vec::new(), 0);
         let commit = async {
             let mut tx = self.store.begin(&self.deployment).await.map_err(ProjectError::Store)?;
             let outcomes = tokio::task::block_in_place(|| {
@@ -292,10 +296,11 @@ impl Run {
             rest = batch.deliveries.split_off(outcomes.len());
             let advances = self.positions.advances(&batch.deliveries, &outcomes);
             let writes = writes(&batch.deliveries, &outcomes, advances.clone());
-            tx.commit(&writes).await.map_err(ProjectError::Store)?;
+            statements = tx.commit(&writes).await.map_err(ProjectError::Store)?;
             Ok(advances)
         };
         let (committed, next) = tokio::join!(commit, ask_ahead);
+        self.tally.statements += statements;
         answers.truncate(batch.deliveries.len());
         batch.answers = Some(answers);
         if rest.is_empty() {
@@ -307,12 +312,15 @@ impl Run {
         (committed, None)
     }
 
-    /// Leaves the later half of a batch for the next one.
     fn halve(&mut self, batch: &mut Batch) {
-        let half = batch.deliveries.len().div_ceil(2);
-        self.buffer.put_back(batch.deliveries.split_off(half));
+        self.cut(batch, batch.deliveries.len().div_ceil(2));
+    }
+
+    /// Leaves what comes after this many events for the next batch.
+    fn cut(&mut self, batch: &mut Batch, events: usize) {
+        self.buffer.put_back(batch.deliveries.split_off(events));
         if let Some(answers) = &mut batch.answers {
-            answers.truncate(half);
+            answers.truncate(events);
         }
     }
 
@@ -377,10 +385,10 @@ enum Recovered {
     Stopped,
 }
 
-/// The database refuses this event: it is dead, and the batch goes on without its changes.
-fn condemn(batch: &mut Batch, event: usize, code: &str, detail: &str) {
-    if let Some(answers) = &mut batch.answers {
-        answers[event] = Err(Failure::new(FailureKind::Refused, code, detail));
+/// The database refuses a batch's first event: it is dead, and the batch goes on without its changes.
+fn condemn(batch: &mut Batch, code: &str, detail: &str) {
+    if let Some(first) = batch.answers.as_mut().and_then(|answers| answers.first_mut()) {
+        *first = Err(Failure::new(FailureKind::Refused, code, detail));
     }
 }
 

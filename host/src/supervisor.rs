@@ -9,11 +9,12 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Config};
+use crate::lane;
 use crate::pipeline::Pipeline;
 use crate::plugin::{Engine, LoadError, Plugin, compile::Compiler};
 use crate::retry::{Backoff, Halt, report_retry};
 use crate::source::{Log, LogError, Source};
-use crate::store::{self, Component, Deployment, Installed, Store, StoreError};
+use crate::store::{self, Component, Deployment, Generation, Installed, Store, StoreError};
 
 /// A store, once it could be opened.
 type Slot = Arc<Mutex<Option<Arc<dyn Store>>>>;
@@ -35,6 +36,15 @@ pub struct Offered {
     pub file: PathBuf,
     pub bytes: Vec<u8>,
     pub plugin: Plugin,
+}
+
+/// A projection that is ready to run.
+struct Prepared {
+    lanes: Vec<Pipeline>,
+    /// Stops all lanes; a child of the host's own.
+    together: CancellationToken,
+    store: Arc<dyn Store>,
+    generation: Generation,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -65,10 +75,8 @@ impl Host {
         let mut backoff = Backoff::default();
         while !self.stop.is_cancelled() {
             let halt = match self.prepare(&offered).await {
-                Ok(pipeline) => {
-                    let (store, generation) =
-                        (pipeline.store.clone(), pipeline.deployment.generation.clone());
-                    match pipeline.run().await {
+                Ok(Prepared { lanes, together, store, generation }) => {
+                    match lane::run(lanes, &together).await {
                         Ok(()) => return,
                         Err(Halt::Stop(reason)) => {
                             tracing::error!(
@@ -99,8 +107,8 @@ impl Host {
         }
     }
 
-    /// Everything that a run needs: the store, the generation, the active component, the consumer.
-    async fn prepare(&self, offered: &Offered) -> Result<Pipeline, PrepareError> {
+    /// Everything that a run needs: the store, the generation, the active component, the consumers.
+    async fn prepare(&self, offered: &Offered) -> Result<Prepared, PrepareError> {
         let name = offered.plugin.contract.name();
         let store = self.store(self.config.store_of(name)).await?;
         let component = Component {
@@ -124,23 +132,31 @@ impl Host {
             contract.topics.iter().map(|topic| self.config.physical_topic(&topic.name).into()).collect();
         let group =
             format!("{}.{name}.g{}.{}", &*self.config.kafka.group_prefix, generation.number, store.id());
-        let source = Source::open(&self.config.kafka, &group, topics, self.log.clone())?;
+        let lanes = lane::count(self.config.lanes_of(name), &contract, &*store);
         tracing::info!(
             projection = name,
             generation = generation.number,
             digest = active,
             group,
+            lanes,
             "projection runs"
         );
-        Ok(Pipeline {
-            deployment: Deployment { generation, digest: active.into(), contract },
-            plugin,
-            store,
-            log: self.log.clone(),
-            source,
-            limits: self.config.batch_of(name).limits(),
-            stop: self.stop.clone(),
-        })
+        let deployment = Deployment { generation: generation.clone(), digest: active.into(), contract };
+        let together = self.stop.child_token();
+        let lanes = (0..lanes).map(|_| {
+            let source = Source::open(&self.config.kafka, &group, topics.clone(), self.log.clone())?;
+            Ok(Pipeline {
+                deployment: deployment.clone(),
+                plugin: plugin.clone(),
+                store: store.clone(),
+                log: self.log.clone(),
+                source,
+                limits: self.config.batch_of(name).limits(),
+                stop: together.clone(),
+            })
+        });
+        let lanes = lanes.collect::<Result<_, LogError>>()?;
+        Ok(Prepared { lanes, together, store, generation })
     }
 
     /// The component that is active, which may be another than the one in the directory.

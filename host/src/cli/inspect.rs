@@ -18,6 +18,10 @@ use crate::plugin::{Engine, Plugin, compile::Compiler};
 pub(super) struct Arguments {
     /// The component.
     file: PathBuf,
+    /// Show also how the planner merges a batch's changes: which statements fold and commute, and why
+    /// others do not. The JSON has that anyway.
+    #[arg(long)]
+    explain: bool,
     #[arg(long, value_enum, default_value = "text")]
     output: Output,
 }
@@ -38,6 +42,9 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
         Output::Json => super::print_json(&inspection),
         Output::Text => {
             print(&inspection);
+            if arguments.explain {
+                print_merging(&inspection);
+            }
             Ok(())
         }
     }
@@ -99,6 +106,16 @@ fn print(inspection: &Inspection) {
             None => println!("    depends on their order; to remove that: {}", dependence.remedy),
         }
     }
+}
+
+fn print_merging(inspection: &Inspection) {
+    println!("\nHow a batch's changes are merged; what keeps its order may cost a statement more:");
+    let mut merging = table(["table", "statement", "with", "they"]);
+    for pair in &inspection.merging {
+        let with = pair.with.as_deref().unwrap_or("itself, on the same rows");
+        merging.add_row([&pair.table, &pair.statement, with, &pair.verdict]);
+    }
+    println!("{merging}");
 }
 
 fn explain(statement: &Statement) -> String {

@@ -4,6 +4,7 @@ use projector_model::order::{OrderDependence, dependences};
 use projector_model::{Contract, Descriptor};
 use serde::Serialize;
 
+use crate::plan::{self, Rules};
 use crate::plugin::Plugin;
 
 /// A checked component.
@@ -16,8 +17,21 @@ pub struct Inspection {
     pub descriptor: Descriptor,
     /// Whether batches are written one after the other, and why.
     pub one_writer: Option<String>,
+    /// How the planner may merge its statements, by pairs of one table.
+    pub merging: Vec<Merging>,
     /// Columns whose value depends on the order between partitions.
     pub order_dependences: Vec<OrderDependence>,
+}
+
+/// What the planner knows of two statements, or of one and itself.
+#[derive(Debug, Serialize)]
+pub struct Merging {
+    pub table: String,
+    pub statement: String,
+    /// `None`: of changes of the statement itself, to the same rows.
+    pub with: Option<String>,
+    /// In words.
+    pub verdict: String,
 }
 
 pub fn inspect(plugin: &Plugin, bytes: usize) -> Inspection {
@@ -27,8 +41,27 @@ pub fn inspect(plugin: &Plugin, bytes: usize) -> Inspection {
         bytes,
         descriptor: contract.descriptor.clone(),
         one_writer: one_writer(contract),
+        merging: merging(contract),
         order_dependences: dependences(contract),
     }
+}
+
+fn merging(contract: &Contract) -> Vec<Merging> {
+    let rules = Rules::of(contract);
+    let mut found = Vec::new();
+    for (at, one) in contract.writes.iter().enumerate() {
+        let table = &contract.tables[one.table].name;
+        let mut add = |with: Option<&str>, verdict: String| {
+            let with = with.map(str::to_owned);
+            found.push(Merging { table: table.clone(), statement: one.name.clone(), with, verdict });
+        };
+        add(None, plan::folding(one).to_owned());
+        let others = contract.writes.iter().enumerate().skip(at + 1);
+        for (other_at, other) in others.filter(|(_, other)| other.table == one.table) {
+            add(Some(&other.name), rules.relation(at as u16, other_at as u16).to_string());
+        }
+    }
+    found
 }
 
 fn one_writer(contract: &Contract) -> Option<String> {

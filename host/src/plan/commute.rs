@@ -23,6 +23,22 @@ pub enum Relation {
     Never(Reason),
 }
 
+impl fmt::Display for Relation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Relation::Free => f.write_str("commute"),
+            Relation::OtherKeys => f.write_str("commute, unless they touch the same key"),
+            Relation::OtherRows(Known { patch: Some(_), .. }) => {
+                f.write_str("commute; the update is written into pending rows that it would select")
+            }
+            Relation::OtherRows(Known { patch: None, .. }) => {
+                f.write_str("commute, unless the row that the one writes is one that the other selects")
+            }
+            Relation::Never(reason) => write!(f, "keep their order: {reason}"),
+        }
+    }
+}
+
 /// A write by key that leaves known values in the columns by which another statement selects: they
 /// commute unless the row is one of those selected.
 #[derive(Debug, Clone, PartialEq)]

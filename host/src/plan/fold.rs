@@ -18,6 +18,23 @@ pub(super) fn selects_by_what_it_sets(write: &Write) -> bool {
     write.set.iter().any(|(column, _)| write.by.contains(column))
 }
 
+/// How changes of a statement with the same `by` values are folded, for a person.
+pub(super) fn explain(write: &Write) -> &'static str {
+    if selects_by_what_it_sets(write) {
+        "each is a statement of its own: it sets the columns by which it selects"
+    } else if write.kind == WriteKind::Delete && write.on_miss == OnMiss::Reject {
+        "not folded: a second one must find that the row is gone"
+    } else if write.guard.is_some() && !write.only_sets() {
+        "not folded: the guard may let only one of them pass"
+    } else if write.guard.is_some() {
+        "folded into the one with the highest version"
+    } else if write.set.iter().any(|(_, operation)| *operation == Operation::Add) {
+        "folded, as long as the sums have one sign and do not overflow"
+    } else {
+        "folded"
+    }
+}
+
 /// Folds a later change into an earlier one with the same `by` values.
 ///
 /// Operations are associative, so `op(op(stored, earlier), later)` is

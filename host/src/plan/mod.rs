@@ -12,7 +12,7 @@ mod commute;
 mod fold;
 mod pending;
 
-use projector_model::{Change, Contract, Value};
+use projector_model::{Change, Contract, Value, Write};
 
 pub use commute::{Reason, Relation, Rules};
 use pending::{Passage, Pending};
@@ -49,6 +49,11 @@ pub fn plan<'a>(
         place(contract, rules, &mut tables[table], event, change);
     }
     tables.into_iter().flatten().map(|pending| pending.into_step(contract)).collect()
+}
+
+/// How one statement's changes of the same rows are folded, in words.
+pub fn folding(write: &Write) -> &'static str {
+    fold::explain(write)
 }
 
 /// Finds a change its step, from the last one on towards the first.

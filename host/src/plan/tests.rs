@@ -220,3 +220,184 @@ fn what_could_come_out_otherwise_is_not_folded() {
     };
     assert_eq!(apart(&[text("a", "b"), text("b", "c")]), 2);
 }
+
+/// A shop's orders, and rows with versions beside them.
+mod examples {
+    use super::*;
+
+    const PUT: u16 = 0;
+    const MOVE: u16 = 1;
+    const LABEL: u16 = 2;
+    const OF_CUSTOMER: u16 = 3;
+    const DELETE: u16 = 4;
+    const MORE: u16 = 5;
+    const ONCE: u16 = 6;
+    const ADD: u16 = 7;
+    const VERSIONED: u16 = 8;
+    const BURY: u16 = 9;
+    const HEARD: u16 = 10;
+
+    fn contract() -> Contract {
+        let column = |name: &str, ty: &str| serde_json::json!({"name": name, "type": ty, "nullable": true});
+        let id = serde_json::json!({"name": "id", "type": "int64"});
+        let set = |columns: &[&str]| -> Vec<_> {
+            columns.iter().map(|column| serde_json::json!({"column": column})).collect()
+        };
+        let json = serde_json::json!({
+            "name": "p", "version": "1", "topics": [{"name": "t"}],
+            "tables": [
+                {"name": "orders", "key": ["id"], "indexes": [{"columns": ["customer"]}], "columns": [
+                    id, column("customer", "text"), column("country", "text"), column("n", "int64")]},
+                {"name": "versions", "key": ["id"], "columns": [id, column("x", "text"), column("v", "int64")]},
+                {"name": "customers", "key": ["id"], "columns": [id, column("country", "text")]},
+            ],
+            "statements": [
+                {"name": "put", "table": "orders", "kind": "upsert", "set": set(&["customer", "country", "n"])},
+                {"name": "move", "table": "orders", "kind": "upsert", "set": set(&["customer"])},
+                {"name": "label", "table": "orders", "kind": "upsert", "set": set(&["country"])},
+                {"name": "of-customer", "table": "orders", "kind": "update", "by": ["customer"],
+                 "set": set(&["country"])},
+                {"name": "delete", "table": "orders", "kind": "delete", "by": ["id"]},
+                {"name": "more", "table": "orders", "kind": "update", "by": ["id"],
+                 "set": [{"column": "n", "operation": "add"}]},
+                {"name": "once", "table": "orders", "kind": "insert-once", "set": set(&["customer", "country"])},
+                {"name": "add", "table": "orders", "kind": "upsert", "set": [{"column": "n", "operation": "add"}]},
+                {"name": "versioned", "table": "versions", "kind": "upsert", "set": set(&["x", "v"]), "guard": "v"},
+                {"name": "bury", "table": "versions", "kind": "delete", "by": ["id"], "guard": "v"},
+                {"name": "heard", "table": "customers", "kind": "upsert", "set": set(&["country"])},
+            ],
+        });
+        Descriptor::from_json(&json.to_string()).and_then(Descriptor::check).expect("a sound descriptor")
+    }
+
+    fn text(text: &str) -> Value {
+        Value::Text(text.into())
+    }
+
+    fn call(statement: u16, arguments: &[Value]) -> Change {
+        Change { statement, arguments: arguments.to_vec() }
+    }
+
+    fn put(id: i64, customer: &str, country: &str, n: i64) -> Change {
+        call(PUT, &[Value::Int64(id), text(customer), text(country), Value::Int64(n)])
+    }
+
+    fn of_customer(customer: &str, country: &str) -> Change {
+        call(OF_CUSTOMER, &[text(customer), text(country)])
+    }
+
+    /// `id`, then texts.
+    fn partial(statement: u16, id: i64, texts: &[&str]) -> Change {
+        let texts = texts.iter().map(|one| text(one));
+        Change { statement, arguments: std::iter::once(Value::Int64(id)).chain(texts).collect() }
+    }
+
+    fn numbers(statement: u16, numbers: &[i64]) -> Change {
+        Change { statement, arguments: numbers.iter().copied().map(Value::Int64).collect() }
+    }
+
+    fn versioned(id: i64, x: &str, v: i64) -> Change {
+        call(VERSIONED, &[Value::Int64(id), text(x), Value::Int64(v)])
+    }
+
+    /// How many steps these changes take, an event each, on these rows; they end as the model's.
+    #[track_caller]
+    fn steps(stored: &[Change], changes: &[Change]) -> usize {
+        let contract = contract();
+        let mut model = Tables::new(&contract);
+        stored.iter().for_each(|change| assert!(model.apply(&contract, change).is_ok()));
+        let mut executed = rows(&contract, &model);
+        changes.iter().for_each(|change| assert!(model.apply(&contract, change).is_ok()));
+        let steps = plan(&contract, &Rules::of(&contract), changes.iter().enumerate());
+        assert_eq!(execute_all(&contract, &mut executed, &steps), Ok(()), "{steps:#?}");
+        assert_eq!(executed, rows(&contract, &model), "{steps:#?}");
+        steps.len()
+    }
+
+    #[test]
+    fn what_must_keep_its_order_keeps_it() {
+        // A delete, then an upsert of some columns: the others must be null.
+        assert_eq!(steps(&[put(1, "c1", "DE", 9)], &[numbers(DELETE, &[1]), partial(LABEL, 1, &["FR"])]), 2);
+        // An update finds no row to add to; the upsert after it makes one.
+        assert_eq!(steps(&[], &[numbers(MORE, &[1, 5]), numbers(ADD, &[1, 7])]), 2);
+        // The order went to another customer before the first one's country changed; and stayed.
+        let moved = [partial(MOVE, 1, &["c2"]), of_customer("c1", "FR")];
+        assert_eq!(steps(&[put(1, "c1", "DE", 9)], &moved), 2);
+        assert_eq!(steps(&[put(1, "c2", "DE", 9)], &moved), 2);
+        // Nobody knows whose order it is that is labelled.
+        assert_eq!(
+            steps(&[put(1, "c1", "DE", 9)], &[partial(LABEL, 1, &["XX"]), of_customer("c1", "FR")]),
+            2
+        );
+        assert_eq!(steps(&[], &[partial(ONCE, 1, &["c1", "DE"]), put(1, "c2", "FR", 1)]), 2);
+        assert_eq!(
+            steps(&[put(3, "c", "DE", 0)], &[partial(ONCE, 3, &["c1", "DE"]), put(3, "c2", "FR", 1)]),
+            2
+        );
+        // Up, then down again, next to the end of the range.
+        assert_eq!(
+            steps(&[numbers(ADD, &[1, i64::MAX - 9])], &[numbers(ADD, &[1, 5]), numbers(ADD, &[1, -5])]),
+            2
+        );
+    }
+
+    #[test]
+    fn versions_decide_whatever_is_stored_between_them() {
+        for stored in [4, 5, 6, 7, 8] {
+            let stored = [versioned(1, "stored", stored)];
+            assert_eq!(
+                steps(&stored, &[versioned(1, "a", 5), versioned(1, "b", 7), versioned(1, "c", 6)]),
+                1
+            );
+            assert_eq!(steps(&stored, &[versioned(1, "a", 6), versioned(1, "b", 6)]), 1);
+            // What is buried stays so, unless something newer comes.
+            assert_eq!(steps(&stored, &[numbers(BURY, &[1, 7]), versioned(1, "late", 6)]), 2);
+            assert_eq!(steps(&stored, &[numbers(BURY, &[1, 7]), versioned(1, "new", 7)]), 2);
+        }
+    }
+
+    #[test]
+    fn keys_that_swap_their_values_share_a_step() {
+        let stored = [put(1, "c1", "DE", 1), put(2, "c2", "FR", 2)];
+        assert_eq!(steps(&stored, &[put(1, "c2", "FR", 2), put(2, "c1", "DE", 1), put(1, "c3", "IT", 3)]), 1);
+        // One key twice, which `update … from` would write only once.
+        assert_eq!(
+            steps(&stored, &[numbers(MORE, &[1, 5]), numbers(MORE, &[1, 6]), numbers(MORE, &[2, 1])]),
+            1
+        );
+    }
+
+    #[test]
+    fn a_customers_change_is_written_into_pending_orders_and_ahead_of_them() {
+        let stored = [put(1, "c1", "DE", 1), put(2, "c1", "DE", 2), put(3, "c2", "FR", 3)];
+        let batch = [
+            // A pending order of the customer, one that leaves it, one that comes to it afterwards.
+            put(4, "c1", "DE", 4),
+            put(1, "c2", "NL", 1),
+            of_customer("c1", "IT"),
+            put(3, "c1", "DE", 3),
+            of_customer("c2", "ES"),
+            put(4, "c2", "PT", 5),
+            of_customer("c1", "GB"),
+        ];
+        assert_eq!(steps(&stored, &batch), 2);
+        // A row that is there already is not inserted; one that is not takes the change with it.
+        let once =
+            [partial(ONCE, 1, &["c1", "DE"]), partial(ONCE, 9, &["c1", "DE"]), of_customer("c1", "IT")];
+        assert_eq!(steps(&[put(1, "c2", "FR", 1)], &once), 2);
+    }
+
+    /// 95 orders to 5 customers' changes, in a batch of 1,000.
+    #[test]
+    fn a_mix_of_orders_and_changes_takes_a_statement_of_each_kind() {
+        let event = |at: i64| match at % 20 {
+            19 => vec![
+                partial(HEARD, at % 37, &["IT"]),
+                of_customer(&format!("c{}", at % 37), if at % 2 == 0 { "IT" } else { "DE" }),
+            ],
+            _ => vec![put(at % 701, &format!("c{}", at % 41), "FR", at)],
+        };
+        let changes: Vec<Change> = (0..1_000).flat_map(event).collect();
+        assert_eq!(steps(&[], &changes), 3);
+    }
+}

@@ -29,6 +29,9 @@ pub trait Store: Send + Sync {
     /// The identity that was created with this store.
     fn id(&self) -> Uuid;
 
+    /// How many transactions it can have in flight.
+    fn writers(&self) -> usize;
+
     /// Makes a component known and, if the projection never had it, the active one; creates the
     /// projection's tables, indexes and readers' views the first time. All or nothing.
     async fn install(&self, component: &Component<'_>) -> Result<Installed, StoreError>;
@@ -70,7 +73,7 @@ pub trait Store: Send + Sync {
     /// until the end; then, where the contract needs one writer, waits to be that one.
     async fn begin(&self, deployment: &Deployment) -> Result<Box<dyn Transaction>, StoreError>;
 
-    /// Every projection in this store, as it is committed.
+    /// Every projection in this store, as it is committed: all of it of one moment.
     async fn overview(&self) -> Result<Vec<Projection>, StoreError>;
 
     /// Gives connections and locks back.
@@ -86,9 +89,9 @@ pub trait Transaction: Send {
 
     /// Moves the checkpoints, writes the rows, the dead letters and the counters, and commits.
     ///
-    /// `Ok`: all of it is durable. An error: none of it is, except after
+    /// `Ok`: all of it is durable; how many set-wise statements wrote the rows. An error: none of it is, except after
     /// [`StoreError::Unavailable`], when the outcome may be unknown: the checkpoints tell.
-    async fn commit(self: Box<Self>, writes: &Writes<'_>) -> Result<(), StoreError>;
+    async fn commit(self: Box<Self>, writes: &Writes<'_>) -> Result<u64, StoreError>;
 }
 
 /// What is written under: a generation and the plugin that writes.

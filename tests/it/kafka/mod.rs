@@ -3,11 +3,13 @@
 mod brokers;
 mod database;
 mod exactly_once;
+mod lanes;
 mod log_identity;
 mod order_between_topics;
 mod payloads;
 mod rebalance;
 mod refused;
+mod rejections;
 mod sandbox;
 mod stopping;
 mod transactions;

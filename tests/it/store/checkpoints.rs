@@ -9,7 +9,7 @@ use anyhow::Result;
 use projector::checkpoint::{Checkpoint, Identity};
 use projector::event::{Event, Partition, Position};
 use projector::outcome::{Failure, FailureKind};
-use projector::store::{Advance, Counters, DeadLetter, StatementCount, StoreError, Writes};
+use projector::store::{Advance, Counters, DeadLetter, PartitionState, StatementCount, StoreError, Writes};
 use projector_model::Change;
 
 use super::home::{Home, wait_until};
@@ -22,6 +22,7 @@ on_both_stores!(
     a_moved_checkpoint_is_named_and_nothing_is_written,
     a_commit_that_is_given_up_at_any_wait_leaves_all_of_it_or_nothing,
     rows_checkpoints_dead_letters_and_counters_move_together,
+    what_is_shown_is_of_one_moment,
     what_stands_still_says_why_until_it_moves,
 );
 
@@ -201,6 +202,49 @@ async fn rows_checkpoints_dead_letters_and_counters_move_together(home: Home) ->
     let rows = rows::of_store(&home, &projection.deployment.contract, &generation).await?;
     let values: Vec<_> = rows[0].visible.iter().map(|(values, _)| values[1].as_deref()).collect();
     assert_eq!(values, [Some("5"), Some("10")]);
+    Ok(())
+}
+
+/// Somebody looks all the while that batches are committed, and sees each of them wholly or not.
+async fn what_is_shown_is_of_one_moment(home: Home) -> Result<()> {
+    const BATCHES: i64 = 300;
+    let projection = Projection::install(home.open().await?, contract(&numbers())).await?;
+    let generation = projection.deployment.generation.clone();
+    projection.store.begin_partition(&generation, &other(), 0, &Identity::default()).await?;
+    let write = async {
+        for at in 0..BATCHES {
+            let batch = Batch::new(10 * at);
+            projection.begin().await?.commit(&batch.writes([advance(2 * at, 2), of_other(10 * at)])).await?;
+        }
+        anyhow::Ok(())
+    };
+    let look = async {
+        let mut seen = 0;
+        loop {
+            let shown = projection.overview().await?;
+            let find = |partition: &Partition| {
+                let of = |state: &&PartitionState| state.topic == *partition.topic;
+                shown.partitions.iter().find(of).expect("both are shown")
+            };
+            let (here, there) = (find(&partition()), find(&other()));
+            let changes = shown.statements.get("add").map_or(0, |count| count.changes);
+            let of_each = [
+                shown.dead_letters,
+                here.checkpoint / 2,
+                there.checkpoint / 10,
+                there.counters.dead,
+                there.dead_by_code.values().sum(),
+                changes,
+            ];
+            assert_eq!(of_each, [of_each[0]; 6]);
+            seen += i64::from((1..BATCHES).contains(&of_each[0]));
+            if of_each[0] == BATCHES {
+                assert!(seen > 0, "nobody looked in between");
+                return anyhow::Ok(());
+            }
+        }
+    };
+    tokio::try_join!(write, look)?;
     Ok(())
 }
 

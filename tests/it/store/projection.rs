@@ -113,7 +113,8 @@ impl Projection {
         let applied = advance(self.offset().await?, events.len() as i64);
         let changes = events.iter().map(Vec::as_slice).enumerate().collect();
         let writes = Writes { advances: vec![applied], changes, dead: Vec::new() };
-        self.begin().await?.commit(&writes).await
+        self.begin().await?.commit(&writes).await?;
+        Ok(())
     }
 
     /// What calls of lookups find, as the values that the rows have.

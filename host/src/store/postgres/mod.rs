@@ -148,6 +148,10 @@ impl Store for Postgres {
         self.id
     }
 
+    fn writers(&self) -> usize {
+        self.pool.options().get_max_connections() as usize
+    }
+
     async fn install(&self, component: &Component<'_>) -> Result<Installed, StoreError> {
         let contract = component.contract;
         let mut tx = self.pool.begin().await.map_err(classify)?;
@@ -331,13 +335,18 @@ impl Store for Postgres {
     }
 
     async fn overview(&self) -> Result<Vec<Projection>, StoreError> {
+        let mut snapshot = self
+            .pool
+            .begin_with("begin isolation level repeatable read, read only")
+            .await
+            .map_err(classify)?;
         let rows = sqlx::query(
             "select g.id, g.projection, g.number, g.active_digest, g.halted, c.version, c.descriptor::text,
                (select count(*) from projector.dead_letter d where d.generation_id = g.id)
              from projector.generation g join projector.component c on c.digest = g.active_digest
              order by g.projection, g.number",
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *snapshot)
         .await
         .map_err(classify)?;
         let mut projections = Vec::with_capacity(rows.len());
@@ -351,8 +360,8 @@ impl Store for Postgres {
                 version: row.get(5),
                 descriptor: row.get(6),
                 dead_letters: row.get(7),
-                partitions: partition_states(&self.pool, id).await?,
-                statements: statement_counts(&self.pool, id).await?,
+                partitions: partition_states(&mut snapshot, id).await?,
+                statements: statement_counts(&mut snapshot, id).await?,
             });
         }
         Ok(projections)
@@ -427,13 +436,16 @@ async fn activate(
     Ok(())
 }
 
-async fn partition_states(pool: &PgPool, generation: i64) -> Result<Vec<PartitionState>, StoreError> {
+async fn partition_states(
+    snapshot: &mut PgConnection,
+    generation: i64,
+) -> Result<Vec<PartitionState>, StoreError> {
     let mut codes: BTreeMap<(String, i32, String), BTreeMap<String, i64>> = BTreeMap::new();
     let outcomes = sqlx::query(
         "select topic, partition, outcome, code, events from projector.outcome where generation_id = $1",
     )
     .bind(generation)
-    .fetch_all(pool)
+    .fetch_all(&mut *snapshot)
     .await
     .map_err(classify)?;
     for row in outcomes {
@@ -444,7 +456,7 @@ async fn partition_states(pool: &PgPool, generation: i64) -> Result<Vec<Partitio
          from projector.checkpoint where generation_id = $1 order by topic, partition",
     )
     .bind(generation)
-    .fetch_all(pool)
+    .fetch_all(&mut *snapshot)
     .await
     .map_err(classify)?;
     Ok(rows
@@ -475,7 +487,7 @@ async fn partition_states(pool: &PgPool, generation: i64) -> Result<Vec<Partitio
 }
 
 async fn statement_counts(
-    pool: &PgPool,
+    snapshot: &mut PgConnection,
     generation: i64,
 ) -> Result<BTreeMap<String, StatementCount>, StoreError> {
     let rows = sqlx::query(
@@ -483,7 +495,7 @@ async fn statement_counts(
          where generation_id = $1 group by statement",
     )
     .bind(generation)
-    .fetch_all(pool)
+    .fetch_all(&mut *snapshot)
     .await
     .map_err(classify)?;
     Ok(rows

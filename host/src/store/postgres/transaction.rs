@@ -87,7 +87,7 @@ impl Transaction for Batch {
         Ok(found)
     }
 
-    async fn commit(mut self: Box<Self>, writes: &Writes<'_>) -> Result<(), StoreError> {
+    async fn commit(mut self: Box<Self>, writes: &Writes<'_>) -> Result<u64, StoreError> {
         failpoint::reached(failpoint::BEFORE_WRITE, &self.deployment.generation.projection);
         self.advance(&writes.advances).await?;
         let changes =
@@ -105,7 +105,7 @@ impl Transaction for Batch {
         failpoint::reached(failpoint::BEFORE_COMMIT, &self.deployment.generation.projection);
         self.tx.commit().await.map_err(classify)?;
         failpoint::reached(failpoint::AFTER_COMMIT, &self.deployment.generation.projection);
-        Ok(())
+        Ok(steps.len() as u64)
     }
 }
 

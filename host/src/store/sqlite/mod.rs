@@ -16,7 +16,8 @@ use projector_model::Descriptor;
 use rustix::fs::{FlockOperation, flock};
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteSynchronous,
 };
 use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 use uuid::Uuid;
@@ -123,6 +124,10 @@ fn now_micros() -> i64 {
 impl Store for Sqlite {
     fn id(&self) -> Uuid {
         self.id
+    }
+
+    fn writers(&self) -> usize {
+        1
     }
 
     async fn install(&self, component: &Component<'_>) -> Result<Installed, StoreError> {
@@ -290,13 +295,14 @@ impl Store for Sqlite {
     }
 
     async fn overview(&self) -> Result<Vec<Projection>, StoreError> {
+        let mut snapshot = self.pool.begin().await.map_err(classify)?;
         let rows = sqlx::query(
             "select g.id, g.projection, g.number, g.active_digest, g.halted, c.version, c.descriptor,
                (select count(*) from projector_dead_letter d where d.generation_id = g.id)
              from projector_generation g join projector_component c on c.digest = g.active_digest
              order by g.projection, g.number",
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *snapshot)
         .await
         .map_err(classify)?;
         let mut projections = Vec::with_capacity(rows.len());
@@ -310,8 +316,8 @@ impl Store for Sqlite {
                 version: row.get(5),
                 descriptor: row.get(6),
                 dead_letters: row.get(7),
-                partitions: partition_states(&self.pool, id).await?,
-                statements: statement_counts(&self.pool, id).await?,
+                partitions: partition_states(&mut snapshot, id).await?,
+                statements: statement_counts(&mut snapshot, id).await?,
             });
         }
         Ok(projections)
@@ -389,13 +395,16 @@ async fn activate(
     Ok(())
 }
 
-async fn partition_states(pool: &SqlitePool, generation: i64) -> Result<Vec<PartitionState>, StoreError> {
+async fn partition_states(
+    snapshot: &mut SqliteConnection,
+    generation: i64,
+) -> Result<Vec<PartitionState>, StoreError> {
     let mut codes: BTreeMap<(String, i32, String), BTreeMap<String, i64>> = BTreeMap::new();
     let outcomes = sqlx::query(
         "select topic, partition, outcome, code, events from projector_outcome where generation_id = ?",
     )
     .bind(generation)
-    .fetch_all(pool)
+    .fetch_all(&mut *snapshot)
     .await
     .map_err(classify)?;
     for row in outcomes {
@@ -406,7 +415,7 @@ async fn partition_states(pool: &SqlitePool, generation: i64) -> Result<Vec<Part
          from projector_checkpoint where generation_id = ? order by topic, partition",
     )
     .bind(generation)
-    .fetch_all(pool)
+    .fetch_all(&mut *snapshot)
     .await
     .map_err(classify)?;
     Ok(rows
@@ -437,14 +446,14 @@ async fn partition_states(pool: &SqlitePool, generation: i64) -> Result<Vec<Part
 }
 
 async fn statement_counts(
-    pool: &SqlitePool,
+    snapshot: &mut SqliteConnection,
     generation: i64,
 ) -> Result<BTreeMap<String, StatementCount>, StoreError> {
     let rows = sqlx::query(
         "select statement, sum(changes), sum(rows) from projector_effect where generation_id = ? group by statement",
     )
     .bind(generation)
-    .fetch_all(pool)
+    .fetch_all(&mut *snapshot)
     .await
     .map_err(classify)?;
     Ok(rows

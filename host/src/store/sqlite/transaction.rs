@@ -45,7 +45,7 @@ impl Transaction for Batch {
         Ok(found)
     }
 
-    async fn commit(mut self: Box<Self>, writes: &Writes<'_>) -> Result<(), StoreError> {
+    async fn commit(mut self: Box<Self>, writes: &Writes<'_>) -> Result<u64, StoreError> {
         failpoint::reached(failpoint::BEFORE_WRITE, &self.deployment.generation.projection);
         self.advance(&writes.advances).await?;
         let mut tables = self.load(writes).await?;
@@ -61,13 +61,13 @@ impl Transaction for Batch {
                 *all_rows += rows as i64;
             }
         }
-        self.write_back(&tables).await?;
+        let statements = self.write_back(&tables).await?;
         self.bury(&writes.dead).await?;
         self.count(&writes.advances, &effects).await?;
         failpoint::reached(failpoint::BEFORE_COMMIT, &self.deployment.generation.projection);
         self.tx.commit().await.map_err(classify)?;
         failpoint::reached(failpoint::AFTER_COMMIT, &self.deployment.generation.projection);
-        Ok(())
+        Ok(statements)
     }
 }
 
@@ -129,7 +129,8 @@ impl Batch {
         Ok(tables)
     }
 
-    async fn write_back(&mut self, tables: &Tables) -> Result<(), StoreError> {
+    async fn write_back(&mut self, tables: &Tables) -> Result<u64, StoreError> {
+        let mut statements = 0;
         let contract = self.deployment.contract.clone();
         let changed = tables.changed();
         for (index, table) in contract.tables.iter().enumerate() {
@@ -144,8 +145,9 @@ impl Batch {
             let stored = Stored::new(table, &self.deployment.generation.schema);
             stored.delete(&mut self.tx, &deleted).await?;
             stored.write(&mut self.tx, &written).await?;
+            statements += u64::from(!deleted.is_empty()) + u64::from(!written.is_empty());
         }
-        Ok(())
+        Ok(statements)
     }
 
     async fn bury(&mut self, dead: &[DeadLetter<'_>]) -> Result<(), StoreError> {
