@@ -215,3 +215,12 @@ fn the_descriptor_is_what_the_source_says() {
     assert_eq!(descriptor["tables"][0]["columns"][3], json!({"name": "price", "type": "decimal(10,2)"}));
     assert_eq!(descriptor["ignores"][1], json!({"code": "asked"}));
 }
+
+#[test]
+fn a_topic_says_how_its_duplicates_are_told() {
+    let topics = Shop::descriptor().topics;
+    let declared: Vec<_> = topics.iter().map(|topic| json!(topic)["event-id"].clone()).collect();
+    let of_header = json!({"header": "x-event-id", "window-seconds": 604_800});
+    let of_field = json!({"field": "saleId", "window-seconds": 129_600});
+    assert_eq!(declared, [json!(null), json!(null), of_header, of_field, json!(null)]);
+}

@@ -24,6 +24,13 @@ pub struct Header {
 }
 
 impl Event {
+    /// The record's timestamp in microseconds since 1970, unless a producer's clock puts it where no
+    /// database can.
+    pub fn recorded_at_micros(&self) -> Option<i64> {
+        let micros = self.timestamp_ms?.checked_mul(1_000)?;
+        projector_model::value::TIMESTAMP_RANGE.contains(&micros).then_some(micros)
+    }
+
     /// What the event's own bytes weigh in memory, for the bounds of batches and buffers.
     pub fn size_bytes(&self) -> usize {
         let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);

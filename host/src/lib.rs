@@ -13,6 +13,7 @@
 pub mod batch;
 pub mod checkpoint;
 pub mod config;
+pub mod duplicate;
 pub mod event;
 pub mod failpoint;
 pub mod outcome;

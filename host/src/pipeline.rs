@@ -6,6 +6,7 @@
 
 mod positions;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::{BatchLimits, Buffer, Delivery};
+use crate::duplicate::{self, EventId};
 use crate::event::Partition;
 use crate::outcome::{Failure, FailureKind, Outcome};
 use crate::plugin::Plugin;
@@ -289,13 +291,25 @@ impl Run {
         let (mut rest, mut statements) = (Vec::new(), 0);
         let commit = async {
             let mut tx = self.store.begin(&self.deployment).await.map_err(ProjectError::Store)?;
+            let ids = duplicate::ids(&self.deployment.contract, &batch.deliveries);
+            let given: Vec<EventId> = ids.iter().flatten().cloned().collect();
+            let known = match given.is_empty() {
+                true => HashSet::new(),
+                false => tx.known(&given).await.map_err(ProjectError::Store)?,
+            };
+            let duplicates = duplicate::duplicates(&ids, &known);
             let outcomes = tokio::task::block_in_place(|| {
                 let mut read = |calls: &[_]| Handle::current().block_on(tx.read(calls));
-                project::resolve(&self.plugin, &batch.deliveries, &answers, &mut read)
+                project::resolve(&self.plugin, &batch.deliveries, &answers, &duplicates, &mut read)
             })?;
             rest = batch.deliveries.split_off(outcomes.len());
             let advances = self.positions.advances(&batch.deliveries, &outcomes);
-            let writes = writes(&batch.deliveries, &outcomes, advances.clone());
+            let mut writes = writes(&batch.deliveries, &outcomes, advances.clone());
+            let new =
+                batch.deliveries.iter().zip(&ids).zip(&duplicates).filter(|(_, duplicate)| !**duplicate);
+            writes.ids.extend(new.filter_map(|((delivery, id), _)| {
+                duplicate::remembered(&self.deployment.contract, &delivery.event, id.as_ref()?)
+            }));
             statements = tx.commit(&writes).await.map_err(ProjectError::Store)?;
             Ok(advances)
         };
@@ -393,7 +407,7 @@ fn condemn(batch: &mut Batch, code: &str, detail: &str) {
 }
 
 fn writes<'b>(deliveries: &'b [Delivery], outcomes: &'b [Outcome], advances: Vec<Advance>) -> Writes<'b> {
-    let mut writes = Writes { advances, changes: Vec::new(), dead: Vec::new() };
+    let mut writes = Writes { advances, changes: Vec::new(), dead: Vec::new(), ids: Vec::new() };
     for (at, (delivery, outcome)) in deliveries.iter().zip(outcomes).enumerate() {
         match outcome {
             Outcome::Apply(changes) => writes.changes.push((at, changes)),

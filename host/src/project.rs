@@ -8,6 +8,7 @@
 mod overlay;
 
 use projector_model::LookupCall;
+use projector_model::change::codes;
 use projector_model::interpret::Row;
 
 use crate::batch::Delivery;
@@ -40,7 +41,7 @@ pub fn ask(plugin: &Plugin, batch: &[Delivery]) -> Result<Vec<FirstAnswer>, Proj
     batch.iter().map(|delivery| caller.call(&delivery.event, &[])).collect()
 }
 
-/// Brings each event to its outcome, in order. Blocks.
+/// Brings each event to its outcome, in order. Blocks. What is a duplicate leads to nothing.
 ///
 /// Returns an outcome for each event, or for fewer, but for one at least: those that remain are to
 /// begin the next batch, because a lookup of theirs could find rows that this one has not written
@@ -49,6 +50,7 @@ pub fn resolve(
     plugin: &Plugin,
     batch: &[Delivery],
     answers: &[FirstAnswer],
+    duplicates: &[bool],
     read: &mut Read<'_>,
 ) -> Result<Vec<Outcome>, ProjectError> {
     let mut caller = Caller::new(plugin);
@@ -57,7 +59,11 @@ pub fn resolve(
     overlay.load(needs.cloned().collect(), read).map_err(ProjectError::Store)?;
 
     let mut outcomes = Vec::with_capacity(batch.len());
-    for (delivery, first) in batch.iter().zip(answers) {
+    for (at, (delivery, first)) in batch.iter().zip(answers).enumerate() {
+        if duplicates.get(at) == Some(&true) {
+            outcomes.push(Outcome::Ignore { code: codes::DUPLICATE.into() });
+            continue;
+        }
         let mut answer = first.clone();
         let mut found: Vec<Found> = Vec::new();
         let mut rounds = 0;

@@ -55,6 +55,10 @@ pub mod codes {
     /// An update or delete with `on-miss: reject` touched no row.
     pub const MISSED: &str = "missed";
 
+    /// Host, of an ignored event: one with the same id was handled before.
+    pub const DUPLICATE: &str = "duplicate";
+
     /// Every code above: a descriptor that declares one of them is refused.
-    pub const BUILT_IN: &[&str] = &[BAD_PAYLOAD, INVALID_CHANGE, INVALID_VALUE, NULL_KEY, OVERFLOW, MISSED];
+    pub const BUILT_IN: &[&str] =
+        &[BAD_PAYLOAD, INVALID_CHANGE, INVALID_VALUE, NULL_KEY, OVERFLOW, MISSED, DUPLICATE];
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::change::codes;
 use crate::contract::{self, Contract, Guard};
-use crate::descriptor::{Code, Descriptor, IndexKind, OnMiss, Operation, Statement, StatementKind};
+use crate::descriptor::{Code, Descriptor, EventId, IndexKind, OnMiss, Operation, Statement, StatementKind};
 use crate::value::Type;
 
 /// One thing wrong with a descriptor.
@@ -658,9 +658,36 @@ impl Checker {
                     name: topic.name.clone(),
                     writes: self.granted(&format!("{place}: statements"), &topic.statements, &statements),
                     lookups: self.granted(&format!("{place}: lookups"), &topic.lookups, &lookups),
+                    event_id: topic
+                        .event_id
+                        .as_ref()
+                        .and_then(|id| self.event_id(&format!("{place}: event-id"), id)),
                 }
             })
             .collect()
+    }
+
+    fn event_id(&mut self, place: &str, id: &EventId) -> Option<contract::EventId> {
+        let source = match (&id.header, &id.field) {
+            (Some(header), None) => contract::IdSource::Header(header.clone()),
+            (None, Some(field)) => contract::IdSource::Field(field.clone()),
+            _ => {
+                self.problem(
+                    place,
+                    "an event's id is in one place",
+                    "name either a `header` or a `field`".to_string(),
+                );
+                return None;
+            }
+        };
+        if id.window_seconds == 0 {
+            self.problem(
+                &format!("{place}: window-seconds"),
+                "an id that is not remembered tells no duplicates",
+                "write how long after an event its duplicate may come".to_string(),
+            );
+        }
+        Some(contract::EventId { source, window_seconds: id.window_seconds })
     }
 
     fn granted(&mut self, place: &str, named: &[String], declared: &[&str]) -> Vec<bool> {

@@ -22,6 +22,21 @@ pub struct Topic {
     pub writes: Vec<bool>,
     /// By lookup: whether an event of this topic may need it.
     pub lookups: Vec<bool>,
+    pub event_id: Option<EventId>,
+}
+
+/// By what a producer's duplicates are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventId {
+    pub source: IdSource,
+    pub window_seconds: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IdSource {
+    Header(String),
+    /// A field at the top level of the JSON payload.
+    Field(String),
 }
 
 #[derive(Debug, Clone)]

@@ -55,6 +55,24 @@ pub struct Topic {
     /// Names of the lookups that an event of this topic may need.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lookups: Vec<String>,
+    /// Where its events carry an id of their own, by which the host tells a producer's duplicates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_id: Option<EventId>,
+}
+
+/// Where an event carries its id. An event without one there is no duplicate of any other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct EventId {
+    /// The name of a header. Either this or `field`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<String>,
+    /// The name of a field at the top level of a JSON payload, a text or a number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// For how long, at least, an id is remembered, by the records' own time.
+    pub window_seconds: u32,
 }
 
 /// A table. Its primary key is its only unique constraint.

@@ -1,10 +1,13 @@
-//! A handler: a function with `#[on("topic", writes(…), reads(…))]`.
+//! A handler: a function with `#[on("topic", writes(…), reads(…), event_id(…))]`.
 
 use proc_macro2::Span;
 use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
-use syn::{Attribute, Error, FnArg, Ident, ImplItemFn, LitStr, Pat, Result, Token, Type, parenthesized};
+use syn::{
+    Attribute, Error, Expr, ExprLit, FnArg, Ident, ImplItemFn, Lit, LitStr, MetaNameValue, Pat, Result,
+    Token, Type, parenthesized,
+};
 
 const SHAPE: &str = "a handler is `fn name(event: Event<Payload>, cx: &mut Context<Self>) -> Outcome`";
 
@@ -21,6 +24,14 @@ pub(crate) struct Topic {
     pub(crate) takes: Span,
     pub(crate) writes: Vec<Type>,
     pub(crate) reads: Vec<Type>,
+    pub(crate) event_id: Option<EventId>,
+}
+
+/// `event_id(header = "x-event-id", window = "7d")`.
+pub(crate) struct EventId {
+    pub(crate) in_header: bool,
+    pub(crate) name: LitStr,
+    pub(crate) window_seconds: u32,
 }
 
 impl Handler {
@@ -43,9 +54,9 @@ impl Handler {
             _ => return Err(Error::new(function.sig.ident.span(), SHAPE)),
         };
         let topic = |attribute: &Attribute| {
-            let On { name, writes, reads } = attribute.parse_args()?;
+            let On { name, writes, reads, event_id } = attribute.parse_args()?;
             let handler = function.sig.ident.clone();
-            Ok(Topic { name, handler, takes: event.ty.span(), writes, reads })
+            Ok(Topic { name, handler, takes: event.ty.span(), writes, reads, event_id })
         };
         let context = match &*context.pat {
             Pat::Ident(named) => Some(named.ident.clone()),
@@ -59,6 +70,7 @@ struct On {
     name: LitStr,
     writes: Vec<Type>,
     reads: Vec<Type>,
+    event_id: Option<EventId>,
 }
 
 impl Parse for On {
@@ -66,7 +78,7 @@ impl Parse for On {
         let name = input.parse().map_err(|error| {
             Error::new(error.span(), "the topic comes first: #[on(\"topic\", writes(Row))]")
         })?;
-        let mut on = Self { name, writes: Vec::new(), reads: Vec::new() };
+        let mut on = Self { name, writes: Vec::new(), reads: Vec::new(), event_id: None };
         while !input.is_empty() {
             input.parse::<Token![,]>()?;
             if input.is_empty() {
@@ -77,11 +89,58 @@ impl Parse for On {
             let list = match option.to_string().as_str() {
                 "writes" => &mut on.writes,
                 "reads" => &mut on.reads,
-                _ => return Err(Error::new(option.span(), "write `writes(…)` or `reads(…)`")),
+                "event_id" => {
+                    parenthesized!(content in input);
+                    on.event_id = Some(content.parse()?);
+                    continue;
+                }
+                _ => return Err(Error::new(option.span(), "write `writes(…)`, `reads(…)` or `event_id(…)`")),
             };
             parenthesized!(content in input);
             list.extend(Punctuated::<Type, Token![,]>::parse_terminated(&content)?);
         }
         Ok(on)
     }
+}
+
+const EVENT_ID: &str =
+    "write `event_id(header = \"x-event-id\", window = \"7d\")`, or `field` instead of `header`";
+
+impl Parse for EventId {
+    fn parse(input: ParseStream<'_>) -> Result<Self> {
+        let (mut place, mut window) = (None, None);
+        let options = Punctuated::<MetaNameValue, Token![,]>::parse_terminated(input)?;
+        for option in &options {
+            let Expr::Lit(ExprLit { lit: Lit::Str(value), .. }) = &option.value else {
+                return Err(Error::new(option.value.span(), EVENT_ID));
+            };
+            match option.path.get_ident().map(Ident::to_string).as_deref() {
+                Some("header") if place.is_none() => place = Some((true, value.clone())),
+                Some("field") if place.is_none() => place = Some((false, value.clone())),
+                Some("window") => window = Some(seconds(value)?),
+                _ => return Err(Error::new(option.path.span(), EVENT_ID)),
+            }
+        }
+        match (place, window) {
+            (Some((in_header, name)), Some(window_seconds)) => Ok(Self { in_header, name, window_seconds }),
+            _ => Err(input.error(EVENT_ID)),
+        }
+    }
+}
+
+/// `7d`, `36h`, `90m` or `30s`.
+fn seconds(written: &LitStr) -> Result<u32> {
+    let text = written.value();
+    let unit = text.chars().last().and_then(|unit| match unit {
+        'd' => Some(86_400),
+        'h' => Some(3_600),
+        'm' => Some(60),
+        's' => Some(1),
+        _ => None,
+    });
+    let number = text.get(..text.len().saturating_sub(1)).and_then(|number| number.parse::<u32>().ok());
+    unit.zip(number)
+        .and_then(|(unit, number)| number.checked_mul(unit))
+        .filter(|seconds| *seconds > 0)
+        .ok_or_else(|| Error::new(written.span(), "write a window like \"7d\", \"36h\", \"90m\" or \"30s\""))
 }

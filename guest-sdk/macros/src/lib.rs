@@ -143,6 +143,11 @@ pub fn derive_lookup(input: TokenStream) -> TokenStream {
 ///
 /// `#[on(...)]` names a topic and what its events may write and read. A handler for topics that
 /// are alike has several. Functions without it are the author's own.
+///
+/// `event_id(header = "x-event-id", window = "7d")` in it, or `field = "eventId"` for a field at the top
+/// level of a JSON payload, has the host tell a producer's duplicates: an event whose id was handled
+/// within the window (`d`, `h`, `m` or `s`) is ignored, with the code `duplicate`. Writes that are
+/// idempotent do not need it; an `add` does.
 #[proc_macro_attribute]
 pub fn projection(arguments: TokenStream, item: TokenStream) -> TokenStream {
     expand(projection::expand(arguments.into(), item.into()))

@@ -7,7 +7,7 @@ use syn::spanned::Spanned;
 use syn::{Error, Ident, ImplItem, ItemImpl, LitInt, LitStr, Result, Type};
 
 use crate::codes::{self, Code};
-use crate::handler::{Handler, Topic};
+use crate::handler::{EventId, Handler, Topic};
 
 pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> {
     let options = Options::of(arguments)?;
@@ -47,8 +47,24 @@ fn implementation(projection: &Ident, options: &Options, topics: &[Topic]) -> To
     let version =
         options.version.as_ref().map_or_else(|| quote!(env!("CARGO_PKG_VERSION")), |text| quote!(#text));
     let declared_topics = topics.iter().map(|topic| {
-        let (name, writes, reads) = (&topic.name, statements.indices(&topic.writes), lookups.indices(&topic.reads));
-        quote!(::projector_sdk::expansion::TopicDeclaration { name: #name, statements: &[#(#writes),*], lookups: &[#(#reads),*] })
+        let (name, writes, reads) =
+            (&topic.name, statements.indices(&topic.writes), lookups.indices(&topic.reads));
+        let event_id = match &topic.event_id {
+            None => quote!(::core::option::Option::None),
+            Some(EventId { in_header, name, window_seconds }) => quote! {
+                ::core::option::Option::Some(::projector_sdk::expansion::EventIdDeclaration {
+                    in_header: #in_header,
+                    name: #name,
+                    window_seconds: #window_seconds,
+                })
+            },
+        };
+        quote!(::projector_sdk::expansion::TopicDeclaration {
+            name: #name,
+            statements: &[#(#writes),*],
+            lookups: &[#(#reads),*],
+            event_id: #event_id,
+        })
     });
     let calls = (0u16..).zip(topics).map(|(at, topic)| {
         let (name, handler) = (&topic.name, &topic.handler);

@@ -1,6 +1,6 @@
 //! The projection as a whole.
 
-use projector_model::descriptor::{Code, Topic};
+use projector_model::descriptor::{Code, EventId, Topic};
 use projector_model::{Descriptor, Rejection};
 
 use super::lookup::LookupDeclaration;
@@ -39,6 +39,24 @@ pub struct TopicDeclaration {
     pub statements: &'static [u16],
     /// Indices of the lookups that an event may need.
     pub lookups: &'static [u16],
+    pub event_id: Option<EventIdDeclaration>,
+}
+
+/// By what the host tells a producer's duplicates.
+#[derive(Debug, Clone, Copy)]
+pub struct EventIdDeclaration {
+    /// The name of a header, or else of a field of the payload.
+    pub in_header: bool,
+    pub name: &'static str,
+    pub window_seconds: u32,
+}
+
+impl EventIdDeclaration {
+    fn describe(self) -> EventId {
+        let name = Some(self.name.to_owned());
+        let (header, field) = if self.in_header { (name, None) } else { (None, name) };
+        EventId { header, field, window_seconds: self.window_seconds }
+    }
 }
 
 impl ProjectionDeclaration {
@@ -60,6 +78,7 @@ impl ProjectionDeclaration {
                 .map(|at| self.statements[usize::from(*at)].name.into())
                 .collect(),
             lookups: topic.lookups.iter().map(|at| self.lookups[usize::from(*at)].name.into()).collect(),
+            event_id: topic.event_id.map(EventIdDeclaration::describe),
         };
         Descriptor {
             name: self.name.into(),

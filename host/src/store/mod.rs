@@ -6,7 +6,7 @@
 pub mod postgres;
 pub mod sqlite;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use crate::checkpoint::{Checkpoint, Identity};
 use crate::config;
+use crate::duplicate::{EventId, Remembered};
 use crate::event::{Event, Partition};
 use crate::outcome::Failure;
 
@@ -87,6 +88,9 @@ pub trait Transaction: Send {
     /// asked. What this sees stays as it is until the end of the transaction.
     async fn read(&mut self, calls: &[LookupCall]) -> Result<Vec<Vec<Row>>, StoreError>;
 
+    /// Which of these ids were handled before.
+    async fn known(&mut self, ids: &[EventId]) -> Result<HashSet<EventId>, StoreError>;
+
     /// Moves the checkpoints, writes the rows, the dead letters and the counters, and commits.
     ///
     /// `Ok`: all of it is durable; how many set-wise statements wrote the rows. An error: none of it is, except after
@@ -133,6 +137,8 @@ pub struct Writes<'a> {
     /// The batch's events that led to changes, in order: `(place in the batch, changes)`.
     pub changes: Vec<(usize, &'a [Change])>,
     pub dead: Vec<DeadLetter<'a>>,
+    /// Ids of events, none of which was [known](Transaction::known).
+    pub ids: Vec<Remembered>,
 }
 
 /// How one partition's checkpoint moves, and what became of the events in between.
@@ -174,13 +180,6 @@ pub struct DeadLetter<'a> {
 }
 
 impl DeadLetter<'_> {
-    /// The record's timestamp in microseconds, unless a producer's clock puts it where no database
-    /// can.
-    pub fn recorded_at(&self) -> Option<i64> {
-        let micros = self.event.timestamp_ms?.checked_mul(1_000)?;
-        projector_model::value::TIMESTAMP_RANGE.contains(&micros).then_some(micros)
-    }
-
     /// The event's headers as JSON: an array, since names may repeat. A value that is no UTF-8
     /// stands as `{"hex": …}`.
     pub fn headers_json(&self) -> serde_json::Value {

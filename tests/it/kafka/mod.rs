@@ -2,6 +2,7 @@
 
 mod brokers;
 mod database;
+mod duplicates;
 mod exactly_once;
 mod lanes;
 mod log_identity;

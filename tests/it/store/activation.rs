@@ -38,7 +38,12 @@ async fn an_activation_waits_for_the_transaction_in_flight_and_stops_the_next(ho
     }
     assert!(!activation.is_finished());
     let changes = [numeric(PUT, &[1, 2])];
-    let writes = Writes { advances: vec![advance(0, 1)], changes: vec![(0, &changes)], dead: Vec::new() };
+    let writes = Writes {
+        advances: vec![advance(0, 1)],
+        changes: vec![(0, &changes)],
+        dead: Vec::new(),
+        ids: Vec::new(),
+    };
     in_flight.commit(&writes).await?;
     assert_eq!(activation.await??.active, "new");
     assert!(

@@ -62,6 +62,7 @@ impl Batch {
             advances: advances.into(),
             changes: vec![(0, &self.changes[..1]), (1, &self.changes[1..])],
             dead: vec![DeadLetter { event: &self.event, failure: &self.failure }],
+            ids: Vec::new(),
         }
     }
 }
@@ -137,8 +138,8 @@ async fn a_commit_that_is_given_up_at_any_wait_leaves_all_of_it_or_nothing(home:
         let finished = give_up_after(patience, commit).await;
         patience += 1;
         // The server may still be at it.
-        let settled = async || Ok(session.lock().await.transactions().await? == 0);
-        wait_until("the transaction that was given up has ended", settled).await?;
+        let decided = async || Ok(session.lock().await.undecided().await? == 0);
+        wait_until("the transaction that was given up has ended", decided).await?;
 
         let state = projection.partition_state(&other()).await?;
         if let Some(result) = finished {

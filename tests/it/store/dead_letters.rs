@@ -43,7 +43,11 @@ async fn bury(projection: &Projection, events: &[Event]) -> Result<()> {
         dead: BTreeMap::from([("trap".into(), buried)]),
     };
     let dead = events.iter().map(|event| DeadLetter { event, failure: &failure }).collect();
-    projection.begin().await?.commit(&Writes { advances: vec![advance], changes: Vec::new(), dead }).await?;
+    projection
+        .begin()
+        .await?
+        .commit(&Writes { advances: vec![advance], changes: Vec::new(), dead, ids: Vec::new() })
+        .await?;
     Ok(())
 }
 

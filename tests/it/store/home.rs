@@ -86,12 +86,12 @@ impl Session {
         Ok(waiting.bind(lock).fetch_one(session).await?)
     }
 
-    /// How many of the host's sessions are in a transaction. SQLite ends one before its connection
-    /// is used again.
-    pub(super) async fn transactions(&mut self) -> Result<i64> {
+    /// How many of the host's sessions are at work, or have written what is neither committed nor
+    /// rolled back. SQLite ends a transaction before its connection is used again.
+    pub(super) async fn undecided(&mut self) -> Result<i64> {
         let Session::Postgres(session) = self else { return Ok(0) };
         let busy = "select count(*) from pg_stat_activity where datname = current_database()
-                      and application_name = 'projector' and state <> 'idle'";
+                      and application_name = 'projector' and (state = 'active' or backend_xid is not null)";
         Ok(sqlx::query_scalar(busy).fetch_one(session).await?)
     }
 }

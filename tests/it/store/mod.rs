@@ -9,6 +9,7 @@ mod activation;
 mod checkpoints;
 mod dead_letters;
 mod drift;
+mod ids;
 mod install;
 mod one_writer;
 mod reads;

@@ -112,7 +112,7 @@ impl Projection {
         }
         let applied = advance(self.offset().await?, events.len() as i64);
         let changes = events.iter().map(Vec::as_slice).enumerate().collect();
-        let writes = Writes { advances: vec![applied], changes, dead: Vec::new() };
+        let writes = Writes { advances: vec![applied], changes, dead: Vec::new(), ids: Vec::new() };
         self.begin().await?.commit(&writes).await?;
         Ok(())
     }

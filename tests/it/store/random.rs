@@ -98,6 +98,7 @@ pub(crate) fn descriptor(name: &str, throws: &mut Throws<'_>) -> Descriptor {
             name: "t".into(),
             statements: statements.iter().map(|statement| statement.name.clone()).collect(),
             lookups: Vec::new(),
+            event_id: None,
         }],
         tables,
         statements,

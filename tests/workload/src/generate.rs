@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::Record;
 use crate::catalogue::{ARTICLES, COUNTRIES, FAMILY_NAMES, GIVEN_NAMES, currency_in};
 use crate::events::{CustomerCountryChanged, CustomerProfileUpdated, Item, Order, OrderConfirmed};
+use crate::shape::{Customers, Shape};
 use crate::topics::Topic;
 
 pub const ORDER_CONFIRMED: &str = "order.confirmed.v2";
@@ -21,8 +22,6 @@ const SPAN: Duration = Duration::from_secs(60 * 24 * 60 * 60);
 
 /// An order comes from somebody new, or a customer's topic speaks of somebody who never ordered.
 const NEW_CUSTOMER: f64 = 0.15;
-/// An order that was confirmed before is confirmed again, with other items.
-const CONFIRMED_AGAIN: f64 = 0.02;
 const OLD_SCHEMA: f64 = 0.01;
 const ORDER_WITHOUT_COUNTRY: f64 = 0.1;
 /// The order service carries what the customer entered at the first order, however long ago.
@@ -51,13 +50,21 @@ pub struct Workload {
     /// in their future.
     pub now: SystemTime,
     pub mix: Mix,
+    pub shape: Shape,
     /// Put before the name of every topic, so that workloads can share a broker.
     pub topic_prefix: String,
 }
 
 impl Workload {
     pub fn new(seed: u64, events: usize, now: SystemTime) -> Workload {
-        Workload { seed, events, now, mix: Mix::default(), topic_prefix: String::new() }
+        Workload {
+            seed,
+            events,
+            now,
+            mix: Mix::default(),
+            shape: Shape::default(),
+            topic_prefix: String::new(),
+        }
     }
 
     /// The three topics, to be created. They keep records of any age.
@@ -160,9 +167,10 @@ impl Records {
     }
 
     fn order_confirmed(&mut self, envelope: &Envelope) -> Record {
-        let again = !self.orders.is_empty() && self.rng.random_bool(CONFIRMED_AGAIN);
+        let Shape { confirmed_again, popularity, .. } = self.workload.shape;
+        let again = !self.orders.is_empty() && self.rng.random_bool(confirmed_again);
         let number = if again {
-            self.rng.random_range(0..self.orders.len())
+            popularity.draw(self.orders.len(), &mut self.rng)
         } else {
             let customer = self.some_customer();
             self.orders.push(customer);
@@ -242,20 +250,28 @@ impl Records {
         }
     }
 
-    /// Somebody new now and then; early customers are busier than late ones.
     fn some_customer(&mut self) -> usize {
-        if self.customers.is_empty() || self.rng.random_bool(NEW_CUSTOMER) {
-            let id = format!("c-{:06}", self.customers.len() + 1);
-            let profile = Profile {
-                country: self.some_country(),
-                email: format!("{id}@example.com"),
-                name: self.some_name(),
-            };
-            self.customers.push(Customer { id, first_profile: profile.clone(), profile, updates: 0 });
-            return self.customers.len() - 1;
-        }
         let known = self.customers.len();
-        self.rng.random_range(0..known).min(self.rng.random_range(0..known))
+        match self.workload.shape.customers {
+            Customers::Growing if known == 0 || self.rng.random_bool(NEW_CUSTOMER) => self.new_customer(),
+            Customers::Growing => self.rng.random_range(0..known).min(self.rng.random_range(0..known)),
+            // Those who were not drawn yet are all alike.
+            Customers::Fixed(count) => match self.rng.random_range(0..count) {
+                drawn if drawn < known => drawn,
+                _ => self.new_customer(),
+            },
+        }
+    }
+
+    fn new_customer(&mut self) -> usize {
+        let id = format!("c-{:06}", self.customers.len() + 1);
+        let profile = Profile {
+            country: self.some_country(),
+            email: format!("{id}@example.com"),
+            name: self.some_name(),
+        };
+        self.customers.push(Customer { id, first_profile: profile.clone(), profile, updates: 0 });
+        self.customers.len() - 1
     }
 
     fn some_country(&mut self) -> &'static str {
@@ -293,6 +309,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::shape::Popularity;
 
     fn workload(seed: u64, events: usize) -> Workload {
         Workload::new(seed, events, UNIX_EPOCH + Duration::from_secs(1_700_000_000))
@@ -378,5 +395,32 @@ mod tests {
         assert!((300..1_500).contains(&yoga_mats), "{yoga_mats}");
         assert!(changed_before_any_order > 50, "{changed_before_any_order}");
         assert!(changed_after_an_order > 300, "{changed_after_an_order}");
+    }
+
+    #[test]
+    fn a_few_orders_are_confirmed_again_and_again_where_zipf_rules() {
+        let mut workload = workload(7, 10_000);
+        workload.mix = Mix { orders: 1, country_changes: 0, profile_updates: 0 };
+        workload.shape = Shape { confirmed_again: 0.8, popularity: Popularity::Zipf, ..Shape::default() };
+        let mut confirmed: HashMap<Vec<u8>, usize> = HashMap::new();
+        for record in workload.records() {
+            *confirmed.entry(record.key.unwrap()).or_default() += 1;
+        }
+        assert!((1_850..2_150).contains(&confirmed.len()), "{}", confirmed.len());
+        assert!(confirmed[&b"o-0000001"[..]] > 500, "{}", confirmed[&b"o-0000001"[..]]);
+        assert!(confirmed.values().filter(|times| **times == 1).count() > 500);
+    }
+
+    #[test]
+    fn a_fixed_number_of_customers_share_the_orders() {
+        let mut workload = workload(8, 5_000);
+        workload.mix = Mix { orders: 95, country_changes: 5, profile_updates: 0 };
+        workload.shape = Shape { customers: Customers::Fixed(10), ..Shape::default() };
+        let mut orders: HashMap<String, usize> = HashMap::new();
+        for record in workload.records().filter(|record| record.topic == ORDER_CONFIRMED) {
+            *orders.entry(payload(&record)["order"]["customerId"].to_string()).or_default() += 1;
+        }
+        assert_eq!(orders.len(), 10);
+        assert!(orders.values().all(|count| (380..580).contains(count)), "{orders:?}");
     }
 }

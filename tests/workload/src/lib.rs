@@ -22,6 +22,7 @@ mod export;
 mod generate;
 mod publish;
 mod record;
+mod shape;
 
 pub use export::write_json_lines;
 pub use generate::{
@@ -29,3 +30,4 @@ pub use generate::{
 };
 pub use publish::{Position, Publisher};
 pub use record::Record;
+pub use shape::{Customers, Popularity, Shape};

@@ -21,6 +21,8 @@ const PROPERTIES: [(&str, &str); 5] = [
 ];
 
 const POLL: Duration = Duration::from_millis(50);
+/// How long a record that may not go yet waits until it is asked for again.
+const PACE: Duration = Duration::from_millis(2);
 
 /// Where a record came to lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +38,7 @@ pub struct Position {
 pub struct Publisher<'a> {
     properties: ClientConfig,
     progress: Box<dyn FnMut(usize) + 'a>,
+    pace: Box<dyn FnMut(usize) -> Result<bool> + 'a>,
 }
 
 impl<'a> Publisher<'a> {
@@ -45,7 +48,7 @@ impl<'a> Publisher<'a> {
         for (name, value) in PROPERTIES {
             properties.set(name, value);
         }
-        Publisher { properties, progress: Box::new(|_| ()) }
+        Publisher { properties, progress: Box::new(|_| ()), pace: Box::new(|_| Ok(true)) }
     }
 
     /// A librdkafka property beside or instead of those that this crate chose.
@@ -60,6 +63,13 @@ impl<'a> Publisher<'a> {
         self
     }
 
+    /// `pace` is asked, with a record's index, before that record is handed over: again and again
+    /// until it says yes, while those before it go on their way. Its error ends the publishing.
+    pub fn pace(mut self, pace: impl FnMut(usize) -> Result<bool> + 'a) -> Publisher<'a> {
+        self.pace = Box::new(pace);
+        self
+    }
+
     /// Publishes all of `records`, in order for each partition; returns when every one of them is
     /// acknowledged, with their positions in the same order. One that cannot be delivered is an
     /// error; others may have been delivered then.
@@ -68,6 +78,10 @@ impl<'a> Publisher<'a> {
         let producer: BaseProducer<Deliveries> =
             self.properties.create_with_context(deliveries).context("no producer with these properties")?;
         for (index, record) in records.iter().enumerate() {
+            while !(self.pace)(index)? {
+                producer.poll(PACE);
+                (self.progress)(producer.context().delivered()?);
+            }
             send(&producer, record, index)?;
             if index % 500 == 0 {
                 producer.poll(Duration::ZERO);

@@ -92,6 +92,20 @@ impl Postgres {
     }
 }
 
+const BEGIN: &str = "begin";
+const BEGIN_SNAPSHOT: &str = "begin isolation level repeatable read, read only";
+
+/// Begins a transaction. sqlx does not know of one whose `begin` was dropped before the answer came,
+/// and would leave it open in the pool: so it is begun where nobody drops it.
+async fn begin(
+    pool: &PgPool,
+    statement: &'static str,
+) -> Result<sqlx::Transaction<'static, sqlx::Postgres>, StoreError> {
+    let pool = pool.clone();
+    let begun = tokio::spawn(async move { pool.begin_with(statement).await }).await;
+    begun.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())).map_err(classify)
+}
+
 /// The host's own tables, in a schema of their own; hosts that start together wait for each other.
 async fn migrate(pool: &PgPool) -> Result<(), StoreError> {
     let mut connection = pool.acquire().await.map_err(classify)?;
@@ -154,7 +168,7 @@ impl Store for Postgres {
 
     async fn install(&self, component: &Component<'_>) -> Result<Installed, StoreError> {
         let contract = component.contract;
-        let mut tx = self.pool.begin().await.map_err(classify)?;
+        let mut tx = begin(&self.pool, BEGIN).await?;
         // One host at a time decides about a name.
         sqlx::query("select pg_advisory_xact_lock($1, hashtext($2))")
             .bind(ADVISORY_CLASS)
@@ -335,11 +349,7 @@ impl Store for Postgres {
     }
 
     async fn overview(&self) -> Result<Vec<Projection>, StoreError> {
-        let mut snapshot = self
-            .pool
-            .begin_with("begin isolation level repeatable read, read only")
-            .await
-            .map_err(classify)?;
+        let mut snapshot = begin(&self.pool, BEGIN_SNAPSHOT).await?;
         let rows = sqlx::query(
             "select g.id, g.projection, g.number, g.active_digest, g.halted, c.version, c.descriptor::text,
                (select count(*) from projector.dead_letter d where d.generation_id = g.id)

@@ -1,5 +1,6 @@
 //! One batch, one transaction.
 
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -14,6 +15,7 @@ use super::ADVISORY_CLASS;
 use super::errors::classify;
 use super::statements::Statements;
 use super::values::{self, Timestamp};
+use crate::duplicate::{EventId, Remembered};
 use crate::event::Partition;
 use crate::failpoint;
 use crate::plan::{self, Step};
@@ -30,7 +32,7 @@ pub(super) async fn begin(
     deployment: &Deployment,
     statements: Arc<Statements>,
 ) -> Result<Batch, StoreError> {
-    let mut tx = pool.begin().await.map_err(classify)?;
+    let mut tx = super::begin(pool, super::BEGIN).await?;
     let generation = deployment.generation.id;
     let active: String =
         sqlx::query_scalar("select active_digest from projector.generation where id = $1 for share")
@@ -87,6 +89,22 @@ impl Transaction for Batch {
         Ok(found)
     }
 
+    async fn known(&mut self, ids: &[EventId]) -> Result<HashSet<EventId>, StoreError> {
+        let rows = sqlx::query(
+            "select e.topic, e.id from projector.event_id e
+             join unnest($2::text[], $3::bytea[]) as u(topic, id) on e.topic = u.topic and e.id = u.id
+             where e.generation_id = $1",
+        )
+        .bind(self.generation())
+        .bind(ids.iter().map(|id| &*id.topic).collect::<Vec<&str>>())
+        .bind(ids.iter().map(|id| &id.hash[..]).collect::<Vec<&[u8]>>())
+        .fetch_all(&mut *self.tx)
+        .await
+        .map_err(classify)?;
+        let found: HashSet<(&str, &[u8])> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+        Ok(ids.iter().filter(|id| found.contains(&(&*id.topic, &id.hash[..]))).cloned().collect())
+    }
+
     async fn commit(mut self: Box<Self>, writes: &Writes<'_>) -> Result<u64, StoreError> {
         failpoint::reached(failpoint::BEFORE_WRITE, &self.deployment.generation.projection);
         self.advance(&writes.advances).await?;
@@ -101,6 +119,7 @@ impl Transaction for Batch {
             *all_rows += rows as i64;
         }
         self.bury(&writes.dead).await?;
+        self.remember(&writes.ids).await?;
         self.count(&writes.advances, &effects).await?;
         failpoint::reached(failpoint::BEFORE_COMMIT, &self.deployment.generation.projection);
         self.tx.commit().await.map_err(classify)?;
@@ -203,13 +222,63 @@ impl Batch {
         .bind(events().map(|event| &*event.position.partition.topic).collect::<Vec<&str>>())
         .bind(events().map(|event| event.position.partition.number).collect::<Vec<i32>>())
         .bind(events().map(|event| event.position.offset).collect::<Vec<i64>>())
-        .bind(dead.iter().map(|letter| letter.recorded_at().map(Timestamp)).collect::<Vec<_>>())
+        .bind(dead.iter().map(|letter| letter.event.recorded_at_micros().map(Timestamp)).collect::<Vec<_>>())
         .bind(events().map(|event| event.key.as_deref()).collect::<Vec<_>>())
         .bind(events().map(|event| event.value.as_deref()).collect::<Vec<_>>())
         .bind(dead.iter().map(|letter| letter.headers_json().to_string()).collect::<Vec<_>>())
         .bind(failures().map(|failure| failure.kind.as_str()).collect::<Vec<_>>())
         .bind(failures().map(|failure| failure.code.as_str()).collect::<Vec<_>>())
         .bind(failures().map(|failure| failure.detail.as_str()).collect::<Vec<_>>())
+        .execute(&mut *self.tx)
+        .await
+        .map_err(classify)?;
+        Ok(())
+    }
+
+    /// Makes ids known, in one order for all writers, and forgets those that are out of their window.
+    async fn remember(&mut self, ids: &[Remembered]) -> Result<(), StoreError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let mut ids: Vec<&Remembered> = ids.iter().collect();
+        ids.sort_by(|a, b| a.id.cmp(&b.id));
+        let inserted = sqlx::query(
+            "insert into projector.event_id (generation_id, topic, id, recorded_at)
+             select $1, u.topic, u.id, coalesce(u.recorded_at, now())
+             from unnest($2::text[], $3::bytea[], $4::timestamptz[]) as u(topic, id, recorded_at)
+             on conflict do nothing",
+        )
+        .bind(self.generation())
+        .bind(ids.iter().map(|one| &*one.id.topic).collect::<Vec<&str>>())
+        .bind(ids.iter().map(|one| &one.id.hash[..]).collect::<Vec<&[u8]>>())
+        .bind(ids.iter().map(|one| one.recorded_at.map(Timestamp)).collect::<Vec<_>>())
+        .execute(&mut *self.tx)
+        .await
+        .map_err(classify)?;
+        if inserted.rows_affected() != ids.len() as u64 {
+            let meanwhile = "another writer handled an event with the same id meanwhile";
+            return Err(StoreError::Unavailable(sqlx::Error::Protocol(meanwhile.into())));
+        }
+        // By the records' time, which no producer's clock may put ahead of the database's. What
+        // another writer is about to forget is left to it.
+        let mut latest: BTreeMap<&str, (Option<Timestamp>, i64)> = BTreeMap::new();
+        for one in ids {
+            let (at, window) = latest.entry(&*one.id.topic).or_default();
+            *at = (*at).max(one.recorded_at.map(Timestamp));
+            *window = i64::from(one.window_seconds);
+        }
+        sqlx::query(
+            "delete from projector.event_id where ctid in (
+               select e.ctid from projector.event_id e
+               join unnest($2::text[], $3::timestamptz[], $4::int8[]) as u(topic, latest, seconds)
+                 on e.topic = u.topic and e.recorded_at < least(u.latest, now()) - u.seconds * interval '1 second'
+               where e.generation_id = $1
+               for update of e skip locked)",
+        )
+        .bind(self.generation())
+        .bind(latest.keys().copied().collect::<Vec<&str>>())
+        .bind(latest.values().map(|(at, _)| *at).collect::<Vec<_>>())
+        .bind(latest.values().map(|(_, seconds)| *seconds).collect::<Vec<i64>>())
         .execute(&mut *self.tx)
         .await
         .map_err(classify)?;

@@ -84,7 +84,7 @@ pub(super) fn decode(row: &PgRow, at: usize, ty: Type) -> Result<Value, sqlx::Er
 }
 
 /// Microseconds since 1970; the contract's range lies inside of Postgres'.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Timestamp(pub(super) i64);
 
 /// Days since 1970.

@@ -1,7 +1,7 @@
 //! One batch, one transaction: the rows that it can touch are loaded, the model's interpreter
 //! applies the changes one by one, and what it changed is written back.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use async_trait::async_trait;
 use projector_model::interpret::Row;
@@ -11,6 +11,7 @@ use sqlx::sqlite::SqlitePool;
 use super::errors::classify;
 use super::now_micros;
 use super::rows::Stored;
+use crate::duplicate::{EventId, Remembered};
 use crate::failpoint;
 use crate::store::{Advance, DeadLetter, Deployment, StoreError, Transaction, Writes};
 
@@ -45,6 +46,25 @@ impl Transaction for Batch {
         Ok(found)
     }
 
+    async fn known(&mut self, ids: &[EventId]) -> Result<HashSet<EventId>, StoreError> {
+        let mut known = HashSet::new();
+        for id in ids {
+            let found: i64 = sqlx::query_scalar(
+                "select count(*) from projector_event_id where generation_id = ? and topic = ? and id = ?",
+            )
+            .bind(self.generation())
+            .bind(&*id.topic)
+            .bind(&id.hash[..])
+            .fetch_one(&mut *self.tx)
+            .await
+            .map_err(classify)?;
+            if found > 0 {
+                known.insert(id.clone());
+            }
+        }
+        Ok(known)
+    }
+
     async fn commit(mut self: Box<Self>, writes: &Writes<'_>) -> Result<u64, StoreError> {
         failpoint::reached(failpoint::BEFORE_WRITE, &self.deployment.generation.projection);
         self.advance(&writes.advances).await?;
@@ -63,6 +83,7 @@ impl Transaction for Batch {
         }
         let statements = self.write_back(&tables).await?;
         self.bury(&writes.dead).await?;
+        self.remember(&writes.ids).await?;
         self.count(&writes.advances, &effects).await?;
         failpoint::reached(failpoint::BEFORE_COMMIT, &self.deployment.generation.projection);
         self.tx.commit().await.map_err(classify)?;
@@ -164,7 +185,7 @@ impl Batch {
             .bind(&*event.position.partition.topic)
             .bind(event.position.partition.number)
             .bind(event.position.offset)
-            .bind(letter.recorded_at())
+            .bind(letter.event.recorded_at_micros())
             .bind(event.key.as_deref())
             .bind(event.value.as_deref())
             .bind(letter.headers_json().to_string())
@@ -172,6 +193,41 @@ impl Batch {
             .bind(&failure.code)
             .bind(&failure.detail)
             .bind(now_micros())
+            .execute(&mut *self.tx)
+            .await
+            .map_err(classify)?;
+        }
+        Ok(())
+    }
+
+    /// Makes ids known, and forgets those that are out of their window.
+    async fn remember(&mut self, ids: &[Remembered]) -> Result<(), StoreError> {
+        let now = now_micros();
+        let mut horizons: BTreeMap<&str, i64> = BTreeMap::new();
+        for one in ids {
+            // No producer's clock may put the horizon ahead.
+            let recorded_at = one.recorded_at.unwrap_or(now);
+            let horizon = recorded_at.min(now) - i64::from(one.window_seconds) * 1_000_000;
+            let latest = horizons.entry(&*one.id.topic).or_insert(horizon);
+            *latest = horizon.max(*latest);
+            sqlx::query(
+                "insert into projector_event_id (generation_id, topic, id, recorded_at) values (?, ?, ?, ?)",
+            )
+            .bind(self.generation())
+            .bind(&*one.id.topic)
+            .bind(&one.id.hash[..])
+            .bind(recorded_at)
+            .execute(&mut *self.tx)
+            .await
+            .map_err(classify)?;
+        }
+        for (topic, horizon) in horizons {
+            sqlx::query(
+                "delete from projector_event_id where generation_id = ? and topic = ? and recorded_at < ?",
+            )
+            .bind(self.generation())
+            .bind(topic)
+            .bind(horizon)
             .execute(&mut *self.tx)
             .await
             .map_err(classify)?;

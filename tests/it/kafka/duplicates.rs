@@ -1,0 +1,81 @@
+//! What a producer sends twice counts once, where the topic says how its events are told apart.
+
+use projector_workload::Record;
+use serde_json::{Value, json};
+
+use crate::harness::{Argument, Guest, Platform, Plugins, ReadModel, assert_closed, descriptor, rows};
+
+/// Counts every event, by an id that its topic declares.
+fn platform(name: &str, read_model: ReadModel, event_id: Value) -> (Platform, Plugins) {
+    let mut declared: Value = serde_json::from_str(&descriptor("counts")).unwrap();
+    declared["topics"][0]["event-id"] = event_id;
+    let mut guest = Guest::describing(&declared.to_string());
+    let answer = guest.changes(&[(0, &[Argument::Int64(1), Argument::Int64(1)])]);
+    let guest = guest.project(&format!("(i32.const {answer})"));
+    let plugins = Plugins::new(&[]).add("counts.wasm", guest.component());
+    let platform = Platform::new(name, &[], read_model)
+        .set(&["plugins", "directory"], plugins.path())
+        .set(&["batch", "events"], 4);
+    platform.create_topics(2);
+    (platform, plugins)
+}
+
+/// Runs a host on these records, and says how many events were counted of how many.
+#[track_caller]
+fn prove(platform: &Platform, records: &[Record], read: usize, duplicates: usize) {
+    platform.publish(records);
+    let host = platform.start_host("host");
+    let status = platform.until_through("counts");
+    assert_closed(&status, read, duplicates, 0);
+    assert_eq!(status.ignored_by_code.get("duplicate").copied().unwrap_or_default(), duplicates as u64);
+    let counted = rows(platform.read_model(), "counts", "seen", &["events"]);
+    assert_eq!(counted, [[Some((read - duplicates).to_string())]]);
+    host.sigterm();
+}
+
+fn in_header(platform: &Platform, id: Option<&str>, partition: i32) -> Record {
+    let mut record = Record::new(platform.topic("hostile.events.v1"), "k", "A");
+    record.partition = Some(partition);
+    record.headers = id.map(|id| ("x-event-id".to_owned(), Some(id.into()))).into_iter().collect();
+    record
+}
+
+/// Fault 15: in one batch, in another, after a restart, on another partition. Events without an id
+/// are all different.
+#[test]
+fn an_event_that_is_sent_again_counts_once() {
+    let declared = json!({"header": "x-event-id", "window-seconds": 86_400});
+    for read_model in [ReadModel::postgres(), ReadModel::sqlite()] {
+        let (platform, _plugins) = platform("duplicates", read_model, declared.clone());
+        let of = |ids: &[&str], partition| -> Vec<Record> {
+            ids.iter().map(|id| in_header(&platform, Some(id), partition)).collect()
+        };
+        let first = of(&["a", "b", "a", "c", "d", "e", "f", "g", "a", "b"], 0);
+        prove(&platform, &first, 10, 3);
+        let mut again = of(&["b", "g", "h"], 0);
+        again.extend(of(&["a", "i"], 1));
+        again.extend([in_header(&platform, None, 0), in_header(&platform, None, 0)]);
+        prove(&platform, &again, 17, 6);
+    }
+}
+
+/// The id may be a field of the payload; what has none is no duplicate, whatever it is.
+#[test]
+fn the_id_may_stand_in_the_payload() {
+    let declared = json!({"field": "eventId", "window-seconds": 86_400});
+    let (platform, _plugins) = platform("duplicates-field", ReadModel::postgres(), declared);
+    let topic = platform.topic("hostile.events.v1");
+    let payloads = [
+        r#"{"n": {"eventId": "no"}, "eventId": "a"}"#,
+        r#"{"eventId": "b"}"#,
+        r#"{"eventId": "a", "other": 1}"#,
+        r#"{"eventId": 7}"#,
+        r#"{"eventId": 7}"#,
+        r#"{"eventId": null}"#,
+        r#"{"eventId": null}"#,
+        "no json",
+        "no json",
+    ];
+    let records: Vec<Record> = payloads.iter().map(|payload| Record::new(&*topic, "k", *payload)).collect();
+    prove(&platform, &records, 9, 2);
+}
