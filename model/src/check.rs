@@ -5,6 +5,7 @@ use std::fmt;
 use crate::change::codes;
 use crate::contract::{self, Contract, Guard};
 use crate::descriptor::{Code, Descriptor, EventId, IndexKind, OnMiss, Operation, Statement, StatementKind};
+use crate::reserved;
 use crate::value::Type;
 
 /// One thing wrong with a descriptor.
@@ -52,134 +53,6 @@ const MAX_STATEMENTS: usize = 1_000;
 const MAX_TABLES: usize = 100;
 const MAX_COLUMNS: usize = 500;
 const MAX_LOOKUP_ROWS: u32 = 10_000;
-
-/// Names that would be schemas of the host's or of the database's own.
-const RESERVED_NAMES: &[&str] = &["projector", "public", "information-schema", "main", "temp", "sqlite"];
-
-/// Words that Postgres or SQLite reserve: every identifier is quoted, but readers would have to
-/// quote them as well.
-const RESERVED_WORDS: &[&str] = &[
-    "all",
-    "analyse",
-    "analyze",
-    "and",
-    "any",
-    "array",
-    "as",
-    "asc",
-    "asymmetric",
-    "authorization",
-    "between",
-    "binary",
-    "both",
-    "case",
-    "cast",
-    "check",
-    "collate",
-    "collation",
-    "column",
-    "commit",
-    "concurrently",
-    "constraint",
-    "create",
-    "cross",
-    "ctid",
-    "current_catalog",
-    "current_date",
-    "current_role",
-    "current_schema",
-    "current_time",
-    "current_timestamp",
-    "current_user",
-    "default",
-    "deferrable",
-    "delete",
-    "desc",
-    "distinct",
-    "do",
-    "drop",
-    "else",
-    "end",
-    "except",
-    "exists",
-    "false",
-    "fetch",
-    "for",
-    "foreign",
-    "freeze",
-    "from",
-    "full",
-    "grant",
-    "group",
-    "having",
-    "ilike",
-    "in",
-    "index",
-    "initially",
-    "inner",
-    "insert",
-    "intersect",
-    "into",
-    "is",
-    "isnull",
-    "join",
-    "lateral",
-    "leading",
-    "left",
-    "like",
-    "limit",
-    "localtime",
-    "localtimestamp",
-    "natural",
-    "not",
-    "notnull",
-    "null",
-    "offset",
-    "oid",
-    "on",
-    "only",
-    "or",
-    "order",
-    "outer",
-    "overlaps",
-    "placing",
-    "primary",
-    "references",
-    "returning",
-    "right",
-    "rowid",
-    "select",
-    "session_user",
-    "set",
-    "similar",
-    "some",
-    "symmetric",
-    "system_user",
-    "table",
-    "tablesample",
-    "tableoid",
-    "then",
-    "to",
-    "trailing",
-    "transaction",
-    "true",
-    "union",
-    "unique",
-    "update",
-    "user",
-    "using",
-    "values",
-    "variadic",
-    "verbose",
-    "when",
-    "where",
-    "window",
-    "with",
-    "xmax",
-    "xmin",
-    "cmax",
-    "cmin",
-];
 
 pub(crate) fn check(descriptor: Descriptor) -> Result<Contract, Problems> {
     let mut checker = Checker::default();
@@ -266,7 +139,7 @@ impl Checker {
                 ),
             );
         }
-        if RESERVED_NAMES.contains(&name.as_str()) || name.starts_with("pg-") {
+        if reserved::NAMES.contains(&name.as_str()) || name.starts_with("pg-") {
             self.problem(
                 "name",
                 format!("{name:?} is the name of a schema of the database's own"),
@@ -780,7 +653,7 @@ impl Checker {
                 format!("{name:?} cannot be an identifier"),
                 format!("write lowercase letters, digits and underscores, beginning with a letter, at most {MAX_IDENTIFIER_BYTES}"),
             );
-        } else if RESERVED_WORDS.contains(&name) || name.starts_with("sqlite_") || name.starts_with("pg_") {
+        } else if reserved::is_word(name) || name.starts_with("sqlite_") || name.starts_with("pg_") {
             self.problem(
                 place,
                 format!("`{name}` is a reserved word"),

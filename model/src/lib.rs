@@ -14,6 +14,7 @@ pub mod decimal;
 pub mod descriptor;
 pub mod interpret;
 pub mod order;
+mod reserved;
 pub mod value;
 
 pub use change::{Change, LookupCall, Rejection};
