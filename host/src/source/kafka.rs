@@ -9,6 +9,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
@@ -24,6 +25,9 @@ const CHUNK_EVENTS: usize = 500;
 pub(super) const CHUNK_BYTES: usize = 1024 * 1024;
 /// How long a poll waits for an event; commands wait as long.
 const POLL: Duration = Duration::from_millis(20);
+/// How long the thread waits for a pipeline that has enough, before it pauses the consumer: that
+/// throws away what was fetched already. Meanwhile nobody is called back about the group.
+const BACK_PRESSURE: Duration = Duration::from_secs(1);
 /// One line about trouble with the brokers in this time is enough.
 const COMPLAINT: Duration = Duration::from_secs(30);
 
@@ -123,7 +127,9 @@ pub(super) struct Poller {
     topics: HashMap<Arc<str>, Topic>,
     events: Sender<Incoming>,
     commands: Receiver<Command>,
-    /// What the channel had no room for. Reading is paused while anything waits here.
+    /// To wait for room in the channel.
+    runtime: Handle,
+    /// What the channel had no room for. Reading is paused if anything stays here for long.
     outbox: VecDeque<Incoming>,
     paused: bool,
     complained: Option<Instant>,
@@ -167,6 +173,7 @@ impl Poller {
             topics,
             events,
             commands,
+            runtime: Handle::current(),
             outbox: VecDeque::new(),
             paused: false,
             complained: None,
@@ -275,13 +282,22 @@ impl Poller {
         while let Some(next) = self.outbox.pop_front() {
             match self.events.try_send(next) {
                 Ok(()) => {}
-                Err(TrySendError::Full(next)) => return self.outbox.push_front(next),
+                Err(TrySendError::Full(next)) if self.paused => return self.outbox.push_front(next),
+                Err(TrySendError::Full(next)) => {
+                    let room = async { tokio::time::timeout(BACK_PRESSURE, self.events.reserve()).await };
+                    match self.runtime.block_on(room) {
+                        Ok(Ok(room)) => room.send(next),
+                        Ok(Err(_)) => return self.outbox.clear(),
+                        Err(_) => return self.outbox.push_front(next),
+                    }
+                }
                 Err(TrySendError::Closed(_)) => return self.outbox.clear(),
             }
         }
     }
 
-    /// Pauses while the pipeline has more than it can take; polling goes on, for the group's sake.
+    /// Pauses when the pipeline has had more than it can take for long; polling goes on, for the
+    /// group's sake.
     fn press_back(&mut self) {
         if !self.outbox.is_empty() && !self.paused {
             self.set_paused(true);
