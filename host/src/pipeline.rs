@@ -51,10 +51,13 @@ struct Tally {
     statements: u64,
 }
 
-/// Events on their way, and what the plugin said of each, if it was asked already.
+/// Events on their way, and what was asked about them ahead of their turn.
 struct Batch {
     deliveries: Vec<Delivery>,
+    /// What the plugin said of each.
     answers: Option<Vec<FirstAnswer>>,
+    /// The partitions among theirs whose topic is another one than it was.
+    foreign: Option<Vec<Partition>>,
 }
 
 impl Pipeline {
@@ -134,7 +137,7 @@ impl Run {
 
     fn take_batch(&mut self) -> Option<Batch> {
         let deliveries = self.buffer.take(self.limits);
-        (!deliveries.is_empty()).then_some(Batch { deliveries, answers: None })
+        (!deliveries.is_empty()).then_some(Batch { deliveries, answers: None, foreign: None })
     }
 
     /// Takes what has happened already, as long as there is room for it.
@@ -177,7 +180,7 @@ impl Run {
         let mut backoff = Backoff::default();
         let mut timeouts = 0;
         loop {
-            if !self.of_the_same_log(&batch, &mut backoff).await {
+            if !self.of_the_same_log(&mut batch, &mut backoff).await {
                 return Ok(None);
             }
             let hold = self.source.hold(&mut batch.deliveries);
@@ -247,7 +250,11 @@ impl Run {
 
     /// Makes sure that a batch is of the log that its checkpoints are about; what is not will be void.
     /// `false`: it is time to stop, and that could not be found out.
-    async fn of_the_same_log(&mut self, batch: &Batch, backoff: &mut Backoff) -> bool {
+    async fn of_the_same_log(&mut self, batch: &mut Batch, backoff: &mut Backoff) -> bool {
+        if let Some(foreign) = batch.foreign.take() {
+            self.reposition(&foreign);
+            return true;
+        }
         loop {
             let foreign = tokio::select! {
                 foreign = self.positions.foreign(&batch.deliveries) => foreign,
@@ -266,8 +273,8 @@ impl Run {
         }
     }
 
-    /// One attempt at a batch: all of it, or nothing. Meanwhile the plugin is asked about the next
-    /// one.
+    /// One attempt at a batch: all of it, or nothing. Meanwhile the plugin and the brokers are asked
+    /// about the next one.
     async fn attempt(&mut self, batch: &mut Batch) -> (Result<Vec<Advance>, ProjectError>, Option<Batch>) {
         let mut answers = match batch.answers.take() {
             Some(answers) => answers,
@@ -280,9 +287,10 @@ impl Run {
         let next = self.take_batch();
         let ask_ahead = async {
             let mut next = next?;
+            // What fails here, or runs out of time, will do so again, and be dealt with, in its turn.
+            next.foreign = self.positions.foreign(&next.deliveries).await.ok();
             let plugin = self.plugin.clone();
             let asked = tokio::task::spawn_blocking(move || {
-                // What runs out of time here will do so again, and be dealt with, in its turn.
                 next.answers = project::ask(&plugin, &next.deliveries).ok();
                 next
             });

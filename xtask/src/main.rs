@@ -1,5 +1,6 @@
 //! Every habit of Projector's developers, as `cargo xtask <habit>`.
 
+mod bench;
 mod cargo;
 mod demo;
 mod guests;
@@ -40,6 +41,13 @@ enum Task {
     /// failure.
     Test(test::Options),
 
+    /// Measure events per second from Kafka to committed rows, against a hand-written program.
+    ///
+    /// On a real Kafka and a real Postgres, as in `test`; with optimized programs, which takes some
+    /// minutes to build at first. Every run is checked against the events. Leaves its report in
+    /// target/bench/report.md and report.json. Stop what else the machine does.
+    Bench(bench::Options),
+
     /// Check the formatting, and run clippy with warnings denied.
     Lint,
 
@@ -54,6 +62,7 @@ fn main() -> ExitCode {
         match arguments.task {
             Task::Demo(options) => demo::run(&cargo, &options),
             Task::Test(options) => test::run(&cargo, &options),
+            Task::Bench(options) => bench::run(&cargo, &options),
             Task::Lint => lint::run(&cargo),
             Task::Guests => {
                 cargo.build_programs()?;

@@ -78,6 +78,10 @@ fn place(contract: &Contract, rules: &Rules, steps: &mut Vec<Pending>, event: us
         steps[passed].patch(&rows, &patch, change);
     }
     if !joined {
+        // A write by key stays behind: an update by other columns can still be written into it. Such
+        // an update goes ahead.
+        let by_key = contract.is_by_key(&contract.writes[usize::from(change.statement)]);
+        let at = if by_key { steps.len() } else { at };
         let mut step = Pending::new(change.statement);
         step.join(contract, event, change);
         steps.insert(at, step);

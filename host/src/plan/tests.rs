@@ -381,6 +381,10 @@ mod examples {
             of_customer("c1", "GB"),
         ];
         assert_eq!(steps(&stored, &batch), 2);
+        // So does a batch that begins with the change, whosever order comes next.
+        let batch =
+            [of_customer("c1", "IT"), put(5, "c2", "DE", 5), put(6, "c1", "DE", 6), put(7, "c3", "DE", 7)];
+        assert_eq!(steps(&stored, &batch), 2);
         // A row that is there already is not inserted; one that is not takes the change with it.
         let once =
             [partial(ONCE, 1, &["c1", "DE"]), partial(ONCE, 9, &["c1", "DE"]), of_customer("c1", "IT")];

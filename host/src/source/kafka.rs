@@ -100,6 +100,8 @@ fn consumer_config(kafka: &config::Kafka, group: &str) -> ClientConfig {
         .set("heartbeat.interval.ms", "3000")
         .set("fetch.wait.max.ms", "500")
         .set("queued.max.messages.kbytes", "16384")
+        // How soon it fetches again after that was full; its own default is a second.
+        .set("fetch.queue.backoff.ms", "20")
         .set("topic.metadata.refresh.interval.ms", "30000");
     for (property, value) in client_config(kafka).config_map() {
         config.set(property.to_owned(), value.to_owned());

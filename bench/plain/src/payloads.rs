@@ -1,0 +1,55 @@
+//! The events as their producers write them. Fields that are not needed here are left out.
+
+use projector_sdk::prelude::*;
+use serde::{Deserialize, Serialize};
+
+/// What orders of every schema have.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Envelope {
+    pub(crate) schema_version: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct OrderConfirmed {
+    pub(crate) schema_version: u32,
+    pub(crate) occurred_at: Timestamp,
+    pub(crate) order: Order,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Order {
+    pub(crate) id: String,
+    pub(crate) customer_id: String,
+    pub(crate) customer_email: Option<String>,
+    pub(crate) customer_name: Option<String>,
+    pub(crate) customer_country: Option<String>,
+    pub(crate) currency: String,
+    pub(crate) total_cents: i64,
+    pub(crate) items: Vec<Item>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Item {
+    pub(crate) sku: String,
+    pub(crate) qty: i64,
+    pub(crate) price_cents: i64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct CountryChanged {
+    pub(crate) customer_id: String,
+    pub(crate) country: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ProfileUpdated {
+    pub(crate) customer_id: String,
+    pub(crate) email: String,
+    pub(crate) name: String,
+}
