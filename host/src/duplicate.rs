@@ -35,28 +35,64 @@ pub struct Remembered {
     pub window_seconds: u32,
 }
 
-/// The ids of a batch's events, in order. Empty where no topic declares one.
-pub fn ids(contract: &Contract, batch: &[Delivery]) -> Vec<Option<EventId>> {
-    if contract.topics.iter().all(|topic| topic.event_id.is_none()) {
-        return Vec::new();
+/// The ids of a batch's events.
+#[derive(Debug, Default)]
+pub struct Ids {
+    given: Vec<EventId>,
+    /// By event: its place among those given, if it has one.
+    places: Vec<Option<usize>>,
+}
+
+impl Ids {
+    /// Empty where no topic declares an id.
+    pub fn of(contract: &Contract, batch: &[Delivery]) -> Self {
+        if contract.topics.iter().all(|topic| topic.event_id.is_none()) {
+            return Self::default();
+        }
+        batch.iter().map(|delivery| id(contract, &delivery.event)).collect()
     }
-    batch.iter().map(|delivery| id(contract, &delivery.event)).collect()
+
+    /// In the order of the events.
+    pub fn given(&self) -> &[EventId] {
+        &self.given
+    }
+
+    /// Which events are duplicates, given the ids that are known before the batch.
+    pub fn duplicates(&self, known: &HashSet<EventId>) -> Vec<bool> {
+        let mut seen = HashSet::new();
+        let mut again = |id: &EventId| known.contains(id) || !seen.insert(id.clone());
+        self.places.iter().map(|place| place.is_some_and(|at| again(&self.given[at]))).collect()
+    }
+
+    /// What is to be remembered of those of the batch's events that are settled, which are its first.
+    pub fn remembered(
+        &self,
+        contract: &Contract,
+        settled: &[Delivery],
+        duplicates: &[bool],
+    ) -> Vec<Remembered> {
+        let new = settled.iter().zip(&self.places).zip(duplicates).filter(|(_, duplicate)| !**duplicate);
+        let remembered = |((Delivery { event, .. }, place), _): ((&Delivery, &Option<usize>), _)| {
+            let declared = contract.topics[usize::from(event.topic)].event_id.as_ref()?;
+            Some(Remembered {
+                id: self.given[(*place)?].clone(),
+                recorded_at: event.recorded_at_micros(),
+                window_seconds: declared.window_seconds,
+            })
+        };
+        new.filter_map(remembered).collect()
+    }
 }
 
-/// Which events of a batch are duplicates, given the ids that are known before it.
-pub fn duplicates(ids: &[Option<EventId>], known: &HashSet<EventId>) -> Vec<bool> {
-    let mut seen = HashSet::new();
-    ids.iter().map(|id| id.as_ref().is_some_and(|id| known.contains(id) || !seen.insert(id))).collect()
-}
-
-/// What is to be remembered of an event that is no duplicate.
-pub fn remembered(contract: &Contract, event: &Event, id: &EventId) -> Option<Remembered> {
-    let declared = contract.topics[usize::from(event.topic)].event_id.as_ref()?;
-    Some(Remembered {
-        id: id.clone(),
-        recorded_at: event.recorded_at_micros(),
-        window_seconds: declared.window_seconds,
-    })
+impl FromIterator<Option<EventId>> for Ids {
+    fn from_iter<I: IntoIterator<Item = Option<EventId>>>(ids: I) -> Self {
+        let mut all = Self::default();
+        for id in ids {
+            all.places.push(id.is_some().then_some(all.given.len()));
+            all.given.extend(id);
+        }
+        all
+    }
 }
 
 fn id(contract: &Contract, event: &Event) -> Option<EventId> {
@@ -131,8 +167,8 @@ mod tests {
     fn the_first_of_equal_ids_is_no_duplicate_unless_it_was_known() {
         let id = |number| EventId { topic: "t".into(), hash: [number; 16] };
         let other = EventId { topic: "u".into(), hash: [1; 16] };
-        let ids = [Some(id(1)), None, Some(id(1)), Some(other), None, Some(id(2))];
+        let ids: Ids = [Some(id(1)), None, Some(id(1)), Some(other), None, Some(id(2))].into_iter().collect();
         let known = HashSet::from([id(2)]);
-        assert_eq!(duplicates(&ids, &known), [false, false, true, false, false, true]);
+        assert_eq!(ids.duplicates(&known), [false, false, true, false, false, true]);
     }
 }

@@ -37,14 +37,12 @@ mod armed {
     static ARMED: LazyLock<Vec<Armed>> = LazyLock::new(|| {
         let text = std::env::var("PROJECTOR_FAILPOINTS").unwrap_or_default();
         let points = text.split(';').filter(|point| !point.is_empty());
-        let armed = |point| {
-            parse(point).unwrap_or_else(|| {
-            panic!("PROJECTOR_FAILPOINTS: {point:?} is not [projection:]name=kill@N or …=stop@N, which halts the process until it is continued")
-        })
-        };
-        points.map(armed).collect()
+        let refuse =
+            |point| panic!("PROJECTOR_FAILPOINTS: {point:?} is not [projection:]name=kill@N or …=stop@N");
+        points.map(|point| parse(point).unwrap_or_else(|| refuse(point))).collect()
     });
 
+    /// `name=kill@3`, or `projection:name=stop@1`, which halts the process until it is continued.
     fn parse(point: &str) -> Option<Armed> {
         let (place, action) = point.split_once('=')?;
         let (projection, name) = match place.split_once(':') {

@@ -6,9 +6,9 @@
 //! kafka → source → batch → plugin → validate → plan → store (rows + checkpoint, one transaction)
 //! ```
 //!
-//! [`pipeline`] is that way, top to bottom, one loop for each lane of a projection; [`supervisor`] keeps the
-//! loops alive. Modules stand in reading order: first plain data, then the stages, then what joins
-//! them, then what people ask.
+//! [`pipeline`] is that way, top to bottom, one loop for each lane of a projection; [`supervisor`]
+//! keeps the loops alive. Modules stand in reading order: first plain data, then the stages, then
+//! what joins them, then what people ask.
 
 pub mod batch;
 pub mod checkpoint;

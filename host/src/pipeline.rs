@@ -1,12 +1,11 @@
 //! The way of an event, from top to bottom: source → batch → plugin → validate → plan → store.
 //!
-//! One loop for each lane of a projection. It alone sees every stage; they do not see each other. A batch is
-//! settled when its rows and its checkpoints are committed together; until then nothing has
-//! happened.
+//! One loop for each lane of a projection. It alone sees every stage; they do not see each other. A
+//! batch is settled when its rows and its checkpoints are committed together; until then nothing
+//! has happened.
 
 mod positions;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::{BatchLimits, Buffer, Delivery};
-use crate::duplicate::{self, EventId};
+use crate::duplicate::Ids;
 use crate::event::Partition;
 use crate::outcome::{Failure, FailureKind, Outcome};
 use crate::plugin::Plugin;
@@ -285,10 +284,15 @@ impl Run {
         };
         self.drain();
         let next = self.take_batch();
+        let attempted = CancellationToken::new();
         let ask_ahead = async {
             let mut next = next?;
-            // What fails here, or runs out of time, will do so again, and be dealt with, in its turn.
-            next.foreign = self.positions.foreign(&next.deliveries).await.ok();
+            // What fails here, or runs out of time, will do so again, and be dealt with, in its turn;
+            // brokers that are slow to answer keep nobody from what is committed.
+            next.foreign = tokio::select! {
+                foreign = self.positions.foreign(&next.deliveries) => foreign.ok(),
+                () = attempted.cancelled() => None,
+            };
             let plugin = self.plugin.clone();
             let asked = tokio::task::spawn_blocking(move || {
                 next.answers = project::ask(&plugin, &next.deliveries).ok();
@@ -297,15 +301,14 @@ impl Run {
             Some(asked.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())))
         };
         let (mut rest, mut statements) = (Vec::new(), 0);
+        let ids = Ids::of(&self.deployment.contract, &batch.deliveries);
         let commit = async {
+            let _attempted = attempted.clone().drop_guard();
             let mut tx = self.store.begin(&self.deployment).await.map_err(ProjectError::Store)?;
-            let ids = duplicate::ids(&self.deployment.contract, &batch.deliveries);
-            let given: Vec<EventId> = ids.iter().flatten().cloned().collect();
-            let known = match given.is_empty() {
-                true => HashSet::new(),
-                false => tx.known(&given).await.map_err(ProjectError::Store)?,
+            let duplicates = match ids.given() {
+                [] => Vec::new(),
+                given => ids.duplicates(&tx.known(given).await.map_err(ProjectError::Store)?),
             };
-            let duplicates = duplicate::duplicates(&ids, &known);
             let outcomes = tokio::task::block_in_place(|| {
                 let mut read = |calls: &[_]| Handle::current().block_on(tx.read(calls));
                 project::resolve(&self.plugin, &batch.deliveries, &answers, &duplicates, &mut read)
@@ -313,11 +316,7 @@ impl Run {
             rest = batch.deliveries.split_off(outcomes.len());
             let advances = self.positions.advances(&batch.deliveries, &outcomes);
             let mut writes = writes(&batch.deliveries, &outcomes, advances.clone());
-            let new =
-                batch.deliveries.iter().zip(&ids).zip(&duplicates).filter(|(_, duplicate)| !**duplicate);
-            writes.ids.extend(new.filter_map(|((delivery, id), _)| {
-                duplicate::remembered(&self.deployment.contract, &delivery.event, id.as_ref()?)
-            }));
+            writes.ids = ids.remembered(&self.deployment.contract, &batch.deliveries, &duplicates);
             statements = tx.commit(&writes).await.map_err(ProjectError::Store)?;
             Ok(advances)
         };

@@ -120,10 +120,7 @@ fn relation(contract: &Contract, a: &Write, b: &Write) -> Relation {
         (true, true) => Relation::OtherKeys,
         (true, false) => by_key_and_by_others(contract, a, b),
         (false, true) => by_key_and_by_others(contract, b, a),
-        (false, false) => match both_by_others(a, b) {
-            Some(reason) => Relation::Never(reason),
-            None => Relation::Free,
-        },
+        (false, false) => of_rows_that_are_there(a, b),
     }
 }
 
@@ -163,10 +160,7 @@ fn by_key_and_by_others(contract: &Contract, key: &Write, others: &Write) -> Rel
             Relation::Never(Reason::Miss)
         }
         WriteKind::Delete => Relation::Free,
-        WriteKind::Update => match both_by_others(key, others) {
-            Some(reason) => Relation::Never(reason),
-            None => Relation::Free,
-        },
+        WriteKind::Update => of_rows_that_are_there(key, others),
         // The row that is there already stays, so a delete before it would let it in.
         WriteKind::InsertOnce if others.kind == WriteKind::Delete => Relation::Never(Reason::UnknownRow),
         WriteKind::InsertOnce => match selected_by(key, others) {
@@ -183,13 +177,9 @@ fn by_key_and_by_others(contract: &Contract, key: &Write, others: &Write) -> Rel
                 WriteKind::Delete => (0..table.columns.len()).collect(),
                 _ => columns(others),
             };
-            let patch = match others.kind {
-                WriteKind::Delete => None,
-                _ => patch(contract, key, others),
-            };
             match selected_by(key, others) {
                 Some(selected_by) if written.into_iter().all(forgets) => {
-                    Relation::OtherRows(Known { selected_by, patch })
+                    Relation::OtherRows(Known { selected_by, patch: patch(contract, key, others) })
                 }
                 _ => Relation::Never(Reason::UnknownRow),
             }
@@ -199,11 +189,11 @@ fn by_key_and_by_others(contract: &Contract, key: &Write, others: &Write) -> Rel
 
 /// Updates and deletes of rows that are there: neither may change what the other selects, nor what
 /// it finds.
-fn both_by_others(a: &Write, b: &Write) -> Option<Reason> {
+fn of_rows_that_are_there(a: &Write, b: &Write) -> Relation {
     if moves(a, a) || moves(b, b) || moves(a, b) || moves(b, a) {
-        return Some(Reason::Moves);
+        return Relation::Never(Reason::Moves);
     }
-    match (a.kind, b.kind) {
+    let reason = match (a.kind, b.kind) {
         (WriteKind::Delete, WriteKind::Delete) => {
             let may_miss = a.on_miss == OnMiss::Reject || b.on_miss == OnMiss::Reject;
             may_miss.then_some(Reason::Miss)
@@ -211,7 +201,8 @@ fn both_by_others(a: &Write, b: &Write) -> Option<Reason> {
         (WriteKind::Delete, _) => deleted_under(b),
         (_, WriteKind::Delete) => deleted_under(a),
         _ => (!columns(a).is_disjoint(&columns(b))).then_some(Reason::SameColumns),
-    }
+    };
+    reason.map_or(Relation::Free, Relation::Never)
 }
 
 /// What an update would notice of rows that are deleted before it.
@@ -249,7 +240,11 @@ fn selected_by(key: &Write, others: &Write) -> Option<Vec<usize>> {
     others.by.iter().map(position).collect()
 }
 
+/// `None`: a delete, or a column that the write by key does not set.
 fn patch(contract: &Contract, key: &Write, others: &Write) -> Option<Vec<Patch>> {
+    if others.kind == WriteKind::Delete {
+        return None;
+    }
     let columns = &contract.tables[key.table].columns;
     let patch = |(at, (column, operation)): (usize, &(usize, Operation))| {
         Some(Patch {

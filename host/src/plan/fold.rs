@@ -19,7 +19,7 @@ pub(super) fn selects_by_what_it_sets(write: &Write) -> bool {
 }
 
 /// How changes of a statement with the same `by` values are folded, for a person.
-pub(super) fn explain(write: &Write) -> &'static str {
+pub fn folding(write: &Write) -> &'static str {
     if selects_by_what_it_sets(write) {
         "each is a statement of its own: it sets the columns by which it selects"
     } else if write.kind == WriteKind::Delete && write.on_miss == OnMiss::Reject {

@@ -12,9 +12,10 @@ mod commute;
 mod fold;
 mod pending;
 
-use projector_model::{Change, Contract, Value, Write};
+use projector_model::{Change, Contract, Value};
 
 pub use commute::{Reason, Relation, Rules};
+pub use fold::folding;
 use pending::{Passage, Pending};
 
 /// One set-wise statement.
@@ -51,11 +52,6 @@ pub fn plan<'a>(
     tables.into_iter().flatten().map(|pending| pending.into_step(contract)).collect()
 }
 
-/// How one statement's changes of the same rows are folded, in words.
-pub fn folding(write: &Write) -> &'static str {
-    fold::explain(write)
-}
-
 /// Finds a change its step, from the last one on towards the first.
 fn place(contract: &Contract, rules: &Rules, steps: &mut Vec<Pending>, event: usize, change: &Change) {
     let mut patched = Vec::new();
@@ -75,7 +71,7 @@ fn place(contract: &Contract, rules: &Rules, steps: &mut Vec<Pending>, event: us
         at -= 1;
     }
     for (passed, rows, patch) in patched {
-        steps[passed].patch(&rows, &patch, change);
+        steps[passed].patch(&rows, patch, change);
     }
     if !joined {
         // A write by key stays behind: an update by other columns can still be written into it. Such

@@ -21,11 +21,11 @@ pub(super) struct Pending {
 }
 
 /// What a change does to the steps that it passes on its way to the front.
-pub(super) enum Passage {
+pub(super) enum Passage<'r> {
     Blocked,
     Untouched,
     /// The rows that it would have selected, and how it is written into them.
-    Patching(Vec<usize>, Vec<Patch>),
+    Patching(Vec<usize>, &'r [Patch]),
 }
 
 impl Pending {
@@ -65,7 +65,12 @@ impl Pending {
     }
 
     /// Whether a change of another statement may run before this step.
-    pub(super) fn lets_pass(&mut self, contract: &Contract, relation: &Relation, change: &Change) -> Passage {
+    pub(super) fn lets_pass<'r>(
+        &mut self,
+        contract: &Contract,
+        relation: &'r Relation,
+        change: &Change,
+    ) -> Passage<'r> {
         let write = &contract.writes[usize::from(change.statement)];
         let blocked_if = |blocked: bool| if blocked { Passage::Blocked } else { Passage::Untouched };
         match relation {
@@ -83,7 +88,7 @@ impl Pending {
                 let selected = self.find(&known.selected_by, &change.arguments[..write.by.len()]);
                 match (&known.patch, selected.is_empty()) {
                     (_, true) => Passage::Untouched,
-                    (Some(patch), false) => Passage::Patching(selected, patch.clone()),
+                    (Some(patch), false) => Passage::Patching(selected, patch),
                     (None, false) => Passage::Blocked,
                 }
             }
