@@ -3,6 +3,7 @@
 //! Two stores keep one promise. Postgres writes a batch as few set-wise statements; SQLite lets
 //! the model's own interpreter write. Whatever one refuses, the other refuses as well.
 
+mod overview;
 pub mod postgres;
 pub mod sqlite;
 

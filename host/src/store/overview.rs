@@ -1,0 +1,84 @@
+//! What `status` shows, put together from the rows that either store reads in one transaction.
+
+use std::collections::BTreeMap;
+
+use super::{Counters, PartitionState, Projection, StatementCount};
+
+/// A generation, its active component, and how many dead letters it has.
+#[derive(sqlx::FromRow)]
+pub(super) struct GenerationRow {
+    pub(super) id: i64,
+    projection: String,
+    number: i32,
+    active_digest: String,
+    halted: Option<String>,
+    version: String,
+    descriptor: String,
+    dead_letters: i64,
+}
+
+#[derive(sqlx::FromRow)]
+pub(super) struct CheckpointRow {
+    topic: String,
+    partition: i32,
+    next_offset: i64,
+    read: i64,
+    applied: i64,
+    ignored: i64,
+    parked: i64,
+    dead: i64,
+    skipped: i64,
+    paused: Option<String>,
+}
+
+/// Topic, partition, outcome, code, events.
+pub(super) type OutcomeRow = (String, i32, String, String, i64);
+
+/// Statement, changes, rows.
+pub(super) type EffectRow = (String, i64, i64);
+
+/// A projection from its rows; partitions stay in the order of their checkpoints.
+pub(super) fn projection(
+    generation: GenerationRow,
+    checkpoints: Vec<CheckpointRow>,
+    outcomes: Vec<OutcomeRow>,
+    effects: Vec<EffectRow>,
+) -> Projection {
+    let mut codes: BTreeMap<(String, i32, String), BTreeMap<String, i64>> = BTreeMap::new();
+    for (topic, partition, outcome, code, events) in outcomes {
+        codes.entry((topic, partition, outcome)).or_default().insert(code, events);
+    }
+    let state = |row: CheckpointRow| {
+        let mut by_code = |outcome: &str| {
+            codes.remove(&(row.topic.clone(), row.partition, outcome.to_owned())).unwrap_or_default()
+        };
+        PartitionState {
+            ignored_by_code: by_code("ignored"),
+            dead_by_code: by_code("dead"),
+            topic: row.topic,
+            partition: row.partition,
+            checkpoint: row.next_offset,
+            counters: Counters {
+                read: row.read,
+                applied: row.applied,
+                ignored: row.ignored,
+                parked: row.parked,
+                dead: row.dead,
+                skipped: row.skipped,
+            },
+            paused: row.paused,
+        }
+    };
+    let count = |(statement, changes, rows)| (statement, StatementCount { changes, rows });
+    Projection {
+        name: generation.projection,
+        generation: generation.number,
+        digest: generation.active_digest,
+        halted: generation.halted,
+        version: generation.version,
+        descriptor: generation.descriptor,
+        dead_letters: generation.dead_letters,
+        partitions: checkpoints.into_iter().map(state).collect(),
+        statements: effects.into_iter().map(count).collect(),
+    }
+}
