@@ -184,11 +184,15 @@ impl Default for Limits {
 pub struct Batch {
     pub events: usize,
     pub bytes: usize,
+    /// While partitions are behind: how far apart they are read at most, by the time of their
+    /// records. What is read in a live system lies some seconds apart.
+    #[serde(with = "humantime_serde")]
+    pub skew: Duration,
 }
 
 impl Default for Batch {
     fn default() -> Self {
-        Self { events: 1_000, bytes: 4 * 1024 * 1024 }
+        Self { events: 1_000, bytes: 4 * 1024 * 1024, skew: ten_seconds() }
     }
 }
 

@@ -144,14 +144,16 @@ impl Host {
         let deployment = Deployment { generation: generation.clone(), digest: active.into(), contract };
         let together = self.stop.child_token();
         let lanes = (0..lanes).map(|_| {
-            let source = Source::open(&self.config.kafka, &group, topics.clone(), self.log.clone())?;
+            let batch = self.config.batch_of(name);
+            let source =
+                Source::open(&self.config.kafka, &group, topics.clone(), batch.skew, self.log.clone())?;
             Ok(Pipeline {
                 deployment: deployment.clone(),
                 plugin: plugin.clone(),
                 store: store.clone(),
                 log: self.log.clone(),
                 source,
-                limits: self.config.batch_of(name).limits(),
+                limits: batch.limits(),
                 stop: together.clone(),
             })
         });

@@ -10,7 +10,7 @@ use crate::batch::Delivery;
 use crate::checkpoint::{Identity, Start, start};
 use crate::event::Partition;
 use crate::outcome::Outcome;
-use crate::source::{Log, LogError, Source};
+use crate::source::{Log, LogError, Source, Span};
 use crate::store::{Advance, Generation, Store, StoreError};
 
 /// After a store or a broker did not answer.
@@ -101,6 +101,8 @@ impl Positions {
             // Another host may have begun first, from another mark.
             checkpoints = self.store.checkpoints(&self.generation, &partitions).await?;
         }
+        // All at once: what is merged by time has to be there together.
+        let mut spans = Vec::new();
         for ((partition, checkpoint), (marks, identity)) in
             partitions.into_iter().zip(&checkpoints).zip(&logs)
         {
@@ -108,19 +110,23 @@ impl Positions {
                 Start::Beginning(_) => continue,
                 Start::Resume(offset) => {
                     self.store.set_paused(&self.generation, &partition, None).await?;
-                    self.checkpoints.insert(partition.clone(), offset);
                     self.identities.insert(partition.topic.clone(), identity.clone());
-                    source.read_from(&partition, offset);
+                    spans.push(Span { partition, from: offset, end: marks.high });
                 }
                 Start::Refused(mismatch) => {
                     let reason = mismatch.to_string();
                     self.store.set_paused(&self.generation, &partition, Some(&reason)).await?;
                     let projection = &self.generation.projection;
                     tracing::error!(projection, %partition, reason, "partition paused: its log is not the one that the checkpoint is about");
+                    self.open.remove(&partition);
                 }
             }
-            self.open.remove(&partition);
         }
+        for span in &spans {
+            self.open.remove(&span.partition);
+            self.checkpoints.insert(span.partition.clone(), span.from);
+        }
+        source.read(spans);
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::{ClientContext, Message, Offset, TopicPartitionList};
 
-use super::kafka::client_config;
+use super::client::client_config;
 use crate::checkpoint::{Identity, Marks};
 use crate::config;
 use crate::event::Partition;

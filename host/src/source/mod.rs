@@ -1,52 +1,66 @@
 //! Kafka: one consumer group for each projection and generation.
 //!
 //! This wing is the only one that sees rdkafka. A consumer is polled by a thread of its own
-//! (`kafka`), which hands events over a bounded channel and pauses when it is full. What the group
-//! grants and takes away is kept in `rebalance`; what the log holds is asked in `log`.
+//! (`poll`), which hands events over a bounded channel, the partitions merged by time (`merge`). What
+//! the group grants and takes away is kept in `rebalance`; what the log holds is asked in `log`.
 
-mod kafka;
+mod client;
 mod log;
+mod merge;
+mod poll;
 mod rebalance;
 
 use std::sync::Arc;
+use std::thread::Thread;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-pub use kafka::RESERVED_PROPERTIES;
+pub use client::RESERVED_PROPERTIES;
 pub use log::{Log, LogError};
 pub use rebalance::Hold;
 
 use crate::batch::Delivery;
 use crate::config;
 use crate::event::Partition;
-use kafka::{Command, Poller};
+use poll::{Command, Poller};
 use rebalance::Ownership;
 
-/// Chunks of events between the poll thread and the pipeline. With [`kafka::CHUNK_BYTES`] this
+/// Chunks of events between the poll thread and the pipeline. With [`poll::CHUNK_BYTES`] this
 /// bounds what waits between them.
 const CHANNEL: usize = 4;
 
 /// What a source tells the pipeline, in the order in which it happened.
 #[derive(Debug)]
 pub enum Incoming {
-    /// The group granted these partitions. They stay unread until [`Source::read_from`].
+    /// The group granted these partitions. They stay unread until [`Source::read`].
     Granted(Vec<Partition>),
     /// The group took these partitions away. Their events are void already.
     Revoked(Vec<Partition>),
     Events(Vec<Delivery>),
-    /// The log no longer holds an offset that was to be read (librdkafka does not say of which
-    /// partition), or a topic is not the one that it was. Everything is to be held against the log
-    /// again.
+    /// The log no longer holds an offset that was to be read, or a topic is not the one that it was.
+    /// Everything is to be held against the log again.
     Recheck,
     /// The consumer cannot go on; a new one may.
     Failed(String),
+}
+
+/// What is to be read of a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    pub partition: Partition,
+    /// The first offset.
+    pub from: i64,
+    /// Where the log ends now: until it has come there, the partition is behind.
+    pub end: i64,
 }
 
 /// A projection's consumer.
 pub struct Source {
     incoming: mpsc::Receiver<Incoming>,
     commands: std::sync::mpsc::Sender<Command>,
+    /// Sleeps while it has nothing to do, or nowhere to put it.
+    poll_thread: Thread,
     ownership: Arc<Ownership>,
     stopped: tokio::sync::oneshot::Receiver<()>,
     /// Looks for topics that were created anew.
@@ -57,8 +71,15 @@ pub struct Source {
 pub type Topics = Vec<Arc<str>>;
 
 impl Source {
-    /// Joins the group and begins to poll.
-    pub fn open(kafka: &config::Kafka, group: &str, topics: Topics, log: Log) -> Result<Self, LogError> {
+    /// Joins the group and begins to poll. While partitions are behind, they are read within `skew` of
+    /// each other, by the time of their records: see [`merge`].
+    pub fn open(
+        kafka: &config::Kafka,
+        group: &str,
+        topics: Topics,
+        skew: Duration,
+        log: Log,
+    ) -> Result<Self, LogError> {
         let ownership = Arc::new(Ownership::default());
         let (events, incoming) = mpsc::channel(CHANNEL);
         let (commands, received) = std::sync::mpsc::channel();
@@ -75,8 +96,8 @@ impl Source {
                 }
             }
         });
-        let poller = Poller::open(kafka, group, topics, ownership.clone(), events, received)?;
-        std::thread::Builder::new()
+        let poller = Poller::open(kafka, group, topics, skew, ownership.clone(), events, received)?;
+        let polling = std::thread::Builder::new()
             .name("kafka-poll".into())
             .spawn(move || {
                 poller.run();
@@ -84,32 +105,38 @@ impl Source {
                 let _ = stop.send(());
             })
             .map_err(LogError::Thread)?;
-        Ok(Self { incoming, commands, ownership, stopped, watch })
+        let poll_thread = polling.thread().clone();
+        Ok(Self { incoming, commands, poll_thread, ownership, stopped, watch })
     }
 
     /// The next thing that happened. `None` when the poll thread has ended. Cancel safe.
     pub async fn next(&mut self) -> Option<Incoming> {
-        self.incoming.recv().await
+        let next = self.incoming.recv().await;
+        self.poll_thread.unpark();
+        next
     }
 
     /// What has happened already, without waiting.
     pub fn try_next(&mut self) -> Option<Incoming> {
-        self.incoming.try_recv().ok()
+        let next = self.incoming.try_recv().ok()?;
+        self.poll_thread.unpark();
+        Some(next)
     }
 
-    /// Reads a granted partition from an offset on, in a new epoch: events of an older one are
-    /// void. Does nothing for a partition that was taken away meanwhile.
-    pub fn read_from(&self, partition: &Partition, offset: i64) {
-        if let Some(epoch) = self.ownership.begin_epoch(partition) {
-            // Fails only when the thread has ended, which `next` tells.
-            let _ = self.commands.send(Command::Read { partition: partition.clone(), offset, epoch });
-        }
+    /// Reads granted partitions, each in a new epoch: events of an older one are void. Nothing is read
+    /// of those that were taken away meanwhile. What is begun together is merged from the beginning.
+    pub fn read(&self, spans: Vec<Span>) {
+        let begun = spans.into_iter().filter_map(|span| {
+            let epoch = self.ownership.begin_epoch(&span.partition)?;
+            Some((epoch, span))
+        });
+        self.command(Command::Read(begun.collect()));
     }
 
     /// Stops reading a partition that the group still grants; its events are void.
     pub fn stop_reading(&self, partition: &Partition) {
         self.ownership.end_epoch(partition);
-        let _ = self.commands.send(Command::Leave { partition: partition.clone() });
+        self.command(Command::Leave(partition.clone()));
     }
 
     /// Drops from a batch what is void, and makes a revoke wait until the hold is dropped: the
@@ -125,16 +152,22 @@ impl Source {
 
     /// Tells Kafka how far the read model is, for its own tools: nothing is ever read from there.
     pub fn advise(&self, positions: Vec<(Partition, i64)>) {
-        let _ = self.commands.send(Command::Advise { positions });
+        self.command(Command::Advise(positions));
     }
 
     /// Leaves the group. Waits at most `deadline`: librdkafka can take without end.
     pub async fn close(self, deadline: Duration) {
         self.watch.abort();
-        let _ = self.commands.send(Command::Stop);
+        self.command(Command::Stop);
         drop(self.incoming);
         if tokio::time::timeout(deadline, self.stopped).await.is_err() {
             tracing::debug!("the Kafka consumer did not close in time; its session will expire");
         }
+    }
+
+    fn command(&self, command: Command) {
+        // Fails only when the thread has ended, which `next` tells.
+        let _ = self.commands.send(command);
+        self.poll_thread.unpark();
     }
 }

@@ -1,6 +1,7 @@
 //! Promises that need a real Kafka. xtask knows these tests by this module's name.
 
 mod brokers;
+mod catch_up;
 mod database;
 mod duplicates;
 mod exactly_once;

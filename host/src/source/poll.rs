@@ -1,0 +1,343 @@
+//! The poll thread: one consumer, whose partitions it reads each through a queue of its own.
+//!
+//! It never blocks, so that the group never thinks it dead. What the pipeline has no room for stays
+//! in librdkafka's queues, and those that are full are not fetched for.
+
+use std::collections::{HashMap, VecDeque};
+use std::ffi::CString;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rdkafka::bindings as native;
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers};
+use rdkafka::{Message, Offset, TopicPartitionList};
+use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::error::TrySendError;
+
+use super::client::consumer_config;
+use super::log::LogError;
+use super::merge::Merge;
+use super::rebalance::{GroupContext, Ownership, Rebalance};
+use super::{Incoming, Span, Topics};
+use crate::batch::Delivery;
+use crate::config;
+use crate::event::{Event, Header, Partition, Position};
+
+/// One hand-over to the pipeline: at most this many events and, beside the last one, bytes.
+const CHUNK_EVENTS: usize = 500;
+pub(super) const CHUNK_BYTES: usize = 1024 * 1024;
+/// How long the thread sleeps at most when nobody wakes it: the group's own calls wait as long.
+const NAP: Duration = Duration::from_millis(20);
+/// Offsets from its end at which a partition counts as being there: on a busy topic, the last one is
+/// never reached.
+const NEAR_THE_END: i64 = 1_000;
+/// One line about trouble with the brokers in this time is enough.
+const COMPLAINT: Duration = Duration::from_secs(30);
+
+pub(super) enum Command {
+    /// By their epochs.
+    Read(Vec<(u64, Span)>),
+    Leave(Partition),
+    Advise(Vec<(Partition, i64)>),
+    Stop,
+}
+
+pub(super) struct Poller {
+    /// What is read now, by its epoch.
+    readings: HashMap<u64, Reading>,
+    merge: Merge<Event>,
+    skew: Duration,
+    consumer: Arc<BaseConsumer<GroupContext>>,
+    ownership: Arc<Ownership>,
+    /// Physical names, each at its place in the descriptor.
+    topics: Topics,
+    events: Sender<Incoming>,
+    commands: Receiver<Command>,
+    /// What the channel has no room for yet.
+    outbox: VecDeque<Incoming>,
+    complained: Option<Instant>,
+}
+
+/// A partition that is read.
+struct Reading {
+    partition: Partition,
+    /// The topic's place in the descriptor.
+    topic: u16,
+    /// The offset at which it is not behind any more. `None`: it is not.
+    end: Option<i64>,
+    queue: PartitionQueue<GroupContext>,
+}
+
+impl Poller {
+    pub(super) fn open(
+        kafka: &config::Kafka,
+        group: &str,
+        topics: Topics,
+        skew: Duration,
+        ownership: Arc<Ownership>,
+        events: Sender<Incoming>,
+        commands: Receiver<Command>,
+    ) -> Result<Self, LogError> {
+        let context = GroupContext {
+            ownership: ownership.clone(),
+            rebalances: Default::default(),
+            assigned: Default::default(),
+            group: group.to_owned(),
+        };
+        let consumer: BaseConsumer<GroupContext> =
+            consumer_config(kafka, group).create_with_context(context).map_err(LogError::Client)?;
+        let names: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
+        consumer.subscribe(&names).map_err(LogError::Client)?;
+        Ok(Self {
+            readings: HashMap::new(),
+            merge: Merge::new(skew),
+            skew,
+            consumer: Arc::new(consumer),
+            ownership,
+            topics,
+            events,
+            commands,
+            outbox: VecDeque::new(),
+            complained: None,
+        })
+    }
+
+    /// Polls until it is told to stop, or nobody listens any more.
+    pub(super) fn run(mut self) {
+        while self.obey() {
+            self.follow_the_group();
+            if !(self.flush() && self.collect()) {
+                thread::park_timeout(NAP);
+            }
+        }
+        // So that Kafka's own tools see where the read model stands; closing must not fail for it.
+        if let Err(error) = self.consumer.commit_consumer_state(CommitMode::Sync) {
+            tracing::debug!(%error, "the last offsets were not told to Kafka");
+        }
+    }
+
+    /// Does what the pipeline said. `false`: stop.
+    fn obey(&mut self) -> bool {
+        loop {
+            match self.commands.try_recv() {
+                Ok(Command::Read(spans)) => {
+                    for (epoch, span) in &spans {
+                        if let Err(problem) = self.read(*epoch, span) {
+                            let failed = format!("{} cannot be read: {problem}", span.partition);
+                            self.outbox.push_back(Incoming::Failed(failed));
+                        }
+                    }
+                }
+                Ok(Command::Leave(partition)) => self.leave(&partition),
+                Ok(Command::Advise(positions)) => {
+                    for (partition, offset) in positions {
+                        // Refused for a partition that is no longer ours, as it should be.
+                        let _ = self.consumer.store_offset(&partition.topic, partition.number, offset - 1);
+                    }
+                }
+                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return false,
+                Err(TryRecvError::Empty) => return !self.events.is_closed(),
+            }
+        }
+    }
+
+    fn read(&mut self, epoch: u64, Span { partition, from, end }: &Span) -> Result<(), String> {
+        self.leave(partition);
+        if !self.ownership.is_current(partition, epoch) {
+            return Ok(());
+        }
+        let topic =
+            self.topics.iter().position(|topic| *topic == partition.topic).ok_or("nobody asked for it")?;
+        // Before it is assigned: else its first events could still go to the consumer's own queue.
+        let mut queue = self
+            .consumer
+            .split_partition_queue(&partition.topic, partition.number)
+            .ok_or("it has no queue of its own")?;
+        let this = thread::current();
+        queue.set_nonempty_callback(move || this.unpark());
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&partition.topic, partition.number, Offset::Offset(*from))
+            .and_then(|()| self.consumer.incremental_assign(&list))
+            .map_err(|error| error.to_string())?;
+        self.consumer.context().assigned().insert(partition.clone());
+        let end = Some(*end).filter(|end| from < end);
+        self.merge.add(epoch, end.is_some(), Instant::now());
+        self.readings
+            .insert(epoch, Reading { partition: partition.clone(), topic: topic as u16, end, queue });
+        Ok(())
+    }
+
+    fn leave(&mut self, partition: &Partition) {
+        self.forget(partition);
+        if !self.consumer.context().assigned().remove(partition) {
+            return;
+        }
+        let mut list = TopicPartitionList::new();
+        list.add_partition(&partition.topic, partition.number);
+        if let Err(error) = self.consumer.incremental_unassign(&list) {
+            self.outbox.push_back(Incoming::Failed(format!("{partition} cannot be left: {error}")));
+        }
+    }
+
+    fn forget(&mut self, partition: &Partition) {
+        let read = self.readings.iter().find(|(_, reading)| reading.partition == *partition);
+        if let Some(epoch) = read.map(|(epoch, _)| *epoch) {
+            self.readings.remove(&epoch);
+            self.merge.remove(epoch);
+        }
+    }
+
+    /// Lets the group's rebalances happen.
+    fn follow_the_group(&mut self) {
+        match self.consumer.clone().poll(Duration::ZERO) {
+            None => {}
+            Some(Err(error)) => self.trouble(error),
+            Some(Ok(message)) => {
+                let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
+                let failed = format!("{topic}/{partition}@{offset} came by the way of another partition");
+                self.outbox.push_back(Incoming::Failed(failed));
+            }
+        }
+        for rebalance in self.consumer.context().take_rebalances() {
+            let told = match rebalance {
+                Rebalance::Granted(partitions) => Incoming::Granted(partitions),
+                Rebalance::Revoked(partitions) => {
+                    partitions.iter().for_each(|partition| self.forget(partition));
+                    Incoming::Revoked(partitions)
+                }
+            };
+            self.outbox.push_back(told);
+        }
+    }
+
+    /// Whether all that happened could be told.
+    fn flush(&mut self) -> bool {
+        while let Some(next) = self.outbox.pop_front() {
+            match self.events.try_send(next) {
+                Ok(()) => {}
+                Err(TrySendError::Full(next)) => {
+                    self.outbox.push_front(next);
+                    return false;
+                }
+                Err(TrySendError::Closed(_)) => self.outbox.clear(),
+            }
+        }
+        true
+    }
+
+    /// Takes the next chunk of events, merged by their times. `false`: there are none yet.
+    fn collect(&mut self) -> bool {
+        let now = Instant::now();
+        let future = latest_credible(self.skew);
+        for epoch in self.merge.silent() {
+            self.refill(epoch, future);
+        }
+        let mut chunk = Vec::new();
+        let mut bytes = 0;
+        while chunk.len() < CHUNK_EVENTS
+            && bytes < CHUNK_BYTES
+            && let Some((epoch, event)) = self.merge.take(now)
+        {
+            bytes += event.size_bytes();
+            chunk.push(Delivery { event, epoch });
+            self.refill(epoch, future);
+        }
+        if chunk.is_empty() {
+            return false;
+        }
+        self.outbox.push_back(Incoming::Events(chunk));
+        true
+    }
+
+    /// Offers the merge the next event of a partition, if it is there. A time in the future is not
+    /// believed: waiting for it would keep back everything that comes after it.
+    fn refill(&mut self, epoch: u64, future: i64) {
+        let Some(reading) = self.readings.get_mut(&epoch) else { return };
+        let trouble = loop {
+            match reading.queue.poll(Duration::ZERO) {
+                None => return,
+                Some(Ok(message)) => {
+                    let event = event(reading, &message);
+                    let (offset, time) = (event.position.offset, event.timestamp_ms);
+                    self.merge.offer(epoch, time.filter(|time| *time <= future), event);
+                    if reading.end.is_some_and(|end| offset + 1 >= end) {
+                        let high = high_mark(&self.consumer, &reading.partition);
+                        reading.end = high.filter(|high| high - offset > NEAR_THE_END);
+                        if reading.end.is_none() {
+                            self.merge.at_end(epoch);
+                        }
+                    }
+                    return;
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => {
+                    reading.end = None;
+                    self.merge.at_end(epoch);
+                }
+                Some(Err(error)) => break error,
+            }
+        };
+        self.trouble(trouble);
+    }
+
+    fn trouble(&mut self, error: KafkaError) {
+        match &error {
+            KafkaError::MessageConsumptionFatal(_) => {
+                self.outbox.push_back(Incoming::Failed(error.to_string()))
+            }
+            KafkaError::MessageConsumption(
+                RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange,
+            ) => self.outbox.push_back(Incoming::Recheck),
+            _ if self.complained.is_none_or(|last| last.elapsed() > COMPLAINT) => {
+                self.complained = Some(Instant::now());
+                let group = &self.consumer.context().group;
+                tracing::warn!(group, %error, "Kafka: trying on");
+            }
+            _ => {}
+        }
+    }
+}
+
+fn event(reading: &Reading, message: &BorrowedMessage<'_>) -> Event {
+    let headers = message.headers().map(|headers| {
+        headers
+            .iter()
+            .map(|header| Header { name: header.key.to_owned(), value: header.value.map(<[u8]>::to_vec) })
+            .collect()
+    });
+    Event {
+        position: Position { partition: reading.partition.clone(), offset: message.offset() },
+        topic: reading.topic,
+        timestamp_ms: message.timestamp().to_millis(),
+        key: message.key().map(<[u8]>::to_vec),
+        value: message.payload().map(<[u8]>::to_vec),
+        headers: headers.unwrap_or_default(),
+    }
+}
+
+/// In milliseconds since 1970: clocks that go together agree on it within the skew.
+fn latest_credible(skew: Duration) -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from((now + skew).as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The end of a partition's log, as the last fetch knew it. The safe interface would ask the broker.
+fn high_mark(consumer: &BaseConsumer<GroupContext>, partition: &Partition) -> Option<i64> {
+    let topic = CString::new(&*partition.topic).ok()?;
+    let (mut low, mut high) = (0, 0);
+    // SAFETY: all pointers outlive the call, which keeps none of them.
+    let error = unsafe {
+        native::rd_kafka_get_watermark_offsets(
+            consumer.client().native_ptr(),
+            topic.as_ptr(),
+            partition.number,
+            &mut low,
+            &mut high,
+        )
+    };
+    (error == native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR).then_some(high)
+}
