@@ -1,15 +1,17 @@
 //! What becomes of an event, as plain data.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use projector_model::Change;
 
-/// What becomes of an event.
+/// What becomes of an event. Most often it is what the plugin answered at once, and is borrowed from
+/// there.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Outcome {
-    Apply(Vec<Change>),
-    Ignore { code: String },
-    Dead(Failure),
+pub enum Outcome<'a> {
+    Apply(Cow<'a, [Change]>),
+    Ignore { code: Cow<'a, str> },
+    Dead(Cow<'a, Failure>),
 }
 
 /// Why an event cannot be projected.

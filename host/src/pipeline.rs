@@ -413,7 +413,7 @@ fn condemn(batch: &mut Batch, code: &str, detail: &str) {
     }
 }
 
-fn writes<'b>(deliveries: &'b [Delivery], outcomes: &'b [Outcome], advances: Vec<Advance>) -> Writes<'b> {
+fn writes<'b>(deliveries: &'b [Delivery], outcomes: &'b [Outcome<'b>], advances: Vec<Advance>) -> Writes<'b> {
     let mut writes = Writes { advances, changes: Vec::new(), dead: Vec::new(), ids: Vec::new() };
     for (at, (delivery, outcome)) in deliveries.iter().zip(outcomes).enumerate() {
         match outcome {

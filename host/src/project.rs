@@ -2,10 +2,14 @@
 //!
 //! [`ask`] calls the plugin once for every event. Most events are answered by that; it needs no
 //! database, so it runs ahead, while the batch before it commits. [`resolve`] then runs inside the
-//! transaction: the rows that events asked for are read at once, and those events are called again,
-//! in order. What a later event is shown is what is stored, as changed by the events before it.
+//! transaction: events that asked for rows are called again, in order. What a later event is shown is
+//! what is stored, as changed by the events before it. The rows are read for all of a batch at once,
+//! in each round: see [`Resolver::read_ahead`].
 
 mod overlay;
+
+use std::borrow::Cow;
+use std::collections::HashMap;
 
 use projector_model::LookupCall;
 use projector_model::change::codes;
@@ -46,55 +50,154 @@ pub fn ask(plugin: &Plugin, batch: &[Delivery]) -> Result<Vec<FirstAnswer>, Proj
 /// Returns an outcome for each event, or for fewer, but for one at least: those that remain are to
 /// begin the next batch, because a lookup of theirs could find rows that this one has not written
 /// yet.
-pub fn resolve(
-    plugin: &Plugin,
-    batch: &[Delivery],
-    answers: &[FirstAnswer],
-    duplicates: &[bool],
-    read: &mut Read<'_>,
-) -> Result<Vec<Outcome>, ProjectError> {
-    let mut caller = Caller::new(plugin);
-    let mut overlay = Overlay::new(&plugin.contract);
-    let needs = answers.iter().flatten().filter_map(Answer::needs).flatten();
-    overlay.load(needs.cloned().collect(), read).map_err(ProjectError::Store)?;
-
+pub fn resolve<'a, 'r>(
+    plugin: &'r Plugin,
+    batch: &'r [Delivery],
+    answers: &'a [FirstAnswer],
+    duplicates: &'r [bool],
+    read: &'r mut Read<'r>,
+) -> Result<Vec<Outcome<'a>>, ProjectError> {
+    let mut resolver = Resolver {
+        batch,
+        answers,
+        duplicates,
+        caller: Caller::new(plugin),
+        overlay: Overlay::new(&plugin.contract),
+        read,
+        rounds_read: 0,
+        foreseen: HashMap::new(),
+    };
     let mut outcomes = Vec::with_capacity(batch.len());
-    for (at, (delivery, first)) in batch.iter().zip(answers).enumerate() {
-        if duplicates.get(at) == Some(&true) {
-            outcomes.push(Outcome::Ignore { code: codes::DUPLICATE.into() });
-            continue;
+    for at in 0..batch.len() {
+        match resolver.resolve(at)? {
+            Some(outcome) => outcomes.push(outcome),
+            None => break,
         }
-        let mut answer = first.clone();
-        let mut found: Vec<Found> = Vec::new();
-        let mut rounds = 0;
-        let outcome = loop {
-            let calls = match answer {
-                Ok(Answer::Changes(changes)) => break Outcome::Apply(changes),
-                Ok(Answer::Ignored { code, .. }) => break Outcome::Ignore { code },
-                Err(failure) => break Outcome::Dead(failure),
-                Ok(Answer::Needs(calls)) => calls,
-            };
-            rounds += 1;
-            if rounds > ROUNDS || calls.is_empty() {
-                let detail = format!("it still asks for rows after {ROUNDS} rounds, or asks for none");
-                break Outcome::Dead(Failure::new(FailureKind::Limit, "rounds", detail));
-            }
-            if calls.iter().any(|call| overlay.is_unsure(call)) {
-                return Ok(outcomes);
-            }
-            overlay.load(calls.clone(), read).map_err(ProjectError::Store)?;
-            for call in calls {
-                let rows = overlay.look_up(&call);
-                found.push((call, rows));
-            }
-            answer = caller.call(&delivery.event, &found)?;
-        };
-        if let Outcome::Apply(changes) = &outcome {
-            overlay.apply(changes);
-        }
-        outcomes.push(outcome);
     }
     Ok(outcomes)
+}
+
+struct Resolver<'a, 'r> {
+    batch: &'r [Delivery],
+    answers: &'a [FirstAnswer],
+    duplicates: &'r [bool],
+    caller: Caller<'r>,
+    overlay: Overlay<'r>,
+    read: &'r mut Read<'r>,
+    /// Rounds whose rows were read for all of the batch.
+    rounds_read: usize,
+    /// By event: what it answered to rows that it was shown before its turn. The plugin is a pure
+    /// function, so that is what it would answer to the same rows in its turn.
+    foreseen: HashMap<usize, Vec<(Vec<Found>, FirstAnswer)>>,
+}
+
+impl<'a> Resolver<'a, '_> {
+    /// `None`: the batch ends before this event.
+    fn resolve(&mut self, at: usize) -> Result<Option<Outcome<'a>>, ProjectError> {
+        if self.is_duplicate(at) {
+            return Ok(Some(Outcome::Ignore { code: codes::DUPLICATE.into() }));
+        }
+        let mut answer = Cow::Borrowed(&self.answers[at]);
+        let mut found: Vec<Found> = Vec::new();
+        for round in 0.. {
+            let calls = match needs(answer) {
+                Needs::Rows(calls) => calls,
+                Needs::Nothing(outcome) => {
+                    if let Outcome::Apply(changes) = &outcome {
+                        self.overlay.apply(changes);
+                    }
+                    return Ok(Some(outcome));
+                }
+            };
+            if round == ROUNDS || calls.is_empty() {
+                let detail = format!("it still asks for rows after {ROUNDS} rounds, or asks for none");
+                let failure = Failure::new(FailureKind::Limit, "rounds", detail);
+                return Ok(Some(Outcome::Dead(Cow::Owned(failure))));
+            }
+            if calls.iter().any(|call| self.overlay.is_unsure(call)) {
+                return Ok(None);
+            }
+            if !self.overlay.knows(&calls) {
+                self.read_ahead(at, round, &calls)?;
+            }
+            self.overlay.show(&calls, &mut found);
+            answer = Cow::Owned(match self.foreseen(at, &found) {
+                Some(answer) => answer,
+                None => self.caller.call(&self.batch[at].event, &found)?,
+            });
+        }
+        unreachable!("the rounds end it")
+    }
+
+    /// Reads what an event asks for in a round, and with it, the first time, what all later events
+    /// will ask for in that round, if they are shown the rows as they are now. Those that are shown
+    /// others in their turn may ask for others; that is read when they do.
+    fn read_ahead(&mut self, at: usize, round: usize, calls: &[LookupCall]) -> Result<(), ProjectError> {
+        let mut needs = calls.to_vec();
+        if self.rounds_read <= round {
+            self.rounds_read = round + 1;
+            for later in at + 1..self.batch.len() {
+                match self.foresee(later, round) {
+                    // There the batch will end.
+                    Some(calls) if calls.iter().any(|call| self.overlay.is_unsure(call)) => break,
+                    Some(calls) => needs.extend(calls),
+                    None => {}
+                }
+            }
+        }
+        self.overlay.load(needs, self.read).map_err(ProjectError::Store)
+    }
+
+    /// What an event will ask for in a round, as far as that can be told from the rows that were read.
+    fn foresee(&mut self, at: usize, round: usize) -> Option<Vec<LookupCall>> {
+        if self.is_duplicate(at) {
+            return None;
+        }
+        let Ok(Answer::Needs(calls)) = &self.answers[at] else { return None };
+        let mut calls = calls.clone();
+        let mut found = Vec::new();
+        for _ in 0..round {
+            if !self.overlay.knows(&calls) {
+                return None;
+            }
+            self.overlay.show(&calls, &mut found);
+            if self.foreseen(at, &found).is_none() {
+                // If it runs out of time, it will do so again in its turn.
+                let answer = self.caller.call(&self.batch[at].event, &found).ok()?;
+                self.foreseen.entry(at).or_default().push((found.clone(), answer));
+            }
+            let Some(Ok(Answer::Needs(next))) = self.foreseen(at, &found) else { return None };
+            calls = next;
+        }
+        Some(calls)
+    }
+
+    fn foreseen(&self, at: usize, found: &[Found]) -> Option<FirstAnswer> {
+        let of_event = self.foreseen.get(&at)?;
+        of_event.iter().find(|(shown, _)| shown == found).map(|(_, answer)| answer.clone())
+    }
+
+    fn is_duplicate(&self, at: usize) -> bool {
+        self.duplicates.get(at) == Some(&true)
+    }
+}
+
+enum Needs<'r> {
+    Rows(Vec<LookupCall>),
+    Nothing(Outcome<'r>),
+}
+
+fn needs(answer: Cow<'_, FirstAnswer>) -> Needs<'_> {
+    Needs::Nothing(match answer {
+        Cow::Borrowed(Ok(Answer::Needs(calls))) => return Needs::Rows(calls.clone()),
+        Cow::Owned(Ok(Answer::Needs(calls))) => return Needs::Rows(calls),
+        Cow::Borrowed(Ok(Answer::Changes(changes))) => Outcome::Apply(Cow::Borrowed(changes)),
+        Cow::Owned(Ok(Answer::Changes(changes))) => Outcome::Apply(Cow::Owned(changes)),
+        Cow::Borrowed(Ok(Answer::Ignored { code, .. })) => Outcome::Ignore { code: Cow::Borrowed(code) },
+        Cow::Owned(Ok(Answer::Ignored { code, .. })) => Outcome::Ignore { code: Cow::Owned(code) },
+        Cow::Borrowed(Err(failure)) => Outcome::Dead(Cow::Borrowed(failure)),
+        Cow::Owned(Err(failure)) => Outcome::Dead(Cow::Owned(failure)),
+    })
 }
 
 /// Calls the plugin; a failure is confirmed by a second call, alone in a fresh instance.
@@ -146,14 +249,5 @@ fn decided(event: &Event, answer: FirstAnswer) -> Result<FirstAnswer, ProjectErr
             Err(ProjectError::Timeout(event.position.clone()))
         }
         answer => Ok(answer),
-    }
-}
-
-impl Answer {
-    fn needs(&self) -> Option<&[LookupCall]> {
-        match self {
-            Answer::Needs(calls) => Some(calls),
-            _ => None,
-        }
     }
 }

@@ -3,4 +3,5 @@
 mod harness;
 mod kafka;
 mod loading;
+mod reading;
 mod store;

@@ -151,7 +151,7 @@ impl Positions {
     }
 
     /// How a batch moves the checkpoints, and what became of its events.
-    pub(super) fn advances(&self, deliveries: &[Delivery], outcomes: &[Outcome]) -> Vec<Advance> {
+    pub(super) fn advances(&self, deliveries: &[Delivery], outcomes: &[Outcome<'_>]) -> Vec<Advance> {
         let mut advances: BTreeMap<&Partition, Advance> = BTreeMap::new();
         for (at, delivery) in deliveries.iter().enumerate() {
             let position = &delivery.event.position;

@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 
 use projector_model::interpret::Row;
-use projector_model::{Change, Contract, LookupCall, Tables, Value};
+use projector_model::{Change, Contract, LookupCall, Tables};
 
 use super::Read;
+use crate::plugin::Found;
 use crate::store::StoreError;
 
 /// Only rows that a lookup asked for are known here. Changes to other rows are applied as well,
@@ -65,9 +66,14 @@ impl<'c> Overlay<'c> {
         !self.contract.tables[lookup.table].is_key(&lookup.by) && self.pending.iter().flatten().any(written)
     }
 
-    /// What a call that was loaded finds now.
-    pub(super) fn look_up(&self, call: &LookupCall) -> Vec<Vec<Value>> {
-        self.tables.lookup(self.contract, call)
+    /// Whether all of these calls were loaded.
+    pub(super) fn knows(&self, calls: &[LookupCall]) -> bool {
+        calls.iter().all(|call| self.asked.contains(call))
+    }
+
+    /// Adds what calls that were loaded find now.
+    pub(super) fn show(&self, calls: &[LookupCall], found: &mut Vec<Found>) {
+        found.extend(calls.iter().map(|call| (call.clone(), self.tables.lookup(self.contract, call))));
     }
 
     /// Applies an event's changes to the tables that lookups read.
@@ -94,7 +100,7 @@ fn apply(tables: &mut Tables, contract: &Contract, changes: &[Change]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use projector_model::Descriptor;
+    use projector_model::{Descriptor, Value};
 
     fn contract() -> Contract {
         let json = serde_json::json!({
@@ -136,8 +142,9 @@ mod tests {
             }
             overlay.apply(std::slice::from_ref(&put));
             overlay.load(vec![one(1), one(2)], &mut stored).unwrap();
-            assert_eq!(overlay.look_up(&one(1)), [[Value::Int64(15)]]);
-            assert!(overlay.look_up(&one(2)).is_empty());
+            let mut found = Vec::new();
+            overlay.show(&[one(1), one(2)], &mut found);
+            assert_eq!(found, [(one(1), vec![vec![Value::Int64(15)]]), (one(2), vec![])]);
         }
     }
 
