@@ -11,6 +11,7 @@
 //! what joins them, then what people ask.
 
 pub mod batch;
+pub mod catch_up;
 pub mod checkpoint;
 pub mod config;
 pub mod duplicate;

@@ -21,7 +21,7 @@ use crate::plugin::Plugin;
 use crate::project::{self, FirstAnswer, ProjectError};
 use crate::retry::{Backoff, Halt, report_retry};
 use crate::source::{Incoming, Log, Source};
-use crate::store::{Advance, DeadLetter, Deployment, Store, StoreError, Writes};
+use crate::store::{Advance, DeadLetter, Deployment, Solo, Store, StoreError, Writes};
 use positions::Positions;
 
 /// Times that a batch may run out of wall time before the projection stands still.
@@ -34,6 +34,10 @@ pub struct Pipeline {
     pub log: Log,
     pub source: Source,
     pub limits: BatchLimits,
+    /// This host catches the generation up alone.
+    pub solo: Option<Solo>,
+    /// Whether there are to be more lanes then, in a new run.
+    pub more_lanes: bool,
     /// Asks for an end: the batch in flight is settled, or let go.
     pub stop: CancellationToken,
 }
@@ -62,7 +66,7 @@ struct Batch {
 impl Pipeline {
     /// Runs until it is asked to stop (`Ok`), or cannot go on.
     pub async fn run(self) -> Result<(), Halt> {
-        let Self { deployment, plugin, store, log, source, limits, stop } = self;
+        let Self { deployment, plugin, store, log, source, limits, solo, more_lanes, stop } = self;
         let mut run = Run {
             positions: Positions::new(deployment.generation.clone(), store.clone(), log),
             deployment,
@@ -70,8 +74,12 @@ impl Pipeline {
             store,
             source,
             limits,
+            solo,
+            more_lanes,
             stop,
             buffer: Buffer::default(),
+            caught_up: false,
+            before_others: None,
             failed: None,
             tally: Tally::default(),
         };
@@ -90,9 +98,16 @@ struct Run {
     store: Arc<dyn Store>,
     source: Source,
     limits: BatchLimits,
+    solo: Option<Solo>,
+    more_lanes: bool,
     stop: CancellationToken,
     positions: Positions,
     buffer: Buffer,
+    /// All partitions were at their ends.
+    caught_up: bool,
+    /// Events that are to be settled before other hosts may join, once all partitions were at their
+    /// ends.
+    before_others: Option<usize>,
     /// Why the consumer cannot go on.
     failed: Option<String>,
     tally: Tally,
@@ -119,10 +134,11 @@ impl Run {
                 return Ok(None);
             }
             self.positions.settle(&self.source).await;
+            self.let_others_join(&ahead).await?;
             if let Some(batch) = ahead.take().or_else(|| self.take_batch()) {
                 return Ok(Some(batch));
             }
-            let retry = self.positions.next_try();
+            let retry = self.positions.next_try().or_else(|| self.next_call_to_others());
             tokio::select! {
                 incoming = self.source.next() => match incoming {
                     Some(incoming) => self.receive(incoming),
@@ -132,6 +148,31 @@ impl Run {
                 () = wait_until(retry) => {}
             }
         }
+    }
+
+    /// Ends the time in which this host reads the generation alone, when all that came before the end
+    /// of its topics is settled.
+    async fn let_others_join(&mut self, ahead: &Option<Batch>) -> Result<(), Halt> {
+        if self.solo.is_none() || !self.caught_up || !self.positions.are_known() {
+            return Ok(());
+        }
+        let unsettled = ahead.as_ref().map_or(0, |ahead| ahead.deliveries.len()) + self.buffer.len();
+        if *self.before_others.get_or_insert(unsettled) > 0 {
+            return Ok(());
+        }
+        let projection = &self.deployment.generation.projection;
+        match self.store.set_caught_up(&self.deployment.generation).await {
+            Ok(()) => {
+                tracing::info!(projection, "caught up: from now on all hosts read it");
+                self.solo = None;
+            }
+            Err(error) => tracing::debug!(projection, %error, "that it is caught up could not be stored"),
+        }
+        if self.solo.is_none() && self.more_lanes { Err(Halt::CaughtUp) } else { Ok(()) }
+    }
+
+    fn next_call_to_others(&self) -> Option<Instant> {
+        (self.solo.is_some() && self.caught_up).then(|| Instant::now() + Duration::from_secs(1))
     }
 
     fn take_batch(&mut self) -> Option<Batch> {
@@ -158,6 +199,7 @@ impl Run {
                     self.buffer.forget(partition);
                 }
             }
+            Incoming::CaughtUp => self.caught_up = true,
             Incoming::Recheck => self.reposition(&self.source.granted()),
             Incoming::Failed(reason) => self.failed = Some(reason),
         }
@@ -348,6 +390,9 @@ impl Run {
     fn committed(&mut self, batch: &Batch, advances: Vec<Advance>) {
         self.tally.batches += 1;
         self.tally.events += batch.deliveries.len() as u64;
+        if let Some(left) = &mut self.before_others {
+            *left = left.saturating_sub(batch.deliveries.len());
+        }
         self.positions.committed(&advances);
         self.source.advise(advances.into_iter().map(|advance| (advance.partition, advance.next)).collect());
     }

@@ -12,6 +12,8 @@ use tokio_util::sync::CancellationToken;
 pub enum Halt {
     /// A new run, with a new consumer and the active component, may well go on.
     Restart(String),
+    /// The generation has come to the end of its topics: a new run may have more lanes.
+    CaughtUp,
     /// Only a person can help; the reason says with what.
     Stop(String),
 }
@@ -20,6 +22,7 @@ impl fmt::Display for Halt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Halt::Restart(reason) | Halt::Stop(reason) => f.write_str(reason),
+            Halt::CaughtUp => f.write_str("caught up"),
         }
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use crate::catch_up;
 use crate::config::{self, Config};
 use crate::lane;
 use crate::pipeline::Pipeline;
@@ -89,6 +90,7 @@ impl Host {
                             }
                             return;
                         }
+                        Err(Halt::CaughtUp) => continue,
                         Err(restart) => restart,
                     }
                 }
@@ -132,7 +134,9 @@ impl Host {
             contract.topics.iter().map(|topic| self.config.physical_topic(&topic.name).into()).collect();
         let group =
             format!("{}.{name}.g{}.{}", &*self.config.kafka.group_prefix, generation.number, store.id());
-        let lanes = lane::count(self.config.lanes_of(name), &contract, &*store);
+        let solo = catch_up::turn(&*store, &generation, &contract, &self.stop).await?;
+        let allowed = lane::count(self.config.lanes_of(name), &contract, &*store);
+        let lanes = if solo.is_some() { 1 } else { allowed };
         tracing::info!(
             projection = name,
             generation = generation.number,
@@ -143,6 +147,8 @@ impl Host {
         );
         let deployment = Deployment { generation: generation.clone(), digest: active.into(), contract };
         let together = self.stop.child_token();
+        let more_lanes = allowed > lanes;
+        let mut solo = solo;
         let lanes = (0..lanes).map(|_| {
             let batch = self.config.batch_of(name);
             let source =
@@ -154,6 +160,8 @@ impl Host {
                 log: self.log.clone(),
                 source,
                 limits: batch.limits(),
+                solo: solo.take(),
+                more_lanes,
                 stop: together.clone(),
             })
         });

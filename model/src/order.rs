@@ -59,6 +59,11 @@ pub fn dependences(contract: &Contract) -> Vec<OrderDependence> {
     found
 }
 
+/// Whether the rows show the order between partitions: such a column, and nothing that settles it.
+pub fn shows_in_rows(contract: &Contract) -> bool {
+    dependences(contract).iter().any(|dependence| dependence.settled_by.is_none())
+}
+
 #[derive(Clone, Copy)]
 struct Writer<'c> {
     topic: usize,

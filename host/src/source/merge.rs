@@ -63,6 +63,11 @@ impl<T> Merge<T> {
         self.awaited.remove(&key);
     }
 
+    /// Whether every input has been at its end, and all that was offered is taken.
+    pub(super) fn is_caught_up(&self) -> bool {
+        self.inputs.values().all(|input| !input.behind && input.head.is_none())
+    }
+
     /// The inputs whose next item is to be offered.
     pub(super) fn silent(&self) -> Vec<u64> {
         self.inputs.iter().filter(|(_, input)| input.head.is_none()).map(|(key, _)| *key).collect()

@@ -38,6 +38,8 @@ pub enum Incoming {
     /// The group took these partitions away. Their events are void already.
     Revoked(Vec<Partition>),
     Events(Vec<Delivery>),
+    /// Every partition that is read has been at its end. Told again when another one was begun.
+    CaughtUp,
     /// The log no longer holds an offset that was to be read, or a topic is not the one that it was.
     /// Everything is to be held against the log again.
     Recheck,

@@ -60,6 +60,8 @@ pub(super) struct Poller {
     commands: Receiver<Command>,
     /// What the channel has no room for yet.
     outbox: VecDeque<Incoming>,
+    /// Whether it was told that nothing is behind any more.
+    told_caught_up: bool,
     complained: Option<Instant>,
 }
 
@@ -103,6 +105,7 @@ impl Poller {
             events,
             commands,
             outbox: VecDeque::new(),
+            told_caught_up: false,
             complained: None,
         })
     }
@@ -132,6 +135,7 @@ impl Poller {
                             self.outbox.push_back(Incoming::Failed(failed));
                         }
                     }
+                    self.told_caught_up = false;
                 }
                 Ok(Command::Leave(partition)) => self.leave(&partition),
                 Ok(Command::Advise(positions)) => {
@@ -247,11 +251,14 @@ impl Poller {
             chunk.push(Delivery { event, epoch });
             self.refill(epoch, future);
         }
-        if chunk.is_empty() {
-            return false;
+        if !chunk.is_empty() {
+            self.outbox.push_back(Incoming::Events(chunk));
         }
-        self.outbox.push_back(Incoming::Events(chunk));
-        true
+        if !self.told_caught_up && !self.readings.is_empty() && self.merge.is_caught_up() {
+            self.told_caught_up = true;
+            self.outbox.push_back(Incoming::CaughtUp);
+        }
+        !self.outbox.is_empty()
     }
 
     /// Offers the merge the next event of a partition, if it is there. A time in the future is not

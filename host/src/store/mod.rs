@@ -60,6 +60,13 @@ pub trait Store: Send + Sync {
         identity: &Identity,
     ) -> Result<(), StoreError>;
 
+    /// Whether a generation has come to the end of its topics once; if not, who is to bring it there
+    /// alone: the first that asks, until it lets go or is gone.
+    async fn catch_up(&self, generation: &Generation) -> Result<CatchUp, StoreError>;
+
+    /// A generation has come to the end of its topics.
+    async fn set_caught_up(&self, generation: &Generation) -> Result<(), StoreError>;
+
     /// Says, for whoever asks, that a partition is not read, and why; `None`: that it is.
     async fn set_paused(
         &self,
@@ -130,6 +137,21 @@ pub struct Installed {
     pub generation: Generation,
     /// The digest that is active now: the one offered, unless it was superseded before.
     pub active: String,
+}
+
+/// See [`Store::catch_up`].
+pub enum CatchUp {
+    Done,
+    Ours(Solo),
+    /// Another host does it, and is through with so many offsets.
+    Theirs {
+        events: i64,
+    },
+}
+
+/// As long as this lives, no other host is told to catch the generation up.
+pub struct Solo {
+    _session: Option<sqlx::PgConnection>,
 }
 
 /// Everything that one batch moves.

@@ -105,6 +105,12 @@ impl HostLog {
         }
     }
 
+    /// Waits for a message that begins like this.
+    #[track_caller]
+    pub(crate) fn until_said(&self, beginning: &str) -> Line {
+        self.wait_for(&format!("{beginning:?}"), |line| line.message().starts_with(beginning))
+    }
+
     /// What the last run of a projection did.
     #[track_caller]
     pub(crate) fn tally(&self, projection: &str) -> Tally {

@@ -131,20 +131,26 @@ fn in_the_order_of_time(records: &[Record]) -> BTreeMap<String, String> {
     orders.into_iter().map(|(order, (_, country))| (order, country)).collect()
 }
 
-#[test]
-fn a_rebuild_gives_columns_that_depend_on_the_order_between_topics_as_time_had_it() {
-    let platform = Platform::new("rebuild", &[PLAIN], ReadModel::postgres()).set(&["batch", "skew"], "0s");
-    platform.create_topics(2);
-    let mut workload = platform.workload(seed(41), 6_000);
+/// A history whose orders and moves depend on each other, and a host's configuration that keeps to the
+/// order of time exactly. All of one topic is there before the first event of the other.
+fn rebuild(name: &str, partitions: i32, seed: u64) -> (Platform, Vec<Record>) {
+    let platform = Platform::new(name, &[PLAIN], ReadModel::postgres())
+        .set(&["batch", "skew"], "0s")
+        .set(&["batch", "events"], 100);
+    platform.create_topics(partitions);
+    let mut workload = platform.workload(seed, 6_000);
     workload.mix = Mix { orders: 60, country_changes: 40, profile_updates: 0 };
     workload.shape.confirmed_again = 0.3;
     let records: Vec<Record> = workload.records().collect();
-    // All of one topic is there before the first event of the other.
     let (orders, moves): (Vec<_>, Vec<_>) =
         records.iter().cloned().partition(|record| record.topic.ends_with(ORDER_CONFIRMED));
     platform.publish(&orders);
     platform.publish(&moves);
-    let host = platform.start_host("host");
+    (platform, records)
+}
+
+#[track_caller]
+fn assert_as_time_had_it(platform: &Platform, records: &[Record]) {
     platform.until_fresh();
     let found: BTreeMap<String, String> = platform
         .read_model()
@@ -152,10 +158,52 @@ fn a_rebuild_gives_columns_that_depend_on_the_order_between_topics_as_time_had_i
         .into_iter()
         .map(|row| (row[0].clone().unwrap(), row[1].clone().unwrap()))
         .collect();
-    let expected = in_the_order_of_time(&records);
+    let expected = in_the_order_of_time(records);
     let wrong: Vec<_> =
         expected.iter().filter(|(order, country)| found.get(*order) != Some(*country)).collect();
     assert!(wrong.is_empty(), "{} of {} orders have another country: {wrong:?}", wrong.len(), expected.len());
     assert_eq!(found.len(), expected.len());
+}
+
+#[test]
+fn a_rebuild_gives_columns_that_depend_on_the_order_between_topics_as_time_had_it() {
+    let (platform, records) = rebuild("rebuild", 2, seed(41));
+    let host = platform.start_host("host");
+    assert_as_time_had_it(&platform, &records);
     host.sigterm();
+}
+
+/// Kafka would give one topic to the one host and the other to the other.
+#[test]
+fn one_host_rebuilds_alone_until_it_has_caught_up_and_another_takes_over_when_it_dies() {
+    let (platform, records) = rebuild("rebuild-alone", 1, seed(42));
+    let first = platform.start_host_with("first", "before-commit=stop@9");
+    first.until_stopped_at("before-commit");
+    let second = platform.start_host("second");
+    second.log().until_said("another host catches it up");
+    first.kill();
+    second.log().until_said("caught up by this host alone");
+    let third = platform.start_host("third");
+    assert_as_time_had_it(&platform, &records);
+    // From now on they share it, as does whoever comes later.
+    platform.until_shared_by(&third.group(PLAIN), 2);
+    let fourth = platform.start_host("fourth");
+    platform.until_shared_by(&fourth.group(PLAIN), 3);
+    for host in [second, third, fourth] {
+        host.sigterm();
+    }
+}
+
+#[test]
+fn a_host_that_gets_nowhere_with_a_rebuild_does_not_keep_others_from_it() {
+    let (platform, records) = rebuild("rebuild-stuck", 1, seed(43));
+    let stuck = platform.start_host_with("stuck", "before-commit=stop@3");
+    stuck.until_stopped_at("before-commit");
+    let other = platform.start_host("other");
+    other.log().until_said("the host that catches it up gets nowhere");
+    platform.until_fresh();
+    assert!(stuck.is_stopped());
+    let orders = platform.read_model().query("select order_id from order_search_plain.order_search");
+    assert_eq!(orders.len(), in_the_order_of_time(&records).len());
+    other.sigterm();
 }

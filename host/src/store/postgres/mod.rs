@@ -20,8 +20,8 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 use uuid::Uuid;
 
 use super::{
-    Component, Deployment, Generation, Installed, Projection, Store, StoreError, Transaction, check_layout,
-    generation_schema, schema_name,
+    CatchUp, Component, Deployment, Generation, Installed, Projection, Solo, Store, StoreError, Transaction,
+    check_layout, generation_schema, schema_name,
 };
 use crate::checkpoint::{Checkpoint, Identity};
 use crate::config;
@@ -31,8 +31,10 @@ use statements::Statements;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/postgres");
 
-/// Holds the first argument of every advisory lock of the host's: "PRJ" in ASCII.
+/// The first argument of the host's advisory locks: "PRJ" in ASCII.
 const ADVISORY_CLASS: i32 = 0x0050_524a;
+/// That of the lock of whoever catches a generation up.
+const CATCH_UP_CLASS: i32 = ADVISORY_CLASS + 1;
 
 /// A generation and the digest that writes to it.
 type DeploymentKey = (i64, Arc<str>);
@@ -305,6 +307,44 @@ impl Store for Postgres {
         .bind(offset)
         .bind(&identity.topic_id)
         .bind(&identity.cluster_id)
+        .execute(&self.pool)
+        .await
+        .map_err(classify)?;
+        Ok(())
+    }
+
+    async fn catch_up(&self, generation: &Generation) -> Result<CatchUp, StoreError> {
+        let (done, events): (bool, i64) = sqlx::query_as(
+            "select g.caught_up_at is not null,
+               (select coalesce(sum(next_offset), 0)::int8 from projector.checkpoint c where c.generation_id = g.id)
+             from projector.generation g where g.id = $1",
+        )
+        .bind(generation.id)
+        .fetch_one(&self.pool)
+        .await
+        .map_err(classify)?;
+        if done {
+            return Ok(CatchUp::Done);
+        }
+        // A session of its own: it may last for hours.
+        let mut session = self.pool.connect_options().connect().await.map_err(classify)?;
+        let ours: bool = sqlx::query_scalar("select pg_try_advisory_lock($1, $2)")
+            .bind(CATCH_UP_CLASS)
+            .bind(generation.id as i32)
+            .fetch_one(&mut session)
+            .await
+            .map_err(classify)?;
+        match ours {
+            true => Ok(CatchUp::Ours(Solo { _session: Some(session) })),
+            false => Ok(CatchUp::Theirs { events }),
+        }
+    }
+
+    async fn set_caught_up(&self, generation: &Generation) -> Result<(), StoreError> {
+        sqlx::query(
+            "update projector.generation set caught_up_at = now() where id = $1 and caught_up_at is null",
+        )
+        .bind(generation.id)
         .execute(&self.pool)
         .await
         .map_err(classify)?;

@@ -23,8 +23,8 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 use uuid::Uuid;
 
 use super::{
-    Component, Deployment, Generation, Installed, Projection, Store, StoreError, Transaction, check_layout,
-    generation_schema, schema_name,
+    CatchUp, Component, Deployment, Generation, Installed, Projection, Solo, Store, StoreError, Transaction,
+    check_layout, generation_schema, schema_name,
 };
 use crate::checkpoint::{Checkpoint, Identity};
 use crate::config;
@@ -253,6 +253,29 @@ impl Store for Sqlite {
         .bind(offset)
         .bind(&identity.topic_id)
         .bind(&identity.cluster_id)
+        .bind(now_micros())
+        .execute(&self.pool)
+        .await
+        .map_err(classify)?;
+        Ok(())
+    }
+
+    async fn catch_up(&self, generation: &Generation) -> Result<CatchUp, StoreError> {
+        let done: bool =
+            sqlx::query_scalar("select caught_up_at is not null from projector_generation where id = ?")
+                .bind(generation.id)
+                .fetch_one(&self.pool)
+                .await
+                .map_err(classify)?;
+        // The file has one host.
+        Ok(if done { CatchUp::Done } else { CatchUp::Ours(Solo { _session: None }) })
+    }
+
+    async fn set_caught_up(&self, generation: &Generation) -> Result<(), StoreError> {
+        sqlx::query(
+            "update projector_generation set caught_up_at = ?2 where id = ?1 and caught_up_at is null",
+        )
+        .bind(generation.id)
         .bind(now_micros())
         .execute(&self.pool)
         .await
