@@ -7,59 +7,62 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::{PATIENCE, Platform, eventually};
 
+/// By member: its client's id, and the topics and numbers of its partitions.
+pub(crate) type Holdings = BTreeMap<String, (String, Vec<(String, i32)>)>;
+
 impl Platform {
     /// Waits until the group has this many members, and each holds a partition.
     #[track_caller]
-    pub(crate) fn until_shared_by(&self, group: &str, members: usize) {
+    pub(crate) fn until_shared_by(&self, group: &str, members: usize) -> Holdings {
         let client: BaseConsumer =
             ClientConfig::new().set("bootstrap.servers", self.brokers()).create().unwrap();
         eventually(&format!("{members} hosts share the partitions of {group}"), || {
-            let holds = partitions_by_member(&client, group);
-            let shared = holds.len() == members && holds.values().all(|partitions| *partitions > 0);
-            if shared { Ok(()) } else { Err(holds) }
-        });
+            let holds = holdings(&client, group);
+            let shared =
+                holds.len() == members && holds.values().all(|(_, partitions)| !partitions.is_empty());
+            if shared { Ok(holds) } else { Err(holds) }
+        })
     }
 }
 
 /// Empty while the group rebalances.
-fn partitions_by_member(client: &BaseConsumer, group: &str) -> BTreeMap<String, i32> {
+fn holdings(client: &BaseConsumer, group: &str) -> Holdings {
     // A coordinator that is being elected gives no list.
-    let Ok(list) = client.fetch_group_list(Some(group), PATIENCE) else { return BTreeMap::new() };
+    let Ok(list) = client.fetch_group_list(Some(group), PATIENCE) else { return Holdings::new() };
     let members =
         list.groups().iter().filter(|group| group.state() == "Stable").flat_map(|group| group.members());
     members
-        .map(|member| (member.id().to_owned(), assigned(member.assignment().unwrap_or_default())))
+        .map(|member| {
+            let assigned = assigned(member.assignment().unwrap_or_default()).unwrap_or_default();
+            (member.id().to_owned(), (member.client_id().to_owned(), assigned))
+        })
         .collect()
 }
 
-/// The number of partitions in an assignment of the consumer protocol: a version, then topics with
-/// their partitions.
-fn assigned(assignment: &[u8]) -> i32 {
+/// The partitions in an assignment of the consumer protocol: a version, then topics with their
+/// partitions.
+fn assigned(assignment: &[u8]) -> Option<Vec<(String, i32)>> {
     struct Bytes<'a>(&'a [u8]);
-    impl Bytes<'_> {
-        fn number<const N: usize>(&mut self) -> Option<i32> {
-            let (bytes, rest) = self.0.split_at_checked(N)?;
+    impl<'a> Bytes<'a> {
+        fn take(&mut self, count: i32) -> Option<&'a [u8]> {
+            let (bytes, rest) = self.0.split_at_checked(usize::try_from(count).ok()?)?;
             self.0 = rest;
-            Some(bytes.iter().fold(0, |number, byte| number << 8 | i32::from(*byte)))
+            Some(bytes)
         }
 
-        fn skip(&mut self, bytes: i32) -> Option<()> {
-            self.0 = self.0.get(usize::try_from(bytes).ok()?..)?;
-            Some(())
+        fn number(&mut self, bytes: i32) -> Option<i32> {
+            Some(self.take(bytes)?.iter().fold(0, |number, byte| number << 8 | i32::from(*byte)))
         }
     }
-    let count = || {
-        let mut bytes = Bytes(assignment);
-        bytes.number::<2>()?;
-        let mut partitions = 0;
-        for _ in 0..bytes.number::<4>()? {
-            let name = bytes.number::<2>()?;
-            bytes.skip(name)?;
-            let here = bytes.number::<4>()?;
-            bytes.skip(4 * here)?;
-            partitions += here;
+    let mut bytes = Bytes(assignment);
+    bytes.number(2)?;
+    let mut partitions = Vec::new();
+    for _ in 0..bytes.number(4)? {
+        let length = bytes.number(2)?;
+        let topic = String::from_utf8_lossy(bytes.take(length)?).into_owned();
+        for _ in 0..bytes.number(4)? {
+            partitions.push((topic.clone(), bytes.number(4)?));
         }
-        Some(partitions)
-    };
-    count().unwrap_or(0)
+    }
+    Some(partitions)
 }
