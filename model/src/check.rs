@@ -209,6 +209,7 @@ impl Checker {
                     key: Vec::new(),
                     indexes: Vec::new(),
                     has_tombstones: false,
+                    has_lineage: table.lineage,
                 };
                 resolved.key = self.columns(&format!("{place}: key"), &table.key, &resolved);
                 if table.key.is_empty() {

@@ -48,6 +48,9 @@ pub struct Table {
     pub indexes: Vec<Index>,
     /// A guarded delete writes to this table: rows carry a tombstone flag, hidden from readers.
     pub has_tombstones: bool,
+    /// Rows carry who wrote them last, hidden from readers: the last event, in the order in which they
+    /// are applied, of whose changes one wrote the row. A tombstone carries its delete.
+    pub has_lineage: bool,
 }
 
 #[derive(Debug, Clone)]

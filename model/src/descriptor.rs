@@ -86,6 +86,10 @@ pub struct Table {
     pub key: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub indexes: Vec<Index>,
+    /// Every row keeps the position of the event that wrote it last, and the digest of the plugin
+    /// that did, in columns that readers do not see: `_topic`, `_partition`, `_offset`, `_digest`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lineage: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

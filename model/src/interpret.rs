@@ -58,6 +58,12 @@ impl Tables {
         self.journal.iter().map(|(table, key, _)| (*table, key)).collect()
     }
 
+    /// The keys of the rows that were written or deleted since the mark, in the order in which that
+    /// happened.
+    pub fn changed_since(&self, mark: Mark) -> impl Iterator<Item = (usize, &Key)> {
+        self.journal[mark.0..].iter().map(|(table, key, _)| (*table, key))
+    }
+
     /// Applies the changes of one event, in order; returns by change how many rows it touched.
     ///
     /// All of them or none: on a rejection the rows are as they were before.

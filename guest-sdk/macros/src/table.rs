@@ -26,6 +26,7 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
     let guard_is_version = fields::guard_is_version(&fields, options.guard.as_ref())?;
     let columns = fields.iter().map(column_declaration).collect::<Result<Vec<_>>>()?;
     let indexes = options.indexes.iter().map(Index::declaration);
+    let lineage = options.lineage;
     let from_row = from_row(&name, &fields);
     let upsert = upsert::of_whole_row(row, &name, &fields, options.guard.as_ref());
 
@@ -37,6 +38,7 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
                 columns: &[#(#columns),*],
                 key: &[#(#key_columns),*],
                 indexes: &[#(#indexes),*],
+                lineage: #lineage,
             };
             #from_row
         }
@@ -93,12 +95,13 @@ fn from_row(name: &str, fields: &[Field<'_>]) -> TokenStream {
     }
 }
 
-/// `#[table(name = "order_search", index(customer_id), index(contains(items)), guard = version)]`.
+/// `#[table(name = "order_search", index(customer_id), index(contains(items)), guard = version, lineage)]`.
 #[derive(Default)]
 struct Options {
     name: Option<LitStr>,
     indexes: Vec<Index>,
     guard: Option<Ident>,
+    lineage: bool,
 }
 
 impl Options {
@@ -114,8 +117,10 @@ impl Options {
                     let content;
                     parenthesized!(content in meta.input);
                     options.indexes.push(content.parse()?);
+                } else if meta.path.is_ident("lineage") {
+                    options.lineage = true;
                 } else {
-                    return Err(meta.error("write `name = \"…\"`, `index(…)` or `guard = …`"));
+                    return Err(meta.error("write `name = \"…\"`, `index(…)`, `guard = …` or `lineage`"));
                 }
                 Ok(())
             })?;

@@ -27,6 +27,7 @@ pub struct TableDeclaration {
     /// Names of the primary key's columns, in order.
     pub key: &'static [&'static str],
     pub indexes: &'static [IndexDeclaration],
+    pub lineage: bool,
 }
 
 #[derive(Debug)]
@@ -56,6 +57,7 @@ impl TableDeclaration {
             columns: self.columns.iter().map(column).collect(),
             key: owned(self.key),
             indexes: self.indexes.iter().map(index).collect(),
+            lineage: self.lineage,
         }
     }
 }

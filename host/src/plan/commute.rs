@@ -1,9 +1,10 @@
 //! Which statements of a table may change places, decided once, from their declared shapes.
 //!
-//! Two changes commute if they leave the same rows in either order, and reject the same events. A
-//! statement *by key* touches the one row that its arguments name. One that selects *by other
-//! columns* touches whatever rows match when it runs, so it commutes with a write by key only where
-//! that leaves nothing unknown in the row.
+//! Two changes commute if they leave the same rows in either order, and reject the same events; in a
+//! table with lineage, only if every row also has the same last writer. A statement *by key* touches
+//! the one row that its arguments name. One that selects *by other columns* touches whatever rows
+//! match when it runs, so it commutes with a write by key only where that leaves nothing unknown in
+//! the row.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -76,6 +77,8 @@ pub enum Reason {
     SameColumns,
     /// The row that the write by key leaves is not known in the columns that matter.
     UnknownRow,
+    /// Both may write one row, and its lineage is that of the later one.
+    Lineage,
 }
 
 impl fmt::Display for Reason {
@@ -89,6 +92,7 @@ impl fmt::Display for Reason {
             Reason::UnknownRow => {
                 "the write by key does not `set` every column that the other selects by and writes"
             }
+            Reason::Lineage => "both may write one row, whose lineage names the one that was last",
         })
     }
 }
@@ -115,12 +119,13 @@ fn relation(contract: &Contract, a: &Write, b: &Write) -> Relation {
     if a.table != b.table {
         return Relation::Free;
     }
+    let lineage = contract.tables[a.table].has_lineage;
     match (contract.is_by_key(a), contract.is_by_key(b)) {
-        (true, true) if commute_on_one_row(a, b) => Relation::Free,
+        (true, true) if !lineage && commute_on_one_row(a, b) => Relation::Free,
         (true, true) => Relation::OtherKeys,
         (true, false) => by_key_and_by_others(contract, a, b),
         (false, true) => by_key_and_by_others(contract, b, a),
-        (false, false) => of_rows_that_are_there(a, b),
+        (false, false) => of_rows_that_are_there(a, b, lineage),
     }
 }
 
@@ -140,7 +145,8 @@ fn commute_on_one_row(a: &Write, b: &Write) -> bool {
 /// `key` touches one row; `others` selects by other columns.
 ///
 /// An upsert that sets every column that `others` writes makes the row forget whether `others`
-/// touched it before, so only the row that it leaves counts: that row is selected, or is not.
+/// touched it before, so only the row that it leaves counts: that row is selected, or is not. Its
+/// lineage is that of the upsert then, or of the update that is written into it.
 fn by_key_and_by_others(contract: &Contract, key: &Write, others: &Write) -> Relation {
     if key.guard.is_some() || others.guard.is_some() {
         return Relation::Never(Reason::Guard);
@@ -160,7 +166,7 @@ fn by_key_and_by_others(contract: &Contract, key: &Write, others: &Write) -> Rel
             Relation::Never(Reason::Miss)
         }
         WriteKind::Delete => Relation::Free,
-        WriteKind::Update => of_rows_that_are_there(key, others),
+        WriteKind::Update => of_rows_that_are_there(key, others, contract.tables[key.table].has_lineage),
         // The row that is there already stays, so a delete before it would let it in.
         WriteKind::InsertOnce if others.kind == WriteKind::Delete => Relation::Never(Reason::UnknownRow),
         WriteKind::InsertOnce => match selected_by(key, others) {
@@ -188,8 +194,8 @@ fn by_key_and_by_others(contract: &Contract, key: &Write, others: &Write) -> Rel
 }
 
 /// Updates and deletes of rows that are there: neither may change what the other selects, nor what
-/// it finds.
-fn of_rows_that_are_there(a: &Write, b: &Write) -> Relation {
+/// it finds; nor, with lineage, write the rows that the other writes.
+fn of_rows_that_are_there(a: &Write, b: &Write, lineage: bool) -> Relation {
     if moves(a, a) || moves(b, b) || moves(a, b) || moves(b, a) {
         return Relation::Never(Reason::Moves);
     }
@@ -200,7 +206,8 @@ fn of_rows_that_are_there(a: &Write, b: &Write) -> Relation {
         }
         (WriteKind::Delete, _) => deleted_under(b),
         (_, WriteKind::Delete) => deleted_under(a),
-        _ => (!columns(a).is_disjoint(&columns(b))).then_some(Reason::SameColumns),
+        _ if !columns(a).is_disjoint(&columns(b)) => Some(Reason::SameColumns),
+        _ => lineage.then_some(Reason::Lineage),
     };
     reason.map_or(Relation::Free, Relation::Never)
 }

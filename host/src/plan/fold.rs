@@ -7,7 +7,10 @@ use projector_model::{Value, Write, WriteKind};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fold {
-    Done,
+    /// One change, which writes wherever either did, and last where the later one did.
+    Later,
+    /// The earlier change as it was, which leaves nothing to do to the later one.
+    Earlier,
     /// Left as it was: the later change needs a statement of its own.
     Impossible,
 }
@@ -51,13 +54,14 @@ pub(super) fn fold(write: &Write, columns: &[Column], earlier: &mut Vec<Value>, 
         if !write.only_sets() {
             return Fold::Impossible;
         }
-        if later[guard.argument] >= earlier[guard.argument] {
-            *earlier = later.to_vec();
+        if later[guard.argument] < earlier[guard.argument] {
+            return Fold::Earlier;
         }
-        return Fold::Done;
+        *earlier = later.to_vec();
+        return Fold::Later;
     }
     match write.kind {
-        WriteKind::InsertOnce | WriteKind::Delete => Fold::Done,
+        WriteKind::InsertOnce | WriteKind::Delete => Fold::Earlier,
         WriteKind::Upsert | WriteKind::Update => fold_operations(write, columns, earlier, later),
     }
 }
@@ -76,7 +80,7 @@ fn fold_operations(write: &Write, columns: &[Column], earlier: &mut [Value], lat
         }
     }
     earlier[first..].clone_from_slice(&folded);
-    Fold::Done
+    Fold::Later
 }
 
 /// Whether a sum goes both up and down: it could leave the range half way and come back, which one

@@ -34,6 +34,8 @@ pub struct Row {
     pub arguments: Vec<Value>,
     /// The first event, by its place in the batch, that led to this row.
     pub event: usize,
+    /// The event that writes last wherever this row is written, by its place in the batch.
+    pub writer: usize,
 }
 
 /// Plans the changes of a batch: `(place of the event in the batch, its change)`, in order.
@@ -71,7 +73,7 @@ fn place(contract: &Contract, rules: &Rules, steps: &mut Vec<Pending>, event: us
         at -= 1;
     }
     for (passed, rows, patch) in patched {
-        steps[passed].patch(&rows, patch, change);
+        steps[passed].patch(&rows, patch, event, change);
     }
     if !joined {
         // A write by key stays behind: an update by other columns can still be written into it. Such

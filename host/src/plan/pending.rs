@@ -48,16 +48,20 @@ impl Pending {
                     index.entry(values_at(positions, &change.arguments)).or_default().push(at);
                 }
                 self.selections.insert(selection, at);
-                self.rows.push(Row { arguments: change.arguments.clone(), event });
+                self.rows.push(Row { arguments: change.arguments.clone(), event, writer: event });
             }
             Some(at) => {
                 let at = *at;
                 let mut folded = self.rows[at].arguments.clone();
                 let columns = &contract.tables[write.table].columns;
-                if fold::fold(write, columns, &mut folded, &change.arguments) == Fold::Impossible {
-                    return false;
+                match fold::fold(write, columns, &mut folded, &change.arguments) {
+                    Fold::Later => {
+                        self.rows[at].writer = event;
+                        self.replace(at, folded);
+                    }
+                    Fold::Earlier => {}
+                    Fold::Impossible => return false,
                 }
-                self.replace(at, folded);
             }
         }
         self.changes += 1;
@@ -95,8 +99,8 @@ impl Pending {
         }
     }
 
-    /// Writes an update into rows that it would have selected.
-    pub(super) fn patch(&mut self, rows: &[usize], patches: &[Patch], change: &Change) {
+    /// Writes an event's update into rows that it would have selected.
+    pub(super) fn patch(&mut self, rows: &[usize], patches: &[Patch], event: usize, change: &Change) {
         for at in rows {
             let mut arguments = self.rows[*at].arguments.clone();
             for patch in patches {
@@ -106,6 +110,7 @@ impl Pending {
                     arguments[patch.argument] = value;
                 }
             }
+            self.rows[*at].writer = event;
             self.replace(*at, arguments);
         }
     }

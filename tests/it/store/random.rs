@@ -119,7 +119,7 @@ fn table(at: usize, throws: &mut Throws<'_>) -> Table {
         columns.push(column(format!("c{at}"), *throws.pick(&TYPES), throws.one_in(2)));
     }
     let index = Index { columns: vec!["grp".into()], kind: IndexKind::Ordered };
-    Table { name: format!("t{at}"), columns, key, indexes: vec![index] }
+    Table { name: format!("t{at}"), columns, key, indexes: vec![index], lineage: throws.one_in(2) }
 }
 
 fn statement(name: String, table: &Table, throws: &mut Throws<'_>) -> Statement {
@@ -128,15 +128,18 @@ fn statement(name: String, table: &Table, throws: &mut Throws<'_>) -> Statement 
         StatementKind::Upsert,
         StatementKind::InsertOnce,
         StatementKind::Update,
+        StatementKind::Update,
         StatementKind::Delete,
     ]);
     let inserts = matches!(kind, StatementKind::Upsert | StatementKind::InsertOnce);
     let by_key = inserts || throws.one_in(2);
+    // Updates of few columns, so that some have none in common.
+    let chances = if kind == StatementKind::Update { 4 } else { 2 };
     let mut set: Vec<Assignment> = Vec::new();
     if kind != StatementKind::Delete {
         for column in table.columns.iter().filter(|column| !table.key.contains(&column.name)) {
             let needed = inserts && !column.nullable;
-            if needed || throws.one_in(2) {
+            if needed || throws.one_in(chances) {
                 let operation = match kind {
                     StatementKind::InsertOnce => Operation::Set,
                     _ => *throws.pick(&operations(column)),
