@@ -459,7 +459,8 @@ fn condemn(batch: &mut Batch, code: &str, detail: &str) {
 }
 
 fn writes<'b>(deliveries: &'b [Delivery], outcomes: &'b [Outcome<'b>], advances: Vec<Advance>) -> Writes<'b> {
-    let mut writes = Writes { advances, changes: Vec::new(), dead: Vec::new(), ids: Vec::new() };
+    let positions = deliveries.iter().map(|delivery| &delivery.event.position).collect();
+    let mut writes = Writes { advances, positions, changes: Vec::new(), dead: Vec::new(), ids: Vec::new() };
     for (at, (delivery, outcome)) in deliveries.iter().zip(outcomes).enumerate() {
         match outcome {
             Outcome::Apply(changes) => writes.changes.push((at, changes)),

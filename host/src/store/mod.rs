@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::checkpoint::{Checkpoint, Identity};
 use crate::config;
 use crate::duplicate::{EventId, Remembered};
-use crate::event::{Event, Partition};
+use crate::event::{Event, Partition, Position};
 use crate::outcome::Failure;
 
 /// A database that holds read models, and the host's own tables beside them.
@@ -157,6 +157,8 @@ pub struct Solo {
 /// Everything that one batch moves.
 pub struct Writes<'a> {
     pub advances: Vec<Advance>,
+    /// Where each of the batch's events stands in the log, by its place in the batch.
+    pub positions: Vec<&'a Position>,
     /// The batch's events that led to changes, in order: `(place in the batch, changes)`.
     pub changes: Vec<(usize, &'a [Change])>,
     pub dead: Vec<DeadLetter<'a>>,

@@ -1,11 +1,12 @@
 //! Whose batches are written: those of the active component, and of no other.
 
 use anyhow::Result;
+use projector::event::Position;
 use projector::store::{StoreError, Writes};
 
 use super::home::{Home, wait_until};
 use super::on_both_stores;
-use super::projection::{PUT, Projection, advance, contract, numbers, numeric, offer};
+use super::projection::{PUT, Projection, advance, contract, numbers, numeric, offer, partition};
 
 on_both_stores!(
     a_component_that_is_not_the_active_one_begins_nothing,
@@ -38,8 +39,10 @@ async fn an_activation_waits_for_the_transaction_in_flight_and_stops_the_next(ho
     }
     assert!(!activation.is_finished());
     let changes = [numeric(PUT, &[1, 2])];
+    let position = Position { partition: partition(), offset: 0 };
     let writes = Writes {
         advances: vec![advance(0, 1)],
+        positions: vec![&position],
         changes: vec![(0, &changes)],
         dead: Vec::new(),
         ids: Vec::new(),

@@ -60,6 +60,7 @@ impl Batch {
     fn writes(&self, advances: [Advance; 2]) -> Writes<'_> {
         Writes {
             advances: advances.into(),
+            positions: vec![&self.event.position; 4],
             changes: vec![(0, &self.changes[..1]), (1, &self.changes[1..])],
             dead: vec![DeadLetter { event: &self.event, failure: &self.failure }],
             ids: Vec::new(),
@@ -154,7 +155,7 @@ async fn a_commit_that_is_given_up_at_any_wait_leaves_all_of_it_or_nothing(home:
         assert_eq!(overview.dead_letters, commits);
         assert_eq!(overview.statements.get("add").map_or(0, |count| count.changes), commits);
         let rows = rows::of_store(&home, &projection.deployment.contract, &generation).await?;
-        let sum = rows[0].stored.get(1).and_then(|(values, _)| values[1].clone());
+        let sum = rows[0].stored.get(1).and_then(|row| row.values[1].clone());
         assert_eq!(sum, (commits > 0).then(|| (0..commits).map(|at| 10 * at).sum::<i64>().to_string()));
     }
     assert!(patience > 3, "it was given up before it was let through");
@@ -201,7 +202,7 @@ async fn rows_checkpoints_dead_letters_and_counters_move_together(home: Home) ->
         assert_eq!(read, applied + ignored + parked + dead + skipped);
     }
     let rows = rows::of_store(&home, &projection.deployment.contract, &generation).await?;
-    let values: Vec<_> = rows[0].visible.iter().map(|(values, _)| values[1].as_deref()).collect();
+    let values: Vec<_> = rows[0].visible.iter().map(|row| row.values[1].as_deref()).collect();
     assert_eq!(values, [Some("5"), Some("10")]);
     Ok(())
 }

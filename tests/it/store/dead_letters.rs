@@ -42,11 +42,12 @@ async fn bury(projection: &Projection, events: &[Event]) -> Result<()> {
         ignored: BTreeMap::new(),
         dead: BTreeMap::from([("trap".into(), buried)]),
     };
+    let positions = events.iter().map(|event| &event.position).collect();
     let dead = events.iter().map(|event| DeadLetter { event, failure: &failure }).collect();
     projection
         .begin()
         .await?
-        .commit(&Writes { advances: vec![advance], changes: Vec::new(), dead, ids: Vec::new() })
+        .commit(&Writes { advances: vec![advance], positions, changes: Vec::new(), dead, ids: Vec::new() })
         .await?;
     Ok(())
 }

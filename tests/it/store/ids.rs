@@ -28,6 +28,7 @@ async fn handle(projection: &Projection, remembered: Remembered) -> Result<()> {
     let at = projection.offset().await?;
     let writes = Writes {
         advances: vec![advance(at, 1)],
+        positions: Vec::new(),
         changes: Vec::new(),
         dead: Vec::new(),
         ids: vec![remembered],
@@ -47,6 +48,7 @@ async fn an_id_is_known_once_its_event_is_committed(home: Home) -> Result<()> {
     // Rolled back, with everything else.
     let elsewhere = Writes {
         advances: vec![advance(77, 1)],
+        positions: Vec::new(),
         changes: Vec::new(),
         dead: Vec::new(),
         ids: vec![on_day(1, 10)],

@@ -11,6 +11,7 @@ mod dead_letters;
 mod drift;
 mod ids;
 mod install;
+mod lineage;
 mod one_writer;
 mod reads;
 mod refusals;

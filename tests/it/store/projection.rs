@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use projector::checkpoint::Identity;
-use projector::event::Partition;
+use projector::event::{Partition, Position};
 use projector::store::{
     Advance, Component, Deployment, Installed, PartitionState, Projection as Overview, Store, StoreError,
     Transaction, Writes,
@@ -110,9 +110,16 @@ impl Projection {
         for change in events.iter_mut().flatten() {
             self.deployment.contract.fit(change).expect("validated before");
         }
-        let applied = advance(self.offset().await?, events.len() as i64);
-        let changes = events.iter().map(Vec::as_slice).enumerate().collect();
-        let writes = Writes { advances: vec![applied], changes, dead: Vec::new(), ids: Vec::new() };
+        let first = self.offset().await?;
+        let position = |at: i64| Position { partition: partition(), offset: first + at };
+        let positions: Vec<Position> = (0..events.len() as i64).map(position).collect();
+        let writes = Writes {
+            advances: vec![advance(first, events.len() as i64)],
+            positions: positions.iter().collect(),
+            changes: events.iter().map(Vec::as_slice).enumerate().collect(),
+            dead: Vec::new(),
+            ids: Vec::new(),
+        };
         self.begin().await?.commit(&writes).await?;
         Ok(())
     }

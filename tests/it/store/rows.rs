@@ -1,16 +1,28 @@
 //! What is in a projection's tables, read past the host, in one form for both stores and the model.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use projector::store::Generation;
 use projector_model::contract::{Column, Table};
+use projector_model::interpret::Key;
 use projector_model::{Contract, Tables, Type, Value};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Row as _};
 
 use super::home::{Home, Session};
 
-/// A row: its values as texts, and whether it is a tombstone.
-pub(super) type Row = (Vec<Option<String>>, bool);
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Row {
+    /// As texts.
+    pub(super) values: Vec<Option<String>>,
+    pub(super) tombstone: bool,
+    /// `t/0@17 by <digest>`, in a table with lineage; readers do not see it.
+    pub(super) lineage: Option<String>,
+}
+
+/// By table and key: the lineage of a row of the model's.
+pub(super) type Writers = BTreeMap<(usize, Key), String>;
 
 /// What a table holds, and what its readers see; both sorted.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,13 +39,18 @@ impl Dump {
     }
 }
 
-/// What the model says: readers see every row but the tombstones.
-pub(super) fn of_model(contract: &Contract, tables: &Tables) -> Vec<Dump> {
+/// What the model says: readers see every row but the tombstones, and no lineage.
+pub(super) fn of_model(contract: &Contract, tables: &Tables, writers: &Writers) -> Vec<Dump> {
     let dump = |at: usize| {
-        let row =
-            |row: &projector_model::interpret::Row| (row.values.iter().map(shown).collect(), row.tombstone);
-        let stored: Vec<Row> = tables.rows(at).map(|(_, stored)| row(stored)).collect();
-        let visible = stored.iter().filter(|(_, tombstone)| !tombstone).cloned().collect();
+        let writer = |key: &Key| writers.get(&(at, key.clone())).cloned();
+        let row = |(key, row): (&Key, &projector_model::interpret::Row)| Row {
+            values: row.values.iter().map(shown).collect(),
+            tombstone: row.tombstone,
+            lineage: writer(key).filter(|_| contract.tables[at].has_lineage),
+        };
+        let stored: Vec<Row> = tables.rows(at).map(row).collect();
+        let seen = |row: &Row| Row { lineage: None, ..row.clone() };
+        let visible = stored.iter().filter(|row| !row.tombstone).map(seen).collect();
         Dump::of(stored, visible)
     };
     (0..contract.tables.len()).map(dump).collect()
@@ -53,19 +70,31 @@ pub(super) async fn of_store(home: &Home, contract: &Contract, generation: &Gene
                 (format!("{}__{}", generation.schema, table.name), format!("{readers}__{}", table.name))
             }
         };
-        let stored = select(&mut session, table, &physical, table.has_tombstones).await?;
-        let visible = select(&mut session, table, &view, false).await?;
+        let lineage = table.has_lineage.then_some(LINEAGE);
+        let tombstone = table.has_tombstones.then_some("_deleted");
+        let stored = select(&mut session, table, &physical, tombstone, lineage).await?;
+        let visible = select(&mut session, table, &view, None, None).await?;
         dumps.push(Dump::of(stored, visible));
     }
     Ok(dumps)
 }
 
-async fn select(session: &mut Session, table: &Table, from: &str, tombstones: bool) -> Result<Vec<Row>> {
+const LINEAGE: &str = "_topic || '/' || _partition || '@' || _offset || ' by ' || _digest";
+
+async fn select(
+    session: &mut Session,
+    table: &Table,
+    from: &str,
+    tombstone: Option<&str>,
+    lineage: Option<&str>,
+) -> Result<Vec<Row>> {
     let mut columns: Vec<String> = match session {
         Session::Postgres(_) => table.columns.iter().map(as_text).collect(),
         Session::Sqlite(_) => table.columns.iter().map(|column| column.name.clone()).collect(),
     };
-    columns.push(if tombstones { "_deleted".into() } else { "1 = 2".into() });
+    columns.push(tombstone.unwrap_or("1 = 2").into());
+    columns.push(lineage.unwrap_or("cast(null as text)").into());
+    let width = table.columns.len();
     let sql = AssertSqlSafe(format!("select {} from {from}", columns.join(", ")));
     let mut rows = Vec::new();
     match session {
@@ -76,7 +105,8 @@ async fn select(session: &mut Session, table: &Table, from: &str, tombstones: bo
                     let text: Option<String> = row.try_get(at)?;
                     values.push(text.map(|text| canonical(column.ty, text)));
                 }
-                rows.push((values, row.try_get(table.columns.len())?));
+                let (tombstone, lineage) = (row.try_get(width)?, row.try_get(width + 1)?);
+                rows.push(Row { values, tombstone, lineage });
             }
         }
         Session::Sqlite(session) => {
@@ -84,7 +114,8 @@ async fn select(session: &mut Session, table: &Table, from: &str, tombstones: bo
                 let values =
                     table.columns.iter().enumerate().map(|(at, column)| from_sqlite(&row, at, column.ty));
                 let values = values.collect::<Result<_, sqlx::Error>>()?;
-                rows.push((values, row.try_get(table.columns.len())?));
+                let (tombstone, lineage) = (row.try_get(width)?, row.try_get(width + 1)?);
+                rows.push(Row { values, tombstone, lineage });
             }
         }
     }

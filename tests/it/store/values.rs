@@ -128,7 +128,7 @@ async fn every_value_comes_back_as_it_went_in(home: Home) -> Result<()> {
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].iter().map(shown).collect::<Vec<_>>(), expected, "read by the host");
         assert!(
-            dump[0].visible.iter().any(|(values, _)| *values == expected),
+            dump[0].visible.iter().any(|row| row.values == expected),
             "{expected:?} for readers: {dump:#?}"
         );
     }

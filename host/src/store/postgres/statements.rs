@@ -2,13 +2,14 @@
 //! commute.
 //!
 //! Identifiers come from the checked contract and are quoted; values are always bound, as one
-//! array for each argument.
+//! array for each argument; where lineage is written, one each for topic, partition and offset
+//! follow, and the digest, once.
 
 use projector_model::contract::Table;
 use projector_model::descriptor::{OnMiss, Operation};
 use projector_model::{Contract, Lookup, Type, Write, WriteKind};
 
-use super::tables::{DELETED, qualified, quote};
+use super::tables::{DELETED, LINEAGE, qualified, quote};
 use super::values::{array_type, selected};
 use crate::plan::Rules;
 
@@ -25,6 +26,7 @@ pub(super) struct WriteSql {
     pub(super) first_miss: Option<String>,
     /// The types of the arguments.
     pub(super) types: Vec<Type>,
+    pub(super) writes_lineage: bool,
 }
 
 impl Statements {
@@ -41,6 +43,7 @@ impl Statements {
                     first_miss: (write.on_miss == OnMiss::Reject)
                         .then(|| first_miss_sql(write, table, &name)),
                     types: write.argument_columns().map(|column| table.columns[column].ty).collect(),
+                    writes_lineage: writes_lineage(write, table),
                 }
             })
             .collect();
@@ -74,12 +77,17 @@ fn write_sql(write: &Write, table: &Table, name: &str) -> String {
 
 fn insert(write: &Write, table: &Table, name: &str) -> String {
     let columns: Vec<usize> = write.argument_columns().collect();
+    let (mut into, mut values) = (quoted(table, &columns), arguments(write, table));
+    for (column, value) in lineage(write, table) {
+        into.push(column.to_owned());
+        values.push(value);
+    }
     let head = format!(
         "insert into {name} as t ({}) select {} from {} on conflict ({})",
-        names(table, &columns),
-        arguments(write, table).join(", "),
+        into.join(", "),
+        values.join(", "),
         unnest(write, table),
-        names(table, &table.key)
+        quoted(table, &table.key).join(", ")
     );
     let guard = write.guard.map(|guard| {
         let version = quote(&table.columns[guard.column].name);
@@ -108,6 +116,7 @@ fn insert(write: &Write, table: &Table, name: &str) -> String {
     if table.has_tombstones {
         set.push(format!("{DELETED} = false"));
     }
+    set.extend(lineage(write, table).iter().map(|(column, _)| format!("{column} = excluded.{column}")));
     if set.is_empty() || (once && !table.has_tombstones) {
         return format!("{head} do nothing");
     }
@@ -126,6 +135,7 @@ fn update(write: &Write, table: &Table, name: &str) -> String {
         let combined = combined(*operation, &name, argument).unwrap_or_else(|| format!("t.{name}"));
         set.push(format!("{name} = {combined}"));
     }
+    set.extend(lineage(write, table).iter().map(|(column, value)| format!("{column} = {value}")));
     let guard = write.guard.map_or(String::new(), |guard| {
         let version = quote(&table.columns[guard.column].name);
         format!(" and (t.{version} is null or t.{version} <= {})", arguments[guard.argument])
@@ -150,13 +160,21 @@ fn leave_tombstone(write: &Write, table: &Table, name: &str) -> String {
         })
         .collect();
     set.push(format!("{DELETED} = true"));
+    let (mut into, mut values) = (quoted(table, &columns), arguments(write, table));
+    into.push(DELETED.to_owned());
+    values.push("true".to_owned());
+    for (column, value) in lineage(write, table) {
+        set.push(format!("{column} = excluded.{column}"));
+        into.push(column.to_owned());
+        values.push(value);
+    }
     let version = columns.last().map(|column| quote(&table.columns[*column].name)).unwrap_or_default();
     format!(
-        "insert into {name} as t ({}, {DELETED}) select {}, true from {} on conflict ({}) do update set {} where t.{version} is null or t.{version} <= excluded.{version}",
-        names(table, &columns),
-        arguments(write, table).join(", "),
+        "insert into {name} as t ({}) select {} from {} on conflict ({}) do update set {} where t.{version} is null or t.{version} <= excluded.{version}",
+        into.join(", "),
+        values.join(", "),
         unnest(write, table),
-        names(table, &table.key),
+        quoted(table, &table.key).join(", "),
         set.join(", ")
     )
 }
@@ -238,24 +256,46 @@ fn cast(expression: &str, ty: Type) -> String {
     }
 }
 
+/// A delete that leaves no tombstone leaves nothing that could have a lineage.
+fn writes_lineage(write: &Write, table: &Table) -> bool {
+    table.has_lineage && (write.kind != WriteKind::Delete || write.guard.is_some())
+}
+
+/// The columns of the lineage, if it is written, and what they become.
+fn lineage(write: &Write, table: &Table) -> Vec<(&'static str, String)> {
+    if !writes_lineage(write, table) {
+        return Vec::new();
+    }
+    let digest = write.argument_count() + LINEAGE.len();
+    let value = |(at, column)| if at < 3 { format!("u.{column}") } else { format!("${digest}::text") };
+    LINEAGE.into_iter().zip(LINEAGE.into_iter().enumerate().map(value)).collect()
+}
+
 fn unnest(write: &Write, table: &Table) -> String {
-    let (arrays, aliases) = arrays(write, table);
-    format!("unnest({arrays}) as u({aliases})")
+    let (mut arrays, mut aliases) = arrays(write, table);
+    if writes_lineage(write, table) {
+        let first = arrays.len() + 1;
+        let types = ["text[]", "int4[]", "int8[]"].into_iter().enumerate();
+        arrays.extend(types.map(|(at, ty)| format!("${}::{ty}", first + at)));
+        aliases.extend(LINEAGE[..3].iter().map(|column| (*column).to_owned()));
+    }
+    format!("unnest({}) as u({})", arrays.join(", "), aliases.join(", "))
 }
 
 fn unnest_with_ordinality(write: &Write, table: &Table) -> String {
     let (arrays, aliases) = arrays(write, table);
-    format!("unnest({arrays}) with ordinality as u({aliases}, ord)")
+    format!("unnest({}) with ordinality as u({}, ord)", arrays.join(", "), aliases.join(", "))
 }
 
-fn arrays(write: &Write, table: &Table) -> (String, String) {
-    let arrays: Vec<_> = write
+/// The arrays of the arguments, and the names of their elements.
+fn arrays(write: &Write, table: &Table) -> (Vec<String>, Vec<String>) {
+    let arrays: Vec<String> = write
         .argument_columns()
         .enumerate()
         .map(|(at, column)| format!("${}::{}", at + 1, array_type(table.columns[column].ty).0))
         .collect();
-    let aliases: Vec<_> = (0..arrays.len()).map(|at| format!("a{at}")).collect();
-    (arrays.join(", "), aliases.join(", "))
+    let aliases = (0..arrays.len()).map(|at| format!("a{at}")).collect();
+    (arrays, aliases)
 }
 
 fn by(write: &Write, table: &Table) -> String {
@@ -272,6 +312,6 @@ fn alive(table: &Table) -> String {
     if table.has_tombstones { format!(" and not t.{DELETED}") } else { String::new() }
 }
 
-fn names(table: &Table, columns: &[usize]) -> String {
-    table.column_names(columns).map(quote).collect::<Vec<_>>().join(", ")
+fn quoted(table: &Table, columns: &[usize]) -> Vec<String> {
+    table.column_names(columns).map(quote).collect()
 }

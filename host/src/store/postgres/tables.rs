@@ -7,6 +7,9 @@ use projector_model::{Contract, Type};
 /// The column of a tombstone's flag. Authors' own identifiers never begin with an underscore.
 pub(super) const DELETED: &str = "\"_deleted\"";
 
+/// The columns of a row's lineage: where the event stands that wrote it last, and the plugin that did.
+pub(super) const LINEAGE: [&str; 4] = ["\"_topic\"", "\"_partition\"", "\"_offset\"", "\"_digest\""];
+
 /// The statements that create everything, in order. `schema` is the generation's own, `readers`
 /// the one that readers know.
 pub(super) fn create(contract: &Contract, schema: &str, readers: &str) -> Vec<String> {
@@ -57,6 +60,10 @@ fn create_table(table: &Table, schema: &str, primary_key: &str) -> String {
         if !not_null.is_empty() {
             parts.push(format!("check ({DELETED} or ({}))", not_null.join(" and ")));
         }
+    }
+    if table.has_lineage {
+        let typed = LINEAGE.iter().zip(["text", "integer", "bigint", "text"]);
+        parts.extend(typed.map(|(column, ty)| format!("{column} {ty} not null")));
     }
     let key: Vec<_> = table.column_names(&table.key).map(quote).collect();
     parts.push(format!("constraint {primary_key} primary key ({})", key.join(", ")));

@@ -9,7 +9,7 @@ use projector_model::descriptor::Operation;
 use projector_model::interpret::{self, Row};
 use projector_model::{Contract, LookupCall, Rejection, Value};
 use sqlx::postgres::{PgArguments, PgPool};
-use sqlx::{AssertSqlSafe, Row as _};
+use sqlx::{Arguments as _, AssertSqlSafe, Row as _};
 
 use super::ADVISORY_CLASS;
 use super::errors::classify;
@@ -113,7 +113,7 @@ impl Transaction for Batch {
         let steps = plan::plan(&self.deployment.contract, &self.statements.rules, changes);
         let mut effects = vec![(0, 0); self.deployment.contract.writes.len()];
         for step in &steps {
-            let rows = self.execute(step, writes.changes.len() == 1).await?;
+            let rows = self.execute(step, writes).await?;
             let (all_changes, all_rows) = &mut effects[usize::from(step.statement)];
             *all_changes += step.changes as i64;
             *all_rows += rows as i64;
@@ -169,9 +169,8 @@ impl Batch {
         Err(StoreError::CheckpointMoved(others.cloned().collect()))
     }
 
-    /// Runs one planned statement; returns the rows that it touched. `one_event`: all changes of the
-    /// batch are one event's.
-    async fn execute(&mut self, step: &Step, one_event: bool) -> Result<u64, StoreError> {
+    /// Runs one planned statement; returns the rows that it touched.
+    async fn execute(&mut self, step: &Step, writes: &Writes<'_>) -> Result<u64, StoreError> {
         let statement = &self.statements.writes[usize::from(step.statement)];
         let arguments = || -> Result<PgArguments, StoreError> {
             let mut arguments = PgArguments::default();
@@ -195,7 +194,19 @@ impl Batch {
                 return Err(StoreError::Rejected { event: row.event, rejection });
             }
         }
-        let done = sqlx::query_with(AssertSqlSafe(statement.sql.clone()), arguments()?)
+        let mut arguments = arguments()?;
+        if statement.writes_lineage {
+            let writers = || step.rows.iter().map(|row| writes.positions[row.writer]);
+            let topics: Vec<&str> = writers().map(|position| &*position.partition.topic).collect();
+            let partitions: Vec<i32> = writers().map(|position| position.partition.number).collect();
+            let offsets: Vec<i64> = writers().map(|position| position.offset).collect();
+            arguments.add(topics).map_err(encoding)?;
+            arguments.add(partitions).map_err(encoding)?;
+            arguments.add(offsets).map_err(encoding)?;
+            arguments.add(&*self.deployment.digest).map_err(encoding)?;
+        }
+        let one_event = writes.changes.len() == 1;
+        let done = sqlx::query_with(AssertSqlSafe(statement.sql.clone()), arguments)
             .execute(&mut *self.tx)
             .await
             .map_err(|error| refused(&self.deployment.contract, step, one_event, error))?;
@@ -337,7 +348,8 @@ impl Batch {
     }
 }
 
-/// A sum beyond its column names its event, where only one can be meant, and its column.
+/// A sum beyond its column names its event, where only one can be meant, and its column. `one_event`:
+/// all changes of the batch are one event's.
 fn refused(contract: &Contract, step: &Step, one_event: bool, error: sqlx::Error) -> StoreError {
     let overflow =
         error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "22003");

@@ -8,7 +8,8 @@ use sqlx::{Arguments, AssertSqlSafe, Row as _, SqliteConnection};
 use uuid::Uuid;
 
 use super::errors::classify;
-use super::tables::{DELETED, qualified, quote};
+use super::tables::{DELETED, LINEAGE, qualified, quote};
+use crate::event::Position;
 use crate::store::StoreError;
 
 /// SQLite takes at most 32,766 parameters; a statement of some thousand is compiled in no time.
@@ -23,6 +24,12 @@ pub(super) fn compare_decimals(a: &str, b: &str) -> std::cmp::Ordering {
         (Ok(one), Ok(other)) => one.cmp(&other),
         (one, other) => one.is_err().cmp(&other.is_err()).then_with(|| a.cmp(b)),
     }
+}
+
+/// Who wrote a row last: where the event stands in the log, and the plugin's digest.
+pub(super) struct Writer<'w> {
+    pub(super) position: &'w Position,
+    pub(super) digest: &'w str,
 }
 
 /// A table and where it is.
@@ -53,7 +60,7 @@ impl<'c> Stored<'c> {
                 .collect();
             let sql = format!(
                 "select {} from (values {}) as v join {} as t on {}",
-                self.columns("t."),
+                self.columns("t.").join(", "),
                 placeholders(chunk.len(), columns.len()),
                 self.name,
                 matches.join(" and ")
@@ -85,7 +92,7 @@ impl<'c> Stored<'c> {
         let key: Vec<_> = self.table.key.iter().map(in_order).collect();
         let sql = format!(
             "select {} from {} as t where {}{alive} order by {} limit {limit}",
-            self.columns("t."),
+            self.columns("t.").join(", "),
             self.name,
             matches.join(" and "),
             key.join(", ")
@@ -93,28 +100,39 @@ impl<'c> Stored<'c> {
         self.fetch(connection, sql, arguments(values.iter())?).await
     }
 
+    /// Writes rows by their keys, each with its writer if the table has lineage.
     pub(super) async fn write(
         &self,
         connection: &mut SqliteConnection,
-        rows: &[&Row],
+        rows: &[(&Row, Option<Writer<'_>>)],
     ) -> Result<(), StoreError> {
-        let width = self.table.columns.len() + usize::from(self.table.has_tombstones);
+        let mut columns = self.columns("");
+        if self.table.has_lineage {
+            columns.extend(LINEAGE.map(String::from));
+        }
+        let width = columns.len();
         // Not `insert or replace`: that would delete other rows for a unique index made by hand.
         let on_conflict = self.on_conflict();
         for chunk in rows.chunks((PARAMETERS / width).max(1)) {
             let sql = format!(
                 "insert into {} ({}) values {} {on_conflict}",
                 self.name,
-                self.columns(""),
+                columns.join(", "),
                 placeholders(chunk.len(), width)
             );
             let mut arguments = SqliteArguments::default();
-            for row in chunk {
+            for (row, writer) in chunk {
                 for value in &row.values {
                     bind(&mut arguments, value)?;
                 }
                 if self.table.has_tombstones {
                     bind(&mut arguments, &Value::Boolean(row.tombstone))?;
+                }
+                if let Some(Writer { position, digest }) = writer {
+                    arguments.add(position.partition.topic.to_string()).map_err(encoding)?;
+                    arguments.add(position.partition.number).map_err(encoding)?;
+                    arguments.add(position.offset).map_err(encoding)?;
+                    arguments.add((*digest).to_owned()).map_err(encoding)?;
                 }
             }
             execute(connection, sql, arguments).await?;
@@ -158,6 +176,9 @@ impl<'c> Stored<'c> {
         if self.table.has_tombstones {
             others.push(DELETED.into());
         }
+        if self.table.has_lineage {
+            others.extend(LINEAGE.map(String::from));
+        }
         let key: Vec<_> = self.table.column_names(&self.table.key).map(quote).collect();
         let set: Vec<_> = others.iter().map(|name| format!("{name} = excluded.{name}")).collect();
         match set.is_empty() {
@@ -166,13 +187,14 @@ impl<'c> Stored<'c> {
         }
     }
 
-    fn columns(&self, prefix: &str) -> String {
+    /// What makes up a row of the model's.
+    fn columns(&self, prefix: &str) -> Vec<String> {
         let mut names: Vec<_> =
             self.table.columns.iter().map(|column| format!("{prefix}{}", quote(&column.name))).collect();
         if self.table.has_tombstones {
             names.push(format!("{prefix}{DELETED}"));
         }
-        names.join(", ")
+        names
     }
 
     fn decode(&self, row: &SqliteRow) -> Result<Row, sqlx::Error> {
@@ -222,7 +244,11 @@ fn bind(arguments: &mut SqliteArguments, value: &Value) -> Result<(), StoreError
         Value::Date(value) => arguments.add(*value),
         Value::Uuid(value) => arguments.add(Uuid::from_bytes(*value).to_string()),
     };
-    bound.map_err(|error| StoreError::Unusable(format!("a value cannot be encoded: {error}")))
+    bound.map_err(encoding)
+}
+
+fn encoding(error: sqlx::error::BoxDynError) -> StoreError {
+    StoreError::Unusable(format!("a value cannot be encoded: {error}"))
 }
 
 fn decode(row: &SqliteRow, at: usize, ty: Type) -> Result<Value, sqlx::Error> {

@@ -10,6 +10,9 @@ use projector_model::{Contract, Type};
 
 pub(super) const DELETED: &str = "\"_deleted\"";
 
+/// The columns of a row's lineage: where the event stands that wrote it last, and the plugin that did.
+pub(super) const LINEAGE: [&str; 4] = ["\"_topic\"", "\"_partition\"", "\"_offset\"", "\"_digest\""];
+
 pub(super) fn create(contract: &Contract, schema: &str, readers: &str) -> Vec<String> {
     let mut statements = Vec::new();
     for table in &contract.tables {
@@ -45,6 +48,10 @@ fn create_table(table: &Table, name: &str) -> String {
         .collect();
     if table.has_tombstones {
         parts.push(format!("{DELETED} integer not null default 0"));
+    }
+    if table.has_lineage {
+        let typed = LINEAGE.iter().zip(["text", "integer", "integer", "text"]);
+        parts.extend(typed.map(|(column, ty)| format!("{column} {ty} not null")));
     }
     let key: Vec<_> = table.column_names(&table.key).map(quote).collect();
     parts.push(format!("primary key ({})", key.join(", ")));

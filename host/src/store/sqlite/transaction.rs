@@ -4,14 +4,15 @@
 use std::collections::{BTreeMap, HashSet};
 
 use async_trait::async_trait;
-use projector_model::interpret::Row;
+use projector_model::interpret::{Key, Row};
 use projector_model::{LookupCall, Tables, Value};
 use sqlx::sqlite::SqlitePool;
 
 use super::errors::classify;
 use super::now_micros;
-use super::rows::Stored;
+use super::rows::{Stored, Writer};
 use crate::duplicate::{EventId, Remembered};
+use crate::event::Position;
 use crate::failpoint;
 use crate::store::{Advance, DeadLetter, Deployment, StoreError, Transaction, Writes};
 
@@ -32,6 +33,10 @@ pub(super) async fn begin(pool: &SqlitePool, deployment: &Deployment) -> Result<
     }
     Ok(Batch { tx, deployment: deployment.clone() })
 }
+
+/// By table, and by the keys of those rows of it that were changed: where the event stands that did so
+/// last. Only of tables with lineage.
+type Writers<'w> = Vec<BTreeMap<Key, &'w Position>>;
 
 #[async_trait]
 impl Transaction for Batch {
@@ -71,7 +76,9 @@ impl Transaction for Batch {
         let mut tables = self.load(writes).await?;
         let contract = self.deployment.contract.clone();
         let mut effects = vec![(0, 0); contract.writes.len()];
+        let mut writers: Writers<'_> = vec![BTreeMap::new(); contract.tables.len()];
         for (event, changes) in &writes.changes {
+            let mark = tables.mark();
             let touched = tables
                 .apply_event(&contract, changes)
                 .map_err(|rejection| StoreError::Rejected { event: *event, rejection })?;
@@ -80,8 +87,13 @@ impl Transaction for Batch {
                 *all_changes += 1;
                 *all_rows += rows as i64;
             }
+            for (table, key) in tables.changed_since(mark) {
+                if contract.tables[table].has_lineage {
+                    writers[table].insert(key.clone(), writes.positions[*event]);
+                }
+            }
         }
-        let statements = self.write_back(&tables).await?;
+        let statements = self.write_back(&tables, &writers).await?;
         self.bury(&writes.dead).await?;
         self.remember(&writes.ids).await?;
         self.count(&writes.advances, &effects).await?;
@@ -150,18 +162,20 @@ impl Batch {
         Ok(tables)
     }
 
-    async fn write_back(&mut self, tables: &Tables) -> Result<u64, StoreError> {
+    async fn write_back(&mut self, tables: &Tables, writers: &Writers<'_>) -> Result<u64, StoreError> {
         let mut statements = 0;
-        let contract = self.deployment.contract.clone();
+        let Deployment { contract, digest, .. } = self.deployment.clone();
         let changed = tables.changed();
         for (index, table) in contract.tables.iter().enumerate() {
             let keys = changed.iter().filter(|(table, _)| *table == index).map(|(_, key)| *key);
             let (mut written, mut deleted) = (Vec::new(), Vec::new());
             for key in keys {
-                match tables.row(index, key) {
-                    Some(row) => written.push(row),
-                    None => deleted.push(key),
-                }
+                let Some(row) = tables.row(index, key) else {
+                    deleted.push(key);
+                    continue;
+                };
+                let position = writers[index].get(key);
+                written.push((row, position.map(|position| Writer { position, digest: &digest })));
             }
             let stored = Stored::new(table, &self.deployment.generation.schema);
             stored.delete(&mut self.tx, &deleted).await?;
