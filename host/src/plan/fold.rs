@@ -7,7 +7,7 @@ use projector_model::{Value, Write, WriteKind};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fold {
-    /// One change, which writes wherever either did, and last where the later one did.
+    /// One change for both; where it writes, the later one wrote last.
     Later,
     /// The earlier change as it was, which leaves nothing to do to the later one.
     Earlier,

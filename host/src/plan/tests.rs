@@ -23,7 +23,7 @@ type Rows = BTreeMap<(usize, Vec<Value>), (StoredRow, Option<Event>)>;
 /// The changes one by one.
 struct Model {
     tables: Tables,
-    /// Of rows that are gone as well.
+    /// Of rows in tables without lineage and of rows that are gone as well.
     writers: BTreeMap<(usize, Vec<Value>), Event>,
 }
 
@@ -41,17 +41,15 @@ impl Model {
     }
 
     fn rows(&self, contract: &Contract) -> Rows {
-        let of_table = |table: usize| {
-            let writer = move |row: &(usize, Vec<Value>)| {
-                contract.tables[table].has_lineage.then(|| self.writers[row])
-            };
-            self.tables.rows(table).map(move |(key, row)| {
+        let mut rows = Rows::new();
+        for (table, declared) in contract.tables.iter().enumerate() {
+            for (key, row) in self.tables.rows(table) {
                 let place = (table, key.clone());
-                let writer = writer(&place);
-                (place, (row.clone(), writer))
-            })
-        };
-        (0..contract.tables.len()).flat_map(of_table).collect()
+                let writer = declared.has_lineage.then(|| self.writers[&place]);
+                rows.insert(place, (row.clone(), writer));
+            }
+        }
+        rows
     }
 }
 

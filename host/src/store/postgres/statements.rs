@@ -266,9 +266,10 @@ fn lineage(write: &Write, table: &Table) -> Vec<(&'static str, String)> {
     if !writes_lineage(write, table) {
         return Vec::new();
     }
-    let digest = write.argument_count() + LINEAGE.len();
-    let value = |(at, column)| if at < 3 { format!("u.{column}") } else { format!("${digest}::text") };
-    LINEAGE.into_iter().zip(LINEAGE.into_iter().enumerate().map(value)).collect()
+    let [topic, partition, offset, digest] = LINEAGE;
+    let position = [topic, partition, offset].map(|column| (column, format!("u.{column}")));
+    let last = write.argument_count() + LINEAGE.len();
+    position.into_iter().chain([(digest, format!("${last}::text"))]).collect()
 }
 
 fn unnest(write: &Write, table: &Table) -> String {
