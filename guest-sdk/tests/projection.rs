@@ -213,6 +213,8 @@ fn the_descriptor_is_what_the_source_says() {
         ])
     );
     assert_eq!(descriptor["tables"][0]["columns"][3], json!({"name": "price", "type": "decimal(10,2)"}));
+    let lineage = [0, 1].map(|table| descriptor["tables"][table].get("lineage"));
+    assert_eq!(lineage, [None, Some(&json!(true))]);
     assert_eq!(descriptor["ignores"][1], json!({"code": "asked"}));
 }
 

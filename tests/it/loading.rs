@@ -33,7 +33,7 @@ impl Bench {
     fn inspect(&self, bytes: &[u8]) -> Output {
         let file = self.directory.path().join("offered.wasm");
         fs::write(&file, bytes).unwrap();
-        inspect(&file)
+        inspect(&file, "json")
     }
 
     /// Refused, with exit code 1; returns the reason, on one line.
@@ -47,9 +47,9 @@ impl Bench {
     }
 }
 
-fn inspect(file: &Path) -> Output {
+fn inspect(file: &Path, output: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_projector"))
-        .args(["inspect", "--output", "json"])
+        .args(["inspect", "--output", output])
         .arg(file)
         .env("NO_COLOR", "1")
         .output()
@@ -83,6 +83,22 @@ fn a_sound_component_is_shown() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(shown["descriptor"]["name"], "sound");
+}
+
+#[test]
+fn a_table_with_lineage_is_shown_as_one() {
+    let mut declared: Value = serde_json::from_str(&descriptor("sound")).unwrap();
+    let bench = Bench::new();
+    for lineage in [false, true] {
+        declared["tables"][0]["lineage"] = lineage.into();
+        let component = describing(&declared.to_string()).component();
+        let shown: Value = serde_json::from_slice(&bench.inspect(&component).stdout).unwrap();
+        let in_json = shown["descriptor"]["tables"][0].get("lineage");
+        assert_eq!(in_json, lineage.then_some(&Value::Bool(true)));
+        let text = inspect(&bench.directory.path().join("offered.wasm"), "text");
+        let text = String::from_utf8_lossy(&text.stdout).into_owned();
+        assert_eq!(text.contains("lineage, hidden from readers"), lineage, "{text}");
+    }
 }
 
 /// A crash would end by a signal, or with a panic's exit code.

@@ -27,6 +27,7 @@ pub(crate) struct Article {
 
 /// The key's columns are neither first nor in the order of the upserts' fields.
 #[derive(Debug, Clone, PartialEq, Table)]
+#[table(lineage)]
 pub(crate) struct StockLevel {
     pub amount: i64,
     #[key]

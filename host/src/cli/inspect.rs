@@ -69,6 +69,9 @@ fn print(inspection: &Inspection) {
             let name = if at == 0 { owned.name.as_str() } else { "" };
             tables.add_row([name, &column.name, &column.ty.to_string(), nullable]);
         }
+        if owned.lineage {
+            tables.add_row(["", "_topic, _partition, _offset, _digest", "", "lineage, hidden from readers"]);
+        }
     }
     println!("{tables}\n");
 
