@@ -29,6 +29,8 @@ pub(crate) struct Measurement {
     pub(crate) rss_mb: f64,
     /// `None` if the contender does not count them.
     pub(crate) statements_per_batch: Option<f64>,
+    /// Likewise.
+    pub(crate) reads_per_batch: Option<f64>,
     pub(crate) events_per_batch: f64,
     /// The part of the looks, from 0 to 1, that found too few events published to be sure that the
     /// contender had enough to do.
@@ -88,6 +90,7 @@ pub(crate) fn measure(
         cpu_us_per_event: cpu.as_secs_f64() * 1e6 / events as f64,
         rss_mb,
         statements_per_batch: tally.statements.map(|statements| statements as f64 / batches),
+        reads_per_batch: tally.reads.map(|reads| reads as f64 / batches),
         events_per_batch: events as f64 / batches,
         starved: f64::from(meagre_looks) / f64::from(looks.max(1)),
     })

@@ -43,6 +43,8 @@ pub(crate) struct Tally {
     pub(crate) events: u64,
     /// Statements that wrote the read model's rows. A host may not count them.
     pub(crate) statements: Option<u64>,
+    /// Times that it read rows. The program without a host has no need to.
+    pub(crate) reads: Option<u64>,
 }
 
 impl Process {
@@ -134,6 +136,7 @@ fn tally(log: &str) -> Option<Tally> {
         batches: sum.batches + lane.batches,
         events: sum.events + lane.events,
         statements: sum.statements.zip(lane.statements).map(|(sum, lane)| sum + lane),
+        reads: sum.reads.zip(lane.reads).map(|(sum, lane)| sum + lane),
     })
 }
 

@@ -47,6 +47,7 @@ struct MedianOf {
     cpu_us_per_event: f64,
     rss_mb: f64,
     statements_per_batch: Option<f64>,
+    reads_per_batch: Option<f64>,
 }
 
 /// Events per second of a host's contender by those of another one.
@@ -74,7 +75,9 @@ impl Measurements {
     fn results(&self) -> Vec<MedianOf> {
         let medians = |(&(workload, contender), rounds): (&(Kind, Contender), &Vec<Measurement>)| {
             let median_of = |of: fn(&Measurement) -> f64| self.median(workload, contender, of).map(rounded);
-            let statements: Vec<f64> = rounds.iter().filter_map(|round| round.statements_per_batch).collect();
+            let per_batch = |of: fn(&Measurement) -> Option<f64>| {
+                median(rounds.iter().filter_map(of).collect()).map(rounded)
+            };
             Some(MedianOf {
                 workload: workload.name(),
                 contender: contender.name(),
@@ -82,7 +85,8 @@ impl Measurements {
                 events_per_second: median_of(|round| round.events_per_second)?,
                 cpu_us_per_event: median_of(|round| round.cpu_us_per_event)?,
                 rss_mb: median_of(|round| round.rss_mb)?,
-                statements_per_batch: median(statements).map(rounded),
+                statements_per_batch: per_batch(|round| round.statements_per_batch),
+                reads_per_batch: per_batch(|round| round.reads_per_batch),
             })
         };
         self.0.iter().filter_map(medians).collect()
@@ -145,7 +149,7 @@ impl Measurements {
     fn results_table(&self) -> Table {
         let mut table = numbers(
             &["workload", "contender"],
-            &["events/s", "CPU µs/event", "peak RSS MB", "statements/batch", "events/batch"],
+            &["events/s", "CPU µs/event", "peak RSS MB", "statements/batch", "reads/batch", "events/batch"],
         );
         for ((workload, contender), rounds) in &self.0 {
             let with_spread = |of: fn(&Measurement) -> f64, digits: usize| {
@@ -153,14 +157,18 @@ impl Measurements {
                 let (least, greatest) = spread(rounds.iter().map(of));
                 format!("{median:.digits$} ({least:.digits$}–{greatest:.digits$})")
             };
-            let statements = median(rounds.iter().filter_map(|round| round.statements_per_batch).collect());
+            let per_batch = |of: fn(&Measurement) -> Option<f64>| {
+                let median = median(rounds.iter().filter_map(of).collect());
+                median.map_or_else(|| "unknown".to_owned(), |median| format!("{median:.2}"))
+            };
             table.add_row([
                 workload.name().to_owned(),
                 contender.name().to_owned(),
                 with_spread(|round| round.events_per_second, 0),
                 with_spread(|round| round.cpu_us_per_event, 1),
                 with_spread(|round| round.rss_mb, 0),
-                statements.map_or_else(|| "unknown".to_owned(), |statements| format!("{statements:.2}")),
+                per_batch(|round| round.statements_per_batch),
+                per_batch(|round| round.reads_per_batch),
                 with_spread(|round| round.events_per_batch, 0),
             ]);
         }
@@ -267,6 +275,7 @@ mod tests {
             cpu_us_per_event: 10.0,
             rss_mb: 50.0,
             statements_per_batch: None,
+            reads_per_batch: None,
             events_per_batch: 900.0,
             starved: 0.0,
         }

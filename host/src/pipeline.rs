@@ -52,6 +52,8 @@ struct Tally {
     retries: u64,
     /// Statements that wrote the plugin's rows.
     statements: u64,
+    /// Times that rows were read for a batch.
+    reads: u64,
 }
 
 /// Events on their way, and what was asked about them ahead of their turn.
@@ -84,9 +86,9 @@ impl Pipeline {
             tally: Tally::default(),
         };
         let result = run.run().await;
-        let Tally { batches, events, fenced, retries, statements } = run.tally;
+        let Tally { batches, events, fenced, retries, statements, reads } = run.tally;
         let projection = &run.deployment.generation.projection;
-        tracing::info!(projection, batches, events, statements, fenced, retries, "projection stopped");
+        tracing::info!(projection, batches, events, statements, reads, fenced, retries, "projection stopped");
         run.source.close(Duration::from_secs(5)).await;
         result
     }
@@ -342,7 +344,7 @@ impl Run {
             });
             Some(asked.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())))
         };
-        let (mut rest, mut statements) = (Vec::new(), 0);
+        let (mut rest, mut statements, mut reads) = (Vec::new(), 0, 0);
         let ids = Ids::of(&self.deployment.contract, &batch.deliveries);
         let commit = async {
             let _attempted = attempted.clone().drop_guard();
@@ -352,7 +354,10 @@ impl Run {
                 given => ids.duplicates(&tx.known(given).await.map_err(ProjectError::Store)?),
             };
             let outcomes = tokio::task::block_in_place(|| {
-                let mut read = |calls: &[_]| Handle::current().block_on(tx.read(calls));
+                let mut read = |calls: &[_]| {
+                    reads += 1;
+                    Handle::current().block_on(tx.read(calls))
+                };
                 project::resolve(&self.plugin, &batch.deliveries, &answers, &duplicates, &mut read)
             })?;
             rest = batch.deliveries.split_off(outcomes.len());
@@ -364,6 +369,7 @@ impl Run {
         };
         let (committed, next) = tokio::join!(commit, ask_ahead);
         self.tally.statements += statements;
+        self.tally.reads += reads;
         answers.truncate(batch.deliveries.len());
         batch.answers = Some(answers);
         if rest.is_empty() {

@@ -14,6 +14,7 @@ pub(crate) struct Status {
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Projection {
     pub(crate) name: String,
+    pub(crate) digest: String,
     pub(crate) fresh: bool,
     pub(crate) lag: i64,
     pub(crate) halted: Option<String>,

@@ -6,6 +6,7 @@ mod database;
 mod duplicates;
 mod exactly_once;
 mod lanes;
+mod lineage;
 mod log_identity;
 mod order_between_topics;
 mod payloads;

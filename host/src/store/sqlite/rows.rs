@@ -70,16 +70,21 @@ impl<'c> Stored<'c> {
         Ok(rows)
     }
 
-    /// The rows, tombstones aside, whose columns have these values, in the order of the key.
+    /// For each of these selections the rows, tombstones aside, whose columns have its values: the first
+    /// ones in the order of the key, up to the limit.
     pub(super) async fn look_up(
         &self,
         connection: &mut SqliteConnection,
         columns: &[usize],
-        values: &[Value],
+        selections: &[&[Value]],
         limit: u32,
-    ) -> Result<Vec<Row>, StoreError> {
-        let matches: Vec<_> =
-            self.table.column_names(columns).map(|column| format!("t.{} = ?", quote(column))).collect();
+    ) -> Result<Vec<Vec<Row>>, StoreError> {
+        let matches: Vec<_> = self
+            .table
+            .column_names(columns)
+            .enumerate()
+            .map(|(at, column)| format!("t.{} = v.column{}", quote(column), at + 2))
+            .collect();
         let alive = if self.table.has_tombstones { format!(" and not t.{DELETED}") } else { String::new() };
         let in_order = |column: &usize| {
             let column = &self.table.columns[*column];
@@ -90,14 +95,33 @@ impl<'c> Stored<'c> {
             format!("t.{}{collation}", quote(&column.name))
         };
         let key: Vec<_> = self.table.key.iter().map(in_order).collect();
-        let sql = format!(
-            "select {} from {} as t where {}{alive} order by {} limit {limit}",
-            self.columns("t.").join(", "),
-            self.name,
-            matches.join(" and "),
-            key.join(", ")
-        );
-        self.fetch(connection, sql, arguments(values.iter())?).await
+        let mut found = Vec::with_capacity(selections.len());
+        for chunk in selections.chunks((PARAMETERS / columns.len()).max(1)) {
+            let first = found.len();
+            found.resize(first + chunk.len(), Vec::new());
+            let numbered: Vec<_> =
+                (0..chunk.len()).map(|at| format!("({at}{})", ",?".repeat(columns.len()))).collect();
+            let sql = format!(
+                "select * from (
+                   select v.column1 as number, row_number() over (partition by v.column1 order by {}) as place, {}
+                   from (values {}) as v join {} as t on {}{alive})
+                 where place <= {limit} order by number, place",
+                key.join(", "),
+                self.columns("t.").join(", "),
+                numbered.join(","),
+                self.name,
+                matches.join(" and "),
+            );
+            let rows = sqlx::query_with(AssertSqlSafe(sql), arguments(chunk.iter().copied().flatten())?)
+                .fetch_all(&mut *connection)
+                .await
+                .map_err(classify)?;
+            for row in &rows {
+                let number: i64 = row.try_get(0).map_err(StoreError::Drift)?;
+                found[first + number as usize].push(self.decode(row, 2).map_err(StoreError::Drift)?);
+            }
+        }
+        Ok(found)
     }
 
     /// Writes rows by their keys, each with its writer if the table has lineage.
@@ -167,7 +191,7 @@ impl<'c> Stored<'c> {
     ) -> Result<Vec<Row>, StoreError> {
         let rows =
             sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_all(connection).await.map_err(classify)?;
-        rows.iter().map(|row| self.decode(row).map_err(StoreError::Drift)).collect()
+        rows.iter().map(|row| self.decode(row, 0).map_err(StoreError::Drift)).collect()
     }
 
     fn on_conflict(&self) -> String {
@@ -197,15 +221,16 @@ impl<'c> Stored<'c> {
         names
     }
 
-    fn decode(&self, row: &SqliteRow) -> Result<Row, sqlx::Error> {
+    /// `first`: where the row's columns begin.
+    fn decode(&self, row: &SqliteRow, first: usize) -> Result<Row, sqlx::Error> {
         let values = self
             .table
             .columns
             .iter()
             .enumerate()
-            .map(|(at, column)| decode(row, at, column.ty))
+            .map(|(at, column)| decode(row, first + at, column.ty))
             .collect::<Result<Vec<Value>, sqlx::Error>>()?;
-        let tombstone = self.table.has_tombstones && row.try_get(values.len())?;
+        let tombstone = self.table.has_tombstones && row.try_get(first + values.len())?;
         Ok(Row { values, tombstone })
     }
 }

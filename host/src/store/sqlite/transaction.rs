@@ -42,11 +42,17 @@ type Writers<'w> = Vec<BTreeMap<Key, &'w Position>>;
 impl Transaction for Batch {
     async fn read(&mut self, calls: &[LookupCall]) -> Result<Vec<Vec<Row>>, StoreError> {
         let contract = self.deployment.contract.clone();
-        let mut found = Vec::with_capacity(calls.len());
-        for call in calls {
-            let lookup = &contract.lookups[usize::from(call.lookup)];
+        let mut found = vec![Vec::new(); calls.len()];
+        for (index, lookup) in contract.lookups.iter().enumerate() {
+            let (places, selections): (Vec<usize>, Vec<&[Value]>) = calls
+                .iter()
+                .enumerate()
+                .filter(|(_, call)| usize::from(call.lookup) == index)
+                .map(|(at, call)| (at, &call.arguments[..]))
+                .unzip();
             let stored = Stored::new(&contract.tables[lookup.table], &self.deployment.generation.schema);
-            found.push(stored.look_up(&mut self.tx, &lookup.by, &call.arguments, lookup.limit).await?);
+            let rows = stored.look_up(&mut self.tx, &lookup.by, &selections, lookup.limit).await?;
+            places.into_iter().zip(rows).for_each(|(at, rows)| found[at] = rows);
         }
         Ok(found)
     }

@@ -5,7 +5,7 @@ use projector_sdk::prelude::*;
 use serde::Deserialize;
 
 #[derive(Debug, Clone, PartialEq, Eq, Table)]
-#[table(name = "person")]
+#[table(name = "person", lineage)]
 pub struct Person {
     #[key]
     pub id: String,
