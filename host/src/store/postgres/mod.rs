@@ -314,17 +314,24 @@ impl Store for Postgres {
     }
 
     async fn catch_up(&self, generation: &Generation) -> Result<CatchUp, StoreError> {
-        let (done, events): (bool, i64) = sqlx::query_as(
+        let (done, taken, events): (bool, bool, i64) = sqlx::query_as(
             "select g.caught_up_at is not null,
+               exists (select from pg_locks l where l.locktype = 'advisory' and l.granted
+                 and l.database = (select oid from pg_database where datname = current_database())
+                 and l.classid = $2::int4::oid and l.objid = g.id::oid and l.objsubid = 2),
                (select coalesce(sum(next_offset), 0)::int8 from projector.checkpoint c where c.generation_id = g.id)
              from projector.generation g where g.id = $1",
         )
         .bind(generation.id)
+        .bind(CATCH_UP_CLASS)
         .fetch_one(&self.pool)
         .await
         .map_err(classify)?;
         if done {
             return Ok(CatchUp::Done);
+        }
+        if taken {
+            return Ok(CatchUp::Theirs { events });
         }
         // A session of its own: it may last for hours.
         let mut session = self.pool.connect_options().connect().await.map_err(classify)?;
