@@ -103,7 +103,8 @@ pub struct Plugins {
 pub struct Store {
     /// `postgres://user:password@host/database` or `sqlite://path/relative/to/this/file.db`.
     pub url: Text,
-    /// Postgres: connections that the host holds at most.
+    /// Postgres: connections that the host holds at most, beside one for each projection that it
+    /// catches up alone.
     #[serde(default = "default_connections")]
     pub connections: u32,
     /// Postgres: how long a statement may run.
@@ -184,8 +185,9 @@ impl Default for Limits {
 pub struct Batch {
     pub events: usize,
     pub bytes: usize,
-    /// While partitions are behind: how far apart they are read at most, by the time of their
-    /// records. What is read in a live system lies some seconds apart.
+    /// How far apart partitions are read at most, by the time of their records: while a new
+    /// generation catches up, and always where the order between them shows in the rows. What is read
+    /// in a live system lies some seconds apart.
     #[serde(with = "humantime_serde")]
     pub skew: Duration,
 }
@@ -201,6 +203,9 @@ impl Batch {
         BatchLimits { events: self.events, bytes: self.bytes }
     }
 }
+
+/// That of the services which a projector replaces: found dead after 30 s.
+pub const SESSION_TIMEOUT_MS: u64 = 30_000;
 
 fn default_group_prefix() -> Text {
     Text("projector".into())
@@ -220,6 +225,14 @@ fn ten_seconds() -> Duration {
 
 fn thirty_seconds() -> Duration {
     Duration::from_secs(30)
+}
+
+impl Kafka {
+    /// After so long the group gives a silent host's partitions to others.
+    pub fn session_timeout(&self) -> Duration {
+        let own = self.properties.get("session.timeout.ms").and_then(|text| text.parse().ok());
+        Duration::from_millis(own.unwrap_or(SESSION_TIMEOUT_MS))
+    }
 }
 
 /// A string in which `${NAME}` stands for an environment variable.

@@ -21,7 +21,7 @@ use crate::plugin::Plugin;
 use crate::project::{self, FirstAnswer, ProjectError};
 use crate::retry::{Backoff, Halt, report_retry};
 use crate::source::{Incoming, Log, Source};
-use crate::store::{Advance, DeadLetter, Deployment, Solo, Store, StoreError, Writes};
+use crate::store::{Advance, CatchingUp, DeadLetter, Deployment, Store, StoreError, Writes};
 use positions::Positions;
 
 /// Times that a batch may run out of wall time before the projection stands still.
@@ -34,8 +34,8 @@ pub struct Pipeline {
     pub log: Log,
     pub source: Source,
     pub limits: BatchLimits,
-    /// This host catches the generation up alone.
-    pub solo: Option<Solo>,
+    /// Held until the generation is caught up.
+    pub catching_up: Option<CatchingUp>,
     /// Whether there are to be more lanes then, in a new run.
     pub more_lanes: bool,
     /// Asks for an end: the batch in flight is settled, or let go.
@@ -68,7 +68,7 @@ struct Batch {
 impl Pipeline {
     /// Runs until it is asked to stop (`Ok`), or cannot go on.
     pub async fn run(self) -> Result<(), Halt> {
-        let Self { deployment, plugin, store, log, source, limits, solo, more_lanes, stop } = self;
+        let Self { deployment, plugin, store, log, source, limits, catching_up, more_lanes, stop } = self;
         let mut run = Run {
             positions: Positions::new(deployment.generation.clone(), store.clone(), log),
             deployment,
@@ -76,7 +76,7 @@ impl Pipeline {
             store,
             source,
             limits,
-            solo,
+            catching_up,
             more_lanes,
             stop,
             buffer: Buffer::default(),
@@ -100,7 +100,7 @@ struct Run {
     store: Arc<dyn Store>,
     source: Source,
     limits: BatchLimits,
-    solo: Option<Solo>,
+    catching_up: Option<CatchingUp>,
     more_lanes: bool,
     stop: CancellationToken,
     positions: Positions,
@@ -136,11 +136,11 @@ impl Run {
                 return Ok(None);
             }
             self.positions.settle(&self.source).await;
-            self.let_others_join(&ahead).await?;
+            self.end_of_catching_up(&ahead).await?;
             if let Some(batch) = ahead.take().or_else(|| self.take_batch()) {
                 return Ok(Some(batch));
             }
-            let retry = self.positions.next_try().or_else(|| self.next_call_to_others());
+            let retry = self.positions.next_try().or_else(|| self.next_try_to_end_it());
             tokio::select! {
                 incoming = self.source.next() => match incoming {
                     Some(incoming) => self.receive(incoming),
@@ -152,10 +152,10 @@ impl Run {
         }
     }
 
-    /// Ends the time in which this host reads the generation alone, when all that came before the end
-    /// of its topics is settled.
-    async fn let_others_join(&mut self, ahead: &Option<Batch>) -> Result<(), Halt> {
-        if self.solo.is_none() || !self.caught_up || !self.positions.are_known() {
+    /// The generation is caught up when all that came before the end of its topics is settled. If it
+    /// was this host's alone, it is everybody's then.
+    async fn end_of_catching_up(&mut self, ahead: &Option<Batch>) -> Result<(), Halt> {
+        if self.catching_up.is_none() || !self.caught_up || !self.positions.are_known() {
             return Ok(());
         }
         let unsettled = ahead.as_ref().map_or(0, |ahead| ahead.deliveries.len()) + self.buffer.len();
@@ -165,16 +165,16 @@ impl Run {
         let projection = &self.deployment.generation.projection;
         match self.store.set_caught_up(&self.deployment.generation).await {
             Ok(()) => {
-                tracing::info!(projection, "caught up: from now on all hosts read it");
-                self.solo = None;
+                tracing::info!(projection, "caught up");
+                self.catching_up = None;
             }
             Err(error) => tracing::debug!(projection, %error, "that it is caught up could not be stored"),
         }
-        if self.solo.is_none() && self.more_lanes { Err(Halt::CaughtUp) } else { Ok(()) }
+        if self.catching_up.is_none() && self.more_lanes { Err(Halt::CaughtUp) } else { Ok(()) }
     }
 
-    fn next_call_to_others(&self) -> Option<Instant> {
-        (self.solo.is_some() && self.caught_up).then(|| Instant::now() + Duration::from_secs(1))
+    fn next_try_to_end_it(&self) -> Option<Instant> {
+        (self.catching_up.is_some() && self.caught_up).then(|| Instant::now() + Duration::from_secs(1))
     }
 
     fn take_batch(&mut self) -> Option<Batch> {
@@ -194,8 +194,12 @@ impl Run {
     fn receive(&mut self, incoming: Incoming) {
         match incoming {
             Incoming::Events(deliveries) => self.buffer.extend(deliveries),
-            Incoming::Granted(partitions) => self.positions.ask(partitions),
+            Incoming::Granted(partitions) => {
+                self.behind_again();
+                self.positions.ask(partitions);
+            }
             Incoming::Revoked(partitions) => {
+                self.behind_again();
                 for partition in &partitions {
                     self.positions.forget(partition);
                     self.buffer.forget(partition);
@@ -207,8 +211,17 @@ impl Run {
         }
     }
 
+    /// What is read has changed: it is told anew when all of that was at its end.
+    fn behind_again(&mut self) {
+        self.caught_up = false;
+        self.before_others = None;
+    }
+
     /// Voids what was read of these partitions, and asks again where to read on.
     fn reposition(&mut self, partitions: &[Partition]) {
+        if !partitions.is_empty() {
+            self.behind_again();
+        }
         for partition in partitions {
             self.source.stop_reading(partition);
             self.positions.forget(partition);
@@ -251,7 +264,13 @@ impl Run {
                 ProjectError::Store(StoreError::Unavailable(error)) => {
                     self.tally.retries += 1;
                     report_retry(&self.deployment.generation.projection, &error, &mut backoff);
-                    match self.recover(&batch, &mut backoff).await {
+                    let recovered = self.recover(&batch, &mut backoff).await;
+                    if let Some(catching_up) = &mut self.catching_up
+                        && !catching_up.is_held().await
+                    {
+                        return Err(Halt::Restart("the lock of whoever catches it up was lost".into()));
+                    }
+                    match recovered {
                         // Smaller every time: it may have been too much for the session's timeouts.
                         Recovered::TryAgain => self.halve(&mut batch),
                         Recovered::Committed(advances) => {

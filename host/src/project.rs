@@ -69,7 +69,9 @@ pub fn resolve<'a, 'r>(
     };
     let mut outcomes = Vec::with_capacity(batch.len());
     for at in 0..batch.len() {
-        match resolver.resolve(at)? {
+        let outcome = resolver.resolve(at)?;
+        resolver.foreseen.remove(&at);
+        match outcome {
             Some(outcome) => outcomes.push(outcome),
             None => break,
         }

@@ -4,7 +4,9 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use projector_model::order;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -14,7 +16,7 @@ use crate::lane;
 use crate::pipeline::Pipeline;
 use crate::plugin::{Engine, LoadError, Plugin, compile::Compiler};
 use crate::retry::{Backoff, Halt, report_retry};
-use crate::source::{Log, LogError, Source};
+use crate::source::{Log, LogError, Merging, Source};
 use crate::store::{self, Component, Deployment, Generation, Installed, Store, StoreError};
 
 /// A store, once it could be opened.
@@ -56,6 +58,8 @@ enum PrepareError {
     Log(#[from] LogError),
     #[error("the active component cannot run here: {0}")]
     Load(#[from] LoadError),
+    #[error("the host stops")]
+    Stopped,
 }
 
 impl Host {
@@ -94,6 +98,7 @@ impl Host {
                         Err(restart) => restart,
                     }
                 }
+                Err(PrepareError::Stopped) => return,
                 Err(error) if error.may_pass() => {
                     report_retry(&name, &error, &mut backoff);
                     backoff.wait(&self.stop).await;
@@ -134,9 +139,21 @@ impl Host {
             contract.topics.iter().map(|topic| self.config.physical_topic(&topic.name).into()).collect();
         let group =
             format!("{}.{name}.g{}.{}", &*self.config.kafka.group_prefix, generation.number, store.id());
-        let solo = catch_up::turn(&*store, &generation, &contract, &self.stop).await?;
+        let batch = self.config.batch_of(name);
+        let order_shows = order::shows_in_rows(&contract);
+        // A host that died gives its partitions back after its session.
+        let patience = 2 * self.config.kafka.session_timeout() + Duration::from_secs(10);
+        let catching_up = catch_up::turn(&*store, &generation, order_shows, patience, &self.stop).await?;
+        if self.stop.is_cancelled() {
+            return Err(PrepareError::Stopped);
+        }
+        let merging = match (order_shows, &catching_up) {
+            (true, _) => Merging::Always { skew: batch.skew },
+            (false, Some(_)) => Merging::UntilCaughtUp { skew: batch.skew },
+            (false, None) => Merging::Never,
+        };
         let allowed = lane::count(self.config.lanes_of(name), &contract, &*store);
-        let lanes = if solo.is_some() { 1 } else { allowed };
+        let lanes = if order_shows && catching_up.is_some() { 1 } else { allowed };
         tracing::info!(
             projection = name,
             generation = generation.number,
@@ -148,11 +165,9 @@ impl Host {
         let deployment = Deployment { generation: generation.clone(), digest: active.into(), contract };
         let together = self.stop.child_token();
         let more_lanes = allowed > lanes;
-        let mut solo = solo;
+        let mut catching_up = catching_up;
         let lanes = (0..lanes).map(|_| {
-            let batch = self.config.batch_of(name);
-            let source =
-                Source::open(&self.config.kafka, &group, topics.clone(), batch.skew, self.log.clone())?;
+            let source = Source::open(&self.config.kafka, &group, topics.clone(), merging, self.log.clone())?;
             Ok(Pipeline {
                 deployment: deployment.clone(),
                 plugin: plugin.clone(),
@@ -160,7 +175,7 @@ impl Host {
                 log: self.log.clone(),
                 source,
                 limits: batch.limits(),
-                solo: solo.take(),
+                catching_up: catching_up.take(),
                 more_lanes,
                 stop: together.clone(),
             })
@@ -219,6 +234,7 @@ impl PrepareError {
             PrepareError::Store(error) => matches!(error, StoreError::Unavailable(_)),
             PrepareError::Log(_) => true,
             PrepareError::Load(error) => error.is_ours(),
+            PrepareError::Stopped => false,
         }
     }
 }

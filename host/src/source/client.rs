@@ -64,17 +64,17 @@ pub(super) fn client_config(kafka: &config::Kafka) -> ClientConfig {
     config
 }
 
-/// What a consumer of a group has beside it. The timings are those of the services that a
-/// projector replaces: found dead after 30 s.
+/// What a consumer of a group has beside it.
 pub(super) fn consumer_config(kafka: &config::Kafka, group: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
     config
-        .set("session.timeout.ms", "30000")
+        .set("session.timeout.ms", config::SESSION_TIMEOUT_MS.to_string())
         .set("heartbeat.interval.ms", "3000")
-        // Of each partition so much is fetched ahead, and how soon it is fetched again after that was
+        // Of each partition so much is fetched ahead, values in kilobytes or records of any size, and how soon it is fetched again after that was
         // full. A fetch that waits for partitions which are at their end keeps the broker's others
         // waiting: it must be back before those have run dry.
         .set("queued.max.messages.kbytes", "2048")
+        .set("queued.min.messages", "10000")
         .set("fetch.queue.backoff.ms", "20")
         .set("fetch.wait.max.ms", "100")
         .set("topic.metadata.refresh.interval.ms", "30000");

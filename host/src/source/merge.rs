@@ -2,10 +2,14 @@
 //!
 //! Kafka orders a partition. A consumer that is far behind gets of several whatever arrives first:
 //! all of a small topic, say, before the first hour of a large one, though they were written side by
-//! side. So the earliest record that is at hand goes first; and as long as a partition is *behind*,
-//! on its way to the end of its log, nothing that is later than its last record by more than the
-//! *skew* goes before its next one. Reading again then sees topics roughly in the order that reading
-//! along did. A partition that has been at its end keeps nobody waiting.
+//! side. So, while a consumer *merges*, the earliest record of those that are *behind*, on their way to
+//! the end of their logs, goes first; and nothing that is later than the last record of one by more
+//! than the *skew* goes before its next one. Reading again then sees topics roughly in the order that
+//! reading along did. A partition that was at its end once keeps nobody waiting any more: its records
+//! count from when they arrive, whatever time they carry.
+//!
+//! Merging makes what is fresh wait for what is old. It is for those who need the order, and for a
+//! generation that nobody reads yet.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
@@ -14,6 +18,19 @@ use std::time::{Duration, Instant};
 /// How long a partition that is behind, and silent, is waited for: its broker may be gone.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Whether partitions are merged by time, and how far apart they may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Merging {
+    /// Records go as they arrive.
+    Never,
+    UntilCaughtUp {
+        skew: Duration,
+    },
+    Always {
+        skew: Duration,
+    },
+}
+
 /// Milliseconds since 1970. Of a record that has no time, or none to be believed: before all others.
 type Time = i64;
 const NO_TIME: Time = Time::MIN;
@@ -21,10 +38,15 @@ const NO_TIME: Time = Time::MIN;
 /// Items of several inputs, each in its own order, as one sequence. Of each input it holds the first
 /// item that was not taken yet, if it was offered already.
 pub(super) struct Merge<T> {
-    skew_ms: i64,
+    /// `None`: nothing waits for anything.
+    skew_ms: Option<i64>,
+    /// Whether the skew is kept to when all inputs were at their ends.
+    always: bool,
     inputs: HashMap<u64, Input<T>>,
-    /// The times of the inputs' heads. What is here of an input that was removed is void.
-    heads: BinaryHeap<Reverse<(Time, u64)>>,
+    /// The times of the inputs' heads; those of one time in the order in which they came. What is
+    /// here of an input that was removed is void.
+    heads: BinaryHeap<Reverse<(Time, u64, u64)>>,
+    offered: u64,
     /// Inputs that are behind and have no head.
     awaited: BTreeMap<u64, Awaited>,
 }
@@ -41,11 +63,18 @@ struct Awaited {
 }
 
 impl<T> Merge<T> {
-    pub(super) fn new(skew: Duration) -> Self {
+    pub(super) fn new(merging: Merging) -> Self {
+        let (skew, always) = match merging {
+            Merging::Never => (None, false),
+            Merging::UntilCaughtUp { skew } => (Some(skew), false),
+            Merging::Always { skew } => (Some(skew), true),
+        };
         Self {
-            skew_ms: i64::try_from(skew.as_millis()).unwrap_or(i64::MAX),
+            skew_ms: skew.map(|skew| i64::try_from(skew.as_millis()).unwrap_or(i64::MAX)),
+            always,
             inputs: HashMap::new(),
             heads: BinaryHeap::new(),
+            offered: 0,
             awaited: BTreeMap::new(),
         }
     }
@@ -68,21 +97,35 @@ impl<T> Merge<T> {
         self.inputs.values().all(|input| !input.behind && input.head.is_none())
     }
 
+    /// All that there is to catch up is caught up.
+    pub(super) fn caught_up(&mut self) {
+        if !self.always {
+            self.skew_ms = None;
+        }
+    }
+
     /// The inputs whose next item is to be offered.
     pub(super) fn silent(&self) -> Vec<u64> {
         self.inputs.iter().filter(|(_, input)| input.head.is_none()).map(|(key, _)| *key).collect()
     }
 
-    /// The next item of a silent input.
-    pub(super) fn offer(&mut self, key: u64, time: Option<Time>, item: T) {
-        if let Some(input) = self.inputs.get_mut(&key) {
-            input.head = Some(item);
-            self.heads.push(Reverse((time.unwrap_or(NO_TIME), key)));
-            self.awaited.remove(&key);
-        }
+    /// The next item of a silent input, with its own time, and the time that it is. A time in the
+    /// future is not believed: waiting for it would keep back everything that comes after it.
+    pub(super) fn offer(&mut self, key: u64, time: Option<Time>, now: Time, item: T) {
+        let Some(input) = self.inputs.get_mut(&key) else { return };
+        let time = match self.skew_ms {
+            Some(skew) if input.behind => {
+                time.filter(|time| *time <= now.saturating_add(skew)).unwrap_or(NO_TIME)
+            }
+            _ => now,
+        };
+        input.head = Some(item);
+        self.heads.push(Reverse((time, self.offered, key)));
+        self.offered += 1;
+        self.awaited.remove(&key);
     }
 
-    /// An input has come to its end. What it is offered from now on was written just now.
+    /// An input has come to its end.
     pub(super) fn at_end(&mut self, key: u64) {
         if let Some(input) = self.inputs.get_mut(&key) {
             input.behind = false;
@@ -94,7 +137,7 @@ impl<T> Merge<T> {
     /// yet, or what is there has to wait for another input.
     pub(super) fn take(&mut self, now: Instant) -> Option<(u64, T)> {
         loop {
-            let Reverse((time, key)) = *self.heads.peek()?;
+            let Reverse((time, _, key)) = *self.heads.peek()?;
             if self.inputs.get(&key).is_some_and(|input| input.head.is_some()) && self.is_early(time, now) {
                 return None;
             }
@@ -111,8 +154,9 @@ impl<T> Merge<T> {
     }
 
     fn is_early(&self, time: Time, now: Instant) -> bool {
+        let Some(skew) = self.skew_ms else { return false };
         self.awaited.values().any(|awaited| {
-            time > awaited.last.saturating_add(self.skew_ms)
+            time > awaited.last.saturating_add(skew)
                 && now.saturating_duration_since(awaited.since) < PATIENCE
         })
     }
@@ -127,14 +171,17 @@ mod tests {
     const SKEW: i64 = 10;
 
     fn merge(inputs: u64) -> (Merge<i64>, Instant) {
-        let mut merge = Merge::new(Duration::from_millis(SKEW as u64));
+        let mut merge = Merge::new(Merging::Always { skew: Duration::from_millis(SKEW as u64) });
         let now = Instant::now();
         (1..=inputs).for_each(|key| merge.add(key, true, now));
         (merge, now)
     }
 
+    /// Later than all others.
+    const NOW: i64 = 1_000_000;
+
     fn offer(merge: &mut Merge<i64>, key: u64, time: i64) {
-        merge.offer(key, Some(time), time);
+        merge.offer(key, Some(time), NOW, time);
     }
 
     #[test]
@@ -185,10 +232,49 @@ mod tests {
     #[test]
     fn a_record_without_a_time_goes_first_and_says_nothing() {
         let (mut merge, now) = merge(2);
-        merge.offer(1, None, 7);
+        merge.offer(1, None, NOW, 7);
         assert_eq!(merge.take(now), Some((1, 7)));
         offer(&mut merge, 2, 900);
         assert_eq!(merge.take(now), Some((2, 900)));
+        // Nor is one from the future believed.
+        merge.offer(1, Some(NOW + SKEW + 1), NOW, 8);
+        offer(&mut merge, 2, 901);
+        assert_eq!(merge.take(now), Some((1, 8)));
+    }
+
+    #[test]
+    fn whoever_was_at_the_end_goes_by_arrival_whatever_its_records_say() {
+        let (mut merge, now) = merge(2);
+        merge.at_end(1);
+        merge.at_end(2);
+        for arrived in 0..3 {
+            // An import of old records beside live ones.
+            merge.offer(1, Some(5), NOW + arrived, 5);
+            merge.offer(2, Some(NOW), NOW + arrived, NOW);
+            assert_eq!(merge.take(now), Some((1, 5)));
+            merge.offer(1, Some(6), NOW + arrived, 6);
+            assert_eq!(merge.take(now), Some((2, NOW)));
+            assert_eq!(merge.take(now), Some((1, 6)));
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_one_that_is_behind_when_nothing_is_merged_any_more() {
+        let mut merge = Merge::new(Merging::UntilCaughtUp { skew: Duration::from_millis(SKEW as u64) });
+        let now = Instant::now();
+        merge.add(1, true, now);
+        offer(&mut merge, 1, 1);
+        assert_eq!(merge.take(now), Some((1, 1)));
+        merge.at_end(1);
+        assert!(merge.is_caught_up());
+        merge.caught_up();
+        merge.add(2, true, now);
+        offer(&mut merge, 1, 900);
+        assert_eq!(merge.take(now), Some((1, 900)));
+        // What is old does not go before what is there already.
+        offer(&mut merge, 1, 901);
+        offer(&mut merge, 2, 3);
+        assert_eq!(merge.take(now), Some((1, 901)));
     }
 
     #[test]

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 
 pub use client::RESERVED_PROPERTIES;
 pub use log::{Log, LogError};
+pub use merge::Merging;
 pub use rebalance::Hold;
 
 use crate::batch::Delivery;
@@ -73,13 +74,12 @@ pub struct Source {
 pub type Topics = Vec<Arc<str>>;
 
 impl Source {
-    /// Joins the group and begins to poll. While partitions are behind, they are read within `skew` of
-    /// each other, by the time of their records: see [`merge`].
+    /// Joins the group and begins to poll.
     pub fn open(
         kafka: &config::Kafka,
         group: &str,
         topics: Topics,
-        skew: Duration,
+        merging: Merging,
         log: Log,
     ) -> Result<Self, LogError> {
         let ownership = Arc::new(Ownership::default());
@@ -98,7 +98,7 @@ impl Source {
                 }
             }
         });
-        let poller = Poller::open(kafka, group, topics, skew, ownership.clone(), events, received)?;
+        let poller = Poller::open(kafka, group, topics, merging, ownership.clone(), events, received)?;
         let polling = std::thread::Builder::new()
             .name("kafka-poll".into())
             .spawn(move || {

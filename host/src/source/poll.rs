@@ -21,7 +21,7 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::client::consumer_config;
 use super::log::LogError;
-use super::merge::Merge;
+use super::merge::{Merge, Merging};
 use super::rebalance::{GroupContext, Ownership, Rebalance};
 use super::{Incoming, Span, Topics};
 use crate::batch::Delivery;
@@ -51,7 +51,6 @@ pub(super) struct Poller {
     /// What is read now, by its epoch.
     readings: HashMap<u64, Reading>,
     merge: Merge<Event>,
-    skew: Duration,
     consumer: Arc<BaseConsumer<GroupContext>>,
     ownership: Arc<Ownership>,
     /// Physical names, each at its place in the descriptor.
@@ -80,7 +79,7 @@ impl Poller {
         kafka: &config::Kafka,
         group: &str,
         topics: Topics,
-        skew: Duration,
+        merging: Merging,
         ownership: Arc<Ownership>,
         events: Sender<Incoming>,
         commands: Receiver<Command>,
@@ -97,8 +96,7 @@ impl Poller {
         consumer.subscribe(&names).map_err(LogError::Client)?;
         Ok(Self {
             readings: HashMap::new(),
-            merge: Merge::new(skew),
-            skew,
+            merge: Merge::new(merging),
             consumer: Arc::new(consumer),
             ownership,
             topics,
@@ -193,6 +191,7 @@ impl Poller {
         if let Some(epoch) = read.map(|(epoch, _)| *epoch) {
             self.readings.remove(&epoch);
             self.merge.remove(epoch);
+            self.told_caught_up = false;
         }
     }
 
@@ -237,9 +236,9 @@ impl Poller {
     /// Takes the next chunk of events, merged by their times. `false`: there are none yet.
     fn collect(&mut self) -> bool {
         let now = Instant::now();
-        let future = latest_credible(self.skew);
+        let now_ms = now_ms();
         for epoch in self.merge.silent() {
-            self.refill(epoch, future);
+            self.refill(epoch, now_ms);
         }
         let mut chunk = Vec::new();
         let mut bytes = 0;
@@ -249,21 +248,21 @@ impl Poller {
         {
             bytes += event.size_bytes();
             chunk.push(Delivery { event, epoch });
-            self.refill(epoch, future);
+            self.refill(epoch, now_ms);
         }
         if !chunk.is_empty() {
             self.outbox.push_back(Incoming::Events(chunk));
         }
         if !self.told_caught_up && !self.readings.is_empty() && self.merge.is_caught_up() {
             self.told_caught_up = true;
+            self.merge.caught_up();
             self.outbox.push_back(Incoming::CaughtUp);
         }
         !self.outbox.is_empty()
     }
 
-    /// Offers the merge the next event of a partition, if it is there. A time in the future is not
-    /// believed: waiting for it would keep back everything that comes after it.
-    fn refill(&mut self, epoch: u64, future: i64) {
+    /// Offers the merge the next event of a partition, if it is there.
+    fn refill(&mut self, epoch: u64, now_ms: i64) {
         let Some(reading) = self.readings.get_mut(&epoch) else { return };
         let trouble = loop {
             match reading.queue.poll(Duration::ZERO) {
@@ -271,7 +270,7 @@ impl Poller {
                 Some(Ok(message)) => {
                     let event = event(reading, &message);
                     let (offset, time) = (event.position.offset, event.timestamp_ms);
-                    self.merge.offer(epoch, time.filter(|time| *time <= future), event);
+                    self.merge.offer(epoch, time, now_ms, event);
                     if reading.end.is_some_and(|end| offset + 1 >= end) {
                         let high = high_mark(&self.consumer, &reading.partition);
                         reading.end = high.filter(|high| high - offset > NEAR_THE_END);
@@ -326,10 +325,10 @@ fn event(reading: &Reading, message: &BorrowedMessage<'_>) -> Event {
     }
 }
 
-/// In milliseconds since 1970: clocks that go together agree on it within the skew.
-fn latest_credible(skew: Duration) -> i64 {
+/// Milliseconds since 1970.
+fn now_ms() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from((now + skew).as_millis()).unwrap_or(i64::MAX)
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// The end of a partition's log, as the last fetch knew it. The safe interface would ask the broker.

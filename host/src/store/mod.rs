@@ -9,12 +9,14 @@ pub mod sqlite;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use projector_model::descriptor::{Statement, StatementKind};
 use projector_model::interpret::Row;
 use projector_model::{Change, Contract, LookupCall, Rejection};
 use serde::Serialize;
+use sqlx::Connection;
 use uuid::Uuid;
 
 use crate::checkpoint::{Checkpoint, Identity};
@@ -60,9 +62,9 @@ pub trait Store: Send + Sync {
         identity: &Identity,
     ) -> Result<(), StoreError>;
 
-    /// Whether a generation has come to the end of its topics once; if not, who is to bring it there
-    /// alone: the first that asks, until it lets go or is gone.
-    async fn catch_up(&self, generation: &Generation) -> Result<CatchUp, StoreError>;
+    /// Whether a generation has come to the end of its topics once; if not, who is to bring it there:
+    /// everybody, or one host `alone`, the first that asks, until it lets go or is gone.
+    async fn catch_up(&self, generation: &Generation, alone: bool) -> Result<CatchUp, StoreError>;
 
     /// A generation has come to the end of its topics.
     async fn set_caught_up(&self, generation: &Generation) -> Result<(), StoreError>;
@@ -142,16 +144,33 @@ pub struct Installed {
 /// See [`Store::catch_up`].
 pub enum CatchUp {
     Done,
-    Ours(Solo),
-    /// Another host does it, and is through with so many offsets.
-    Theirs {
-        events: i64,
-    },
+    Ours(CatchingUp),
+    /// Another host does it.
+    Theirs(Progress),
 }
 
-/// As long as this lives, no other host is told to catch the generation up.
-pub struct Solo {
-    _session: Option<sqlx::PgConnection>,
+/// How far a host that catches up alone has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// The database's session that it holds.
+    pub session: i32,
+    /// The sum of the checkpoints.
+    pub offsets: i64,
+}
+
+/// A generation is caught up by this host. If alone, no other one is told to as long as this lives
+/// and its session with the database does.
+pub struct CatchingUp {
+    session: Option<sqlx::PgConnection>,
+}
+
+impl CatchingUp {
+    /// Whether it is still this host's: the database may have been restarted.
+    pub async fn is_held(&mut self) -> bool {
+        let Some(session) = &mut self.session else { return true };
+        let answer = tokio::time::timeout(Duration::from_secs(5), session.ping());
+        answer.await.is_ok_and(|answer| answer.is_ok())
+    }
 }
 
 /// Everything that one batch moves.

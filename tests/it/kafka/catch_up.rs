@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use projector::config;
-use projector::source::{Incoming, Log, Source, Span};
+use projector::source::{Incoming, Log, Merging, Source, Span};
 use projector_test_servers::Kafka;
 use projector_workload::topics::{self, Topic};
 use projector_workload::{CUSTOMER_COUNTRY_CHANGED, Mix, ORDER_CONFIRMED, Record};
@@ -16,7 +16,7 @@ use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedPr
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::harness::{PATIENCE, Platform, ReadModel, seed};
+use crate::harness::{Line, PATIENCE, Platform, ReadModel, seed};
 
 const PLAIN: &str = "order-search-plain";
 
@@ -69,7 +69,8 @@ fn two_topics_of_a_million_events_are_never_further_apart_than_the_skew() {
     let started = Instant::now();
     let (events, apart) = runtime.block_on(async {
         let log = Log::open(&kafka).unwrap();
-        let mut source = Source::open(&kafka, &name, names, SKEW, log.clone()).unwrap();
+        let mut source =
+            Source::open(&kafka, &name, names, Merging::UntilCaughtUp { skew: SKEW }, log.clone()).unwrap();
         let mut events: BTreeMap<(u16, i32), i64> = BTreeMap::new();
         let (mut latest, mut apart) = (0, 0);
         while events.values().sum::<i64>() < 2 * EVENTS {
@@ -97,6 +98,7 @@ fn two_topics_of_a_million_events_are_never_further_apart_than_the_skew() {
                         latest = latest.max(time);
                     }
                 }
+                Some(Incoming::CaughtUp) => {}
                 other => panic!("{other:?}"),
             }
         }
@@ -190,7 +192,8 @@ fn one_host_rebuilds_alone_until_it_has_caught_up_and_another_takes_over_when_it
     let fourth = platform.start_host("fourth");
     platform.until_shared_by(&fourth.group(PLAIN), 3);
     for host in [second, third, fourth] {
-        host.sigterm();
+        let log = host.sigterm();
+        assert!(!log.lines().iter().any(|line| line.message().contains("gets nowhere")));
     }
 }
 
@@ -206,4 +209,22 @@ fn a_host_that_gets_nowhere_with_a_rebuild_does_not_keep_others_from_it() {
     let orders = platform.read_model().query("select order_id from order_search_plain.order_search");
     assert_eq!(orders.len(), in_the_order_of_time(&records).len());
     other.sigterm();
+}
+
+/// The lock is the database's: after a restart of it, another host may have it.
+#[test]
+fn a_host_whose_lock_was_lost_asks_for_its_turn_again() {
+    let (platform, records) = rebuild("rebuild-lost", 1, seed(44));
+    let host = platform.start_host_with("host", "before-commit=stop@3");
+    host.until_stopped_at("before-commit");
+    let sessions = "select pg_terminate_backend(pid)::text from pg_stat_activity
+        where datname = current_database() and application_name = 'projector'";
+    assert!(platform.read_model().query(sessions).len() > 1);
+    host.cont();
+    let again = |line: &Line| {
+        line.message() == "projection starts again" && line.text.contains("the lock of whoever catches it up")
+    };
+    host.log().wait_for("that it starts again", again);
+    assert_as_time_had_it(&platform, &records);
+    host.sigterm();
 }

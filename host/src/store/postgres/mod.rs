@@ -20,8 +20,8 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 use uuid::Uuid;
 
 use super::{
-    CatchUp, Component, Deployment, Generation, Installed, Projection, Solo, Store, StoreError, Transaction,
-    check_layout, generation_schema, schema_name,
+    CatchUp, CatchingUp, Component, Deployment, Generation, Installed, Progress, Projection, Store,
+    StoreError, Transaction, check_layout, generation_schema, schema_name,
 };
 use crate::checkpoint::{Checkpoint, Identity};
 use crate::config;
@@ -313,10 +313,10 @@ impl Store for Postgres {
         Ok(())
     }
 
-    async fn catch_up(&self, generation: &Generation) -> Result<CatchUp, StoreError> {
-        let (done, taken, events): (bool, bool, i64) = sqlx::query_as(
+    async fn catch_up(&self, generation: &Generation, alone: bool) -> Result<CatchUp, StoreError> {
+        let (done, session, offsets): (bool, Option<i32>, i64) = sqlx::query_as(
             "select g.caught_up_at is not null,
-               exists (select from pg_locks l where l.locktype = 'advisory' and l.granted
+               (select l.pid from pg_locks l where l.locktype = 'advisory' and l.granted
                  and l.database = (select oid from pg_database where datname = current_database())
                  and l.classid = $2::int4::oid and l.objid = g.id::oid and l.objsubid = 2),
                (select coalesce(sum(next_offset), 0)::int8 from projector.checkpoint c where c.generation_id = g.id)
@@ -330,8 +330,11 @@ impl Store for Postgres {
         if done {
             return Ok(CatchUp::Done);
         }
-        if taken {
-            return Ok(CatchUp::Theirs { events });
+        if !alone {
+            return Ok(CatchUp::Ours(CatchingUp { session: None }));
+        }
+        if let Some(session) = session {
+            return Ok(CatchUp::Theirs(Progress { session, offsets }));
         }
         // A session of its own: it may last for hours.
         let mut session = self.pool.connect_options().connect().await.map_err(classify)?;
@@ -342,8 +345,9 @@ impl Store for Postgres {
             .await
             .map_err(classify)?;
         match ours {
-            true => Ok(CatchUp::Ours(Solo { _session: Some(session) })),
-            false => Ok(CatchUp::Theirs { events }),
+            true => Ok(CatchUp::Ours(CatchingUp { session: Some(session) })),
+            // Another one was quicker; whose it is will be seen the next time.
+            false => Ok(CatchUp::Theirs(Progress { session: 0, offsets })),
         }
     }
 

@@ -23,8 +23,8 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 use uuid::Uuid;
 
 use super::{
-    CatchUp, Component, Deployment, Generation, Installed, Projection, Solo, Store, StoreError, Transaction,
-    check_layout, generation_schema, schema_name,
+    CatchUp, CatchingUp, Component, Deployment, Generation, Installed, Projection, Store, StoreError,
+    Transaction, check_layout, generation_schema, schema_name,
 };
 use crate::checkpoint::{Checkpoint, Identity};
 use crate::config;
@@ -260,7 +260,7 @@ impl Store for Sqlite {
         Ok(())
     }
 
-    async fn catch_up(&self, generation: &Generation) -> Result<CatchUp, StoreError> {
+    async fn catch_up(&self, generation: &Generation, _alone: bool) -> Result<CatchUp, StoreError> {
         let done: bool =
             sqlx::query_scalar("select caught_up_at is not null from projector_generation where id = ?")
                 .bind(generation.id)
@@ -268,7 +268,7 @@ impl Store for Sqlite {
                 .await
                 .map_err(classify)?;
         // The file has one host.
-        Ok(if done { CatchUp::Done } else { CatchUp::Ours(Solo { _session: None }) })
+        Ok(if done { CatchUp::Done } else { CatchUp::Ours(CatchingUp { session: None }) })
     }
 
     async fn set_caught_up(&self, generation: &Generation) -> Result<(), StoreError> {
