@@ -81,7 +81,7 @@ impl Pipeline {
             stop,
             buffer: Buffer::default(),
             caught_up: false,
-            before_others: None,
+            until_caught_up: None,
             failed: None,
             tally: Tally::default(),
         };
@@ -107,9 +107,9 @@ struct Run {
     buffer: Buffer,
     /// All partitions were at their ends.
     caught_up: bool,
-    /// Events that are to be settled before other hosts may join, once all partitions were at their
-    /// ends.
-    before_others: Option<usize>,
+    /// Events that are to be settled before the generation counts as caught up, once all partitions
+    /// were at their ends.
+    until_caught_up: Option<usize>,
     /// Why the consumer cannot go on.
     failed: Option<String>,
     tally: Tally,
@@ -159,18 +159,17 @@ impl Run {
             return Ok(());
         }
         let unsettled = ahead.as_ref().map_or(0, |ahead| ahead.deliveries.len()) + self.buffer.len();
-        if *self.before_others.get_or_insert(unsettled) > 0 {
+        if *self.until_caught_up.get_or_insert(unsettled) > 0 {
             return Ok(());
         }
         let projection = &self.deployment.generation.projection;
-        match self.store.set_caught_up(&self.deployment.generation).await {
-            Ok(()) => {
-                tracing::info!(projection, "caught up");
-                self.catching_up = None;
-            }
-            Err(error) => tracing::debug!(projection, %error, "that it is caught up could not be stored"),
+        if let Err(error) = self.store.set_caught_up(&self.deployment.generation).await {
+            tracing::debug!(projection, %error, "that it is caught up could not be stored; trying on");
+            return Ok(());
         }
-        if self.catching_up.is_none() && self.more_lanes { Err(Halt::CaughtUp) } else { Ok(()) }
+        tracing::info!(projection, "caught up");
+        self.catching_up = None;
+        if self.more_lanes { Err(Halt::CaughtUp) } else { Ok(()) }
     }
 
     fn next_try_to_end_it(&self) -> Option<Instant> {
@@ -214,7 +213,7 @@ impl Run {
     /// What is read has changed: it is told anew when all of that was at its end.
     fn behind_again(&mut self) {
         self.caught_up = false;
-        self.before_others = None;
+        self.until_caught_up = None;
     }
 
     /// Voids what was read of these partitions, and asks again where to read on.
@@ -415,7 +414,7 @@ impl Run {
     fn committed(&mut self, batch: &Batch, advances: Vec<Advance>) {
         self.tally.batches += 1;
         self.tally.events += batch.deliveries.len() as u64;
-        if let Some(left) = &mut self.before_others {
+        if let Some(left) = &mut self.until_caught_up {
             *left = left.saturating_sub(batch.deliveries.len());
         }
         self.positions.committed(&advances);

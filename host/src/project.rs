@@ -69,9 +69,7 @@ pub fn resolve<'a, 'r>(
     };
     let mut outcomes = Vec::with_capacity(batch.len());
     for at in 0..batch.len() {
-        let outcome = resolver.resolve(at)?;
-        resolver.foreseen.remove(&at);
-        match outcome {
+        match resolver.resolve(at)? {
             Some(outcome) => outcomes.push(outcome),
             None => break,
         }
@@ -88,10 +86,13 @@ struct Resolver<'a, 'r> {
     read: &'r mut Read<'r>,
     /// Rounds whose rows were read for all of the batch.
     rounds_read: usize,
-    /// By event: what it answered to rows that it was shown before its turn. The plugin is a pure
-    /// function, so that is what it would answer to the same rows in its turn.
-    foreseen: HashMap<usize, Vec<(Vec<Found>, FirstAnswer)>>,
+    /// By event. The plugin is a pure function, so that is what it would answer to the same rows in its
+    /// turn.
+    foreseen: HashMap<usize, Vec<Foreseen>>,
 }
+
+/// The rows that an event was shown before its turn, and its answer.
+type Foreseen = (Vec<Found>, FirstAnswer);
 
 impl<'a> Resolver<'a, '_> {
     /// `None`: the batch ends before this event.
@@ -99,9 +100,11 @@ impl<'a> Resolver<'a, '_> {
         if self.is_duplicate(at) {
             return Ok(Some(Outcome::Ignore { code: codes::DUPLICATE.into() }));
         }
+        let mut foreseen = self.foreseen.remove(&at).unwrap_or_default();
         let mut answer = Cow::Borrowed(&self.answers[at]);
         let mut found: Vec<Found> = Vec::new();
-        for round in 0.. {
+        let mut round = 0;
+        loop {
             let calls = match needs(answer) {
                 Needs::Rows(calls) => calls,
                 Needs::Nothing(outcome) => {
@@ -123,12 +126,12 @@ impl<'a> Resolver<'a, '_> {
                 self.read_ahead(at, round, &calls)?;
             }
             self.overlay.show(&calls, &mut found);
-            answer = Cow::Owned(match self.foreseen(at, &found) {
-                Some(answer) => answer,
+            answer = Cow::Owned(match foreseen.iter().position(|(shown, _)| *shown == found) {
+                Some(at) => foreseen.swap_remove(at).1,
                 None => self.caller.call(&self.batch[at].event, &found)?,
             });
+            round += 1;
         }
-        unreachable!("the rounds end it")
     }
 
     /// Reads what an event asks for in a round, and with it, the first time, what all later events
@@ -163,20 +166,20 @@ impl<'a> Resolver<'a, '_> {
                 return None;
             }
             self.overlay.show(&calls, &mut found);
-            if self.foreseen(at, &found).is_none() {
-                // If it runs out of time, it will do so again in its turn.
-                let answer = self.caller.call(&self.batch[at].event, &found).ok()?;
-                self.foreseen.entry(at).or_default().push((found.clone(), answer));
-            }
-            let Some(Ok(Answer::Needs(next))) = self.foreseen(at, &found) else { return None };
-            calls = next;
+            let foreseen = self.foreseen.entry(at).or_default();
+            let place = match foreseen.iter().position(|(shown, _)| *shown == found) {
+                Some(place) => place,
+                None => {
+                    // If it runs out of time, it will do so again in its turn.
+                    let answer = self.caller.call(&self.batch[at].event, &found).ok()?;
+                    foreseen.push((found.clone(), answer));
+                    foreseen.len() - 1
+                }
+            };
+            let Ok(Answer::Needs(next)) = &foreseen[place].1 else { return None };
+            calls = next.clone();
         }
         Some(calls)
-    }
-
-    fn foreseen(&self, at: usize, found: &[Found]) -> Option<FirstAnswer> {
-        let of_event = self.foreseen.get(&at)?;
-        of_event.iter().find(|(shown, _)| shown == found).map(|(_, answer)| answer.clone())
     }
 
     fn is_duplicate(&self, at: usize) -> bool {

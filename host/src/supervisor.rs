@@ -140,10 +140,10 @@ impl Host {
         let group =
             format!("{}.{name}.g{}.{}", &*self.config.kafka.group_prefix, generation.number, store.id());
         let batch = self.config.batch_of(name);
-        let order_shows = order::shows_in_rows(&contract);
+        let order_shows = !order::unsettled(&contract).is_empty();
         // A host that died gives its partitions back after its session.
         let patience = 2 * self.config.kafka.session_timeout() + Duration::from_secs(10);
-        let catching_up = catch_up::turn(&*store, &generation, order_shows, patience, &self.stop).await?;
+        let mut catching_up = catch_up::turn(&*store, &generation, order_shows, patience, &self.stop).await?;
         if self.stop.is_cancelled() {
             return Err(PrepareError::Stopped);
         }
@@ -165,7 +165,6 @@ impl Host {
         let deployment = Deployment { generation: generation.clone(), digest: active.into(), contract };
         let together = self.stop.child_token();
         let more_lanes = allowed > lanes;
-        let mut catching_up = catching_up;
         let lanes = (0..lanes).map(|_| {
             let source = Source::open(&self.config.kafka, &group, topics.clone(), merging, self.log.clone())?;
             Ok(Pipeline {

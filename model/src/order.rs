@@ -59,9 +59,11 @@ pub fn dependences(contract: &Contract) -> Vec<OrderDependence> {
     found
 }
 
-/// Whether the rows show the order between partitions: such a column, and nothing that settles it.
-pub fn shows_in_rows(contract: &Contract) -> bool {
-    dependences(contract).iter().any(|dependence| dependence.settled_by.is_none())
+/// Those that nothing settles: the rows show the order between partitions.
+pub fn unsettled(contract: &Contract) -> Vec<OrderDependence> {
+    let mut found = dependences(contract);
+    found.retain(|dependence| dependence.settled_by.is_none());
+    found
 }
 
 #[derive(Clone, Copy)]

@@ -142,16 +142,14 @@ async fn load_all(host: &Arc<Host>, files: Vec<PathBuf>) -> Vec<Offered> {
                     tracing::error!(file = %shown, "plugin refused: {} is {name} already", owner.display());
                     continue;
                 }
-                for dependence in projector_model::order::dependences(&loaded.plugin.contract) {
-                    if dependence.settled_by.is_none() {
-                        tracing::warn!(
-                            projection = name,
-                            column = format!("{}.{}", dependence.table, dependence.column),
-                            sources = dependence.sources.join(", "),
-                            "the column depends on the order between partitions: {}",
-                            dependence.remedy
-                        );
-                    }
+                for dependence in projector_model::order::unsettled(&loaded.plugin.contract) {
+                    tracing::warn!(
+                        projection = name,
+                        column = format!("{}.{}", dependence.table, dependence.column),
+                        sources = dependence.sources.join(", "),
+                        "the column depends on the order between partitions: {}",
+                        dependence.remedy
+                    );
                 }
                 owners.insert(name, file);
                 offered.push(loaded);

@@ -38,10 +38,7 @@ const NO_TIME: Time = Time::MIN;
 /// Items of several inputs, each in its own order, as one sequence. Of each input it holds the first
 /// item that was not taken yet, if it was offered already.
 pub(super) struct Merge<T> {
-    /// `None`: nothing waits for anything.
-    skew_ms: Option<i64>,
-    /// Whether the skew is kept to when all inputs were at their ends.
-    always: bool,
+    merging: Merging,
     inputs: HashMap<u64, Input<T>>,
     /// The times of the inputs' heads; those of one time in the order in which they came. What is
     /// here of an input that was removed is void.
@@ -64,14 +61,8 @@ struct Awaited {
 
 impl<T> Merge<T> {
     pub(super) fn new(merging: Merging) -> Self {
-        let (skew, always) = match merging {
-            Merging::Never => (None, false),
-            Merging::UntilCaughtUp { skew } => (Some(skew), false),
-            Merging::Always { skew } => (Some(skew), true),
-        };
         Self {
-            skew_ms: skew.map(|skew| i64::try_from(skew.as_millis()).unwrap_or(i64::MAX)),
-            always,
+            merging,
             inputs: HashMap::new(),
             heads: BinaryHeap::new(),
             offered: 0,
@@ -99,8 +90,18 @@ impl<T> Merge<T> {
 
     /// All that there is to catch up is caught up.
     pub(super) fn caught_up(&mut self) {
-        if !self.always {
-            self.skew_ms = None;
+        if let Merging::UntilCaughtUp { .. } = self.merging {
+            self.merging = Merging::Never;
+        }
+    }
+
+    /// In milliseconds. `None`: nothing waits for anything.
+    fn skew(&self) -> Option<i64> {
+        match self.merging {
+            Merging::Never => None,
+            Merging::UntilCaughtUp { skew } | Merging::Always { skew } => {
+                Some(i64::try_from(skew.as_millis()).unwrap_or(i64::MAX))
+            }
         }
     }
 
@@ -112,8 +113,9 @@ impl<T> Merge<T> {
     /// The next item of a silent input, with its own time, and the time that it is. A time in the
     /// future is not believed: waiting for it would keep back everything that comes after it.
     pub(super) fn offer(&mut self, key: u64, time: Option<Time>, now: Time, item: T) {
+        let skew = self.skew();
         let Some(input) = self.inputs.get_mut(&key) else { return };
-        let time = match self.skew_ms {
+        let time = match skew {
             Some(skew) if input.behind => {
                 time.filter(|time| *time <= now.saturating_add(skew)).unwrap_or(NO_TIME)
             }
@@ -154,7 +156,7 @@ impl<T> Merge<T> {
     }
 
     fn is_early(&self, time: Time, now: Instant) -> bool {
-        let Some(skew) = self.skew_ms else { return false };
+        let Some(skew) = self.skew() else { return false };
         self.awaited.values().any(|awaited| {
             time > awaited.last.saturating_add(skew)
                 && now.saturating_duration_since(awaited.since) < PATIENCE

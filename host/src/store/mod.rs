@@ -3,6 +3,7 @@
 //! Two stores keep one promise. Postgres writes a batch as few set-wise statements; SQLite lets
 //! the model's own interpreter write. Whatever one refuses, the other refuses as well.
 
+mod names;
 mod overview;
 pub mod postgres;
 pub mod sqlite;
@@ -378,13 +379,4 @@ fn check_layout(
         "version {} changes {differs}, so its rows must be built anew, and this host does not do that yet; version {} goes on",
         offered.version, active.version
     )))
-}
-
-/// The name of the schema for readers, and the prefix of a generation's own.
-fn schema_name(projection: &str) -> String {
-    projection.replace('-', "_")
-}
-
-fn generation_schema(projection: &str, number: i32) -> String {
-    format!("{}_g{number}", schema_name(projection))
 }

@@ -21,11 +21,12 @@ use uuid::Uuid;
 
 use super::{
     CatchUp, CatchingUp, Component, Deployment, Generation, Installed, Progress, Projection, Store,
-    StoreError, Transaction, check_layout, generation_schema, schema_name,
+    StoreError, Transaction, check_layout,
 };
 use crate::checkpoint::{Checkpoint, Identity};
 use crate::config;
 use crate::event::Partition;
+use crate::store::names::{generation_schema, schema_name};
 use errors::classify;
 use statements::Statements;
 

@@ -9,9 +9,10 @@ use projector_model::contract::Table;
 use projector_model::descriptor::{OnMiss, Operation};
 use projector_model::{Contract, Lookup, Type, Write, WriteKind};
 
-use super::tables::{DELETED, LINEAGE, qualified, quote};
+use super::tables::qualified;
 use super::values::{array_type, selected};
 use crate::plan::Rules;
+use crate::store::names::{DELETED, LINEAGE, quote};
 
 pub(super) struct Statements {
     pub(super) rules: Rules,

@@ -4,11 +4,7 @@ use projector_model::contract::{Column, Table};
 use projector_model::descriptor::IndexKind;
 use projector_model::{Contract, Type};
 
-/// The column of a tombstone's flag. Authors' own identifiers never begin with an underscore.
-pub(super) const DELETED: &str = "\"_deleted\"";
-
-/// The columns of a row's lineage: where the event stands that wrote it last, and the plugin that did.
-pub(super) const LINEAGE: [&str; 4] = ["\"_topic\"", "\"_partition\"", "\"_offset\"", "\"_digest\""];
+use crate::store::names::{DELETED, LINEAGE, quote};
 
 /// The statements that create everything, in order. `schema` is the generation's own, `readers`
 /// the one that readers know.
@@ -94,12 +90,6 @@ fn sql_type(column: &Column) -> String {
         Type::Date => "date".into(),
         Type::Uuid => "uuid".into(),
     }
-}
-
-/// Quotes an identifier. The contract's check lets no quote through; this doubles them all the
-/// same.
-pub(super) fn quote(identifier: &str) -> String {
-    format!("\"{}\"", identifier.replace('"', "\"\""))
 }
 
 pub(super) fn qualified(schema: &str, table: &str) -> String {

@@ -24,11 +24,12 @@ use uuid::Uuid;
 
 use super::{
     CatchUp, CatchingUp, Component, Deployment, Generation, Installed, Projection, Store, StoreError,
-    Transaction, check_layout, generation_schema, schema_name,
+    Transaction, check_layout,
 };
 use crate::checkpoint::{Checkpoint, Identity};
 use crate::config;
 use crate::event::Partition;
+use crate::store::names::{generation_schema, schema_name};
 use errors::classify;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/sqlite");

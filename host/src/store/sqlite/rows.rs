@@ -8,9 +8,10 @@ use sqlx::{Arguments, AssertSqlSafe, Row as _, SqliteConnection};
 use uuid::Uuid;
 
 use super::errors::classify;
-use super::tables::{DELETED, LINEAGE, qualified, quote};
+use super::tables::qualified;
 use crate::event::Position;
 use crate::store::StoreError;
+use crate::store::names::{DELETED, LINEAGE, quote};
 
 /// SQLite takes at most 32,766 parameters; a statement of some thousand is compiled in no time.
 const PARAMETERS: usize = 2_000;

@@ -8,10 +8,7 @@ use projector_model::contract::Table;
 use projector_model::descriptor::IndexKind;
 use projector_model::{Contract, Type};
 
-pub(super) const DELETED: &str = "\"_deleted\"";
-
-/// The columns of a row's lineage: where the event stands that wrote it last, and the plugin that did.
-pub(super) const LINEAGE: [&str; 4] = ["\"_topic\"", "\"_partition\"", "\"_offset\"", "\"_digest\""];
+use crate::store::names::{DELETED, LINEAGE, quote};
 
 pub(super) fn create(contract: &Contract, schema: &str, readers: &str) -> Vec<String> {
     let mut statements = Vec::new();
@@ -65,12 +62,6 @@ fn sql_type(ty: Type) -> &'static str {
         Type::Decimal { .. } | Type::Text | Type::Json | Type::Uuid => "text",
         Type::Bytes => "blob",
     }
-}
-
-/// Quotes an identifier. The contract's check lets no quote through; this doubles them all the
-/// same.
-pub(super) fn quote(identifier: &str) -> String {
-    format!("\"{}\"", identifier.replace('"', "\"\""))
 }
 
 pub(super) fn qualified(schema: &str, table: &str) -> String {
