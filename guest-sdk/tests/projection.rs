@@ -219,6 +219,13 @@ fn the_descriptor_is_what_the_source_says() {
 }
 
 #[test]
+fn topics_that_are_keyed_alike_name_their_group() {
+    let topics = Shop::descriptor().topics;
+    let groups: Vec<_> = topics.iter().map(|topic| topic.ordering_group.as_deref()).collect();
+    assert_eq!(groups, [None, None, Some("shelf"), None, None]);
+}
+
+#[test]
 fn a_topic_says_how_its_duplicates_are_told() {
     let topics = Shop::descriptor().topics;
     let declared: Vec<_> = topics.iter().map(|topic| json!(topic)["event-id"].clone()).collect();

@@ -13,6 +13,7 @@ use projector_model::check::nearest;
 use serde::{Deserialize, Deserializer};
 
 use crate::batch::BatchLimits;
+use crate::policy::Failures;
 
 /// Everything that `projector run` is told.
 #[derive(Debug, Clone, Deserialize)]
@@ -33,6 +34,9 @@ pub struct Config {
     pub limits: Limits,
     #[serde(default)]
     pub batch: Batch,
+    /// How failed events are dealt with.
+    #[serde(default)]
+    pub failures: Failures,
     /// Lanes of every projection that may have several, unless it says otherwise: see
     /// [`lane`](crate::lane).
     #[serde(default = "one_lane")]
@@ -126,6 +130,7 @@ pub struct Projection {
     pub store: Option<Text>,
     pub limits: Option<Limits>,
     pub batch: Option<Batch>,
+    pub failures: Option<Failures>,
     pub lanes: Option<NonZeroUsize>,
 }
 
@@ -377,6 +382,10 @@ impl Config {
         self.projections.get(projection).and_then(|own| own.batch.as_ref()).unwrap_or(&self.batch)
     }
 
+    pub fn failures_of(&self, projection: &str) -> &Failures {
+        self.projections.get(projection).and_then(|own| own.failures.as_ref()).unwrap_or(&self.failures)
+    }
+
     pub fn lanes_of(&self, projection: &str) -> usize {
         self.projections.get(projection).and_then(|own| own.lanes).unwrap_or(self.lanes).get()
     }
@@ -458,6 +467,7 @@ store = "analytics"
         let shown = Config::parse("projector.toml", &shown).expect("every key exists");
         assert_eq!(format!("{:?}", shown.limits), format!("{:?}", parsed.limits));
         assert_eq!(format!("{:?}", shown.batch), format!("{:?}", parsed.batch));
+        assert_eq!(format!("{:?}", shown.failures), format!("{:?}", parsed.failures));
         assert_eq!(shown.shutdown_deadline, parsed.shutdown_deadline);
     }
 

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde_json::Value as Json;
+
 /// One Kafka record, owned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
@@ -29,6 +31,31 @@ impl Event {
     pub fn recorded_at_micros(&self) -> Option<i64> {
         let micros = self.timestamp_ms?.checked_mul(1_000)?;
         projector_model::value::TIMESTAMP_RANGE.contains(&micros).then_some(micros)
+    }
+
+    /// The headers as JSON: an array, since names may repeat. What is no UTF-8 stands as `{"hex": …}`.
+    pub fn headers_json(&self) -> Json {
+        let shown = |bytes: &[u8]| match std::str::from_utf8(bytes) {
+            // Postgres cannot hold a NUL in a document.
+            Ok(text) if !text.contains('\0') => Json::from(text),
+            _ => serde_json::json!({ "hex": hex::encode(bytes) }),
+        };
+        let header = |header: &Header| serde_json::json!({"name": shown(header.name.as_bytes()), "value": header.value.as_deref().map(shown)});
+        self.headers.iter().map(header).collect()
+    }
+
+    /// The headers that [`headers_json`](Event::headers_json) wrote; what is none of its kind is left out.
+    pub fn headers_from(json: &Json) -> Vec<Header> {
+        let bytes = |shown: &Json| match shown {
+            Json::String(text) => Some(text.clone().into_bytes()),
+            Json::Object(object) => object.get("hex").and_then(Json::as_str).and_then(|hex| hex::decode(hex).ok()),
+            _ => None,
+        };
+        let header = |header: &Json| {
+            let name = String::from_utf8(bytes(&header["name"])?).ok()?;
+            Some(Header { name, value: bytes(&header["value"]) })
+        };
+        json.as_array().into_iter().flatten().filter_map(header).collect()
     }
 
     /// What the event's own bytes weigh in memory, for the bounds of batches and buffers.
@@ -69,5 +96,26 @@ pub struct Position {
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}@{}", self.partition, self.offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_come_back_as_they_were() {
+        let header = |name: &str, value: Option<&[u8]>| Header { name: name.into(), value: value.map(Into::into) };
+        let headers = vec![
+            header("a", Some(b"text")),
+            header("a", None),
+            header("", Some(b"")),
+            header("n\0", Some(b"\0\xff")),
+            header("hex", Some(b"{\"hex\": \"00\"}")),
+        ];
+        let position = Position { partition: Partition::new("t", 0), offset: 0 };
+        let event = Event { position, topic: 0, timestamp_ms: None, key: None, value: None, headers };
+        assert_eq!(Event::headers_from(&event.headers_json()), event.headers);
+        assert!(!event.headers_json().to_string().contains("\\u0000"));
     }
 }

@@ -17,11 +17,15 @@ pub mod config;
 pub mod duplicate;
 pub mod event;
 pub mod failpoint;
+pub mod failure;
+pub mod ordering;
 pub mod outcome;
+pub mod policy;
 
 pub mod plan;
 pub mod plugin;
 pub mod project;
+pub mod settle;
 pub mod source;
 pub mod store;
 pub mod validate;
@@ -30,6 +34,7 @@ pub mod lane;
 pub mod pipeline;
 pub mod retry;
 pub mod supervisor;
+pub mod wishes;
 
 pub mod cli;
 pub mod freshness;

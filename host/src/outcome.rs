@@ -5,13 +5,25 @@ use std::fmt;
 
 use projector_model::Change;
 
+pub use crate::failure::FailureKind;
+use crate::ordering::KeyId;
+
 /// What becomes of an event. Most often it is what the plugin answered at once, and is borrowed from
 /// there.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome<'a> {
     Apply(Cow<'a, [Change]>),
-    Ignore { code: Cow<'a, str> },
-    Dead(Cow<'a, Failure>),
+    Ignore {
+        code: Cow<'a, str>,
+    },
+    /// An earlier event of its key failed: it waits behind that one.
+    Park(KeyId),
+    /// It failed.
+    Dead {
+        failure: Cow<'a, Failure>,
+        /// The key whose later events wait behind it; `None`: none do.
+        blocks: Option<KeyId>,
+    },
 }
 
 /// Why an event cannot be projected.
@@ -21,35 +33,24 @@ pub struct Failure {
     /// Counted by: the plugin's own code, or the host's.
     pub code: String,
     pub detail: String,
+    /// Where in the plugin a trap was, function by function.
+    pub backtrace: Option<String>,
+    /// What the database said, if it was the database that refused.
+    pub refusal: Option<Refusal>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FailureKind {
-    /// The plugin said so.
-    Rejected,
-    /// The plugin broke off.
-    Trap,
-    /// The plugin used more than it may.
-    Limit,
-    /// The plugin answered with what it did not declare, or what no store can hold.
-    Invalid,
-    /// The database refused the rows.
-    Refused,
-    /// The wall time ended before the fuel did: the machine's fault as likely as the plugin's.
-    Timeout,
+/// What the database said of rows that it refuses.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Refusal {
+    pub message: String,
+    pub table: Option<String>,
+    pub column: Option<String>,
+    pub constraint: Option<String>,
 }
 
-impl FailureKind {
-    /// The word that is stored with a dead letter.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            FailureKind::Rejected => "rejected",
-            FailureKind::Trap => "trap",
-            FailureKind::Limit => "limit",
-            FailureKind::Invalid => "invalid",
-            FailureKind::Refused => "refused",
-            FailureKind::Timeout => "timeout",
-        }
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
     }
 }
 
@@ -61,7 +62,11 @@ impl fmt::Display for Failure {
 
 impl Failure {
     pub fn new(kind: FailureKind, code: &str, detail: impl AsRef<str>) -> Self {
-        Self { kind, code: code.into(), detail: printable(detail.as_ref()) }
+        Self { kind, code: code.into(), detail: printable(detail.as_ref()), backtrace: None, refusal: None }
+    }
+
+    pub fn refused(refusal: Refusal) -> Self {
+        Self { refusal: Some(refusal.clone()), ..Self::new(FailureKind::Refused, "data", refusal.message) }
     }
 }
 

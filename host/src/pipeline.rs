@@ -6,34 +6,34 @@
 
 mod positions;
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::{BatchLimits, Buffer, Delivery};
-use crate::duplicate::Ids;
 use crate::event::Partition;
-use crate::outcome::{Failure, FailureKind, Outcome};
-use crate::plugin::Plugin;
+use crate::failure::{FailureKind, Trouble};
+use crate::policy::Flood;
 use crate::project::{self, FirstAnswer, ProjectError};
 use crate::retry::{Backoff, Halt, report_retry};
+use crate::settle::{self, Attempt, Isolate, Settler, isolate};
 use crate::source::{Incoming, Log, Source};
-use crate::store::{Advance, CatchingUp, DeadLetter, Deployment, Store, StoreError, Writes};
+use crate::store::operator::{Open, Verdict};
+use crate::store::{Advance, CatchingUp, StoreError};
+use crate::wishes::Board;
 use positions::Positions;
 
 /// Times that a batch may run out of wall time before the projection stands still.
 const TIMEOUTS: u32 = 3;
 
 pub struct Pipeline {
-    pub deployment: Deployment,
-    pub plugin: Plugin,
-    pub store: Arc<dyn Store>,
+    pub settler: Settler,
     pub log: Log,
     pub source: Source,
     pub limits: BatchLimits,
+    /// What operators want.
+    pub board: Board,
     /// Held until the generation is caught up.
     pub catching_up: Option<CatchingUp>,
     /// Whether there are to be more lanes then, in a new run.
@@ -68,14 +68,16 @@ struct Batch {
 impl Pipeline {
     /// Runs until it is asked to stop (`Ok`), or cannot go on.
     pub async fn run(self) -> Result<(), Halt> {
-        let Self { deployment, plugin, store, log, source, limits, catching_up, more_lanes, stop } = self;
+        let Self { settler, log, source, limits, board, catching_up, more_lanes, stop } = self;
+        let generation = settler.deployment.generation.clone();
         let mut run = Run {
-            positions: Positions::new(deployment.generation.clone(), store.clone(), log),
-            deployment,
-            plugin,
-            store,
+            resumes: board.of(generation.id).resumes,
+            positions: Positions::new(generation, settler.store.clone(), log),
+            settler,
             source,
             limits,
+            board,
+            flood: Flood::default(),
             catching_up,
             more_lanes,
             stop,
@@ -87,7 +89,7 @@ impl Pipeline {
         };
         let result = run.run().await;
         let Tally { batches, events, fenced, retries, statements, reads } = run.tally;
-        let projection = &run.deployment.generation.projection;
+        let projection = run.name();
         tracing::info!(projection, batches, events, statements, reads, fenced, retries, "projection stopped");
         run.source.close(Duration::from_secs(5)).await;
         result
@@ -95,11 +97,14 @@ impl Pipeline {
 }
 
 struct Run {
-    deployment: Deployment,
-    plugin: Plugin,
-    store: Arc<dyn Store>,
+    settler: Settler,
     source: Source,
     limits: BatchLimits,
+    board: Board,
+    /// How often operators had said "go on".
+    resumes: i64,
+    /// Failures among the last events.
+    flood: Flood,
     catching_up: Option<CatchingUp>,
     more_lanes: bool,
     stop: CancellationToken,
@@ -116,6 +121,10 @@ struct Run {
 }
 
 impl Run {
+    fn name(&self) -> &str {
+        &self.settler.deployment.generation.projection
+    }
+
     async fn run(&mut self) -> Result<(), Halt> {
         let mut ahead = None;
         while let Some(batch) = self.next_batch(ahead.take()).await? {
@@ -136,6 +145,7 @@ impl Run {
                 return Ok(None);
             }
             self.positions.settle(&self.source).await;
+            self.serve().await?;
             self.end_of_catching_up(&ahead).await?;
             if let Some(batch) = ahead.take().or_else(|| self.take_batch()) {
                 return Ok(Some(batch));
@@ -146,9 +156,58 @@ impl Run {
                     Some(incoming) => self.receive(incoming),
                     None => return Err(Halt::Restart("the Kafka consumer ended".into())),
                 },
+                () = self.board.changed() => {}
                 () = self.stop.cancelled() => {}
                 () = wait_until(retry) => {}
             }
+        }
+    }
+
+    /// Does what operators want, between two batches.
+    async fn serve(&mut self) -> Result<(), Halt> {
+        let wishes = self.board.of(self.settler.deployment.generation.id);
+        if let Some(reason) = wishes.paused {
+            return Err(Halt::Paused(reason));
+        }
+        if wishes.resumes != self.resumes {
+            self.resumes = wishes.resumes;
+            // Partitions that were paused may be read again.
+            self.reposition(&self.source.granted());
+        }
+        let granted = self.source.granted();
+        for operation in wishes.open.iter().filter(|operation| granted.contains(&operation.partition)) {
+            self.release(operation).await?;
+        }
+        Ok(())
+    }
+
+    /// Lets go what waits, as an operator asked for.
+    async fn release(&mut self, operation: &Open) -> Result<(), Halt> {
+        let (id, action) = (operation.id, operation.action.as_str());
+        match self.settler.release(operation, self.limits.events).await {
+            Ok(None) => Ok(()),
+            Ok(Some(Verdict { outcome, applied, ignored, waiting, .. })) => {
+                let (projection, dry_run) = (self.name(), operation.dry_run);
+                tracing::info!(
+                    projection, operation = id, action, dry_run, outcome, applied, ignored, waiting, "dead letter dealt with"
+                );
+                Ok(())
+            }
+            // It stays asked for, and is done when it can be.
+            Err(ProjectError::Store(StoreError::Unavailable(error))) => {
+                tracing::warn!(projection = self.name(), operation = id, action, %error, "to be tried again");
+                Ok(())
+            }
+            Err(ProjectError::Timeout(position)) => {
+                let detail = Some(format!("the event at {position} ran out of time"));
+                let verdict = Verdict { detail, ..Verdict::of(FailureKind::Timeout.as_str()) };
+                match self.settler.store.answer(id, &verdict).await {
+                    Ok(()) | Err(StoreError::Unavailable(_)) => Ok(()),
+                    Err(error) => Err(halt(error)),
+                }
+            }
+            Err(ProjectError::Store(error)) => Err(halt(error)),
+            Err(ProjectError::Trouble(trouble)) => Err(Halt::Stop(trouble)),
         }
     }
 
@@ -162,8 +221,9 @@ impl Run {
         if *self.until_caught_up.get_or_insert(unsettled) > 0 {
             return Ok(());
         }
-        let projection = &self.deployment.generation.projection;
-        if let Err(error) = self.store.set_caught_up(&self.deployment.generation).await {
+        let projection = self.name();
+        let generation = &self.settler.deployment.generation;
+        if let Err(error) = self.settler.store.set_caught_up(generation).await {
             tracing::debug!(projection, %error, "that it is caught up could not be stored; trying on");
             return Ok(());
         }
@@ -247,10 +307,12 @@ impl Run {
             }
             let (attempt, ahead) = self.attempt(&mut batch).await;
             drop(hold);
+            let half = batch.deliveries.len().div_ceil(2);
             let error = match attempt {
-                Ok(advances) => {
+                Ok((advances, flood)) => {
                     // Only now: a database that can be read need not be one that can be written.
-                    backoff.report_end(&self.deployment.generation.projection);
+                    backoff.report_end(self.name());
+                    self.flood = flood;
                     self.committed(&batch, advances);
                     return Ok(ahead);
                 }
@@ -260,9 +322,9 @@ impl Run {
                 self.buffer.put_back(ahead.deliveries);
             }
             match error {
-                ProjectError::Store(StoreError::Unavailable(error)) => {
+                ProjectError::Store(error @ StoreError::Unavailable(_)) => {
                     self.tally.retries += 1;
-                    report_retry(&self.deployment.generation.projection, &error, &mut backoff);
+                    report_retry(self.name(), error.kind(), &error, &mut backoff);
                     let recovered = self.recover(&batch, &mut backoff).await;
                     if let Some(catching_up) = &mut self.catching_up
                         && !catching_up.is_held().await
@@ -271,7 +333,7 @@ impl Run {
                     }
                     match recovered {
                         // Smaller every time: it may have been too much for the session's timeouts.
-                        Recovered::TryAgain => self.halve(&mut batch),
+                        Recovered::TryAgain => self.cut(&mut batch, half),
                         Recovered::Committed(advances) => {
                             self.committed(&batch, advances);
                             return Ok(None);
@@ -281,26 +343,20 @@ impl Run {
                     }
                 }
                 ProjectError::Store(StoreError::CheckpointMoved(partitions)) => self.fenced(&partitions),
-                ProjectError::Store(StoreError::Rejected { event: 0, rejection }) => {
-                    condemn(&mut batch, &rejection.code, &rejection.detail);
-                }
-                // It is refused if those before it stand, and they may not: they come first.
-                ProjectError::Store(StoreError::Rejected { event, .. }) => self.cut(&mut batch, event),
-                ProjectError::Store(StoreError::Data(error)) => match batch.deliveries.len() {
-                    1 => condemn(&mut batch, "data", &error.to_string()),
-                    // Halves, until the event is found that the database refuses.
-                    _ => self.halve(&mut batch),
+                ProjectError::Store(error) => match isolate(error, batch.deliveries.len()).map_err(halt)? {
+                    Isolate::First(failure) => {
+                        if let Some(first) = batch.answers.as_mut().and_then(|answers| answers.first_mut()) {
+                            *first = Err(failure);
+                        }
+                    }
+                    Isolate::Cut(events) => self.cut(&mut batch, events),
                 },
-                ProjectError::Store(StoreError::Inactive(digest)) => {
-                    return Err(Halt::Restart(format!("component {digest} became the active one")));
-                }
-                ProjectError::Store(error) => return Err(Halt::Stop(error.to_string())),
+                ProjectError::Trouble(trouble) => return Err(Halt::Stop(trouble)),
                 ProjectError::Timeout(position) => {
                     timeouts += 1;
                     if timeouts == TIMEOUTS {
-                        return Err(Halt::Stop(format!(
-                            "the event at {position} ran out of time {TIMEOUTS} times; the machine is overloaded, or `limits.time` is too short for it"
-                        )));
+                        let reason = format!("the event at {position} ran out of time {TIMEOUTS} times");
+                        return Err(Halt::Stop(Trouble::new(FailureKind::Timeout, reason)));
                     }
                     tracing::warn!(%position, "an event ran out of time; its batch is tried again");
                     backoff.wait(&self.stop).await;
@@ -327,7 +383,7 @@ impl Run {
                     return true;
                 }
                 Err(error) => {
-                    report_retry(&self.deployment.generation.projection, &error, backoff);
+                    report_retry(self.name(), FailureKind::Brokers, &error, backoff);
                     backoff.wait(&self.stop).await;
                 }
             }
@@ -336,10 +392,14 @@ impl Run {
 
     /// One attempt at a batch: all of it, or nothing. Meanwhile the plugin and the brokers are asked
     /// about the next one.
-    async fn attempt(&mut self, batch: &mut Batch) -> (Result<Vec<Advance>, ProjectError>, Option<Batch>) {
-        let mut answers = match batch.answers.take() {
+    async fn attempt(
+        &mut self,
+        batch: &mut Batch,
+    ) -> (Result<(Vec<Advance>, Flood), ProjectError>, Option<Batch>) {
+        let plugin = &self.settler.plugin;
+        let answers = match batch.answers.take() {
             Some(answers) => answers,
-            None => match tokio::task::block_in_place(|| project::ask(&self.plugin, &batch.deliveries)) {
+            None => match tokio::task::block_in_place(|| project::ask(plugin, &batch.deliveries)) {
                 Ok(answers) => answers,
                 Err(error) => return (Err(error), None),
             },
@@ -355,52 +415,29 @@ impl Run {
                 foreign = self.positions.foreign(&next.deliveries) => foreign.ok(),
                 () = attempted.cancelled() => None,
             };
-            let plugin = self.plugin.clone();
+            let plugin = self.settler.plugin.clone();
             let asked = tokio::task::spawn_blocking(move || {
                 next.answers = project::ask(&plugin, &next.deliveries).ok();
                 next
             });
             Some(asked.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())))
         };
-        let (mut rest, mut statements, mut reads) = (Vec::new(), 0, 0);
-        let ids = Ids::of(&self.deployment.contract, &batch.deliveries);
         let commit = async {
             let _attempted = attempted.clone().drop_guard();
-            let mut tx = self.store.begin(&self.deployment).await.map_err(ProjectError::Store)?;
-            let duplicates = match ids.given() {
-                [] => Vec::new(),
-                given => ids.duplicates(&tx.known(given).await.map_err(ProjectError::Store)?),
-            };
-            let outcomes = tokio::task::block_in_place(|| {
-                let mut read = |calls: &[_]| {
-                    reads += 1;
-                    Handle::current().block_on(tx.read(calls))
-                };
-                project::resolve(&self.plugin, &batch.deliveries, &answers, &duplicates, &mut read)
-            })?;
-            rest = batch.deliveries.split_off(outcomes.len());
-            let advances = self.positions.advances(&batch.deliveries, &outcomes);
-            let mut writes = writes(&batch.deliveries, &outcomes, advances.clone());
-            writes.ids = ids.remembered(&self.deployment.contract, &batch.deliveries, &duplicates);
-            statements = tx.commit(&writes).await.map_err(ProjectError::Store)?;
-            Ok(advances)
+            let checkpoint = |partition: &Partition| self.positions.checkpoint(partition);
+            self.settler.attempt(&batch.deliveries, &answers, &checkpoint, &self.flood).await
         };
-        let (committed, next) = tokio::join!(commit, ask_ahead);
+        let (Attempt { events, statements, reads, result }, next) = tokio::join!(commit, ask_ahead);
         self.tally.statements += statements;
         self.tally.reads += reads;
-        answers.truncate(batch.deliveries.len());
         batch.answers = Some(answers);
-        if rest.is_empty() {
-            return (committed, next);
+        if events == batch.deliveries.len() {
+            return (result, next);
         }
         // These come before what was taken after them.
         self.buffer.put_back(next.map(|next| next.deliveries).unwrap_or_default());
-        self.buffer.put_back(rest);
-        (committed, None)
-    }
-
-    fn halve(&mut self, batch: &mut Batch) {
-        self.cut(batch, batch.deliveries.len().div_ceil(2));
+        self.cut(batch, events);
+        (result, None)
     }
 
     /// Leaves what comes after this many events for the next batch.
@@ -424,7 +461,7 @@ impl Run {
     /// Another writer moved these checkpoints: what was read of them is void.
     fn fenced(&mut self, partitions: &[Partition]) {
         self.tally.fenced += 1;
-        let projection = &self.deployment.generation.projection;
+        let projection = self.settler.deployment.generation.projection.clone();
         let partitions_named = partitions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         tracing::warn!(
             projection,
@@ -441,11 +478,12 @@ impl Run {
             if self.stop.is_cancelled() {
                 return Recovered::Stopped;
             }
-            let advances = self.positions.advances(&batch.deliveries, &[]);
+            let checkpoint = |partition: &Partition| self.positions.checkpoint(partition);
+            let advances = settle::advances(&batch.deliveries, &[], &checkpoint);
             let partitions: Vec<Partition> =
                 advances.iter().map(|advance| advance.partition.clone()).collect();
-            match self.store.checkpoints(&self.deployment.generation, &partitions).await {
-                Err(error) => report_retry(&self.deployment.generation.projection, &error, backoff),
+            match self.settler.store.checkpoints(&self.settler.deployment.generation, &partitions).await {
+                Err(error) => report_retry(self.name(), error.kind(), &error, backoff),
                 Ok(checkpoints) => {
                     let at = |of: fn(&Advance) -> i64| {
                         let found =
@@ -456,7 +494,7 @@ impl Run {
                         return Recovered::TryAgain;
                     }
                     if at(|advance| advance.next) {
-                        backoff.report_end(&self.deployment.generation.projection);
+                        backoff.report_end(self.name());
                         return Recovered::Committed(advances);
                     }
                     return Recovered::Moved(partitions);
@@ -475,24 +513,13 @@ enum Recovered {
     Stopped,
 }
 
-/// The database refuses a batch's first event: it is dead, and the batch goes on without its changes.
-fn condemn(batch: &mut Batch, code: &str, detail: &str) {
-    if let Some(first) = batch.answers.as_mut().and_then(|answers| answers.first_mut()) {
-        *first = Err(Failure::new(FailureKind::Refused, code, detail));
+/// What a store's error that is nobody's event means for the run.
+fn halt(error: StoreError) -> Halt {
+    match error {
+        StoreError::Inactive(digest) => Halt::Restart(format!("component {digest} became the active one")),
+        StoreError::Paused(reason) => Halt::Paused(reason),
+        error => Halt::Stop(Trouble::new(error.kind(), error)),
     }
-}
-
-fn writes<'b>(deliveries: &'b [Delivery], outcomes: &'b [Outcome<'b>], advances: Vec<Advance>) -> Writes<'b> {
-    let positions = deliveries.iter().map(|delivery| &delivery.event.position).collect();
-    let mut writes = Writes { advances, positions, changes: Vec::new(), dead: Vec::new(), ids: Vec::new() };
-    for (at, (delivery, outcome)) in deliveries.iter().zip(outcomes).enumerate() {
-        match outcome {
-            Outcome::Apply(changes) => writes.changes.push((at, changes)),
-            Outcome::Ignore { .. } => {}
-            Outcome::Dead(failure) => writes.dead.push(DeadLetter { event: &delivery.event, failure }),
-        }
-    }
-    writes
 }
 
 async fn wait_until(instant: Option<Instant>) {

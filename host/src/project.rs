@@ -11,12 +11,14 @@ mod overlay;
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use projector_model::LookupCall;
 use projector_model::change::codes;
 use projector_model::interpret::Row;
+use projector_model::{Contract, LookupCall};
 
 use crate::batch::Delivery;
 use crate::event::{Event, Position};
+use crate::failure::Trouble;
+use crate::ordering::{Blocked, KeyId};
 use crate::outcome::{Failure, FailureKind, Outcome};
 use crate::plugin::{Answer, Found, Instance, Plugin};
 use crate::store::StoreError;
@@ -34,6 +36,14 @@ pub enum ProjectError {
     /// The machine may be at fault: to be tried again.
     Timeout(Position),
     Store(StoreError),
+    /// Only a person can say what becomes of the next event.
+    Trouble(Trouble),
+}
+
+impl From<StoreError> for ProjectError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
 }
 
 /// Reads stored rows: for each call, the whole rows that it finds.
@@ -45,7 +55,16 @@ pub fn ask(plugin: &Plugin, batch: &[Delivery]) -> Result<Vec<FirstAnswer>, Proj
     batch.iter().map(|delivery| caller.call(&delivery.event, &[])).collect()
 }
 
-/// Brings each event to its outcome, in order. Blocks. What is a duplicate leads to nothing.
+/// Whose events wait behind one that failed.
+#[derive(Debug, Default)]
+pub struct Keys {
+    pub blocked: Blocked,
+    /// Whether those of an event's key do that fails now.
+    pub park: bool,
+}
+
+/// Brings each event to its outcome, in order. Blocks. What is a duplicate leads to nothing; what is of
+/// a blocked key waits, and is not projected.
 ///
 /// Returns an outcome for each event, or for fewer, but for one at least: those that remain are to
 /// begin the next batch, because a lookup of theirs could find rows that this one has not written
@@ -55,12 +74,15 @@ pub fn resolve<'a, 'r>(
     batch: &'r [Delivery],
     answers: &'a [FirstAnswer],
     duplicates: &'r [bool],
+    keys: Keys,
     read: &'r mut Read<'r>,
 ) -> Result<Vec<Outcome<'a>>, ProjectError> {
     let mut resolver = Resolver {
         batch,
         answers,
         duplicates,
+        keys,
+        contract: &plugin.contract,
         caller: Caller::new(plugin),
         overlay: Overlay::new(&plugin.contract),
         read,
@@ -81,6 +103,8 @@ struct Resolver<'a, 'r> {
     batch: &'r [Delivery],
     answers: &'a [FirstAnswer],
     duplicates: &'r [bool],
+    keys: Keys,
+    contract: &'r Contract,
     caller: Caller<'r>,
     overlay: Overlay<'r>,
     read: &'r mut Read<'r>,
@@ -100,6 +124,9 @@ impl<'a> Resolver<'a, '_> {
         if self.is_duplicate(at) {
             return Ok(Some(Outcome::Ignore { code: codes::DUPLICATE.into() }));
         }
+        if let Some(key) = self.waits_behind(at) {
+            return Ok(Some(Outcome::Park(key)));
+        }
         let mut foreseen = self.foreseen.remove(&at).unwrap_or_default();
         let mut answer = Cow::Borrowed(&self.answers[at]);
         let mut found: Vec<Found> = Vec::new();
@@ -107,9 +134,11 @@ impl<'a> Resolver<'a, '_> {
         loop {
             let calls = match needs(answer) {
                 Needs::Rows(calls) => calls,
-                Needs::Nothing(outcome) => {
-                    if let Outcome::Apply(changes) = &outcome {
-                        self.overlay.apply(changes);
+                Needs::Nothing(mut outcome) => {
+                    match &mut outcome {
+                        Outcome::Apply(changes) => self.overlay.apply(changes),
+                        Outcome::Dead { blocks, .. } => *blocks = self.block(at),
+                        Outcome::Ignore { .. } | Outcome::Park(_) => {}
                     }
                     return Ok(Some(outcome));
                 }
@@ -117,7 +146,7 @@ impl<'a> Resolver<'a, '_> {
             if round == ROUNDS || calls.is_empty() {
                 let detail = format!("it still asks for rows after {ROUNDS} rounds, or asks for none");
                 let failure = Failure::new(FailureKind::Limit, "rounds", detail);
-                return Ok(Some(Outcome::Dead(Cow::Owned(failure))));
+                return Ok(Some(Outcome::Dead { failure: Cow::Owned(failure), blocks: self.block(at) }));
             }
             if calls.iter().any(|call| self.overlay.is_unsure(call)) {
                 return Ok(None);
@@ -155,7 +184,7 @@ impl<'a> Resolver<'a, '_> {
 
     /// What an event will ask for in a round, as far as that can be told from the rows that were read.
     fn foresee(&mut self, at: usize, round: usize) -> Option<Vec<LookupCall>> {
-        if self.is_duplicate(at) {
+        if self.is_duplicate(at) || self.waits_behind(at).is_some() {
             return None;
         }
         let Ok(Answer::Needs(calls)) = &self.answers[at] else { return None };
@@ -182,6 +211,21 @@ impl<'a> Resolver<'a, '_> {
         Some(calls)
     }
 
+    /// The key of an event, if an earlier one of it failed.
+    fn waits_behind(&self, at: usize) -> Option<KeyId> {
+        if self.keys.blocked.is_empty() {
+            return None;
+        }
+        KeyId::of(self.contract, &self.batch[at].event).filter(|key| self.keys.blocked.contains(key))
+    }
+
+    /// An event fails: from here on, those of its key wait, if it has one.
+    fn block(&mut self, at: usize) -> Option<KeyId> {
+        let key = KeyId::of(self.contract, &self.batch[at].event).filter(|_| self.keys.park)?;
+        self.keys.blocked.insert(key);
+        Some(key)
+    }
+
     fn is_duplicate(&self, at: usize) -> bool {
         self.duplicates.get(at) == Some(&true)
     }
@@ -200,8 +244,8 @@ fn needs(answer: Cow<'_, FirstAnswer>) -> Needs<'_> {
         Cow::Owned(Ok(Answer::Changes(changes))) => Outcome::Apply(Cow::Owned(changes)),
         Cow::Borrowed(Ok(Answer::Ignored { code, .. })) => Outcome::Ignore { code: Cow::Borrowed(code) },
         Cow::Owned(Ok(Answer::Ignored { code, .. })) => Outcome::Ignore { code: Cow::Owned(code) },
-        Cow::Borrowed(Err(failure)) => Outcome::Dead(Cow::Borrowed(failure)),
-        Cow::Owned(Err(failure)) => Outcome::Dead(Cow::Owned(failure)),
+        Cow::Borrowed(Err(failure)) => Outcome::Dead { failure: Cow::Borrowed(failure), blocks: None },
+        Cow::Owned(Err(failure)) => Outcome::Dead { failure: Cow::Owned(failure), blocks: None },
     })
 }
 

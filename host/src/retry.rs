@@ -7,6 +7,8 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::failure::{FailureKind, Trouble};
+
 /// Why a projection's run ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Halt {
@@ -14,14 +16,17 @@ pub enum Halt {
     Restart(String),
     /// The generation has come to the end of its topics: a new run may have more lanes.
     CaughtUp,
-    /// Only a person can help; the reason says with what.
-    Stop(String),
+    /// Only a person can help.
+    Stop(Trouble),
+    /// An operator said so, for this reason.
+    Paused(String),
 }
 
 impl fmt::Display for Halt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Halt::Restart(reason) | Halt::Stop(reason) => f.write_str(reason),
+            Halt::Restart(reason) | Halt::Paused(reason) => f.write_str(reason),
+            Halt::Stop(trouble) => trouble.fmt(f),
             Halt::CaughtUp => f.write_str("caught up"),
         }
     }
@@ -71,11 +76,12 @@ impl Backoff {
 }
 
 /// Says that something outside does not answer: the first time, and now and then.
-pub fn report_retry(projection: &str, error: &dyn fmt::Display, backoff: &mut Backoff) {
+pub fn report_retry(projection: &str, kind: FailureKind, error: &dyn fmt::Display, backoff: &mut Backoff) {
     backoff.attempts += 1;
     if backoff.complained.is_none_or(|last| last.elapsed() > COMPLAINT) {
         backoff.complained = Some(Instant::now());
         let seconds = backoff.since.elapsed().as_secs_f64();
-        tracing::warn!(projection, %error, attempts = backoff.attempts, seconds, "retrying; no event is lost");
+        let (attempts, advice) = (backoff.attempts, kind.advice());
+        tracing::warn!(projection, %kind, %error, attempts, seconds, advice, "retrying; no event is lost");
     }
 }

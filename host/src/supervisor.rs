@@ -12,15 +12,22 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catch_up;
 use crate::config::{self, Config};
+use crate::failure::{FailureKind, Trouble};
 use crate::lane;
 use crate::pipeline::Pipeline;
 use crate::plugin::{Engine, LoadError, Plugin, compile::Compiler};
 use crate::retry::{Backoff, Halt, report_retry};
+use crate::settle::Settler;
 use crate::source::{Log, LogError, Merging, Source};
+use crate::store::operator::Asked;
 use crate::store::{self, Component, Deployment, Generation, Installed, Store, StoreError};
+use crate::wishes::Board;
 
-/// A store, once it could be opened.
-type Slot = Arc<Mutex<Option<Arc<dyn Store>>>>;
+/// How often dead letters that are too old are looked for.
+const EXPIRY: Duration = Duration::from_secs(60);
+
+/// A store, once it could be opened, and what operators want of its projections.
+type Slot = Arc<Mutex<Option<(Arc<dyn Store>, Board)>>>;
 
 /// What all projections of a host share.
 pub struct Host {
@@ -47,6 +54,7 @@ struct Prepared {
     /// Stops all lanes; a child of the host's own.
     together: CancellationToken,
     store: Arc<dyn Store>,
+    board: Board,
     generation: Generation,
 }
 
@@ -79,45 +87,108 @@ impl Host {
         let name = offered.plugin.contract.name().to_owned();
         let mut backoff = Backoff::default();
         while !self.stop.is_cancelled() {
-            let halt = match self.prepare(&offered).await {
-                Ok(Prepared { lanes, together, store, generation }) => {
-                    match lane::run(lanes, &together).await {
-                        Ok(()) => return,
-                        Err(Halt::Stop(reason)) => {
-                            tracing::error!(
-                                projection = name,
-                                reason,
-                                "projection stands still until the host is started again"
-                            );
-                            if let Err(error) = store.set_halted(&generation, Some(&reason)).await {
-                                tracing::warn!(projection = name, %error, "that it stands still could not be stored");
-                            }
-                            return;
-                        }
-                        Err(Halt::CaughtUp) => continue,
-                        Err(restart) => restart,
+            match self.prepare(&offered).await {
+                Ok(prepared) => match self.run(prepared).await {
+                    Ok(()) => return,
+                    // It waits in its preparation until it may go on.
+                    Err(Halt::CaughtUp | Halt::Paused(_)) => continue,
+                    Err(Halt::Stop(_)) => continue,
+                    Err(Halt::Restart(reason)) => {
+                        tracing::warn!(projection = name, reason, "projection starts again");
+                        backoff.wait(&self.stop).await;
                     }
-                }
+                },
                 Err(PrepareError::Stopped) => return,
                 Err(error) if error.may_pass() => {
-                    report_retry(&name, &error, &mut backoff);
+                    report_retry(&name, error.kind(), &error, &mut backoff);
                     backoff.wait(&self.stop).await;
-                    continue;
                 }
                 Err(error) => {
-                    tracing::error!(projection = name, file = %offered.file.display(), %error, "projection refused");
+                    let (kind, advice) = (error.kind(), error.kind().advice());
+                    tracing::error!(projection = name, file = %offered.file.display(), %error, %kind, advice, "projection refused");
                     return;
                 }
-            };
-            tracing::warn!(projection = name, reason = %halt, "projection starts again");
-            backoff.wait(&self.stop).await;
+            }
+        }
+    }
+
+    /// Runs a projection's lanes to their end. One that stands still does so until somebody says "go on".
+    async fn run(&self, prepared: Prepared) -> Result<(), Halt> {
+        let Prepared { lanes, together, store, mut board, generation } = prepared;
+        let (name, resumes) = (&generation.projection, board.of(generation.id).resumes);
+        let ended = tokio::select! {
+            ended = lane::run(lanes, &together) => ended,
+            () = self.expire(&*store, &generation) => unreachable!("it goes on for as long as the lanes do"),
+        };
+        if let Err(Halt::Stop(trouble)) = &ended {
+            let Trouble { kind, reason } = trouble;
+            tracing::error!(projection = name, %kind, reason, advice = kind.advice(), "projection stands still");
+            let mut backoff = Backoff::default();
+            while let Err(error) = store.set_halted(&generation, Some(trouble)).await
+                && !self.stop.is_cancelled()
+            {
+                report_retry(name, error.kind(), &error, &mut backoff);
+                backoff.wait(&self.stop).await;
+            }
+            while board.of(generation.id).resumes == resumes && !self.stop.is_cancelled() {
+                tokio::select! {
+                    () = board.changed() => {}
+                    () = self.stop.cancelled() => {}
+                }
+            }
+        }
+        ended
+    }
+
+    /// Discards dead letters that are too old, now and then.
+    async fn expire(&self, store: &dyn Store, generation: &Generation) {
+        let Some(retention) = self.config.failures_of(&generation.projection).retention else {
+            return std::future::pending().await;
+        };
+        let asked = Asked {
+            by: "the host".into(),
+            reason: Some(format!("retention of {}", humantime_serde::re::humantime::format_duration(retention))),
+        };
+        loop {
+            match store.expire(generation, retention.as_secs() as i64, &asked).await {
+                Ok(0) => {}
+                Ok(letters) => {
+                    tracing::info!(projection = generation.projection, letters, "dead letters discarded by their age");
+                }
+                Err(error) => tracing::debug!(projection = generation.projection, %error, "to be tried again"),
+            }
+            tokio::time::sleep(EXPIRY).await;
+        }
+    }
+
+    /// Waits for as long as an operator has paused a projection.
+    async fn wait_while_paused(
+        &self,
+        store: &dyn Store,
+        board: &mut Board,
+        generation: &Generation,
+    ) -> Result<(), PrepareError> {
+        let mut told = false;
+        loop {
+            let wishes = store.wishes().await?;
+            let paused =
+                wishes.into_iter().find(|wishes| wishes.generation == generation.id).and_then(|wishes| wishes.paused);
+            let Some(reason) = paused else { return Ok(()) };
+            if !std::mem::replace(&mut told, true) {
+                let advice = FailureKind::Operator.advice();
+                tracing::warn!(projection = generation.projection, reason, advice, "projection paused");
+            }
+            tokio::select! {
+                () = board.changed() => {}
+                () = self.stop.cancelled() => return Err(PrepareError::Stopped),
+            }
         }
     }
 
     /// Everything that a run needs: the store, the generation, the active component, the consumers.
     async fn prepare(&self, offered: &Offered) -> Result<Prepared, PrepareError> {
         let name = offered.plugin.contract.name();
-        let store = self.store(self.config.store_of(name)).await?;
+        let (store, mut board) = self.store(self.config.store_of(name)).await?;
         let component = Component {
             digest: &offered.plugin.digest,
             bytes: &offered.bytes,
@@ -126,13 +197,15 @@ impl Host {
         let installed = match store.install(&component).await {
             // The version that made the tables goes on.
             Err(StoreError::Layout(reason)) => {
-                tracing::error!(projection = name, file = %offered.file.display(), reason, "plugin refused");
+                let advice = FailureKind::Layout.advice();
+                tracing::error!(projection = name, file = %offered.file.display(), reason, advice, "plugin refused");
                 store.installed(name).await?.ok_or(StoreError::Layout(reason))?
             }
             installed => installed?,
         };
         let plugin = self.active(&*store, offered, &installed).await?;
         let Installed { generation, active } = installed;
+        self.wait_while_paused(&*store, &mut board, &generation).await?;
         store.set_halted(&generation, None).await?;
         let contract = plugin.contract.clone();
         let topics: Vec<Arc<str>> =
@@ -162,25 +235,35 @@ impl Host {
             lanes,
             "projection runs"
         );
-        let deployment = Deployment { generation: generation.clone(), digest: active.into(), contract };
+        let deployment = Deployment {
+            generation: generation.clone(),
+            digest: active.into(),
+            contract,
+            topics: topics.clone(),
+        };
         let together = self.stop.child_token();
         let more_lanes = allowed > lanes;
         let lanes = (0..lanes).map(|_| {
             let source = Source::open(&self.config.kafka, &group, topics.clone(), merging, self.log.clone())?;
-            Ok(Pipeline {
+            let settler = Settler {
                 deployment: deployment.clone(),
                 plugin: plugin.clone(),
                 store: store.clone(),
+                failures: self.config.failures_of(name).clone(),
+            };
+            Ok(Pipeline {
+                settler,
                 log: self.log.clone(),
                 source,
                 limits: batch.limits(),
+                board: board.clone(),
                 catching_up: catching_up.take(),
                 more_lanes,
                 stop: together.clone(),
             })
         });
         let lanes = lanes.collect::<Result<_, LogError>>()?;
-        Ok(Prepared { lanes, together, store, generation })
+        Ok(Prepared { lanes, together, store, board, generation })
     }
 
     /// The component that is active, which may be another than the one in the directory.
@@ -206,21 +289,21 @@ impl Host {
         Ok(tokio::task::block_in_place(|| self.load(&bytes))?)
     }
 
-    async fn store(&self, settings: &config::Store) -> Result<Arc<dyn Store>, StoreError> {
+    async fn store(&self, settings: &config::Store) -> Result<(Arc<dyn Store>, Board), StoreError> {
         let slot = self.stores.lock().await.entry(settings.url.to_string()).or_default().clone();
         let mut slot = slot.lock().await;
-        if let Some(store) = &*slot {
-            return Ok(store.clone());
+        if let Some(open) = &*slot {
+            return Ok(open.clone());
         }
         let store = store::open(settings).await?;
-        *slot = Some(store.clone());
-        Ok(store)
+        let board = Board::open(&store);
+        Ok(slot.insert((store, board)).clone())
     }
 
     /// Gives every store's connections and locks back.
     pub async fn close(&self) {
         for slot in self.stores.lock().await.values() {
-            if let Some(store) = &*slot.lock().await {
+            if let Some((store, _)) = &*slot.lock().await {
                 store.close().await;
             }
         }
@@ -228,6 +311,15 @@ impl Host {
 }
 
 impl PrepareError {
+    fn kind(&self) -> FailureKind {
+        match self {
+            PrepareError::Store(error) => error.kind(),
+            PrepareError::Log(_) | PrepareError::Stopped => FailureKind::Brokers,
+            PrepareError::Load(error) if error.is_ours() => FailureKind::Machine,
+            PrepareError::Load(_) => FailureKind::Component,
+        }
+    }
+
     fn may_pass(&self) -> bool {
         match self {
             PrepareError::Store(error) => matches!(error, StoreError::Unavailable(_)),

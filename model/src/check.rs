@@ -528,8 +528,12 @@ impl Checker {
                         "write letters, digits, dots, dashes and underscores, at most 249".to_string(),
                     );
                 }
+                if let Some(group) = &topic.ordering_group {
+                    self.name(&format!("{place}: ordering-group"), group);
+                }
                 contract::Topic {
                     name: topic.name.clone(),
+                    ordering_group: topic.ordering_group.clone().unwrap_or_else(|| topic.name.clone()),
                     writes: self.granted(&format!("{place}: statements"), &topic.statements, &statements),
                     lookups: self.granted(&format!("{place}: lookups"), &topic.lookups, &lookups),
                     event_id: topic

@@ -23,6 +23,8 @@ pub struct Topic {
     /// By lookup: whether an event of this topic may need it.
     pub lookups: Vec<bool>,
     pub event_id: Option<EventId>,
+    /// Topics of one group are keyed alike; the topic's own name, if it names none.
+    pub ordering_group: String,
 }
 
 /// By what a producer's duplicates are told.

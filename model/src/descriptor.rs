@@ -58,6 +58,10 @@ pub struct Topic {
     /// Where its events carry an id of their own, by which the host tells a producer's duplicates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub event_id: Option<EventId>,
+    /// Topics of one group are keyed alike: where an event is rejected, later events of its key wait
+    /// behind it in all of them. A topic that names none is a group of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ordering_group: Option<String>,
 }
 
 /// Where an event carries its id. An event without one there is no duplicate of any other.

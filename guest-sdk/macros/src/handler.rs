@@ -1,4 +1,4 @@
-//! A handler: a function with `#[on("topic", writes(…), reads(…), event_id(…))]`.
+//! A handler: a function with `#[on("topic", writes(…), reads(…), event_id(…), ordering_group = "…")]`.
 
 use proc_macro2::Span;
 use syn::parse::{Parse, ParseStream};
@@ -25,6 +25,7 @@ pub(crate) struct Topic {
     pub(crate) writes: Vec<Type>,
     pub(crate) reads: Vec<Type>,
     pub(crate) event_id: Option<EventId>,
+    pub(crate) ordering_group: Option<LitStr>,
 }
 
 /// `event_id(header = "x-event-id", window = "7d")`.
@@ -54,9 +55,9 @@ impl Handler {
             _ => return Err(Error::new(function.sig.ident.span(), SHAPE)),
         };
         let topic = |attribute: &Attribute| {
-            let On { name, writes, reads, event_id } = attribute.parse_args()?;
+            let On { name, writes, reads, event_id, ordering_group } = attribute.parse_args()?;
             let handler = function.sig.ident.clone();
-            Ok(Topic { name, handler, takes: event.ty.span(), writes, reads, event_id })
+            Ok(Topic { name, handler, takes: event.ty.span(), writes, reads, event_id, ordering_group })
         };
         let context = match &*context.pat {
             Pat::Ident(named) => Some(named.ident.clone()),
@@ -71,6 +72,7 @@ struct On {
     writes: Vec<Type>,
     reads: Vec<Type>,
     event_id: Option<EventId>,
+    ordering_group: Option<LitStr>,
 }
 
 impl Parse for On {
@@ -78,7 +80,8 @@ impl Parse for On {
         let name = input.parse().map_err(|error| {
             Error::new(error.span(), "the topic comes first: #[on(\"topic\", writes(Row))]")
         })?;
-        let mut on = Self { name, writes: Vec::new(), reads: Vec::new(), event_id: None };
+        let mut on =
+            Self { name, writes: Vec::new(), reads: Vec::new(), event_id: None, ordering_group: None };
         while !input.is_empty() {
             input.parse::<Token![,]>()?;
             if input.is_empty() {
@@ -94,7 +97,15 @@ impl Parse for On {
                     on.event_id = Some(content.parse()?);
                     continue;
                 }
-                _ => return Err(Error::new(option.span(), "write `writes(…)`, `reads(…)` or `event_id(…)`")),
+                "ordering_group" => {
+                    input.parse::<Token![=]>()?;
+                    on.ordering_group = Some(input.parse()?);
+                    continue;
+                }
+                _ => {
+                    let known = "write `writes(…)`, `reads(…)`, `event_id(…)` or `ordering_group = \"…\"`";
+                    return Err(Error::new(option.span(), known));
+                }
             };
             parenthesized!(content in input);
             list.extend(Punctuated::<Type, Token![,]>::parse_terminated(&content)?);

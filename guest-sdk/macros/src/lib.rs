@@ -153,6 +153,10 @@ pub fn derive_lookup(input: TokenStream) -> TokenStream {
 /// level of a JSON payload, has the host tell a producer's duplicates: an event whose id was handled
 /// within the window (`d`, `h`, `m` or `s`) is ignored, with the code `duplicate`. Writes that are
 /// idempotent do not need it; an `add` does.
+///
+/// `ordering_group = "customer"` says that several topics are keyed alike: where an event of one is
+/// rejected, later events of its key wait behind it in all of them. A topic without it is a group of
+/// its own.
 #[proc_macro_attribute]
 pub fn projection(arguments: TokenStream, item: TokenStream) -> TokenStream {
     expand(projection::expand(arguments.into(), item.into()))

@@ -59,8 +59,13 @@ fn implementation(projection: &Ident, options: &Options, topics: &[Topic]) -> To
                 })
             },
         };
+        let ordering_group = match &topic.ordering_group {
+            None => quote!(::core::option::Option::None),
+            Some(group) => quote!(::core::option::Option::Some(#group)),
+        };
         quote!(::projector_sdk::expansion::TopicDeclaration {
             name: #name,
+            ordering_group: #ordering_group,
             statements: &[#(#writes),*],
             lookups: &[#(#reads),*],
             event_id: #event_id,

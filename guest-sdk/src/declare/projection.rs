@@ -40,6 +40,7 @@ pub struct TopicDeclaration {
     /// Indices of the lookups that an event may need.
     pub lookups: &'static [u16],
     pub event_id: Option<EventIdDeclaration>,
+    pub ordering_group: Option<&'static str>,
 }
 
 /// By what the host tells a producer's duplicates.
@@ -79,6 +80,7 @@ impl ProjectionDeclaration {
                 .collect(),
             lookups: topic.lookups.iter().map(|at| self.lookups[usize::from(*at)].name.into()).collect(),
             event_id: topic.event_id.map(EventIdDeclaration::describe),
+            ordering_group: topic.ordering_group.map(Into::into),
         };
         Descriptor {
             name: self.name.into(),

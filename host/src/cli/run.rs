@@ -11,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{CliError, ConfigArgument, LogFormat};
 use crate::config::Config;
+use crate::failure::FailureKind;
 use crate::supervisor::{Host, Offered};
 
 /// Run the host: every `.wasm` file in the plugin directory becomes a projection.
@@ -154,7 +155,9 @@ async fn load_all(host: &Arc<Host>, files: Vec<PathBuf>) -> Vec<Offered> {
                 owners.insert(name, file);
                 offered.push(loaded);
             }
-            Ok(Err(reason)) => tracing::error!(file = %shown, reason, "plugin refused"),
+            Ok(Err(reason)) => tracing::error!(
+                file = %shown, reason, advice = FailureKind::Component.advice(), "plugin refused"
+            ),
             Err(error) => tracing::error!(file = %shown, %error, "plugin refused: loading it broke off"),
         }
     }

@@ -35,7 +35,7 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
 
 fn print(projection: &ProjectionStatus) {
     let state = match (&projection.halted, projection.fresh) {
-        (Some(reason), _) => format!("STANDS STILL: {reason}"),
+        (Some(trouble), _) => format!("STANDS STILL: {}", trouble.reason),
         (None, true) => "fresh".to_owned(),
         (None, false) if projection.lag == 0 => "not fresh: see below".to_owned(),
         (None, false) => match projection.freshness_ms {
@@ -44,12 +44,22 @@ fn print(projection: &ProjectionStatus) {
         },
     };
     println!("{} {} · generation {} · {state}", projection.name, projection.version, projection.generation);
+    if let Some(trouble) = &projection.halted {
+        println!("  what to do: {}", trouble.kind.advice());
+    }
+    if let Some(report) = &projection.impure {
+        println!("  NOT A PURE FUNCTION: {report}");
+    }
     let counters = projection.counters;
     println!(
         "  read {} = applied {} + ignored {} + parked {} + dead {} + skipped {}",
         counters.read, counters.applied, counters.ignored, counters.parked, counters.dead, counters.skipped
     );
-    for (outcome, codes) in [("ignored", &projection.ignored_by_code), ("dead", &projection.dead_by_code)] {
+    for (outcome, codes) in [
+        ("ignored", &projection.ignored_by_code),
+        ("dead", &projection.dead_by_code),
+        ("skipped", &projection.skipped_by_code),
+    ] {
         for (code, events) in codes {
             println!("  {outcome} {code}: {events}");
         }
@@ -77,7 +87,7 @@ fn print(projection: &ProjectionStatus) {
             partition.visibility.lag.to_string(),
             partition.visibility.freshness_ms.map_or("?".into(), seconds),
             partition.counters.dead.to_string(),
-            partition.paused.clone().map_or(String::new(), |reason| format!("PAUSED: {reason}")),
+            partition.paused.as_ref().map_or(String::new(), |trouble| format!("PAUSED: {trouble}")),
         ]);
     }
     println!("{table}\n");

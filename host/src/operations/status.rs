@@ -12,6 +12,7 @@ use super::OperationError;
 use crate::checkpoint::Marks;
 use crate::config::Config;
 use crate::event::Partition;
+use crate::failure::Trouble;
 use crate::freshness::{Visibility, visibility};
 use crate::source::Log;
 use crate::store::{self, Counters, PartitionState, Projection, StatementCount};
@@ -34,10 +35,13 @@ pub struct ProjectionStatus {
     pub freshness_ms: Option<i64>,
     pub lag: i64,
     /// Why it stands still, if it does.
-    pub halted: Option<String>,
+    pub halted: Option<Trouble>,
+    /// The last time that the plugin answered otherwise to the same event than it had.
+    pub impure: Option<String>,
     pub counters: Counters,
     pub ignored_by_code: BTreeMap<String, i64>,
     pub dead_by_code: BTreeMap<String, i64>,
+    pub skipped_by_code: BTreeMap<String, i64>,
     pub dead_letters: i64,
     /// By statement: the changes that the plugin asked for, and the rows that they touched.
     pub statements: BTreeMap<String, StatementCount>,
@@ -55,7 +59,7 @@ pub struct PartitionStatus {
     #[serde(flatten)]
     pub visibility: Visibility,
     pub counters: Counters,
-    pub paused: Option<String>,
+    pub paused: Option<Trouble>,
 }
 
 /// Reads every configured store, and asks the brokers how far the log goes.
@@ -114,7 +118,7 @@ async fn of_projection(
     let partitions: Vec<Partition> = asked.iter().map(|(partition, ..)| partition.clone()).collect();
     let visible = visibility(log, asked, now_ms).await?;
     let mut counters = Counters::default();
-    let (mut ignored_by_code, mut dead_by_code) = (BTreeMap::new(), BTreeMap::new());
+    let [mut ignored_by_code, mut dead_by_code, mut skipped_by_code] = [const { BTreeMap::new() }; 3];
     let mut statuses: Vec<PartitionStatus> = Vec::new();
     for (partition, visibility) in partitions.into_iter().zip(visible) {
         let state = stored.remove(&(partition.topic.to_string(), partition.number));
@@ -123,6 +127,7 @@ async fn of_projection(
         if let Some(state) = &state {
             add(&mut ignored_by_code, &state.ignored_by_code);
             add(&mut dead_by_code, &state.dead_by_code);
+            add(&mut skipped_by_code, &state.skipped_by_code);
         }
         statuses.push(PartitionStatus {
             topic: partition.topic.to_string(),
@@ -148,9 +153,11 @@ async fn of_projection(
         freshness_ms,
         lag,
         halted: projection.halted,
+        impure: projection.impure,
         counters,
         ignored_by_code,
         dead_by_code,
+        skipped_by_code,
         dead_letters: projection.dead_letters,
         statements: projection.statements,
         partitions: statuses,

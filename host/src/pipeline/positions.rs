@@ -1,6 +1,6 @@
 //! Where each partition is read, and how far its checkpoint moves with a batch.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::batch::Delivery;
 use crate::checkpoint::{Identity, Start, start};
 use crate::event::Partition;
-use crate::outcome::Outcome;
+use crate::failure::{FailureKind, Trouble};
 use crate::source::{Log, LogError, Source, Span};
 use crate::store::{Advance, Generation, Store, StoreError};
 
@@ -119,10 +119,14 @@ impl Positions {
                     spans.push(Span { partition, from: offset, end: marks.high });
                 }
                 Start::Refused(mismatch) => {
-                    let reason = mismatch.to_string();
-                    self.store.set_paused(&self.generation, &partition, Some(&reason)).await?;
+                    let trouble = Trouble::new(FailureKind::Log, mismatch);
+                    self.store.set_paused(&self.generation, &partition, Some(&trouble)).await?;
                     let projection = &self.generation.projection;
-                    tracing::error!(projection, %partition, reason, "partition paused: its log is not the one that the checkpoint is about");
+                    let Trouble { reason, kind } = trouble;
+                    tracing::error!(
+                        projection, %partition, reason, advice = kind.advice(),
+                        "partition paused: its log is not the one that the checkpoint is about"
+                    );
                     self.open.remove(&partition);
                 }
             }
@@ -155,33 +159,9 @@ impl Positions {
         Ok(partitions.into_iter().filter(is_foreign).cloned().collect())
     }
 
-    /// How a batch moves the checkpoints, and what became of its events.
-    pub(super) fn advances(&self, deliveries: &[Delivery], outcomes: &[Outcome<'_>]) -> Vec<Advance> {
-        let mut advances: BTreeMap<&Partition, Advance> = BTreeMap::new();
-        for (at, delivery) in deliveries.iter().enumerate() {
-            let position = &delivery.event.position;
-            let advance = advances.entry(&position.partition).or_insert_with(|| Advance {
-                partition: position.partition.clone(),
-                // Every delivery is of a partition that is read from its checkpoint.
-                expected: self.checkpoints.get(&position.partition).copied().unwrap_or(-1),
-                next: 0,
-                applied: 0,
-                ignored: BTreeMap::new(),
-                dead: BTreeMap::new(),
-            });
-            advance.next = position.offset + 1;
-            let count = |codes: &mut BTreeMap<String, i64>, code: &str| match codes.get_mut(code) {
-                Some(events) => *events += 1,
-                None => drop(codes.insert(code.to_owned(), 1)),
-            };
-            match outcomes.get(at) {
-                Some(Outcome::Apply(_)) => advance.applied += 1,
-                Some(Outcome::Ignore { code }) => count(&mut advance.ignored, code),
-                Some(Outcome::Dead(failure)) => count(&mut advance.dead, &failure.code),
-                None => {}
-            }
-        }
-        advances.into_values().collect()
+    /// The checkpoint of a partition. Every delivery is of one that is read from there.
+    pub(super) fn checkpoint(&self, partition: &Partition) -> i64 {
+        self.checkpoints.get(partition).copied().unwrap_or(-1)
     }
 
     pub(super) fn committed(&mut self, advances: &[Advance]) {

@@ -4,6 +4,7 @@
 //! the model's own interpreter write. Whatever one refuses, the other refuses as well.
 
 mod names;
+pub mod operator;
 mod overview;
 pub mod postgres;
 pub mod sqlite;
@@ -20,17 +21,21 @@ use serde::Serialize;
 use sqlx::Connection;
 use uuid::Uuid;
 
+use operator::{Operator, Release, Taken};
+
 use crate::checkpoint::{Checkpoint, Identity};
 use crate::config;
 use crate::duplicate::{EventId, Remembered};
 use crate::event::{Event, Partition, Position};
-use crate::outcome::Failure;
+use crate::failure::{FailureKind, Trouble};
+use crate::ordering::{Blocked, KeyId};
+use crate::outcome::{Failure, Outcome, Refusal};
 
 /// A database that holds read models, and the host's own tables beside them.
 ///
 /// Every method may be tried again after [`StoreError::Unavailable`].
 #[async_trait]
-pub trait Store: Send + Sync {
+pub trait Store: Operator {
     /// The identity that was created with this store.
     fn id(&self) -> Uuid;
 
@@ -75,14 +80,15 @@ pub trait Store: Send + Sync {
         &self,
         generation: &Generation,
         partition: &Partition,
-        reason: Option<&str>,
+        trouble: Option<&Trouble>,
     ) -> Result<(), StoreError>;
 
     /// Says, for whoever asks, that a projection stands still, and why; `None`: that it runs.
-    async fn set_halted(&self, generation: &Generation, reason: Option<&str>) -> Result<(), StoreError>;
+    async fn set_halted(&self, generation: &Generation, trouble: Option<&Trouble>) -> Result<(), StoreError>;
 
-    /// Begins the transaction of one batch: checks that `digest` is the active one and keeps it so
-    /// until the end; then, where the contract needs one writer, waits to be that one.
+    /// Begins the transaction of one batch: checks that `digest` is the active one and that no operator
+    /// paused the projection, and keeps it so until the end; then, where the contract needs one writer,
+    /// waits to be that one.
     async fn begin(&self, deployment: &Deployment) -> Result<Box<dyn Transaction>, StoreError>;
 
     /// Every projection in this store, as it is committed: all of it of one moment.
@@ -102,11 +108,26 @@ pub trait Transaction: Send {
     /// Which of these ids were handled before.
     async fn known(&mut self, ids: &[EventId]) -> Result<HashSet<EventId>, StoreError>;
 
-    /// Moves the checkpoints, writes the rows, the dead letters and the counters, and commits.
-    ///
-    /// `Ok`: all of it is durable; how many set-wise statements wrote the rows. An error: none of it is, except after
-    /// [`StoreError::Unavailable`], when the outcome may be unknown: the checkpoints tell.
-    async fn commit(self: Box<Self>, writes: &Writes<'_>) -> Result<u64, StoreError>;
+    /// Whether any key of the projection is blocked, as it was found at the beginning.
+    fn blocks_any(&self) -> bool;
+
+    /// Which of these keys an event failed of. They stay so until the end of the transaction.
+    async fn blocked(&mut self, keys: Vec<KeyId>) -> Result<Blocked, StoreError>;
+
+    /// How many dead letters and parked events the projection has.
+    async fn waiting(&mut self) -> Result<(i64, i64), StoreError>;
+
+    /// What an operation is about, locked until the end of the transaction: the dead letter, and the
+    /// first of those that wait behind it. `None`: it was done or withdrawn meanwhile.
+    async fn take(&mut self, operation: i64, most: usize) -> Result<Option<Taken>, StoreError>;
+
+    /// Moves the checkpoints, writes the rows, the dead letters and the counters. Returns how many
+    /// set-wise statements wrote the rows.
+    async fn write(&mut self, writes: &Writes<'_>) -> Result<u64, StoreError>;
+
+    /// `Ok`: all of it is durable. An error: none of it is, except after [`StoreError::Unavailable`], when
+    /// the outcome may be unknown: the checkpoints tell.
+    async fn commit(self: Box<Self>) -> Result<(), StoreError>;
 }
 
 /// What is written under: a generation and the plugin that writes.
@@ -115,6 +136,8 @@ pub struct Deployment {
     pub generation: Generation,
     pub digest: Arc<str>,
     pub contract: Arc<Contract>,
+    /// The physical topics, in the order of the contract's.
+    pub topics: Vec<Arc<str>>,
 }
 
 /// One build of a projection's tables.
@@ -175,6 +198,7 @@ impl CatchingUp {
 }
 
 /// Everything that one batch moves.
+#[derive(Default)]
 pub struct Writes<'a> {
     pub advances: Vec<Advance>,
     /// Where each of the batch's events stands in the log, by its place in the batch.
@@ -182,8 +206,12 @@ pub struct Writes<'a> {
     /// The batch's events that led to changes, in order: `(place in the batch, changes)`.
     pub changes: Vec<(usize, &'a [Change])>,
     pub dead: Vec<DeadLetter<'a>>,
+    /// In order.
+    pub parked: Vec<Parked<'a>>,
     /// Ids of events, none of which was [known](Transaction::known).
     pub ids: Vec<Remembered>,
+    /// The batch is of events that had waited, and not of the log: nothing advances.
+    pub release: Option<Release<'a>>,
 }
 
 /// How one partition's checkpoint moves, and what became of the events in between.
@@ -193,28 +221,50 @@ pub struct Advance {
     /// Where the checkpoint must be.
     pub expected: i64,
     pub next: i64,
-    pub applied: i64,
-    pub ignored: BTreeMap<String, i64>,
-    pub dead: BTreeMap<String, i64>,
+    pub books: Books,
 }
 
-impl Advance {
-    pub fn ignored_count(&self) -> i64 {
-        self.ignored.values().sum()
+/// What became of a partition's events, by code; or how that changes, where an event that had failed
+/// or waited is counted anew.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Books {
+    pub applied: i64,
+    pub parked: i64,
+    pub ignored: BTreeMap<String, i64>,
+    pub dead: BTreeMap<String, i64>,
+    pub skipped: BTreeMap<String, i64>,
+}
+
+impl Books {
+    pub fn count(&mut self, outcome: &Outcome<'_>) {
+        match outcome {
+            Outcome::Apply(_) => self.applied += 1,
+            Outcome::Ignore { code } => add(&mut self.ignored, code, 1),
+            Outcome::Park(_) => self.parked += 1,
+            Outcome::Dead { failure, .. } => add(&mut self.dead, &failure.code, 1),
+        }
     }
 
-    pub fn dead_count(&self) -> i64 {
-        self.dead.values().sum()
+    pub fn totals(&self) -> Counters {
+        let sum = |codes: &BTreeMap<String, i64>| codes.values().sum::<i64>();
+        let (ignored, dead, skipped) = (sum(&self.ignored), sum(&self.dead), sum(&self.skipped));
+        let read = self.applied + ignored + self.parked + dead + skipped;
+        Counters { read, applied: self.applied, ignored, parked: self.parked, dead, skipped }
     }
 
-    pub fn read_count(&self) -> i64 {
-        self.applied + self.ignored_count() + self.dead_count()
-    }
-
-    /// `(outcome, code, events)` of everything that was not applied.
+    /// `(outcome, code, events)` of everything that has a code.
     pub fn outcomes(&self) -> impl Iterator<Item = (&'static str, &str, i64)> {
-        let ignored = self.ignored.iter().map(|(code, events)| ("ignored", code.as_str(), *events));
-        ignored.chain(self.dead.iter().map(|(code, events)| ("dead", code.as_str(), *events)))
+        [("ignored", &self.ignored), ("dead", &self.dead), ("skipped", &self.skipped)].into_iter().flat_map(
+            |(outcome, codes)| codes.iter().map(move |(code, events)| (outcome, code.as_str(), *events)),
+        )
+    }
+}
+
+/// Counts events by their code.
+pub fn add(codes: &mut BTreeMap<String, i64>, code: &str, events: i64) {
+    match codes.get_mut(code) {
+        Some(counted) => *counted += events,
+        None => drop(codes.insert(code.to_owned(), events)),
     }
 }
 
@@ -222,23 +272,14 @@ impl Advance {
 pub struct DeadLetter<'a> {
     pub event: &'a Event,
     pub failure: &'a Failure,
+    /// The key whose later events wait behind it.
+    pub blocks: Option<KeyId>,
 }
 
-impl DeadLetter<'_> {
-    /// The event's headers as JSON: an array, since names may repeat. A value that is no UTF-8
-    /// stands as `{"hex": …}`.
-    pub fn headers_json(&self) -> serde_json::Value {
-        let shown = |bytes: &Vec<u8>| match std::str::from_utf8(bytes) {
-            // Postgres cannot hold a NUL in a document.
-            Ok(text) if !text.contains('\0') => serde_json::Value::from(text),
-            _ => serde_json::json!({ "hex": hex::encode(bytes) }),
-        };
-        self.event
-            .headers
-            .iter()
-            .map(|header| serde_json::json!({"name": header.name.replace('\0', "\u{fffd}"), "value": header.value.as_ref().map(shown)}))
-            .collect()
-    }
+/// An event that waits behind a dead letter of its key.
+pub struct Parked<'a> {
+    pub event: &'a Event,
+    pub key: KeyId,
 }
 
 /// A projection as `status` shows it: only what is committed.
@@ -249,7 +290,9 @@ pub struct Projection {
     pub version: String,
     pub digest: String,
     /// Why it stands still, if it does.
-    pub halted: Option<String>,
+    pub halted: Option<Trouble>,
+    /// The last time that the plugin answered otherwise to the same event than it had.
+    pub impure: Option<String>,
     pub partitions: Vec<PartitionState>,
     pub statements: BTreeMap<String, StatementCount>,
     pub dead_letters: i64,
@@ -266,8 +309,9 @@ pub struct PartitionState {
     pub counters: Counters,
     pub ignored_by_code: BTreeMap<String, i64>,
     pub dead_by_code: BTreeMap<String, i64>,
+    pub skipped_by_code: BTreeMap<String, i64>,
     /// Why it is not read, if it is not.
-    pub paused: Option<String>,
+    pub paused: Option<Trouble>,
 }
 
 /// The books: `read = applied + ignored + parked + dead + skipped`.
@@ -312,12 +356,15 @@ pub enum StoreError {
     /// Another component is the active one.
     #[error("component {0} is the active one")]
     Inactive(String),
+    /// An operator paused the projection.
+    #[error("{0}")]
+    Paused(String),
     /// This event's changes are refused, given that those of the events before it stand.
     #[error("{rejection}")]
     Rejected { event: usize, rejection: Rejection },
     /// Some event of the batch has values that the database refuses.
     #[error("the database refuses a value: {0}")]
-    Data(#[source] sqlx::Error),
+    Data(Refusal),
     /// The tables are not as the host made them.
     #[error("the tables were changed by hand: {0}")]
     Drift(#[source] sqlx::Error),
@@ -327,6 +374,28 @@ pub enum StoreError {
     /// The store itself cannot be used as it is; the message says what to do.
     #[error("{0}")]
     Unusable(String),
+}
+
+impl StoreError {
+    pub fn kind(&self) -> FailureKind {
+        const LOCK_NOT_AVAILABLE: &str = "55P03";
+        match self {
+            StoreError::Unavailable(error) => {
+                let code = error.as_database_error().and_then(|error| error.code());
+                match code.as_deref() {
+                    Some(LOCK_NOT_AVAILABLE) => FailureKind::Locked,
+                    _ => FailureKind::Database,
+                }
+            }
+            StoreError::CheckpointMoved(_) => FailureKind::Fenced,
+            StoreError::Inactive(_) => FailureKind::Superseded,
+            StoreError::Paused(_) => FailureKind::Operator,
+            StoreError::Rejected { .. } | StoreError::Data(_) => FailureKind::Refused,
+            StoreError::Drift(_) => FailureKind::Drift,
+            StoreError::Layout(_) => FailureKind::Layout,
+            StoreError::Unusable(_) => FailureKind::Store,
+        }
+    }
 }
 
 fn list(partitions: &[Partition]) -> String {
@@ -344,8 +413,17 @@ pub async fn open(settings: &config::Store) -> Result<Arc<dyn Store>, StoreError
 
 /// Opens a store to look at it, beside a host that uses it.
 pub async fn open_to_read(settings: &config::Store) -> Result<Arc<dyn Store>, StoreError> {
+    open_beside(settings, true).await
+}
+
+/// Opens a store to ask for something, beside a host that uses it.
+pub async fn open_to_operate(settings: &config::Store) -> Result<Arc<dyn Store>, StoreError> {
+    open_beside(settings, false).await
+}
+
+async fn open_beside(settings: &config::Store, read_only: bool) -> Result<Arc<dyn Store>, StoreError> {
     match settings.url.split_once("://").map(|(scheme, _)| scheme) {
-        Some("sqlite") => Ok(Arc::new(sqlite::Sqlite::open_to_read(settings).await?)),
+        Some("sqlite") => Ok(Arc::new(sqlite::Sqlite::open_beside(settings, read_only).await?)),
         _ => open(settings).await,
     }
 }

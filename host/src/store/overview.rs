@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::failure::{FailureKind, Trouble};
+
 use super::{Counters, PartitionState, Projection, StatementCount};
 
 /// A generation, its active component, and how many dead letters it has.
@@ -12,6 +14,9 @@ pub(super) struct GenerationRow {
     number: i32,
     active_digest: String,
     halted: Option<String>,
+    halted_kind: Option<String>,
+    paused: Option<String>,
+    impure: Option<String>,
     version: String,
     descriptor: String,
     dead_letters: i64,
@@ -29,6 +34,7 @@ pub(super) struct CheckpointRow {
     dead: i64,
     skipped: i64,
     paused: Option<String>,
+    paused_kind: Option<String>,
 }
 
 /// Topic, partition, outcome, code, events.
@@ -55,6 +61,7 @@ pub(super) fn projection(
         PartitionState {
             ignored_by_code: by_code("ignored"),
             dead_by_code: by_code("dead"),
+            skipped_by_code: by_code("skipped"),
             topic: row.topic,
             partition: row.partition,
             checkpoint: row.next_offset,
@@ -66,7 +73,7 @@ pub(super) fn projection(
                 dead: row.dead,
                 skipped: row.skipped,
             },
-            paused: row.paused,
+            paused: Trouble::stored(row.paused_kind, row.paused),
         }
     };
     let count = |(statement, changes, rows)| (statement, StatementCount { changes, rows });
@@ -74,7 +81,10 @@ pub(super) fn projection(
         name: generation.projection,
         generation: generation.number,
         digest: generation.active_digest,
-        halted: generation.halted,
+        // What an operator said is the nearer reason.
+        halted: (generation.paused.map(|reason| Trouble::new(FailureKind::Operator, reason)))
+            .or(Trouble::stored(generation.halted_kind, generation.halted)),
+        impure: generation.impure,
         version: generation.version,
         descriptor: generation.descriptor,
         dead_letters: generation.dead_letters,

@@ -99,6 +99,7 @@ pub(crate) fn descriptor(name: &str, throws: &mut Throws<'_>) -> Descriptor {
             statements: statements.iter().map(|statement| statement.name.clone()).collect(),
             lookups: Vec::new(),
             event_id: None,
+            ordering_group: None,
         }],
         tables,
         statements,

@@ -1,20 +1,24 @@
 //! Postgres: set-wise statements over `UNNEST` arrays, several hosts at once.
 
 mod errors;
+mod operator;
 mod overview;
 mod statements;
 mod tables;
 mod transaction;
 mod values;
+mod waiting;
 
 use std::collections::HashMap;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use projector_model::{Contract, Descriptor};
 use sqlx::migrate::{Migration, Migrator};
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 use uuid::Uuid;
@@ -26,6 +30,7 @@ use super::{
 use crate::checkpoint::{Checkpoint, Identity};
 use crate::config;
 use crate::event::Partition;
+use crate::failure::Trouble;
 use crate::store::names::{generation_schema, schema_name};
 use errors::classify;
 use statements::Statements;
@@ -42,6 +47,10 @@ type DeploymentKey = (i64, Arc<str>);
 
 pub struct Postgres {
     pool: PgPool,
+    /// Whether the database did not answer last, and whoever asks it whether it does again: one at a
+    /// time, so that many projections are no storm on a database that comes back.
+    down: AtomicBool,
+    probe: tokio::sync::Mutex<()>,
     id: Uuid,
     /// The SQL of each deployment, built once.
     statements: Mutex<HashMap<DeploymentKey, Arc<Statements>>>,
@@ -82,7 +91,41 @@ impl Postgres {
         migrate(&pool).await?;
         let id =
             sqlx::query_scalar("select id from projector.store").fetch_one(&pool).await.map_err(classify)?;
-        Ok(Self { pool, id, statements: Mutex::default() })
+        Ok(Self {
+            pool,
+            down: AtomicBool::new(false),
+            probe: tokio::sync::Mutex::default(),
+            id,
+            statements: Mutex::default(),
+        })
+    }
+
+    /// A connection of the pool.
+    async fn connection(&self) -> Result<PoolConnection<sqlx::Postgres>, StoreError> {
+        self.one_probe(async { self.pool.acquire().await.map_err(classify) }).await
+    }
+
+    /// Begins a transaction.
+    async fn begin(
+        &self,
+        statement: &'static str,
+    ) -> Result<sqlx::Transaction<'static, sqlx::Postgres>, StoreError> {
+        self.one_probe(begin(&self.pool, statement)).await
+    }
+
+    /// Connects; while the database is down, one at a time, and whoever else asks is told at once.
+    async fn one_probe<T>(&self, connect: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        let _probe = match self.down.load(Ordering::Relaxed) {
+            true => Some(self.probe.try_lock().map_err(|_| {
+                StoreError::Unavailable(sqlx::Error::Protocol("it did not answer last, and is being asked".into()))
+            })?),
+            false => None,
+        };
+        let connected = connect.await;
+        // A pool that is all lent out is busy, and not down.
+        let busy = self.pool.size() >= self.pool.options().get_max_connections();
+        self.down.store(connected.is_err() && !busy, Ordering::Relaxed);
+        connected
     }
 
     fn statements(&self, deployment: &Deployment) -> Arc<Statements> {
@@ -171,7 +214,7 @@ impl Store for Postgres {
 
     async fn install(&self, component: &Component<'_>) -> Result<Installed, StoreError> {
         let contract = component.contract;
-        let mut tx = begin(&self.pool, BEGIN).await?;
+        let mut tx = self.begin(BEGIN).await?;
         // One host at a time decides about a name.
         sqlx::query("select pg_advisory_xact_lock($1, hashtext($2))")
             .bind(ADVISORY_CLASS)
@@ -238,7 +281,7 @@ impl Store for Postgres {
              where projection = $1 order by number desc limit 1",
         )
         .bind(projection)
-        .fetch_optional(&self.pool)
+        .fetch_optional(&mut *self.connection().await?)
         .await
         .map_err(classify)?;
         Ok(newest.map(|newest| Installed {
@@ -255,7 +298,7 @@ impl Store for Postgres {
     async fn component(&self, digest: &str) -> Result<Option<Vec<u8>>, StoreError> {
         sqlx::query_scalar("select bytes from projector.component where digest = $1")
             .bind(digest)
-            .fetch_optional(&self.pool)
+            .fetch_optional(&mut *self.connection().await?)
             .await
             .map_err(classify)
     }
@@ -277,7 +320,7 @@ impl Store for Postgres {
         .bind(generation.id)
         .bind(topics)
         .bind(numbers)
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *self.connection().await?)
         .await
         .map_err(classify)?;
         Ok(rows
@@ -308,7 +351,7 @@ impl Store for Postgres {
         .bind(offset)
         .bind(&identity.topic_id)
         .bind(&identity.cluster_id)
-        .execute(&self.pool)
+        .execute(&mut *self.connection().await?)
         .await
         .map_err(classify)?;
         Ok(())
@@ -325,7 +368,7 @@ impl Store for Postgres {
         )
         .bind(generation.id)
         .bind(CATCH_UP_CLASS)
-        .fetch_one(&self.pool)
+        .fetch_one(&mut *self.connection().await?)
         .await
         .map_err(classify)?;
         if done {
@@ -357,7 +400,7 @@ impl Store for Postgres {
             "update projector.generation set caught_up_at = now() where id = $1 and caught_up_at is null",
         )
         .bind(generation.id)
-        .execute(&self.pool)
+        .execute(&mut *self.connection().await?)
         .await
         .map_err(classify)?;
         Ok(())
@@ -367,29 +410,32 @@ impl Store for Postgres {
         &self,
         generation: &Generation,
         partition: &Partition,
-        reason: Option<&str>,
+        trouble: Option<&Trouble>,
     ) -> Result<(), StoreError> {
         sqlx::query(
-            "update projector.checkpoint set paused = $4
+            "update projector.checkpoint set paused = $4, paused_kind = $5
              where generation_id = $1 and topic = $2 and partition = $3 and paused is distinct from $4",
         )
         .bind(generation.id)
         .bind(&*partition.topic)
         .bind(partition.number)
-        .bind(reason)
-        .execute(&self.pool)
+        .bind(trouble.map(|trouble| &*trouble.reason))
+        .bind(trouble.map(|trouble| trouble.kind.as_str()))
+        .execute(&mut *self.connection().await?)
         .await
         .map_err(classify)?;
         Ok(())
     }
 
-    async fn set_halted(&self, generation: &Generation, reason: Option<&str>) -> Result<(), StoreError> {
+    async fn set_halted(&self, generation: &Generation, trouble: Option<&Trouble>) -> Result<(), StoreError> {
         sqlx::query(
-            "update projector.generation set halted = $2 where id = $1 and halted is distinct from $2",
+            "update projector.generation set halted = $2, halted_kind = $3
+             where id = $1 and halted is distinct from $2",
         )
         .bind(generation.id)
-        .bind(reason)
-        .execute(&self.pool)
+        .bind(trouble.map(|trouble| &*trouble.reason))
+        .bind(trouble.map(|trouble| trouble.kind.as_str()))
+        .execute(&mut *self.connection().await?)
         .await
         .map_err(classify)?;
         Ok(())
@@ -397,11 +443,12 @@ impl Store for Postgres {
 
     async fn begin(&self, deployment: &Deployment) -> Result<Box<dyn Transaction>, StoreError> {
         let statements = self.statements(deployment);
-        Ok(Box::new(transaction::begin(&self.pool, deployment, statements).await?))
+        let tx = self.begin(BEGIN).await?;
+        Ok(Box::new(transaction::begin(tx, deployment, statements).await?))
     }
 
     async fn overview(&self) -> Result<Vec<Projection>, StoreError> {
-        let mut snapshot = begin(&self.pool, BEGIN_SNAPSHOT).await?;
+        let mut snapshot = self.begin(BEGIN_SNAPSHOT).await?;
         overview::overview(&mut snapshot).await
     }
 

@@ -9,7 +9,7 @@ use crate::store::{Projection, StoreError};
 /// Every projection, as the connection's transaction sees it.
 pub(super) async fn overview(snapshot: &mut PgConnection) -> Result<Vec<Projection>, StoreError> {
     let generations: Vec<GenerationRow> = sqlx::query_as(
-        "select g.id, g.projection, g.number, g.active_digest, g.halted, c.version, c.descriptor::text,
+        "select g.id, g.projection, g.number, g.active_digest, g.halted, g.halted_kind, g.paused, g.impure, c.version, c.descriptor::text,
            (select count(*) from projector.dead_letter d where d.generation_id = g.id) as dead_letters
          from projector.generation g join projector.component c on c.digest = g.active_digest
          order by g.projection, g.number",
@@ -20,7 +20,7 @@ pub(super) async fn overview(snapshot: &mut PgConnection) -> Result<Vec<Projecti
     let mut projections = Vec::with_capacity(generations.len());
     for generation in generations {
         let checkpoints: Vec<CheckpointRow> = sqlx::query_as(
-            "select topic, partition, next_offset, read, applied, ignored, parked, dead, skipped, paused
+            "select topic, partition, next_offset, read, applied, ignored, parked, dead, skipped, paused, paused_kind
              from projector.checkpoint where generation_id = $1 order by topic, partition",
         )
         .bind(generation.id)
@@ -28,7 +28,8 @@ pub(super) async fn overview(snapshot: &mut PgConnection) -> Result<Vec<Projecti
         .await
         .map_err(classify)?;
         let outcomes: Vec<OutcomeRow> = sqlx::query_as(
-            "select topic, partition, outcome, code, events from projector.outcome where generation_id = $1",
+            "select topic, partition, outcome, code, events from projector.outcome
+             where generation_id = $1 and events <> 0",
         )
         .bind(generation.id)
         .fetch_all(&mut *snapshot)

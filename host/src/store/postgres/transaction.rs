@@ -8,7 +8,7 @@ use projector_model::change::codes;
 use projector_model::descriptor::Operation;
 use projector_model::interpret::{self, Row};
 use projector_model::{Contract, LookupCall, Rejection, Value};
-use sqlx::postgres::{PgArguments, PgPool};
+use sqlx::postgres::PgArguments;
 use sqlx::{Arguments as _, AssertSqlSafe, Row as _};
 
 use super::ADVISORY_CLASS;
@@ -19,29 +19,37 @@ use crate::duplicate::{EventId, Remembered};
 use crate::event::Partition;
 use crate::failpoint;
 use crate::plan::{self, Step};
-use crate::store::{Advance, DeadLetter, Deployment, StoreError, Transaction, Writes};
+use crate::ordering::{Blocked, KeyId};
+use crate::store::operator::Taken;
+use crate::store::{Advance, Books, Deployment, StoreError, Transaction, Writes};
 
 pub(super) struct Batch {
-    tx: sqlx::Transaction<'static, sqlx::Postgres>,
-    deployment: Deployment,
+    pub(super) tx: sqlx::Transaction<'static, sqlx::Postgres>,
+    pub(super) deployment: Deployment,
     statements: Arc<Statements>,
+    any_blocked: bool,
 }
 
 pub(super) async fn begin(
-    pool: &PgPool,
+    mut tx: sqlx::Transaction<'static, sqlx::Postgres>,
     deployment: &Deployment,
     statements: Arc<Statements>,
 ) -> Result<Batch, StoreError> {
-    let mut tx = super::begin(pool, super::BEGIN).await?;
     let generation = deployment.generation.id;
-    let active: String =
-        sqlx::query_scalar("select active_digest from projector.generation where id = $1 for share")
-            .bind(generation)
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(classify)?;
+    let (active, paused, any_blocked): (String, Option<String>, bool) = sqlx::query_as(
+        "select g.active_digest, g.paused,
+           exists (select from projector.blocked_key b where b.generation_id = g.id)
+         from projector.generation g where g.id = $1 for share of g",
+    )
+    .bind(generation)
+    .fetch_one(&mut *tx)
+    .await
+    .map_err(classify)?;
     if active != *deployment.digest {
         return Err(StoreError::Inactive(active));
+    }
+    if let Some(reason) = paused {
+        return Err(StoreError::Paused(reason));
     }
     if deployment.contract.needs_one_writer() {
         sqlx::query("select pg_advisory_xact_lock($1, $2)")
@@ -52,7 +60,7 @@ pub(super) async fn begin(
             .await
             .map_err(classify)?;
     }
-    Ok(Batch { tx, deployment: deployment.clone(), statements })
+    Ok(Batch { tx, deployment: deployment.clone(), statements, any_blocked })
 }
 
 #[async_trait]
@@ -105,7 +113,30 @@ impl Transaction for Batch {
         Ok(ids.iter().filter(|id| found.contains(&(&*id.topic, &id.hash[..]))).cloned().collect())
     }
 
-    async fn commit(mut self: Box<Self>, writes: &Writes<'_>) -> Result<u64, StoreError> {
+    fn blocks_any(&self) -> bool {
+        self.any_blocked
+    }
+
+    async fn blocked(&mut self, keys: Vec<KeyId>) -> Result<Blocked, StoreError> {
+        self.lock_blocked(keys).await
+    }
+
+    async fn waiting(&mut self) -> Result<(i64, i64), StoreError> {
+        sqlx::query_as(
+            "select coalesce(sum(dead), 0)::int8, coalesce(sum(parked), 0)::int8
+             from projector.checkpoint where generation_id = $1",
+        )
+        .bind(self.generation())
+        .fetch_one(&mut *self.tx)
+        .await
+        .map_err(classify)
+    }
+
+    async fn take(&mut self, operation: i64, most: usize) -> Result<Option<Taken>, StoreError> {
+        self.take_waiting(operation, most).await
+    }
+
+    async fn write(&mut self, writes: &Writes<'_>) -> Result<u64, StoreError> {
         failpoint::reached(failpoint::BEFORE_WRITE, &self.deployment.generation.projection);
         self.advance(&writes.advances).await?;
         let changes =
@@ -118,30 +149,53 @@ impl Transaction for Batch {
             *all_changes += step.changes as i64;
             *all_rows += rows as i64;
         }
-        self.bury(&writes.dead).await?;
+        if let Some(release) = &writes.release {
+            self.release(release).await?;
+        }
+        self.bury(&writes.dead, writes.release.is_some()).await?;
+        self.park(&writes.parked).await?;
         self.remember(&writes.ids).await?;
-        self.count(&writes.advances, &effects).await?;
-        failpoint::reached(failpoint::BEFORE_COMMIT, &self.deployment.generation.projection);
-        self.tx.commit().await.map_err(classify)?;
-        failpoint::reached(failpoint::AFTER_COMMIT, &self.deployment.generation.projection);
+        match &writes.release {
+            None => {
+                let books = writes.advances.iter().map(|advance| (&advance.partition, &advance.books));
+                self.count(books.collect(), &effects).await?;
+            }
+            Some(release) => {
+                self.shift(&release.shifts).await?;
+                let books = release.shifts.iter().map(|(partition, books)| (partition, books));
+                self.count(books.collect(), &effects).await?;
+            }
+        }
         Ok(steps.len() as u64)
+    }
+
+    async fn commit(self: Box<Self>) -> Result<(), StoreError> {
+        let projection = self.deployment.generation.projection.clone();
+        failpoint::reached(failpoint::BEFORE_COMMIT, &projection);
+        self.tx.commit().await.map_err(classify)?;
+        failpoint::reached(failpoint::AFTER_COMMIT, &projection);
+        Ok(())
     }
 }
 
 impl Batch {
-    fn generation(&self) -> i64 {
+    pub(super) fn generation(&self) -> i64 {
         self.deployment.generation.id
     }
 
     /// Compares and sets every partition's checkpoint.
     async fn advance(&mut self, advances: &[Advance]) -> Result<(), StoreError> {
+        if advances.is_empty() {
+            return Ok(());
+        }
         let column = |of: fn(&Advance) -> i64| advances.iter().map(of).collect::<Vec<i64>>();
         let moved = sqlx::query(
             "update projector.checkpoint c
-             set next_offset = u.next, read = c.read + u.applied + u.ignored + u.dead, applied = c.applied + u.applied,
-                 ignored = c.ignored + u.ignored, dead = c.dead + u.dead, paused = null, updated_at = now()
-             from unnest($2::text[], $3::int4[], $4::int8[], $5::int8[], $6::int8[], $7::int8[], $8::int8[])
-               as u(topic, partition, expected, next, applied, ignored, dead)
+             set next_offset = u.next, read = c.read + u.applied + u.ignored + u.parked + u.dead,
+                 applied = c.applied + u.applied, ignored = c.ignored + u.ignored, parked = c.parked + u.parked,
+                 dead = c.dead + u.dead, paused = null, updated_at = now()
+             from unnest($2::text[], $3::int4[], $4::int8[], $5::int8[], $6::int8[], $7::int8[], $8::int8[], $9::int8[])
+               as u(topic, partition, expected, next, applied, ignored, parked, dead)
              where c.generation_id = $1 and c.topic = u.topic and c.partition = u.partition
                and c.next_offset = u.expected
              returning c.topic, c.partition",
@@ -151,9 +205,10 @@ impl Batch {
         .bind(advances.iter().map(|advance| advance.partition.number).collect::<Vec<i32>>())
         .bind(column(|advance| advance.expected))
         .bind(column(|advance| advance.next))
-        .bind(column(|advance| advance.applied))
-        .bind(column(Advance::ignored_count))
-        .bind(column(Advance::dead_count))
+        .bind(column(|advance| advance.books.totals().applied))
+        .bind(column(|advance| advance.books.totals().ignored))
+        .bind(column(|advance| advance.books.totals().parked))
+        .bind(column(|advance| advance.books.totals().dead))
         .fetch_all(&mut *self.tx)
         .await
         .map_err(classify)?;
@@ -213,39 +268,6 @@ impl Batch {
         Ok(done.rows_affected())
     }
 
-    async fn bury(&mut self, dead: &[DeadLetter<'_>]) -> Result<(), StoreError> {
-        if dead.is_empty() {
-            return Ok(());
-        }
-        let events = || dead.iter().map(|letter| letter.event);
-        let failures = || dead.iter().map(|letter| letter.failure);
-        sqlx::query(
-            "insert into projector.dead_letter
-               (generation_id, digest, topic, partition, \"offset\", recorded_at, key, payload, headers, kind, code, detail)
-             select $1, $2, u.topic, u.partition, u.\"offset\", u.recorded_at, u.key, u.payload, u.headers::jsonb, u.kind,
-               u.code, u.detail
-             from unnest($3::text[], $4::int4[], $5::int8[], $6::timestamptz[], $7::bytea[], $8::bytea[], $9::text[],
-               $10::text[], $11::text[], $12::text[])
-               as u(topic, partition, \"offset\", recorded_at, key, payload, headers, kind, code, detail)",
-        )
-        .bind(self.generation())
-        .bind(&*self.deployment.digest)
-        .bind(events().map(|event| &*event.position.partition.topic).collect::<Vec<&str>>())
-        .bind(events().map(|event| event.position.partition.number).collect::<Vec<i32>>())
-        .bind(events().map(|event| event.position.offset).collect::<Vec<i64>>())
-        .bind(dead.iter().map(|letter| letter.event.recorded_at_micros().map(Timestamp)).collect::<Vec<_>>())
-        .bind(events().map(|event| event.key.as_deref()).collect::<Vec<_>>())
-        .bind(events().map(|event| event.value.as_deref()).collect::<Vec<_>>())
-        .bind(dead.iter().map(|letter| letter.headers_json().to_string()).collect::<Vec<_>>())
-        .bind(failures().map(|failure| failure.kind.as_str()).collect::<Vec<_>>())
-        .bind(failures().map(|failure| failure.code.as_str()).collect::<Vec<_>>())
-        .bind(failures().map(|failure| failure.detail.as_str()).collect::<Vec<_>>())
-        .execute(&mut *self.tx)
-        .await
-        .map_err(classify)?;
-        Ok(())
-    }
-
     /// Makes ids known, in one order for all writers, and forgets those that are out of their window.
     async fn remember(&mut self, ids: &[Remembered]) -> Result<(), StoreError> {
         if ids.is_empty() {
@@ -297,11 +319,15 @@ impl Batch {
     }
 
     /// Counts outcomes by code and effects by statement.
-    async fn count(&mut self, advances: &[Advance], effects: &[(i64, i64)]) -> Result<(), StoreError> {
-        let outcomes: Vec<(&Partition, &str, &str, i64)> = advances
+    async fn count(
+        &mut self,
+        books: Vec<(&Partition, &Books)>,
+        effects: &[(i64, i64)],
+    ) -> Result<(), StoreError> {
+        let outcomes: Vec<(&Partition, &str, &str, i64)> = books
             .iter()
-            .flat_map(|advance| {
-                advance.outcomes().map(|(outcome, code, events)| (&advance.partition, outcome, code, events))
+            .flat_map(|(partition, books)| {
+                books.outcomes().map(|(outcome, code, events)| (*partition, outcome, code, events))
             })
             .collect();
         if !outcomes.is_empty() {
@@ -325,7 +351,7 @@ impl Batch {
         }
         let called: Vec<(usize, (i64, i64))> =
             effects.iter().copied().enumerate().filter(|(_, (changes, _))| *changes > 0).collect();
-        if let (false, Some(advance)) = (called.is_empty(), advances.first()) {
+        if let (false, Some((partition, _))) = (called.is_empty(), books.first()) {
             let writes = &self.deployment.contract.writes;
             sqlx::query(
                 "insert into projector.effect as e (generation_id, topic, partition, statement, changes, rows)
@@ -338,8 +364,8 @@ impl Batch {
             .bind(called.iter().map(|(statement, _)| writes[*statement].name.as_str()).collect::<Vec<&str>>())
             .bind(called.iter().map(|(_, (changes, _))| *changes).collect::<Vec<i64>>())
             .bind(called.iter().map(|(_, (_, rows))| *rows).collect::<Vec<i64>>())
-            .bind(&*advance.partition.topic)
-            .bind(advance.partition.number)
+            .bind(&*partition.topic)
+            .bind(partition.number)
             .execute(&mut *self.tx)
             .await
             .map_err(classify)?;

@@ -1,10 +1,12 @@
 //! SQLite: one file, one host, one writer. The model's own interpreter decides what a change does.
 
 mod errors;
+mod operator;
 mod overview;
 mod rows;
 mod tables;
 mod transaction;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -29,6 +31,7 @@ use super::{
 use crate::checkpoint::{Checkpoint, Identity};
 use crate::config;
 use crate::event::Partition;
+use crate::failure::Trouble;
 use crate::store::names::{generation_schema, schema_name};
 use errors::classify;
 
@@ -69,9 +72,9 @@ impl Sqlite {
         Self::with(pool, Some(lock)).await
     }
 
-    /// Opens a file that a host may be using, to look at it.
-    pub async fn open_to_read(settings: &config::Store) -> Result<Self, StoreError> {
-        let options = options(settings)?.create_if_missing(false).read_only(true);
+    /// Opens a file that a host may be using, to look at it, or to ask that host for something.
+    pub async fn open_beside(settings: &config::Store, read_only: bool) -> Result<Self, StoreError> {
+        let options = options(settings)?.create_if_missing(false).read_only(read_only);
         let pool = SqlitePoolOptions::new()
             .max_connections(1)
             .connect_with(options)
@@ -288,29 +291,33 @@ impl Store for Sqlite {
         &self,
         generation: &Generation,
         partition: &Partition,
-        reason: Option<&str>,
+        trouble: Option<&Trouble>,
     ) -> Result<(), StoreError> {
         sqlx::query(
-            "update projector_checkpoint set paused = ?4
+            "update projector_checkpoint set paused = ?4, paused_kind = ?5
              where generation_id = ?1 and topic = ?2 and partition = ?3 and paused is not ?4",
         )
         .bind(generation.id)
         .bind(&*partition.topic)
         .bind(partition.number)
-        .bind(reason)
+        .bind(trouble.map(|trouble| &*trouble.reason))
+        .bind(trouble.map(|trouble| trouble.kind.as_str()))
         .execute(&self.pool)
         .await
         .map_err(classify)?;
         Ok(())
     }
 
-    async fn set_halted(&self, generation: &Generation, reason: Option<&str>) -> Result<(), StoreError> {
-        sqlx::query("update projector_generation set halted = ?2 where id = ?1 and halted is not ?2")
-            .bind(generation.id)
-            .bind(reason)
-            .execute(&self.pool)
-            .await
-            .map_err(classify)?;
+    async fn set_halted(&self, generation: &Generation, trouble: Option<&Trouble>) -> Result<(), StoreError> {
+        sqlx::query(
+            "update projector_generation set halted = ?2, halted_kind = ?3 where id = ?1 and halted is not ?2",
+        )
+        .bind(generation.id)
+        .bind(trouble.map(|trouble| &*trouble.reason))
+        .bind(trouble.map(|trouble| trouble.kind.as_str()))
+        .execute(&self.pool)
+        .await
+        .map_err(classify)?;
         Ok(())
     }
 

@@ -11,27 +11,38 @@ use sqlx::sqlite::SqlitePool;
 use super::errors::classify;
 use super::now_micros;
 use super::rows::{Stored, Writer};
+use super::waiting::shift;
 use crate::duplicate::{EventId, Remembered};
-use crate::event::Position;
+use crate::event::{Partition, Position};
 use crate::failpoint;
-use crate::store::{Advance, DeadLetter, Deployment, StoreError, Transaction, Writes};
+use crate::ordering::{Blocked, KeyId};
+use crate::store::operator::Taken;
+use crate::store::{Advance, Books, Deployment, StoreError, Transaction, Writes};
 
 pub(super) struct Batch {
-    tx: sqlx::Transaction<'static, sqlx::Sqlite>,
-    deployment: Deployment,
+    pub(super) tx: sqlx::Transaction<'static, sqlx::Sqlite>,
+    pub(super) deployment: Deployment,
+    any_blocked: bool,
 }
 
 pub(super) async fn begin(pool: &SqlitePool, deployment: &Deployment) -> Result<Batch, StoreError> {
     let mut tx = pool.begin_with("begin immediate").await.map_err(classify)?;
-    let active: String = sqlx::query_scalar("select active_digest from projector_generation where id = ?")
-        .bind(deployment.generation.id)
-        .fetch_one(&mut *tx)
-        .await
-        .map_err(classify)?;
+    let (active, paused, any_blocked): (String, Option<String>, bool) = sqlx::query_as(
+        "select g.active_digest, g.paused,
+           exists (select 1 from projector_blocked_key b where b.generation_id = g.id)
+         from projector_generation g where g.id = ?",
+    )
+    .bind(deployment.generation.id)
+    .fetch_one(&mut *tx)
+    .await
+    .map_err(classify)?;
     if active != *deployment.digest {
         return Err(StoreError::Inactive(active));
     }
-    Ok(Batch { tx, deployment: deployment.clone() })
+    if let Some(reason) = paused {
+        return Err(StoreError::Paused(reason));
+    }
+    Ok(Batch { tx, deployment: deployment.clone(), any_blocked })
 }
 
 /// By table, and by the keys of those rows of it that were changed: where the event stands that did so
@@ -76,7 +87,29 @@ impl Transaction for Batch {
         Ok(known)
     }
 
-    async fn commit(mut self: Box<Self>, writes: &Writes<'_>) -> Result<u64, StoreError> {
+    fn blocks_any(&self) -> bool {
+        self.any_blocked
+    }
+
+    async fn blocked(&mut self, keys: Vec<KeyId>) -> Result<Blocked, StoreError> {
+        self.find_blocked(keys).await
+    }
+
+    async fn waiting(&mut self) -> Result<(i64, i64), StoreError> {
+        sqlx::query_as(
+            "select coalesce(sum(dead), 0), coalesce(sum(parked), 0) from projector_checkpoint where generation_id = ?",
+        )
+        .bind(self.generation())
+        .fetch_one(&mut *self.tx)
+        .await
+        .map_err(classify)
+    }
+
+    async fn take(&mut self, operation: i64, most: usize) -> Result<Option<Taken>, StoreError> {
+        self.take_waiting(operation, most).await
+    }
+
+    async fn write(&mut self, writes: &Writes<'_>) -> Result<u64, StoreError> {
         failpoint::reached(failpoint::BEFORE_WRITE, &self.deployment.generation.projection);
         self.advance(&writes.advances).await?;
         let mut tables = self.load(writes).await?;
@@ -100,18 +133,37 @@ impl Transaction for Batch {
             }
         }
         let statements = self.write_back(&tables, &writers).await?;
-        self.bury(&writes.dead).await?;
+        if let Some(release) = &writes.release {
+            self.release(release).await?;
+        }
+        self.bury(&writes.dead, writes.release.is_some()).await?;
+        self.park(&writes.parked).await?;
         self.remember(&writes.ids).await?;
-        self.count(&writes.advances, &effects).await?;
-        failpoint::reached(failpoint::BEFORE_COMMIT, &self.deployment.generation.projection);
-        self.tx.commit().await.map_err(classify)?;
-        failpoint::reached(failpoint::AFTER_COMMIT, &self.deployment.generation.projection);
+        match &writes.release {
+            None => {
+                let books = writes.advances.iter().map(|advance| (&advance.partition, &advance.books));
+                self.count(books.collect(), &effects).await?;
+            }
+            Some(release) => {
+                shift(&mut self.tx, self.deployment.generation.id, &release.shifts).await?;
+                let books = release.shifts.iter().map(|(partition, books)| (partition, books));
+                self.count(books.collect(), &effects).await?;
+            }
+        }
         Ok(statements)
+    }
+
+    async fn commit(self: Box<Self>) -> Result<(), StoreError> {
+        let projection = self.deployment.generation.projection.clone();
+        failpoint::reached(failpoint::BEFORE_COMMIT, &projection);
+        self.tx.commit().await.map_err(classify)?;
+        failpoint::reached(failpoint::AFTER_COMMIT, &projection);
+        Ok(())
     }
 }
 
 impl Batch {
-    fn generation(&self) -> i64 {
+    pub(super) fn generation(&self) -> i64 {
         self.deployment.generation.id
     }
 
@@ -119,10 +171,11 @@ impl Batch {
     async fn advance(&mut self, advances: &[Advance]) -> Result<(), StoreError> {
         let mut elsewhere = Vec::new();
         for advance in advances {
+            let totals = advance.books.totals();
             let moved = sqlx::query(
                 "update projector_checkpoint
                  set next_offset = ?5, read = read + ?6, applied = applied + ?7, ignored = ignored + ?8,
-                     dead = dead + ?9, paused = null, updated_at = ?10
+                     parked = parked + ?9, dead = dead + ?10, paused = null, updated_at = ?11
                  where generation_id = ?1 and topic = ?2 and partition = ?3 and next_offset = ?4",
             )
             .bind(self.generation())
@@ -130,10 +183,11 @@ impl Batch {
             .bind(advance.partition.number)
             .bind(advance.expected)
             .bind(advance.next)
-            .bind(advance.read_count())
-            .bind(advance.applied)
-            .bind(advance.ignored_count())
-            .bind(advance.dead_count())
+            .bind(totals.read)
+            .bind(totals.applied)
+            .bind(totals.ignored)
+            .bind(totals.parked)
+            .bind(totals.dead)
             .bind(now_micros())
             .execute(&mut *self.tx)
             .await
@@ -191,35 +245,6 @@ impl Batch {
         Ok(statements)
     }
 
-    async fn bury(&mut self, dead: &[DeadLetter<'_>]) -> Result<(), StoreError> {
-        for letter in dead {
-            let (event, failure) = (letter.event, letter.failure);
-            sqlx::query(
-                "insert into projector_dead_letter
-                   (generation_id, digest, topic, partition, \"offset\", recorded_at, key, payload, headers, kind, code,
-                    detail, died_at)
-                 values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            )
-            .bind(self.generation())
-            .bind(&*self.deployment.digest)
-            .bind(&*event.position.partition.topic)
-            .bind(event.position.partition.number)
-            .bind(event.position.offset)
-            .bind(letter.event.recorded_at_micros())
-            .bind(event.key.as_deref())
-            .bind(event.value.as_deref())
-            .bind(letter.headers_json().to_string())
-            .bind(failure.kind.as_str())
-            .bind(&failure.code)
-            .bind(&failure.detail)
-            .bind(now_micros())
-            .execute(&mut *self.tx)
-            .await
-            .map_err(classify)?;
-        }
-        Ok(())
-    }
-
     /// Makes ids known, and forgets those that are out of their window.
     async fn remember(&mut self, ids: &[Remembered]) -> Result<(), StoreError> {
         let now = now_micros();
@@ -256,9 +281,13 @@ impl Batch {
     }
 
     /// Counts outcomes by code and effects by statement.
-    async fn count(&mut self, advances: &[Advance], effects: &[(i64, i64)]) -> Result<(), StoreError> {
-        for advance in advances {
-            for (outcome, code, events) in advance.outcomes() {
+    async fn count(
+        &mut self,
+        books: Vec<(&Partition, &Books)>,
+        effects: &[(i64, i64)],
+    ) -> Result<(), StoreError> {
+        for (partition, books) in &books {
+            for (outcome, code, events) in books.outcomes() {
                 sqlx::query(
                     "insert into projector_outcome as o (generation_id, topic, partition, outcome, code, events)
                      values (?, ?, ?, ?, ?, ?)
@@ -266,8 +295,8 @@ impl Batch {
                      do update set events = o.events + excluded.events",
                 )
                 .bind(self.generation())
-                .bind(&*advance.partition.topic)
-                .bind(advance.partition.number)
+                .bind(&*partition.topic)
+                .bind(partition.number)
                 .bind(outcome)
                 .bind(code)
                 .bind(events)
@@ -276,7 +305,7 @@ impl Batch {
                 .map_err(classify)?;
             }
         }
-        let Some(advance) = advances.first() else { return Ok(()) };
+        let Some((partition, _)) = books.first() else { return Ok(()) };
         let contract = self.deployment.contract.clone();
         for (write, (changes, rows)) in
             contract.writes.iter().zip(effects).filter(|(_, (changes, _))| *changes > 0)
@@ -288,8 +317,8 @@ impl Batch {
                  do update set changes = e.changes + excluded.changes, rows = e.rows + excluded.rows",
             )
             .bind(self.generation())
-            .bind(&*advance.partition.topic)
-            .bind(advance.partition.number)
+            .bind(&*partition.topic)
+            .bind(partition.number)
             .bind(&write.name)
             .bind(changes)
             .bind(rows)

@@ -1,0 +1,187 @@
+//! Every way in which something fails: what happens then, and what an operator does about it.
+//!
+//! This is the one place for both. Logs, `status` and the dead letters carry the kind, and show the
+//! [advice](FailureKind::advice) that stands here.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// What the host does by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Response {
+    /// The same again, later, for as long as it takes. No offset moves, and no event is blamed.
+    Retry,
+    /// The event was called again alone, in a fresh instance, and failed again: the projection's
+    /// [`Policy`](crate::policy::Policy) says what becomes of it.
+    Policy,
+    /// The partition or the projection stands still until somebody says otherwise.
+    Pause,
+    /// The component does not run; what ran before goes on.
+    Refuse,
+    /// What is in flight is void: the checkpoint is read again, and the log from there.
+    Reposition,
+}
+
+macro_rules! kinds {
+    ($($(#[$meaning:meta])* $kind:ident = $word:literal, $response:ident, $advice:literal;)*) => {
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum FailureKind { $($(#[$meaning])* $kind,)* }
+
+        impl FailureKind {
+            pub const ALL: &[FailureKind] = &[$(FailureKind::$kind),*];
+
+            /// The word that is stored and shown.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(FailureKind::$kind => $word,)* }
+            }
+
+            pub const fn response(self) -> Response {
+                match self { $(FailureKind::$kind => Response::$response,)* }
+            }
+
+            /// What an operator does about it.
+            pub const fn advice(self) -> &'static str {
+                match self { $(FailureKind::$kind => $advice,)* }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// The read-model database is gone, full, read-only, out of connections, or in a deadlock.
+    Database = "database", Retry,
+        "nothing is lost, and it goes on by itself: see to the read-model database";
+    /// A statement waited for a lock longer than it may.
+    Locked = "locked", Retry,
+        "nothing is lost, and it goes on by itself: end the session that holds the lock";
+    /// The brokers do not answer.
+    Brokers = "brokers", Retry,
+        "nothing is lost, and it goes on by itself: see to the brokers, and to the network between";
+    /// A component could not be compiled for a reason that lies with this machine.
+    Machine = "machine", Retry,
+        "it goes on by itself: see to this machine's memory, processes and temporary files";
+
+    /// The plugin said so.
+    Rejected = "rejected", Policy,
+        "mend the event's cause, or deploy a plugin that takes it; then `projector dlq retry`, or `discard`";
+    /// The plugin broke off.
+    Trap = "trap", Policy,
+        "a bug in the plugin: deploy a version without it, then `projector dlq retry`";
+    /// The plugin used more than it may.
+    Limit = "limit", Policy,
+        "raise the projection's limit or make the plugin need less, then `projector dlq retry`";
+    /// The plugin answered with what it did not declare, or with what no store can hold.
+    Invalid = "invalid", Policy,
+        "a bug in the plugin or a value beyond its column: deploy a version without it, then `projector dlq retry`";
+    /// The database refused the event's rows.
+    Refused = "refused", Policy,
+        "mend the data or the constraint that is named, then `projector dlq retry`";
+
+    /// The wall time ended before the fuel did: the machine's fault as likely as the plugin's.
+    Timeout = "timeout", Pause,
+        "give the machine room or raise `limits.time`, then `projector resume`";
+    /// The log is not the one that the checkpoint is about.
+    Log = "log", Pause,
+        "if the events are lost for good, `projector skip` past them with a reason, then `projector resume`; else bring the log back";
+    /// The tables are not as the host made them.
+    Drift = "drift", Pause,
+        "undo what was changed by hand, then `projector resume`";
+    /// An event failed, and the policy is to halt.
+    Halted = "halted", Pause,
+        "deploy a plugin that takes the event, or `projector skip` it with a reason; then `projector resume`";
+    /// Too many events fail, one after the other or of those that were read last.
+    Flood = "flood", Pause,
+        "find out what became of the topic or the plugin (`projector dlq list`), then `projector resume`";
+    /// The dead letters or the parked events are as many as they may be.
+    Full = "full", Pause,
+        "retry or discard dead letters (`projector dlq`), or raise the bound; then `projector resume`";
+    /// The store cannot be used as it is.
+    Store = "store", Pause,
+        "do what the reason says, then `projector resume`";
+    /// An operator said so.
+    Operator = "operator", Pause,
+        "`projector resume`, when the reason is gone";
+
+    /// The file is no plugin that may run.
+    Component = "component", Refuse,
+        "do what the reason says, and replace the file";
+    /// The component needs other tables or topics than those that are there.
+    Layout = "layout", Refuse,
+        "keep the tables, the topics and the revision as they are; this host does not build rows anew yet";
+
+    /// Another host moved the checkpoint.
+    Fenced = "fenced", Reposition,
+        "nothing: it is what keeps two hosts from writing the same event";
+    /// Another component became the active one.
+    Superseded = "superseded", Reposition,
+        "nothing: the projection starts again with the active component";
+}
+
+impl FailureKind {
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.as_str() == word)
+    }
+}
+
+impl fmt::Display for FailureKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for FailureKind {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// Why something stands still, for whoever looks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    pub kind: FailureKind,
+    pub reason: String,
+}
+
+impl Trouble {
+    pub fn new(kind: FailureKind, reason: impl fmt::Display) -> Self {
+        Self { kind, reason: reason.to_string() }
+    }
+
+    /// As it was stored. A word of a later version stands for the store's own trouble.
+    pub fn stored(kind: Option<String>, reason: Option<String>) -> Option<Self> {
+        let kind = kind.as_deref().and_then(FailureKind::from_word).unwrap_or(FailureKind::Store);
+        reason.map(|reason| Self { kind, reason })
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.reason, self.kind.advice())
+    }
+}
+
+impl Serialize for Trouble {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Shown<'a> {
+            kind: FailureKind,
+            reason: &'a str,
+            advice: &'static str,
+        }
+        Shown { kind: self.kind, reason: &self.reason, advice: self.kind.advice() }.serialize(serializer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stored_word_means_its_kind() {
+        for kind in FailureKind::ALL {
+            assert_eq!(FailureKind::from_word(kind.as_str()), Some(*kind));
+        }
+        assert_eq!(FailureKind::from_word("unheard-of"), None);
+    }
+}

@@ -1,0 +1,195 @@
+//! What becomes of an event that failed, and how many may fail before the projection stands still.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::failure::{FailureKind, Trouble};
+use crate::outcome::Outcome;
+
+/// What becomes of an event that failed for its own sake.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    /// It goes to the dead letters, and later events of its key wait behind it, in order. One without
+    /// a key only goes to the dead letters.
+    #[default]
+    ParkKey,
+    /// It goes to the dead letters; all others flow.
+    DeadLetter,
+    /// The projection stands still before it.
+    Halt,
+}
+
+/// How failed events are dealt with.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Failures {
+    pub policy: Policy,
+    /// The projection stands still when so many events failed one after the other.
+    pub consecutive: usize,
+    /// And when this share failed of the last `window` events.
+    pub ratio: f64,
+    pub window: usize,
+    /// Dead letters that may wait for somebody; beyond that the projection stands still.
+    pub dead_letters: i64,
+    /// Events that may wait behind them.
+    pub parked: i64,
+    /// Dead letters that nothing waits behind are discarded after so long; never, if not set.
+    #[serde(with = "humantime_serde")]
+    pub retention: Option<Duration>,
+}
+
+impl Default for Failures {
+    fn default() -> Self {
+        Self {
+            policy: Policy::default(),
+            consecutive: 100,
+            ratio: 0.5,
+            window: 1_000,
+            dead_letters: 10_000,
+            parked: 100_000,
+            retention: None,
+        }
+    }
+}
+
+impl Failures {
+    /// Holds the bounds against what waits already and what a batch adds to it.
+    pub fn check_room(&self, dead: i64, parked: i64) -> Result<(), Trouble> {
+        let full = |what: &str, there: i64, most: i64| {
+            Err(Trouble::new(FailureKind::Full, format!("there would be {there} {what}, and {most} are the most")))
+        };
+        match () {
+            () if dead > self.dead_letters => full("dead letters", dead, self.dead_letters),
+            () if parked > self.parked => full("parked events", parked, self.parked),
+            () => Ok(()),
+        }
+    }
+}
+
+/// Tells a flood of failures from some. An event that waits behind another one counts for nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Flood {
+    consecutive: usize,
+    /// Of the last events: whether each failed.
+    recent: VecDeque<bool>,
+    failed: usize,
+}
+
+impl Flood {
+    /// How many of a batch's outcomes can be committed before the flood is one, and the state after
+    /// them.
+    pub fn admit(&self, settings: &Failures, outcomes: &[Outcome<'_>]) -> (usize, Flood) {
+        let mut after = self.clone();
+        for (at, outcome) in outcomes.iter().enumerate() {
+            match outcome {
+                Outcome::Park(_) => {}
+                Outcome::Dead { .. } if after.would_be_one(settings) => return (at, after),
+                Outcome::Dead { .. } => after.count(settings, true),
+                Outcome::Apply(_) | Outcome::Ignore { .. } => after.count(settings, false),
+            }
+        }
+        (outcomes.len(), after)
+    }
+
+    /// Whether one more failure is one too many.
+    fn would_be_one(&self, settings: &Failures) -> bool {
+        let leaves = self.recent.len() >= settings.window && self.recent.front() == Some(&true);
+        let failed = self.failed + 1 - usize::from(leaves);
+        self.consecutive >= settings.consecutive
+            || self.recent.len() + 1 >= settings.window && failed as f64 > settings.ratio * settings.window as f64
+    }
+
+    fn count(&mut self, settings: &Failures, failed: bool) {
+        self.consecutive = if failed { self.consecutive + 1 } else { 0 };
+        self.recent.push_back(failed);
+        self.failed += usize::from(failed);
+        while self.recent.len() > settings.window.max(1) {
+            self.failed -= usize::from(self.recent.pop_front() == Some(true));
+        }
+    }
+
+    /// Why the projection stands still.
+    pub fn trouble(&self, settings: &Failures, next: &str) -> Trouble {
+        let reason = match self.consecutive >= settings.consecutive {
+            true => format!("the last {} events failed, and so does the next one: {next}", self.consecutive),
+            false => format!(
+                "{} of the last {} events failed, and so does the next one: {next}",
+                self.failed,
+                self.recent.len()
+            ),
+        };
+        Trouble::new(FailureKind::Flood, reason)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::outcome::Failure;
+
+    fn outcome(failed: bool) -> Outcome<'static> {
+        match failed {
+            true => {
+                let failure = Cow::Owned(Failure::new(FailureKind::Rejected, "no", "no"));
+                Outcome::Dead { failure, blocks: None }
+            }
+            false => Outcome::Apply(Cow::Borrowed(&[])),
+        }
+    }
+
+    fn settings(consecutive: usize, ratio: f64, window: usize) -> Failures {
+        Failures { consecutive, ratio, window, ..Failures::default() }
+    }
+
+    #[test]
+    fn a_row_of_failures_is_a_flood() {
+        let settings = settings(3, 1.0, 100);
+        let row: Vec<_> = [true, true, true, true].map(outcome).into();
+        let (admitted, after) = Flood::default().admit(&settings, &row);
+        assert_eq!(admitted, 3);
+        assert!(after.trouble(&settings, "t/0@3").reason.starts_with("the last 3 events failed"));
+        let broken: Vec<_> = [true, true, false, true, true, true].map(outcome).into();
+        assert_eq!(Flood::default().admit(&settings, &broken).0, 6);
+    }
+
+    #[test]
+    fn what_waits_counts_for_nothing() {
+        let settings = settings(2, 1.0, 100);
+        let parked = || Outcome::Park(crate::ordering::KeyId([0; 16]));
+        let row = [outcome(true), parked(), outcome(true), parked(), outcome(true)];
+        assert_eq!(Flood::default().admit(&settings, &row).0, 4);
+    }
+
+    proptest! {
+        /// Of any window of events that were let through, no more than the share failed, and no more in
+        /// a row; however they were cut into batches.
+        #[test]
+        fn what_is_let_through_is_no_flood(
+            events in prop::collection::vec(prop::bool::weighted(0.4), 0..300),
+            batch in 1usize..40, consecutive in 1usize..8, window in 1usize..30, ratio in 0.1f64..1.0,
+        ) {
+            let settings = settings(consecutive, ratio, window);
+            let (mut flood, mut through) = (Flood::default(), Vec::new());
+            for batch in events.chunks(batch) {
+                let outcomes: Vec<_> = batch.iter().copied().map(outcome).collect();
+                let (admitted, after) = flood.admit(&settings, &outcomes);
+                through.extend_from_slice(&batch[..admitted]);
+                flood = after;
+                if admitted < batch.len() {
+                    prop_assert!(batch[admitted], "only a failure is held back");
+                    break;
+                }
+            }
+            let failed = |events: &[bool]| events.iter().filter(|failed| **failed).count();
+            prop_assert!(through.windows(window).all(|events| failed(events) as f64 <= ratio * window as f64));
+            prop_assert!(through.windows(consecutive + 1).all(|events| failed(events) <= consecutive));
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! One batch in one transaction: of the log, or of events that had waited.
+//!
+//! Begin → what of it waits → the rows that it asks for → outcomes → rows, dead letters, parked events and
+//! checkpoints → commit. Nothing here knows of Kafka.
+
+mod release;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+
+use crate::batch::Delivery;
+use crate::duplicate::Ids;
+use crate::event::Partition;
+use crate::failure::{FailureKind, Trouble};
+use crate::ordering::KeyId;
+use crate::outcome::{Failure, Outcome};
+use crate::plugin::Plugin;
+use crate::policy::{Failures, Flood, Policy};
+use crate::project::{self, FirstAnswer, Keys, ProjectError};
+use crate::store::{Advance, Books, DeadLetter, Deployment, Parked, Store, StoreError, Transaction, Writes};
+
+/// What a lane writes with.
+pub struct Settler {
+    pub deployment: Deployment,
+    pub plugin: Plugin,
+    pub store: Arc<dyn Store>,
+    pub failures: Failures,
+}
+
+/// One attempt at a batch.
+pub struct Attempt {
+    /// How many of its first events it was about: the others are for the next batch. What became of them
+    /// is `result`.
+    pub events: usize,
+    /// Statements that wrote rows, and times that rows were read.
+    pub statements: u64,
+    pub reads: u64,
+    /// All of these events, or nothing; and the tide of failures after them.
+    pub result: Result<(Vec<Advance>, Flood), ProjectError>,
+}
+
+impl Settler {
+    /// Settles the first events of a batch: all that can be, in one transaction. `answers`: what the
+    /// plugin said of each. `checkpoint`: where each partition's is.
+    pub async fn attempt(
+        &self,
+        batch: &[Delivery],
+        answers: &[FirstAnswer],
+        checkpoint: &(dyn Fn(&Partition) -> i64 + Sync),
+        flood: &Flood,
+    ) -> Attempt {
+        let mut attempt = Attempt { events: batch.len(), statements: 0, reads: 0, result: Ok(Default::default()) };
+        attempt.result = self.commit(batch, answers, checkpoint, flood, &mut attempt).await;
+        attempt
+    }
+
+    async fn commit(
+        &self,
+        batch: &[Delivery],
+        answers: &[FirstAnswer],
+        checkpoint: &(dyn Fn(&Partition) -> i64 + Sync),
+        flood: &Flood,
+        attempt: &mut Attempt,
+    ) -> Result<(Vec<Advance>, Flood), ProjectError> {
+        let contract = &*self.deployment.contract;
+        let ids = Ids::of(contract, batch);
+        let mut tx = self.store.begin(&self.deployment).await?;
+        let park = self.failures.policy == Policy::ParkKey;
+        let mut keys = Keys { park, ..Keys::default() };
+        if tx.blocks_any() {
+            let of_batch = batch.iter().filter_map(|delivery| KeyId::of(contract, &delivery.event));
+            keys.blocked = tx.blocked(of_batch.collect()).await?;
+        }
+        let duplicates = match ids.given() {
+            [] => Vec::new(),
+            given => ids.duplicates(&tx.known(given).await?),
+        };
+        let mut outcomes = self.resolve(&mut *tx, batch, answers, &duplicates, keys, &mut attempt.reads)?;
+        let flood = self.hold_back(&mut outcomes, batch, flood)?;
+        attempt.events = outcomes.len();
+        let batch = &batch[..outcomes.len()];
+        let advances = advances(batch, &outcomes, checkpoint);
+        let mut writes = writes(batch, &outcomes);
+        writes.advances = advances.clone();
+        writes.ids = ids.remembered(contract, batch, &duplicates);
+        self.check_room(&mut *tx, &writes).await?;
+        attempt.statements = tx.write(&writes).await?;
+        tx.commit().await?;
+        Ok((advances, flood))
+    }
+
+    /// Brings events to their outcomes, with rows as the transaction sees them.
+    fn resolve<'a>(
+        &'a self,
+        tx: &mut dyn Transaction,
+        batch: &'a [Delivery],
+        answers: &'a [FirstAnswer],
+        duplicates: &'a [bool],
+        keys: Keys,
+        reads: &mut u64,
+    ) -> Result<Vec<Outcome<'a>>, ProjectError> {
+        tokio::task::block_in_place(|| {
+            let mut read = |calls: &[_]| {
+                *reads += 1;
+                Handle::current().block_on(tx.read(calls))
+            };
+            project::resolve(&self.plugin, batch, answers, duplicates, keys, &mut read)
+        })
+    }
+
+    /// Leaves the first event that is not to be settled, and all after it, to a person: those before it
+    /// are settled first.
+    fn hold_back(
+        &self,
+        outcomes: &mut Vec<Outcome<'_>>,
+        batch: &[Delivery],
+        flood: &Flood,
+    ) -> Result<Flood, ProjectError> {
+        if self.failures.policy == Policy::Halt {
+            let failed = outcomes.iter().position(|outcome| matches!(outcome, Outcome::Dead { .. }));
+            outcomes.truncate(failed.unwrap_or(outcomes.len()).max(1));
+            if let [Outcome::Dead { failure, .. }] = &outcomes[..] {
+                let reason = format!("the event at {} failed: {failure}", batch[0].event.position);
+                return Err(ProjectError::Trouble(Trouble::new(FailureKind::Halted, reason)));
+            }
+        }
+        let (admitted, after) = flood.admit(&self.failures, outcomes);
+        if let (0, Some(Outcome::Dead { failure, .. })) = (admitted, outcomes.first()) {
+            let next = format!("{}, {failure}", batch[0].event.position);
+            return Err(ProjectError::Trouble(after.trouble(&self.failures, &next)));
+        }
+        outcomes.truncate(admitted);
+        Ok(after)
+    }
+
+    /// Whether there is room for what a batch adds to those that wait.
+    async fn check_room(&self, tx: &mut dyn Transaction, writes: &Writes<'_>) -> Result<(), ProjectError> {
+        if writes.dead.is_empty() && writes.parked.is_empty() {
+            return Ok(());
+        }
+        let (dead, parked) = tx.waiting().await?;
+        let (dead, parked) = (dead + writes.dead.len() as i64, parked + writes.parked.len() as i64);
+        self.failures.check_room(dead, parked).map_err(ProjectError::Trouble)
+    }
+}
+
+/// How a batch moves the checkpoints, and what became of its events, if that is known.
+pub fn advances(
+    batch: &[Delivery],
+    outcomes: &[Outcome<'_>],
+    checkpoint: &(dyn Fn(&Partition) -> i64 + Sync),
+) -> Vec<Advance> {
+    let mut advances: BTreeMap<&Partition, Advance> = BTreeMap::new();
+    for (at, delivery) in batch.iter().enumerate() {
+        let position = &delivery.event.position;
+        let advance = advances.entry(&position.partition).or_insert_with(|| Advance {
+            partition: position.partition.clone(),
+            expected: checkpoint(&position.partition),
+            next: 0,
+            books: Books::default(),
+        });
+        advance.next = position.offset + 1;
+        if let Some(outcome) = outcomes.get(at) {
+            advance.books.count(outcome);
+        }
+    }
+    advances.into_values().collect()
+}
+
+fn writes<'b>(batch: &'b [Delivery], outcomes: &'b [Outcome<'b>]) -> Writes<'b> {
+    let positions = batch.iter().map(|delivery| &delivery.event.position).collect();
+    let mut writes = Writes { positions, ..Writes::default() };
+    for (at, (Delivery { event, .. }, outcome)) in batch.iter().zip(outcomes).enumerate() {
+        match outcome {
+            Outcome::Apply(changes) => writes.changes.push((at, changes)),
+            Outcome::Ignore { .. } => {}
+            Outcome::Park(key) => writes.parked.push(Parked { event, key: *key }),
+            Outcome::Dead { failure, blocks } => {
+                writes.dead.push(DeadLetter { event, failure, blocks: *blocks });
+            }
+        }
+    }
+    writes
+}
+
+/// What follows when the database refuses something of a batch.
+#[derive(Debug)]
+pub enum Isolate {
+    /// The first event is refused on committed rows: it failed.
+    First(Failure),
+    /// Only so many of the first events are to be tried, in a transaction of their own.
+    Cut(usize),
+}
+
+/// How to find the event that is at fault, in a batch of so many: one that is refused is refused given the
+/// events before it, and they may not stand; where the database does not say which, halves lead to it.
+pub fn isolate(error: StoreError, events: usize) -> Result<Isolate, StoreError> {
+    match error {
+        StoreError::Rejected { event: 0, rejection } => {
+            Ok(Isolate::First(Failure::new(FailureKind::Refused, &rejection.code, rejection.detail)))
+        }
+        StoreError::Rejected { event, .. } => Ok(Isolate::Cut(event)),
+        StoreError::Data(refusal) if events == 1 => Ok(Isolate::First(Failure::refused(refusal))),
+        StoreError::Data(_) => Ok(Isolate::Cut(events.div_ceil(2))),
+        error => Err(error),
+    }
+}

@@ -1,0 +1,348 @@
+//! What an operator sees of a store, and asks of it.
+//!
+//! Whatever writes a projection's rows is an [operation](NewOperation) that is stored, and done by the
+//! lane that is granted its partition, between two batches. The rest is done at once. Both are kept:
+//! who asked for what, when and why, and what came of it.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+
+use super::{Books, Generation, StoreError, add};
+use crate::event::{Event, Header, Partition};
+use crate::ordering::KeyId;
+use crate::outcome::Failure;
+
+#[async_trait]
+pub trait Operator: Send + Sync {
+    /// What operators want of each generation now, if anything.
+    async fn wishes(&self) -> Result<Vec<Wishes>, StoreError>;
+
+    /// Dead letters, oldest first; no more than asked.
+    async fn dead_letters(&self, filter: &Filter) -> Result<Vec<Letter>, StoreError>;
+
+    /// Asks for something that a lane does. Returns the operation's number.
+    async fn ask(&self, operation: &NewOperation) -> Result<i64, StoreError>;
+
+    /// What came of an operation. `None`: it is not done yet.
+    async fn verdict(&self, operation: i64) -> Result<Option<Verdict>, StoreError>;
+
+    /// Says what came of an operation that wrote nothing.
+    async fn answer(&self, operation: i64, verdict: &Verdict) -> Result<(), StoreError>;
+
+    /// Takes an operation back that nobody has begun. `false`: it is done, or under way.
+    async fn withdraw(&self, operation: i64) -> Result<bool, StoreError>;
+
+    /// Pauses a projection, or lets it go on. When this returns, no batch is in flight that does not
+    /// know of it.
+    async fn set_running(&self, generation: &Generation, go_on: bool, asked: &Asked) -> Result<(), StoreError>;
+
+    /// Moves a checkpoint forward over events that are not to be read: they are counted as skipped.
+    /// Returns where it was; an error if that is not before `to`.
+    async fn skip(
+        &self,
+        generation: &Generation,
+        partition: &Partition,
+        to: i64,
+        asked: &Asked,
+    ) -> Result<Skipped, StoreError>;
+
+    /// Forgets everything that is kept of a key's failed and waiting events; they are counted as skipped,
+    /// and the key is free. Returns how many those were.
+    async fn erase(
+        &self,
+        generation: &Generation,
+        key: &[u8],
+        ids: &[KeyId],
+        asked: &Asked,
+    ) -> Result<u64, StoreError>;
+
+    /// Discards dead letters that are older and that nothing waits behind. Returns how many those were.
+    async fn expire(&self, generation: &Generation, seconds: i64, asked: &Asked) -> Result<u64, StoreError>;
+
+    /// The last plugin's answer that was not the first one's.
+    async fn set_impure(&self, generation: &Generation, report: &str) -> Result<(), StoreError>;
+
+    /// What was asked for, newest first.
+    async fn operations(&self, projection: Option<&str>, most: i64) -> Result<Vec<Operation>, StoreError>;
+}
+
+/// What operators want of a generation.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wishes {
+    pub generation: i64,
+    /// Why it is not to run.
+    pub paused: Option<String>,
+    /// Changes whenever somebody says "go on".
+    pub resumes: i64,
+    /// What lanes are to do, in order.
+    pub open: Vec<Open>,
+}
+
+/// An operation that is not done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Open {
+    pub id: i64,
+    pub action: Action,
+    /// Whoever is granted it, does it.
+    pub partition: Partition,
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// Projects a dead letter again, and what waits behind it if that goes well.
+    Retry,
+    /// Drops a dead letter, and projects what waits behind it.
+    Discard,
+}
+
+impl Action {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Action::Retry => "retry",
+            Action::Discard => "discard",
+        }
+    }
+}
+
+/// Who asks, and why.
+#[derive(Debug, Clone, Default)]
+pub struct Asked {
+    pub by: String,
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+pub struct NewOperation {
+    pub action: Action,
+    pub dead_letter: i64,
+    pub dry_run: bool,
+    pub asked: Asked,
+}
+
+/// Which dead letters.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    pub projection: Option<String>,
+    pub id: Option<i64>,
+    pub kind: Option<String>,
+    pub code: Option<String>,
+    pub key: Option<Vec<u8>>,
+    /// Microseconds since 1970: when it died.
+    pub since: Option<i64>,
+    pub until: Option<i64>,
+    pub most: i64,
+}
+
+/// A dead letter as it is kept.
+#[derive(Debug, Clone)]
+pub struct Letter {
+    pub id: i64,
+    pub projection: String,
+    pub generation: i32,
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+    pub timestamp_ms: Option<i64>,
+    pub key: Option<Vec<u8>>,
+    pub payload: Option<Vec<u8>>,
+    pub headers: Json,
+    pub digest: String,
+    pub version: String,
+    pub kind: String,
+    pub code: String,
+    pub detail: String,
+    pub backtrace: Option<String>,
+    pub table: Option<String>,
+    pub column: Option<String>,
+    pub constraint: Option<String>,
+    pub attempts: i32,
+    /// Microseconds since 1970.
+    pub died_at: i64,
+    /// Events of its key that wait behind it; `None`: none would.
+    pub parked: Option<i64>,
+}
+
+/// An event that was kept: of a topic that the component may no longer read.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    pub id: i64,
+    /// `None`: it cannot be projected, because the component does not read its topic any more.
+    pub event: Option<Event>,
+}
+
+/// What an operation is about.
+#[derive(Debug, Clone)]
+pub struct Taken {
+    /// The dead letter, and the code that it is counted by. `None`: it is gone.
+    pub letter: Option<(Kept, Partition, String)>,
+    /// The key that it blocks.
+    pub key: Option<KeyId>,
+    /// The first of those that wait behind it.
+    pub parked: Vec<Kept>,
+    /// How many wait in all.
+    pub parked_count: i64,
+    /// What came of it so far.
+    pub so_far: Verdict,
+}
+
+/// What a batch of kept events does to them.
+pub struct Release<'a> {
+    pub operation: i64,
+    pub key: Option<KeyId>,
+    /// The dead letter, and how it stands now.
+    pub letter: Option<(i64, Fate<'a>)>,
+    /// Parked events that wait no longer.
+    pub settled: Vec<i64>,
+    /// How the events are counted now.
+    pub shifts: Vec<(Partition, Books)>,
+    /// Nothing waits any more, and nothing blocks the key.
+    pub frees: bool,
+    /// What came of it so far.
+    pub verdict: &'a Verdict,
+    pub done: bool,
+}
+
+pub enum Fate<'a> {
+    Gone,
+    /// It was tried again, and this came of it.
+    Failed(&'a Failure),
+}
+
+/// What came of an operation.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// What became of the dead letter: `applied`, `ignored`, `discarded`, `gone`, or the kind of failure
+    /// that it failed with again.
+    pub outcome: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Of those that waited behind it.
+    pub applied: i64,
+    pub ignored: i64,
+    /// Of those, how many wait still, behind this one or the one that failed in its turn.
+    pub waiting: i64,
+    /// The dead letter that those wait behind now, by its position.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind: Option<String>,
+    /// Of a dry run: the changes that it would have made, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<Json>,
+}
+
+impl Verdict {
+    pub fn of(outcome: &str) -> Self {
+        Self { outcome: outcome.to_owned(), ..Self::default() }
+    }
+
+    pub fn failed(failure: &Failure) -> Self {
+        let (code, detail) = (Some(failure.code.clone()), Some(failure.detail.clone()));
+        Self { code, detail, ..Self::of(failure.kind.as_str()) }
+    }
+
+    /// Whether the dead letter is one no more.
+    pub fn is_settled(&self) -> bool {
+        matches!(self.outcome.as_str(), "applied" | "ignored" | "discarded" | "gone")
+    }
+}
+
+/// Where a checkpoint was, and is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Skipped {
+    pub from: i64,
+    pub to: i64,
+}
+
+impl Skipped {
+    /// Whether a checkpoint may be moved so: never back, never nowhere.
+    pub(super) fn over(partition: &Partition, from: Option<i64>, to: i64) -> Result<Self, StoreError> {
+        match from {
+            None => Err(StoreError::Unusable(format!("{partition} has no checkpoint: it was never granted to a host"))),
+            Some(from) if from >= to => Err(StoreError::Unusable(format!(
+                "the checkpoint of {partition} is {from}: it only moves forward, and {to} is not ahead of it"
+            ))),
+            Some(from) => Ok(Self { from, to }),
+        }
+    }
+}
+
+/// Topic, partition, how an event was counted, and by what code.
+pub(super) type GoneRow = (String, i32, String, String);
+
+/// How events that are gone for good are counted now.
+pub(super) fn skipped(gone: &[GoneRow], code: &str) -> Vec<(Partition, Books)> {
+    let mut shifts: BTreeMap<Partition, Books> = BTreeMap::new();
+    for (topic, number, was, of) in gone {
+        let books = shifts.entry(Partition::new(topic.as_str(), *number)).or_default();
+        match was.as_str() {
+            "parked" => books.parked -= 1,
+            _ => add(&mut books.dead, of, -1),
+        }
+        add(&mut books.skipped, code, 1);
+    }
+    shifts.into_iter().collect()
+}
+
+/// Something that was asked for.
+#[derive(Debug, Clone, Serialize)]
+pub struct Operation {
+    pub id: i64,
+    pub projection: String,
+    pub generation: i32,
+    pub action: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_letter: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partition: Option<i32>,
+    pub dry_run: bool,
+    pub reason: Option<String>,
+    pub asked_by: String,
+    /// Microseconds since 1970.
+    pub asked_at: i64,
+    pub done_at: Option<i64>,
+    pub verdict: Option<Json>,
+}
+
+/// What a stored row says of an event, for both stores.
+pub(super) struct KeptRow {
+    pub(super) id: i64,
+    pub(super) topic: String,
+    pub(super) partition: i32,
+    pub(super) offset: i64,
+    pub(super) timestamp_ms: Option<i64>,
+    pub(super) key: Option<Vec<u8>>,
+    pub(super) payload: Option<Vec<u8>>,
+    pub(super) headers: String,
+}
+
+impl KeptRow {
+    pub(super) fn partition(&self) -> Partition {
+        Partition::new(self.topic.as_str(), self.partition)
+    }
+
+    /// The event as it was. `topics`: the physical ones that the component reads.
+    pub(super) fn kept(self, topics: &[std::sync::Arc<str>]) -> Kept {
+        let headers: Vec<Header> =
+            serde_json::from_str(&self.headers).map(|json| Event::headers_from(&json)).unwrap_or_default();
+        let event = topics.iter().position(|topic| **topic == *self.topic).map(|at| Event {
+            position: crate::event::Position {
+                partition: Partition { topic: topics[at].clone(), number: self.partition },
+                offset: self.offset,
+            },
+            topic: at as u16,
+            timestamp_ms: self.timestamp_ms,
+            key: self.key,
+            value: self.payload,
+            headers,
+        });
+        Kept { id: self.id, event }
+    }
+}

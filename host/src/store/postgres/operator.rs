@@ -1,0 +1,378 @@
+//! What an operator sees and asks for.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use sqlx::Row;
+
+use super::errors::classify;
+use super::values::Timestamp;
+use super::waiting::shift;
+use super::{BEGIN, Postgres};
+use crate::event::Partition;
+use crate::ordering::KeyId;
+use crate::store::operator::{
+    Action, Asked, Filter, GoneRow, Letter, NewOperation, Open, Operation, Operator, Skipped, Verdict, Wishes,
+    skipped,
+};
+use crate::store::{Books, Generation, StoreError, add};
+
+#[async_trait]
+impl Operator for Postgres {
+    async fn wishes(&self) -> Result<Vec<Wishes>, StoreError> {
+        type WishRow =
+            (i64, Option<String>, i64, Option<i64>, Option<String>, Option<String>, Option<i32>, Option<bool>);
+        let rows: Vec<WishRow> = sqlx::query_as(
+            "select g.id, g.paused, g.resumes, o.id, o.action, o.topic, o.partition, o.dry_run
+             from projector.generation g
+             left join projector.operation o on o.generation_id = g.id and o.done_at is null
+             where g.paused is not null or g.resumes > 0 or o.id is not null
+             order by g.id, o.id",
+        )
+        .fetch_all(&mut *self.connection().await?)
+        .await
+        .map_err(classify)?;
+        let mut wishes: BTreeMap<i64, Wishes> = BTreeMap::new();
+        for (generation, paused, resumes, id, action, topic, partition, dry_run) in rows {
+            let wish = wishes.entry(generation).or_insert(Wishes { generation, paused, resumes, open: Vec::new() });
+            let action = match action.as_deref() {
+                Some("retry") => Action::Retry,
+                Some("discard") => Action::Discard,
+                _ => continue,
+            };
+            if let (Some(id), Some(topic), Some(partition)) = (id, topic, partition) {
+                let partition = Partition::new(topic, partition);
+                wish.open.push(Open { id, action, partition, dry_run: dry_run == Some(true) });
+            }
+        }
+        Ok(wishes.into_values().collect())
+    }
+
+    async fn dead_letters(&self, filter: &Filter) -> Result<Vec<Letter>, StoreError> {
+        let rows = sqlx::query(
+            "select d.id, g.projection, g.number, d.topic, d.partition, d.\"offset\",
+               coalesce(d.timestamp_ms, (extract(epoch from d.recorded_at) * 1000)::int8), d.key, d.payload,
+               d.headers::text, d.digest, c.version, d.kind, d.code, d.detail, d.backtrace, d.db_table, d.db_column,
+               d.db_constraint, d.attempts, (extract(epoch from d.died_at) * 1000000)::int8,
+               (select (select count(*) from projector.parked p
+                        where p.generation_id = b.generation_id and p.key_id = b.key_id)
+                from projector.blocked_key b where b.dead_letter_id = d.id)
+             from projector.dead_letter d
+             join projector.generation g on g.id = d.generation_id
+             left join projector.component c on c.digest = d.digest
+             where ($1::text is null or g.projection = $1) and ($2::int8 is null or d.id = $2)
+               and ($3::text is null or d.kind = $3) and ($4::text is null or d.code = $4)
+               and ($5::bytea is null or d.key = $5)
+               and ($6::timestamptz is null or d.died_at >= $6) and ($7::timestamptz is null or d.died_at <= $7)
+             order by d.id limit $8",
+        )
+        .bind(&filter.projection)
+        .bind(filter.id)
+        .bind(&filter.kind)
+        .bind(&filter.code)
+        .bind(&filter.key)
+        .bind(filter.since.map(Timestamp))
+        .bind(filter.until.map(Timestamp))
+        .bind(filter.most)
+        .fetch_all(&mut *self.connection().await?)
+        .await
+        .map_err(classify)?;
+        let letter = |row: &sqlx::postgres::PgRow| Letter {
+            id: row.get(0),
+            projection: row.get(1),
+            generation: row.get(2),
+            topic: row.get(3),
+            partition: row.get(4),
+            offset: row.get(5),
+            timestamp_ms: row.get(6),
+            key: row.get(7),
+            payload: row.get(8),
+            headers: serde_json::from_str(&row.get::<String, _>(9)).unwrap_or_default(),
+            digest: row.get(10),
+            version: row.get::<Option<String>, _>(11).unwrap_or_default(),
+            kind: row.get(12),
+            code: row.get(13),
+            detail: row.get(14),
+            backtrace: row.get(15),
+            table: row.get(16),
+            column: row.get(17),
+            constraint: row.get(18),
+            attempts: row.get(19),
+            died_at: row.get(20),
+            parked: row.get(21),
+        };
+        Ok(rows.iter().map(letter).collect())
+    }
+
+    async fn ask(&self, operation: &NewOperation) -> Result<i64, StoreError> {
+        let id: Option<i64> = sqlx::query_scalar(
+            "insert into projector.operation
+               (generation_id, action, dead_letter_id, topic, partition, dry_run, reason, asked_by)
+             select d.generation_id, $2, d.id, d.topic, d.partition, $3, $4, $5
+             from projector.dead_letter d where d.id = $1 returning id",
+        )
+        .bind(operation.dead_letter)
+        .bind(operation.action.as_str())
+        .bind(operation.dry_run)
+        .bind(&operation.asked.reason)
+        .bind(&operation.asked.by)
+        .fetch_optional(&mut *self.connection().await?)
+        .await
+        .map_err(classify)?;
+        id.ok_or_else(|| StoreError::Unusable(format!("there is no dead letter {}", operation.dead_letter)))
+    }
+
+    async fn verdict(&self, operation: i64) -> Result<Option<Verdict>, StoreError> {
+        let verdict: Option<Option<String>> = sqlx::query_scalar(
+            "select verdict::text from projector.operation where id = $1 and done_at is not null",
+        )
+        .bind(operation)
+        .fetch_optional(&mut *self.connection().await?)
+        .await
+        .map_err(classify)?;
+        Ok(verdict.flatten().and_then(|json| serde_json::from_str(&json).ok()))
+    }
+
+    async fn answer(&self, operation: i64, verdict: &Verdict) -> Result<(), StoreError> {
+        sqlx::query(
+            "update projector.operation set verdict = $2::jsonb, done_at = now() where id = $1 and done_at is null",
+        )
+        .bind(operation)
+        .bind(serde_json::to_string(verdict).expect("a verdict is plain data"))
+        .execute(&mut *self.connection().await?)
+        .await
+        .map_err(classify)?;
+        Ok(())
+    }
+
+    async fn withdraw(&self, operation: i64) -> Result<bool, StoreError> {
+        let withdrawn = sqlx::query(
+            "delete from projector.operation where id = $1 and done_at is null and verdict is null",
+        )
+        .bind(operation)
+        .execute(&mut *self.connection().await?)
+        .await
+        .map_err(classify)?;
+        Ok(withdrawn.rows_affected() > 0)
+    }
+
+    async fn set_running(&self, generation: &Generation, go_on: bool, asked: &Asked) -> Result<(), StoreError> {
+        let mut tx = self.begin(BEGIN).await?;
+        // Waits for the transactions in flight, which share this row.
+        sqlx::query(
+            "update projector.generation set paused = $2, resumes = resumes + $3::int4::int8,
+               halted = case when $2::text is null then null else halted end,
+               halted_kind = case when $2::text is null then null else halted_kind end where id = $1",
+        )
+        .bind(generation.id)
+        .bind(if go_on { None } else { asked.reason.as_deref().or(Some("no reason was given")) })
+        .bind(i32::from(go_on))
+        .execute(&mut *tx)
+        .await
+        .map_err(classify)?;
+        record(&mut tx, generation, if go_on { "resume" } else { "pause" }, None, asked, None).await?;
+        tx.commit().await.map_err(classify)
+    }
+
+    async fn skip(
+        &self,
+        generation: &Generation,
+        partition: &Partition,
+        to: i64,
+        asked: &Asked,
+    ) -> Result<Skipped, StoreError> {
+        let mut tx = self.begin(BEGIN).await?;
+        let from: Option<i64> = sqlx::query_scalar(
+            "select next_offset from projector.checkpoint
+             where generation_id = $1 and topic = $2 and partition = $3 for update",
+        )
+        .bind(generation.id)
+        .bind(&*partition.topic)
+        .bind(partition.number)
+        .fetch_optional(&mut *tx)
+        .await
+        .map_err(classify)?;
+        let moved = Skipped::over(partition, from, to)?;
+        sqlx::query(
+            "update projector.checkpoint set next_offset = $4, paused = null, paused_kind = null, updated_at = now()
+             where generation_id = $1 and topic = $2 and partition = $3",
+        )
+        .bind(generation.id)
+        .bind(&*partition.topic)
+        .bind(partition.number)
+        .bind(to)
+        .execute(&mut *tx)
+        .await
+        .map_err(classify)?;
+        let mut books = Books::default();
+        add(&mut books.skipped, "operator", to - moved.from);
+        recount(&mut tx, generation.id, &[(partition.clone(), books)]).await?;
+        let verdict = serde_json::to_value(&moved).unwrap_or_default();
+        record(&mut tx, generation, "skip", Some(partition), asked, Some(verdict)).await?;
+        tx.commit().await.map_err(classify)?;
+        Ok(moved)
+    }
+
+    async fn erase(
+        &self,
+        generation: &Generation,
+        key: &[u8],
+        ids: &[KeyId],
+        asked: &Asked,
+    ) -> Result<u64, StoreError> {
+        let mut tx = self.begin(BEGIN).await?;
+        let ids: Vec<&[u8]> = ids.iter().map(|id| &id.0[..]).collect();
+        // Whoever parks waits, and finds the key free then.
+        sqlx::query("delete from projector.blocked_key where generation_id = $1 and key_id = any($2)")
+            .bind(generation.id)
+            .bind(&ids)
+            .execute(&mut *tx)
+            .await
+            .map_err(classify)?;
+        let dead: Vec<GoneRow> = sqlx::query_as(
+            "delete from projector.dead_letter where generation_id = $1 and key = $2
+             returning topic, partition, 'dead', code",
+        )
+        .bind(generation.id)
+        .bind(key)
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(classify)?;
+        let parked: Vec<GoneRow> = sqlx::query_as(
+            "delete from projector.parked where generation_id = $1 and key_id = any($2)
+             returning topic, partition, 'parked', ''",
+        )
+        .bind(generation.id)
+        .bind(&ids)
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(classify)?;
+        let gone = [dead, parked].concat();
+        recount(&mut tx, generation.id, &skipped(&gone, "erased")).await?;
+        let verdict = serde_json::json!({ "erased": gone.len() });
+        record(&mut tx, generation, "erase", None, asked, Some(verdict)).await?;
+        tx.commit().await.map_err(classify)?;
+        Ok(gone.len() as u64)
+    }
+
+    async fn expire(&self, generation: &Generation, seconds: i64, asked: &Asked) -> Result<u64, StoreError> {
+        let mut tx = self.begin(BEGIN).await?;
+        let gone: Vec<GoneRow> = sqlx::query_as(
+            "delete from projector.dead_letter where id in (
+               select d.id from projector.dead_letter d
+               where d.generation_id = $1 and d.died_at < now() - $2 * interval '1 second'
+                 and not exists (select from projector.blocked_key b where b.dead_letter_id = d.id)
+               order by d.id limit 1000 for update skip locked)
+             returning topic, partition, 'dead', code",
+        )
+        .bind(generation.id)
+        .bind(seconds)
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(classify)?;
+        if gone.is_empty() {
+            return Ok(0);
+        }
+        recount(&mut tx, generation.id, &skipped(&gone, "expired")).await?;
+        let verdict = serde_json::json!({ "expired": gone.len() });
+        record(&mut tx, generation, "expire", None, asked, Some(verdict)).await?;
+        tx.commit().await.map_err(classify)?;
+        Ok(gone.len() as u64)
+    }
+
+    async fn set_impure(&self, generation: &Generation, report: &str) -> Result<(), StoreError> {
+        sqlx::query("update projector.generation set impure = $2 where id = $1")
+            .bind(generation.id)
+            .bind(report)
+            .execute(&mut *self.connection().await?)
+            .await
+            .map_err(classify)?;
+        Ok(())
+    }
+
+    async fn operations(&self, projection: Option<&str>, most: i64) -> Result<Vec<Operation>, StoreError> {
+        let rows = sqlx::query(
+            "select o.id, g.projection, g.number, o.action, o.dead_letter_id, o.topic, o.partition, o.dry_run, o.reason,
+               o.asked_by, (extract(epoch from o.asked_at) * 1000000)::int8,
+               (extract(epoch from o.done_at) * 1000000)::int8, o.verdict::text
+             from projector.operation o join projector.generation g on g.id = o.generation_id
+             where $1::text is null or g.projection = $1 order by o.id desc limit $2",
+        )
+        .bind(projection)
+        .bind(most)
+        .fetch_all(&mut *self.connection().await?)
+        .await
+        .map_err(classify)?;
+        let operation = |row: &sqlx::postgres::PgRow| Operation {
+            id: row.get(0),
+            projection: row.get(1),
+            generation: row.get(2),
+            action: row.get(3),
+            dead_letter: row.get(4),
+            topic: row.get(5),
+            partition: row.get(6),
+            dry_run: row.get(7),
+            reason: row.get(8),
+            asked_by: row.get(9),
+            asked_at: row.get(10),
+            done_at: row.get(11),
+            verdict: row.get::<Option<String>, _>(12).and_then(|json| serde_json::from_str(&json).ok()),
+        };
+        Ok(rows.iter().map(operation).collect())
+    }
+}
+
+/// Counts events anew, in all and by code.
+async fn recount(
+    tx: &mut sqlx::Transaction<'static, sqlx::Postgres>,
+    generation: i64,
+    shifts: &[(Partition, Books)],
+) -> Result<(), StoreError> {
+    shift(tx, generation, shifts).await?;
+    for (partition, books) in shifts {
+        for (outcome, code, events) in books.outcomes() {
+            sqlx::query(
+                "insert into projector.outcome as o (generation_id, topic, partition, outcome, code, events)
+                 values ($1, $2, $3, $4, $5, $6) on conflict (generation_id, topic, partition, outcome, code)
+                 do update set events = o.events + excluded.events",
+            )
+            .bind(generation)
+            .bind(&*partition.topic)
+            .bind(partition.number)
+            .bind(outcome)
+            .bind(code)
+            .bind(events)
+            .execute(&mut **tx)
+            .await
+            .map_err(classify)?;
+        }
+    }
+    Ok(())
+}
+
+/// Keeps what was asked for and is done.
+async fn record(
+    tx: &mut sqlx::Transaction<'static, sqlx::Postgres>,
+    generation: &Generation,
+    action: &str,
+    partition: Option<&Partition>,
+    asked: &Asked,
+    verdict: Option<serde_json::Value>,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "insert into projector.operation
+           (generation_id, action, topic, partition, reason, asked_by, done_at, verdict)
+         values ($1, $2, $3, $4, $5, $6, now(), $7::jsonb)",
+    )
+    .bind(generation.id)
+    .bind(action)
+    .bind(partition.map(|partition| &*partition.topic))
+    .bind(partition.map(|partition| partition.number))
+    .bind(&asked.reason)
+    .bind(&asked.by)
+    .bind(verdict.map(|verdict| verdict.to_string()))
+    .execute(&mut **tx)
+    .await
+    .map_err(classify)?;
+    Ok(())
+}

@@ -1,0 +1,313 @@
+//! Dead letters, and the events that wait behind them.
+
+use sqlx::Row;
+
+use super::errors::classify;
+use super::transaction::Batch;
+use super::values::Timestamp;
+use crate::event::{Event, Partition};
+use crate::ordering::{Blocked, KeyId};
+use crate::outcome::Refusal;
+use crate::store::operator::{Fate, KeptRow, Release, Taken, Verdict};
+use crate::store::{Books, DeadLetter, Parked, StoreError};
+
+impl Batch {
+    /// Which keys are blocked. Whoever is about to free one waits for this transaction, and this one for
+    /// whoever is.
+    pub(super) async fn lock_blocked(&mut self, mut keys: Vec<KeyId>) -> Result<Blocked, StoreError> {
+        keys.sort_unstable();
+        keys.dedup();
+        let blocked: Vec<Vec<u8>> = sqlx::query_scalar(
+            "select key_id from projector.blocked_key where generation_id = $1 and key_id = any($2)
+             order by key_id for share",
+        )
+        .bind(self.generation())
+        .bind(keys.iter().map(|key| &key.0[..]).collect::<Vec<&[u8]>>())
+        .fetch_all(&mut *self.tx)
+        .await
+        .map_err(classify)?;
+        Ok(blocked.iter().filter_map(|id| key_id(id)).collect())
+    }
+
+    /// Keeps what failed, and blocks the keys of those behind which others are to wait. `anew`: a key may
+    /// be blocked by nobody at the moment, because the event that blocked it was let go.
+    pub(super) async fn bury(&mut self, dead: &[DeadLetter<'_>], anew: bool) -> Result<(), StoreError> {
+        if dead.is_empty() {
+            return Ok(());
+        }
+        let events = || dead.iter().map(|letter| letter.event);
+        let failures = || dead.iter().map(|letter| letter.failure);
+        let said = |of: fn(&Refusal) -> Option<&str>| {
+            failures().map(|failure| failure.refusal.as_ref().and_then(of)).collect::<Vec<Option<&str>>>()
+        };
+        let blocking = sqlx::query(
+            "with given as (
+               select * from unnest($3::text[], $4::int4[], $5::int8[], $6::timestamptz[], $7::int8[], $8::bytea[],
+                 $9::bytea[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[],
+                 $16::text[], $17::text[], $18::bytea[])
+               as u(topic, partition, \"offset\", recorded_at, timestamp_ms, key, payload, headers, kind, code, detail,
+                 backtrace, db_table, db_column, db_constraint, key_id)
+             ), buried as (
+               insert into projector.dead_letter
+                 (generation_id, digest, topic, partition, \"offset\", recorded_at, timestamp_ms, key, payload, headers,
+                  kind, code, detail, backtrace, db_table, db_column, db_constraint)
+               select $1, $2, topic, partition, \"offset\", recorded_at, timestamp_ms, key, payload, headers::jsonb,
+                 kind, code, detail, backtrace, db_table, db_column, db_constraint
+               from given
+               returning id, topic, partition, \"offset\"
+             )
+             insert into projector.blocked_key as b (generation_id, key_id, dead_letter_id)
+             select $1, given.key_id, buried.id from given join buried using (topic, partition, \"offset\")
+             where given.key_id is not null
+             on conflict (generation_id, key_id) do update set dead_letter_id = excluded.dead_letter_id
+             where $19 and b.dead_letter_id is null",
+        )
+        .bind(self.generation())
+        .bind(&*self.deployment.digest)
+        .bind(events().map(|event| &*event.position.partition.topic).collect::<Vec<&str>>())
+        .bind(events().map(|event| event.position.partition.number).collect::<Vec<i32>>())
+        .bind(events().map(|event| event.position.offset).collect::<Vec<i64>>())
+        .bind(events().map(|event| event.recorded_at_micros().map(Timestamp)).collect::<Vec<_>>())
+        .bind(events().map(|event| event.timestamp_ms).collect::<Vec<_>>())
+        .bind(events().map(|event| event.key.as_deref()).collect::<Vec<_>>())
+        .bind(events().map(|event| event.value.as_deref()).collect::<Vec<_>>())
+        .bind(events().map(|event| event.headers_json().to_string()).collect::<Vec<_>>())
+        .bind(failures().map(|failure| failure.kind.as_str()).collect::<Vec<_>>())
+        .bind(failures().map(|failure| failure.code.as_str()).collect::<Vec<_>>())
+        .bind(failures().map(|failure| failure.detail.as_str()).collect::<Vec<_>>())
+        .bind(failures().map(|failure| failure.backtrace.as_deref()).collect::<Vec<_>>())
+        .bind(said(|refusal| refusal.table.as_deref()))
+        .bind(said(|refusal| refusal.column.as_deref()))
+        .bind(said(|refusal| refusal.constraint.as_deref()))
+        .bind(dead.iter().map(|letter| letter.blocks.as_ref().map(|key| &key.0[..])).collect::<Vec<_>>())
+        .bind(anew)
+        .execute(&mut *self.tx)
+        .await
+        .map_err(classify)?;
+        let expected = dead.iter().filter(|letter| letter.blocks.is_some()).count() as u64;
+        if blocking.rows_affected() != expected {
+            return Err(meanwhile("another lane blocked the key of an event meanwhile"));
+        }
+        Ok(())
+    }
+
+    /// Keeps events that wait, in order.
+    pub(super) async fn park(&mut self, parked: &[Parked<'_>]) -> Result<(), StoreError> {
+        if parked.is_empty() {
+            return Ok(());
+        }
+        let events = || parked.iter().map(|parked| parked.event);
+        sqlx::query(
+            "insert into projector.parked
+               (generation_id, key_id, topic, partition, \"offset\", timestamp_ms, key, payload, headers)
+             select $1, u.key_id, u.topic, u.partition, u.\"offset\", u.timestamp_ms, u.key, u.payload, u.headers::jsonb
+             from unnest($2::bytea[], $3::text[], $4::int4[], $5::int8[], $6::int8[], $7::bytea[], $8::bytea[],
+               $9::text[]) with ordinality
+               as u(key_id, topic, partition, \"offset\", timestamp_ms, key, payload, headers, ord)
+             order by u.ord",
+        )
+        .bind(self.generation())
+        .bind(parked.iter().map(|parked| &parked.key.0[..]).collect::<Vec<&[u8]>>())
+        .bind(events().map(|event| &*event.position.partition.topic).collect::<Vec<&str>>())
+        .bind(events().map(|event| event.position.partition.number).collect::<Vec<i32>>())
+        .bind(events().map(|event| event.position.offset).collect::<Vec<i64>>())
+        .bind(events().map(|event| event.timestamp_ms).collect::<Vec<_>>())
+        .bind(events().map(|event| event.key.as_deref()).collect::<Vec<_>>())
+        .bind(events().map(|event| event.value.as_deref()).collect::<Vec<_>>())
+        .bind(events().map(|event: &Event| event.headers_json().to_string()).collect::<Vec<_>>())
+        .execute(&mut *self.tx)
+        .await
+        .map_err(classify)?;
+        Ok(())
+    }
+
+    pub(super) async fn take_waiting(
+        &mut self,
+        operation: i64,
+        most: usize,
+    ) -> Result<Option<Taken>, StoreError> {
+        let open: Option<(Option<i64>, Option<Vec<u8>>, Option<String>)> = sqlx::query_as(
+            "select dead_letter_id, key_id, verdict::text from projector.operation
+             where id = $1 and generation_id = $2 and done_at is null for update",
+        )
+        .bind(operation)
+        .bind(self.generation())
+        .fetch_optional(&mut *self.tx)
+        .await
+        .map_err(classify)?;
+        let Some((letter_id, key, so_far)) = open else { return Ok(None) };
+        // First the key, as those do who park: who waits for whom is the same everywhere.
+        let key: Option<Vec<u8>> = sqlx::query_scalar(
+            "select key_id from projector.blocked_key
+             where generation_id = $1 and (dead_letter_id = $2 or key_id = $3 and dead_letter_id is null) for update",
+        )
+        .bind(self.generation())
+        .bind(letter_id)
+        .bind(key)
+        .fetch_optional(&mut *self.tx)
+        .await
+        .map_err(classify)?;
+        let letter = sqlx::query(
+            "select id, topic, partition, \"offset\",
+               coalesce(timestamp_ms, (extract(epoch from recorded_at) * 1000)::int8), key, payload, headers::text, code
+             from projector.dead_letter where generation_id = $1 and id = $2 for update",
+        )
+        .bind(self.generation())
+        .bind(letter_id)
+        .fetch_optional(&mut *self.tx)
+        .await
+        .map_err(classify)?;
+        let topics = self.deployment.topics.clone();
+        let letter = letter.map(|row| {
+            let (kept, code) = (kept_row(&row), row.get(8));
+            let partition = kept.partition();
+            (kept.kept(&topics), partition, code)
+        });
+        let (mut parked, mut parked_count) = (Vec::new(), 0);
+        if let Some(key) = &key {
+            let rows = sqlx::query(
+                "select id, topic, partition, \"offset\", timestamp_ms, key, payload, headers::text
+                 from projector.parked where generation_id = $1 and key_id = $2 order by id limit $3",
+            )
+            .bind(self.generation())
+            .bind(key)
+            .bind(most as i64)
+            .fetch_all(&mut *self.tx)
+            .await
+            .map_err(classify)?;
+            parked = rows.iter().map(|row| kept_row(row).kept(&topics)).collect();
+            parked_count = sqlx::query_scalar(
+                "select count(*) from projector.parked where generation_id = $1 and key_id = $2",
+            )
+            .bind(self.generation())
+            .bind(key)
+            .fetch_one(&mut *self.tx)
+            .await
+            .map_err(classify)?;
+        }
+        let so_far = so_far.and_then(|json| serde_json::from_str::<Verdict>(&json).ok()).unwrap_or_default();
+        Ok(Some(Taken { letter, key: key.as_deref().and_then(key_id), parked, parked_count, so_far }))
+    }
+
+    /// What became of events that had waited.
+    pub(super) async fn release(&mut self, release: &Release<'_>) -> Result<(), StoreError> {
+        match &release.letter {
+            Some((id, Fate::Gone)) => {
+                sqlx::query("update projector.blocked_key set dead_letter_id = null where dead_letter_id = $1")
+                    .bind(id)
+                    .execute(&mut *self.tx)
+                    .await
+                    .map_err(classify)?;
+                sqlx::query("delete from projector.dead_letter where id = $1")
+                    .bind(id)
+                    .execute(&mut *self.tx)
+                    .await
+                    .map_err(classify)?;
+            }
+            Some((id, Fate::Failed(failure))) => {
+                let refusal = failure.refusal.clone().unwrap_or_default();
+                sqlx::query(
+                    "update projector.dead_letter set digest = $2, kind = $3, code = $4, detail = $5, backtrace = $6,
+                       db_table = $7, db_column = $8, db_constraint = $9, attempts = attempts + 1 where id = $1",
+                )
+                .bind(id)
+                .bind(&*self.deployment.digest)
+                .bind(failure.kind.as_str())
+                .bind(&failure.code)
+                .bind(&failure.detail)
+                .bind(&failure.backtrace)
+                .bind(refusal.table)
+                .bind(refusal.column)
+                .bind(refusal.constraint)
+                .execute(&mut *self.tx)
+                .await
+                .map_err(classify)?;
+            }
+            None => {}
+        }
+        if !release.settled.is_empty() {
+            sqlx::query("delete from projector.parked where id = any($1)")
+                .bind(&release.settled)
+                .execute(&mut *self.tx)
+                .await
+                .map_err(classify)?;
+        }
+        if let (true, Some(key)) = (release.frees, &release.key) {
+            sqlx::query("delete from projector.blocked_key where generation_id = $1 and key_id = $2")
+                .bind(self.generation())
+                .bind(&key.0[..])
+                .execute(&mut *self.tx)
+                .await
+                .map_err(classify)?;
+        }
+        sqlx::query(
+            "update projector.operation set verdict = $2::jsonb, key_id = $3,
+               done_at = case when $4 then now() end where id = $1",
+        )
+        .bind(release.operation)
+        .bind(serde_json::to_string(release.verdict).expect("a verdict is plain data"))
+        .bind(release.key.as_ref().map(|key| &key.0[..]))
+        .bind(release.done)
+        .execute(&mut *self.tx)
+        .await
+        .map_err(classify)?;
+        Ok(())
+    }
+
+    /// Counts events anew that were read before: in the order of their partitions, as all do.
+    pub(super) async fn shift(&mut self, shifts: &[(Partition, Books)]) -> Result<(), StoreError> {
+        shift(&mut self.tx, self.deployment.generation.id, shifts).await
+    }
+}
+
+/// See [`Batch::shift`].
+pub(super) async fn shift(
+    connection: &mut sqlx::PgConnection,
+    generation: i64,
+    shifts: &[(Partition, Books)],
+) -> Result<(), StoreError> {
+    for (partition, books) in shifts {
+        let totals = books.totals();
+        sqlx::query(
+            "update projector.checkpoint set read = read + $4, applied = applied + $5, ignored = ignored + $6,
+               parked = parked + $7, dead = dead + $8, skipped = skipped + $9
+             where generation_id = $1 and topic = $2 and partition = $3",
+        )
+        .bind(generation)
+        .bind(&*partition.topic)
+        .bind(partition.number)
+        .bind(totals.read)
+        .bind(totals.applied)
+        .bind(totals.ignored)
+        .bind(totals.parked)
+        .bind(totals.dead)
+        .bind(totals.skipped)
+        .execute(&mut *connection)
+        .await
+        .map_err(classify)?;
+    }
+    Ok(())
+}
+
+/// Something that a new attempt will see.
+pub(super) fn meanwhile(what: &str) -> StoreError {
+    StoreError::Unavailable(sqlx::Error::Protocol(what.into()))
+}
+
+fn key_id(bytes: &[u8]) -> Option<KeyId> {
+    bytes.try_into().ok().map(KeyId)
+}
+
+/// A row of id, topic, partition, offset, timestamp, key, payload and headers.
+fn kept_row(row: &sqlx::postgres::PgRow) -> KeptRow {
+    KeptRow {
+        id: row.get(0),
+        topic: row.get(1),
+        partition: row.get(2),
+        offset: row.get(3),
+        timestamp_ms: row.get(4),
+        key: row.get(5),
+        payload: row.get(6),
+        headers: row.get(7),
+    }
+}

@@ -1,0 +1,383 @@
+//! What an operator sees and asks for.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use sqlx::Row;
+
+use super::errors::classify;
+use super::waiting::shift;
+use super::{Sqlite, now_micros};
+use crate::event::Partition;
+use crate::ordering::KeyId;
+use crate::store::operator::{
+    Action, Asked, Filter, GoneRow, Letter, NewOperation, Open, Operation, Operator, Skipped, Verdict, Wishes,
+    skipped,
+};
+use crate::store::{Books, Generation, StoreError, add};
+
+#[async_trait]
+impl Operator for Sqlite {
+    async fn wishes(&self) -> Result<Vec<Wishes>, StoreError> {
+        type WishRow =
+            (i64, Option<String>, i64, Option<i64>, Option<String>, Option<String>, Option<i32>, Option<bool>);
+        let rows: Vec<WishRow> = sqlx::query_as(
+            "select g.id, g.paused, g.resumes, o.id, o.action, o.topic, o.partition, o.dry_run
+             from projector_generation g
+             left join projector_operation o on o.generation_id = g.id and o.done_at is null
+             where g.paused is not null or g.resumes > 0 or o.id is not null
+             order by g.id, o.id",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(classify)?;
+        let mut wishes: BTreeMap<i64, Wishes> = BTreeMap::new();
+        for (generation, paused, resumes, id, action, topic, partition, dry_run) in rows {
+            let wish = wishes.entry(generation).or_insert(Wishes { generation, paused, resumes, open: Vec::new() });
+            let action = match action.as_deref() {
+                Some("retry") => Action::Retry,
+                Some("discard") => Action::Discard,
+                _ => continue,
+            };
+            if let (Some(id), Some(topic), Some(partition)) = (id, topic, partition) {
+                let partition = Partition::new(topic, partition);
+                wish.open.push(Open { id, action, partition, dry_run: dry_run == Some(true) });
+            }
+        }
+        Ok(wishes.into_values().collect())
+    }
+
+    async fn dead_letters(&self, filter: &Filter) -> Result<Vec<Letter>, StoreError> {
+        let rows = sqlx::query(
+            "select d.id, g.projection, g.number, d.topic, d.partition, d.\"offset\",
+               coalesce(d.timestamp_ms, d.recorded_at / 1000), d.key, d.payload,
+               d.headers, d.digest, c.version, d.kind, d.code, d.detail, d.backtrace, d.db_table, d.db_column,
+               d.db_constraint, d.attempts, d.died_at,
+               (select (select count(*) from projector_parked p
+                        where p.generation_id = b.generation_id and p.key_id = b.key_id)
+                from projector_blocked_key b where b.dead_letter_id = d.id)
+             from projector_dead_letter d
+             join projector_generation g on g.id = d.generation_id
+             left join projector_component c on c.digest = d.digest
+             where (?1 is null or g.projection = ?1) and (?2 is null or d.id = ?2)
+               and (?3 is null or d.kind = ?3) and (?4 is null or d.code = ?4)
+               and (?5 is null or d.key = ?5)
+               and (?6 is null or d.died_at >= ?6) and (?7 is null or d.died_at <= ?7)
+             order by d.id limit ?8",
+        )
+        .bind(&filter.projection)
+        .bind(filter.id)
+        .bind(&filter.kind)
+        .bind(&filter.code)
+        .bind(&filter.key)
+        .bind(filter.since)
+        .bind(filter.until)
+        .bind(filter.most)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(classify)?;
+        let letter = |row: &sqlx::sqlite::SqliteRow| Letter {
+            id: row.get(0),
+            projection: row.get(1),
+            generation: row.get(2),
+            topic: row.get(3),
+            partition: row.get(4),
+            offset: row.get(5),
+            timestamp_ms: row.get(6),
+            key: row.get(7),
+            payload: row.get(8),
+            headers: serde_json::from_str(&row.get::<String, _>(9)).unwrap_or_default(),
+            digest: row.get(10),
+            version: row.get::<Option<String>, _>(11).unwrap_or_default(),
+            kind: row.get(12),
+            code: row.get(13),
+            detail: row.get(14),
+            backtrace: row.get(15),
+            table: row.get(16),
+            column: row.get(17),
+            constraint: row.get(18),
+            attempts: row.get(19),
+            died_at: row.get(20),
+            parked: row.get(21),
+        };
+        Ok(rows.iter().map(letter).collect())
+    }
+
+    async fn ask(&self, operation: &NewOperation) -> Result<i64, StoreError> {
+        let id: Option<i64> = sqlx::query_scalar(
+            "insert into projector_operation
+               (generation_id, action, dead_letter_id, topic, partition, dry_run, reason, asked_by, asked_at)
+             select d.generation_id, ?2, d.id, d.topic, d.partition, ?3, ?4, ?5, ?6
+             from projector_dead_letter d where d.id = ?1 returning id",
+        )
+        .bind(operation.dead_letter)
+        .bind(operation.action.as_str())
+        .bind(operation.dry_run)
+        .bind(&operation.asked.reason)
+        .bind(&operation.asked.by)
+        .bind(now_micros())
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(classify)?;
+        id.ok_or_else(|| StoreError::Unusable(format!("there is no dead letter {}", operation.dead_letter)))
+    }
+
+    async fn verdict(&self, operation: i64) -> Result<Option<Verdict>, StoreError> {
+        let verdict: Option<Option<String>> = sqlx::query_scalar(
+            "select verdict from projector_operation where id = ?1 and done_at is not null",
+        )
+        .bind(operation)
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(classify)?;
+        Ok(verdict.flatten().and_then(|json| serde_json::from_str(&json).ok()))
+    }
+
+    async fn answer(&self, operation: i64, verdict: &Verdict) -> Result<(), StoreError> {
+        sqlx::query(
+            "update projector_operation set verdict = ?2, done_at = ?3 where id = ?1 and done_at is null",
+        )
+        .bind(operation)
+        .bind(serde_json::to_string(verdict).expect("a verdict is plain data"))
+        .bind(now_micros())
+        .execute(&self.pool)
+        .await
+        .map_err(classify)?;
+        Ok(())
+    }
+
+    async fn withdraw(&self, operation: i64) -> Result<bool, StoreError> {
+        let withdrawn = sqlx::query(
+            "delete from projector_operation where id = ?1 and done_at is null and verdict is null",
+        )
+        .bind(operation)
+        .execute(&self.pool)
+        .await
+        .map_err(classify)?;
+        Ok(withdrawn.rows_affected() > 0)
+    }
+
+    async fn set_running(&self, generation: &Generation, go_on: bool, asked: &Asked) -> Result<(), StoreError> {
+        let mut tx = self.pool.begin_with("begin immediate").await.map_err(classify)?;
+        // Waits for the transactions in flight, which share this row.
+        sqlx::query(
+            "update projector_generation set paused = ?2, resumes = resumes + ?3,
+               halted = case when ?2 is null then null else halted end,
+               halted_kind = case when ?2 is null then null else halted_kind end where id = ?1",
+        )
+        .bind(generation.id)
+        .bind(if go_on { None } else { asked.reason.as_deref().or(Some("no reason was given")) })
+        .bind(i32::from(go_on))
+        .execute(&mut *tx)
+        .await
+        .map_err(classify)?;
+        record(&mut tx, generation, if go_on { "resume" } else { "pause" }, None, asked, None).await?;
+        tx.commit().await.map_err(classify)
+    }
+
+    async fn skip(
+        &self,
+        generation: &Generation,
+        partition: &Partition,
+        to: i64,
+        asked: &Asked,
+    ) -> Result<Skipped, StoreError> {
+        let mut tx = self.pool.begin_with("begin immediate").await.map_err(classify)?;
+        let from: Option<i64> = sqlx::query_scalar(
+            "select next_offset from projector_checkpoint
+             where generation_id = ?1 and topic = ?2 and partition = ?3",
+        )
+        .bind(generation.id)
+        .bind(&*partition.topic)
+        .bind(partition.number)
+        .fetch_optional(&mut *tx)
+        .await
+        .map_err(classify)?;
+        let moved = Skipped::over(partition, from, to)?;
+        sqlx::query(
+            "update projector_checkpoint set next_offset = ?4, paused = null, paused_kind = null, updated_at = ?5
+             where generation_id = ?1 and topic = ?2 and partition = ?3",
+        )
+        .bind(generation.id)
+        .bind(&*partition.topic)
+        .bind(partition.number)
+        .bind(to)
+        .bind(now_micros())
+        .execute(&mut *tx)
+        .await
+        .map_err(classify)?;
+        let mut books = Books::default();
+        add(&mut books.skipped, "operator", to - moved.from);
+        recount(&mut tx, generation.id, &[(partition.clone(), books)]).await?;
+        let verdict = serde_json::to_value(&moved).unwrap_or_default();
+        record(&mut tx, generation, "skip", Some(partition), asked, Some(verdict)).await?;
+        tx.commit().await.map_err(classify)?;
+        Ok(moved)
+    }
+
+    async fn erase(
+        &self,
+        generation: &Generation,
+        key: &[u8],
+        ids: &[KeyId],
+        asked: &Asked,
+    ) -> Result<u64, StoreError> {
+        let mut tx = self.pool.begin_with("begin immediate").await.map_err(classify)?;
+        let mut gone: Vec<GoneRow> = Vec::new();
+        for id in ids {
+            sqlx::query("delete from projector_blocked_key where generation_id = ? and key_id = ?")
+                .bind(generation.id)
+                .bind(&id.0[..])
+                .execute(&mut *tx)
+                .await
+                .map_err(classify)?;
+            let parked: Vec<GoneRow> = sqlx::query_as(
+                "delete from projector_parked where generation_id = ? and key_id = ?
+                 returning topic, partition, 'parked', ''",
+            )
+            .bind(generation.id)
+            .bind(&id.0[..])
+            .fetch_all(&mut *tx)
+            .await
+            .map_err(classify)?;
+            gone.extend(parked);
+        }
+        let dead: Vec<GoneRow> = sqlx::query_as(
+            "delete from projector_dead_letter where generation_id = ? and key = ?
+             returning topic, partition, 'dead', code",
+        )
+        .bind(generation.id)
+        .bind(key)
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(classify)?;
+        gone.extend(dead);
+        recount(&mut tx, generation.id, &skipped(&gone, "erased")).await?;
+        let verdict = serde_json::json!({ "erased": gone.len() });
+        record(&mut tx, generation, "erase", None, asked, Some(verdict)).await?;
+        tx.commit().await.map_err(classify)?;
+        Ok(gone.len() as u64)
+    }
+
+    async fn expire(&self, generation: &Generation, seconds: i64, asked: &Asked) -> Result<u64, StoreError> {
+        let mut tx = self.pool.begin_with("begin immediate").await.map_err(classify)?;
+        let gone: Vec<GoneRow> = sqlx::query_as(
+            "delete from projector_dead_letter where id in (
+               select d.id from projector_dead_letter d
+               where d.generation_id = ?1 and d.died_at < ?2
+                 and not exists (select from projector_blocked_key b where b.dead_letter_id = d.id)
+               order by d.id limit 1000)
+             returning topic, partition, 'dead', code",
+        )
+        .bind(generation.id)
+        .bind(now_micros() - seconds * 1_000_000)
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(classify)?;
+        if gone.is_empty() {
+            return Ok(0);
+        }
+        recount(&mut tx, generation.id, &skipped(&gone, "expired")).await?;
+        let verdict = serde_json::json!({ "expired": gone.len() });
+        record(&mut tx, generation, "expire", None, asked, Some(verdict)).await?;
+        tx.commit().await.map_err(classify)?;
+        Ok(gone.len() as u64)
+    }
+
+    async fn set_impure(&self, generation: &Generation, report: &str) -> Result<(), StoreError> {
+        sqlx::query("update projector_generation set impure = ?2 where id = ?1")
+            .bind(generation.id)
+            .bind(report)
+            .execute(&self.pool)
+            .await
+            .map_err(classify)?;
+        Ok(())
+    }
+
+    async fn operations(&self, projection: Option<&str>, most: i64) -> Result<Vec<Operation>, StoreError> {
+        let rows = sqlx::query(
+            "select o.id, g.projection, g.number, o.action, o.dead_letter_id, o.topic, o.partition, o.dry_run, o.reason,
+               o.asked_by, o.asked_at,
+               o.done_at, o.verdict
+             from projector_operation o join projector_generation g on g.id = o.generation_id
+             where ?1 is null or g.projection = ?1 order by o.id desc limit ?2",
+        )
+        .bind(projection)
+        .bind(most)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(classify)?;
+        let operation = |row: &sqlx::sqlite::SqliteRow| Operation {
+            id: row.get(0),
+            projection: row.get(1),
+            generation: row.get(2),
+            action: row.get(3),
+            dead_letter: row.get(4),
+            topic: row.get(5),
+            partition: row.get(6),
+            dry_run: row.get(7),
+            reason: row.get(8),
+            asked_by: row.get(9),
+            asked_at: row.get(10),
+            done_at: row.get(11),
+            verdict: row.get::<Option<String>, _>(12).and_then(|json| serde_json::from_str(&json).ok()),
+        };
+        Ok(rows.iter().map(operation).collect())
+    }
+}
+
+/// Counts events anew, in all and by code.
+async fn recount(
+    tx: &mut sqlx::Transaction<'static, sqlx::Sqlite>,
+    generation: i64,
+    shifts: &[(Partition, Books)],
+) -> Result<(), StoreError> {
+    shift(tx, generation, shifts).await?;
+    for (partition, books) in shifts {
+        for (outcome, code, events) in books.outcomes() {
+            sqlx::query(
+                "insert into projector_outcome as o (generation_id, topic, partition, outcome, code, events)
+                 values (?1, ?2, ?3, ?4, ?5, ?6) on conflict (generation_id, topic, partition, outcome, code)
+                 do update set events = o.events + excluded.events",
+            )
+            .bind(generation)
+            .bind(&*partition.topic)
+            .bind(partition.number)
+            .bind(outcome)
+            .bind(code)
+            .bind(events)
+            .execute(&mut **tx)
+            .await
+            .map_err(classify)?;
+        }
+    }
+    Ok(())
+}
+
+/// Keeps what was asked for and is done.
+async fn record(
+    tx: &mut sqlx::Transaction<'static, sqlx::Sqlite>,
+    generation: &Generation,
+    action: &str,
+    partition: Option<&Partition>,
+    asked: &Asked,
+    verdict: Option<serde_json::Value>,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "insert into projector_operation
+           (generation_id, action, topic, partition, reason, asked_by, asked_at, done_at, verdict)
+         values (?1, ?2, ?3, ?4, ?5, ?6, ?8, ?8, ?7)",
+    )
+    .bind(generation.id)
+    .bind(action)
+    .bind(partition.map(|partition| &*partition.topic))
+    .bind(partition.map(|partition| partition.number))
+    .bind(&asked.reason)
+    .bind(&asked.by)
+    .bind(verdict.map(|verdict| verdict.to_string()))
+    .bind(now_micros())
+    .execute(&mut **tx)
+    .await
+    .map_err(classify)?;
+    Ok(())
+}

@@ -1,0 +1,278 @@
+//! Dead letters, and the events that wait behind them.
+
+use sqlx::Row;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+
+use super::errors::classify;
+use super::now_micros;
+use super::transaction::Batch;
+use crate::event::Partition;
+use crate::ordering::{Blocked, KeyId};
+use crate::store::operator::{Fate, KeptRow, Release, Taken, Verdict};
+use crate::store::{Books, DeadLetter, Parked, StoreError};
+
+impl Batch {
+    pub(super) async fn find_blocked(&mut self, mut keys: Vec<KeyId>) -> Result<Blocked, StoreError> {
+        keys.sort_unstable();
+        keys.dedup();
+        let mut blocked = Blocked::default();
+        for key in keys {
+            let found: i64 = sqlx::query_scalar(
+                "select count(*) from projector_blocked_key where generation_id = ? and key_id = ?",
+            )
+            .bind(self.generation())
+            .bind(&key.0[..])
+            .fetch_one(&mut *self.tx)
+            .await
+            .map_err(classify)?;
+            if found > 0 {
+                blocked.insert(key);
+            }
+        }
+        Ok(blocked)
+    }
+
+    /// Keeps what failed, and blocks the keys of those behind which others are to wait. `anew`: a key may
+    /// be blocked by nobody at the moment, because the event that blocked it was let go.
+    pub(super) async fn bury(&mut self, dead: &[DeadLetter<'_>], anew: bool) -> Result<(), StoreError> {
+        for DeadLetter { event, failure, blocks } in dead {
+            let refusal = failure.refusal.clone().unwrap_or_default();
+            let id: i64 = sqlx::query_scalar(
+                "insert into projector_dead_letter
+                   (generation_id, digest, topic, partition, \"offset\", recorded_at, timestamp_ms, key, payload, headers,
+                    kind, code, detail, backtrace, db_table, db_column, db_constraint, died_at)
+                 values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) returning id",
+            )
+            .bind(self.generation())
+            .bind(&*self.deployment.digest)
+            .bind(&*event.position.partition.topic)
+            .bind(event.position.partition.number)
+            .bind(event.position.offset)
+            .bind(event.recorded_at_micros())
+            .bind(event.timestamp_ms)
+            .bind(event.key.as_deref())
+            .bind(event.value.as_deref())
+            .bind(event.headers_json().to_string())
+            .bind(failure.kind.as_str())
+            .bind(&failure.code)
+            .bind(&failure.detail)
+            .bind(&failure.backtrace)
+            .bind(refusal.table)
+            .bind(refusal.column)
+            .bind(refusal.constraint)
+            .bind(now_micros())
+            .fetch_one(&mut *self.tx)
+            .await
+            .map_err(classify)?;
+            if let Some(key) = blocks {
+                sqlx::query(
+                    "insert into projector_blocked_key as b (generation_id, key_id, dead_letter_id, blocked_at)
+                     values (?1, ?2, ?3, ?4) on conflict (generation_id, key_id)
+                     do update set dead_letter_id = excluded.dead_letter_id where ?5 and b.dead_letter_id is null",
+                )
+                .bind(self.generation())
+                .bind(&key.0[..])
+                .bind(id)
+                .bind(now_micros())
+                .bind(anew)
+                .execute(&mut *self.tx)
+                .await
+                .map_err(classify)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps events that wait, in order.
+    pub(super) async fn park(&mut self, parked: &[Parked<'_>]) -> Result<(), StoreError> {
+        for Parked { event, key } in parked {
+            sqlx::query(
+                "insert into projector_parked
+                   (generation_id, key_id, topic, partition, \"offset\", timestamp_ms, key, payload, headers, parked_at)
+                 values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            )
+            .bind(self.generation())
+            .bind(&key.0[..])
+            .bind(&*event.position.partition.topic)
+            .bind(event.position.partition.number)
+            .bind(event.position.offset)
+            .bind(event.timestamp_ms)
+            .bind(event.key.as_deref())
+            .bind(event.value.as_deref())
+            .bind(event.headers_json().to_string())
+            .bind(now_micros())
+            .execute(&mut *self.tx)
+            .await
+            .map_err(classify)?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn take_waiting(
+        &mut self,
+        operation: i64,
+        most: usize,
+    ) -> Result<Option<Taken>, StoreError> {
+        let open: Option<(Option<i64>, Option<Vec<u8>>, Option<String>)> = sqlx::query_as(
+            "select dead_letter_id, key_id, verdict from projector_operation
+             where id = ? and generation_id = ? and done_at is null",
+        )
+        .bind(operation)
+        .bind(self.generation())
+        .fetch_optional(&mut *self.tx)
+        .await
+        .map_err(classify)?;
+        let Some((letter_id, key, so_far)) = open else { return Ok(None) };
+        let key: Option<Vec<u8>> = sqlx::query_scalar(
+            "select key_id from projector_blocked_key
+             where generation_id = ?1 and (dead_letter_id = ?2 or key_id = ?3 and dead_letter_id is null)",
+        )
+        .bind(self.generation())
+        .bind(letter_id)
+        .bind(key)
+        .fetch_optional(&mut *self.tx)
+        .await
+        .map_err(classify)?;
+        let letter = sqlx::query(
+            "select id, topic, partition, \"offset\", coalesce(timestamp_ms, recorded_at / 1000), key, payload, headers,
+               code from projector_dead_letter where generation_id = ? and id = ?",
+        )
+        .bind(self.generation())
+        .bind(letter_id)
+        .fetch_optional(&mut *self.tx)
+        .await
+        .map_err(classify)?;
+        let topics = self.deployment.topics.clone();
+        let letter = letter.map(|row| {
+            let (kept, code) = (kept_row(&row), row.get(8));
+            let partition = kept.partition();
+            (kept.kept(&topics), partition, code)
+        });
+        let (mut parked, mut parked_count) = (Vec::new(), 0);
+        if let Some(key) = &key {
+            let rows = sqlx::query(
+                "select id, topic, partition, \"offset\", timestamp_ms, key, payload, headers
+                 from projector_parked where generation_id = ? and key_id = ? order by id limit ?",
+            )
+            .bind(self.generation())
+            .bind(key)
+            .bind(most as i64)
+            .fetch_all(&mut *self.tx)
+            .await
+            .map_err(classify)?;
+            parked = rows.iter().map(|row| kept_row(row).kept(&topics)).collect();
+            parked_count = sqlx::query_scalar(
+                "select count(*) from projector_parked where generation_id = ? and key_id = ?",
+            )
+            .bind(self.generation())
+            .bind(key)
+            .fetch_one(&mut *self.tx)
+            .await
+            .map_err(classify)?;
+        }
+        let so_far = so_far.and_then(|json| serde_json::from_str::<Verdict>(&json).ok()).unwrap_or_default();
+        let key = key.and_then(|bytes| bytes.try_into().ok()).map(KeyId);
+        Ok(Some(Taken { letter, key, parked, parked_count, so_far }))
+    }
+
+    /// What became of events that had waited.
+    pub(super) async fn release(&mut self, release: &Release<'_>) -> Result<(), StoreError> {
+        match &release.letter {
+            Some((id, Fate::Gone)) => {
+                for statement in [
+                    "update projector_blocked_key set dead_letter_id = null where dead_letter_id = ?",
+                    "delete from projector_dead_letter where id = ?",
+                ] {
+                    sqlx::query(statement).bind(id).execute(&mut *self.tx).await.map_err(classify)?;
+                }
+            }
+            Some((id, Fate::Failed(failure))) => {
+                let refusal = failure.refusal.clone().unwrap_or_default();
+                sqlx::query(
+                    "update projector_dead_letter set digest = ?2, kind = ?3, code = ?4, detail = ?5, backtrace = ?6,
+                       db_table = ?7, db_column = ?8, db_constraint = ?9, attempts = attempts + 1 where id = ?1",
+                )
+                .bind(id)
+                .bind(&*self.deployment.digest)
+                .bind(failure.kind.as_str())
+                .bind(&failure.code)
+                .bind(&failure.detail)
+                .bind(&failure.backtrace)
+                .bind(refusal.table)
+                .bind(refusal.column)
+                .bind(refusal.constraint)
+                .execute(&mut *self.tx)
+                .await
+                .map_err(classify)?;
+            }
+            None => {}
+        }
+        for id in &release.settled {
+            sqlx::query("delete from projector_parked where id = ?")
+                .bind(id)
+                .execute(&mut *self.tx)
+                .await
+                .map_err(classify)?;
+        }
+        if let (true, Some(key)) = (release.frees, &release.key) {
+            sqlx::query("delete from projector_blocked_key where generation_id = ? and key_id = ?")
+                .bind(self.generation())
+                .bind(&key.0[..])
+                .execute(&mut *self.tx)
+                .await
+                .map_err(classify)?;
+        }
+        sqlx::query("update projector_operation set verdict = ?2, key_id = ?3, done_at = ?4 where id = ?1")
+            .bind(release.operation)
+            .bind(serde_json::to_string(release.verdict).expect("a verdict is plain data"))
+            .bind(release.key.as_ref().map(|key| &key.0[..]))
+            .bind(release.done.then(now_micros))
+            .execute(&mut *self.tx)
+            .await
+            .map_err(classify)?;
+        Ok(())
+    }
+}
+
+/// Counts events anew that were read before.
+pub(super) async fn shift(
+    connection: &mut SqliteConnection,
+    generation: i64,
+    shifts: &[(Partition, Books)],
+) -> Result<(), StoreError> {
+    for (partition, books) in shifts {
+        let totals = books.totals();
+        sqlx::query(
+            "update projector_checkpoint set read = read + ?4, applied = applied + ?5, ignored = ignored + ?6,
+               parked = parked + ?7, dead = dead + ?8, skipped = skipped + ?9
+             where generation_id = ?1 and topic = ?2 and partition = ?3",
+        )
+        .bind(generation)
+        .bind(&*partition.topic)
+        .bind(partition.number)
+        .bind(totals.read)
+        .bind(totals.applied)
+        .bind(totals.ignored)
+        .bind(totals.parked)
+        .bind(totals.dead)
+        .bind(totals.skipped)
+        .execute(&mut *connection)
+        .await
+        .map_err(classify)?;
+    }
+    Ok(())
+}
+
+/// A row of id, topic, partition, offset, timestamp, key, payload and headers.
+fn kept_row(row: &SqliteRow) -> KeptRow {
+    KeptRow {
+        id: row.get(0),
+        topic: row.get(1),
+        partition: row.get(2),
+        offset: row.get(3),
+        timestamp_ms: row.get(4),
+        key: row.get(5),
+        payload: row.get(6),
+        headers: row.get(7),
+    }
+}
