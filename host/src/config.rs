@@ -3,7 +3,7 @@
 //! Any string may hold `${NAME}`, which is replaced by that environment variable. Errors name the
 //! file, the line and the nearest key that is known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -369,9 +369,10 @@ impl Config {
         named.and_then(|name| self.stores.get(&**name)).unwrap_or(&self.store)
     }
 
-    /// Every store that is configured: the default one first.
+    /// Every database that is configured, once: the default one first.
     pub fn all_stores(&self) -> impl Iterator<Item = &Store> {
-        std::iter::once(&self.store).chain(self.stores.values())
+        let mut seen = HashSet::new();
+        std::iter::once(&self.store).chain(self.stores.values()).filter(move |store| seen.insert(&*store.url))
     }
 
     pub fn limits_of(&self, projection: &str) -> &Limits {

@@ -35,11 +35,6 @@ impl Event {
 
     /// The headers as JSON: an array, since names may repeat. What is no UTF-8 stands as `{"hex": …}`.
     pub fn headers_json(&self) -> Json {
-        let shown = |bytes: &[u8]| match std::str::from_utf8(bytes) {
-            // Postgres cannot hold a NUL in a document.
-            Ok(text) if !text.contains('\0') => Json::from(text),
-            _ => serde_json::json!({ "hex": hex::encode(bytes) }),
-        };
         let header = |header: &Header| serde_json::json!({"name": shown(header.name.as_bytes()), "value": header.value.as_deref().map(shown)});
         self.headers.iter().map(header).collect()
     }
@@ -64,6 +59,14 @@ impl Event {
         let headers: usize =
             self.headers.iter().map(|header| header.name.len() + length(&header.value)).sum();
         std::mem::size_of::<Self>() + length(&self.key) + length(&self.value) + headers
+    }
+}
+
+/// Bytes in a document: their text, or, where they are none that Postgres can hold in one, `{"hex": …}`.
+pub fn shown(bytes: &[u8]) -> Json {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.contains('\0') => Json::from(text),
+        _ => serde_json::json!({ "hex": hex::encode(bytes) }),
     }
 }
 

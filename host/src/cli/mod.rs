@@ -1,6 +1,8 @@
 //! The command line.
 
 mod component;
+mod control;
+mod dlq;
 mod inspect;
 mod run;
 mod status;
@@ -14,6 +16,7 @@ use miette::Report;
 use crate::config::{Config, ConfigError};
 use crate::operations::OperationError;
 use crate::plugin::compile;
+use crate::store::operator::Asked;
 
 /// Read models from Kafka, kept by sandboxed WebAssembly plugins.
 ///
@@ -34,6 +37,11 @@ struct Cli {
 enum Command {
     Run(run::Arguments),
     Status(status::Arguments),
+    Dlq(dlq::Arguments),
+    Pause(control::Pause),
+    Resume(control::Resume),
+    Skip(control::Skip),
+    Operations(control::Operations),
     Inspect(inspect::Arguments),
     Component(component::Arguments),
     /// Compiles a component from standard input, under limits: the host runs this itself.
@@ -54,6 +62,21 @@ struct ConfigArgument {
 impl ConfigArgument {
     fn load(&self) -> Result<Config, CliError> {
         Config::load(&self.config).map_err(CliError::Config)
+    }
+}
+
+/// Who asks for something that is kept.
+#[derive(Debug, clap::Args)]
+struct AskedArgument {
+    /// Who asks: it is kept.
+    #[arg(long = "as", env = "PROJECTOR_OPERATOR", value_name = "NAME")]
+    by: Option<String>,
+}
+
+impl AskedArgument {
+    fn because(self, reason: Option<String>) -> Asked {
+        let user = || std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).ok();
+        Asked { by: self.by.or_else(user).unwrap_or_else(|| "unknown".into()), reason }
     }
 }
 
@@ -110,6 +133,11 @@ pub fn main() -> ExitCode {
         Command::CompileWorker { memory_bytes, seconds } => return compile::worker(memory_bytes, seconds),
         Command::Run(arguments) => run::run(arguments),
         Command::Status(arguments) => status::run(arguments),
+        Command::Dlq(arguments) => dlq::run(arguments),
+        Command::Pause(pause) => pause.run(),
+        Command::Resume(resume) => resume.run(),
+        Command::Skip(skip) => skip.run(),
+        Command::Operations(operations) => operations.run(),
         Command::Inspect(arguments) => inspect::run(arguments),
         Command::Component(arguments) => component::run(arguments),
     };

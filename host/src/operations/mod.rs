@@ -1,8 +1,30 @@
 //! What can be asked of Projector, whoever asks: each operation returns plain data.
 
 pub mod component;
+pub mod control;
+pub mod dead_letters;
 pub mod inspect;
 pub mod status;
+
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::store::{self, Installed, Store};
+
+/// The store of an installed projection, open to ask for something there.
+async fn projection(config: &Config, name: &str) -> Result<(Arc<dyn Store>, Installed), OperationError> {
+    let store = store::open_to_operate(config.store_of(name)).await?;
+    match store.installed(name).await? {
+        Some(installed) => Ok((store, installed)),
+        None => {
+            store.close().await;
+            Err(OperationError::Usage {
+                message: format!("no projection is called {name:?}"),
+                help: "`projector status` lists them all".into(),
+            })
+        }
+    }
+}
 
 /// Why an operation has no answer, by what whoever asked can do about it.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -29,8 +51,12 @@ impl From<crate::source::LogError> for OperationError {
     }
 }
 
-impl From<crate::store::StoreError> for OperationError {
-    fn from(error: crate::store::StoreError) -> Self {
-        Self::Infrastructure { message: format!("the read-model database: {error}") }
+impl From<store::StoreError> for OperationError {
+    fn from(error: store::StoreError) -> Self {
+        match error {
+            // The store answers, and says no.
+            store::StoreError::Unusable(reason) => Self::Failed(reason),
+            error => Self::Infrastructure { message: format!("the read-model database: {error}") },
+        }
     }
 }

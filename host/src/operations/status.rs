@@ -66,11 +66,7 @@ pub struct PartitionStatus {
 pub async fn status(config: &Config, only: Option<&str>) -> Result<Status, OperationError> {
     let log = Log::open(&config.kafka)?;
     let mut projections = Vec::new();
-    let mut seen = std::collections::HashSet::new();
     for settings in config.all_stores() {
-        if !seen.insert(settings.url.to_string()) {
-            continue;
-        }
         let store = store::open_to_read(settings).await?;
         let overview = store.overview().await?;
         store.close().await;

@@ -1,0 +1,175 @@
+//! `projector pause`, `resume`, `skip` and `operations`.
+
+use comfy_table::{Table, presets};
+use serde_json::json;
+
+use super::dlq::when;
+use super::{AskedArgument, CliError, ConfigArgument, Output};
+use crate::event::Partition;
+use crate::operations::control;
+
+/// Pause a projection, on all hosts, until it is resumed.
+///
+/// Batches in flight are settled first. Its rows stay as they are, and so do its checkpoints.
+#[derive(Debug, clap::Args)]
+pub(super) struct Pause {
+    #[command(flatten)]
+    config: ConfigArgument,
+    projection: String,
+    #[command(flatten)]
+    asked: AskedArgument,
+    /// Why. It is kept, and shown by `projector status`.
+    #[arg(long)]
+    reason: String,
+    #[arg(long, value_enum, default_value = "text")]
+    output: Output,
+}
+
+/// Let a projection go on that was paused, or that stands still.
+///
+/// Partitions that are paused are held against the log again.
+#[derive(Debug, clap::Args)]
+pub(super) struct Resume {
+    #[command(flatten)]
+    config: ConfigArgument,
+    projection: String,
+    #[command(flatten)]
+    asked: AskedArgument,
+    /// Why, if that is worth keeping.
+    #[arg(long)]
+    reason: Option<String>,
+    #[arg(long, value_enum, default_value = "text")]
+    output: Output,
+}
+
+/// Pass over events of a partition that are not to be read.
+///
+/// Moves the checkpoint forward, never back; the events in between are counted as skipped. A host that
+/// reads there notices by itself.
+#[derive(Debug, clap::Args)]
+pub(super) struct Skip {
+    #[command(flatten)]
+    config: ConfigArgument,
+    projection: String,
+    /// The partition, as `projector status` shows it: `orders/3`.
+    #[arg(long, value_name = "TOPIC/NUMBER", value_parser = partition)]
+    partition: Partition,
+    /// The next offset that is to be read.
+    #[arg(long, value_name = "OFFSET")]
+    to: i64,
+    #[command(flatten)]
+    asked: AskedArgument,
+    /// Why. It is kept.
+    #[arg(long)]
+    reason: String,
+    #[arg(long, value_enum, default_value = "text")]
+    output: Output,
+}
+
+/// List what operators asked for, newest first: who, when, why, and what came of it.
+#[derive(Debug, clap::Args)]
+pub(super) struct Operations {
+    #[command(flatten)]
+    config: ConfigArgument,
+    /// Only of this projection.
+    projection: Option<String>,
+    /// No more than so many.
+    #[arg(long, default_value_t = 50)]
+    limit: usize,
+    #[arg(long, value_enum, default_value = "text")]
+    output: Output,
+}
+
+fn partition(written: &str) -> Result<Partition, String> {
+    let parsed = written.rsplit_once('/').and_then(|(topic, number)| Some((topic, number.parse().ok()?)));
+    parsed
+        .map(|(topic, number)| Partition::new(topic, number))
+        .ok_or_else(|| "write the topic, a slash, and the partition's number: `orders/3`".to_owned())
+}
+
+impl Pause {
+    pub(super) fn run(self) -> Result<(), CliError> {
+        let config = self.config.load()?;
+        let asked = self.asked.because(Some(self.reason));
+        super::runtime()?.block_on(control::pause(&config, &self.projection, &asked))?;
+        said(self.output, &format!("{} is paused.", self.projection), &json!({ "paused": self.projection }))
+    }
+}
+
+impl Resume {
+    pub(super) fn run(self) -> Result<(), CliError> {
+        let config = self.config.load()?;
+        let asked = self.asked.because(self.reason);
+        super::runtime()?.block_on(control::resume(&config, &self.projection, &asked))?;
+        said(self.output, &format!("{} goes on.", self.projection), &json!({ "resumed": self.projection }))
+    }
+}
+
+impl Skip {
+    pub(super) fn run(self) -> Result<(), CliError> {
+        let config = self.config.load()?;
+        let asked = self.asked.because(Some(self.reason));
+        let skip = control::skip(&config, &self.projection, &self.partition, self.to, &asked);
+        let skipped = super::runtime()?.block_on(skip)?;
+        let words = format!(
+            "The checkpoint of {} was {}, and is {}: {} offsets are counted as skipped.",
+            self.partition,
+            skipped.from,
+            skipped.to,
+            skipped.to - skipped.from
+        );
+        said(self.output, &words, &json!(skipped))
+    }
+}
+
+fn said(output: Output, words: &str, document: &serde_json::Value) -> Result<(), CliError> {
+    match output {
+        Output::Json => super::print_json(document),
+        Output::Text => {
+            println!("{words}");
+            Ok(())
+        }
+    }
+}
+
+impl Operations {
+    pub(super) fn run(self) -> Result<(), CliError> {
+        let config = self.config.load()?;
+        let asked = control::operations(&config, self.projection.as_deref(), self.limit);
+        let operations = super::runtime()?.block_on(asked)?;
+        if self.output == Output::Json {
+            return super::print_json(&operations);
+        }
+        let mut table = Table::new();
+        table.load_style(presets::UTF8_BORDERS_ONLY).set_header([
+            "when",
+            "who",
+            "projection",
+            "what",
+            "why",
+            "what came of it",
+        ]);
+        for operation in &operations {
+            let place = match (&operation.dead_letter, &operation.topic, operation.partition) {
+                (Some(letter), ..) => format!(" {letter}"),
+                (None, Some(topic), Some(partition)) => format!(" {topic}/{partition}"),
+                _ => String::new(),
+            };
+            let verdict = match (&operation.verdict, operation.done_at) {
+                (Some(verdict), _) => verdict.to_string(),
+                (None, Some(_)) => "done".to_owned(),
+                (None, None) => "open".to_owned(),
+            };
+            table.add_row([
+                when(operation.asked_at),
+                operation.asked_by.clone(),
+                operation.projection.clone(),
+                format!("{}{place}{}", operation.action, if operation.dry_run { " (dry run)" } else { "" }),
+                operation.reason.clone().unwrap_or_default(),
+                verdict,
+            ]);
+        }
+        println!("{table}");
+        Ok(())
+    }
+}

@@ -1,0 +1,56 @@
+//! Pausing a projection, letting it go on, and passing over events that are not to be read.
+
+use super::{OperationError, projection};
+use crate::config::Config;
+use crate::event::Partition;
+use crate::store;
+use crate::store::operator::{Asked, Operation, Skipped};
+
+/// Pauses a projection on all hosts: what is in flight is settled, and nothing is begun after that.
+pub async fn pause(config: &Config, name: &str, asked: &Asked) -> Result<(), OperationError> {
+    set_running(config, name, false, asked).await
+}
+
+/// Lets a projection go on that was paused or stands still, and its paused partitions be looked at again.
+pub async fn resume(config: &Config, name: &str, asked: &Asked) -> Result<(), OperationError> {
+    set_running(config, name, true, asked).await
+}
+
+async fn set_running(config: &Config, name: &str, go_on: bool, asked: &Asked) -> Result<(), OperationError> {
+    let (store, installed) = projection(config, name).await?;
+    let set = store.set_running(&installed.generation, go_on, asked).await;
+    store.close().await;
+    Ok(set?)
+}
+
+/// Moves a checkpoint forward; the events in between are counted as skipped. It never moves back.
+pub async fn skip(
+    config: &Config,
+    name: &str,
+    partition: &Partition,
+    to: i64,
+    asked: &Asked,
+) -> Result<Skipped, OperationError> {
+    let (store, installed) = projection(config, name).await?;
+    let skipped = store.skip(&installed.generation, partition, to, asked).await;
+    store.close().await;
+    Ok(skipped?)
+}
+
+/// What operators asked for, newest first, of one projection or of all.
+pub async fn operations(
+    config: &Config,
+    name: Option<&str>,
+    most: usize,
+) -> Result<Vec<Operation>, OperationError> {
+    let mut all = Vec::new();
+    for settings in config.all_stores() {
+        let store = store::open_to_read(settings).await?;
+        let found = store.operations(name, most as i64).await;
+        store.close().await;
+        all.extend(found?);
+    }
+    all.sort_by_key(|operation| std::cmp::Reverse(operation.asked_at));
+    all.truncate(most);
+    Ok(all)
+}

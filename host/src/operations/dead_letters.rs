@@ -1,0 +1,235 @@
+//! Dead letters: what failed, and having it tried again or dropped.
+
+use std::time::Duration;
+
+use projector_model::Descriptor;
+use serde::Serialize;
+use serde_json::Value as Json;
+
+use super::{OperationError, projection};
+use crate::config::Config;
+use crate::event::shown;
+use crate::failure::FailureKind;
+use crate::ordering::KeyId;
+use crate::store::operator::{Action, Asked, Filter, Letter, NewOperation, Verdict};
+use crate::store::{self, Store};
+
+/// How often a verdict is looked for.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// A dead letter for a program. What is no UTF-8 stands as `{"hex": …}`.
+#[derive(Debug, Serialize)]
+pub struct DeadLetter {
+    pub id: i64,
+    pub projection: String,
+    pub generation: i32,
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+    /// Milliseconds since 1970: the record's own time.
+    pub timestamp_ms: Option<i64>,
+    pub key: Option<Json>,
+    pub kind: String,
+    pub code: String,
+    pub detail: String,
+    pub advice: Option<&'static str>,
+    /// What the database said that refused it.
+    pub table: Option<String>,
+    pub column: Option<String>,
+    pub constraint: Option<String>,
+    /// Where in the plugin a trap was.
+    pub backtrace: Option<String>,
+    /// The component that it failed in last.
+    pub version: String,
+    pub digest: String,
+    pub attempts: i32,
+    /// Microseconds since 1970.
+    pub died_at: i64,
+    /// Events of its key that wait behind it; absent where none would.
+    pub parked: Option<i64>,
+    pub headers: Json,
+    pub payload: Option<Json>,
+}
+
+impl From<Letter> for DeadLetter {
+    fn from(letter: Letter) -> Self {
+        Self {
+            id: letter.id,
+            projection: letter.projection,
+            generation: letter.generation,
+            topic: letter.topic,
+            partition: letter.partition,
+            offset: letter.offset,
+            timestamp_ms: letter.timestamp_ms,
+            key: letter.key.as_deref().map(shown),
+            advice: FailureKind::from_word(&letter.kind).map(FailureKind::advice),
+            kind: letter.kind,
+            code: letter.code,
+            detail: letter.detail,
+            table: letter.table,
+            column: letter.column,
+            constraint: letter.constraint,
+            backtrace: letter.backtrace,
+            version: letter.version,
+            digest: letter.digest,
+            attempts: letter.attempts,
+            died_at: letter.died_at,
+            parked: letter.parked,
+            headers: letter.headers,
+            payload: letter.payload.as_deref().map(shown),
+        }
+    }
+}
+
+/// Dead letters, oldest first: of one projection, or of all in all stores.
+pub async fn list(config: &Config, filter: &Filter) -> Result<Vec<DeadLetter>, OperationError> {
+    let mut letters = Vec::new();
+    for settings in config.all_stores() {
+        let store = store::open_to_read(settings).await?;
+        let found = store.dead_letters(filter).await;
+        store.close().await;
+        letters.extend(found?.into_iter().map(DeadLetter::from));
+    }
+    letters.sort_by_key(|letter| letter.died_at);
+    letters.truncate(usize::try_from(filter.most).unwrap_or(usize::MAX));
+    Ok(letters)
+}
+
+/// What is asked of some dead letters of one projection.
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub action: Action,
+    /// Of the projection that it names.
+    pub filter: Filter,
+    /// Nothing is written; the verdict names the changes.
+    pub dry_run: bool,
+    pub asked: Asked,
+    /// How long a host may take to begin.
+    pub timeout: Duration,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Done {
+    pub dead_letter: i64,
+    pub operation: i64,
+    pub verdict: Verdict,
+}
+
+/// Has dead letters dealt with, one after the other, by the lanes that are granted their partitions.
+/// Returns what came of each; `progress` is told before that.
+pub async fn request(
+    config: &Config,
+    name: &str,
+    request: &Request,
+    progress: &dyn Fn(&Letter),
+) -> Result<Vec<Done>, OperationError> {
+    let (store, _) = projection(config, name).await?;
+    let done = request_in(&*store, request, progress).await;
+    store.close().await;
+    done
+}
+
+async fn request_in(
+    store: &dyn Store,
+    request: &Request,
+    progress: &dyn Fn(&Letter),
+) -> Result<Vec<Done>, OperationError> {
+    let letters = store.dead_letters(&request.filter).await?;
+    if letters.is_empty() {
+        return Err(OperationError::Usage {
+            message: "no dead letter is of this kind".into(),
+            help: "`projector dlq list` shows those that there are".into(),
+        });
+    }
+    let mut all = Vec::new();
+    for letter in letters {
+        progress(&letter);
+        let operation = store
+            .ask(&NewOperation {
+                action: request.action,
+                dead_letter: letter.id,
+                dry_run: request.dry_run,
+                asked: request.asked.clone(),
+            })
+            .await?;
+        let verdict = await_verdict(store, operation, &letter, request.timeout).await?;
+        all.push(Done { dead_letter: letter.id, operation, verdict });
+    }
+    Ok(all)
+}
+
+async fn await_verdict(
+    store: &dyn Store,
+    operation: i64,
+    letter: &Letter,
+    timeout: Duration,
+) -> Result<Verdict, OperationError> {
+    let deadline = tokio::time::Instant::now() + timeout;
+    loop {
+        if let Some(verdict) = store.verdict(operation).await? {
+            return Ok(verdict);
+        }
+        if tokio::time::Instant::now() > deadline && store.withdraw(operation).await? {
+            return Err(OperationError::Failed(format!(
+                "no host took it within {timeout:?}, and nothing was done: does one run that is granted {}/{}, and is {} not paused?",
+                letter.topic, letter.partition, letter.projection
+            )));
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+/// Forgets everything that is kept of a key. Returns how many events those were.
+pub async fn erase(config: &Config, name: &str, key: &[u8], asked: &Asked) -> Result<u64, OperationError> {
+    let (store, installed) = projection(config, name).await?;
+    let erased = async {
+        let overview = store.overview().await?;
+        let descriptors = overview.iter().filter(|projection| projection.name == name);
+        let ids: Vec<KeyId> = descriptors
+            .filter_map(|projection| Descriptor::from_json(&projection.descriptor).ok())
+            .filter_map(|descriptor| descriptor.check().ok())
+            .flat_map(|contract| contract.topics)
+            .map(|topic| KeyId::new(&topic.ordering_group, key))
+            .collect();
+        store.erase(&installed.generation, key, &ids, asked).await
+    };
+    let erased = erased.await;
+    store.close().await;
+    Ok(erased?)
+}
+
+/// The whole of a dead letter.
+pub async fn show(config: &Config, name: &str, id: i64) -> Result<DeadLetter, OperationError> {
+    let (store, _) = projection(config, name).await?;
+    let filter = Filter { projection: Some(name.to_owned()), id: Some(id), most: 1, ..Filter::default() };
+    let found = store.dead_letters(&filter).await;
+    store.close().await;
+    found?.pop().map(DeadLetter::from).ok_or_else(|| OperationError::Usage {
+        message: format!("{name} has no dead letter {id}"),
+        help: format!("`projector dlq list {name}` shows those that it has"),
+    })
+}
+
+/// What a verdict says, in a line.
+pub fn in_words(verdict: &Verdict) -> String {
+    let Verdict { outcome, code, detail, applied, ignored, waiting, behind, .. } = verdict;
+    let mut words = match verdict.is_settled() {
+        true => outcome.clone(),
+        false => format!("failed again: {outcome}"),
+    };
+    if let Some(code) = code {
+        words += &format!(" ({code})");
+    }
+    if let Some(detail) = detail {
+        words += &format!(": {detail}");
+    }
+    if applied + ignored > 0 {
+        words += &format!("; of those behind it, {applied} applied and {ignored} ignored");
+    }
+    match (waiting, behind) {
+        (_, Some(behind)) => words += &format!("; {behind} failed in its turn, and {waiting} wait behind it"),
+        (0, None) => {}
+        (waiting, None) => words += &format!("; {waiting} wait"),
+    }
+    words
+}
