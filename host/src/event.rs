@@ -43,7 +43,9 @@ impl Event {
     pub fn headers_from(json: &Json) -> Vec<Header> {
         let bytes = |shown: &Json| match shown {
             Json::String(text) => Some(text.clone().into_bytes()),
-            Json::Object(object) => object.get("hex").and_then(Json::as_str).and_then(|hex| hex::decode(hex).ok()),
+            Json::Object(object) => {
+                object.get("hex").and_then(Json::as_str).and_then(|hex| hex::decode(hex).ok())
+            }
             _ => None,
         };
         let header = |header: &Json| {
@@ -108,7 +110,8 @@ mod tests {
 
     #[test]
     fn headers_come_back_as_they_were() {
-        let header = |name: &str, value: Option<&[u8]>| Header { name: name.into(), value: value.map(Into::into) };
+        let header =
+            |name: &str, value: Option<&[u8]>| Header { name: name.into(), value: value.map(Into::into) };
         let headers = vec![
             header("a", Some(b"text")),
             header("a", None),

@@ -189,7 +189,15 @@ impl Run {
             Ok(Some(Verdict { outcome, applied, ignored, waiting, .. })) => {
                 let (projection, dry_run) = (self.name(), operation.dry_run);
                 tracing::info!(
-                    projection, operation = id, action, dry_run, outcome, applied, ignored, waiting, "dead letter dealt with"
+                    projection,
+                    operation = id,
+                    action,
+                    dry_run,
+                    outcome,
+                    applied,
+                    ignored,
+                    waiting,
+                    "dead letter dealt with"
                 );
                 Ok(())
             }

@@ -59,7 +59,10 @@ impl Failures {
     /// Holds the bounds against what waits already and what a batch adds to it.
     pub fn check_room(&self, dead: i64, parked: i64) -> Result<(), Trouble> {
         let full = |what: &str, there: i64, most: i64| {
-            Err(Trouble::new(FailureKind::Full, format!("there would be {there} {what}, and {most} are the most")))
+            Err(Trouble::new(
+                FailureKind::Full,
+                format!("there would be {there} {what}, and {most} are the most"),
+            ))
         };
         match () {
             () if dead > self.dead_letters => full("dead letters", dead, self.dead_letters),
@@ -98,8 +101,7 @@ impl Flood {
     fn would_be_one(&self, settings: &Failures) -> bool {
         let leaves = self.recent.len() >= settings.window && self.recent.front() == Some(&true);
         let failed = self.failed + 1 - usize::from(leaves);
-        self.consecutive >= settings.consecutive
-            || self.recent.len() + 1 >= settings.window && failed as f64 > settings.ratio * settings.window as f64
+        self.consecutive >= settings.consecutive || failed as f64 > settings.ratio * settings.window as f64
     }
 
     fn count(&mut self, settings: &Failures, failed: bool) {

@@ -51,7 +51,8 @@ impl Settler {
         checkpoint: &(dyn Fn(&Partition) -> i64 + Sync),
         flood: &Flood,
     ) -> Attempt {
-        let mut attempt = Attempt { events: batch.len(), statements: 0, reads: 0, result: Ok(Default::default()) };
+        let mut attempt =
+            Attempt { events: batch.len(), statements: 0, reads: 0, result: Ok(Default::default()) };
         attempt.result = self.commit(batch, answers, checkpoint, flood, &mut attempt).await;
         attempt
     }

@@ -147,15 +147,24 @@ impl Host {
         };
         let asked = Asked {
             by: "the host".into(),
-            reason: Some(format!("retention of {}", humantime_serde::re::humantime::format_duration(retention))),
+            reason: Some(format!(
+                "retention of {}",
+                humantime_serde::re::humantime::format_duration(retention)
+            )),
         };
         loop {
             match store.expire(generation, retention.as_secs() as i64, &asked).await {
                 Ok(0) => {}
                 Ok(letters) => {
-                    tracing::info!(projection = generation.projection, letters, "dead letters discarded by their age");
+                    tracing::info!(
+                        projection = generation.projection,
+                        letters,
+                        "dead letters discarded by their age"
+                    );
                 }
-                Err(error) => tracing::debug!(projection = generation.projection, %error, "to be tried again"),
+                Err(error) => {
+                    tracing::debug!(projection = generation.projection, %error, "to be tried again")
+                }
             }
             tokio::time::sleep(EXPIRY).await;
         }
@@ -171,8 +180,10 @@ impl Host {
         let mut told = false;
         loop {
             let wishes = store.wishes().await?;
-            let paused =
-                wishes.into_iter().find(|wishes| wishes.generation == generation.id).and_then(|wishes| wishes.paused);
+            let paused = wishes
+                .into_iter()
+                .find(|wishes| wishes.generation == generation.id)
+                .and_then(|wishes| wishes.paused);
             let Some(reason) = paused else { return Ok(()) };
             if !std::mem::replace(&mut told, true) {
                 let advice = FailureKind::Operator.advice();

@@ -10,7 +10,7 @@ use projector::event::{Event, Partition, Position};
 use projector::outcome::Outcome;
 use projector::plugin::compile::Compiler;
 use projector::plugin::{Engine, Plugin};
-use projector::project::{ask, resolve};
+use projector::project::{Keys, ask, resolve};
 use projector_model::interpret::Row;
 use projector_model::{LookupCall, Tables, Value};
 use rand::rngs::StdRng;
@@ -59,7 +59,7 @@ fn project(plugin: &Plugin, batches: &[&[Delivery]]) -> (Vec<Row>, usize) {
             };
             Ok(calls.iter().map(find).collect())
         };
-        let outcomes = resolve(plugin, batch, &answers, &[], &mut read).unwrap();
+        let outcomes = resolve(plugin, batch, &answers, &[], Keys::default(), &mut read).unwrap();
         assert_eq!(outcomes.len(), batch.len());
         for outcome in outcomes {
             let Outcome::Apply(changes) = outcome else { panic!("{outcome:?}") };

@@ -186,7 +186,12 @@ impl Shop {
         Ok(())
     }
 
-    #[on("sale.v1", writes(ShelfOnSale), event_id(header = "x-event-id", window = "7d"), ordering_group = "shelf")]
+    #[on(
+        "sale.v1",
+        writes(ShelfOnSale),
+        event_id(header = "x-event-id", window = "7d"),
+        ordering_group = "shelf"
+    )]
     #[on("sale.v2", writes(ShelfOnSale), event_id(field = "saleId", window = "36h"))]
     fn sale(event: Event<String>, cx: &mut Context<Self>) -> Outcome {
         cx.write(ShelfOnSale { shelf: event.payload, on_sale: true });

@@ -83,7 +83,8 @@ impl Selection {
     }
 
     fn filter(self, projection: Option<String>, most: i64) -> Filter {
-        let micros = |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64);
+        let micros =
+            |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64);
         Filter {
             projection,
             id: None,
@@ -266,12 +267,10 @@ impl Show {
         if self.output == Output::Json {
             return super::print_json(&letter);
         }
-        println!(
-            "dead letter {} of {} (generation {})",
-            letter.id, letter.projection, letter.generation
-        );
+        println!("dead letter {} of {} (generation {})", letter.id, letter.projection, letter.generation);
         let line = |name: &str, text: String| println!("  {name:<10} {text}");
-        let recorded = letter.timestamp_ms.map_or("without a time".into(), |ms| when(ms.saturating_mul(1_000)));
+        let recorded =
+            letter.timestamp_ms.map_or("without a time".into(), |ms| when(ms.saturating_mul(1_000)));
         line("event", format!("{}, recorded {recorded}", position(&letter)));
         line("key", letter.key.as_ref().map_or("none".into(), plain));
         line("failed", format!("{} ({}): {}", letter.kind, letter.code, letter.detail));
@@ -292,7 +291,10 @@ impl Show {
                 line(name, said.clone());
             }
         }
-        line("behind it", letter.parked.map_or("nothing waits".into(), |parked| format!("{parked} events wait")));
+        line(
+            "behind it",
+            letter.parked.map_or("nothing waits".into(), |parked| format!("{parked} events wait")),
+        );
         if let Some(advice) = letter.advice {
             line("what to do", advice.to_owned());
         }
@@ -425,7 +427,8 @@ fn bounded(text: &str, most: usize) -> String {
 
 /// Microseconds since 1970, for a person.
 pub(super) fn when(micros: i64) -> String {
-    match u64::try_from(micros).ok().and_then(|micros| UNIX_EPOCH.checked_add(Duration::from_micros(micros))) {
+    match u64::try_from(micros).ok().and_then(|micros| UNIX_EPOCH.checked_add(Duration::from_micros(micros)))
+    {
         Some(time) if micros < 253_402_300_800_000_000 => humantime::format_rfc3339_seconds(time).to_string(),
         _ => format!("{micros} µs since 1970"),
     }

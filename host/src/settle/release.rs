@@ -135,7 +135,8 @@ impl Work {
 
     /// An event of a topic that the component reads no more cannot be projected, and nothing passes it.
     fn impossible(&self, contract: &Contract) -> Option<Verdict> {
-        let letter = self.taken.letter.as_ref().map(|(kept, ..)| kept).filter(|_| self.action == Action::Retry);
+        let letter =
+            self.taken.letter.as_ref().map(|(kept, ..)| kept).filter(|_| self.action == Action::Retry);
         letter.into_iter().chain(&self.taken.parked).any(|kept| kept.event.is_none()).then(|| {
             let detail = format!("version {} does not read its topic", contract.descriptor.version);
             Verdict { detail: Some(detail), ..Verdict::of(FailureKind::Invalid.as_str()) }
@@ -155,7 +156,9 @@ impl Work {
             (Some(_), Action::Discard) => Verdict::of("discarded"),
             (Some(_), Action::Retry) => match &outcomes[0] {
                 Outcome::Dead { failure, .. } => Verdict::failed(failure),
-                Outcome::Ignore { code } => Verdict { code: Some(code.to_string()), ..Verdict::of("ignored") },
+                Outcome::Ignore { code } => {
+                    Verdict { code: Some(code.to_string()), ..Verdict::of("ignored") }
+                }
                 Outcome::Apply(_) | Outcome::Park(_) => Verdict::of("applied"),
             },
         };
@@ -209,7 +212,16 @@ impl Work {
             }
         }
         let shifts = shifts.into_iter().collect();
-        Release { operation: operation.id, key: self.taken.key, letter, settled, shifts, frees, verdict, done }
+        Release {
+            operation: operation.id,
+            key: self.taken.key,
+            letter,
+            settled,
+            shifts,
+            frees,
+            verdict,
+            done,
+        }
     }
 }
 

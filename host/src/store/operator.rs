@@ -37,7 +37,12 @@ pub trait Operator: Send + Sync {
 
     /// Pauses a projection, or lets it go on. When this returns, no batch is in flight that does not
     /// know of it.
-    async fn set_running(&self, generation: &Generation, go_on: bool, asked: &Asked) -> Result<(), StoreError>;
+    async fn set_running(
+        &self,
+        generation: &Generation,
+        go_on: bool,
+        asked: &Asked,
+    ) -> Result<(), StoreError>;
 
     /// Moves a checkpoint forward over events that are not to be read: they are counted as skipped.
     /// Returns where it was; an error if that is not before `to`.
@@ -263,7 +268,9 @@ impl Skipped {
     /// Whether a checkpoint may be moved so: never back, never nowhere.
     pub(super) fn over(partition: &Partition, from: Option<i64>, to: i64) -> Result<Self, StoreError> {
         match from {
-            None => Err(StoreError::Unusable(format!("{partition} has no checkpoint: it was never granted to a host"))),
+            None => Err(StoreError::Unusable(format!(
+                "{partition} has no checkpoint: it was never granted to a host"
+            ))),
             Some(from) if from >= to => Err(StoreError::Unusable(format!(
                 "the checkpoint of {partition} is {from}: it only moves forward, and {to} is not ahead of it"
             ))),

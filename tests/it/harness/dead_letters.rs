@@ -79,8 +79,8 @@ impl Platform {
         eventually(&format!("{projection} is through with its topics"), || {
             let mut status = self.status()?;
             let status = status.remove(projection).ok_or("it is not installed")?;
-            if let Some(reason) = &status.halted {
-                panic!("{projection} stands still: {reason}");
+            if let Some(trouble) = &status.halted {
+                panic!("{projection} stands still: {trouble:?}");
             }
             if status.fresh { Ok(status) } else { Err(format!("{} events behind", status.lag)) }
         })

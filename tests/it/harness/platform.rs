@@ -19,11 +19,14 @@ use super::status::Status;
 use super::{Host, HostLog, Projection, ReadModel, eventually, guests};
 
 /// Every topic that one of the guests reads, by its logical name.
-const LOGICAL_TOPICS: [&str; 4] = [
+const LOGICAL_TOPICS: [&str; 7] = [
     projector_workload::ORDER_CONFIRMED,
     projector_workload::CUSTOMER_COUNTRY_CHANGED,
     projector_workload::CUSTOMER_PROFILE_UPDATED,
     "hostile.events.v1",
+    "step.v1",
+    "step.v2",
+    "gate.v1",
 ];
 
 /// The end of every history, so that a seed gives the same bytes on every day.
@@ -145,6 +148,27 @@ impl Platform {
         file
     }
 
+    /// Runs `projector` with this configuration: its exit code, and what it printed, if that is JSON.
+    pub(crate) fn command(&self, arguments: &[&str]) -> (i32, serde_json::Value, String) {
+        let output = Command::new(env!("CARGO_BIN_EXE_projector"))
+            .args(arguments)
+            .arg("--config")
+            .arg(self.write_config())
+            .output()
+            .unwrap();
+        let printed = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        (output.status.code().unwrap_or(-1), printed, said)
+    }
+
+    /// What `projector` prints as JSON, of a command that succeeds.
+    #[track_caller]
+    pub(crate) fn ask(&self, arguments: &[&str]) -> serde_json::Value {
+        let (code, printed, said) = self.command(&[arguments, &["--output", "json"]].concat());
+        assert_eq!(code, 0, "projector {arguments:?}: {said}");
+        printed
+    }
+
     /// What `projector status` prints, by projection; an error is what it complains of.
     pub(crate) fn status(&self) -> Result<BTreeMap<String, Projection>, String> {
         let output = Command::new(env!("CARGO_BIN_EXE_projector"))
@@ -167,7 +191,7 @@ impl Platform {
             for name in &self.plugins {
                 let projection = status.get(*name).ok_or_else(|| format!("{name} is not installed"))?;
                 if let Some(reason) = &projection.halted {
-                    panic!("{name} stands still: {reason}");
+                    panic!("{name} stands still: {reason:?}");
                 }
                 if !projection.fresh {
                     return Err(format!("{name}: {} events behind", projection.lag));

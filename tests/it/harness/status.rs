@@ -17,7 +17,7 @@ pub(crate) struct Projection {
     pub(crate) digest: String,
     pub(crate) fresh: bool,
     pub(crate) lag: i64,
-    pub(crate) halted: Option<String>,
+    pub(crate) halted: Option<Trouble>,
     pub(crate) counters: Counters,
     pub(crate) ignored_by_code: BTreeMap<String, u64>,
     pub(crate) dead_letters: u64,
@@ -35,7 +35,22 @@ pub(crate) struct Partition {
     pub(crate) lag: i64,
     pub(crate) counters: Counters,
     /// Why it is not read.
-    pub(crate) paused: Option<String>,
+    pub(crate) paused: Option<Trouble>,
+}
+
+/// Why something stands still.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct Trouble {
+    pub(crate) kind: String,
+    pub(crate) reason: String,
+    pub(crate) advice: String,
+}
+
+impl Trouble {
+    /// Whether reason or advice say all of these.
+    pub(crate) fn says(&self, words: &[&str]) -> bool {
+        words.iter().all(|word| self.reason.contains(word) || self.advice.contains(word))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

@@ -2,13 +2,16 @@
 
 mod brokers;
 mod catch_up;
+mod control;
 mod database;
+mod dead_letters;
 mod duplicates;
 mod exactly_once;
 mod lanes;
 mod lineage;
 mod log_identity;
 mod order_between_topics;
+mod parking;
 mod payloads;
 mod rebalance;
 mod refused;

@@ -37,7 +37,9 @@ fn an_event_does_not_fall_with_one_that_falls_before_it() {
     let add = guest.changes(&[(0, &[Argument::Int64(2), Argument::Int64(5)])]);
     let plugins = Plugins::new(&[]).add("falls.wasm", guest.answering(&[fill, add]).component());
     for read_model in [ReadModel::postgres(), ReadModel::sqlite()] {
-        let platform = Platform::new("falls", &[], read_model).set(&["plugins", "directory"], plugins.path());
+        let platform = Platform::new("falls", &[], read_model)
+            .set(&["plugins", "directory"], plugins.path())
+            .set(&["failures", "policy"], "dead-letter");
         platform.create_topics(1);
         let topic = platform.topic("hostile.events.v1");
         platform.publish(&["A", "B", "A", "B"].map(|payload| Record::new(&*topic, "k", payload)));

@@ -25,7 +25,7 @@ async fn a_component_that_is_not_the_active_one_begins_nothing(home: Home) -> Re
 
 async fn an_activation_waits_for_the_transaction_in_flight_and_stops_the_next(home: Home) -> Result<()> {
     let projection = Projection::install(home.open().await?, contract(&numbers())).await?;
-    let in_flight = projection.begin().await?;
+    let mut in_flight = projection.begin().await?;
     let (store, contract) = (projection.store.clone(), projection.deployment.contract.clone());
     let activation = tokio::spawn(async move { offer(&*store, "new", &contract).await });
     match &home {
@@ -44,10 +44,10 @@ async fn an_activation_waits_for_the_transaction_in_flight_and_stops_the_next(ho
         advances: vec![advance(0, 1)],
         positions: vec![&position],
         changes: vec![(0, &changes)],
-        dead: Vec::new(),
-        ids: Vec::new(),
+        ..Writes::default()
     };
-    in_flight.commit(&writes).await?;
+    in_flight.write(&writes).await?;
+    in_flight.commit().await?;
     assert_eq!(activation.await??.active, "new");
     assert!(
         matches!(projection.begin().await.map(drop), Err(StoreError::Inactive(digest)) if digest == "new")

@@ -8,8 +8,11 @@ use std::task::Poll;
 use anyhow::Result;
 use projector::checkpoint::{Checkpoint, Identity};
 use projector::event::{Event, Partition, Position};
+use projector::failure::Trouble;
 use projector::outcome::{Failure, FailureKind};
-use projector::store::{Advance, Counters, DeadLetter, PartitionState, StatementCount, StoreError, Writes};
+use projector::store::{
+    Advance, Books, Counters, DeadLetter, PartitionState, StatementCount, StoreError, Writes,
+};
 use projector_model::Change;
 
 use super::home::{Home, wait_until};
@@ -62,8 +65,8 @@ impl Batch {
             advances: advances.into(),
             positions: vec![&self.event.position; 4],
             changes: vec![(0, &self.changes[..1]), (1, &self.changes[1..])],
-            dead: vec![DeadLetter { event: &self.event, failure: &self.failure }],
-            ids: Vec::new(),
+            dead: vec![DeadLetter { event: &self.event, failure: &self.failure, blocks: None }],
+            ..Writes::default()
         }
     }
 }
@@ -73,9 +76,12 @@ fn of_other(expected: i64) -> Advance {
         partition: other(),
         expected,
         next: expected + 10,
-        applied: 1,
-        ignored: counts(&[("old", 1)]),
-        dead: counts(&[("no-country", 1)]),
+        books: Books {
+            applied: 1,
+            ignored: counts(&[("old", 1)]),
+            dead: counts(&[("no-country", 1)]),
+            ..Books::default()
+        },
     }
 }
 
@@ -115,7 +121,7 @@ async fn a_moved_checkpoint_is_named_and_nothing_is_written(home: Home) -> Resul
         ([advance(1, 2), of_other(43)], vec![partition(), other()]),
         ([unknown, of_other(42)], vec![Partition::new("unknown", 1)]),
     ] {
-        match projection.begin().await?.commit(&batch.writes(advances)).await {
+        match projection.commit(&batch.writes(advances)).await {
             Err(StoreError::CheckpointMoved(named)) => assert_eq!(named, moved),
             result => panic!("{result:?}"),
         }
@@ -135,7 +141,7 @@ async fn a_commit_that_is_given_up_at_any_wait_leaves_all_of_it_or_nothing(home:
     while commits < 3 {
         let batch = Batch::new(10 * commits);
         let advances = [advance(2 * commits, 2), of_other(10 * commits)];
-        let commit = async { projection.begin().await?.commit(&batch.writes(advances)).await };
+        let commit = async { projection.commit(&batch.writes(advances)).await };
         let finished = give_up_after(patience, commit).await;
         patience += 1;
         // The server may still be at it.
@@ -183,7 +189,7 @@ async fn rows_checkpoints_dead_letters_and_counters_move_together(home: Home) ->
     projection.store.begin_partition(&generation, &other(), 0, &Identity::default()).await?;
     for round in [0, 10] {
         let batch = Batch::new(round);
-        projection.begin().await?.commit(&batch.writes([advance(round / 5, 2), of_other(round)])).await?;
+        projection.commit(&batch.writes([advance(round / 5, 2), of_other(round)])).await?;
     }
     let state = projection.partition_state(&other()).await?;
     assert_eq!(state.checkpoint, 20);
@@ -216,7 +222,7 @@ async fn what_is_shown_is_of_one_moment(home: Home) -> Result<()> {
     let write = async {
         for at in 0..BATCHES {
             let batch = Batch::new(10 * at);
-            projection.begin().await?.commit(&batch.writes([advance(2 * at, 2), of_other(10 * at)])).await?;
+            projection.commit(&batch.writes([advance(2 * at, 2), of_other(10 * at)])).await?;
         }
         anyhow::Ok(())
     };
@@ -253,11 +259,12 @@ async fn what_is_shown_is_of_one_moment(home: Home) -> Result<()> {
 async fn what_stands_still_says_why_until_it_moves(home: Home) -> Result<()> {
     let projection = Projection::install(home.open().await?, contract(&numbers())).await?;
     let generation = projection.deployment.generation.clone();
-    projection.store.set_paused(&generation, &partition(), Some("lost")).await?;
-    assert_eq!(projection.partition_state(&partition()).await?.paused.as_deref(), Some("lost"));
+    let lost = Trouble::new(FailureKind::Log, "lost");
+    projection.store.set_paused(&generation, &partition(), Some(&lost)).await?;
+    assert_eq!(projection.partition_state(&partition()).await?.paused, Some(lost.clone()));
     projection.store.set_paused(&generation, &partition(), None).await?;
     assert_eq!(projection.partition_state(&partition()).await?.paused, None);
-    projection.store.set_paused(&generation, &partition(), Some("lost")).await?;
+    projection.store.set_paused(&generation, &partition(), Some(&lost)).await?;
     projection.write(&[vec![numeric(PUT, &[1, 2])]]).await?;
     assert_eq!(
         projection.partition_state(&partition()).await?.paused,
@@ -265,8 +272,9 @@ async fn what_stands_still_says_why_until_it_moves(home: Home) -> Result<()> {
         "a commit shows that it is read"
     );
 
-    projection.store.set_halted(&generation, Some("a flood")).await?;
-    assert_eq!(projection.overview().await?.halted.as_deref(), Some("a flood"));
+    let flood = Trouble::new(FailureKind::Flood, "a flood");
+    projection.store.set_halted(&generation, Some(&flood)).await?;
+    assert_eq!(projection.overview().await?.halted, Some(flood));
     projection.store.set_halted(&generation, None).await?;
     assert_eq!(projection.overview().await?.halted, None);
     Ok(())

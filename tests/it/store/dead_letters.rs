@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use projector::event::{Event, Header, Position};
 use projector::outcome::{Failure, FailureKind};
-use projector::store::{Advance, DeadLetter, Writes};
+use projector::store::{Advance, Books, DeadLetter, Writes};
 use serde_json::json;
 
 use super::home::{Home, Session};
@@ -38,17 +38,11 @@ async fn bury(projection: &Projection, events: &[Event]) -> Result<()> {
         partition: partition(),
         expected: 0,
         next: buried,
-        applied: 0,
-        ignored: BTreeMap::new(),
-        dead: BTreeMap::from([("trap".into(), buried)]),
+        books: Books { dead: BTreeMap::from([("trap".into(), buried)]), ..Books::default() },
     };
     let positions = events.iter().map(|event| &event.position).collect();
-    let dead = events.iter().map(|event| DeadLetter { event, failure: &failure }).collect();
-    projection
-        .begin()
-        .await?
-        .commit(&Writes { advances: vec![advance], positions, changes: Vec::new(), dead, ids: Vec::new() })
-        .await?;
+    let dead = events.iter().map(|event| DeadLetter { event, failure: &failure, blocks: None }).collect();
+    projection.commit(&Writes { advances: vec![advance], positions, dead, ..Writes::default() }).await?;
     Ok(())
 }
 

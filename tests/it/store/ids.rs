@@ -26,14 +26,8 @@ fn on_day(number: u8, day: i64) -> Remembered {
 /// Commits a batch of one event, whose id this is.
 async fn handle(projection: &Projection, remembered: Remembered) -> Result<()> {
     let at = projection.offset().await?;
-    let writes = Writes {
-        advances: vec![advance(at, 1)],
-        positions: Vec::new(),
-        changes: Vec::new(),
-        dead: Vec::new(),
-        ids: vec![remembered],
-    };
-    projection.begin().await?.commit(&writes).await?;
+    let writes = Writes { advances: vec![advance(at, 1)], ids: vec![remembered], ..Writes::default() };
+    projection.commit(&writes).await?;
     Ok(())
 }
 
@@ -46,14 +40,8 @@ async fn an_id_is_known_once_its_event_is_committed(home: Home) -> Result<()> {
     let asked = [id("t", 1), id("t", 2), id("other", 1)];
     assert!(known(&projection, &asked).await?.is_empty());
     // Rolled back, with everything else.
-    let elsewhere = Writes {
-        advances: vec![advance(77, 1)],
-        positions: Vec::new(),
-        changes: Vec::new(),
-        dead: Vec::new(),
-        ids: vec![on_day(1, 10)],
-    };
-    let moved = projection.begin().await?.commit(&elsewhere).await;
+    let elsewhere = Writes { advances: vec![advance(77, 1)], ids: vec![on_day(1, 10)], ..Writes::default() };
+    let moved = projection.commit(&elsewhere).await;
     assert!(matches!(moved, Err(StoreError::CheckpointMoved(_))), "{moved:?}");
     assert!(known(&projection, &asked).await?.is_empty());
 

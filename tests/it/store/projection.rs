@@ -1,14 +1,13 @@
 //! A projection in a store, written to as the pipeline writes, without Kafka and plugins.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use projector::checkpoint::Identity;
 use projector::event::{Partition, Position};
 use projector::store::{
-    Advance, Component, Deployment, Installed, PartitionState, Projection as Overview, Store, StoreError,
-    Transaction, Writes,
+    Advance, Books, Component, Deployment, Installed, PartitionState, Projection as Overview, Store,
+    StoreError, Transaction, Writes,
 };
 use projector_model::{Change, Contract, Descriptor, LookupCall, Value};
 use serde_json::{Value as Json, json};
@@ -89,6 +88,7 @@ impl Projection {
             generation: installed.generation,
             digest: digest.into(),
             contract: Arc::new(contract),
+            topics: vec!["t".into()],
         };
         store.begin_partition(&deployment.generation, &partition(), 0, &Identity::default()).await?;
         Ok(Self { store, deployment })
@@ -117,11 +117,16 @@ impl Projection {
             advances: vec![advance(first, events.len() as i64)],
             positions: positions.iter().collect(),
             changes: events.iter().map(Vec::as_slice).enumerate().collect(),
-            dead: Vec::new(),
-            ids: Vec::new(),
+            ..Writes::default()
         };
-        self.begin().await?.commit(&writes).await?;
-        Ok(())
+        self.commit(&writes).await
+    }
+
+    /// One transaction with all of this.
+    pub(super) async fn commit(&self, writes: &Writes<'_>) -> Result<(), StoreError> {
+        let mut transaction = self.begin().await?;
+        transaction.write(writes).await?;
+        transaction.commit().await
     }
 
     /// What calls of lookups find, as the values that the rows have.
@@ -154,8 +159,6 @@ pub(super) fn advance(expected: i64, events: i64) -> Advance {
         partition: partition(),
         expected,
         next: expected + events,
-        applied: events,
-        ignored: BTreeMap::new(),
-        dead: BTreeMap::new(),
+        books: Books { applied: events, ..Books::default() },
     }
 }

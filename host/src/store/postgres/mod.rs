@@ -114,10 +114,15 @@ impl Postgres {
     }
 
     /// Connects; while the database is down, one at a time, and whoever else asks is told at once.
-    async fn one_probe<T>(&self, connect: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    async fn one_probe<T>(
+        &self,
+        connect: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
         let _probe = match self.down.load(Ordering::Relaxed) {
             true => Some(self.probe.try_lock().map_err(|_| {
-                StoreError::Unavailable(sqlx::Error::Protocol("it did not answer last, and is being asked".into()))
+                StoreError::Unavailable(sqlx::Error::Protocol(
+                    "it did not answer last, and is being asked".into(),
+                ))
             })?),
             false => None,
         };

@@ -18,8 +18,8 @@ use super::values::{self, Timestamp};
 use crate::duplicate::{EventId, Remembered};
 use crate::event::Partition;
 use crate::failpoint;
-use crate::plan::{self, Step};
 use crate::ordering::{Blocked, KeyId};
+use crate::plan::{self, Step};
 use crate::store::operator::Taken;
 use crate::store::{Advance, Books, Deployment, StoreError, Transaction, Writes};
 

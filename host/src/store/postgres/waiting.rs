@@ -193,11 +193,13 @@ impl Batch {
     pub(super) async fn release(&mut self, release: &Release<'_>) -> Result<(), StoreError> {
         match &release.letter {
             Some((id, Fate::Gone)) => {
-                sqlx::query("update projector.blocked_key set dead_letter_id = null where dead_letter_id = $1")
-                    .bind(id)
-                    .execute(&mut *self.tx)
-                    .await
-                    .map_err(classify)?;
+                sqlx::query(
+                    "update projector.blocked_key set dead_letter_id = null where dead_letter_id = $1",
+                )
+                .bind(id)
+                .execute(&mut *self.tx)
+                .await
+                .map_err(classify)?;
                 sqlx::query("delete from projector.dead_letter where id = $1")
                     .bind(id)
                     .execute(&mut *self.tx)

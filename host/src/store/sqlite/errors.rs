@@ -12,7 +12,9 @@ pub(super) fn classify(error: sqlx::Error) -> StoreError {
     let code =
         error.as_database_error().and_then(|error| error.code()).and_then(|code| code.parse::<i32>().ok());
     match code.map(|extended| extended & 0xff) {
-        Some(CONSTRAINT | MISMATCH | TOO_BIG) => StoreError::Data(Refusal { message: error.to_string(), ..Refusal::default() }),
+        Some(CONSTRAINT | MISMATCH | TOO_BIG) => {
+            StoreError::Data(Refusal { message: error.to_string(), ..Refusal::default() })
+        }
         // No such table or column.
         Some(ERROR) => StoreError::Drift(error),
         // Busy, locked, full, read-only, an I/O error.

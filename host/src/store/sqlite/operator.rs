@@ -11,16 +11,24 @@ use super::{Sqlite, now_micros};
 use crate::event::Partition;
 use crate::ordering::KeyId;
 use crate::store::operator::{
-    Action, Asked, Filter, GoneRow, Letter, NewOperation, Open, Operation, Operator, Skipped, Verdict, Wishes,
-    skipped,
+    Action, Asked, Filter, GoneRow, Letter, NewOperation, Open, Operation, Operator, Skipped, Verdict,
+    Wishes, skipped,
 };
 use crate::store::{Books, Generation, StoreError, add};
 
 #[async_trait]
 impl Operator for Sqlite {
     async fn wishes(&self) -> Result<Vec<Wishes>, StoreError> {
-        type WishRow =
-            (i64, Option<String>, i64, Option<i64>, Option<String>, Option<String>, Option<i32>, Option<bool>);
+        type WishRow = (
+            i64,
+            Option<String>,
+            i64,
+            Option<i64>,
+            Option<String>,
+            Option<String>,
+            Option<i32>,
+            Option<bool>,
+        );
         let rows: Vec<WishRow> = sqlx::query_as(
             "select g.id, g.paused, g.resumes, o.id, o.action, o.topic, o.partition, o.dry_run
              from projector_generation g
@@ -33,7 +41,8 @@ impl Operator for Sqlite {
         .map_err(classify)?;
         let mut wishes: BTreeMap<i64, Wishes> = BTreeMap::new();
         for (generation, paused, resumes, id, action, topic, partition, dry_run) in rows {
-            let wish = wishes.entry(generation).or_insert(Wishes { generation, paused, resumes, open: Vec::new() });
+            let wish =
+                wishes.entry(generation).or_insert(Wishes { generation, paused, resumes, open: Vec::new() });
             let action = match action.as_deref() {
                 Some("retry") => Action::Retry,
                 Some("discard") => Action::Discard,
@@ -157,7 +166,12 @@ impl Operator for Sqlite {
         Ok(withdrawn.rows_affected() > 0)
     }
 
-    async fn set_running(&self, generation: &Generation, go_on: bool, asked: &Asked) -> Result<(), StoreError> {
+    async fn set_running(
+        &self,
+        generation: &Generation,
+        go_on: bool,
+        asked: &Asked,
+    ) -> Result<(), StoreError> {
         let mut tx = self.pool.begin_with("begin immediate").await.map_err(classify)?;
         // Waits for the transactions in flight, which share this row.
         sqlx::query(

@@ -1,0 +1,65 @@
+//! A plugin that rejects an event until its gate is open. Each key's events leave a trail, in the order in
+//! which they were applied: one that is lost, doubled or out of its order shows.
+
+use projector_sdk::prelude::*;
+use serde::Deserialize;
+
+/// An open gate.
+#[derive(Debug, Clone, PartialEq, Eq, Table)]
+#[table(name = "gate")]
+pub struct Gate {
+    #[key]
+    pub id: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Table)]
+#[table(name = "trail")]
+pub struct Trail {
+    #[key]
+    pub id: String,
+    pub steps: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Step {
+    /// Whose trail.
+    pub of: String,
+    pub step: String,
+    /// The gate that must be open.
+    #[serde(default)]
+    pub gate: Option<String>,
+    /// Whether to panic before it, rather than to reject.
+    #[serde(default)]
+    pub panic: bool,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Opened {
+    pub gate: String,
+}
+
+pub struct Gates;
+
+#[projection(name = "gates", revision = 1, rejects("closed" = "its gate is closed"))]
+impl Gates {
+    #[on("step.v1", writes(Trail), reads(Gate, Trail), ordering_group = "steps")]
+    #[on("step.v2", writes(Trail), reads(Gate, Trail), ordering_group = "steps")]
+    fn step(event: Event<Step>, cx: &mut Context<Self>) -> Outcome {
+        let Step { of, step, gate, panic } = event.payload;
+        if let Some(gate) = gate
+            && cx.get::<Gate>(&gate)?.is_none()
+        {
+            assert!(!panic, "gate {gate} is closed");
+            return cx.reject("closed", gate);
+        }
+        let before = cx.get::<Trail>(&of)?.map(|trail| trail.steps + " ").unwrap_or_default();
+        cx.write(Trail { id: of, steps: before + &step });
+        Ok(())
+    }
+
+    #[on("gate.v1", writes(Gate))]
+    fn opened(event: Event<Opened>, cx: &mut Context<Self>) -> Outcome {
+        cx.write(Gate { id: event.payload.gate });
+        Ok(())
+    }
+}

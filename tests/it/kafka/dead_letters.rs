@@ -1,0 +1,192 @@
+//! What becomes of events that fail is the platform's choice, and it has its bounds.
+
+use projector_workload::Record;
+use serde_json::json;
+
+use crate::harness::{GATES, Gates, ReadModel, eventually, step};
+
+/// Nothing waits behind an event without a key, nor behind any under the policy `dead-letter`.
+#[test]
+fn nothing_waits_where_nothing_is_to() {
+    let gates = Gates::new("keyless", 1, ReadModel::postgres());
+    let keyless = |written: &str| {
+        let mut record = gates.record("step.v1", &step(written));
+        record.key = None;
+        record
+    };
+    gates.platform.publish(&["a1 if x", "a2", "a3"].map(keyless));
+    let host = gates.start_host("park-key");
+    let status = gates.until_through();
+    assert_eq!(gates.trails_of(["a"]), ["2 3"]);
+    assert_eq!((status.counters.dead, status.counters.parked), (1, 0), "{:?}", status.counters);
+    host.sigterm();
+
+    let gates = gates.set(&["failures", "policy"], "dead-letter");
+    gates.publish(&["b1 if x", "b2"]);
+    let host = gates.start_host("dead-letter");
+    gates.until_through();
+    assert_eq!(gates.trails_of(["b"]), ["2"]);
+    gates.open(&["x"]);
+    gates.until_through();
+    gates.platform.ask(&["dlq", "retry", GATES, "--all"]);
+    assert_eq!(gates.trails_of(["a", "b"]), ["2 3 1", "2 1"]);
+    host.sigterm();
+}
+
+/// Under the policy `halt` the projection stands still before the event, also after a new start, until
+/// somebody passes over it with a reason.
+#[test]
+fn a_projection_that_halts_stands_before_the_event_until_it_is_skipped() {
+    let gates = Gates::new("halts", 1, ReadModel::sqlite()).set(&["failures", "policy"], "halt");
+    gates.publish(&["a1", "a2", "a3 if x", "a4"]);
+    let until_halted = || {
+        eventually("it stands still", || {
+            let status = gates.platform.status()?.remove(GATES).ok_or("it is not installed")?;
+            match &status.halted {
+                Some(trouble) if trouble.kind == "halted" => Ok(status),
+                other => Err(format!("{other:?}")),
+            }
+        })
+    };
+    let host = gates.start_host("first");
+    let status = until_halted();
+    let trouble = status.halted.as_ref().unwrap();
+    assert!(trouble.says(&["/0@2 failed: rejected (closed)", "projector skip"]), "{trouble:?}");
+    assert_eq!((status.counters.read, status.dead_letters), (2, 0), "{:?}", status.counters);
+    host.sigterm();
+
+    let host = gates.start_host("second");
+    host.log().wait_for("that it stands still", |line| line.message() == "projection stands still");
+    let partition = format!("{}/0", gates.platform.topic("step.v1"));
+    let (code, _, said) =
+        gates.platform.command(&["skip", GATES, "--partition", &partition, "--to", "2", "--reason", "back"]);
+    assert!(code == 1 && said.contains("it only moves forward"), "{said}");
+    gates.platform.ask(&["skip", GATES, "--partition", &partition, "--to", "3", "--reason", "x never opens"]);
+    gates.platform.ask(&["resume", GATES]);
+    let status = gates.until_through();
+    assert_eq!(gates.trails_of(["a"]), ["1 2 4"]);
+    assert_eq!((status.counters.read, status.counters.skipped), (4, 1), "{:?}", status.counters);
+    let operations = gates.platform.ask(&["operations", GATES]);
+    let actions: Vec<_> =
+        operations.as_array().unwrap().iter().map(|one| (&one["action"], &one["reason"])).collect();
+    assert_eq!(actions, [(&json!("resume"), &json!(null)), (&json!("skip"), &json!("x never opens"))]);
+    host.sigterm();
+}
+
+/// Fault 39: where every event is poison, the projection stands still, and a neighbour goes on.
+#[test]
+fn a_flood_of_failures_stops_the_projection() {
+    let gates = Gates::new("flood", 1, ReadModel::postgres())
+        .set(&["failures", "consecutive"], 7)
+        .set(&["failures", "dead-letters"], 10);
+    let poison = |number: usize| Record::new(gates.platform.topic("step.v1"), format!("k{number}"), "poison");
+    gates.platform.publish(&(0..500).map(poison).collect::<Vec<_>>());
+    let host = gates.start_host("host");
+    let until_still = |kind: &str, letters: u64| {
+        eventually(&format!("it stands still: {kind}"), || {
+            let status = gates.platform.status()?.remove(GATES).ok_or("it is not installed")?;
+            match &status.halted {
+                Some(trouble) if trouble.kind == kind && status.dead_letters == letters => Ok(status),
+                other => Err(format!("{other:?}, {} dead letters", status.dead_letters)),
+            }
+        })
+    };
+    let status = until_still("flood", 7);
+    assert!(
+        status.halted.as_ref().unwrap().says(&["the last 7 events failed", "/0@7"]),
+        "{:?}",
+        status.halted
+    );
+    assert_eq!(status.counters.read, 7);
+    // Somebody lets it go on without having looked: no more than the bound.
+    gates.platform.ask(&["resume", GATES]);
+    let status = until_still("full", 7);
+    assert!(
+        status.halted.as_ref().unwrap().says(&["10 are the most", "projector dlq"]),
+        "{:?}",
+        status.halted
+    );
+    host.sigterm();
+}
+
+/// By code, by kind, by key, by time.
+#[test]
+fn dead_letters_are_found_by_what_they_are() {
+    let gates = Gates::new("found", 1, ReadModel::sqlite());
+    gates.publish(&["a1 if x", "b1 if x"]);
+    gates.platform.publish(&[Record::new(gates.platform.topic("step.v1"), "c", "poison")]);
+    let host = gates.start_host("host");
+    gates.until_through();
+    let found = |options: &[&str]| -> Vec<String> {
+        let letters = gates.platform.ask(&[&["dlq", "list", GATES], options].concat());
+        letters.as_array().unwrap().iter().map(|letter| letter["key"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(found(&[]), ["a", "b", "c"]);
+    assert_eq!(found(&["--code", "closed"]), ["a", "b"]);
+    assert_eq!(found(&["--kind", "rejected", "--code", "bad-payload"]), ["c"]);
+    assert_eq!(found(&["--key", "b"]), ["b"]);
+    assert_eq!(found(&["--key-hex", "62"]), ["b"]);
+    assert_eq!(found(&["--since", "1h"]), ["a", "b", "c"]);
+    assert!(found(&["--until", "1h"]).is_empty());
+    assert_eq!(found(&["--limit", "1"]), ["a"]);
+    let (code, _, said) = gates.platform.command(&["dlq", "retry", GATES]);
+    assert!(code == 2 && said.contains("which dead letters?"), "{said}");
+    let (_, _, said) = gates.platform.command(&["dlq", "list"]);
+    assert!(said.contains("rejected (closed)") && said.contains("bad-payload"), "{said}");
+
+    // Without a host that does it, nothing is done, and the command says so.
+    host.sigterm();
+    let (code, _, said) = gates.platform.command(&["dlq", "retry", GATES, "--all", "--timeout", "1s"]);
+    assert!(code == 1 && said.contains("no host took it"), "{said}");
+    assert_eq!(gates.platform.ask(&["operations", GATES]), json!([]), "what nobody did is not kept");
+}
+
+/// A key that must be forgotten: its dead letters and all that waits, while a host runs.
+#[test]
+fn an_erased_key_leaves_nothing_behind_and_flows_again() {
+    let gates = Gates::new("erased", 1, ReadModel::postgres());
+    let host = gates.start_host("host");
+    gates.publish(&["a1 if x", "a2", "b1 if x", "a3"]);
+    gates.until_through();
+    let erased = gates.platform.ask(&["dlq", "erase", GATES, "--key", "a", "--reason", "the customer asked"]);
+    assert_eq!(erased["erased"], 3);
+    gates.publish(&["a4", "b2"]);
+    let status = gates.until_through();
+    assert_eq!(gates.trails_of(["a", "b"]), ["4", ""]);
+    assert_eq!((status.counters.skipped, status.counters.parked), (3, 1), "{:?}", status.counters);
+    let kept = gates.platform.read_model().query(
+        "select count(*)::text from (select key from projector.dead_letter where key = 'a' union all
+           select key from projector.parked where key = 'a') as kept",
+    );
+    assert_eq!(kept[0][0].as_deref(), Some("0"));
+    host.sigterm();
+}
+
+/// Dead letters that nothing waits behind are discarded when they are old; others are not.
+#[test]
+fn old_dead_letters_are_discarded_if_nothing_waits_behind_them() {
+    let gates = Gates::new("old", 1, ReadModel::postgres());
+    gates.publish(&["a1 if x", "a2"]);
+    gates.platform.publish(&[{
+        let mut keyless = gates.record("step.v1", &step("b1 if x"));
+        keyless.key = None;
+        keyless
+    }]);
+    let host = gates.start_host("keeps all");
+    gates.until_through();
+    assert_eq!(gates.letters().len(), 2);
+    host.sigterm();
+    gates
+        .platform
+        .read_model()
+        .query("update projector.dead_letter set died_at = died_at - interval '2 days' returning id::text");
+    let gates = gates.set(&["failures", "retention"], "1day");
+    let host = gates.start_host("forgets");
+    eventually("the old one is gone", || match gates.letters().as_slice() {
+        [left] if left["key"] == "a" => Ok(()),
+        letters => Err(format!("{letters:#?}")),
+    });
+    let status = gates.until_through();
+    assert_eq!((status.counters.dead, status.counters.skipped), (1, 1), "{:?}", status.counters);
+    host.sigterm();
+}
