@@ -144,8 +144,8 @@ impl Run {
             if self.stop.is_cancelled() {
                 return Ok(None);
             }
-            self.positions.settle(&self.source).await;
             self.serve().await?;
+            self.positions.settle(&self.source).await;
             self.end_of_catching_up(&ahead).await?;
             if let Some(batch) = ahead.take().or_else(|| self.take_batch()) {
                 return Ok(Some(batch));

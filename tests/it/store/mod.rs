@@ -13,10 +13,12 @@ mod ids;
 mod install;
 mod lineage;
 mod one_writer;
+mod parking;
 mod reads;
 mod refusals;
 mod same_rows;
 mod values;
+mod waiting;
 
 use projector::config;
 

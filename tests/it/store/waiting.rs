@@ -1,0 +1,150 @@
+//! Between whoever parks an event and whoever frees its key nothing slips through.
+
+use anyhow::{Context, Result};
+use projector::event::{Event, Position};
+use projector::ordering::KeyId;
+use projector::outcome::{Failure, FailureKind};
+use projector::store::operator::{Action, Asked, Fate, NewOperation, Release, Verdict};
+use projector::store::{Advance, Books, DeadLetter, Parked, StoreError, Transaction, Writes};
+
+use super::home::{Home, wait_until};
+use super::projection::{Projection, contract, numbers, partition};
+
+fn event(offset: i64) -> Event {
+    Event {
+        position: Position { partition: partition(), offset },
+        topic: 0,
+        timestamp_ms: None,
+        key: Some(b"k".to_vec()),
+        value: Some(b"v".to_vec()),
+        headers: Vec::new(),
+    }
+}
+
+const fn key() -> KeyId {
+    KeyId([7; 16])
+}
+
+fn advance(offset: i64, outcome: impl FnOnce(&mut Books)) -> Advance {
+    let mut books = Books::default();
+    outcome(&mut books);
+    Advance { partition: partition(), expected: offset, next: offset + 1, books }
+}
+
+/// Two hosts on one database; an event of the key is dead, and another one waits. Returns the retry's
+/// number.
+async fn blocked(home: &Home) -> Result<([Projection; 2], i64)> {
+    let first = Projection::install(home.open().await?, contract(&numbers())).await?;
+    let second = Projection::install(home.open().await?, contract(&numbers())).await?;
+    let failure = Failure::new(FailureKind::Rejected, "no", "no");
+    let (dead, parked) = (event(0), event(1));
+    let died = advance(0, |books| projector::store::add(&mut books.dead, "no", 1));
+    first
+        .commit(&Writes {
+            advances: vec![died],
+            dead: vec![DeadLetter { event: &dead, failure: &failure, blocks: Some(key()) }],
+            ..Writes::default()
+        })
+        .await?;
+    first.commit(&parking(&parked)).await?;
+    let letters = first
+        .store
+        .dead_letters(&projector::store::operator::Filter { most: 9, ..Default::default() })
+        .await?;
+    let operation = NewOperation {
+        action: Action::Retry,
+        dead_letter: letters.first().context("it is dead")?.id,
+        dry_run: false,
+        asked: Asked::default(),
+    };
+    let operation = first.store.ask(&operation).await?;
+    Ok(([first, second], operation))
+}
+
+fn parking(event: &Event) -> Writes<'_> {
+    Writes {
+        advances: vec![advance(event.position.offset, |books| books.parked = 1)],
+        parked: vec![Parked { event, key: key() }],
+        ..Writes::default()
+    }
+}
+
+/// Everything that waits is let go.
+async fn free(mut tx: Box<dyn Transaction>, operation: i64) -> Result<usize> {
+    let taken = tx.take(operation, 100).await?.context("it is open")?;
+    let verdict = Verdict::of("applied");
+    let (letter, ..) = taken.letter.context("it is dead")?;
+    let release = Release {
+        operation,
+        key: taken.key,
+        letter: Some((letter.id, Fate::Gone)),
+        settled: taken.parked.iter().map(|kept| kept.id).collect(),
+        shifts: Vec::new(),
+        frees: true,
+        verdict: &verdict,
+        done: true,
+    };
+    tx.write(&Writes { release: Some(release), ..Writes::default() }).await?;
+    tx.commit().await?;
+    Ok(taken.parked.len())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_is_parked_meanwhile_is_let_go_as_well() -> Result<()> {
+    let home = Home::postgres()?;
+    let ([parks, frees], operation) = blocked(&home).await?;
+    let mut parking_one = parks.begin().await?;
+    assert!(parking_one.blocks_any() && parking_one.blocked(vec![key()]).await?.contains(&key()));
+    let freeing = frees.begin().await?;
+    let freed = tokio::spawn(free(freeing, operation));
+    let session = tokio::sync::Mutex::new(home.session().await?);
+    let waits = async || Ok(session.lock().await.waiting_for("transactionid").await? == 1);
+    wait_until("whoever frees the key waits for whoever parks", waits).await?;
+    let late = event(2);
+    parking_one.write(&parking(&late)).await?;
+    parking_one.commit().await?;
+    assert_eq!(freed.await??, 2);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_is_freed_meanwhile_is_free_for_whoever_asks() -> Result<()> {
+    let home = Home::postgres()?;
+    let ([asks, frees], operation) = blocked(&home).await?;
+    let mut freeing = frees.begin().await?;
+    // It holds the key now.
+    freeing.take(operation, 1).await?;
+    let mut asking = asks.begin().await?;
+    assert!(asking.blocks_any());
+    let asked = tokio::spawn(async move { asking.blocked(vec![key()]).await });
+    let session = tokio::sync::Mutex::new(home.session().await?);
+    let waits = async || Ok(session.lock().await.waiting_for("transactionid").await? == 1);
+    wait_until("whoever asks for the key waits for whoever frees it", waits).await?;
+    assert_eq!(free(freeing, operation).await?, 1);
+    assert!(asked.await??.is_empty());
+    Ok(())
+}
+
+/// Two lanes whose topics are of one group: each has an event of the key that fails.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_that_block_a_key_at_once_one_begins_anew() -> Result<()> {
+    let home = Home::postgres()?;
+    let projection = Projection::install(home.open().await?, contract(&numbers())).await?;
+    let failure = Failure::new(FailureKind::Rejected, "no", "no");
+    let dead = [event(0), event(1)];
+    let letter = |at: usize| Writes {
+        dead: vec![DeadLetter { event: &dead[at], failure: &failure, blocks: Some(key()) }],
+        ..Writes::default()
+    };
+    let mut first = projection.begin().await?;
+    let mut second = projection.begin().await?;
+    assert!(!second.blocks_any(), "when it looked, nothing was blocked");
+    first.write(&letter(0)).await?;
+    let commit = async { second.write(&letter(1)).await };
+    let ((), refused) = tokio::join!(async { first.commit().await.expect("it commits") }, commit);
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    drop(second);
+    let mut again = projection.begin().await?;
+    assert!(again.blocked(vec![key()]).await?.contains(&key()), "now it sees it, and parks");
+    Ok(())
+}
