@@ -16,7 +16,7 @@ use crate::event::Partition;
 use crate::failure::{FailureKind, Trouble};
 use crate::policy::Flood;
 use crate::project::{self, FirstAnswer, ProjectError};
-use crate::retry::{Backoff, Halt, report_retry};
+use crate::retry::{Backoff, Halt, Retries};
 use crate::settle::{self, Attempt, Isolate, Settler, isolate};
 use crate::source::{Incoming, Log, Source};
 use crate::store::operator::{Open, Verdict};
@@ -34,6 +34,8 @@ pub struct Pipeline {
     pub limits: BatchLimits,
     /// What operators want.
     pub board: Board,
+    /// What is being tried again.
+    pub retries: Retries,
     /// Held until the generation is caught up.
     pub catching_up: Option<CatchingUp>,
     /// Whether there are to be more lanes then, in a new run.
@@ -68,15 +70,16 @@ struct Batch {
 impl Pipeline {
     /// Runs until it is asked to stop (`Ok`), or cannot go on.
     pub async fn run(self) -> Result<(), Halt> {
-        let Self { settler, log, source, limits, board, catching_up, more_lanes, stop } = self;
+        let Self { settler, log, source, limits, board, retries, catching_up, more_lanes, stop } = self;
         let generation = settler.deployment.generation.clone();
         let mut run = Run {
             resumes: board.of(generation.id).resumes,
-            positions: Positions::new(generation, settler.store.clone(), log),
+            positions: Positions::new(generation, settler.store.clone(), log, &retries),
             settler,
             source,
             limits,
             board,
+            retries,
             flood: Flood::default(),
             catching_up,
             more_lanes,
@@ -101,6 +104,7 @@ struct Run {
     source: Source,
     limits: BatchLimits,
     board: Board,
+    retries: Retries,
     /// How often operators had said "go on".
     resumes: i64,
     /// Failures among the last events.
@@ -300,7 +304,7 @@ impl Run {
     /// Brings a batch to its end, however often that takes. Returns the next one, if the plugin was
     /// asked about it meanwhile.
     async fn settle(&mut self, mut batch: Batch) -> Result<Option<Batch>, Halt> {
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(self.name(), &self.retries);
         let mut timeouts = 0;
         loop {
             if !self.of_the_same_log(&mut batch, &mut backoff).await {
@@ -319,7 +323,7 @@ impl Run {
             let error = match attempt {
                 Ok((advances, flood)) => {
                     // Only now: a database that can be read need not be one that can be written.
-                    backoff.report_end(self.name());
+                    backoff.succeeded();
                     self.flood = flood;
                     self.committed(&batch, advances);
                     return Ok(ahead);
@@ -332,7 +336,7 @@ impl Run {
             match error {
                 ProjectError::Store(error @ StoreError::Unavailable(_)) => {
                     self.tally.retries += 1;
-                    report_retry(self.name(), error.kind(), &error, &mut backoff);
+                    backoff.failed(error.kind(), &error);
                     let recovered = self.recover(&batch, &mut backoff).await;
                     if let Some(catching_up) = &mut self.catching_up
                         && !catching_up.is_held().await
@@ -391,7 +395,7 @@ impl Run {
                     return true;
                 }
                 Err(error) => {
-                    report_retry(self.name(), FailureKind::Brokers, &error, backoff);
+                    backoff.failed(FailureKind::Brokers, &error);
                     backoff.wait(&self.stop).await;
                 }
             }
@@ -491,7 +495,7 @@ impl Run {
             let partitions: Vec<Partition> =
                 advances.iter().map(|advance| advance.partition.clone()).collect();
             match self.settler.store.checkpoints(&self.settler.deployment.generation, &partitions).await {
-                Err(error) => report_retry(self.name(), error.kind(), &error, backoff),
+                Err(error) => backoff.failed(error.kind(), &error),
                 Ok(checkpoints) => {
                     let at = |of: fn(&Advance) -> i64| {
                         let found =
@@ -502,7 +506,7 @@ impl Run {
                         return Recovered::TryAgain;
                     }
                     if at(|advance| advance.next) {
-                        backoff.report_end(self.name());
+                        backoff.succeeded();
                         return Recovered::Committed(advances);
                     }
                     return Recovered::Moved(partitions);

@@ -1,9 +1,12 @@
 //! What follows a failure that is nobody's event: how long to wait, and when to stop.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -32,56 +35,138 @@ impl fmt::Display for Halt {
     }
 }
 
+/// What is being tried again on this host, for whoever asks: kept in memory, since the database may be
+/// what does not answer.
+#[derive(Clone, Default)]
+pub struct Retries(Arc<Mutex<Attempts>>);
+
+#[derive(Default)]
+struct Attempts {
+    /// By the number of their backoff.
+    open: BTreeMap<u64, Retrying>,
+    last: u64,
+}
+
+/// Something that is tried until it works.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Retrying {
+    pub projection: String,
+    pub kind: FailureKind,
+    /// What was said the last time.
+    pub cause: String,
+    /// Microseconds since 1970.
+    pub since: i64,
+    pub attempts: u64,
+    pub advice: &'static str,
+}
+
+impl Retries {
+    pub fn all(&self) -> Vec<Retrying> {
+        self.lock().open.values().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Attempts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Waits between attempts: from 50 ms, doubling, with jitter, to 10 s; for as long as it takes.
 pub struct Backoff {
+    projection: String,
+    retries: Retries,
+    number: u64,
     delays: ExponentialBackoff,
-    since: Instant,
     attempts: u64,
+    since: Instant,
     complained: Option<Instant>,
 }
 
 /// One line about the same trouble in this time is enough.
 const COMPLAINT: Duration = Duration::from_secs(30);
 
-impl Default for Backoff {
-    fn default() -> Self {
-        let delays = ExponentialBuilder::default()
-            .with_min_delay(Duration::from_millis(50))
-            .with_max_delay(Duration::from_secs(10))
-            .with_jitter()
-            .without_max_times()
-            .build();
-        Self { delays, since: Instant::now(), attempts: 0, complained: None }
-    }
-}
-
 impl Backoff {
+    pub fn new(projection: &str, retries: &Retries) -> Self {
+        let number = {
+            let mut attempts = retries.lock();
+            attempts.last += 1;
+            attempts.last
+        };
+        Self {
+            projection: projection.to_owned(),
+            retries: retries.clone(),
+            number,
+            delays: delays(),
+            attempts: 0,
+            since: Instant::now(),
+            complained: None,
+        }
+    }
+
+    /// How long to wait before the next attempt.
+    pub fn delay(&mut self) -> Duration {
+        self.delays.next().unwrap_or(Duration::from_secs(10))
+    }
+
     /// Waits for the next attempt, or until the stop.
     pub async fn wait(&mut self, stop: &CancellationToken) {
-        let delay = self.delays.next().unwrap_or(Duration::from_secs(10));
+        let delay = self.delay();
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
             () = stop.cancelled() => {}
         }
     }
 
-    /// Says that what was reported is over; nothing, if nothing was.
-    pub fn report_end(&self, projection: &str) {
+    /// Something outside does not answer: kept for whoever asks, and said the first time, and now and
+    /// then.
+    pub fn failed(&mut self, kind: FailureKind, error: &dyn fmt::Display) {
+        let (projection, advice) = (&*self.projection, kind.advice());
+        if self.attempts == 0 {
+            self.since = Instant::now();
+        }
+        self.attempts += 1;
+        let elapsed = self.since.elapsed();
+        let since =
+            SystemTime::now().checked_sub(elapsed).and_then(|since| since.duration_since(UNIX_EPOCH).ok());
+        let retrying = Retrying {
+            projection: projection.to_owned(),
+            kind,
+            cause: error.to_string(),
+            since: since.map_or(0, |since| since.as_micros() as i64),
+            attempts: self.attempts,
+            advice,
+        };
+        self.retries.lock().open.insert(self.number, retrying);
+        if self.complained.is_none_or(|last| last.elapsed() > COMPLAINT) {
+            self.complained = Some(Instant::now());
+            let (attempts, seconds) = (self.attempts, elapsed.as_secs_f64());
+            tracing::warn!(projection, %kind, %error, attempts, seconds, advice, "retrying; no event is lost");
+        }
+    }
+
+    /// It works again. Says so, if it was said that it did not.
+    pub fn succeeded(&mut self) {
         if self.attempts == 0 {
             return;
         }
+        let (projection, attempts) = (&*self.projection, self.attempts);
         let seconds = self.since.elapsed().as_secs_f64();
-        tracing::info!(projection, attempts = self.attempts, seconds, "available again");
+        tracing::info!(projection, attempts, seconds, "available again");
+        self.retries.lock().open.remove(&self.number);
+        (self.attempts, self.complained, self.delays) = (0, None, delays());
     }
 }
 
-/// Says that something outside does not answer: the first time, and now and then.
-pub fn report_retry(projection: &str, kind: FailureKind, error: &dyn fmt::Display, backoff: &mut Backoff) {
-    backoff.attempts += 1;
-    if backoff.complained.is_none_or(|last| last.elapsed() > COMPLAINT) {
-        backoff.complained = Some(Instant::now());
-        let seconds = backoff.since.elapsed().as_secs_f64();
-        let (attempts, advice) = (backoff.attempts, kind.advice());
-        tracing::warn!(projection, %kind, %error, attempts, seconds, advice, "retrying; no event is lost");
+impl Drop for Backoff {
+    fn drop(&mut self) {
+        self.retries.lock().open.remove(&self.number);
     }
+}
+
+fn delays() -> ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(50))
+        .with_max_delay(Duration::from_secs(10))
+        .with_jitter()
+        .without_max_times()
+        .build()
 }

@@ -16,7 +16,7 @@ use crate::failure::{FailureKind, Trouble};
 use crate::lane;
 use crate::pipeline::Pipeline;
 use crate::plugin::{Engine, LoadError, Plugin, compile::Compiler};
-use crate::retry::{Backoff, Halt, report_retry};
+use crate::retry::{Backoff, Halt, Retries};
 use crate::settle::Settler;
 use crate::source::{Log, LogError, Merging, Source};
 use crate::store::operator::Asked;
@@ -38,6 +38,7 @@ pub struct Host {
     log: Log,
     /// By URL; a database that does not answer keeps nobody from another.
     stores: Mutex<HashMap<String, Slot>>,
+    retries: Retries,
     stop: CancellationToken,
 }
 
@@ -74,7 +75,20 @@ impl Host {
     pub fn new(config: Config, executable: PathBuf, stop: CancellationToken) -> Result<Self, LogError> {
         let engine = Engine::new().expect("this executable's own engine settings are sound");
         let log = Log::open(&config.kafka)?;
-        Ok(Self { config, engine, executable, log, stores: Mutex::default(), stop })
+        Ok(Self {
+            config,
+            engine,
+            executable,
+            log,
+            stores: Mutex::default(),
+            retries: Retries::default(),
+            stop,
+        })
+    }
+
+    /// What is being tried again.
+    pub fn retries(&self) -> &Retries {
+        &self.retries
     }
 
     /// Compiles and checks a component. Blocks.
@@ -85,14 +99,13 @@ impl Host {
     /// Keeps one projection running until the host stops, or the projection must stand still.
     pub async fn supervise(self: Arc<Self>, offered: Offered) {
         let name = offered.plugin.contract.name().to_owned();
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(&name, &self.retries);
         while !self.stop.is_cancelled() {
             match self.prepare(&offered).await {
                 Ok(prepared) => match self.run(prepared).await {
                     Ok(()) => return,
-                    // It waits in its preparation until it may go on.
-                    Err(Halt::CaughtUp | Halt::Paused(_)) => continue,
-                    Err(Halt::Stop(_)) => continue,
+                    // Whatever it waits for, it waits in its preparation.
+                    Err(Halt::CaughtUp | Halt::Paused(_) | Halt::Stop(_)) => backoff.succeeded(),
                     Err(Halt::Restart(reason)) => {
                         tracing::warn!(projection = name, reason, "projection starts again");
                         backoff.wait(&self.stop).await;
@@ -100,7 +113,7 @@ impl Host {
                 },
                 Err(PrepareError::Stopped) => return,
                 Err(error) if error.may_pass() => {
-                    report_retry(&name, error.kind(), &error, &mut backoff);
+                    backoff.failed(error.kind(), &error);
                     backoff.wait(&self.stop).await;
                 }
                 Err(error) => {
@@ -123,11 +136,11 @@ impl Host {
         if let Err(Halt::Stop(trouble)) = &ended {
             let Trouble { kind, reason } = trouble;
             tracing::error!(projection = name, %kind, reason, advice = kind.advice(), "projection stands still");
-            let mut backoff = Backoff::default();
+            let mut backoff = Backoff::new(name, &self.retries);
             while let Err(error) = store.set_halted(&generation, Some(trouble)).await
                 && !self.stop.is_cancelled()
             {
-                report_retry(name, error.kind(), &error, &mut backoff);
+                backoff.failed(error.kind(), &error);
                 backoff.wait(&self.stop).await;
             }
             while board.of(generation.id).resumes == resumes && !self.stop.is_cancelled() {
@@ -268,6 +281,7 @@ impl Host {
                 source,
                 limits: batch.limits(),
                 board: board.clone(),
+                retries: self.retries.clone(),
                 catching_up: catching_up.take(),
                 more_lanes,
                 stop: together.clone(),

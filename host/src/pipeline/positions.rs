@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -10,13 +9,9 @@ use crate::batch::Delivery;
 use crate::checkpoint::{Identity, Start, start};
 use crate::event::Partition;
 use crate::failure::{FailureKind, Trouble};
+use crate::retry::{Backoff, Retries};
 use crate::source::{Log, LogError, Source, Span};
 use crate::store::{Advance, Generation, Store, StoreError};
-
-/// After a store or a broker did not answer.
-const PAUSE: Duration = Duration::from_secs(1);
-/// One line about it in this time is enough.
-const COMPLAINT: Duration = Duration::from_secs(30);
 
 pub(super) struct Positions {
     generation: Generation,
@@ -29,7 +24,7 @@ pub(super) struct Positions {
     /// Granted, and not read yet.
     open: BTreeSet<Partition>,
     try_again: Option<Instant>,
-    complained: Option<Instant>,
+    backoff: Backoff,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -40,9 +35,19 @@ enum Unknown {
     Log(#[from] LogError),
 }
 
+impl Unknown {
+    fn kind(&self) -> FailureKind {
+        match self {
+            Unknown::Store(error) => error.kind(),
+            Unknown::Log(_) => FailureKind::Brokers,
+        }
+    }
+}
+
 impl Positions {
-    pub(super) fn new(generation: Generation, store: Arc<dyn Store>, log: Log) -> Self {
+    pub(super) fn new(generation: Generation, store: Arc<dyn Store>, log: Log, retries: &Retries) -> Self {
         Self {
+            backoff: Backoff::new(&generation.projection, retries),
             generation,
             store,
             log,
@@ -50,7 +55,6 @@ impl Positions {
             identities: HashMap::new(),
             open: BTreeSet::new(),
             try_again: None,
-            complained: None,
         }
     }
 
@@ -81,12 +85,11 @@ impl Positions {
             return;
         }
         self.try_again = None;
-        if let Err(error) = self.find(source).await {
-            self.try_again = Some(Instant::now() + PAUSE);
-            if self.complained.is_none_or(|last| last.elapsed() > COMPLAINT) {
-                self.complained = Some(Instant::now());
-                let projection = &self.generation.projection;
-                tracing::warn!(projection, %error, "partitions wait for their checkpoints; trying on");
+        match self.find(source).await {
+            Ok(()) => self.backoff.succeeded(),
+            Err(error) => {
+                self.backoff.failed(error.kind(), &error);
+                self.try_again = Some(Instant::now() + self.backoff.delay());
             }
         }
     }
