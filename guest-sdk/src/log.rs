@@ -1,6 +1,7 @@
 //! Lines for the operator: the one thing that a projection can do beside answering.
 //!
-//! The host prints them with the projection's name, and may drop them when there are too many.
+//! The host prints them with the projection's name and version and with the event's position. It
+//! drops, and counts, what is more than the platform allows in a second (`limits.log-lines`).
 //! A panic is logged by itself, at level error and with its place.
 
 /// How much a line matters.

@@ -155,7 +155,7 @@ pub struct Limits {
     pub output_bytes: usize,
     /// Lookups that one event may ask for, in each of its rounds.
     pub lookups: usize,
-    /// Lines that a plugin may log for one batch.
+    /// Lines that a plugin may log in a second, all its instances and lanes together.
     pub log_lines: usize,
     /// The component's own size.
     pub component_bytes: usize,

@@ -1,8 +1,12 @@
-//! One wasmtime engine for all plugins of a host, and the clock that interrupts them.
+//! One wasmtime engine for all plugins of a host, and the clock that interrupts them and ends the
+//! seconds of their logs.
 
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use wasmtime::{Config, WasmBacktraceDetails};
+
+use super::log::Log;
 
 /// How often the epoch moves on: the granularity of wall time limits.
 pub(super) const TICK: Duration = Duration::from_millis(20);
@@ -11,21 +15,35 @@ pub(super) const TICK: Duration = Duration::from_millis(20);
 #[derive(Clone)]
 pub struct Engine {
     pub(super) inner: wasmtime::Engine,
+    logs: Logs,
 }
+
+/// Those of plugins that are no more are dropped with the next tick.
+type Logs = Arc<Mutex<Vec<Weak<Log>>>>;
 
 impl Engine {
     /// Makes the engine and starts its clock, a thread.
     pub fn new() -> wasmtime::Result<Self> {
         let inner = wasmtime::Engine::new(&config())?;
         let weak = inner.weak();
+        let logs = Logs::default();
+        let watched = logs.clone();
         std::thread::Builder::new().name("wasm-epoch".into()).spawn(move || {
             while let Some(engine) = weak.upgrade() {
                 engine.increment_epoch();
                 drop(engine);
+                let now = Instant::now();
+                let lives = |log: &Weak<Log>| log.upgrade().map(|log| log.tick(now)).is_some();
+                watched.lock().unwrap_or_else(PoisonError::into_inner).retain(lives);
                 std::thread::sleep(TICK);
             }
         })?;
-        Ok(Self { inner })
+        Ok(Self { inner, logs })
+    }
+
+    /// Has the clock end a log's seconds, for as long as it lives.
+    pub(super) fn watch(&self, log: &Arc<Log>) {
+        self.logs.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(log));
     }
 }
 

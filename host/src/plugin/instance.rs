@@ -12,6 +12,7 @@ use super::convert;
 use super::engine::Engine;
 use super::limits::{Growth, Limits};
 use super::loader::Plugin;
+use super::log::Log;
 use crate::event::{Event, Position};
 use crate::outcome::{Failure, FailureKind, printable};
 
@@ -36,10 +37,8 @@ pub struct Instance {
 
 /// What the host keeps beside an instance.
 pub(super) struct State {
-    name: Arc<str>,
     growth: Growth,
-    log_lines_left: usize,
-    log_lines_dropped: u64,
+    log: Arc<Log>,
     position: Option<Position>,
 }
 
@@ -47,7 +46,7 @@ impl Instance {
     /// A fresh instance: nothing in it remembers another batch.
     pub fn new(plugin: &Plugin) -> Result<Self, Failure> {
         let (store, projection) =
-            instantiate(&plugin.engine, &plugin.pre, &plugin.limits, plugin.contract.name())?;
+            instantiate(&plugin.engine, &plugin.pre, &plugin.limits, plugin.log.clone())?;
         Ok(Self { plugin: plugin.clone(), store, projection, spent: false })
     }
 
@@ -128,21 +127,9 @@ impl Instance {
         pre: &ProjectionPre<State>,
         limits: &Limits,
     ) -> Result<String, Failure> {
-        let (mut store, projection) = instantiate(engine, pre, limits, "describe")?;
+        let log = Log::open(engine, "describe", "unknown", limits);
+        let (mut store, projection) = instantiate(engine, pre, limits, log)?;
         projection.call_describe(&mut store).map_err(|error| failure(&mut store, &error))
-    }
-}
-
-impl Drop for Instance {
-    fn drop(&mut self) {
-        let state = self.store.data();
-        if state.log_lines_dropped > 0 {
-            tracing::warn!(
-                projection = &*state.name,
-                dropped = state.log_lines_dropped,
-                "the plugin logged more lines in one batch than it may"
-            );
-        }
     }
 }
 
@@ -150,15 +137,9 @@ fn instantiate(
     engine: &Engine,
     pre: &ProjectionPre<State>,
     limits: &Limits,
-    name: &str,
+    log: Arc<Log>,
 ) -> Result<(Store<State>, Projection), Failure> {
-    let state = State {
-        name: name.into(),
-        growth: Growth::new(limits),
-        log_lines_left: limits.log_lines,
-        log_lines_dropped: 0,
-        position: None,
-    };
+    let state = State { growth: Growth::new(limits), log, position: None };
     let mut store = Store::new(&engine.inner, state);
     store.limiter(|state| &mut state.growth);
     store.set_hostcall_fuel(limits.output_bytes);
@@ -212,19 +193,6 @@ impl types::Host for State {}
 
 impl ProjectionImports for State {
     fn log(&mut self, level: types::Level, message: String) {
-        if self.log_lines_left == 0 {
-            self.log_lines_dropped += 1;
-            return;
-        }
-        self.log_lines_left -= 1;
-        let projection = &*self.name;
-        let position = self.position.as_ref().map(ToString::to_string);
-        let message = printable(&message);
-        match level {
-            types::Level::Debug => tracing::debug!(target: "plugin", projection, position, "{message}"),
-            types::Level::Info => tracing::info!(target: "plugin", projection, position, "{message}"),
-            types::Level::Warn => tracing::warn!(target: "plugin", projection, position, "{message}"),
-            types::Level::Error => tracing::error!(target: "plugin", projection, position, "{message}"),
-        }
+        self.log.write(level, self.position.as_ref(), &message);
     }
 }

@@ -21,7 +21,7 @@ pub struct Limits {
     pub output_bytes: usize,
     /// Lookups that one event may ask for in one round.
     pub lookups: usize,
-    /// Lines that may be logged for one batch.
+    /// Lines that may be logged in a second.
     pub log_lines: usize,
 }
 

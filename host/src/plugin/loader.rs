@@ -10,6 +10,7 @@ use super::compile::{CompileError, Compiler};
 use super::engine::Engine;
 use super::instance::{Instance, State};
 use super::limits::Limits;
+use super::log::Log;
 
 /// A descriptor of a projection with hundreds of tables stays well below this.
 const MAX_DESCRIPTOR_BYTES: usize = 1024 * 1024;
@@ -26,6 +27,7 @@ pub struct Plugin {
     pub(super) engine: Engine,
     pub(super) pre: ProjectionPre<State>,
     pub(super) limits: Limits,
+    pub(super) log: Arc<Log>,
 }
 
 /// Why a file is not a plugin. What ran before goes on.
@@ -103,6 +105,7 @@ impl Plugin {
             Descriptor::from_json(&json).and_then(Descriptor::check).map_err(LoadError::Descriptor)?;
         Ok(Self {
             digest: super::digest(bytes),
+            log: log_of(&contract, engine, &limits),
             contract: Arc::new(contract),
             engine: engine.clone(),
             pre,
@@ -116,8 +119,13 @@ impl Plugin {
     /// known once it was described.
     pub fn with_limits(mut self, limits: &crate::config::Limits) -> Self {
         self.limits = Limits::from(limits);
+        self.log = log_of(&self.contract, &self.engine, &self.limits);
         self
     }
+}
+
+fn log_of(contract: &Contract, engine: &Engine, limits: &Limits) -> Arc<Log> {
+    Log::open(engine, contract.name(), &contract.descriptor.version, limits)
 }
 
 fn check_imports(engine: &Engine, component: &Component) -> Result<(), LoadError> {

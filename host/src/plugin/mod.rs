@@ -11,6 +11,7 @@ mod engine;
 mod instance;
 mod limits;
 mod loader;
+mod log;
 
 pub use engine::Engine;
 pub use instance::{Answer, Found, Instance};

@@ -29,6 +29,11 @@ impl Line {
     pub(crate) fn field(&self, name: &str) -> &str {
         self.json[name].as_str().unwrap_or_default()
     }
+
+    /// A field that is a number.
+    pub(crate) fn number(&self, name: &str) -> Option<u64> {
+        self.json[name].as_u64()
+    }
 }
 
 /// What a projection's run did, as its last line says.

@@ -19,6 +19,10 @@ pub(crate) fn harm(deed: Deed) -> Option<String> {
         Deed::Loop => spin(),
         Deed::Recurse => Some(recurse(1).to_string()),
         Deed::MemoryBomb => allocate(),
+        Deed::Say => {
+            log::warn("one line\nand what looks like another");
+            Some("said".into())
+        }
         Deed::LogFlood => {
             (0..1_000_000).for_each(|line| log::warn(format!("line {line} of a flood")));
             Some("logged".into())

@@ -43,6 +43,8 @@ pub enum Deed {
     Recurse,
     /// Allocates and touches memory until there is no more.
     MemoryBomb,
+    /// A line to the log that looks like two, then a write.
+    Say,
     /// A million lines to the log, then a write.
     LogFlood,
     /// Counts events in a static, and writes the count as the note: two instances differ.

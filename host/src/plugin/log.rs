@@ -1,0 +1,125 @@
+//! A plugin's log: so many lines a second, and in each of them whose it is.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::bindings::projector::plugin::types::Level;
+use super::engine::Engine;
+use super::limits::Limits;
+use crate::event::Position;
+use crate::outcome::printable;
+
+/// Shared by all instances of a plugin, in all of its lanes. The engine's clock ends its seconds.
+pub(super) struct Log {
+    projection: String,
+    /// The author's, as the descriptor has it.
+    version: String,
+    lines_a_second: usize,
+    second: Mutex<Second>,
+}
+
+impl Log {
+    pub(super) fn open(engine: &Engine, projection: &str, version: &str, limits: &Limits) -> Arc<Self> {
+        let log = Arc::new(Self {
+            projection: projection.into(),
+            version: version.into(),
+            lines_a_second: limits.log_lines,
+            second: Mutex::new(Second::beginning(Instant::now())),
+        });
+        engine.watch(&log);
+        log
+    }
+
+    /// Logs a line, or counts it among those that were dropped.
+    pub(super) fn write(&self, level: Level, position: Option<&Position>, message: &str) {
+        if !self.second().admits(self.lines_a_second) {
+            return;
+        }
+        let (projection, version) = (&*self.projection, &*self.version);
+        let position = position.map(ToString::to_string);
+        // One line, whatever the guest would like to be taken for the next.
+        let message = printable(message).replace('\n', "\\n");
+        match level {
+            Level::Debug => tracing::debug!(target: "plugin", projection, version, position, "{message}"),
+            Level::Info => tracing::info!(target: "plugin", projection, version, position, "{message}"),
+            Level::Warn => tracing::warn!(target: "plugin", projection, version, position, "{message}"),
+            Level::Error => tracing::error!(target: "plugin", projection, version, position, "{message}"),
+        }
+    }
+
+    /// To be called several times a second. Says how many lines were dropped in a second that is over.
+    pub(super) fn tick(&self, now: Instant) {
+        let dropped = self.second().end(now);
+        self.say(dropped);
+    }
+
+    fn say(&self, dropped: u64) {
+        if dropped > 0 {
+            tracing::warn!(
+                projection = self.projection,
+                version = self.version,
+                dropped,
+                "the plugin logged more lines in a second than it may"
+            );
+        }
+    }
+
+    fn second(&self) -> MutexGuard<'_, Second> {
+        self.second.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        let dropped = self.second().dropped;
+        self.say(dropped);
+    }
+}
+
+/// The lines of one second.
+struct Second {
+    began: Instant,
+    admitted: usize,
+    dropped: u64,
+}
+
+impl Second {
+    fn beginning(began: Instant) -> Self {
+        Self { began, admitted: 0, dropped: 0 }
+    }
+
+    fn admits(&mut self, most: usize) -> bool {
+        let admits = self.admitted < most;
+        match admits {
+            true => self.admitted += 1,
+            false => self.dropped += 1,
+        }
+        admits
+    }
+
+    /// Begins the next one if this is over; returns how many lines were dropped in it.
+    fn end(&mut self, now: Instant) -> u64 {
+        match now.duration_since(self.began) < Duration::from_secs(1) {
+            true => 0,
+            false => std::mem::replace(self, Self::beginning(now)).dropped,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_second_admits_so_many_lines_and_tells_once_how_many_it_dropped() {
+        let began = Instant::now();
+        let at = |millis| began + Duration::from_millis(millis);
+        let mut second = Second::beginning(began);
+        assert_eq!([(); 5].map(|()| second.admits(2)), [true, true, false, false, false]);
+        assert_eq!(second.end(at(999)), 0);
+        assert!(!second.admits(2));
+        assert_eq!(second.end(at(1_000)), 4);
+        assert_eq!(second.end(at(2_500)), 0);
+        assert!(second.admits(2));
+    }
+}
