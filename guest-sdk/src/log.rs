@@ -3,6 +3,9 @@
 //! The host prints them with the projection's name and version and with the event's position. It
 //! drops, and counts, what is more than the platform allows in a second (`limits.log-lines`).
 //! A panic is logged by itself, at level error and with its place.
+//!
+//! Of an event during which the projection breaks off, the last line at level error is in the dead letter,
+//! dropped or not.
 
 /// How much a line matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

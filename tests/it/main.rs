@@ -1,5 +1,6 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+mod breaking_off;
 mod harness;
 mod kafka;
 mod loading;

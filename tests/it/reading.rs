@@ -1,35 +1,20 @@
 //! What the events of a batch ask for is read at once, in each of their rounds, and gives what one by
 //! one would give.
 
-use std::path::Path;
-use std::time::Duration;
-
 use projector::batch::Delivery;
 use projector::config::Limits;
 use projector::event::{Event, Partition, Position};
 use projector::outcome::Outcome;
-use projector::plugin::compile::Compiler;
-use projector::plugin::{Engine, Plugin};
+use projector::plugin::Plugin;
 use projector::project::{Keys, ask, resolve};
 use projector_model::interpret::Row;
 use projector_model::{LookupCall, Tables, Value};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::harness::{Plugins, seed};
+use crate::harness::{guest, load, seed};
 
 const GENERATION: usize = 200;
-
-fn plugin() -> Plugin {
-    let plugins = Plugins::new(&["ancestors-guest"]);
-    let bytes = std::fs::read(plugins.directory().join("ancestors-guest.wasm")).unwrap();
-    let compiler = Compiler {
-        executable: Path::new(env!("CARGO_BIN_EXE_projector")).to_owned(),
-        time: Duration::from_secs(60),
-        memory_bytes: 4 << 30,
-    };
-    Plugin::load(&Engine::new().unwrap(), &compiler, &Limits::default(), &bytes).unwrap()
-}
 
 fn birth(person: usize, parent: Option<usize>) -> Delivery {
     let parent = parent.map_or("null".to_owned(), |parent| format!("\"p{parent}\""));
@@ -72,7 +57,7 @@ fn project(plugin: &Plugin, batches: &[&[Delivery]]) -> (Vec<Row>, usize) {
 /// The last of four generations in one batch: each round finds the rows of another generation.
 #[test]
 fn a_batch_is_read_once_for_each_round_and_comes_out_as_one_by_one() {
-    let plugin = plugin();
+    let plugin = load(&guest("ancestors-guest"), &Limits::default());
     let mut rng = StdRng::seed_from_u64(seed(51));
     let births: Vec<Delivery> = (0..4 * GENERATION)
         .map(|person| {
@@ -97,7 +82,7 @@ fn a_batch_is_read_once_for_each_round_and_comes_out_as_one_by_one() {
 /// writes that row: it is called again.
 #[test]
 fn what_was_foreseen_in_vain_is_asked_again_in_its_turn() {
-    let plugin = plugin();
+    let plugin = load(&guest("ancestors-guest"), &Limits::default());
     let births: Vec<Delivery> = (0..50_usize).map(|person| birth(person, person.checked_sub(1))).collect();
     let one_by_one: Vec<&[Delivery]> = births.chunks(1).collect();
     let (found, reads) = project(&plugin, &[&births]);

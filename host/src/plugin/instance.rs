@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use projector_model::change::codes;
 use projector_model::{Change, LookupCall, Value};
-use wasmtime::{Store, Trap};
+use wasmtime::{Store, Trap, WasmBacktrace};
 
 use super::bindings::projector::plugin::types;
 use super::bindings::{Projection, ProjectionImports, ProjectionPre};
@@ -40,6 +40,8 @@ pub(super) struct State {
     growth: Growth,
     log: Arc<Log>,
     position: Option<Position>,
+    /// The last line at level error of the call that runs, whether it was logged or dropped.
+    last_error: Option<String>,
 }
 
 impl Instance {
@@ -139,7 +141,7 @@ fn instantiate(
     limits: &Limits,
     log: Arc<Log>,
 ) -> Result<(Store<State>, Projection), Failure> {
-    let state = State { growth: Growth::new(limits), log, position: None };
+    let state = State { growth: Growth::new(limits), log, position: None, last_error: None };
     let mut store = Store::new(&engine.inner, state);
     store.limiter(|state| &mut state.growth);
     store.set_hostcall_fuel(limits.output_bytes);
@@ -150,6 +152,7 @@ fn instantiate(
 
 /// Gives the next call its fuel and its time.
 fn arm(store: &mut Store<State>, limits: &Limits) {
+    store.data_mut().last_error = None;
     store.set_epoch_deadline(limits.ticks());
     // Fails only for an engine without fuel.
     let armed = store.set_fuel(limits.fuel);
@@ -157,27 +160,35 @@ fn arm(store: &mut Store<State>, limits: &Limits) {
 }
 
 fn failure(store: &mut Store<State>, error: &wasmtime::Error) -> Failure {
-    let words = format!("{error:#}");
-    if words.contains("hostcall fuel") || words.contains("too much data") {
-        return Failure::new(FailureKind::Limit, "output", "it answered with more bytes than it may");
-    }
-    match error.downcast_ref::<Trap>() {
-        Some(Trap::OutOfFuel) => {
-            Failure::new(FailureKind::Limit, "fuel", "it used more fuel than one event may")
+    let backtrace = error.downcast_ref::<WasmBacktrace>().map(ToString::to_string);
+    let words: Vec<String> =
+        error.chain().map(ToString::to_string).filter(|words| Some(words) != backtrace.as_ref()).collect();
+    let words = words.join(": ");
+    let State { growth, last_error, .. } = store.data();
+    let too_much_output = words.contains("hostcall fuel") || words.contains("too much data");
+    let (kind, code, detail) = match (error.downcast_ref::<Trap>(), growth.refused) {
+        _ if too_much_output => {
+            (FailureKind::Limit, "output", "it answered with more bytes than it may".to_owned())
         }
-        Some(Trap::Interrupt) => {
-            Failure::new(FailureKind::Timeout, "time", "it ran longer than one event may")
+        (Some(Trap::OutOfFuel), _) => {
+            (FailureKind::Limit, "fuel", "it used more fuel than one event may".to_owned())
         }
-        Some(Trap::StackOverflow) => Failure::new(FailureKind::Limit, "stack", words),
-        _ => match store.data().growth.refused {
-            Some(bound) => Failure::new(
-                FailureKind::Limit,
-                bound,
-                format!("it needed more {bound} than it may have; {words}"),
-            ),
-            None => Failure::new(FailureKind::Trap, "trap", words),
-        },
-    }
+        (Some(Trap::Interrupt), _) => {
+            (FailureKind::Timeout, "time", "it ran longer than one event may".to_owned())
+        }
+        (Some(Trap::StackOverflow), _) => (FailureKind::Limit, "stack", words),
+        (_, Some(bound)) => {
+            (FailureKind::Limit, bound, format!("it needed more {bound} than it may have; {words}"))
+        }
+        (_, None) => (FailureKind::Trap, "trap", words),
+    };
+    // What a trap is about only the guest can say: a panic's message and place, in Rust.
+    let detail = match last_error {
+        Some(said) => format!("{said}\n{detail}"),
+        None => detail,
+    };
+    let frames = backtrace.as_deref().and_then(|backtrace| backtrace.split_once('\n'));
+    Failure { backtrace: frames.map(|(_, frames)| printable(frames)), ..Failure::new(kind, code, detail) }
 }
 
 fn undeclared(kind: &str, code: &str) -> Failure {
@@ -193,6 +204,9 @@ impl types::Host for State {}
 
 impl ProjectionImports for State {
     fn log(&mut self, level: types::Level, message: String) {
+        if level == types::Level::Error {
+            self.last_error = Some(printable(&message));
+        }
         self.log.write(level, self.position.as_ref(), &message);
     }
 }

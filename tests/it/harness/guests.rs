@@ -1,11 +1,31 @@
 //! The components that hosts are given.
 
 use std::env;
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use projector::config::Limits;
+use projector::plugin::compile::Compiler;
+use projector::plugin::{Engine, Plugin};
 
 pub(crate) const ORDER_SEARCH: &str = "order-search";
 pub(crate) const SALES_BY_COUNTRY: &str = "sales-by-country";
+
+/// A component's bytes.
+pub(crate) fn guest(name: &str) -> Vec<u8> {
+    let component = built().join(format!("{name}.wasm"));
+    fs::read(&component).unwrap_or_else(|error| missing(&component, &error))
+}
+
+/// A component as a host has it, in this process.
+pub(crate) fn load(component: &[u8], limits: &Limits) -> Plugin {
+    let compiler = Compiler {
+        executable: env!("CARGO_BIN_EXE_projector").into(),
+        time: limits.compile_time,
+        memory_bytes: limits.compile_memory_bytes,
+    };
+    Plugin::load(&Engine::new().unwrap(), &compiler, limits, component).unwrap()
+}
 
 /// Copies components into a plugin directory, each as `<name>.wasm`.
 pub(crate) fn install(names: &[&str], directory: &Path) {
@@ -13,13 +33,15 @@ pub(crate) fn install(names: &[&str], directory: &Path) {
     for name in names {
         let file = format!("{name}.wasm");
         let component = built().join(&file);
-        fs::copy(&component, directory.join(&file)).unwrap_or_else(|error| {
-            panic!(
-                "{}: {error}\nthe guests are built by `cargo xtask test`, or by `cargo xtask guests` alone",
-                component.display()
-            )
-        });
+        fs::copy(&component, directory.join(&file)).unwrap_or_else(|error| missing(&component, &error));
     }
+}
+
+fn missing(component: &Path, error: &io::Error) -> ! {
+    panic!(
+        "{}: {error}\nthe guests are built by `cargo xtask test`, or by `cargo xtask guests` alone",
+        component.display()
+    )
 }
 
 /// Where xtask puts what it builds.

@@ -110,7 +110,10 @@ fn a_trap_costs_its_event_and_no_other() {
     for letter in &letters {
         assert!(letter.detail.contains("unreachable"), "{letter:?}");
     }
-    // What the panic said is in the log: from the batch's instance, and from the second run alone.
+    let panic = &letters[2].detail;
+    assert!(panic.starts_with("panicked at tests/guests/hostile/src/instance.rs:"), "{panic}");
+    assert!(panic.contains("the hostile guest panics"), "{panic}");
+    // What it said is in the log too: from the batch's instance, and from the second run alone.
     let log = host.sigterm();
     let lines = log.lines();
     let said: Vec<_> =

@@ -20,7 +20,7 @@ pub(crate) fn harm(deed: Deed) -> Option<String> {
         Deed::Recurse => Some(recurse(1).to_string()),
         Deed::MemoryBomb => allocate(),
         Deed::Say => {
-            log::warn("one line\nand what looks like another");
+            log::error("one line\nand what looks like another");
             Some("said".into())
         }
         Deed::LogFlood => {

@@ -43,7 +43,7 @@ pub enum Deed {
     Recurse,
     /// Allocates and touches memory until there is no more.
     MemoryBomb,
-    /// A line to the log that looks like two, then a write.
+    /// An error to the log, one line that looks like two, then a write.
     Say,
     /// A million lines to the log, then a write.
     LogFlood,
