@@ -134,7 +134,8 @@ pub struct Projection {
     pub lanes: Option<NonZeroUsize>,
 }
 
-/// What a plugin may use. Every limit that it hits ends the one event that hit it.
+/// What a plugin may use. A limit of an event ends the one event that hits it, one of a batch the batch
+/// after it.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Limits {
@@ -145,6 +146,12 @@ pub struct Limits {
     /// when the host is starved, so the batch is tried again.
     #[serde(with = "humantime_serde")]
     pub time: Duration,
+    /// Fuel and wall time after which a batch ends, however few its events: it would hold its locks and
+    /// keep its partitions for too long. Counted apart for the first calls, which are made ahead, and for
+    /// those with rows, which are made in the transaction.
+    pub batch_fuel: u64,
+    #[serde(with = "humantime_serde")]
+    pub batch_time: Duration,
     /// Linear memory of an instance.
     pub memory_bytes: usize,
     /// Elements of an instance's tables.
@@ -159,6 +166,8 @@ pub struct Limits {
     pub log_lines: usize,
     /// The component's own size.
     pub component_bytes: usize,
+    /// What it describes itself with: hundreds of tables stay well below the default.
+    pub descriptor_bytes: usize,
     /// Time and memory that its compilation may take.
     #[serde(with = "humantime_serde")]
     pub compile_time: Duration,
@@ -171,6 +180,8 @@ impl Default for Limits {
         Self {
             fuel: 100_000_000,
             time: Duration::from_secs(2),
+            batch_fuel: 1_000_000_000,
+            batch_time: Duration::from_secs(2),
             memory_bytes: 64 * MIB,
             table_elements: 20_000,
             changes: 10_000,
@@ -178,6 +189,7 @@ impl Default for Limits {
             lookups: 100,
             log_lines: 100,
             component_bytes: 32 * MIB,
+            descriptor_bytes: MIB,
             compile_time: Duration::from_secs(60),
             compile_memory_bytes: 4 * 1024 * MIB as u64,
         }

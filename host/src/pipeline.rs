@@ -416,6 +416,7 @@ impl Run {
                 Err(error) => return (Err(error), None),
             },
         };
+        self.cut(batch, answers.len());
         self.drain();
         let next = self.take_batch();
         let attempted = CancellationToken::new();
@@ -439,7 +440,10 @@ impl Run {
             let checkpoint = |partition: &Partition| self.positions.checkpoint(partition);
             self.settler.attempt(&batch.deliveries, &answers, &checkpoint, &self.flood).await
         };
-        let (Attempt { events, statements, reads, result }, next) = tokio::join!(commit, ask_ahead);
+        let (Attempt { events, statements, reads, result }, mut next) = tokio::join!(commit, ask_ahead);
+        if let Some(next) = &mut next {
+            self.cut(next, next.answers.as_ref().map_or(next.deliveries.len(), Vec::len));
+        }
         self.tally.statements += statements;
         self.tally.reads += reads;
         batch.answers = Some(answers);

@@ -10,6 +10,7 @@ mod overlay;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use projector_model::change::codes;
 use projector_model::interpret::Row;
@@ -50,9 +51,19 @@ impl From<StoreError> for ProjectError {
 pub type Read<'r> = dyn FnMut(&[LookupCall]) -> Result<Vec<Vec<Row>>, StoreError> + 'r;
 
 /// Calls the plugin for each event, in one fresh instance. Blocks.
+///
+/// Returns an answer for each event, or for fewer, but for one at least: those that remain are to begin
+/// the next batch, because this one has used its fuel or its time.
 pub fn ask(plugin: &Plugin, batch: &[Delivery]) -> Result<Vec<FirstAnswer>, ProjectError> {
     let mut caller = Caller::new(plugin);
-    batch.iter().map(|delivery| caller.call(&delivery.event, &[])).collect()
+    let mut answers = Vec::with_capacity(batch.len());
+    for delivery in batch {
+        answers.push(caller.call(&delivery.event, &[])?);
+        if caller.has_used(1.0) {
+            break;
+        }
+    }
+    Ok(answers)
 }
 
 /// Whose events wait behind one that failed.
@@ -68,7 +79,7 @@ pub struct Keys {
 ///
 /// Returns an outcome for each event, or for fewer, but for one at least: those that remain are to
 /// begin the next batch, because a lookup of theirs could find rows that this one has not written
-/// yet.
+/// yet, or because they are to be called and this one has used its fuel or its time.
 pub fn resolve<'a, 'r>(
     plugin: &'r Plugin,
     batch: &'r [Delivery],
@@ -157,6 +168,7 @@ impl<'a> Resolver<'a, '_> {
             self.overlay.show(&calls, &mut found);
             answer = Cow::Owned(match foreseen.iter().position(|(shown, _)| *shown == found) {
                 Some(at) => foreseen.swap_remove(at).1,
+                None if at > 0 && self.caller.has_used(1.0) => return Ok(None),
                 None => self.caller.call(&self.batch[at].event, &found)?,
             });
             round += 1;
@@ -198,6 +210,8 @@ impl<'a> Resolver<'a, '_> {
             let foreseen = self.foreseen.entry(at).or_default();
             let place = match foreseen.iter().position(|(shown, _)| *shown == found) {
                 Some(place) => place,
+                // The rest is for their turns: what they answer ahead is lost where the batch ends.
+                None if self.caller.has_used(0.5) => return None,
                 None => {
                     // If it runs out of time, it will do so again in its turn.
                     let answer = self.caller.call(&self.batch[at].event, &found).ok()?;
@@ -254,49 +268,57 @@ struct Caller<'p> {
     plugin: &'p Plugin,
     /// The batch's instance. One that broke off is replaced.
     instance: Option<Instance>,
+    fuel: u64,
+    time: Duration,
 }
 
 impl<'p> Caller<'p> {
     fn new(plugin: &'p Plugin) -> Self {
-        Self { plugin, instance: None }
+        Self { plugin, instance: None, fuel: 0, time: Duration::ZERO }
+    }
+
+    /// Whether all calls together took this part of the fuel or of the time that a batch has.
+    fn has_used(&self, part: f64) -> bool {
+        let limits = &self.plugin.limits;
+        self.fuel as f64 >= part * limits.batch_fuel as f64 || self.time >= limits.batch_time.mul_f64(part)
     }
 
     fn call(&mut self, event: &Event, found: &[Found]) -> Result<FirstAnswer, ProjectError> {
+        let began = Instant::now();
+        let answer = self.confirmed(event, found);
+        self.time += began.elapsed();
+        match answer {
+            Err(failure) if failure.kind == FailureKind::Timeout => {
+                Err(ProjectError::Timeout(event.position.clone()))
+            }
+            answer => Ok(answer),
+        }
+    }
+
+    fn confirmed(&mut self, event: &Event, found: &[Found]) -> FirstAnswer {
         let mut instance = match self.instance.take() {
             Some(instance) => instance,
-            None => match Instance::new(self.plugin) {
-                Ok(instance) => instance,
-                Err(failure) => return decided(event, Err(failure)),
-            },
+            None => Instance::new(self.plugin)?,
         };
         let answer = self.checked(&mut instance, event, found);
         if !instance.is_spent() {
             self.instance = Some(instance);
         }
         if answer.is_ok() {
-            return Ok(answer);
+            return answer;
         }
-        let confirmed =
-            Instance::new(self.plugin).and_then(|mut alone| self.checked(&mut alone, event, found));
-        decided(event, confirmed)
+        Instance::new(self.plugin).and_then(|mut alone| self.checked(&mut alone, event, found))
     }
 
-    fn checked(&self, instance: &mut Instance, event: &Event, found: &[Found]) -> Result<Answer, Failure> {
-        let mut answer = instance.project(event, found)?;
+    fn checked(&mut self, instance: &mut Instance, event: &Event, found: &[Found]) -> FirstAnswer {
+        let answer = instance.project(event, found);
+        self.fuel = self.fuel.saturating_add(instance.fuel_used());
+        let mut answer = answer?;
         match &mut answer {
             Answer::Changes(changes) => validate::changes(&self.plugin.contract, event.topic, changes)?,
             Answer::Needs(calls) => validate::lookups(&self.plugin.contract, event.topic, calls)?,
             Answer::Ignored { .. } => {}
         }
         Ok(answer)
-    }
-}
-
-fn decided(event: &Event, answer: FirstAnswer) -> Result<FirstAnswer, ProjectError> {
-    match answer {
-        Err(failure) if failure.kind == FailureKind::Timeout => {
-            Err(ProjectError::Timeout(event.position.clone()))
-        }
-        answer => Ok(answer),
     }
 }

@@ -373,6 +373,15 @@ fn a_component_beyond_its_size_is_not_even_compiled() {
     assert_says(&reason, &[&format!("it has {} bytes, and {} are the most", sound.len(), sound.len() - 1)]);
 }
 
+/// Fault 28.
+#[test]
+fn a_descriptor_beyond_its_size_is_refused() {
+    let descriptor = descriptor("sound");
+    let (bytes, most) = (descriptor.len(), descriptor.len() - 1);
+    let reason = refused_by_host(&describing(&descriptor).component(), &format!("descriptor-bytes = {most}"));
+    assert_says(&reason, &["its `describe` failed", &format!("{bytes} bytes, and {most} are the most")]);
+}
+
 /// Fault 33.
 #[test]
 fn a_malicious_name_in_a_descriptor_is_refused_where_it_stands() {

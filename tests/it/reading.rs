@@ -1,6 +1,8 @@
 //! What the events of a batch ask for is read at once, in each of their rounds, and gives what one by
 //! one would give.
 
+use std::time::Duration;
+
 use projector::batch::Delivery;
 use projector::config::Limits;
 use projector::event::{Event, Partition, Position};
@@ -31,11 +33,23 @@ fn birth(person: usize, parent: Option<usize>) -> Delivery {
 
 /// Projects batches onto rows in memory; returns those rows, and how often they were read.
 fn project(plugin: &Plugin, batches: &[&[Delivery]]) -> (Vec<Row>, usize) {
+    let (rows, reads, projected) = project_in_part(plugin, batches);
+    assert!(projected.iter().copied().eq(batches.iter().map(|batch| batch.len())));
+    (rows, reads)
+}
+
+/// Where a batch ends early, the next one begins with what remains of it. Returns also how many events
+/// each had in the end.
+fn project_in_part(plugin: &Plugin, batches: &[&[Delivery]]) -> (Vec<Row>, usize, Vec<usize>) {
     let contract = &plugin.contract;
     let mut stored = Tables::new(contract);
     let mut reads = 0;
-    for batch in batches {
+    let mut projected = Vec::new();
+    let mut remaining = batches.iter().copied();
+    let mut next = remaining.next();
+    while let Some(batch) = next {
         let answers = ask(plugin, batch).unwrap();
+        let asked = &batch[..answers.len()];
         let mut read = |calls: &[LookupCall]| {
             reads += 1;
             let find = |call: &LookupCall| {
@@ -44,14 +58,15 @@ fn project(plugin: &Plugin, batches: &[&[Delivery]]) -> (Vec<Row>, usize) {
             };
             Ok(calls.iter().map(find).collect())
         };
-        let outcomes = resolve(plugin, batch, &answers, &[], Keys::default(), &mut read).unwrap();
-        assert_eq!(outcomes.len(), batch.len());
+        let outcomes = resolve(plugin, asked, &answers, &[], Keys::default(), &mut read).unwrap();
+        projected.push(outcomes.len());
+        next = Some(&batch[outcomes.len()..]).filter(|rest| !rest.is_empty()).or_else(|| remaining.next());
         for outcome in outcomes {
             let Outcome::Apply(changes) = outcome else { panic!("{outcome:?}") };
             stored.apply_event(contract, &changes).unwrap();
         }
     }
-    (stored.rows(0).map(|(_, row)| row.clone()).collect(), reads)
+    (stored.rows(0).map(|(_, row)| row.clone()).collect(), reads, projected)
 }
 
 /// The last of four generations in one batch: each round finds the rows of another generation.
@@ -88,4 +103,38 @@ fn what_was_foreseen_in_vain_is_asked_again_in_its_turn() {
     let (found, reads) = project(&plugin, &[&births]);
     assert_eq!(found, project(&plugin, &one_by_one).0);
     assert_eq!(reads, 1, "all that later rounds ask for was read in the first");
+}
+
+/// However little of a batch its fuel or its time is enough for: what remains begins the next one.
+#[test]
+fn a_batch_ends_when_its_fuel_or_its_time_is_used_and_comes_out_as_one_by_one() {
+    const BIRTHS: usize = 60;
+    // Each needs rows of all before it, three rounds of them.
+    let births: Vec<Delivery> = (0..BIRTHS).map(|person| birth(person, person.checked_sub(1))).collect();
+    let component = guest("ancestors-guest");
+    let plugin = load(&component, &Limits::default());
+    let one_by_one: Vec<&[Delivery]> = births.chunks(1).collect();
+    let (expected, _) = project(&plugin, &one_by_one);
+    let in_batches = |limits: Limits| {
+        let (found, _, projected) = project_in_part(&plugin.clone().with_limits(&limits), &[&births]);
+        assert_eq!(found, expected);
+        println!("{projected:?}");
+        projected
+    };
+    let most = Limits::default();
+    assert_eq!(in_batches(most.clone()), [BIRTHS]);
+    assert_eq!(in_batches(Limits { batch_fuel: 0, ..most.clone() }), [1; BIRTHS]);
+    assert_eq!(in_batches(Limits { batch_time: Duration::ZERO, ..most.clone() }), [1; BIRTHS]);
+    let some = in_batches(Limits { batch_fuel: 1_000_000, ..most });
+    assert!((4..BIRTHS / 2).contains(&some.len()), "{some:?}");
+}
+
+/// The first calls are made ahead, and end a batch just as those with rows do.
+#[test]
+fn no_more_is_asked_ahead_than_a_batch_may_use() {
+    let births: Vec<Delivery> = (0..9).map(|person| birth(person, None)).collect();
+    let plugin = load(&guest("ancestors-guest"), &Limits { batch_fuel: 0, ..Limits::default() });
+    assert_eq!(ask(&plugin, &births).unwrap().len(), 1);
+    let plugin = plugin.with_limits(&Limits::default());
+    assert_eq!(ask(&plugin, &births).unwrap().len(), births.len());
 }

@@ -57,6 +57,12 @@ impl Instance {
         self.spent
     }
 
+    /// The fuel that the last call used.
+    pub fn fuel_used(&self) -> u64 {
+        let left = self.store.get_fuel().unwrap_or_default();
+        self.plugin.limits.fuel.saturating_sub(left)
+    }
+
     /// Projects one event with the rows that were found for it so far.
     ///
     /// The answer's codes and lookups are declared ones; its changes are checked by `validate`.

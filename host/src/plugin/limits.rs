@@ -13,6 +13,9 @@ pub struct Limits {
     pub fuel: u64,
     /// Wall time for one event.
     pub time: Duration,
+    /// Fuel and wall time after which a batch ends.
+    pub batch_fuel: u64,
+    pub batch_time: Duration,
     pub memory_bytes: usize,
     pub table_elements: usize,
     /// Changes that one event may lead to.
@@ -30,6 +33,8 @@ impl From<&crate::config::Limits> for Limits {
         Self {
             fuel: config.fuel,
             time: config.time,
+            batch_fuel: config.batch_fuel,
+            batch_time: config.batch_time,
             memory_bytes: config.memory_bytes,
             table_elements: config.table_elements,
             changes: config.changes,

@@ -12,9 +12,6 @@ use super::instance::{Instance, State};
 use super::limits::Limits;
 use super::log::Log;
 
-/// A descriptor of a projection with hundreds of tables stays well below this.
-const MAX_DESCRIPTOR_BYTES: usize = 1024 * 1024;
-
 /// What a component imports for the contract's types: an instance that holds nothing else.
 const TYPES: &str = "projector:plugin/types@1.0.0-draft";
 
@@ -26,7 +23,7 @@ pub struct Plugin {
     pub contract: Arc<Contract>,
     pub(super) engine: Engine,
     pub(super) pre: ProjectionPre<State>,
-    pub(super) limits: Limits,
+    pub limits: Limits,
     pub(super) log: Arc<Log>,
 }
 
@@ -92,13 +89,14 @@ impl Plugin {
             .map_err(|error| LoadError::Malformed(format!("{error:#}")))?;
         check_imports(engine, &component)?;
         let pre = link(engine, &component)?;
+        let most = limits.descriptor_bytes;
         let limits = Limits::from(limits);
         let json = Instance::describe(engine, &pre, &limits)
             .map_err(|failure| LoadError::Describe(failure.to_string()))?;
-        if json.len() > MAX_DESCRIPTOR_BYTES {
+        if json.len() > most {
+            let bytes = json.len();
             return Err(LoadError::Describe(format!(
-                "it answered with {} bytes, and {MAX_DESCRIPTOR_BYTES} are the most",
-                json.len()
+                "it answered with {bytes} bytes, and {most} are the most"
             )));
         }
         let contract =

@@ -78,6 +78,15 @@ impl Guest {
         self.project(&format!("(i32.load (i32.add (i32.const {table}) (i32.mul {which} (i32.const 4))))"))
     }
 
+    /// What it answers as soon as it is given rows, instead of what it was told before.
+    pub(crate) fn once_found(self, answer: Address) -> Guest {
+        let code = format!(
+            "(if (result i32) (local.get $found_len) (then (i32.const {answer})) (else {}))",
+            self.project
+        );
+        self.project(&code)
+    }
+
     /// Bytes at an address of their own, which is a multiple of 8.
     pub(crate) fn put(&mut self, bytes: &[u8]) -> Address {
         self.memory.resize(self.memory.len().next_multiple_of(8), 0);
@@ -99,6 +108,14 @@ impl Guest {
             .map(|(statement, arguments)| (*statement, self.arguments(arguments), arguments.len()))
             .collect();
         self.calls(&calls)
+    }
+
+    /// The answer `ok(needs([(lookup, arguments), …]))`.
+    pub(crate) fn needs(&mut self, calls: &[(u16, &[Argument<'_>])]) -> Address {
+        let answer = self.changes(calls);
+        // A lookup call looks as a change does.
+        self.memory[answer + 4] = 2;
+        answer
     }
 
     /// The same of a statement, the address of its arguments, and their number.

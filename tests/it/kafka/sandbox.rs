@@ -357,6 +357,56 @@ fn more_changes_than_an_event_may_lead_to_are_none() {
     host.sigterm();
 }
 
+/// Fault 27, by count: the same of the lookups that an event may ask for at once.
+#[test]
+fn more_lookups_than_an_event_may_ask_for_are_none() {
+    let mut guest = Guest::describing(&descriptor("curious"));
+    let call: (u16, &[Argument<'_>]) = (0, &[Argument::Int64(7)]);
+    let answers = [20, 21].map(|calls| guest.needs(&vec![call; calls]));
+    let done = guest.changes(&[(0, &[Argument::Int64(7), Argument::Int64(1)])]);
+    let guest = guest.answering(&answers).once_found(done);
+    let plugins = Plugins::new(&[SALES_BY_COUNTRY]).add("curious.wasm", guest.component());
+    let sandbox = Sandbox::with("curious", plugins).set(&["limits", "lookups"], 20);
+    publish_raw(&sandbox, &["A", "B", "A"]);
+    let host = sandbox.platform.start_host("host");
+    let status = sandbox.platform.until_through("curious");
+    assert_closed(&status, 3, 0, 1);
+    let letters = dead_letters(sandbox.platform.read_model(), "curious");
+    assert_eq!((letters[0].offset, letters[0].verdict().as_str()), (1, "limit (lookups)"));
+    assert!(letters[0].detail.contains("21 lookups, and 20 are the most"), "{letters:?}");
+    sandbox.platform.assert_sales_are_right();
+    host.sigterm();
+}
+
+/// Fault 25: events that stay within their limits, and take long together. They are committed as they
+/// get done, so that nobody waits for all of them.
+#[test]
+fn events_that_use_much_each_are_committed_in_several_batches() {
+    const EVENTS: usize = 40;
+    // Some half a million units of fuel.
+    const BURN: &str = "(func $burn (local $left i32) (local.set $left (i32.const 100000))
+        (loop $more (br_if $more (local.tee $left (i32.sub (local.get $left) (i32.const 1))))))";
+    let mut guest = Guest::describing(&descriptor("slow"));
+    let answer = guest.changes(&[(0, &[Argument::Int64(1), Argument::Int64(1)])]);
+    let component = guest.declaring(BURN).project(&format!("(call $burn) (i32.const {answer})")).component();
+    // Every event has time for itself alone, or fuel for some with it.
+    for (limit, value, least) in
+        [("batch-time", Value::from("0s"), EVENTS), ("batch-fuel", Value::from(2_000_000), EVENTS / 5)]
+    {
+        let sandbox = Sandbox::with(limit, Plugins::new(&[SALES_BY_COUNTRY]).add("slow.wasm", &component))
+            .set(&["projections", "slow", "limits", "fuel"], 1_000_000)
+            .set(&["projections", "slow", "limits", limit], value);
+        publish_raw(&sandbox, &["event"; EVENTS]);
+        let host = sandbox.platform.start_host("host");
+        assert_closed(&sandbox.platform.until_through("slow"), EVENTS, 0, 0);
+        let seen = rows(sandbox.platform.read_model(), "slow", "seen", &["events"]);
+        assert_eq!(seen, [[Some(EVENTS.to_string())]]);
+        sandbox.platform.assert_sales_are_right();
+        let tally = host.sigterm().tally("slow");
+        assert!((least..=EVENTS).contains(&(tally.batches as usize)), "{limit}: {tally:?}");
+    }
+}
+
 /// An answer that is none: pointers into nowhere, cases that do not exist, text that is not UTF-8.
 #[test]
 fn an_answer_that_cannot_be_read_costs_its_event_and_no_other() {
