@@ -164,6 +164,10 @@ pub struct Limits {
     pub lookups: usize,
     /// Lines that a plugin may log in a second, all its instances and lanes together.
     pub log_lines: usize,
+    /// The share of batches whose events are projected twice, to see that the plugin is a pure function:
+    /// from 0 to 1. The first batch of a run is always one of them, unless it is 0.
+    #[serde(deserialize_with = "share")]
+    pub purity_sample: f64,
     /// The component's own size.
     pub component_bytes: usize,
     /// What it describes itself with: hundreds of tables stay well below the default.
@@ -188,6 +192,7 @@ impl Default for Limits {
             output_bytes: 8 * MIB,
             lookups: 100,
             log_lines: 100,
+            purity_sample: 0.001,
             component_bytes: 32 * MIB,
             descriptor_bytes: MIB,
             compile_time: Duration::from_secs(60),
@@ -218,6 +223,14 @@ impl Default for Batch {
 impl Batch {
     pub fn limits(&self) -> BatchLimits {
         BatchLimits { events: self.events, bytes: self.bytes }
+    }
+}
+
+fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    let share = f64::deserialize(deserializer)?;
+    match (0.0..=1.0).contains(&share) {
+        true => Ok(share),
+        false => Err(serde::de::Error::custom(format!("{share} is not a share: write one from 0.0 to 1.0"))),
     }
 }
 
@@ -513,6 +526,18 @@ store = "analytics"
         let (message, _) =
             error(&format!("{SOUND}[kafka.properties]\n\"isolation.level\" = \"read_uncommitted\"\n"));
         assert!(message.starts_with("projector.toml:16:"), "{message}");
+    }
+
+    #[test]
+    fn a_share_is_one_of_a_whole() {
+        for (written, is_sound) in
+            [("0.0", true), ("1", true), ("1.5", false), ("-0.1", false), ("nan", false)]
+        {
+            let text = format!("{SOUND}[limits]\npurity-sample = {written}\n");
+            assert_eq!(Config::parse("projector.toml", &text).is_ok(), is_sound, "{written}");
+        }
+        let (message, _) = error(&format!("{SOUND}[limits]\npurity-sample = 20.0\n"));
+        assert!(message.starts_with("projector.toml:16: 20 is not a share"), "{message}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What becomes of an event, as plain data.
 
 use std::borrow::Cow;
-use std::fmt;
+use std::fmt::{self, Write};
 
 use projector_model::Change;
 
@@ -72,20 +72,36 @@ impl Failure {
 
 /// What a guest said, fit to be stored and shown: bounded, control characters escaped.
 pub fn printable(text: &str) -> String {
-    const MOST: usize = 4_000;
-    let mut shown = String::with_capacity(text.len().min(MOST));
-    for character in text.chars() {
-        if shown.len() >= MOST {
-            shown.push('…');
-            break;
+    shown(text)
+}
+
+/// The same of what is yet to be written out, of which no more is written than is kept.
+pub fn shown(said: impl fmt::Display) -> String {
+    let mut printable = Printable(String::new());
+    // Fails where it is full.
+    let _ = write!(printable, "{said}");
+    printable.0
+}
+
+struct Printable(String);
+
+impl fmt::Write for Printable {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        const MOST: usize = 4_000;
+        let Printable(shown) = self;
+        for character in text.chars() {
+            if shown.len() >= MOST {
+                shown.push('…');
+                return Err(fmt::Error);
+            }
+            match character {
+                '\n' | '\t' => shown.push(character),
+                control if control.is_control() => shown.extend(control.escape_default()),
+                plain => shown.push(plain),
+            }
         }
-        match character {
-            '\n' | '\t' => shown.push(character),
-            control if control.is_control() => shown.extend(control.escape_default()),
-            plain => shown.push(plain),
-        }
+        Ok(())
     }
-    shown
 }
 
 #[cfg(test)]

@@ -15,7 +15,8 @@ use crate::batch::{BatchLimits, Buffer, Delivery};
 use crate::event::Partition;
 use crate::failure::{FailureKind, Trouble};
 use crate::policy::Flood;
-use crate::project::{self, FirstAnswer, ProjectError};
+use crate::project::purity::{self, Call, Sampling};
+use crate::project::{self, Caller, FirstAnswer, ProjectError};
 use crate::retry::{Backoff, Halt, Retries};
 use crate::settle::{self, Attempt, Isolate, Settler, isolate};
 use crate::source::{Incoming, Log, Source};
@@ -56,6 +57,8 @@ struct Tally {
     statements: u64,
     /// Times that rows were read for a batch.
     reads: u64,
+    /// Events of the sample that the plugin did not answer twice alike.
+    impure: u64,
 }
 
 /// Events on their way, and what was asked about them ahead of their turn.
@@ -63,6 +66,8 @@ struct Batch {
     deliveries: Vec<Delivery>,
     /// What the plugin said of each.
     answers: Option<Vec<FirstAnswer>>,
+    /// The calls with rows, of a batch of the sample.
+    calls: Vec<Call>,
     /// The partitions among theirs whose topic is another one than it was.
     foreign: Option<Vec<Partition>>,
 }
@@ -74,6 +79,7 @@ impl Pipeline {
         let generation = settler.deployment.generation.clone();
         let mut run = Run {
             resumes: board.of(generation.id).resumes,
+            sampling: Sampling::new(settler.plugin.limits.purity_sample),
             positions: Positions::new(generation, settler.store.clone(), log, &retries),
             settler,
             source,
@@ -91,9 +97,19 @@ impl Pipeline {
             tally: Tally::default(),
         };
         let result = run.run().await;
-        let Tally { batches, events, fenced, retries, statements, reads } = run.tally;
+        let Tally { batches, events, fenced, retries, statements, reads, impure } = run.tally;
         let projection = run.name();
-        tracing::info!(projection, batches, events, statements, reads, fenced, retries, "projection stopped");
+        tracing::info!(
+            projection,
+            batches,
+            events,
+            statements,
+            reads,
+            fenced,
+            retries,
+            impure,
+            "projection stopped"
+        );
         run.source.close(Duration::from_secs(5)).await;
         result
     }
@@ -119,6 +135,8 @@ struct Run {
     /// Events that are to be settled before the generation counts as caught up, once all partitions
     /// were at their ends.
     until_caught_up: Option<usize>,
+    /// Which batches are held against the plugin's promise to be pure.
+    sampling: Sampling,
     /// Why the consumer cannot go on.
     failed: Option<String>,
     tally: Tally,
@@ -250,7 +268,12 @@ impl Run {
 
     fn take_batch(&mut self) -> Option<Batch> {
         let deliveries = self.buffer.take(self.limits);
-        (!deliveries.is_empty()).then_some(Batch { deliveries, answers: None, foreign: None })
+        (!deliveries.is_empty()).then_some(Batch {
+            deliveries,
+            answers: None,
+            calls: Vec::new(),
+            foreign: None,
+        })
     }
 
     /// Takes what has happened already, as long as there is room for it.
@@ -325,7 +348,7 @@ impl Run {
                     // Only now: a database that can be read need not be one that can be written.
                     backoff.succeeded();
                     self.flood = flood;
-                    self.committed(&batch, advances);
+                    self.committed(&batch, advances).await;
                     return Ok(ahead);
                 }
                 Err(error) => error,
@@ -347,7 +370,7 @@ impl Run {
                         // Smaller every time: it may have been too much for the session's timeouts.
                         Recovered::TryAgain => self.cut(&mut batch, half),
                         Recovered::Committed(advances) => {
-                            self.committed(&batch, advances);
+                            self.committed(&batch, advances).await;
                             return Ok(None);
                         }
                         Recovered::Moved(partitions) => self.fenced(&partitions),
@@ -435,12 +458,17 @@ impl Run {
             });
             Some(asked.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())))
         };
+        let mut caller = match self.sampling.is_due() {
+            true => Caller::keeping_calls(&self.settler.plugin),
+            false => Caller::new(&self.settler.plugin),
+        };
         let commit = async {
             let _attempted = attempted.clone().drop_guard();
             let checkpoint = |partition: &Partition| self.positions.checkpoint(partition);
-            self.settler.attempt(&batch.deliveries, &answers, &checkpoint, &self.flood).await
+            self.settler.attempt(&mut caller, &batch.deliveries, &answers, &checkpoint, &self.flood).await
         };
         let (Attempt { events, statements, reads, result }, mut next) = tokio::join!(commit, ask_ahead);
+        batch.calls = caller.into_calls();
         if let Some(next) = &mut next {
             self.cut(next, next.answers.as_ref().map_or(next.deliveries.len(), Vec::len));
         }
@@ -464,7 +492,7 @@ impl Run {
         }
     }
 
-    fn committed(&mut self, batch: &Batch, advances: Vec<Advance>) {
+    async fn committed(&mut self, batch: &Batch, advances: Vec<Advance>) {
         self.tally.batches += 1;
         self.tally.events += batch.deliveries.len() as u64;
         if let Some(left) = &mut self.until_caught_up {
@@ -472,6 +500,18 @@ impl Run {
         }
         self.positions.committed(&advances);
         self.source.advise(advances.into_iter().map(|advance| (advance.partition, advance.next)).collect());
+        if self.sampling.advance() {
+            let answers = batch.answers.as_deref().unwrap_or_default();
+            let Settler { plugin, store, deployment, .. } = &self.settler;
+            let check = || purity::check(plugin, &batch.deliveries, answers, &batch.calls);
+            let found = tokio::task::block_in_place(check);
+            self.tally.impure += found.len() as u64;
+            if let Some(impurity) = found.first()
+                && let Err(error) = store.set_impure(&deployment.generation, &impurity.to_string()).await
+            {
+                tracing::debug!(%error, "that the plugin is not pure could not be stored");
+            }
+        }
     }
 
     /// Another writer moved these checkpoints: what was read of them is void.

@@ -7,6 +7,7 @@
 //! in each round: see [`Resolver::read_ahead`].
 
 mod overlay;
+pub mod purity;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -25,6 +26,7 @@ use crate::plugin::{Answer, Found, Instance, Plugin};
 use crate::store::StoreError;
 use crate::validate;
 use overlay::Overlay;
+use purity::Call;
 
 /// How often an event may ask for rows.
 const ROUNDS: usize = 3;
@@ -81,7 +83,7 @@ pub struct Keys {
 /// begin the next batch, because a lookup of theirs could find rows that this one has not written
 /// yet, or because they are to be called and this one has used its fuel or its time.
 pub fn resolve<'a, 'r>(
-    plugin: &'r Plugin,
+    caller: &'r mut Caller<'_>,
     batch: &'r [Delivery],
     answers: &'a [FirstAnswer],
     duplicates: &'r [bool],
@@ -93,9 +95,9 @@ pub fn resolve<'a, 'r>(
         answers,
         duplicates,
         keys,
-        contract: &plugin.contract,
-        caller: Caller::new(plugin),
-        overlay: Overlay::new(&plugin.contract),
+        contract: &caller.plugin.contract,
+        overlay: Overlay::new(&caller.plugin.contract),
+        caller,
         read,
         rounds_read: 0,
         foreseen: HashMap::new(),
@@ -110,13 +112,13 @@ pub fn resolve<'a, 'r>(
     Ok(outcomes)
 }
 
-struct Resolver<'a, 'r> {
+struct Resolver<'a, 'r, 'p> {
     batch: &'r [Delivery],
     answers: &'a [FirstAnswer],
     duplicates: &'r [bool],
     keys: Keys,
     contract: &'r Contract,
-    caller: Caller<'r>,
+    caller: &'r mut Caller<'p>,
     overlay: Overlay<'r>,
     read: &'r mut Read<'r>,
     /// Rounds whose rows were read for all of the batch.
@@ -129,7 +131,7 @@ struct Resolver<'a, 'r> {
 /// The rows that an event was shown before its turn, and its answer.
 type Foreseen = (Vec<Found>, FirstAnswer);
 
-impl<'a> Resolver<'a, '_> {
+impl<'a> Resolver<'a, '_, '_> {
     /// `None`: the batch ends before this event.
     fn resolve(&mut self, at: usize) -> Result<Option<Outcome<'a>>, ProjectError> {
         if self.is_duplicate(at) {
@@ -263,18 +265,29 @@ fn needs(answer: Cow<'_, FirstAnswer>) -> Needs<'_> {
     })
 }
 
-/// Calls the plugin; a failure is confirmed by a second call, alone in a fresh instance.
-struct Caller<'p> {
+/// Calls the plugin for a batch; a failure is confirmed by a second call, alone in a fresh instance.
+pub struct Caller<'p> {
     plugin: &'p Plugin,
     /// The batch's instance. One that broke off is replaced.
     instance: Option<Instance>,
     fuel: u64,
     time: Duration,
+    /// The calls that were made, for a batch of the sample.
+    calls: Option<Vec<Call>>,
 }
 
 impl<'p> Caller<'p> {
-    fn new(plugin: &'p Plugin) -> Self {
-        Self { plugin, instance: None, fuel: 0, time: Duration::ZERO }
+    pub fn new(plugin: &'p Plugin) -> Self {
+        Self { plugin, instance: None, fuel: 0, time: Duration::ZERO, calls: None }
+    }
+
+    /// One that keeps its calls, to have them made again.
+    pub fn keeping_calls(plugin: &'p Plugin) -> Self {
+        Self { calls: Some(Vec::new()), ..Self::new(plugin) }
+    }
+
+    pub fn into_calls(self) -> Vec<Call> {
+        self.calls.unwrap_or_default()
     }
 
     /// Whether all calls together took this part of the fuel or of the time that a batch has.
@@ -287,6 +300,9 @@ impl<'p> Caller<'p> {
         let began = Instant::now();
         let answer = self.confirmed(event, found);
         self.time += began.elapsed();
+        if let Some(calls) = &mut self.calls {
+            calls.push(Call { event: event.clone(), found: found.to_vec(), answer: answer.clone() });
+        }
         match answer {
             Err(failure) if failure.kind == FailureKind::Timeout => {
                 Err(ProjectError::Timeout(event.position.clone()))
@@ -300,25 +316,30 @@ impl<'p> Caller<'p> {
             Some(instance) => instance,
             None => Instance::new(self.plugin)?,
         };
-        let answer = self.checked(&mut instance, event, found);
+        let answer = self.counted(&mut instance, event, found);
         if !instance.is_spent() {
             self.instance = Some(instance);
         }
         if answer.is_ok() {
             return answer;
         }
-        Instance::new(self.plugin).and_then(|mut alone| self.checked(&mut alone, event, found))
+        Instance::new(self.plugin).and_then(|mut alone| self.counted(&mut alone, event, found))
     }
 
-    fn checked(&mut self, instance: &mut Instance, event: &Event, found: &[Found]) -> FirstAnswer {
-        let answer = instance.project(event, found);
+    fn counted(&mut self, instance: &mut Instance, event: &Event, found: &[Found]) -> FirstAnswer {
+        let answer = checked(self.plugin, instance, event, found);
         self.fuel = self.fuel.saturating_add(instance.fuel_used());
-        let mut answer = answer?;
-        match &mut answer {
-            Answer::Changes(changes) => validate::changes(&self.plugin.contract, event.topic, changes)?,
-            Answer::Needs(calls) => validate::lookups(&self.plugin.contract, event.topic, calls)?,
-            Answer::Ignored { .. } => {}
-        }
-        Ok(answer)
+        answer
     }
+}
+
+/// One call, its answer held against what is declared.
+fn checked(plugin: &Plugin, instance: &mut Instance, event: &Event, found: &[Found]) -> FirstAnswer {
+    let mut answer = instance.project(event, found)?;
+    match &mut answer {
+        Answer::Changes(changes) => validate::changes(&plugin.contract, event.topic, changes)?,
+        Answer::Needs(calls) => validate::lookups(&plugin.contract, event.topic, calls)?,
+        Answer::Ignored { .. } => {}
+    }
+    Ok(answer)
 }

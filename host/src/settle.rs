@@ -18,7 +18,7 @@ use crate::ordering::KeyId;
 use crate::outcome::{Failure, Outcome};
 use crate::plugin::Plugin;
 use crate::policy::{Failures, Flood, Policy};
-use crate::project::{self, FirstAnswer, Keys, ProjectError};
+use crate::project::{self, Caller, FirstAnswer, Keys, ProjectError};
 use crate::store::{Advance, Books, DeadLetter, Deployment, Parked, Store, StoreError, Transaction, Writes};
 
 /// What a lane writes with.
@@ -46,6 +46,7 @@ impl Settler {
     /// plugin said of each. `checkpoint`: where each partition's is.
     pub async fn attempt(
         &self,
+        caller: &mut Caller<'_>,
         batch: &[Delivery],
         answers: &[FirstAnswer],
         checkpoint: &(dyn Fn(&Partition) -> i64 + Sync),
@@ -53,12 +54,13 @@ impl Settler {
     ) -> Attempt {
         let mut attempt =
             Attempt { events: batch.len(), statements: 0, reads: 0, result: Ok(Default::default()) };
-        attempt.result = self.commit(batch, answers, checkpoint, flood, &mut attempt).await;
+        attempt.result = self.commit(caller, batch, answers, checkpoint, flood, &mut attempt).await;
         attempt
     }
 
     async fn commit(
         &self,
+        caller: &mut Caller<'_>,
         batch: &[Delivery],
         answers: &[FirstAnswer],
         checkpoint: &(dyn Fn(&Partition) -> i64 + Sync),
@@ -78,7 +80,8 @@ impl Settler {
             [] => Vec::new(),
             given => ids.duplicates(&tx.known(given).await?),
         };
-        let mut outcomes = self.resolve(&mut *tx, batch, answers, &duplicates, keys, &mut attempt.reads)?;
+        let mut outcomes =
+            self.resolve(caller, &mut *tx, batch, answers, &duplicates, keys, &mut attempt.reads)?;
         let flood = self.hold_back(&mut outcomes, batch, flood)?;
         attempt.events = outcomes.len();
         let batch = &batch[..outcomes.len()];
@@ -94,7 +97,8 @@ impl Settler {
 
     /// Brings events to their outcomes, with rows as the transaction sees them.
     fn resolve<'a>(
-        &'a self,
+        &self,
+        caller: &mut Caller<'_>,
         tx: &mut dyn Transaction,
         batch: &'a [Delivery],
         answers: &'a [FirstAnswer],
@@ -107,7 +111,7 @@ impl Settler {
                 *reads += 1;
                 Handle::current().block_on(tx.read(calls))
             };
-            project::resolve(&self.plugin, batch, answers, duplicates, keys, &mut read)
+            project::resolve(caller, batch, answers, duplicates, keys, &mut read)
         })
     }
 

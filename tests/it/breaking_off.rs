@@ -1,25 +1,14 @@
 //! A call that breaks off tells why and where.
 
 use projector::config::Limits;
-use projector::event::{Event, Partition, Position};
+use projector::event::Event;
 use projector::outcome::Failure;
 use projector::plugin::Instance;
 
-use crate::harness::{Guest, descriptor, guest, load};
-
-fn event(payload: &str) -> Event {
-    Event {
-        position: Position { partition: Partition::new("hostile.events.v1", 0), offset: 0 },
-        topic: 0,
-        timestamp_ms: None,
-        key: None,
-        value: Some(payload.as_bytes().to_vec()),
-        headers: vec![],
-    }
-}
+use crate::harness::{Guest, descriptor, event, guest, load};
 
 fn deed(deed: &str) -> Event {
-    event(&format!(r#"{{"do": "{deed}", "id": "1"}}"#))
+    event(0, &format!(r#"{{"do": "{deed}", "id": "1"}}"#))
 }
 
 #[track_caller]
@@ -66,6 +55,6 @@ fn the_last_error_that_was_logged_is_the_reason() {
         })
         .collect();
     let plugin = load(&guest.project(&format!("{logged} (unreachable)")).component(), &Limits::default());
-    let failure = failure(&mut Instance::new(&plugin).unwrap(), &event("anything"));
+    let failure = failure(&mut Instance::new(&plugin).unwrap(), &event(0, "anything"));
     assert!(failure.detail.starts_with("it cannot go on\\u{0}\nwasm trap"), "{failure:?}");
 }

@@ -4,5 +4,6 @@ mod breaking_off;
 mod harness;
 mod kafka;
 mod loading;
+mod purity;
 mod reading;
 mod store;

@@ -5,30 +5,22 @@ use std::time::Duration;
 
 use projector::batch::Delivery;
 use projector::config::Limits;
-use projector::event::{Event, Partition, Position};
 use projector::outcome::Outcome;
 use projector::plugin::Plugin;
-use projector::project::{Keys, ask, resolve};
+use projector::project::{Caller, Keys, ask, resolve};
 use projector_model::interpret::Row;
 use projector_model::{LookupCall, Tables, Value};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::harness::{guest, load, seed};
+use crate::harness::{event, guest, load, seed};
 
 const GENERATION: usize = 200;
 
 fn birth(person: usize, parent: Option<usize>) -> Delivery {
     let parent = parent.map_or("null".to_owned(), |parent| format!("\"p{parent}\""));
-    let event = Event {
-        position: Position { partition: Partition::new("person.born.v1", 0), offset: person as i64 },
-        topic: 0,
-        timestamp_ms: None,
-        key: None,
-        value: Some(format!(r#"{{"id": "p{person}", "parent": {parent}}}"#).into_bytes()),
-        headers: vec![],
-    };
-    Delivery { event, epoch: 1 }
+    let born = format!(r#"{{"id": "p{person}", "parent": {parent}}}"#);
+    Delivery { event: event(person as i64, &born), epoch: 1 }
 }
 
 /// Projects batches onto rows in memory; returns those rows, and how often they were read.
@@ -58,7 +50,8 @@ fn project_in_part(plugin: &Plugin, batches: &[&[Delivery]]) -> (Vec<Row>, usize
             };
             Ok(calls.iter().map(find).collect())
         };
-        let outcomes = resolve(plugin, asked, &answers, &[], Keys::default(), &mut read).unwrap();
+        let outcomes =
+            resolve(&mut Caller::new(plugin), asked, &answers, &[], Keys::default(), &mut read).unwrap();
         projected.push(outcomes.len());
         next = Some(&batch[outcomes.len()..]).filter(|rest| !rest.is_empty()).or_else(|| remaining.next());
         for outcome in outcomes {

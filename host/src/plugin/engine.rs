@@ -1,5 +1,5 @@
-//! One wasmtime engine for all plugins of a host, and the clock that interrupts them and ends the
-//! seconds of their logs.
+//! One wasmtime engine for all plugins of a host, the clock that interrupts them, and the one that ends
+//! the seconds of their logs.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -10,6 +10,9 @@ use super::log::Log;
 
 /// How often the epoch moves on: the granularity of wall time limits.
 pub(super) const TICK: Duration = Duration::from_millis(20);
+
+/// How often it is looked whether a second of a log is over.
+const LOG_TICK: Duration = Duration::from_millis(200);
 
 /// The engine. Cheap to clone; the clock stops with the last clone.
 #[derive(Clone)]
@@ -26,16 +29,24 @@ impl Engine {
     pub fn new() -> wasmtime::Result<Self> {
         let inner = wasmtime::Engine::new(&config())?;
         let weak = inner.weak();
-        let logs = Logs::default();
-        let watched = logs.clone();
         std::thread::Builder::new().name("wasm-epoch".into()).spawn(move || {
             while let Some(engine) = weak.upgrade() {
                 engine.increment_epoch();
                 drop(engine);
+                std::thread::sleep(TICK);
+            }
+        })?;
+        let logs = Logs::default();
+        let watched = Arc::downgrade(&logs);
+        // Not by the same thread: whoever reads this host's log may be slow, and no plugin's time is to
+        // depend on that.
+        std::thread::Builder::new().name("plugin-logs".into()).spawn(move || {
+            while let Some(logs) = watched.upgrade() {
                 let now = Instant::now();
                 let lives = |log: &Weak<Log>| log.upgrade().map(|log| log.tick(now)).is_some();
-                watched.lock().unwrap_or_else(PoisonError::into_inner).retain(lives);
-                std::thread::sleep(TICK);
+                logs.lock().unwrap_or_else(PoisonError::into_inner).retain(lives);
+                drop(logs);
+                std::thread::sleep(LOG_TICK);
             }
         })?;
         Ok(Self { inner, logs })

@@ -38,7 +38,8 @@ pub struct Instance {
 /// What the host keeps beside an instance.
 pub(super) struct State {
     growth: Growth,
-    log: Arc<Log>,
+    /// `None`: what it logs is for nobody.
+    log: Option<Arc<Log>>,
     position: Option<Position>,
     /// The last line at level error of the call that runs, whether it was logged or dropped.
     last_error: Option<String>,
@@ -47,8 +48,16 @@ pub(super) struct State {
 impl Instance {
     /// A fresh instance: nothing in it remembers another batch.
     pub fn new(plugin: &Plugin) -> Result<Self, Failure> {
-        let (store, projection) =
-            instantiate(&plugin.engine, &plugin.pre, &plugin.limits, plugin.log.clone())?;
+        Self::logging(plugin, Some(plugin.log.clone()))
+    }
+
+    /// One for calls that were made before: it logs nothing.
+    pub fn silent(plugin: &Plugin) -> Result<Self, Failure> {
+        Self::logging(plugin, None)
+    }
+
+    fn logging(plugin: &Plugin, log: Option<Arc<Log>>) -> Result<Self, Failure> {
+        let (store, projection) = instantiate(&plugin.engine, &plugin.pre, &plugin.limits, log)?;
         Ok(Self { plugin: plugin.clone(), store, projection, spent: false })
     }
 
@@ -136,7 +145,7 @@ impl Instance {
         limits: &Limits,
     ) -> Result<String, Failure> {
         let log = Log::open(engine, "describe", "unknown", limits);
-        let (mut store, projection) = instantiate(engine, pre, limits, log)?;
+        let (mut store, projection) = instantiate(engine, pre, limits, Some(log))?;
         projection.call_describe(&mut store).map_err(|error| failure(&mut store, &error))
     }
 }
@@ -145,7 +154,7 @@ fn instantiate(
     engine: &Engine,
     pre: &ProjectionPre<State>,
     limits: &Limits,
-    log: Arc<Log>,
+    log: Option<Arc<Log>>,
 ) -> Result<(Store<State>, Projection), Failure> {
     let state = State { growth: Growth::new(limits), log, position: None, last_error: None };
     let mut store = Store::new(&engine.inner, state);
@@ -213,6 +222,8 @@ impl ProjectionImports for State {
         if level == types::Level::Error {
             self.last_error = Some(printable(&message));
         }
-        self.log.write(level, self.position.as_ref(), &message);
+        if let Some(log) = &self.log {
+            log.write(level, self.position.as_ref(), &message);
+        }
     }
 }

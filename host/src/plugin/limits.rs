@@ -26,6 +26,8 @@ pub struct Limits {
     pub lookups: usize,
     /// Lines that may be logged in a second.
     pub log_lines: usize,
+    /// The share of batches whose calls are made again.
+    pub purity_sample: f64,
 }
 
 impl From<&crate::config::Limits> for Limits {
@@ -41,6 +43,7 @@ impl From<&crate::config::Limits> for Limits {
             output_bytes: config.output_bytes,
             lookups: config.lookups,
             log_lines: config.log_lines,
+            purity_sample: config.purity_sample,
         }
     }
 }

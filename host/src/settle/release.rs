@@ -10,7 +10,7 @@ use crate::batch::Delivery;
 use crate::event::{Event, Partition, Position};
 use crate::failure::FailureKind;
 use crate::outcome::{Failure, Outcome};
-use crate::project::{self, Keys, ProjectError};
+use crate::project::{self, Caller, Keys, ProjectError};
 use crate::store::operator::{Action, Fate, Open, Release, Taken, Verdict};
 use crate::store::{Books, StoreError, add};
 
@@ -61,7 +61,8 @@ impl Settler {
         }
         // What waited keeps waiting behind the next one that fails, whatever the policy is by now.
         let keys = Keys { park: true, ..Keys::default() };
-        let outcomes = self.resolve(&mut *tx, &work.events, &answers, &[], keys, &mut 0)?;
+        let mut caller = Caller::new(&self.plugin);
+        let outcomes = self.resolve(&mut caller, &mut *tx, &work.events, &answers, &[], keys, &mut 0)?;
         let batch = &work.events[..outcomes.len()];
         let verdict = work.verdict(&outcomes, operation.dry_run, contract);
         let mut writes = writes(batch, &outcomes);

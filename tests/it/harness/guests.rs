@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use projector::config::Limits;
+use projector::event::{Event, Partition, Position};
 use projector::plugin::compile::Compiler;
 use projector::plugin::{Engine, Plugin};
 
@@ -25,6 +26,18 @@ pub(crate) fn load(component: &[u8], limits: &Limits) -> Plugin {
         memory_bytes: limits.compile_memory_bytes,
     };
     Plugin::load(&Engine::new().unwrap(), &compiler, limits, component).unwrap()
+}
+
+/// An event for one that is called without a log to come from.
+pub(crate) fn event(offset: i64, payload: &str) -> Event {
+    Event {
+        position: Position { partition: Partition::new("events", 0), offset },
+        topic: 0,
+        timestamp_ms: None,
+        key: None,
+        value: Some(payload.as_bytes().to_vec()),
+        headers: vec![],
+    }
 }
 
 /// Copies components into a plugin directory, each as `<name>.wasm`.

@@ -43,6 +43,7 @@ pub(crate) struct Tally {
     pub(crate) events: u64,
     pub(crate) fenced: u64,
     pub(crate) retries: u64,
+    pub(crate) impure: u64,
 }
 
 pub(crate) struct HostLog {

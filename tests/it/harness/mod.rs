@@ -28,7 +28,7 @@ pub(crate) use dead_letters::{DeadLetter, assert_closed, dead_letters, rows};
 pub(crate) use eventually::{PATIENCE, eventually};
 pub(crate) use fold::{Expected, fold};
 pub(crate) use gates::{GATES, Gates, Step, step};
-pub(crate) use guests::{ORDER_SEARCH, SALES_BY_COUNTRY, guest, load};
+pub(crate) use guests::{ORDER_SEARCH, SALES_BY_COUNTRY, event, guest, load};
 pub(crate) use host::Host;
 pub(crate) use host_log::{HostLog, Line};
 pub(crate) use lossy_proxy::LossyProxy;

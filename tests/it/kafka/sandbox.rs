@@ -472,6 +472,24 @@ fn what_an_instance_remembers_ends_with_its_batch() {
     host.sigterm();
 }
 
+/// That an instance may remember something is found out by calling others with the same.
+#[test]
+fn an_impure_plugin_is_reported_and_a_pure_neighbour_is_not() {
+    let sandbox = Sandbox::new("impure");
+    let (host, _) = sandbox.prove(&[("write", ""), ("remember", ""), ("remember", ""), ("write", "")]);
+    let log = host.sigterm();
+    let lines = log.lines();
+    let reports: Vec<_> = lines.iter().filter(|line| line.message().contains("no pure function")).collect();
+    let [report] = reports[..] else { panic!("{reports:#?}") };
+    assert_eq!((report.field("level"), report.field("projection")), ("ERROR", "hostile"));
+    assert_eq!(report.field("version"), "1.0.0");
+    assert!(report.field("position").ends_with(".hostile.events.v1/0@2"), "{}", report.text);
+    let note = |count: u64| format!("1 changes: survivor(\"002\", \"event {count} of this instance\")");
+    assert_eq!(report.field("outcome"), note(1));
+    assert_eq!(report.field("outcome_again"), note(0));
+    assert_eq!((log.tally("hostile").impure, log.tally(SALES_BY_COUNTRY).impure), (1, 0));
+}
+
 /// A failure that a fresh instance does not repeat was not the event's: here each call fails but an
 /// instance's first.
 #[test]

@@ -3,18 +3,15 @@
 //! every dead letter retried, each key's trail is that of its events in order.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use projector::batch::Delivery;
 use projector::checkpoint::Identity;
 use projector::config::Limits;
 use projector::event::{Event, Partition, Position};
-use projector::plugin::compile::Compiler;
-use projector::plugin::{Engine, Plugin};
+use projector::plugin::Plugin;
 use projector::policy::{Failures, Flood};
-use projector::project;
+use projector::project::{self, Caller};
 use projector::settle::Settler;
 use projector::store::operator::{Action, Asked, Filter, NewOperation, Open};
 use projector::store::{Component, Counters, Deployment};
@@ -26,7 +23,7 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 
 use super::home::Home;
-use crate::harness::Plugins;
+use crate::harness::{guest, load};
 
 /// Topics of the plugin, by their places: two that are keyed alike, and the gates.
 const TOPICS: [&str; 3] = ["step.v1", "step.v2", "gate.v1"];
@@ -172,8 +169,11 @@ impl<'h> World<'h> {
         while let Some(first) = events.first() {
             let answers = tokio::task::block_in_place(|| project::ask(&self.settler().plugin, events))
                 .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+            let asked = &events[..answers.len()];
             let checkpoint = |_: &Partition| first.event.position.offset;
-            let attempt = self.settler().attempt(events, &answers, &checkpoint, &Flood::default()).await;
+            let mut caller = Caller::new(&self.settler().plugin);
+            let attempt =
+                self.settler().attempt(&mut caller, asked, &answers, &checkpoint, &Flood::default()).await;
             attempt.result.map_err(|error| anyhow::anyhow!("{error:?}"))?;
             events = &events[attempt.events..];
         }
@@ -302,20 +302,9 @@ impl<'h> World<'h> {
     }
 }
 
-fn plugin() -> Plugin {
-    let plugins = Plugins::new(&["gates-guest"]);
-    let bytes = std::fs::read(plugins.directory().join("gates-guest.wasm")).unwrap();
-    let compiler = Compiler {
-        executable: Path::new(env!("CARGO_BIN_EXE_projector")).to_owned(),
-        time: Duration::from_secs(60),
-        memory_bytes: 4 << 30,
-    };
-    Plugin::load(&Engine::new().unwrap(), &compiler, &Limits::default(), &bytes).unwrap()
-}
-
 fn prove(cases: u32, home: impl Fn() -> Result<Home>) {
     let runtime = Runtime::new().unwrap();
-    let plugin = plugin();
+    let plugin = load(&guest("gates-guest"), &Limits::default());
     // Cases that failed are kept, to be tried first, in tests/proptest-regressions.
     let config = Config { cases, max_shrink_iters: 200, source_file: Some(file!()), ..Config::default() };
     let outcome = TestRunner::new(config).run(&prop::collection::vec(deed(), 1..25), |deeds| {

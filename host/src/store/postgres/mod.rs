@@ -269,12 +269,14 @@ impl Store for Postgres {
         check_layout(&descriptor, &contract.descriptor)?;
         store_component(&mut tx, component).await?;
         // Waits for the transactions in flight, which hold this row, and they see it after.
-        sqlx::query("update projector.generation set active_digest = $2, halted = null where id = $1")
-            .bind(generation.id)
-            .bind(component.digest)
-            .execute(&mut *tx)
-            .await
-            .map_err(classify)?;
+        sqlx::query(
+            "update projector.generation set active_digest = $2, halted = null, impure = null where id = $1",
+        )
+        .bind(generation.id)
+        .bind(component.digest)
+        .execute(&mut *tx)
+        .await
+        .map_err(classify)?;
         activate(&mut tx, generation.id, component.digest).await?;
         tx.commit().await.map_err(classify)?;
         Ok(Installed { generation, active: component.digest.to_owned() })

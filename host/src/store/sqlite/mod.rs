@@ -175,12 +175,14 @@ impl Store for Sqlite {
         })?;
         check_layout(&descriptor, &contract.descriptor)?;
         store_component(&mut tx, component).await?;
-        sqlx::query("update projector_generation set active_digest = ?, halted = null where id = ?")
-            .bind(component.digest)
-            .bind(generation.id)
-            .execute(&mut *tx)
-            .await
-            .map_err(classify)?;
+        sqlx::query(
+            "update projector_generation set active_digest = ?, halted = null, impure = null where id = ?",
+        )
+        .bind(component.digest)
+        .bind(generation.id)
+        .execute(&mut *tx)
+        .await
+        .map_err(classify)?;
         activate(&mut tx, generation.id, component.digest).await?;
         tx.commit().await.map_err(classify)?;
         Ok(Installed { generation, active: component.digest.to_owned() })

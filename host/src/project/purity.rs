@@ -1,0 +1,180 @@
+//! Whether a plugin is the pure function that it promised to be: what it answers depends on the event
+//! and on the rows that it is shown, and on nothing that an instance remembers.
+//!
+//! Of a sample of batches each call is made again, in a fresh instance, and the answers are compared.
+//! Where they differ, the rows depend on how events were batched, and would come out otherwise if they
+//! were built again.
+
+use std::fmt;
+use std::time::Instant;
+
+use projector_model::{Contract, Value};
+
+use super::{FirstAnswer, checked};
+use crate::batch::Delivery;
+use crate::event::{Event, Position};
+use crate::outcome::{FailureKind, shown};
+use crate::plugin::{Answer, Found, Instance, Plugin};
+
+/// So many are reported of a batch: more of them say nothing new.
+const MOST: usize = 10;
+
+/// Which batches are in the sample: the first of a run, and from there on their share.
+#[derive(Debug)]
+pub struct Sampling {
+    share: f64,
+    due: f64,
+}
+
+impl Sampling {
+    pub fn new(share: f64) -> Self {
+        Self { share, due: if share > 0.0 { 1.0 } else { 0.0 } }
+    }
+
+    /// Whether the batch that is to be committed next is in the sample.
+    pub fn is_due(&self) -> bool {
+        self.due >= 1.0
+    }
+
+    /// Goes on to the next batch. Returns whether this one was in the sample.
+    pub fn advance(&mut self) -> bool {
+        let was_due = self.is_due();
+        self.due += self.share - f64::from(u8::from(was_due));
+        was_due
+    }
+}
+
+/// A call with rows, and what it was answered.
+#[derive(Debug)]
+pub struct Call {
+    pub(super) event: Event,
+    pub(super) found: Vec<Found>,
+    pub(super) answer: FirstAnswer,
+}
+
+/// An event that was answered otherwise in a fresh instance, with the same rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Impurity {
+    pub position: Position,
+    /// For a person: bounded, control characters escaped.
+    pub outcome: String,
+    pub outcome_again: String,
+}
+
+impl fmt::Display for Impurity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { position, outcome, outcome_again } = self;
+        write!(f, "the event at {position} led to {outcome}; again, in a fresh instance, to {outcome_again}")
+    }
+}
+
+/// Makes a batch's calls again, reports the events that are answered otherwise, and returns them. Blocks,
+/// for the time that a batch has at most.
+pub fn check(plugin: &Plugin, batch: &[Delivery], answers: &[FirstAnswer], calls: &[Call]) -> Vec<Impurity> {
+    let began = Instant::now();
+    let first = batch.iter().zip(answers).map(|(delivery, answer)| (&delivery.event, &[][..], answer));
+    let with_rows = calls.iter().map(|call| (&call.event, &call.found[..], &call.answer));
+    let mut impurities: Vec<Impurity> = Vec::new();
+    for (event, found, answer) in first.chain(with_rows) {
+        if impurities.iter().any(|impurity| impurity.position == event.position) {
+            continue;
+        }
+        // Its lines were logged the first time.
+        let again =
+            Instance::silent(plugin).and_then(|mut instance| checked(plugin, &mut instance, event, found));
+        if is_the_plugins_own(answer) && is_the_plugins_own(&again) && *answer != again {
+            let impurity = Impurity {
+                position: event.position.clone(),
+                outcome: shown(Shown(&plugin.contract, answer, &again)),
+                outcome_again: shown(Shown(&plugin.contract, &again, answer)),
+            };
+            report(plugin, &impurity);
+            impurities.push(impurity);
+        }
+        if impurities.len() == MOST || began.elapsed() >= plugin.limits.batch_time {
+            break;
+        }
+    }
+    impurities
+}
+
+/// Neither the machine's, which was too slow, nor the database's.
+fn is_the_plugins_own(answer: &FirstAnswer) -> bool {
+    let kind = answer.as_ref().err().map(|failure| failure.kind);
+    !matches!(kind, Some(FailureKind::Timeout | FailureKind::Refused))
+}
+
+fn report(plugin: &Plugin, impurity: &Impurity) {
+    tracing::error!(
+        projection = plugin.contract.name(),
+        version = plugin.contract.descriptor.version,
+        position = %impurity.position,
+        outcome = impurity.outcome,
+        outcome_again = impurity.outcome_again,
+        "the plugin is no pure function: in a fresh instance, the same event with the same rows led to another outcome; its rows cannot be relied on"
+    );
+}
+
+/// An answer beside another one: of two lists of changes, from where they differ.
+struct Shown<'a>(&'a Contract, &'a FirstAnswer, &'a FirstAnswer);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Shown(contract, answer, other) = self;
+        match answer {
+            Ok(Answer::Changes(changes)) => {
+                let same = match other {
+                    Ok(Answer::Changes(others)) => {
+                        changes.iter().zip(others).take_while(|(one, other)| one == other).count()
+                    }
+                    _ => 0,
+                };
+                write!(f, "{} changes", changes.len())?;
+                if same > 0 {
+                    write!(f, ", after the first {same}")?;
+                }
+                f.write_str(":")?;
+                changes[same..].iter().try_for_each(|change| {
+                    let name = &contract.writes[usize::from(change.statement)].name;
+                    call(f, name, &change.arguments)
+                })
+            }
+            Ok(Answer::Needs(calls)) => {
+                f.write_str("it needs rows:")?;
+                calls.iter().try_for_each(|needed| {
+                    let name = &contract.lookups[usize::from(needed.lookup)].name;
+                    call(f, name, &needed.arguments)
+                })
+            }
+            Ok(Answer::Ignored { code, detail }) => write!(f, "ignored ({code}): {detail}"),
+            Err(failure) => write!(f, "{failure}"),
+        }
+    }
+}
+
+fn call(f: &mut fmt::Formatter<'_>, name: &str, arguments: &[Value]) -> fmt::Result {
+    write!(f, " {name}(")?;
+    for (at, argument) in arguments.iter().enumerate() {
+        let separator = if at == 0 { "" } else { ", " };
+        write!(f, "{separator}{argument}")?;
+    }
+    f.write_str(")")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sampled(share: f64, batches: usize) -> Vec<usize> {
+        let mut sampling = Sampling::new(share);
+        (0..batches).filter(|_| sampling.advance()).collect()
+    }
+
+    #[test]
+    fn the_first_batch_is_in_the_sample_and_then_their_share() {
+        assert_eq!(sampled(0.25, 10), [0, 4, 8]);
+        assert_eq!(sampled(1.0, 3), [0, 1, 2]);
+        assert_eq!(sampled(0.001, 999), [0]);
+        assert!(sampled(0.0, 1_000).is_empty());
+    }
+}
