@@ -60,7 +60,7 @@ fn play(history: u64, interleaving: u64) -> Expected {
     expected
 }
 
-/// All interleavings of a history, of which each is held against the fold, end the same.
+/// Fault 16: all interleavings of a history, of which each is held against the fold, end the same.
 fn interleavings_agree(history: u64) {
     println!("history {history}, interleavings 0..{INTERLEAVINGS}");
     let outcomes: Vec<Expected> = thread::scope(|scope| {
@@ -89,7 +89,7 @@ fn rows_do_not_depend_on_it_in_history_3() {
     interleavings_agree(seed(103));
 }
 
-/// What one writer at a time prevents. A host has read that nobody knows the customer, and has not
+/// Fault 16: what one writer at a time prevents. A host has read that nobody knows the customer, and has not
 /// written the order yet. Meanwhile another host hears of the customer's country; if it may commit
 /// that now, it finds no order to correct, and the order is then stored with the country of old.
 #[test]

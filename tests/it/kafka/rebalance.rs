@@ -45,6 +45,7 @@ fn publish_while(platform: &Platform, records: &[Record], wanted: &AtomicBool) {
     panic!("the history was too short");
 }
 
+/// Fault 3: hosts join, leave and vanish.
 #[test]
 fn partitions_move_while_events_flow() {
     let platform = Platform::new("moving", &[ORDER_SEARCH, SALES_BY_COUNTRY], ReadModel::postgres())
@@ -133,7 +134,7 @@ fn idle_in_transaction(platform: &Platform) -> usize {
     platform.read_model().query(sql).len()
 }
 
-/// With all rows written and all locks taken, the last before the commit: the server ends the
+/// Fault 4: with all rows written and all locks taken, the last before the commit: the server ends the
 /// transaction of a host that does not move, so its successor need not wait for it.
 #[test]
 fn a_host_stopped_before_its_commit_blocks_nobody_and_is_fenced() {
@@ -155,7 +156,7 @@ fn a_host_stopped_before_its_commit_blocks_nobody_and_is_fenced() {
     assert_eq!((tally.fenced, tally.retries), (0, 0), "{tally:?}");
 }
 
-/// Before its first write, with a transaction that outlives the stop: what stops this one is that
+/// Fault 4: before its first write, with a transaction that outlives the stop: what stops this one is that
 /// the checkpoint is compared in the transaction.
 #[test]
 fn a_host_stopped_before_its_first_write_finds_its_checkpoint_moved() {
