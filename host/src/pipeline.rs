@@ -21,7 +21,7 @@ use crate::retry::{Backoff, Halt, Retries};
 use crate::settle::{self, Attempt, Isolate, Settler, isolate};
 use crate::source::{Incoming, Log, Source};
 use crate::store::operator::{Open, Verdict};
-use crate::store::{Advance, CatchingUp, StoreError};
+use crate::store::{Advance, CatchingUp, LockHolder, StoreError};
 use crate::wishes::Board;
 use positions::Positions;
 
@@ -360,6 +360,7 @@ impl Run {
                 ProjectError::Store(error @ StoreError::Unavailable(_)) => {
                     self.tally.retries += 1;
                     backoff.failed(error.kind(), &error);
+                    self.name_lock_holder(&error).await;
                     let recovered = self.recover(&batch, &mut backoff).await;
                     if let Some(catching_up) = &mut self.catching_up
                         && !catching_up.is_held().await
@@ -525,6 +526,23 @@ impl Run {
             "fenced: another host moved the checkpoint; nothing was written, reading goes on from there"
         );
         self.reposition(partitions);
+    }
+
+    /// Says who is in the way, when a lock was waited for in vain.
+    async fn name_lock_holder(&self, error: &StoreError) {
+        let generation = &self.settler.deployment.generation;
+        if let Some(holder) = self.settler.store.lock_holder(generation, error).await {
+            let LockHolder { session, application, query, seconds } = holder;
+            let projection = &generation.projection;
+            tracing::warn!(
+                projection,
+                session,
+                application,
+                query,
+                seconds,
+                "another session holds the lock"
+            );
+        }
     }
 
     /// After the database was gone: what became of the batch, as the checkpoints tell.

@@ -91,6 +91,10 @@ pub trait Store: Operator {
     /// waits to be that one.
     async fn begin(&self, deployment: &Deployment) -> Result<Box<dyn Transaction>, StoreError>;
 
+    /// Whose lock a transaction waited for in vain, if that is what `error` is about and the database
+    /// can tell.
+    async fn lock_holder(&self, generation: &Generation, error: &StoreError) -> Option<LockHolder>;
+
     /// Every projection in this store, as it is committed: all of it of one moment.
     async fn overview(&self) -> Result<Vec<Projection>, StoreError>;
 
@@ -195,6 +199,18 @@ impl CatchingUp {
         let answer = tokio::time::timeout(Duration::from_secs(5), session.ping());
         answer.await.is_ok_and(|answer| answer.is_ok())
     }
+}
+
+/// A session of the database that holds a lock for longer than the host waits for one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LockHolder {
+    /// As the database numbers it: in Postgres, its process id.
+    pub session: i32,
+    pub application: String,
+    /// Its last statement.
+    pub query: String,
+    /// For how long its transaction has been open.
+    pub seconds: f64,
 }
 
 /// Everything that one batch moves.

@@ -1,6 +1,7 @@
 //! Postgres: set-wise statements over `UNNEST` arrays, several hosts at once.
 
 mod errors;
+mod lock_holder;
 mod operator;
 mod overview;
 mod statements;
@@ -24,8 +25,8 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 use uuid::Uuid;
 
 use super::{
-    CatchUp, CatchingUp, Component, Deployment, Generation, Installed, Progress, Projection, Store,
-    StoreError, Transaction, check_layout,
+    CatchUp, CatchingUp, Component, Deployment, Generation, Installed, LockHolder, Progress, Projection,
+    Store, StoreError, Transaction, check_layout,
 };
 use crate::checkpoint::{Checkpoint, Identity};
 use crate::config;
@@ -452,6 +453,10 @@ impl Store for Postgres {
         let statements = self.statements(deployment);
         let tx = self.begin(BEGIN).await?;
         Ok(Box::new(transaction::begin(tx, deployment, statements).await?))
+    }
+
+    async fn lock_holder(&self, generation: &Generation, error: &StoreError) -> Option<LockHolder> {
+        lock_holder::find(&self.pool, generation, error).await
     }
 
     async fn overview(&self) -> Result<Vec<Projection>, StoreError> {

@@ -25,8 +25,8 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 use uuid::Uuid;
 
 use super::{
-    CatchUp, CatchingUp, Component, Deployment, Generation, Installed, Projection, Store, StoreError,
-    Transaction, check_layout,
+    CatchUp, CatchingUp, Component, Deployment, Generation, Installed, LockHolder, Projection, Store,
+    StoreError, Transaction, check_layout,
 };
 use crate::checkpoint::{Checkpoint, Identity};
 use crate::config;
@@ -325,6 +325,10 @@ impl Store for Sqlite {
 
     async fn begin(&self, deployment: &Deployment) -> Result<Box<dyn Transaction>, StoreError> {
         Ok(Box::new(transaction::begin(&self.pool, deployment).await?))
+    }
+
+    async fn lock_holder(&self, _: &Generation, _: &StoreError) -> Option<LockHolder> {
+        None
     }
 
     async fn overview(&self) -> Result<Vec<Projection>, StoreError> {
