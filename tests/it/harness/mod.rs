@@ -30,7 +30,7 @@ pub(crate) use fold::{Expected, fold};
 pub(crate) use gates::{GATES, Gates, Step, step};
 pub(crate) use guests::{ORDER_SEARCH, SALES_BY_COUNTRY, event, guest, load};
 pub(crate) use host::Host;
-pub(crate) use host_log::{HostLog, Line};
+pub(crate) use host_log::{HostLog, Line, Tally};
 pub(crate) use lossy_proxy::LossyProxy;
 pub(crate) use malice::{bomb, describing, descriptor, malicious};
 pub(crate) use platform::Platform;

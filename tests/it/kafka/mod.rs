@@ -9,6 +9,7 @@ mod duplicates;
 mod exactly_once;
 mod lanes;
 mod lineage;
+mod locks;
 mod log_identity;
 mod order_between_topics;
 mod parking;
