@@ -25,10 +25,13 @@ pub struct BatchLimits {
 #[derive(Debug, Default)]
 pub struct Buffer {
     waiting: VecDeque<Delivery>,
+    /// What all that waits weighs.
+    bytes: usize,
 }
 
 impl Buffer {
     pub fn extend(&mut self, deliveries: Vec<Delivery>) {
+        self.bytes += weight(&deliveries);
         self.waiting.extend(deliveries);
     }
 
@@ -38,6 +41,12 @@ impl Buffer {
 
     pub fn len(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// Whether as much waits as two batches take: one is to be settled, and one to be asked about
+    /// meanwhile.
+    pub fn is_full(&self, limits: BatchLimits) -> bool {
+        self.waiting.len() >= 2 * limits.events || self.bytes >= limits.bytes.saturating_mul(2)
     }
 
     /// Takes the next batch: at least one event if any waits, then as many as the limits allow.
@@ -51,11 +60,14 @@ impl Buffer {
             }
             count += 1;
         }
-        self.waiting.drain(..count).collect()
+        let batch: Vec<Delivery> = self.waiting.drain(..count).collect();
+        self.bytes -= weight(&batch);
+        batch
     }
 
     /// Puts events back that were taken last, in front of all that wait.
     pub fn put_back(&mut self, deliveries: Vec<Delivery>) {
+        self.bytes += weight(&deliveries);
         for delivery in deliveries.into_iter().rev() {
             self.waiting.push_front(delivery);
         }
@@ -64,7 +76,12 @@ impl Buffer {
     /// Drops everything of a partition: its epoch is over.
     pub fn forget(&mut self, partition: &Partition) {
         self.waiting.retain(|delivery| delivery.event.position.partition != *partition);
+        self.bytes = weight(&self.waiting);
     }
+}
+
+fn weight<'d>(deliveries: impl IntoIterator<Item = &'d Delivery>) -> usize {
+    deliveries.into_iter().map(|delivery| delivery.event.size_bytes()).sum()
 }
 
 #[cfg(test)]
@@ -97,6 +114,22 @@ mod tests {
         assert_eq!(offsets(&buffer.take(BatchLimits { events: 9, bytes: 1 })), [2]);
         assert_eq!(offsets(&buffer.take(BatchLimits { events: 9, bytes: usize::MAX })), [3, 4]);
         assert!(buffer.take(BatchLimits { events: 9, bytes: 9 }).is_empty());
+    }
+
+    #[test]
+    fn a_buffer_is_full_of_many_events_or_of_large_ones() {
+        let limits = BatchLimits { events: 3, bytes: 20_000 };
+        let mut buffer = Buffer::default();
+        buffer.extend((0..5).map(|offset| delivery(0, offset, 1)).collect());
+        assert!(!buffer.is_full(limits));
+        buffer.extend(vec![delivery(1, 0, 40_000)]);
+        assert!(buffer.is_full(limits));
+        buffer.forget(&Partition::new("t", 1));
+        assert!(!buffer.is_full(limits));
+        let taken = buffer.take(limits);
+        buffer.put_back(taken);
+        buffer.extend(vec![delivery(0, 5, 1)]);
+        assert!(buffer.is_full(limits));
     }
 
     #[test]

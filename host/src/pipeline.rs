@@ -278,7 +278,7 @@ impl Run {
 
     /// Takes what has happened already, as long as there is room for it.
     fn drain(&mut self) {
-        while self.buffer.len() < 2 * self.limits.events
+        while !self.buffer.is_full(self.limits)
             && let Some(incoming) = self.source.try_next()
         {
             self.receive(incoming);
