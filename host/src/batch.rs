@@ -97,6 +97,7 @@ mod tests {
             timestamp_ms: None,
             key: None,
             value: Some(vec![0; bytes]),
+            oversize_bytes: None,
             headers: vec![],
         };
         Delivery { event, epoch: 1 }

@@ -56,6 +56,10 @@ pub struct Kafka {
     pub group_prefix: Text,
     pub tls: Option<Tls>,
     pub sasl: Option<Sasl>,
+    /// What a record's value may weigh. A larger one is left in the log: its event is a dead letter
+    /// that says where it is.
+    #[serde(default = "eight_mebibytes")]
+    pub value_bytes: usize,
     /// Any librdkafka property; it wins over everything above.
     #[serde(default)]
     pub properties: BTreeMap<String, Text>,
@@ -243,6 +247,10 @@ fn default_group_prefix() -> Text {
 
 fn one_lane() -> NonZeroUsize {
     NonZeroUsize::MIN
+}
+
+fn eight_mebibytes() -> usize {
+    8 * 1024 * 1024
 }
 
 fn default_connections() -> u32 {

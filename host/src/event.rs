@@ -14,8 +14,10 @@ pub struct Event {
     /// The record's own timestamp in milliseconds since 1970, when it has one.
     pub timestamp_ms: Option<i64>,
     pub key: Option<Vec<u8>>,
-    /// Absent for a tombstone.
+    /// Absent for a tombstone, and for one that was left in the log.
     pub value: Option<Vec<u8>>,
+    /// What the value weighs that was left in the log, since it is larger than any may be.
+    pub oversize_bytes: Option<usize>,
     pub headers: Vec<Header>,
 }
 

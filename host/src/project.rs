@@ -335,6 +335,9 @@ impl<'p> Caller<'p> {
 
 /// One call, its answer held against what is declared.
 fn checked(plugin: &Plugin, instance: &mut Instance, event: &Event, found: &[Found]) -> FirstAnswer {
+    if let Some(bytes) = event.oversize_bytes {
+        return Err(oversize(event, bytes));
+    }
     let mut answer = instance.project(event, found)?;
     match &mut answer {
         Answer::Changes(changes) => validate::changes(&plugin.contract, event.topic, changes)?,
@@ -342,4 +345,13 @@ fn checked(plugin: &Plugin, instance: &mut Instance, event: &Event, found: &[Fou
         Answer::Ignored { .. } => {}
     }
     Ok(answer)
+}
+
+/// Nobody may take this one for a tombstone: the plugin is not asked.
+fn oversize(event: &Event, bytes: usize) -> Failure {
+    let at = &event.position;
+    let detail = format!(
+        "its value has {bytes} bytes, more than `kafka.value-bytes`; it was left in the log, at {at}"
+    );
+    Failure::new(FailureKind::Limit, "value-bytes", detail)
 }

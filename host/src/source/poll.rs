@@ -55,6 +55,8 @@ pub(super) struct Poller {
     ownership: Arc<Ownership>,
     /// Physical names, each at its place in the descriptor.
     topics: Topics,
+    /// What a value may weigh.
+    value_bytes: usize,
     events: Sender<Incoming>,
     commands: Receiver<Command>,
     /// What the channel has no room for yet.
@@ -100,6 +102,7 @@ impl Poller {
             consumer: Arc::new(consumer),
             ownership,
             topics,
+            value_bytes: kafka.value_bytes,
             events,
             commands,
             outbox: VecDeque::new(),
@@ -268,7 +271,7 @@ impl Poller {
             match reading.queue.poll(Duration::ZERO) {
                 None => return,
                 Some(Ok(message)) => {
-                    let event = event(reading, &message);
+                    let event = event(reading, &message, self.value_bytes);
                     let (offset, time) = (event.position.offset, event.timestamp_ms);
                     self.merge.offer(epoch, time, now_ms, event);
                     if reading.end.is_some_and(|end| offset + 1 >= end) {
@@ -308,19 +311,22 @@ impl Poller {
     }
 }
 
-fn event(reading: &Reading, message: &BorrowedMessage<'_>) -> Event {
+/// A value of more than `value_bytes` is not even copied.
+fn event(reading: &Reading, message: &BorrowedMessage<'_>, value_bytes: usize) -> Event {
     let headers = message.headers().map(|headers| {
         headers
             .iter()
             .map(|header| Header { name: header.key.to_owned(), value: header.value.map(<[u8]>::to_vec) })
             .collect()
     });
+    let oversize_bytes = message.payload().map(<[u8]>::len).filter(|bytes| *bytes > value_bytes);
     Event {
         position: Position { partition: reading.partition.clone(), offset: message.offset() },
         topic: reading.topic,
         timestamp_ms: message.timestamp().to_millis(),
         key: message.key().map(<[u8]>::to_vec),
-        value: message.payload().map(<[u8]>::to_vec),
+        value: message.payload().filter(|_| oversize_bytes.is_none()).map(<[u8]>::to_vec),
+        oversize_bytes,
         headers: headers.unwrap_or_default(),
     }
 }

@@ -196,7 +196,15 @@ mod tests {
     fn delivery(partition: &Partition, epoch: u64) -> Delivery {
         let position = Position { partition: partition.clone(), offset: 0 };
         Delivery {
-            event: Event { position, topic: 0, timestamp_ms: None, key: None, value: None, headers: vec![] },
+            event: Event {
+                position,
+                topic: 0,
+                timestamp_ms: None,
+                key: None,
+                value: None,
+                oversize_bytes: None,
+                headers: vec![],
+            },
             epoch,
         }
     }

@@ -19,4 +19,5 @@ mod refused;
 mod rejections;
 mod sandbox;
 mod stopping;
+mod too_large;
 mod transactions;

@@ -54,6 +54,7 @@ impl Batch {
                 timestamp_ms: None,
                 key: None,
                 value: None,
+                oversize_bytes: None,
                 headers: Vec::new(),
             },
             failure: Failure::new(FailureKind::Rejected, "no-country", "it has none"),

@@ -23,6 +23,7 @@ fn event(offset: i64, key: Bytes, value: Bytes, headers: Vec<Header>) -> Event {
         timestamp_ms: Some(1_700_000_000_123),
         key,
         value,
+        oversize_bytes: None,
         headers,
     }
 }
