@@ -132,6 +132,8 @@ pub struct Store {
 pub struct Projection {
     /// The name of a store in `[stores]`.
     pub store: Option<Text>,
+    /// Logical names of the topics that it may read; all, if there is no such list.
+    pub topics: Option<Vec<Text>>,
     pub limits: Option<Limits>,
     pub batch: Option<Batch>,
     pub failures: Option<Failures>,
@@ -422,6 +424,12 @@ impl Config {
 
     pub fn lanes_of(&self, projection: &str) -> usize {
         self.projections.get(projection).and_then(|own| own.lanes).unwrap_or(self.lanes).get()
+    }
+
+    /// Whether a projection is granted a topic, by its logical name.
+    pub fn may_read(&self, projection: &str, topic: &str) -> bool {
+        let granted = self.projections.get(projection).and_then(|own| own.topics.as_ref());
+        granted.is_none_or(|granted| granted.iter().any(|name| **name == *topic))
     }
 
     /// The physical name of a logical topic.

@@ -368,6 +368,10 @@ pub fn load(
         memory_bytes: config.limits.compile_memory_bytes,
     };
     let plugin = Plugin::load(engine, &compiler, &config.limits, bytes)?;
-    let own = config.limits_of(plugin.contract.name());
+    let name = plugin.contract.name();
+    if let Some(topic) = plugin.contract.topics.iter().find(|topic| !config.may_read(name, &topic.name)) {
+        return Err(LoadError::NotGranted { projection: name.to_owned(), topic: topic.name.clone() });
+    }
+    let own = config.limits_of(name);
     Ok(plugin.with_limits(own))
 }

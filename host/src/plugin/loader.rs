@@ -54,6 +54,8 @@ pub enum LoadError {
     Describe(String),
     #[error("its descriptor is not sound:\n{0}")]
     Descriptor(Problems),
+    #[error("it reads the topic `{topic}`, which `projections.{projection}.topics` does not grant")]
+    NotGranted { projection: String, topic: String },
 }
 
 impl LoadError {

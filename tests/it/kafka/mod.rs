@@ -1,5 +1,6 @@
 //! Promises that need a real Kafka. xtask knows these tests by this module's name.
 
+mod boundaries;
 mod brokers;
 mod catch_up;
 mod control;
