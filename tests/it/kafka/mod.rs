@@ -2,6 +2,7 @@
 
 mod boundaries;
 mod brokers;
+mod by_hand;
 mod catch_up;
 mod control;
 mod database;
