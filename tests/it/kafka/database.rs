@@ -1,14 +1,14 @@
 //! The database goes away, refuses, and comes back. Offsets stay where they are meanwhile.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use projector_test_servers::Postgres;
 use projector_workload::{ORDER_CONFIRMED, Record};
 use tempfile::TempDir;
 
 use crate::harness::{
-    Host, LossyProxy, ORDER_SEARCH, Platform, ReadModel, SALES_BY_COUNTRY, Session, assert_same, check_books,
-    eventually, fold, seed,
+    Host, HostLog, LossyProxy, ORDER_SEARCH, Platform, ReadModel, SALES_BY_COUNTRY, Session, assert_same,
+    check_books, eventually, fold, seed,
 };
 
 fn history(platform: &Platform, seed: u64, events: usize) -> Vec<Record> {
@@ -132,7 +132,7 @@ impl Apart {
     }
 
     /// Rows and counters of both, and that no event was given up.
-    fn assert_right(&self, host: Host) {
+    fn assert_right(&self, host: Host) -> Arc<HostLog> {
         self.platform.assert_orders_are_right();
         let status = self.platform.until_fresh();
         let expected = fold(&self.platform);
@@ -143,6 +143,12 @@ impl Apart {
         let (troubled, apart) = (log.tally(ORDER_SEARCH), log.tally(SALES_BY_COUNTRY));
         assert!(troubled.retries > 0 && troubled.fenced == 0, "{troubled:?}");
         assert_eq!((apart.retries, apart.fenced), (0, 0), "{apart:?}");
+        log
+    }
+
+    /// The same, after a trouble that nothing came through.
+    fn assert_right_after_one_trouble(&self, host: Host) {
+        let log = self.assert_right(host);
         let ends = log.lines().iter().filter(|line| line.message() == "available again").count();
         assert_eq!(ends, 1, "the trouble ended once");
     }
@@ -169,7 +175,7 @@ fn a_read_only_postgres_is_waited_for() {
     assert_eq!(status[ORDER_SEARCH].dead_letters, 0);
     assert_eq!(apart.platform.read_model().checkpoints(ORDER_SEARCH), stuck_at, "the offsets moved");
     postgres.set("default_transaction_read_only", "off").unwrap();
-    apart.assert_right(host);
+    apart.assert_right_after_one_trouble(host);
 }
 
 /// Fault 18.
@@ -193,7 +199,7 @@ fn a_restarted_postgres_is_waited_for() {
         stuck_at.iter().all(|(partition, offset)| moved[partition] >= *offset),
         "{stuck_at:?} → {moved:?}"
     );
-    apart.assert_right(host);
+    apart.assert_right_after_one_trouble(host);
 }
 
 /// Fault 18.
@@ -226,6 +232,44 @@ fn a_postgres_without_a_free_connection_is_waited_for() {
     let offsets = "select sum(next_offset)::text from projector.checkpoint";
     assert_eq!(observer.run(offsets), [stuck_at.to_string()], "the offsets moved");
     drop(crowd);
+    apart.assert_right_after_one_trouble(host);
+}
+
+/// Fault 21: no table can grow any more. What that hits is nobody's event.
+#[test]
+fn a_full_disk_is_waited_for() {
+    // The ballast's place is not to be used again when it is thrown off.
+    let postgres = Postgres::start_with(&[("autovacuum", "off")]).unwrap();
+    let apart = Apart::new("disk-full", &postgres);
+    let records = history(&apart.platform, seed(324), 1_500);
+    let (before, after) = records.split_at(700);
+    apart.platform.publish(before);
+    let host = apart.platform.start_host("patient");
+    apart.platform.until_fresh();
+    let stuck_at = apart.platform.read_model().checkpoints(ORDER_SEARCH);
+
+    let ReadModel::Postgres { url } = apart.platform.read_model() else { unreachable!("it is on Postgres") };
+    let mut hand = Session::open(url).unwrap();
+    let table = "order_search_g1.order_search";
+    hand.run(&format!("alter table {table} alter customer_name set storage plain"));
+    // A page each, so that the table's file is larger than the files of the server's log.
+    hand.run(&format!(
+        "insert into {table} select 'ballast-' || n, '', '', null, repeat('x', 8000), '', 0, '[]', now()
+         from generate_series(1, 2100) as n"
+    ));
+    let size: u64 = hand.run(&format!("select pg_relation_size('{table}')::text"))[0].parse().unwrap();
+    assert!(size > 16 << 20, "{size}");
+    postgres.limit_files(Some(size + 4096)).unwrap();
+    apart.publish_in_trouble(&host, after);
+    host.log()
+        .wait_for("that the disk is full", |line| line.field("error").contains("could not extend file"));
+    let status = apart.platform.status().expect("a full disk can be looked at");
+    assert!(!status[ORDER_SEARCH].fresh && status[ORDER_SEARCH].halted.is_none());
+    assert_eq!(status[ORDER_SEARCH].dead_letters, 0);
+    let moved = apart.platform.read_model().checkpoints(ORDER_SEARCH);
+    assert!(moved.values().sum::<i64>() < stuck_at.values().sum::<i64>() + after.len() as i64);
+    postgres.limit_files(None).unwrap();
+    hand.run(&format!("delete from {table} where order_id like 'ballast-%'"));
     apart.assert_right(host);
 }
 

@@ -44,7 +44,7 @@ impl Installation {
         self.programs.join(program)
     }
 
-    /// A command that runs as the server's owner.
+    /// A command that runs as the server's owner: one of the server's programs, or any by its path.
     pub(super) fn as_owner(&self, program: &str) -> Command {
         let mut command = Command::new(self.path(program));
         if let Some(user) = &self.stand_in {

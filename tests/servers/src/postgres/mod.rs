@@ -4,13 +4,14 @@ mod database;
 mod installation;
 
 use std::env;
+use std::fs;
 use std::ops::Deref;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
 pub use database::Database;
@@ -141,6 +142,32 @@ impl Postgres {
         );
         let value = value.replace('\'', "''");
         self.execute(&format!("alter system set {name} = '{value}';\nselect pg_reload_conf();\n"))?;
+        Ok(())
+    }
+
+    /// Lets no file of the server's grow beyond so many bytes, which is to it as if its disk were
+    /// full: a write that would go beyond is cut short. `None`: they may grow again. The log is made
+    /// of files of 16 MiB, which is the least that lets the server run on.
+    ///
+    /// By util-linux's `prlimit`.
+    pub fn limit_files(&self, bytes: Option<u64>) -> Result<()> {
+        let postmaster = self.pid().context("the server is stopped")?;
+        let limit = bytes.map_or("unlimited".to_owned(), |bytes| bytes.to_string());
+        // Sessions to come inherit it; those that are there must be told, unless they end meanwhile.
+        let sessions = fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children"))?;
+        let postmaster = postmaster.to_string();
+        for pid in [&*postmaster].into_iter().chain(sessions.split_whitespace()) {
+            let output = self
+                .installation
+                .as_owner("/usr/bin/prlimit")
+                .args(["--pid", pid, &format!("--fsize={limit}:")])
+                .output()?;
+            ensure!(
+                output.status.success() || (pid != postmaster && !Path::new("/proc").join(pid).exists()),
+                "prlimit: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
         Ok(())
     }
 
