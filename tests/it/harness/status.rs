@@ -16,6 +16,7 @@ pub(crate) struct Projection {
     pub(crate) name: String,
     pub(crate) digest: String,
     pub(crate) fresh: bool,
+    pub(crate) freshness_ms: Option<i64>,
     pub(crate) lag: i64,
     pub(crate) halted: Option<Trouble>,
     pub(crate) counters: Counters,
@@ -33,6 +34,7 @@ pub(crate) struct Partition {
     /// Where a reader of committed events ends.
     pub(crate) log_end: i64,
     pub(crate) lag: i64,
+    pub(crate) freshness_ms: Option<i64>,
     pub(crate) counters: Counters,
     /// Why it is not read.
     pub(crate) paused: Option<Trouble>,

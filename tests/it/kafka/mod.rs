@@ -4,6 +4,7 @@ mod boundaries;
 mod brokers;
 mod by_hand;
 mod catch_up;
+mod clocks;
 mod control;
 mod database;
 mod dead_letters;
