@@ -1,6 +1,8 @@
 //! Who holds which partitions, as the group's coordinator says.
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -23,6 +25,26 @@ impl Platform {
             if shared { Ok(holds) } else { Err(holds) }
         })
     }
+}
+
+/// Puts a member out of its group, in its own name: it is not asked.
+pub(crate) fn put_out(brokers: &str, group: &str, member: &str) {
+    let mut request = Vec::new();
+    // LeaveGroup, version 0, correlation, client id.
+    for number in [13_i16, 0, 0, 0] {
+        request.extend(number.to_be_bytes());
+    }
+    for text in ["test", group, member] {
+        request.extend((text.len() as i16).to_be_bytes());
+        request.extend(text.as_bytes());
+    }
+    let mut broker = TcpStream::connect(brokers).unwrap();
+    broker.write_all(&(request.len() as i32).to_be_bytes()).unwrap();
+    broker.write_all(&request).unwrap();
+    // Length, correlation, error code.
+    let mut answer = [0; 10];
+    broker.read_exact(&mut answer).unwrap();
+    assert_eq!(answer[8..], [0, 0], "{member} was not put out of {group}");
 }
 
 /// Empty while the group rebalances.
