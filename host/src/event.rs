@@ -122,7 +122,15 @@ mod tests {
             header("hex", Some(b"{\"hex\": \"00\"}")),
         ];
         let position = Position { partition: Partition::new("t", 0), offset: 0 };
-        let event = Event { position, topic: 0, timestamp_ms: None, key: None, value: None, headers };
+        let event = Event {
+            position,
+            topic: 0,
+            timestamp_ms: None,
+            key: None,
+            value: None,
+            oversize_bytes: None,
+            headers,
+        };
         assert_eq!(Event::headers_from(&event.headers_json()), event.headers);
         assert!(!event.headers_json().to_string().contains("\\u0000"));
     }

@@ -22,6 +22,9 @@ pub struct Visibility {
     /// Age of the oldest of them by its own timestamp, in milliseconds, never negative. Zero when
     /// there is none; absent when it has no timestamp.
     pub freshness_ms: Option<i64>,
+    /// Age of the transaction that is open at the log's end, by its first record's timestamp, in
+    /// milliseconds: what was written behind it is not visible, and is in no lag, before it ends.
+    pub open_transaction_ms: Option<i64>,
 }
 
 /// Visibility of each partition from its checkpoint on, in the order asked.
@@ -64,7 +67,9 @@ async fn of_partition(
     marks: Marks,
     now_ms: i64,
 ) -> Result<Visibility, LogError> {
-    let fresh = Visibility { log_end: marks.high, lag: 0, freshness_ms: Some(0) };
+    let age = |timestamp: i64| (now_ms - timestamp).max(0);
+    let open_transaction_ms = log.open_transaction(partition.clone()).await?.map(age);
+    let fresh = Visibility { log_end: marks.high, lag: 0, freshness_ms: Some(0), open_transaction_ms };
     if checkpoint >= marks.high {
         return Ok(fresh);
     }
@@ -72,9 +77,5 @@ async fn of_partition(
     let Some((offset, timestamp_ms)) = log.first_visible(partition, checkpoint.max(marks.low)).await? else {
         return Ok(fresh);
     };
-    Ok(Visibility {
-        log_end: marks.high,
-        lag: marks.high - offset,
-        freshness_ms: timestamp_ms.map(|timestamp| (now_ms - timestamp).max(0)),
-    })
+    Ok(Visibility { lag: marks.high - offset, freshness_ms: timestamp_ms.map(age), ..fresh })
 }

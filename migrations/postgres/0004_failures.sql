@@ -9,6 +9,8 @@ alter table projector.generation add column impure text;
 
 -- What the database said of the rows that it refused; where a trap was; how often it was tried again.
 alter table projector.dead_letter add column timestamp_ms bigint;
+-- What the value weighs that was left in the log.
+alter table projector.dead_letter add column oversize_bytes bigint;
 alter table projector.dead_letter add column db_table text;
 alter table projector.dead_letter add column db_column text;
 alter table projector.dead_letter add column db_constraint text;
@@ -37,6 +39,7 @@ create table projector.parked (
     partition     integer not null,
     "offset"      bigint not null,
     timestamp_ms  bigint,
+    oversize_bytes bigint,
     key           bytea,
     payload       bytea,
     headers       jsonb not null,

@@ -9,6 +9,8 @@ alter table projector_generation add column impure text;
 
 -- What the database said of the rows that it refused; where a trap was; how often it was tried again.
 alter table projector_dead_letter add column timestamp_ms integer;
+-- What the value weighs that was left in the log.
+alter table projector_dead_letter add column oversize_bytes integer;
 alter table projector_dead_letter add column db_table text;
 alter table projector_dead_letter add column db_column text;
 alter table projector_dead_letter add column db_constraint text;
@@ -37,6 +39,7 @@ create table projector_parked (
     partition     integer not null,
     "offset"      integer not null,
     timestamp_ms  integer,
+    oversize_bytes integer,
     key           blob,
     payload       blob,
     headers       text not null,

@@ -305,6 +305,7 @@ impl Show {
             println!("\n{}", backtrace.trim_end());
         }
         match &letter.payload {
+            None if letter.oversize_bytes.is_some() => println!("\nno payload: it was left in the log"),
             None => println!("\nno payload: a tombstone"),
             Some(Json::String(text)) => match serde_json::from_str::<Json>(text) {
                 Ok(document) => println!("\n{document:#}"),

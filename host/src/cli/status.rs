@@ -3,7 +3,7 @@
 use comfy_table::{Table, presets};
 
 use super::{CliError, ConfigArgument, Output};
-use crate::operations::status::{ProjectionStatus, status};
+use crate::operations::status::{PartitionStatus, ProjectionStatus, status};
 
 /// Show how current and complete every read model is.
 ///
@@ -87,10 +87,18 @@ fn print(projection: &ProjectionStatus) {
             partition.visibility.lag.to_string(),
             partition.visibility.freshness_ms.map_or("?".into(), seconds),
             partition.counters.dead.to_string(),
-            partition.paused.as_ref().map_or(String::new(), |trouble| format!("PAUSED: {trouble}")),
+            remark(partition),
         ]);
     }
     println!("{table}\n");
+}
+
+fn remark(partition: &PartitionStatus) -> String {
+    match (&partition.paused, partition.visibility.open_transaction_ms) {
+        (Some(reason), _) => format!("PAUSED: {reason}"),
+        (None, Some(age)) => format!("a producer's transaction has been open for {}", seconds(age)),
+        (None, None) => String::new(),
+    }
 }
 
 fn seconds(milliseconds: i64) -> String {

@@ -49,6 +49,8 @@ pub struct DeadLetter {
     pub parked: Option<i64>,
     pub headers: Json,
     pub payload: Option<Json>,
+    /// What the payload weighs that was left in the log, because it is larger than any may be.
+    pub oversize_bytes: Option<i64>,
 }
 
 impl From<Letter> for DeadLetter {
@@ -76,6 +78,7 @@ impl From<Letter> for DeadLetter {
             died_at: letter.died_at,
             parked: letter.parked,
             headers: letter.headers,
+            oversize_bytes: letter.oversize_bytes,
             payload: letter.payload.as_deref().map(shown),
         }
     }

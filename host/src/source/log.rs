@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rdkafka::bindings as native;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{ClientContext, Message, Offset, TopicPartitionList};
 
 use super::client::client_config;
@@ -21,6 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often a topic's identity is looked at while it is read.
 const IDENTITY_CHECK: Duration = Duration::from_secs(10);
+
+const COMMITTED: &str = "read_committed";
+const UNCOMMITTED: &str = "read_uncommitted";
 
 /// Why the brokers could not be asked, or a consumer not be made.
 #[derive(Debug, thiserror::Error)]
@@ -39,12 +42,18 @@ pub enum LogError {
 #[derive(Clone)]
 pub struct Log {
     client: Arc<BaseConsumer<Quiet>>,
+    /// Sees what open transactions have written.
+    uncommitted: Arc<BaseConsumer<Quiet>>,
     config: Arc<config::Kafka>,
 }
 
 impl Log {
     pub fn open(kafka: &config::Kafka) -> Result<Self, LogError> {
-        Ok(Self { client: Arc::new(reader(kafka)?), config: Arc::new(kafka.clone()) })
+        Ok(Self {
+            client: Arc::new(reader(kafka, COMMITTED)?),
+            uncommitted: Arc::new(reader(kafka, UNCOMMITTED)?),
+            config: Arc::new(kafka.clone()),
+        })
     }
 
     /// Low and high marks and the identity of each partition, in the order asked.
@@ -113,32 +122,24 @@ impl Log {
         from: i64,
     ) -> Result<Option<(i64, Option<i64>)>, LogError> {
         let config = self.config.clone();
+        blocking(move || first(&reader(&config, COMMITTED)?, &partition, from)).await
+    }
+
+    /// The timestamp in milliseconds of the first record of a transaction that is open, and holds back
+    /// what was written behind it. `None`: there is none, or it has no timestamp.
+    pub async fn open_transaction(&self, partition: Partition) -> Result<Option<i64>, LogError> {
+        let log = self.clone();
         blocking(move || {
-            let reader = reader(&config)?;
-            let mut list = TopicPartitionList::new();
-            list.add_partition_offset(&partition.topic, partition.number, Offset::Offset(from))
-                .and_then(|()| reader.assign(&list))
-                .map_err(LogError::Client)?;
-            let deadline = Instant::now() + PATIENCE * 2;
-            while Instant::now() < deadline {
-                match reader.poll(Duration::from_millis(100)) {
-                    Some(Ok(message)) => {
-                        return Ok(Some((message.offset(), message.timestamp().to_millis())));
-                    }
-                    Some(Err(KafkaError::PartitionEOF(_))) => return Ok(None),
-                    Some(Err(
-                        error @ KafkaError::MessageConsumption(
-                            rdkafka::error::RDKafkaErrorCode::AutoOffsetReset,
-                        ),
-                    )) => {
-                        return Err(LogError::Unanswered(error));
-                    }
-                    Some(Err(_)) | None => {}
-                }
+            let (topic, number) = (&partition.topic, partition.number);
+            let written = log.uncommitted.fetch_watermarks(topic, number, PATIENCE);
+            let (_, written) = written.map_err(LogError::Unanswered)?;
+            // Asked after the other one: it has passed that, unless a transaction holds it back.
+            let stable = log.marks(&partition)?.high;
+            if stable >= written {
+                return Ok(None);
             }
-            Err(LogError::Unanswered(KafkaError::MessageConsumption(
-                rdkafka::error::RDKafkaErrorCode::OperationTimedOut,
-            )))
+            let found = first(&reader(&log.config, UNCOMMITTED)?, &partition, stable)?;
+            Ok(found.and_then(|(_, timestamp_ms)| timestamp_ms))
         })
         .await
     }
@@ -257,13 +258,38 @@ unsafe fn text(text: *const std::ffi::c_char) -> String {
 }
 
 /// A client that can read partitions by hand, and never joins a group.
-fn reader(kafka: &config::Kafka) -> Result<BaseConsumer<Quiet>, LogError> {
+fn reader(kafka: &config::Kafka, isolation: &str) -> Result<BaseConsumer<Quiet>, LogError> {
     client_config(kafka)
+        .set("isolation.level", isolation)
         .set("group.id", format!("{}.questions", &*kafka.group_prefix))
         .set("enable.auto.commit", "false")
         .set("enable.partition.eof", "true")
         .create_with_context(Quiet)
         .map_err(LogError::Client)
+}
+
+/// The first record from an offset on that a reader finds up to the end of the log.
+fn first(
+    reader: &BaseConsumer<Quiet>,
+    partition: &Partition,
+    from: i64,
+) -> Result<Option<(i64, Option<i64>)>, LogError> {
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(&partition.topic, partition.number, Offset::Offset(from))
+        .and_then(|()| reader.assign(&list))
+        .map_err(LogError::Client)?;
+    let deadline = Instant::now() + PATIENCE * 2;
+    while Instant::now() < deadline {
+        match reader.poll(Duration::from_millis(100)) {
+            Some(Ok(message)) => return Ok(Some((message.offset(), message.timestamp().to_millis()))),
+            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(None),
+            Some(Err(error @ KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset))) => {
+                return Err(LogError::Unanswered(error));
+            }
+            Some(Err(_)) | None => {}
+        }
+    }
+    Err(LogError::Unanswered(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut)))
 }
 
 async fn blocking<T: Send + 'static>(

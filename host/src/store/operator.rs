@@ -153,6 +153,8 @@ pub struct Letter {
     pub partition: i32,
     pub offset: i64,
     pub timestamp_ms: Option<i64>,
+    /// What the value weighs that was left in the log.
+    pub oversize_bytes: Option<i64>,
     pub key: Option<Vec<u8>>,
     pub payload: Option<Vec<u8>>,
     pub headers: Json,
@@ -325,6 +327,7 @@ pub(super) struct KeptRow {
     pub(super) partition: i32,
     pub(super) offset: i64,
     pub(super) timestamp_ms: Option<i64>,
+    pub(super) oversize_bytes: Option<i64>,
     pub(super) key: Option<Vec<u8>>,
     pub(super) payload: Option<Vec<u8>>,
     pub(super) headers: String,
@@ -348,6 +351,7 @@ impl KeptRow {
             timestamp_ms: self.timestamp_ms,
             key: self.key,
             value: self.payload,
+            oversize_bytes: self.oversize_bytes.and_then(|bytes| bytes.try_into().ok()),
             headers,
         });
         Kept { id: self.id, event }

@@ -35,6 +35,7 @@ pub(crate) struct Partition {
     pub(crate) log_end: i64,
     pub(crate) lag: i64,
     pub(crate) freshness_ms: Option<i64>,
+    pub(crate) open_transaction_ms: Option<i64>,
     pub(crate) counters: Counters,
     /// Why it is not read.
     pub(crate) paused: Option<Trouble>,

@@ -103,7 +103,8 @@ fn aborted_transactions_leave_nothing_and_markers_are_no_lag() {
     host.sigterm();
 }
 
-/// Fault 9: a transaction that is still open is nobody's lag, and holds back what comes after it.
+/// Fault 9: a transaction that is still open is nobody's lag, and holds back what comes after it. How
+/// long it has been open is shown.
 #[test]
 fn an_open_transaction_is_not_read_before_its_commit() {
     let platform = Platform::new("open", &[SALES_BY_COUNTRY], ReadModel::postgres());
@@ -127,11 +128,17 @@ fn an_open_transaction_is_not_read_before_its_commit() {
             "no transaction is open: {partition:?}, and the log goes to {high}"
         );
     }
+    let ages = || partitions(&platform).into_iter().map(|partition| partition.open_transaction_ms);
+    let before: Vec<Option<i64>> = ages().collect();
+    for (before, now) in before.into_iter().zip(ages()) {
+        assert!(before.is_some_and(|before| before > 0 && now > Some(before)), "{before:?} → {now:?}");
+    }
 
     producer.commit_transaction(PATIENCE).unwrap();
     until_markers_are_written(&platform);
     let expected = platform.assert_sales_are_right();
     assert_eq!(expected.sales_books.read.values().sum::<u64>() as usize, records.len());
+    assert_eq!(ages().collect::<Vec<_>>(), [None; PARTITIONS as usize]);
     host.sigterm();
 }
 

@@ -160,6 +160,7 @@ impl<'h> World<'h> {
             timestamp_ms: Some(1_700_000_000_000 + offset),
             key: Some(key.into()),
             value: Some(payload.to_string().into_bytes()),
+            oversize_bytes: None,
             headers: Vec::new(),
         };
         Delivery { event, epoch: 1 }

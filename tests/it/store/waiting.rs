@@ -17,6 +17,7 @@ fn event(offset: i64) -> Event {
         timestamp_ms: None,
         key: Some(b"k".to_vec()),
         value: Some(b"v".to_vec()),
+        oversize_bytes: None,
         headers: Vec::new(),
     }
 }

@@ -44,15 +44,15 @@ impl Batch {
             "with given as (
                select * from unnest($3::text[], $4::int4[], $5::int8[], $6::timestamptz[], $7::int8[], $8::bytea[],
                  $9::bytea[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[],
-                 $16::text[], $17::text[], $18::bytea[])
+                 $16::text[], $17::text[], $18::bytea[], $20::int8[])
                as u(topic, partition, \"offset\", recorded_at, timestamp_ms, key, payload, headers, kind, code, detail,
-                 backtrace, db_table, db_column, db_constraint, key_id)
+                 backtrace, db_table, db_column, db_constraint, key_id, oversize_bytes)
              ), buried as (
                insert into projector.dead_letter
                  (generation_id, digest, topic, partition, \"offset\", recorded_at, timestamp_ms, key, payload, headers,
-                  kind, code, detail, backtrace, db_table, db_column, db_constraint)
+                  kind, code, detail, backtrace, db_table, db_column, db_constraint, oversize_bytes)
                select $1, $2, topic, partition, \"offset\", recorded_at, timestamp_ms, key, payload, headers::jsonb,
-                 kind, code, detail, backtrace, db_table, db_column, db_constraint
+                 kind, code, detail, backtrace, db_table, db_column, db_constraint, oversize_bytes
                from given
                returning id, topic, partition, \"offset\"
              )
@@ -81,6 +81,7 @@ impl Batch {
         .bind(said(|refusal| refusal.constraint.as_deref()))
         .bind(dead.iter().map(|letter| letter.blocks.as_ref().map(|key| &key.0[..])).collect::<Vec<_>>())
         .bind(anew)
+        .bind(events().map(weight).collect::<Vec<_>>())
         .execute(&mut *self.tx)
         .await
         .map_err(classify)?;
@@ -99,11 +100,12 @@ impl Batch {
         let events = || parked.iter().map(|parked| parked.event);
         sqlx::query(
             "insert into projector.parked
-               (generation_id, key_id, topic, partition, \"offset\", timestamp_ms, key, payload, headers)
-             select $1, u.key_id, u.topic, u.partition, u.\"offset\", u.timestamp_ms, u.key, u.payload, u.headers::jsonb
+               (generation_id, key_id, topic, partition, \"offset\", timestamp_ms, key, payload, headers, oversize_bytes)
+             select $1, u.key_id, u.topic, u.partition, u.\"offset\", u.timestamp_ms, u.key, u.payload,
+               u.headers::jsonb, u.oversize_bytes
              from unnest($2::bytea[], $3::text[], $4::int4[], $5::int8[], $6::int8[], $7::bytea[], $8::bytea[],
-               $9::text[]) with ordinality
-               as u(key_id, topic, partition, \"offset\", timestamp_ms, key, payload, headers, ord)
+               $9::text[], $10::int8[]) with ordinality
+               as u(key_id, topic, partition, \"offset\", timestamp_ms, key, payload, headers, oversize_bytes, ord)
              order by u.ord",
         )
         .bind(self.generation())
@@ -114,7 +116,8 @@ impl Batch {
         .bind(events().map(|event| event.timestamp_ms).collect::<Vec<_>>())
         .bind(events().map(|event| event.key.as_deref()).collect::<Vec<_>>())
         .bind(events().map(|event| event.value.as_deref()).collect::<Vec<_>>())
-        .bind(events().map(|event: &Event| event.headers_json().to_string()).collect::<Vec<_>>())
+        .bind(events().map(|event| event.headers_json().to_string()).collect::<Vec<_>>())
+        .bind(events().map(weight).collect::<Vec<_>>())
         .execute(&mut *self.tx)
         .await
         .map_err(classify)?;
@@ -149,7 +152,7 @@ impl Batch {
         .map_err(classify)?;
         let letter = sqlx::query(
             "select id, topic, partition, \"offset\",
-               coalesce(timestamp_ms, (extract(epoch from recorded_at) * 1000)::int8), key, payload, headers::text, code
+               coalesce(timestamp_ms, (extract(epoch from recorded_at) * 1000)::int8), key, payload, headers::text, oversize_bytes, code
              from projector.dead_letter where generation_id = $1 and id = $2 for update",
         )
         .bind(self.generation())
@@ -159,14 +162,14 @@ impl Batch {
         .map_err(classify)?;
         let topics = self.deployment.topics.clone();
         let letter = letter.map(|row| {
-            let (kept, code) = (kept_row(&row), row.get(8));
+            let (kept, code) = (kept_row(&row), row.get(9));
             let partition = kept.partition();
             (kept.kept(&topics), partition, code)
         });
         let (mut parked, mut parked_count) = (Vec::new(), 0);
         if let Some(key) = &key {
             let rows = sqlx::query(
-                "select id, topic, partition, \"offset\", timestamp_ms, key, payload, headers::text
+                "select id, topic, partition, \"offset\", timestamp_ms, key, payload, headers::text, oversize_bytes
                  from projector.parked where generation_id = $1 and key_id = $2 order by id limit $3",
             )
             .bind(self.generation())
@@ -300,7 +303,7 @@ fn key_id(bytes: &[u8]) -> Option<KeyId> {
     bytes.try_into().ok().map(KeyId)
 }
 
-/// A row of id, topic, partition, offset, timestamp, key, payload and headers.
+/// A row of id, topic, partition, offset, timestamp, key, payload, headers and the weight of a payload that was left in the log.
 fn kept_row(row: &sqlx::postgres::PgRow) -> KeptRow {
     KeptRow {
         id: row.get(0),
@@ -311,5 +314,11 @@ fn kept_row(row: &sqlx::postgres::PgRow) -> KeptRow {
         key: row.get(5),
         payload: row.get(6),
         headers: row.get(7),
+        oversize_bytes: row.get(8),
     }
+}
+
+/// What the value weighs that was left in the log.
+fn weight(event: &Event) -> Option<i64> {
+    event.oversize_bytes.map(|bytes| bytes as i64)
 }

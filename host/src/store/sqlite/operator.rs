@@ -60,7 +60,7 @@ impl Operator for Sqlite {
         let rows = sqlx::query(
             "select d.id, g.projection, g.number, d.topic, d.partition, d.\"offset\",
                coalesce(d.timestamp_ms, d.recorded_at / 1000), d.key, d.payload,
-               d.headers, d.digest, c.version, d.kind, d.code, d.detail, d.backtrace, d.db_table, d.db_column,
+               d.headers, d.oversize_bytes, d.digest, c.version, d.kind, d.code, d.detail, d.backtrace, d.db_table, d.db_column,
                d.db_constraint, d.attempts, d.died_at,
                (select (select count(*) from projector_parked p
                         where p.generation_id = b.generation_id and p.key_id = b.key_id)
@@ -96,18 +96,19 @@ impl Operator for Sqlite {
             key: row.get(7),
             payload: row.get(8),
             headers: serde_json::from_str(&row.get::<String, _>(9)).unwrap_or_default(),
-            digest: row.get(10),
-            version: row.get::<Option<String>, _>(11).unwrap_or_default(),
-            kind: row.get(12),
-            code: row.get(13),
-            detail: row.get(14),
-            backtrace: row.get(15),
-            table: row.get(16),
-            column: row.get(17),
-            constraint: row.get(18),
-            attempts: row.get(19),
-            died_at: row.get(20),
-            parked: row.get(21),
+            oversize_bytes: row.get(10),
+            digest: row.get(11),
+            version: row.get::<Option<String>, _>(12).unwrap_or_default(),
+            kind: row.get(13),
+            code: row.get(14),
+            detail: row.get(15),
+            backtrace: row.get(16),
+            table: row.get(17),
+            column: row.get(18),
+            constraint: row.get(19),
+            attempts: row.get(20),
+            died_at: row.get(21),
+            parked: row.get(22),
         };
         Ok(rows.iter().map(letter).collect())
     }

@@ -40,8 +40,8 @@ impl Batch {
             let id: i64 = sqlx::query_scalar(
                 "insert into projector_dead_letter
                    (generation_id, digest, topic, partition, \"offset\", recorded_at, timestamp_ms, key, payload, headers,
-                    kind, code, detail, backtrace, db_table, db_column, db_constraint, died_at)
-                 values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) returning id",
+                    kind, code, detail, backtrace, db_table, db_column, db_constraint, died_at, oversize_bytes)
+                 values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) returning id",
             )
             .bind(self.generation())
             .bind(&*self.deployment.digest)
@@ -61,6 +61,7 @@ impl Batch {
             .bind(refusal.column)
             .bind(refusal.constraint)
             .bind(now_micros())
+            .bind(event.oversize_bytes.map(|bytes| bytes as i64))
             .fetch_one(&mut *self.tx)
             .await
             .map_err(classify)?;
@@ -88,8 +89,9 @@ impl Batch {
         for Parked { event, key } in parked {
             sqlx::query(
                 "insert into projector_parked
-                   (generation_id, key_id, topic, partition, \"offset\", timestamp_ms, key, payload, headers, parked_at)
-                 values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                   (generation_id, key_id, topic, partition, \"offset\", timestamp_ms, key, payload, headers, parked_at,
+                    oversize_bytes)
+                 values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )
             .bind(self.generation())
             .bind(&key.0[..])
@@ -101,6 +103,7 @@ impl Batch {
             .bind(event.value.as_deref())
             .bind(event.headers_json().to_string())
             .bind(now_micros())
+            .bind(event.oversize_bytes.map(|bytes| bytes as i64))
             .execute(&mut *self.tx)
             .await
             .map_err(classify)?;
@@ -135,7 +138,7 @@ impl Batch {
         .map_err(classify)?;
         let letter = sqlx::query(
             "select id, topic, partition, \"offset\", coalesce(timestamp_ms, recorded_at / 1000), key, payload, headers,
-               code from projector_dead_letter where generation_id = ? and id = ?",
+               oversize_bytes, code from projector_dead_letter where generation_id = ? and id = ?",
         )
         .bind(self.generation())
         .bind(letter_id)
@@ -144,14 +147,14 @@ impl Batch {
         .map_err(classify)?;
         let topics = self.deployment.topics.clone();
         let letter = letter.map(|row| {
-            let (kept, code) = (kept_row(&row), row.get(8));
+            let (kept, code) = (kept_row(&row), row.get(9));
             let partition = kept.partition();
             (kept.kept(&topics), partition, code)
         });
         let (mut parked, mut parked_count) = (Vec::new(), 0);
         if let Some(key) = &key {
             let rows = sqlx::query(
-                "select id, topic, partition, \"offset\", timestamp_ms, key, payload, headers
+                "select id, topic, partition, \"offset\", timestamp_ms, key, payload, headers, oversize_bytes
                  from projector_parked where generation_id = ? and key_id = ? order by id limit ?",
             )
             .bind(self.generation())
@@ -263,7 +266,7 @@ pub(super) async fn shift(
     Ok(())
 }
 
-/// A row of id, topic, partition, offset, timestamp, key, payload and headers.
+/// A row of id, topic, partition, offset, timestamp, key, payload, headers and the weight of a payload that was left in the log.
 fn kept_row(row: &SqliteRow) -> KeptRow {
     KeptRow {
         id: row.get(0),
@@ -274,5 +277,6 @@ fn kept_row(row: &SqliteRow) -> KeptRow {
         key: row.get(5),
         payload: row.get(6),
         headers: row.get(7),
+        oversize_bytes: row.get(8),
     }
 }
