@@ -4,7 +4,8 @@
 //! file, the line and the nearest key that is known.
 
 use std::collections::{BTreeMap, HashSet};
-use std::num::NonZeroUsize;
+use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -41,6 +42,8 @@ pub struct Config {
     /// [`lane`](crate::lane).
     #[serde(default = "one_lane")]
     pub lanes: NonZeroUsize,
+    /// HTTP for operators and their tools; none, if it is left out.
+    pub admin: Option<Admin>,
     /// How long a stop waits for the transactions in flight before it lets them roll back.
     #[serde(default = "ten_seconds", with = "humantime_serde")]
     pub shutdown_deadline: Duration,
@@ -114,7 +117,7 @@ pub struct Store {
     /// Postgres: connections that the host holds at most, beside one for each projection that it
     /// catches up alone.
     #[serde(default = "default_connections")]
-    pub connections: u32,
+    pub connections: NonZeroU32,
     /// Postgres: how long a statement may run.
     #[serde(default = "thirty_seconds", with = "humantime_serde")]
     pub statement_timeout: Duration,
@@ -125,6 +128,35 @@ pub struct Store {
     /// was stopped in the middle of one holds its locks no longer than this.
     #[serde(default = "ten_seconds", with = "humantime_serde")]
     pub idle_in_transaction_timeout: Duration,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Admin {
+    /// `127.0.0.1:9700`. There is no TLS here: let it be reached through whatever adds it.
+    pub listen: SocketAddr,
+    /// Who may ask, by their names.
+    #[serde(default)]
+    pub tokens: BTreeMap<String, Token>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Token {
+    pub token: Text,
+    #[serde(default)]
+    pub may: May,
+}
+
+/// What a token is good for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum May {
+    /// To look.
+    #[default]
+    Read,
+    /// To pause, resume, skip, retry and discard as well.
+    Operate,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -255,8 +287,8 @@ fn eight_mebibytes() -> usize {
     8 * 1024 * 1024
 }
 
-fn default_connections() -> u32 {
-    20
+fn default_connections() -> NonZeroU32 {
+    NonZeroU32::new(20).expect("it is not 0")
 }
 
 fn ten_seconds() -> Duration {
@@ -506,6 +538,7 @@ store = "analytics"
             .collect();
         let shown = shown.replace("[stores.analytics]", "[stores.analytics]\nurl = \"sqlite://a.db\"");
         let shown = shown.replace("username = \"projector\"", "username = \"projector\"\npassword = \"x\"");
+        let shown = shown.replace("[admin.tokens.ann]", "[admin.tokens.ann]\ntoken = \"x\"");
         let shown = Config::parse("projector.toml", &shown).expect("every key exists");
         assert_eq!(format!("{:?}", shown.limits), format!("{:?}", parsed.limits));
         assert_eq!(format!("{:?}", shown.batch), format!("{:?}", parsed.batch));

@@ -36,6 +36,7 @@ pub mod retry;
 pub mod supervisor;
 pub mod wishes;
 
+pub mod admin;
 pub mod cli;
 pub mod freshness;
 pub mod operations;

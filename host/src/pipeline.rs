@@ -21,12 +21,14 @@ use crate::retry::{Backoff, Halt, Retries};
 use crate::settle::{self, Attempt, Isolate, Settler, isolate};
 use crate::source::{Incoming, Log, Source};
 use crate::store::operator::{Open, Verdict};
-use crate::store::{Advance, CatchingUp, LockHolder, StoreError};
+use crate::store::{Advance, CatchingUp, Deployment, LockHolder, StoreError};
 use crate::wishes::Board;
 use positions::Positions;
 
 /// Times that a batch may run out of wall time before the projection stands still.
 const TIMEOUTS: u32 = 3;
+/// Times that a batch may wait for a lock in vain before the status tells.
+const LOCK_TIMEOUTS: u32 = 3;
 
 pub struct Pipeline {
     pub settler: Settler,
@@ -79,13 +81,14 @@ impl Pipeline {
         let generation = settler.deployment.generation.clone();
         let mut run = Run {
             resumes: board.of(generation.id).resumes,
+            backoff: Backoff::new(&generation.projection, &retries),
             sampling: Sampling::new(settler.plugin.limits.purity_sample),
             positions: Positions::new(generation, settler.store.clone(), log, &retries),
             settler,
             source,
             limits,
             board,
-            retries,
+            lock_timeouts: 0,
             flood: Flood::default(),
             catching_up,
             more_lanes,
@@ -120,7 +123,9 @@ struct Run {
     source: Source,
     limits: BatchLimits,
     board: Board,
-    retries: Retries,
+    backoff: Backoff,
+    /// In a row.
+    lock_timeouts: u32,
     /// How often operators had said "go on".
     resumes: i64,
     /// Failures among the last events.
@@ -327,10 +332,9 @@ impl Run {
     /// Brings a batch to its end, however often that takes. Returns the next one, if the plugin was
     /// asked about it meanwhile.
     async fn settle(&mut self, mut batch: Batch) -> Result<Option<Batch>, Halt> {
-        let mut backoff = Backoff::new(self.name(), &self.retries);
         let mut timeouts = 0;
         loop {
-            if !self.of_the_same_log(&mut batch, &mut backoff).await {
+            if !self.of_the_same_log(&mut batch).await {
                 return Ok(None);
             }
             let hold = self.source.hold(&mut batch.deliveries);
@@ -338,6 +342,7 @@ impl Run {
                 batch.answers = None;
             }
             if batch.deliveries.is_empty() {
+                self.available_again().await;
                 return Ok(None);
             }
             let (attempt, ahead) = self.attempt(&mut batch).await;
@@ -346,7 +351,7 @@ impl Run {
             let error = match attempt {
                 Ok((advances, flood)) => {
                     // Only now: a database that can be read need not be one that can be written.
-                    backoff.succeeded();
+                    self.available_again().await;
                     self.flood = flood;
                     self.committed(&batch, advances).await;
                     return Ok(ahead);
@@ -359,9 +364,9 @@ impl Run {
             match error {
                 ProjectError::Store(error @ StoreError::Unavailable(_)) => {
                     self.tally.retries += 1;
-                    backoff.failed(error.kind(), &error);
+                    self.backoff.failed(error.kind(), &error);
                     self.name_lock_holder(&error).await;
-                    let recovered = self.recover(&batch, &mut backoff).await;
+                    let recovered = self.recover(&batch).await;
                     if let Some(catching_up) = &mut self.catching_up
                         && !catching_up.is_held().await
                     {
@@ -371,6 +376,7 @@ impl Run {
                         // Smaller every time: it may have been too much for the session's timeouts.
                         Recovered::TryAgain => self.cut(&mut batch, half),
                         Recovered::Committed(advances) => {
+                            self.available_again().await;
                             self.committed(&batch, advances).await;
                             return Ok(None);
                         }
@@ -395,7 +401,7 @@ impl Run {
                         return Err(Halt::Stop(Trouble::new(FailureKind::Timeout, reason)));
                     }
                     tracing::warn!(%position, "an event ran out of time; its batch is tried again");
-                    backoff.wait(&self.stop).await;
+                    self.backoff.wait(&self.stop).await;
                 }
             }
         }
@@ -403,7 +409,7 @@ impl Run {
 
     /// Makes sure that a batch is of the log that its checkpoints are about; what is not will be void.
     /// `false`: it is time to stop, and that could not be found out.
-    async fn of_the_same_log(&mut self, batch: &mut Batch, backoff: &mut Backoff) -> bool {
+    async fn of_the_same_log(&mut self, batch: &mut Batch) -> bool {
         if let Some(foreign) = batch.foreign.take() {
             self.reposition(&foreign);
             return true;
@@ -419,8 +425,8 @@ impl Run {
                     return true;
                 }
                 Err(error) => {
-                    backoff.failed(FailureKind::Brokers, &error);
-                    backoff.wait(&self.stop).await;
+                    self.backoff.failed(FailureKind::Brokers, &error);
+                    self.backoff.wait(&self.stop).await;
                 }
             }
         }
@@ -528,27 +534,46 @@ impl Run {
         self.reposition(partitions);
     }
 
-    /// Says who is in the way, when a lock was waited for in vain.
-    async fn name_lock_holder(&self, error: &StoreError) {
-        let generation = &self.settler.deployment.generation;
-        if let Some(holder) = self.settler.store.lock_holder(generation, error).await {
-            let LockHolder { session, application, query, seconds } = holder;
-            let projection = &generation.projection;
-            tracing::warn!(
-                projection,
-                session,
-                application,
-                query,
-                seconds,
-                "another session holds the lock"
-            );
+    /// Says who is in the way, when a lock was waited for in vain: in the log, and if that happens again
+    /// and again, in the status. It is tried on meanwhile.
+    async fn name_lock_holder(&mut self, error: &StoreError) {
+        if error.kind() != FailureKind::Locked {
+            return;
+        }
+        self.lock_timeouts += 1;
+        let Settler { store, deployment: Deployment { generation, .. }, .. } = &self.settler;
+        let held = match store.lock_holder(generation).await {
+            None => "a lock is held by a session that could not be found out".to_owned(),
+            Some(LockHolder { session, application, query, seconds }) => {
+                let projection = &generation.projection;
+                let said = "another session holds the lock";
+                tracing::warn!(projection, session, application, query, seconds, "{said}");
+                format!("{said}: {session} ({application:?}), in a transaction of {seconds:.0} s: {query}")
+            }
+        };
+        if self.lock_timeouts >= LOCK_TIMEOUTS {
+            let trouble = Trouble::new(FailureKind::Locked, held);
+            if let Err(error) = store.set_halted(generation, Some(&trouble)).await {
+                tracing::debug!(%error, "that it waits for a lock could not be stored");
+            }
+        }
+    }
+
+    /// What was tried again works.
+    async fn available_again(&mut self) {
+        self.backoff.succeeded();
+        if std::mem::take(&mut self.lock_timeouts) >= LOCK_TIMEOUTS {
+            let Settler { store, deployment, .. } = &self.settler;
+            if let Err(error) = store.set_halted(&deployment.generation, None).await {
+                tracing::debug!(%error, "that it goes on could not be stored");
+            }
         }
     }
 
     /// After the database was gone: what became of the batch, as the checkpoints tell.
-    async fn recover(&mut self, batch: &Batch, backoff: &mut Backoff) -> Recovered {
+    async fn recover(&mut self, batch: &Batch) -> Recovered {
         loop {
-            backoff.wait(&self.stop).await;
+            self.backoff.wait(&self.stop).await;
             if self.stop.is_cancelled() {
                 return Recovered::Stopped;
             }
@@ -557,7 +582,7 @@ impl Run {
             let partitions: Vec<Partition> =
                 advances.iter().map(|advance| advance.partition.clone()).collect();
             match self.settler.store.checkpoints(&self.settler.deployment.generation, &partitions).await {
-                Err(error) => backoff.failed(error.kind(), &error),
+                Err(error) => self.backoff.failed(error.kind(), &error),
                 Ok(checkpoints) => {
                     let at = |of: fn(&Advance) -> i64| {
                         let found =
@@ -568,7 +593,6 @@ impl Run {
                         return Recovered::TryAgain;
                     }
                     if at(|advance| advance.next) {
-                        backoff.succeeded();
                         return Recovered::Committed(advances);
                     }
                     return Recovered::Moved(partitions);

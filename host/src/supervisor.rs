@@ -2,6 +2,7 @@
 //! cannot. One projection's trouble is not another's.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +11,12 @@ use projector_model::order;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use crate::admin;
 use crate::catch_up;
 use crate::config::{self, Config};
 use crate::failure::{FailureKind, Trouble};
 use crate::lane;
+use crate::operations::OperationError;
 use crate::pipeline::Pipeline;
 use crate::plugin::{Engine, LoadError, Plugin, compile::Compiler};
 use crate::retry::{Backoff, Halt, Retries};
@@ -86,9 +89,12 @@ impl Host {
         })
     }
 
-    /// What is being tried again.
-    pub fn retries(&self) -> &Retries {
-        &self.retries
+    /// Listens for operators, where the configuration says so.
+    pub async fn open_admin(&self) -> Result<Option<SocketAddr>, OperationError> {
+        let Some(admin) = &self.config.admin else { return Ok(None) };
+        let opened = admin::open(&self.config, admin.listen, self.retries.clone(), self.stop.clone()).await;
+        let failed = |error| OperationError::Failed(format!("admin.listen = \"{}\": {error}", admin.listen));
+        opened.map(Some).map_err(failed)
     }
 
     /// Compiles and checks a component. Blocks.

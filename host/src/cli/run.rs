@@ -18,6 +18,12 @@ use crate::supervisor::{Host, Offered};
 ///
 /// SIGTERM or Ctrl-C settles the transactions in flight, within `shutdown-deadline`, and exits with
 /// 0. What is not settled then is rolled back, and read again by whoever comes next.
+///
+/// With `[admin]` in its configuration it answers HTTP requests, with JSON: GET /v1/projections and
+/// /v1/projections/NAME (as `status`), /v1/projections/NAME/dead-letters and /…/dead-letters/ID,
+/// /v1/operations, and /v1/retrying: what this host tries again, since when, and why. POST
+/// /v1/projections/NAME/pause, /resume, /skip, /dead-letters/ID/retry and /dead-letters/ID/discard, with
+/// the options of the commands of these names as a JSON object.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -61,6 +67,9 @@ async fn host(config: Config) -> Result<(), CliError> {
     let stop = CancellationToken::new();
     stop_on_signal(stop.clone())?;
     let host = Arc::new(Host::new(config, super::executable()?, stop.clone())?);
+    if let Some(address) = host.open_admin().await? {
+        tracing::info!(%address, "the admin API listens");
+    }
     let offered = load_all(&host, files).await;
     if offered.is_empty() {
         return Err(CliError::failed(format!(

@@ -124,7 +124,7 @@ pub async fn request(
     config: &Config,
     name: &str,
     request: &Request,
-    progress: &dyn Fn(&Letter),
+    progress: &(dyn Fn(&Letter) + Sync),
 ) -> Result<Vec<Done>, OperationError> {
     let (store, _) = projection(config, name).await?;
     let done = request_in(&*store, request, progress).await;
@@ -135,7 +135,7 @@ pub async fn request(
 async fn request_in(
     store: &dyn Store,
     request: &Request,
-    progress: &dyn Fn(&Letter),
+    progress: &(dyn Fn(&Letter) + Sync),
 ) -> Result<Vec<Done>, OperationError> {
     let letters = store.dead_letters(&request.filter).await?;
     if letters.is_empty() {

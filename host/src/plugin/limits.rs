@@ -50,9 +50,9 @@ impl From<&crate::config::Limits> for Limits {
 
 impl Limits {
     /// The wall time in ticks of the engine's epoch, at least two, so that a call which begins
-    /// just before a tick has a whole one.
+    /// just before a tick has a whole one; and no more than a clock can be ahead.
     pub(super) fn ticks(&self) -> u64 {
-        (self.time.as_millis() / TICK.as_millis()).max(1) as u64 + 1
+        (self.time.as_millis() / TICK.as_millis()).clamp(1, u32::MAX.into()) as u64 + 1
     }
 }
 

@@ -91,9 +91,8 @@ pub trait Store: Operator {
     /// waits to be that one.
     async fn begin(&self, deployment: &Deployment) -> Result<Box<dyn Transaction>, StoreError>;
 
-    /// Whose lock a transaction waited for in vain, if that is what `error` is about and the database
-    /// can tell.
-    async fn lock_holder(&self, generation: &Generation, error: &StoreError) -> Option<LockHolder>;
+    /// Whose lock a transaction waited for in vain a moment ago, if the database can tell.
+    async fn lock_holder(&self, generation: &Generation) -> Option<LockHolder>;
 
     /// Every projection in this store, as it is committed: all of it of one moment.
     async fn overview(&self) -> Result<Vec<Projection>, StoreError>;
@@ -394,6 +393,7 @@ pub enum StoreError {
 
 impl StoreError {
     pub fn kind(&self) -> FailureKind {
+        // `lock_timeout` has run out.
         const LOCK_NOT_AVAILABLE: &str = "55P03";
         match self {
             StoreError::Unavailable(error) => {

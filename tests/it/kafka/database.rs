@@ -1,14 +1,18 @@
 //! The database goes away, refuses, and comes back. Offsets stay where they are meanwhile.
 
-use std::sync::{Arc, OnceLock};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use projector_test_servers::Postgres;
 use projector_workload::{ORDER_CONFIRMED, Record};
 use tempfile::TempDir;
 
 use crate::harness::{
-    Host, HostLog, LossyProxy, ORDER_SEARCH, Platform, ReadModel, SALES_BY_COUNTRY, Session, assert_same,
-    check_books, eventually, fold, seed,
+    Host, HostLog, LossyProxy, ORDER_SEARCH, Platform, Plugins, ReadModel, SALES_BY_COUNTRY, Session,
+    assert_same, check_books, eventually, fold, request, seed,
 };
 
 fn history(platform: &Platform, seed: u64, events: usize) -> Vec<Record> {
@@ -273,6 +277,105 @@ fn a_full_disk_is_waited_for() {
     apart.assert_right(host);
 }
 
+/// Five projections, and nobody where their database was but a door that opens and leads nowhere.
+#[test]
+fn a_database_that_is_down_is_asked_by_one_at_a_time() {
+    let mut postgres = Postgres::start().unwrap();
+    let names = [ORDER_SEARCH, SALES_BY_COUNTRY, "ancestors-guest", "gates-guest", "hostile-guest"];
+    let plugins = Plugins::new(&names);
+    let platform = Platform::new("storm", &[ORDER_SEARCH, SALES_BY_COUNTRY], ReadModel::on(&postgres))
+        .set(&["plugins", "directory"], plugins.path())
+        .set(&["admin", "listen"], "127.0.0.1:0")
+        .set(&["admin", "tokens", "ann", "token"], "ann's");
+    platform.create_topics(2);
+    let records = history(&platform, seed(332), 600);
+    let (before, after) = records.split_at(300);
+    platform.publish(before);
+    let host = platform.start_host("patient");
+    platform.until_fresh();
+
+    postgres.stop_fast().unwrap();
+    let door = Door::open(postgres.port());
+    platform.publish(after);
+    for projection in [ORDER_SEARCH, SALES_BY_COUNTRY] {
+        until_retrying(&host, projection);
+    }
+    door.count_anew();
+    eventually("it is asked for again and again", || match door.counted() {
+        (_, asked) if asked < 10 => Err(asked),
+        (at_once, _) => Ok(assert_eq!(at_once, 1, "asked at once")),
+    });
+    // Only the host itself can tell, and it does.
+    let address = host.log().wait_for("where it listens", |line| line.message() == "the admin API listens");
+    let (_, retrying) = request(address.field("address"), Some("ann's"), "GET /v1/retrying", "");
+    let of = |name: &str| retrying.as_array().unwrap().iter().find(|one| one["projection"] == name).cloned();
+    let told = of(ORDER_SEARCH).expect("it is told");
+    assert!(told["kind"] == "database" && told["attempts"].as_u64() > Some(0), "{told}");
+    assert!(told["since"].as_u64() > Some(0) && told["advice"].as_str().is_some(), "{told}");
+    door.close();
+    postgres.restart().unwrap();
+    platform.assert_orders_are_right();
+    platform.assert_sales_are_right();
+    let (_, retrying) = request(address.field("address"), Some("ann's"), "GET /v1/retrying", "");
+    assert_eq!(retrying, serde_json::json!([]));
+    host.sigterm();
+}
+
+/// Accepts connections, and lets each wait a while before it closes it.
+struct Door {
+    port: u16,
+    closed: Arc<AtomicBool>,
+    /// Open now, most at once, and all.
+    counts: Arc<Mutex<[usize; 3]>>,
+    thread: JoinHandle<()>,
+}
+
+impl Door {
+    fn open(port: u16) -> Door {
+        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let (closed, counts) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new([0; 3])));
+        let thread = thread::spawn({
+            let (closed, counts) = (closed.clone(), counts.clone());
+            move || {
+                for client in listener.incoming().map_while(Result::ok) {
+                    if closed.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let counts = counts.clone();
+                    {
+                        let [now, most, all] = &mut *counts.lock().unwrap();
+                        (*now, *all) = (*now + 1, *all + 1);
+                        *most = (*most).max(*now);
+                    }
+                    thread::spawn(move || {
+                        thread::sleep(Duration::from_millis(100));
+                        drop(client);
+                        counts.lock().unwrap()[0] -= 1;
+                    });
+                }
+            }
+        });
+        Door { port, closed, counts, thread }
+    }
+
+    fn count_anew(&self) {
+        let [now, most, all] = &mut *self.counts.lock().unwrap();
+        (*most, *all) = (*now, 0);
+    }
+
+    fn counted(&self) -> (usize, usize) {
+        let [_, most, all] = *self.counts.lock().unwrap();
+        (most, all)
+    }
+
+    fn close(self) {
+        self.closed.store(true, Ordering::Relaxed);
+        // Whoever comes next is let in no more, and closes it.
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+        self.thread.join().unwrap();
+    }
+}
+
 /// Fault 38: a host is granted partitions, with checkpoints, while the database is down. Another
 /// one starts then.
 #[test]
@@ -293,9 +396,7 @@ fn partitions_granted_without_a_database_wait_for_their_checkpoints() {
 
     postgres.stop_fast().unwrap();
     dying.kill();
-    heir.log().wait_for("that it waits for checkpoints", |line| {
-        line.message().starts_with("partitions wait for their checkpoints")
-    });
+    until_retrying(&heir, SALES_BY_COUNTRY);
     let late = platform.start_host("late");
     until_retrying(&late, SALES_BY_COUNTRY);
     platform.publish(after);

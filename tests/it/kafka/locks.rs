@@ -126,8 +126,19 @@ fn a_lock_that_is_not_given_is_waited_for_and_its_holder_named() {
         });
         assert_eq!(line.field("application"), "somebody", "{}", line.text);
         assert!(line.text.contains(&format!("\"session\":{session},")), "{}", line.text);
+        eventually("the status tells", || {
+            let status =
+                contended.platform.status()?.remove(SALES_BY_COUNTRY).ok_or("it is not installed")?;
+            match &status.halted {
+                Some(trouble) if trouble.kind == "locked" && trouble.says(&[&session, lock]) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        });
         contended.other.run("rollback");
-        contended.platform.until_fresh();
+        eventually("it goes on by itself", || match contended.platform.status()?.remove(SALES_BY_COUNTRY) {
+            Some(status) if status.fresh && status.halted.is_none() => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
     }
     assert!(contended.assert_right().retries >= 2);
 }

@@ -1,5 +1,6 @@
 //! Promises that need a real Kafka. xtask knows these tests by this module's name.
 
+mod admin;
 mod boundaries;
 mod brokers;
 mod by_hand;

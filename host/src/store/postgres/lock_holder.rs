@@ -3,10 +3,7 @@
 use sqlx::postgres::PgPool;
 
 use super::ADVISORY_CLASS;
-use crate::store::{Generation, LockHolder, StoreError};
-
-/// SQLSTATE `lock_not_available`: `lock_timeout` has run out.
-const LOCK_NOT_AVAILABLE: &str = "55P03";
+use crate::store::{Generation, LockHolder};
 
 /// Asked when the wait is over, on another connection, since the transaction that waited is lost. So
 /// it looks for whoever could have been in its way: a session that holds a lock on what a generation
@@ -29,11 +26,7 @@ const HOLDER: &str = "
     limit 1";
 
 /// `None` as well when it is gone meanwhile, or cannot be asked for.
-pub(super) async fn find(pool: &PgPool, generation: &Generation, error: &StoreError) -> Option<LockHolder> {
-    let StoreError::Unavailable(error) = error else { return None };
-    if error.as_database_error()?.code()? != LOCK_NOT_AVAILABLE {
-        return None;
-    }
+pub(super) async fn find(pool: &PgPool, generation: &Generation) -> Option<LockHolder> {
     let asked = sqlx::query_as(HOLDER)
         .bind(ADVISORY_CLASS)
         .bind(generation.id as i32)

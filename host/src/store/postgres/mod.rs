@@ -83,7 +83,7 @@ impl Postgres {
                 ("timezone", "UTC".into()),
             ]);
         let pool = PgPoolOptions::new()
-            .max_connections(settings.connections)
+            .max_connections(settings.connections.get())
             .acquire_timeout(Duration::from_secs(10))
             .test_before_acquire(false)
             .connect_with(options)
@@ -455,8 +455,8 @@ impl Store for Postgres {
         Ok(Box::new(transaction::begin(tx, deployment, statements).await?))
     }
 
-    async fn lock_holder(&self, generation: &Generation, error: &StoreError) -> Option<LockHolder> {
-        lock_holder::find(&self.pool, generation, error).await
+    async fn lock_holder(&self, generation: &Generation) -> Option<LockHolder> {
+        lock_holder::find(&self.pool, generation).await
     }
 
     async fn overview(&self) -> Result<Vec<Projection>, StoreError> {

@@ -327,7 +327,7 @@ impl Store for Sqlite {
         Ok(Box::new(transaction::begin(&self.pool, deployment).await?))
     }
 
-    async fn lock_holder(&self, _: &Generation, _: &StoreError) -> Option<LockHolder> {
+    async fn lock_holder(&self, _: &Generation) -> Option<LockHolder> {
         None
     }
 

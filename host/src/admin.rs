@@ -1,0 +1,330 @@
+//! HTTP for operators and their tools: what `projector` asks on the command line, asked of a running host.
+//!
+//! Whoever asks is told by a token; what they ask for is kept under the token's name. Besides, a host tells
+//! what it tries again at the moment, which nobody else knows while the database is down.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Query, State};
+use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::{get, post};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, May};
+use crate::event::Partition;
+use crate::operations::{OperationError, control, dead_letters, status};
+use crate::retry::Retries;
+use crate::store::operator::{Action, Asked, Filter};
+
+/// No request that this takes is longer.
+const BODY_BYTES: usize = 64 * 1024;
+/// Requests that are worked on at once: each has connections of its own.
+const AT_ONCE: usize = 4;
+/// How long a lane may take to begin with what is asked for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Admin {
+    config: Config,
+    retries: Retries,
+    turns: Semaphore,
+}
+
+type Shared = State<Arc<Admin>>;
+
+/// Listens, and answers until the host stops. Returns where it listens.
+pub async fn open(
+    config: &Config,
+    listen: SocketAddr,
+    retries: Retries,
+    stop: CancellationToken,
+) -> std::io::Result<SocketAddr> {
+    let listener = TcpListener::bind(listen).await?;
+    let address = listener.local_addr()?;
+    let admin = Arc::new(Admin { config: config.clone(), retries, turns: Semaphore::new(AT_ONCE) });
+    tokio::spawn(async move {
+        let served = axum::serve(listener, router(admin)).with_graceful_shutdown(stop.cancelled_owned());
+        if let Err(error) = served.await {
+            tracing::error!(%error, "the admin API ended");
+        }
+    });
+    Ok(address)
+}
+
+fn router(admin: Arc<Admin>) -> Router {
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/v1/retrying", get(retrying))
+        .route("/v1/projections", get(projections))
+        .route("/v1/projections/{name}", get(projection))
+        .route("/v1/projections/{name}/pause", post(pause))
+        .route("/v1/projections/{name}/resume", post(resume))
+        .route("/v1/projections/{name}/skip", post(skip))
+        .route("/v1/projections/{name}/dead-letters", get(letters))
+        .route("/v1/projections/{name}/dead-letters/{id}", get(letter))
+        .route("/v1/projections/{name}/dead-letters/{id}/retry", post(retry))
+        .route("/v1/projections/{name}/dead-letters/{id}/discard", post(discard))
+        .route("/v1/operations", get(operations))
+        .layer(DefaultBodyLimit::max(BODY_BYTES))
+        .with_state(admin)
+}
+
+/// Whoever may look.
+struct Reader;
+
+/// Whoever may ask for something, by the token's name.
+struct Operator(String);
+
+/// Why there is no answer.
+struct Refused {
+    status: StatusCode,
+    error: String,
+    help: Option<String>,
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        (self.status, Json(json!({ "error": self.error, "help": self.help }))).into_response()
+    }
+}
+
+impl From<OperationError> for Refused {
+    fn from(error: OperationError) -> Self {
+        let (status, help) = match &error {
+            OperationError::Failed(_) => (StatusCode::CONFLICT, None),
+            OperationError::Usage { help, .. } => (StatusCode::NOT_FOUND, Some(help.clone())),
+            OperationError::Infrastructure { .. } => (StatusCode::SERVICE_UNAVAILABLE, None),
+        };
+        Self { status, error: error.to_string(), help }
+    }
+}
+
+impl Admin {
+    /// Whose token a request carries, and what they may do.
+    fn whose(&self, parts: &Parts) -> Result<(&str, May), Refused> {
+        let given = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let given = given.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+        // By their digests: how long it takes says nothing of how alike two tokens are.
+        let digest = Sha256::digest(given);
+        let tokens = self.config.admin.iter().flat_map(|admin| &admin.tokens);
+        let mut known = tokens.filter(|(_, one)| Sha256::digest(&*one.token) == digest && !given.is_empty());
+        known.next().map(|(name, one)| (name.as_str(), one.may)).ok_or_else(|| Refused {
+            status: StatusCode::UNAUTHORIZED,
+            error: "who asks?".into(),
+            help: Some("send `Authorization: Bearer` and a token of `[admin.tokens]`".into()),
+        })
+    }
+
+    async fn turn(&self) -> SemaphorePermit<'_> {
+        self.turns.acquire().await.expect("nobody closes it")
+    }
+}
+
+impl FromRequestParts<Arc<Admin>> for Reader {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, admin: &Arc<Admin>) -> Result<Self, Refused> {
+        admin.whose(parts).map(|_| Self)
+    }
+}
+
+impl FromRequestParts<Arc<Admin>> for Operator {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, admin: &Arc<Admin>) -> Result<Self, Refused> {
+        match admin.whose(parts)? {
+            (name, May::Operate) => Ok(Self(name.to_owned())),
+            (name, May::Read) => Err(Refused {
+                status: StatusCode::FORBIDDEN,
+                error: format!("{name} may read, and not ask for this"),
+                help: Some(format!("`may = \"operate\"` in `[admin.tokens.{name}]` allows it")),
+            }),
+        }
+    }
+}
+
+fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refused> {
+    let body = if body.is_empty() { b"{}" } else { &body[..] };
+    serde_json::from_slice(body).map_err(|error| Refused {
+        status: StatusCode::BAD_REQUEST,
+        error: format!("the body is not what this takes: {error}"),
+        help: None,
+    })
+}
+
+type Answer<T> = Result<Json<T>, Refused>;
+
+async fn retrying(State(admin): Shared, _: Reader) -> Json<impl Serialize> {
+    Json(admin.retries.all())
+}
+
+async fn projections(State(admin): Shared, _: Reader) -> Answer<impl Serialize> {
+    let _turn = admin.turn().await;
+    Ok(Json(status::status(&admin.config, None).await?))
+}
+
+async fn projection(State(admin): Shared, _: Reader, Path(name): Path<String>) -> Answer<impl Serialize> {
+    let _turn = admin.turn().await;
+    Ok(Json(status::status(&admin.config, Some(&name)).await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Reason {
+    reason: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PerhapsReason {
+    reason: Option<String>,
+}
+
+async fn pause(
+    State(admin): Shared,
+    Operator(by): Operator,
+    Path(name): Path<String>,
+    body: Bytes,
+) -> Answer<impl Serialize> {
+    let Reason { reason } = parse(&body)?;
+    let _turn = admin.turn().await;
+    control::pause(&admin.config, &name, &Asked { by, reason: Some(reason) }).await?;
+    Ok(Json(json!({ "paused": name })))
+}
+
+async fn resume(
+    State(admin): Shared,
+    Operator(by): Operator,
+    Path(name): Path<String>,
+    body: Bytes,
+) -> Answer<impl Serialize> {
+    let PerhapsReason { reason } = parse(&body)?;
+    let _turn = admin.turn().await;
+    control::resume(&admin.config, &name, &Asked { by, reason }).await?;
+    Ok(Json(json!({ "resumed": name })))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Skip {
+    topic: String,
+    partition: i32,
+    to: i64,
+    reason: String,
+}
+
+async fn skip(
+    State(admin): Shared,
+    Operator(by): Operator,
+    Path(name): Path<String>,
+    body: Bytes,
+) -> Answer<impl Serialize> {
+    let Skip { topic, partition, to, reason } = parse(&body)?;
+    let (partition, asked) = (Partition::new(topic, partition), Asked { by, reason: Some(reason) });
+    let _turn = admin.turn().await;
+    Ok(Json(control::skip(&admin.config, &name, &partition, to, &asked).await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Select {
+    kind: Option<String>,
+    code: Option<String>,
+    key: Option<String>,
+    limit: Option<u32>,
+}
+
+async fn letters(
+    State(admin): Shared,
+    _: Reader,
+    Path(name): Path<String>,
+    Query(select): Query<Select>,
+) -> Answer<impl Serialize> {
+    let filter = Filter {
+        projection: Some(name),
+        kind: select.kind,
+        code: select.code,
+        key: select.key.map(String::into_bytes),
+        most: select.limit.unwrap_or(100).into(),
+        ..Filter::default()
+    };
+    let _turn = admin.turn().await;
+    Ok(Json(dead_letters::list(&admin.config, &filter).await?))
+}
+
+async fn letter(
+    State(admin): Shared,
+    _: Reader,
+    Path((name, id)): Path<(String, i64)>,
+) -> Answer<impl Serialize> {
+    let _turn = admin.turn().await;
+    Ok(Json(dead_letters::show(&admin.config, &name, id).await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Retry {
+    reason: Option<String>,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+async fn retry(
+    State(admin): Shared,
+    Operator(by): Operator,
+    Path((name, id)): Path<(String, i64)>,
+    body: Bytes,
+) -> Answer<impl Serialize> {
+    let Retry { reason, dry_run } = parse(&body)?;
+    admin.request(Action::Retry, name, id, dry_run, Asked { by, reason }).await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Discard {
+    reason: String,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+async fn discard(
+    State(admin): Shared,
+    Operator(by): Operator,
+    Path((name, id)): Path<(String, i64)>,
+    body: Bytes,
+) -> Answer<impl Serialize> {
+    let Discard { reason, dry_run } = parse(&body)?;
+    admin.request(Action::Discard, name, id, dry_run, Asked { by, reason: Some(reason) }).await
+}
+
+impl Admin {
+    async fn request(
+        &self,
+        action: Action,
+        name: String,
+        id: i64,
+        dry_run: bool,
+        asked: Asked,
+    ) -> Answer<Vec<dead_letters::Done>> {
+        let filter = Filter { projection: Some(name.clone()), id: Some(id), most: 1, ..Filter::default() };
+        let request = dead_letters::Request { action, filter, dry_run, asked, timeout: PATIENCE };
+        let _turn = self.turn().await;
+        Ok(Json(dead_letters::request(&self.config, &name, &request, &|_| {}).await?))
+    }
+}
+
+async fn operations(State(admin): Shared, _: Reader) -> Answer<impl Serialize> {
+    let _turn = admin.turn().await;
+    Ok(Json(control::operations(&admin.config, None, 100).await?))
+}
