@@ -53,14 +53,17 @@ const MAX_STATEMENTS: usize = 1_000;
 const MAX_TABLES: usize = 100;
 const MAX_COLUMNS: usize = 500;
 const MAX_LOOKUP_ROWS: u32 = 10_000;
+/// Shown at once.
+const MAX_PROBLEMS: usize = 100;
 
 pub(crate) fn check(descriptor: Descriptor) -> Result<Contract, Problems> {
     let mut checker = Checker::default();
+    // What is too large is not looked at any further: a check has to be done soon.
+    checker.sizes(&descriptor);
+    checker.done()?;
     let contract = checker.contract(descriptor);
-    match checker.problems {
-        problems if problems.is_empty() => Ok(contract),
-        problems => Err(Problems(problems)),
-    }
+    checker.done()?;
+    Ok(contract)
 }
 
 /// "did you mean" for serde's `unknown field `x`, expected one of `a`, `b``.
@@ -86,11 +89,52 @@ pub fn nearest<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> Option<
 #[derive(Default)]
 struct Checker {
     problems: Vec<Problem>,
+    /// Those beyond [`MAX_PROBLEMS`].
+    more: usize,
 }
 
 impl Checker {
     fn problem(&mut self, place: &str, message: impl Into<String>, remedy: impl Into<Option<String>>) {
+        if self.has_enough() {
+            self.more += 1;
+            return;
+        }
         self.problems.push(Problem { place: place.into(), message: message.into(), remedy: remedy.into() });
+    }
+
+    /// Whether no more problems are shown, and no more remedies looked for.
+    fn has_enough(&self) -> bool {
+        self.problems.len() >= MAX_PROBLEMS
+    }
+
+    /// Fails if there were any problems.
+    fn done(&mut self) -> Result<(), Problems> {
+        let mut problems = std::mem::take(&mut self.problems);
+        if self.more > 0 {
+            let message = format!("{} more problems", self.more);
+            problems.push(Problem { place: "and so on".into(), message, remedy: None });
+        }
+        if problems.is_empty() { Ok(()) } else { Err(Problems(problems)) }
+    }
+
+    fn sizes(&mut self, descriptor: &Descriptor) {
+        for (list, count, most) in [
+            ("statements", descriptor.statements.len(), MAX_STATEMENTS),
+            ("lookups", descriptor.lookups.len(), MAX_STATEMENTS),
+            ("topics", descriptor.topics.len(), MAX_STATEMENTS),
+            ("tables", descriptor.tables.len(), MAX_TABLES),
+        ] {
+            if count > most {
+                self.problem(list, format!("{count} {list}, and {most} are the most"), None);
+            }
+        }
+        for (at, table) in descriptor.tables.iter().enumerate() {
+            let columns = table.columns.len();
+            if columns > MAX_COLUMNS {
+                let place = place("tables", at, &table.name);
+                self.problem(&place, format!("{columns} columns, and {MAX_COLUMNS} are the most"), None);
+            }
+        }
     }
 
     fn contract(&mut self, descriptor: Descriptor) -> Contract {
@@ -146,6 +190,23 @@ impl Checker {
                 "choose another name".to_string(),
             );
         }
+        if reserved::is_word(&name.replace('-', "_")) {
+            self.problem(
+                "name",
+                format!("{name:?} is a reserved word"),
+                "choose another name: readers would have to quote it".to_string(),
+            );
+        }
+        if let Some((other, number)) = name.rsplit_once("-g")
+            && !number.is_empty()
+            && number.bytes().all(|byte| byte.is_ascii_digit())
+        {
+            self.problem(
+                "name",
+                format!("{name:?} is where a generation of `{other}` would be stored"),
+                "choose another name".to_string(),
+            );
+        }
         if descriptor.version.is_empty()
             || descriptor.version.len() > 100
             || descriptor.version.chars().any(char::is_control)
@@ -163,16 +224,6 @@ impl Checker {
                 "declare the topics that it reads".to_string(),
             );
         }
-        for (list, count, most) in [
-            ("statements", descriptor.statements.len(), MAX_STATEMENTS),
-            ("lookups", descriptor.lookups.len(), MAX_STATEMENTS),
-            ("topics", descriptor.topics.len(), MAX_STATEMENTS),
-            ("tables", descriptor.tables.len(), MAX_TABLES),
-        ] {
-            if count > most {
-                self.problem(list, format!("{count} {list}, and {most} are the most"), None);
-            }
-        }
     }
 
     fn tables(&mut self, descriptor: &Descriptor) -> Vec<contract::Table> {
@@ -189,9 +240,6 @@ impl Checker {
                 self.identifier(&place, &table.name);
                 if table.name.contains("__") {
                     self.problem(&place, "a table's name has no double underscore", "write a single one".to_string());
-                }
-                if table.columns.len() > MAX_COLUMNS {
-                    self.problem(&place, format!("{} columns, and {MAX_COLUMNS} are the most", table.columns.len()), None);
                 }
                 let columns: Vec<_> = table
                     .columns
@@ -606,6 +654,10 @@ impl Checker {
     fn column(&mut self, place: &str, name: &str, table: &contract::Table) -> Option<usize> {
         let found = table.columns.iter().position(|column| column.name == name);
         if found.is_none() {
+            if self.has_enough() {
+                self.more += 1;
+                return None;
+            }
             let known = table.columns.iter().map(|column| column.name.as_str());
             let remedy = nearest(name, known).map(|nearest| format!("write `{nearest}`"));
             self.problem(place, format!("table `{}` has no column {name:?}", table.name), remedy);
@@ -614,6 +666,10 @@ impl Checker {
     }
 
     fn unknown<'a>(&mut self, place: &str, name: &str, known: impl Iterator<Item = &'a str>) {
+        if self.has_enough() {
+            self.more += 1;
+            return;
+        }
         let remedy = nearest(name, known).map(|nearest| format!("write \"{nearest}\""));
         self.problem(place, format!("{name:?} is not declared"), remedy);
     }
@@ -735,8 +791,19 @@ mod tests {
                 "column {name:?}"
             );
         }
-        for name in ["public", "projector", "pg-catalog", "a--b", "a_b", "-a", "a;b", &"a".repeat(41)] {
+        let names = ["public", "projector", "pg-catalog", "a--b", "a_b", "-a", "a;b", "user", "current-user"];
+        for name in names.into_iter().chain([&*"a".repeat(41)]) {
             assert!(!problems(|json| json["name"] = name.into()).is_empty(), "projection {name:?}");
+        }
+    }
+
+    /// The generation 1 of `orders` is stored in the schema `orders_g1`.
+    #[test]
+    fn a_projection_is_not_named_like_anothers_generation() {
+        let text = problems(|json| json["name"] = "orders-g1".into());
+        assert!(text.contains("a generation of `orders`"), "{text}");
+        for name in ["orders-g", "orders-1", "g1", "orders-g1-b", "orders-eg1"] {
+            assert_eq!(problems(|json| json["name"] = name.into()), "");
         }
     }
 
@@ -766,6 +833,24 @@ mod tests {
     fn a_guard_is_among_the_columns_that_are_set() {
         let text = problems(|json| json["statements"][0]["guard"] = "total".into());
         assert!(text.contains("does not `set` its version `total`"), "{text}");
+    }
+
+    /// As much as a host reads before it knows any better. Likenesses take time: 80 million of them.
+    #[test]
+    fn much_that_is_wrong_is_refused_soon_and_shortly() {
+        let names = |what: &str, count: usize| (0..count).map(|at| format!("{what}{at}")).collect::<Vec<_>>();
+        let statement = |name: &String| serde_json::json!({"name": name, "table": "orders", "kind": "delete", "by": ["id"]});
+        let unknown = |json: &mut serde_json::Value, statements: usize| {
+            json["topics"][0]["statements"] = names("other", 80_000).into();
+            json["statements"] = names("statement", statements).iter().map(statement).collect();
+        };
+        let text = problems(|json| unknown(json, 1_000));
+        assert_eq!(text.lines().count(), MAX_PROBLEMS + 1);
+        assert!(text.ends_with("and so on: 79900 more problems"), "{}", &text[text.len() - 100..]);
+        assert_eq!(
+            problems(|json| unknown(json, 1_001)),
+            "statements: 1001 statements, and 1000 are the most"
+        );
     }
 
     #[test]
