@@ -113,3 +113,11 @@ fn an_unsound_declaration() {
 fn an_unknown_topic() {
     send("nothing");
 }
+
+/// As in the host: it is the event that is at fault.
+#[test]
+fn a_key_that_no_row_can_have_rejects_the_event() {
+    let mut harness = Harness::<Careless>::new();
+    let detail = harness.event("too-many-rounds").json("\0").send().expect_rejected("invalid-value");
+    assert!(detail.contains("counter.id"), "{detail}");
+}

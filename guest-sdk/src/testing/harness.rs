@@ -102,7 +102,10 @@ impl<P: Projection> Harness<P> {
             match self.call(&record, &found) {
                 Ok(Answer::Needs(calls)) => {
                     for call in calls {
-                        found.push(self.answer(&record, call));
+                        match self.answer(&record, call) {
+                            Ok(rows) => found.push(rows),
+                            Err(rejection) => return rejection.into(),
+                        }
                     }
                 }
                 Ok(Answer::Changes(changes)) => return self.apply(&record, changes),
@@ -135,11 +138,16 @@ impl<P: Projection> Harness<P> {
         answer
     }
 
+    /// A key that no row can have rejects the event, as it would in a change.
     #[track_caller]
-    fn answer(&self, record: &Record, call: LookupCall) -> Found {
+    fn answer(&self, record: &Record, call: LookupCall) -> Result<Found, Rejection> {
         let mut fitted = call.clone();
-        if let Err(rejection) = self.contract.fit_lookup(&mut fitted) {
-            panic!("a lookup that the host would refuse: {rejection}");
+        match self.contract.fit_lookup(&mut fitted) {
+            Err(rejection) if rejection.code == codes::INVALID_CHANGE => {
+                panic!("a lookup that the host would refuse: {rejection}")
+            }
+            Err(rejection) => return Err(rejection),
+            Ok(()) => {}
         }
         let lookup = usize::from(call.lookup);
         let topic = &self.contract.topics[usize::from(record.topic)];
@@ -148,7 +156,7 @@ impl<P: Projection> Harness<P> {
             "an event of {} reads {}, which its handler does not declare: add it to `reads(…)`",
             topic.name, self.contract.lookups[lookup].name
         );
-        Found { rows: self.tables.lookup(&self.contract, &fitted), call }
+        Ok(Found { rows: self.tables.lookup(&self.contract, &fitted), call })
     }
 
     #[track_caller]
