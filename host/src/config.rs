@@ -385,7 +385,8 @@ impl Config {
         Ok(config)
     }
 
-    fn parse(path: &str, text: &str) -> Result<Self, Box<ConfigError>> {
+    /// Checks a configuration's text; `path` is for its errors alone, and paths stay as they are written.
+    pub fn parse(path: &str, text: &str) -> Result<Self, Box<ConfigError>> {
         let invalid = |message: String, span: Option<std::ops::Range<usize>>| {
             let start = span.as_ref().map_or(0, |span| span.start);
             let help = nearest_key(&message);

@@ -6,7 +6,7 @@ use projector_model::{Contract, Descriptor, Problems};
 use wasmtime::component::{Component, HasSelf, Linker};
 
 use super::bindings::{Projection, ProjectionPre};
-use super::compile::{CompileError, Compiler};
+use super::compile::{self, CompileError, Compiler};
 use super::engine::Engine;
 use super::instance::{Instance, State};
 use super::limits::Limits;
@@ -73,6 +73,26 @@ impl Plugin {
         limits: &crate::config::Limits,
         bytes: &[u8],
     ) -> Result<Self, LoadError> {
+        Self::load_by(|bytes| compiler.compile(bytes), engine, limits, bytes)
+    }
+
+    /// The same in this process, where nothing bounds the compiler: for bytes that are trusted, or a
+    /// fuzzer, which has limits of its own.
+    pub fn load_in_process(
+        engine: &Engine,
+        limits: &crate::config::Limits,
+        bytes: &[u8],
+    ) -> Result<Self, LoadError> {
+        let compile = |bytes: &[u8]| compile::in_process(&engine.inner, bytes).map_err(CompileError::Invalid);
+        Self::load_by(compile, engine, limits, bytes)
+    }
+
+    fn load_by(
+        compile: impl FnOnce(&[u8]) -> Result<Vec<u8>, CompileError>,
+        engine: &Engine,
+        limits: &crate::config::Limits,
+        bytes: &[u8],
+    ) -> Result<Self, LoadError> {
         if bytes.len() > limits.component_bytes {
             return Err(LoadError::TooLarge { bytes: bytes.len(), most: limits.component_bytes });
         }
@@ -81,11 +101,11 @@ impl Plugin {
             [0, b'a', b's', b'm', ..] => {}
             _ => return Err(LoadError::Malformed("it does not begin with `\\0asm`".into())),
         }
-        let artifact = compiler.compile(bytes).map_err(|error| match error {
+        let artifact = compile(bytes).map_err(|error| match error {
             CompileError::Invalid(reason) => LoadError::Malformed(reason),
             error => LoadError::Compile(error),
         })?;
-        // SAFETY: the artifact was made by this executable's own worker, from these bytes, a moment
+        // SAFETY: the artifact was made by this executable or its worker, from these bytes, a moment
         // ago, and has not left memory.
         let component = unsafe { Component::deserialize(&engine.inner, artifact) }
             .map_err(|error| LoadError::Malformed(format!("{error:#}")))?;
