@@ -16,7 +16,7 @@ const TARGETS: [&str; 5] = ["events", "descriptors", "changes", "components", "c
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Only this target; may be given several times.
+    /// Only these, instead of all.
     #[arg(value_parser = TARGETS)]
     target: Vec<String>,
 
@@ -90,6 +90,9 @@ fn holds(cargo: &Cargo, target: &str, options: &Options) -> Result<bool> {
         fuzzer.arg("--input").arg(fs::canonicalize(input)?);
     }
     if fuzzer.status().with_context(|| format!("cannot run {fuzzer:?}"))?.success() {
+        if let Some(input) = &options.input {
+            println!("{target}: holds for {}", input.display());
+        }
         return Ok(true);
     }
     let said = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
@@ -109,10 +112,7 @@ fn show(target: &str, said: &str, given: Option<&Path>, log: &Path) -> Result<()
     println!("{}", reason(said));
     println!("all of it:  {}", log.display());
     println!("try again:  cargo xtask fuzz {target} --input {}", input.display());
-    println!(
-        "when it is mended, keep it, named for what it shows: mv {} fuzz/regressions/{target}/…\n",
-        input.display()
-    );
+    println!("once mended, keep it in fuzz/regressions/{target}, named for what it shows\n");
     Ok(())
 }
 

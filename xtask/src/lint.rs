@@ -9,5 +9,6 @@ pub(crate) fn run(cargo: &Cargo) -> Result<()> {
     toolchain::ensure_component(cargo, "rustfmt", "fmt")?;
     toolchain::ensure_component(cargo, "clippy", "clippy")?;
     cargo.run(&["fmt", "--all", "--check"])?;
-    cargo.run(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])
+    let fuzzer = ["--features", "projector-fuzz/fuzzer"];
+    cargo.run(&[&["clippy", "--workspace", "--all-targets"], &fuzzer[..], &["--", "-D", "warnings"]].concat())
 }

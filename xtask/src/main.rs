@@ -3,7 +3,9 @@
 mod bench;
 mod cargo;
 mod demo;
+mod fuzz;
 mod guests;
+mod instrument;
 mod lint;
 mod test;
 mod toolchain;
@@ -48,6 +50,20 @@ enum Task {
     /// target/bench/report.md and report.json. Stop what else the machine does.
     Bench(bench::Options),
 
+    /// Give the places where bytes come from outside bytes that are made up, and see whether they hold.
+    ///
+    /// events: Kafka records through a plugin's decoding, the ids of duplicates, and dead letters.
+    /// descriptors: what a plugin says about itself. changes: what it answers. components: files in
+    /// the plugin directory. config: projector.toml.
+    ///
+    /// Each is fuzzed by libFuzzer from real inputs on, guided by the code that an input reaches; what
+    /// leads on is kept in target/fuzz for the next time. An input that breaks a promise is left in
+    /// target/fuzz/TARGET/findings, shown with the command that tries it again, and the exit code is
+    /// 1. Once mended it belongs into fuzz/regressions/TARGET, where `test` tries it from then on.
+    ///
+    /// It takes a C++ compiler, which is installed when this runs as root on Debian.
+    Fuzz(fuzz::Options),
+
     /// Check the formatting, and run clippy with warnings denied.
     Lint,
 
@@ -56,6 +72,9 @@ enum Task {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = instrument::in_place_of_rustc() {
+        return code;
+    }
     let arguments = Arguments::parse();
     let run = || -> anyhow::Result<()> {
         let cargo = Cargo::locate()?;
@@ -63,6 +82,7 @@ fn main() -> ExitCode {
             Task::Demo(options) => demo::run(&cargo, &options),
             Task::Test(options) => test::run(&cargo, &options),
             Task::Bench(options) => bench::run(&cargo, &options),
+            Task::Fuzz(options) => fuzz::run(&cargo, &options),
             Task::Lint => lint::run(&cargo),
             Task::Guests => {
                 cargo.build_programs()?;
