@@ -57,6 +57,7 @@ fn called(plugin: &Plugin) {
         timestamp_ms: Some(0),
         key: Some(b"key".to_vec()),
         value: Some(b"{}".to_vec()),
+        oversize_bytes: None,
         headers: vec![],
     };
     let answer = Instance::new(plugin).and_then(|mut instance| instance.project(&event, &[]));

@@ -323,6 +323,7 @@ struct Left {
 fn unstorable(name: &str, read_model: ReadModel, batch: i64) -> Left {
     let plugins = Plugins::new(&["hostile-guest"]);
     let platform = Platform::new(name, &[], read_model)
+        .set(&["failures", "policy"], "dead-letter")
         .set(&["plugins", "directory"], plugins.path())
         .set(&["batch", "events"], batch);
     platform.create_topics(1);
@@ -433,6 +434,7 @@ fn odd_numbers(name: &str, read_model: ReadModel, batch: i64) -> Left {
     ];
     let plugins = Plugins::new(&[]).add("numbers.wasm", numbers());
     let platform = Platform::new(name, &[], read_model)
+        .set(&["failures", "policy"], "dead-letter")
         .set(&["plugins", "directory"], plugins.path())
         .set(&["batch", "events"], batch);
     platform.create_topics(1);

@@ -28,6 +28,7 @@ impl Sandbox {
 
     fn with(name: &str, plugins: Plugins) -> Sandbox {
         let platform = Platform::new(name, &[SALES_BY_COUNTRY], ReadModel::postgres())
+            .set(&["failures", "policy"], "dead-letter")
             .set(&["plugins", "directory"], plugins.path());
         platform.create_topics(1);
         let sandbox = Sandbox { platform, _plugins: plugins };
