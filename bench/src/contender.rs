@@ -1,4 +1,5 @@
-//! Who competes: the host with one of three plugins, and a program without any host.
+//! Who competes: the host with one of three plugins, with a hostile one beside, and a program without any
+//! host.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,11 @@ pub(crate) const LANES: usize = 1;
 /// How many events one transaction takes at most, of the host and of the program without one.
 pub(crate) const BATCH_EVENTS: usize = 1_000;
 
-const SHOP_TOPICS: [&str; 3] = [ORDER_CONFIRMED, CUSTOMER_COUNTRY_CHANGED, CUSTOMER_PROFILE_UPDATED];
+/// What the hostile plugin reads.
+pub(crate) const HOSTILE_EVENTS: &str = "hostile.events.v1";
+
+const TOPICS: [&str; 4] =
+    [ORDER_CONFIRMED, CUSTOMER_COUNTRY_CHANGED, CUSTOMER_PROFILE_UPDATED, HOSTILE_EVENTS];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Contender {
@@ -23,6 +28,8 @@ pub(crate) enum Contender {
     OrderSearch,
     /// The host with the plugin `order-search-plain`, which does neither.
     Plain,
+    /// The same, beside a plugin that never returns, on events enough for all of the time.
+    Besieged,
     /// The host with the plugin `sales-by-country`, which counts and sums orders.
     SalesByCountry,
     /// The hand-written program, which does what `plain` does.
@@ -47,13 +54,19 @@ pub(crate) struct Surroundings<'a> {
 }
 
 impl Contender {
-    pub(crate) const ALL: [Contender; 4] =
-        [Contender::OrderSearch, Contender::Plain, Contender::SalesByCountry, Contender::Native];
+    pub(crate) const ALL: [Contender; 5] = [
+        Contender::OrderSearch,
+        Contender::Plain,
+        Contender::Besieged,
+        Contender::SalesByCountry,
+        Contender::Native,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Contender::OrderSearch => "order-search",
             Contender::Plain => "plain",
+            Contender::Besieged => "besieged",
             Contender::SalesByCountry => "sales-by-country",
             Contender::Native => "native",
         }
@@ -65,6 +78,9 @@ impl Contender {
                 "host, plugin `order-search`: looks up its copy of the customers, right in any order"
             }
             Contender::Plain => "host, plugin `order-search-plain`: no copy, no lookups",
+            Contender::Besieged => {
+                "as `plain`, beside a plugin that loops on each of its events until its fuel ends"
+            }
             Contender::SalesByCountry => "host, plugin `sales-by-country`: sums; reads orders only",
             Contender::Native => {
                 "hand-written program, does what `plain` does (rdkafka, sqlx, no WebAssembly)"
@@ -76,10 +92,15 @@ impl Contender {
     pub(crate) fn plugin(self) -> Option<&'static str> {
         match self {
             Contender::OrderSearch => Some("order-search"),
-            Contender::Plain => Some("order-search-plain"),
+            Contender::Plain | Contender::Besieged => Some("order-search-plain"),
             Contender::SalesByCountry => Some("sales-by-country"),
             Contender::Native => None,
         }
+    }
+
+    /// The plugin beside it, and the projection's name.
+    pub(crate) fn beside(self) -> Option<&'static str> {
+        (self == Contender::Besieged).then_some("hostile-guest")
     }
 
     /// Whether it consumes this topic; given with its prefix.
@@ -89,10 +110,14 @@ impl Contender {
 
     /// Asks how many events are committed: what the offsets add up to, as every partition begins
     /// with offset 0 and has no gaps.
-    pub(crate) fn progress_sql(self) -> &'static str {
+    pub(crate) fn progress_sql(self) -> String {
         match self.plugin() {
-            Some(_) => "select coalesce(sum(next_offset), 0)::int8 from projector.checkpoint",
-            None => "select coalesce(sum(next_offset), 0)::int8 from consumer_offset",
+            Some(projection) => format!(
+                "select coalesce(sum(c.next_offset), 0)::int8
+                 from projector.checkpoint c join projector.generation g on g.id = c.generation_id
+                 where g.projection = '{projection}'"
+            ),
+            None => "select coalesce(sum(next_offset), 0)::int8 from consumer_offset".to_owned(),
         }
     }
 
@@ -100,7 +125,7 @@ impl Contender {
     pub(crate) fn read_model(self) -> &'static str {
         match self {
             Contender::OrderSearch => "order_search.order_search",
-            Contender::Plain => "order_search_plain.order_search",
+            Contender::Plain | Contender::Besieged => "order_search_plain.order_search",
             Contender::SalesByCountry => "sales_by_country.sales_by_country",
             Contender::Native => "public.order_search",
         }
@@ -120,10 +145,12 @@ impl Contender {
         };
         let plugins = directory.join("plugins");
         fs::create_dir(&plugins).with_context(|| format!("cannot create {}", plugins.display()))?;
-        let component = programs.guests.join(plugin).with_extension("wasm");
-        fs::copy(&component, plugins.join(plugin).with_extension("wasm")).with_context(|| {
-            format!("no component {}; `cargo xtask guests` builds it", component.display())
-        })?;
+        for plugin in [plugin].into_iter().chain(self.beside()) {
+            let component = programs.guests.join(plugin).with_extension("wasm");
+            fs::copy(&component, plugins.join(plugin).with_extension("wasm")).with_context(|| {
+                format!("no component {}; `cargo xtask guests` builds it", component.display())
+            })?;
+        }
         let config = directory.join("projector.toml");
         fs::write(&config, configuration(surroundings))
             .with_context(|| format!("cannot write {}", config.display()))?;
@@ -137,7 +164,7 @@ impl Contender {
 fn configuration(surroundings: &Surroundings<'_>) -> String {
     let Surroundings { brokers, database, topic_prefix, .. } = surroundings;
     let topics: String =
-        SHOP_TOPICS.iter().map(|topic| format!("\"{topic}\" = \"{topic_prefix}{topic}\"\n")).collect();
+        TOPICS.iter().map(|topic| format!("\"{topic}\" = \"{topic_prefix}{topic}\"\n")).collect();
     format!(
         r#"lanes = {LANES}
 
@@ -154,6 +181,11 @@ url = "{database}"
 
 [batch]
 events = {BATCH_EVENTS}
+
+# A plugin that fails on every event would stand still after a hundred: here it goes on.
+[failures]
+consecutive = 1_000_000
+ratio = 1.0
 "#
     )
 }

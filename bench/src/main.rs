@@ -22,9 +22,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
+use projector_workload::topics::Topic;
 use projector_workload::{Publisher, Record, Workload, topics};
 
-use crate::contender::{Contender, Programs, Surroundings};
+use crate::contender::{Contender, HOSTILE_EVENTS, Programs, Surroundings};
 use crate::feed::Feed;
 use crate::measure::{Measurement, measure};
 use crate::process::Process;
@@ -36,6 +37,8 @@ use crate::truth::Truth;
 use crate::workload::{Delivery, Kind};
 
 const PARTITIONS: i32 = 4;
+/// A tenth of a second each, at least.
+const ENDLESS_LOOPS: u32 = 5_000;
 
 /// Measures events per second from Kafka to committed rows.
 #[derive(Parser)]
@@ -207,18 +210,38 @@ impl<'a> Bench<'a> {
             topic_prefix: &workload.topic_prefix,
             directory: &directory,
         };
+        if contender.beside().is_some() {
+            self.publish_endless_loops(&surroundings)?;
+        }
         let mut read_model = ReadModel::connect(contender, &url)?;
         let progress = Progress::new(name, events);
         let feed = paced.map(|behind| Feed::start(&self.servers.brokers, read().collect(), behind));
         let process =
             Process::start(contender.command(self.programs, &surroundings)?, &directory.join("log"))?;
-        let measurement = measure(process, &mut read_model, feed, events as u64, &progress)?;
+        let measurement =
+            measure(process, &mut read_model, feed, events as u64, &progress, contender.plugin())?;
 
+        if contender.beside().is_some() {
+            topics::delete(&self.servers.brokers, &[&hostile_topic(&surroundings)])?;
+        }
         let checksum = self.truth.check(contender, &mut read_model)?;
         self.compare(contender, checksum)?;
         drop(read_model);
         self.remove(&url, paced.is_some().then_some(&workload))?;
         Ok(measurement)
+    }
+
+    /// Events that keep the hostile plugin busy for longer than any run takes.
+    fn publish_endless_loops(&self, surroundings: &Surroundings<'_>) -> Result<()> {
+        let topic = hostile_topic(surroundings);
+        let brokers = &self.servers.brokers;
+        topics::create(brokers, &[Topic::new(&topic, PARTITIONS)])?;
+        let endless = |number: u32| {
+            let payload = format!(r#"{{"do": "loop", "id": "{number}"}}"#);
+            Record::new(&*topic, number.to_string(), payload)
+        };
+        Publisher::new(brokers).publish(&(0..ENDLESS_LOOPS).map(endless).collect::<Vec<_>>())?;
+        Ok(())
     }
 
     /// Contenders that keep the same rows must keep the same rows.
@@ -249,6 +272,10 @@ impl<'a> Bench<'a> {
             Delivery::Paced { .. } => Ok(()),
         }
     }
+}
+
+fn hostile_topic(surroundings: &Surroundings<'_>) -> String {
+    format!("{}{HOSTILE_EVENTS}", surroundings.topic_prefix)
 }
 
 fn delete_topics(brokers: &str, workload: &Workload) -> Result<()> {

@@ -32,6 +32,8 @@ pub(crate) struct Measurement {
     /// Likewise.
     pub(crate) reads_per_batch: Option<f64>,
     pub(crate) events_per_batch: f64,
+    /// The longest time in ms without a commit, after the first.
+    pub(crate) longest_pause_ms: f64,
     /// The part of the looks, from 0 to 1, that found too few events published to be sure that the
     /// contender had enough to do.
     pub(crate) starved: f64,
@@ -44,10 +46,11 @@ pub(crate) fn measure(
     mut feed: Option<Feed>,
     events: u64,
     progress: &Progress,
+    projection: Option<&str>,
 ) -> Result<Measurement> {
     let mut first: Option<(Instant, u64)> = None;
     let mut last = (Instant::now(), 0);
-    let (mut looks, mut meagre_looks) = (0u32, 0u32);
+    let (mut looks, mut meagre_looks, mut longest_pause) = (0u32, 0u32, Duration::ZERO);
     loop {
         process.ensure_alive()?;
         let committed = read_model.committed()?;
@@ -58,6 +61,9 @@ pub(crate) fn measure(
             first = Some((now, committed));
         }
         if committed != last.1 {
+            if first.is_some_and(|first| first.0 < now) {
+                longest_pause = longest_pause.max(now.duration_since(last.0));
+            }
             last = (now, committed);
         }
         if committed >= events {
@@ -74,7 +80,7 @@ pub(crate) fn measure(
     }
     let Usage { cpu, rss_mb } = process.usage()?;
     drop(feed);
-    let tally = process.stop()?;
+    let tally = process.stop(projection)?;
     ensure!(
         last.1 == events && tally.events == events,
         "{} offsets were committed and {} events counted, but {events} were published",
@@ -92,6 +98,7 @@ pub(crate) fn measure(
         statements_per_batch: tally.statements.map(|statements| statements as f64 / batches),
         reads_per_batch: tally.reads.map(|reads| reads as f64 / batches),
         events_per_batch: events as f64 / batches,
+        longest_pause_ms: longest_pause.as_secs_f64() * 1e3,
         starved: f64::from(meagre_looks) / f64::from(looks.max(1)),
     })
 }

@@ -76,8 +76,9 @@ impl Process {
         Ok(Usage { cpu: TICK * cpu, rss_mb: peak_kib as f64 * 1024.0 / 1e6 })
     }
 
-    /// SIGTERM. It has to end with exit code 0, and to say what it did.
-    pub(crate) fn stop(mut self) -> Result<Tally> {
+    /// SIGTERM. It has to end with exit code 0, and to say what it did, in this projection if it is a
+    /// host.
+    pub(crate) fn stop(mut self, projection: Option<&str>) -> Result<Tally> {
         let pid = Pid::from_raw(i32::try_from(self.child.id())?).context("a process id is never 0")?;
         kill_process(pid, Signal::TERM)?;
         let asked = Instant::now();
@@ -94,7 +95,7 @@ impl Process {
         };
         ensure!(status.success(), "it was asked to stop and ended with {status}\n{}", self.log_tail());
         let log = fs::read_to_string(&self.log).with_context(|| self.log.display().to_string())?;
-        tally(&log).with_context(|| format!("it does not say what it did\n{}", self.log_tail()))
+        tally(&log, projection).with_context(|| format!("it does not say what it did\n{}", self.log_tail()))
     }
 
     pub(crate) fn log_tail(&self) -> String {
@@ -125,11 +126,12 @@ fn peak_kib(status: &str) -> Option<u64> {
     peak.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 
-/// The sum over a host's lanes, or the counts of the program without a host.
-fn tally(log: &str) -> Option<Tally> {
+/// The sum over a projection's lanes, or the counts of the program without a host.
+fn tally(log: &str, projection: Option<&str>) -> Option<Tally> {
     let counts = |line: &str| {
         let json: serde_json::Value = serde_json::from_str(line).ok()?;
-        let said = json.get("message").is_none_or(|message| message == LAST_LINE);
+        let said = json.get("message").is_none_or(|message| message == LAST_LINE)
+            && json.get("projection").and_then(serde_json::Value::as_str) == projection;
         said.then(|| serde_json::from_value::<Tally>(json).ok())?
     };
     log.lines().filter_map(counts).reduce(|sum, lane| Tally {
@@ -154,17 +156,18 @@ mod tests {
     fn lanes_are_added_up_and_other_lines_ignored() {
         let log = concat!(
             "not json\n",
-            "{\"message\":\"projection runs\",\"batches\":9,\"events\":9}\n",
-            "{\"message\":\"projection stopped\",\"batches\":2,\"events\":5,\"statements\":3}\n",
-            "{\"message\":\"projection stopped\",\"batches\":1,\"events\":1,\"statements\":1}\n",
+            "{\"message\":\"projection runs\",\"projection\":\"p\",\"batches\":9,\"events\":9}\n",
+            "{\"message\":\"projection stopped\",\"projection\":\"p\",\"batches\":2,\"events\":5,\"statements\":3}\n",
+            "{\"message\":\"projection stopped\",\"projection\":\"other\",\"batches\":7,\"events\":7}\n",
+            "{\"message\":\"projection stopped\",\"projection\":\"p\",\"batches\":1,\"events\":1,\"statements\":1}\n",
         );
-        let tally = tally(log).unwrap();
+        let tally = tally(log, Some("p")).unwrap();
         assert_eq!((tally.batches, tally.events, tally.statements), (3, 6, Some(4)));
     }
 
     #[test]
     fn a_host_need_not_count_statements() {
         let log = "{\"message\":\"projection stopped\",\"batches\":2,\"events\":5}\n";
-        assert_eq!(tally(log).unwrap().statements, None);
+        assert_eq!(tally(log, None).unwrap().statements, None);
     }
 }

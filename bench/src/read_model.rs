@@ -40,7 +40,7 @@ impl ReadModel {
 
     /// How many events are committed.
     pub(crate) fn committed(&mut self) -> Result<u64> {
-        let sql = sqlx::query_scalar::<_, i64>(self.contender.progress_sql());
+        let sql = sqlx::query_scalar::<_, i64>(AssertSqlSafe(self.contender.progress_sql()));
         match self.runtime.block_on(sql.fetch_one(&mut self.connection)) {
             Ok(committed) => Ok(u64::try_from(committed)?),
             // The contender did not get to create it yet.

@@ -149,7 +149,15 @@ impl Measurements {
     fn results_table(&self) -> Table {
         let mut table = numbers(
             &["workload", "contender"],
-            &["events/s", "CPU µs/event", "peak RSS MB", "statements/batch", "reads/batch", "events/batch"],
+            &[
+                "events/s",
+                "CPU µs/event",
+                "peak RSS MB",
+                "statements/batch",
+                "reads/batch",
+                "events/batch",
+                "longest pause ms",
+            ],
         );
         for ((workload, contender), rounds) in &self.0 {
             let with_spread = |of: fn(&Measurement) -> f64, digits: usize| {
@@ -170,6 +178,7 @@ impl Measurements {
                 per_batch(|round| round.statements_per_batch),
                 per_batch(|round| round.reads_per_batch),
                 with_spread(|round| round.events_per_batch, 0),
+                with_spread(|round| round.longest_pause_ms, 0),
             ]);
         }
         table
@@ -277,6 +286,7 @@ mod tests {
             statements_per_batch: None,
             reads_per_batch: None,
             events_per_batch: 900.0,
+            longest_pause_ms: 20.0,
             starved: 0.0,
         }
     }

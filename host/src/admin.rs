@@ -32,6 +32,8 @@ use crate::store::operator::{Action, Asked, Filter};
 const BODY_BYTES: usize = 64 * 1024;
 /// Requests that are worked on at once: each has connections of its own.
 const AT_ONCE: usize = 4;
+/// Dead letters that are listed at once.
+const MOST_LETTERS: u32 = 1_000;
 /// How long a lane may take to begin with what is asked for.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -39,6 +41,8 @@ struct Admin {
     config: Config,
     retries: Retries,
     turns: Semaphore,
+    /// Of those that wait for what a lane does.
+    waiting: Semaphore,
 }
 
 type Shared = State<Arc<Admin>>;
@@ -52,7 +56,12 @@ pub async fn open(
 ) -> std::io::Result<SocketAddr> {
     let listener = TcpListener::bind(listen).await?;
     let address = listener.local_addr()?;
-    let admin = Arc::new(Admin { config: config.clone(), retries, turns: Semaphore::new(AT_ONCE) });
+    let admin = Arc::new(Admin {
+        config: config.clone(),
+        retries,
+        turns: Semaphore::new(AT_ONCE),
+        waiting: Semaphore::new(AT_ONCE),
+    });
     tokio::spawn(async move {
         let served = axum::serve(listener, router(admin)).with_graceful_shutdown(stop.cancelled_owned());
         if let Err(error) = served.await {
@@ -199,7 +208,7 @@ async fn pause(
 ) -> Answer<impl Serialize> {
     let Reason { reason } = parse(&body)?;
     let _turn = admin.turn().await;
-    control::pause(&admin.config, &name, &Asked { by, reason: Some(reason) }).await?;
+    control::pause(&admin.config, &name, &Asked::new(by, Some(reason))).await?;
     Ok(Json(json!({ "paused": name })))
 }
 
@@ -211,7 +220,7 @@ async fn resume(
 ) -> Answer<impl Serialize> {
     let PerhapsReason { reason } = parse(&body)?;
     let _turn = admin.turn().await;
-    control::resume(&admin.config, &name, &Asked { by, reason }).await?;
+    control::resume(&admin.config, &name, &Asked::new(by, reason)).await?;
     Ok(Json(json!({ "resumed": name })))
 }
 
@@ -231,7 +240,7 @@ async fn skip(
     body: Bytes,
 ) -> Answer<impl Serialize> {
     let Skip { topic, partition, to, reason } = parse(&body)?;
-    let (partition, asked) = (Partition::new(topic, partition), Asked { by, reason: Some(reason) });
+    let (partition, asked) = (Partition::new(topic, partition), Asked::new(by, Some(reason)));
     let _turn = admin.turn().await;
     Ok(Json(control::skip(&admin.config, &name, &partition, to, &asked).await?))
 }
@@ -256,7 +265,7 @@ async fn letters(
         kind: select.kind,
         code: select.code,
         key: select.key.map(String::into_bytes),
-        most: select.limit.unwrap_or(100).into(),
+        most: select.limit.unwrap_or(100).min(MOST_LETTERS).into(),
         ..Filter::default()
     };
     let _turn = admin.turn().await;
@@ -287,7 +296,7 @@ async fn retry(
     body: Bytes,
 ) -> Answer<impl Serialize> {
     let Retry { reason, dry_run } = parse(&body)?;
-    admin.request(Action::Retry, name, id, dry_run, Asked { by, reason }).await
+    admin.request(Action::Retry, name, id, dry_run, Asked::new(by, reason)).await
 }
 
 #[derive(Deserialize)]
@@ -305,7 +314,7 @@ async fn discard(
     body: Bytes,
 ) -> Answer<impl Serialize> {
     let Discard { reason, dry_run } = parse(&body)?;
-    admin.request(Action::Discard, name, id, dry_run, Asked { by, reason: Some(reason) }).await
+    admin.request(Action::Discard, name, id, dry_run, Asked::new(by, Some(reason))).await
 }
 
 impl Admin {
@@ -319,7 +328,7 @@ impl Admin {
     ) -> Answer<Vec<dead_letters::Done>> {
         let filter = Filter { projection: Some(name.clone()), id: Some(id), most: 1, ..Filter::default() };
         let request = dead_letters::Request { action, filter, dry_run, asked, timeout: PATIENCE };
-        let _turn = self.turn().await;
+        let _turn = self.waiting.acquire().await.expect("nobody closes it");
         Ok(Json(dead_letters::request(&self.config, &name, &request, &|_| {}).await?))
     }
 }

@@ -71,6 +71,9 @@ kinds! {
     /// The plugin used more than it may.
     Limit = "limit", Policy,
         "raise the projection's limit or make the plugin need less, then `projector dlq retry`";
+    /// The record's value is larger than any may be.
+    TooLarge = "too-large", Policy,
+        "the value was left in the log and cannot be projected: have its producer send less, and `projector dlq discard` it";
     /// The plugin answered with what it did not declare, or with what no store can hold.
     Invalid = "invalid", Policy,
         "a bug in the plugin or a value beyond its column: deploy a version without it, then `projector dlq retry`";
@@ -83,7 +86,7 @@ kinds! {
         "give the machine room or raise `limits.time`, then `projector resume`";
     /// The log is not the one that the checkpoint is about.
     Log = "log", Pause,
-        "if the events are lost for good, `projector skip` past them with a reason, then `projector resume`; else bring the log back";
+        "bring the log back, then `projector resume`; events that are lost for good can be passed over with `projector skip`, but no offset of another log is trusted";
     /// The tables are not as the host made them.
     Drift = "drift", Pause,
         "undo what was changed by hand, then `projector resume`";

@@ -13,14 +13,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::batch::{BatchLimits, Buffer, Delivery};
 use crate::event::Partition;
-use crate::failure::{FailureKind, Trouble};
+use crate::failure::{FailureKind, Response, Trouble};
 use crate::policy::Flood;
 use crate::project::purity::{self, Call, Sampling};
 use crate::project::{self, Caller, FirstAnswer, ProjectError};
 use crate::retry::{Backoff, Halt, Retries};
-use crate::settle::{self, Attempt, Isolate, Settler, isolate};
+use crate::settle::{self, Attempt, Isolate, Released, Settler, isolate};
 use crate::source::{Incoming, Log, Source};
-use crate::store::operator::{Open, Verdict};
+use crate::store::operator::Open;
 use crate::store::{Advance, CatchingUp, Deployment, LockHolder, StoreError};
 use crate::wishes::Board;
 use positions::Positions;
@@ -89,6 +89,8 @@ impl Pipeline {
             limits,
             board,
             lock_timeouts: 0,
+            operations_again: None,
+            served: Vec::new(),
             flood: Flood::default(),
             catching_up,
             more_lanes,
@@ -126,6 +128,10 @@ struct Run {
     backoff: Backoff,
     /// In a row.
     lock_timeouts: u32,
+    /// When to go on with what operators asked for.
+    operations_again: Option<Instant>,
+    /// What they asked for, and is done.
+    served: Vec<i64>,
     /// How often operators had said "go on".
     resumes: i64,
     /// Failures among the last events.
@@ -178,6 +184,7 @@ impl Run {
                 return Ok(Some(batch));
             }
             let retry = self.positions.next_try().or_else(|| self.next_try_to_end_it());
+            let retry = retry.into_iter().chain(self.operations_again).min();
             tokio::select! {
                 incoming = self.source.next() => match incoming {
                     Some(incoming) => self.receive(incoming),
@@ -201,49 +208,33 @@ impl Run {
             // Partitions that were paused may be read again.
             self.reposition(&self.source.granted());
         }
+        self.served.retain(|id| wishes.open.iter().any(|operation| operation.id == *id));
+        if self.operations_again.is_some_and(|at| at > Instant::now()) {
+            return Ok(());
+        }
+        self.operations_again = None;
         let granted = self.source.granted();
-        for operation in wishes.open.iter().filter(|operation| granted.contains(&operation.partition)) {
-            self.release(operation).await?;
+        for operation in &wishes.open {
+            if granted.contains(&operation.partition) && !self.served.contains(&operation.id) {
+                self.release(operation).await?;
+            }
         }
         Ok(())
     }
 
-    /// Lets go what waits, as an operator asked for.
+    /// Lets go what waits, as an operator asked for: as much as one transaction takes.
     async fn release(&mut self, operation: &Open) -> Result<(), Halt> {
-        let (id, action) = (operation.id, operation.action.as_str());
-        match self.settler.release(operation, self.limits.events).await {
-            Ok(None) => Ok(()),
-            Ok(Some(Verdict { outcome, applied, ignored, waiting, .. })) => {
-                let (projection, dry_run) = (self.name(), operation.dry_run);
-                tracing::info!(
-                    projection,
-                    operation = id,
-                    action,
-                    dry_run,
-                    outcome,
-                    applied,
-                    ignored,
-                    waiting,
-                    "dead letter dealt with"
-                );
-                Ok(())
-            }
+        match self.settler.release(operation, self.limits).await {
+            Ok(Released::More) => self.operations_again = Some(Instant::now()),
+            Ok(Released::Done) => self.served.push(operation.id),
             // It stays asked for, and is done when it can be.
-            Err(ProjectError::Store(StoreError::Unavailable(error))) => {
-                tracing::warn!(projection = self.name(), operation = id, action, %error, "to be tried again");
-                Ok(())
+            Err(error) if error.kind().response() == Response::Retry => {
+                tracing::warn!(projection = self.name(), operation = operation.id, %error, "to be tried again");
+                self.operations_again = Some(Instant::now() + Duration::from_secs(1));
             }
-            Err(ProjectError::Timeout(position)) => {
-                let detail = Some(format!("the event at {position} ran out of time"));
-                let verdict = Verdict { detail, ..Verdict::of(FailureKind::Timeout.as_str()) };
-                match self.settler.store.answer(id, &verdict).await {
-                    Ok(()) | Err(StoreError::Unavailable(_)) => Ok(()),
-                    Err(error) => Err(halt(error)),
-                }
-            }
-            Err(ProjectError::Store(error)) => Err(halt(error)),
-            Err(ProjectError::Trouble(trouble)) => Err(Halt::Stop(trouble)),
+            Err(error) => return Err(halt(error)),
         }
+        Ok(())
     }
 
     /// The generation is caught up when all that came before the end of its topics is settled. If it
@@ -362,36 +353,43 @@ impl Run {
                 self.buffer.put_back(ahead.deliveries);
             }
             match error {
-                ProjectError::Store(error @ StoreError::Unavailable(_)) => {
-                    self.tally.retries += 1;
-                    self.backoff.failed(error.kind(), &error);
-                    self.name_lock_holder(&error).await;
-                    let recovered = self.recover(&batch).await;
-                    if let Some(catching_up) = &mut self.catching_up
-                        && !catching_up.is_held().await
-                    {
-                        return Err(Halt::Restart("the lock of whoever catches it up was lost".into()));
-                    }
-                    match recovered {
-                        // Smaller every time: it may have been too much for the session's timeouts.
-                        Recovered::TryAgain => self.cut(&mut batch, half),
-                        Recovered::Committed(advances) => {
-                            self.available_again().await;
-                            self.committed(&batch, advances).await;
-                            return Ok(None);
+                ProjectError::Store(error) => match error.kind().response() {
+                    Response::Retry => {
+                        self.tally.retries += 1;
+                        self.backoff.failed(error.kind(), &error);
+                        self.name_lock_holder(&error).await;
+                        let recovered = self.recover(&batch).await;
+                        if let Some(catching_up) = &mut self.catching_up
+                            && !catching_up.is_held().await
+                        {
+                            return Err(Halt::Restart("the lock of whoever catches it up was lost".into()));
                         }
-                        Recovered::Moved(partitions) => self.fenced(&partitions),
-                        Recovered::Stopped => return Ok(None),
-                    }
-                }
-                ProjectError::Store(StoreError::CheckpointMoved(partitions)) => self.fenced(&partitions),
-                ProjectError::Store(error) => match isolate(error, batch.deliveries.len()).map_err(halt)? {
-                    Isolate::First(failure) => {
-                        if let Some(first) = batch.answers.as_mut().and_then(|answers| answers.first_mut()) {
-                            *first = Err(failure);
+                        match recovered {
+                            // Smaller every time: it may have been too much for the session's timeouts.
+                            Recovered::TryAgain => self.cut(&mut batch, half),
+                            Recovered::Committed(advances) => {
+                                self.available_again().await;
+                                self.committed(&batch, advances).await;
+                                return Ok(None);
+                            }
+                            Recovered::Moved(partitions) => self.fenced(&partitions),
+                            Recovered::Stopped => return Ok(None),
                         }
                     }
-                    Isolate::Cut(events) => self.cut(&mut batch, events),
+                    Response::Policy => match isolate(error, batch.deliveries.len()).map_err(halt)? {
+                        Isolate::First(failure) => {
+                            if let Some(first) =
+                                batch.answers.as_mut().and_then(|answers| answers.first_mut())
+                            {
+                                *first = Err(failure);
+                            }
+                        }
+                        Isolate::Cut(events) => self.cut(&mut batch, events),
+                    },
+                    Response::Reposition | Response::Pause | Response::Refuse => match error {
+                        StoreError::CheckpointMoved(partitions) => self.fenced(&partitions),
+                        error => return Err(halt(error)),
+                    },
                 },
                 ProjectError::Trouble(trouble) => return Err(Halt::Stop(trouble)),
                 ProjectError::Timeout(position) => {

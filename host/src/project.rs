@@ -353,5 +353,5 @@ fn oversize(event: &Event, bytes: usize) -> Failure {
     let detail = format!(
         "its value has {bytes} bytes, more than `kafka.value-bytes`; it was left in the log, at {at}"
     );
-    Failure::new(FailureKind::Limit, "value-bytes", detail)
+    Failure::new(FailureKind::TooLarge, "value-bytes", detail)
 }

@@ -145,6 +145,7 @@ impl Backoff {
 
     /// It works again. Says so, if it was said that it did not.
     pub fn succeeded(&mut self) {
+        self.delays = delays();
         if self.attempts == 0 {
             return;
         }
@@ -152,7 +153,7 @@ impl Backoff {
         let seconds = self.since.elapsed().as_secs_f64();
         tracing::info!(projection, attempts, seconds, "available again");
         self.retries.lock().open.remove(&self.number);
-        (self.attempts, self.complained, self.delays) = (0, None, delays());
+        (self.attempts, self.complained) = (0, None);
     }
 }
 

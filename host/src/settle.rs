@@ -5,6 +5,8 @@
 
 mod release;
 
+pub use release::Released;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -22,6 +24,7 @@ use crate::project::{self, Caller, FirstAnswer, Keys, ProjectError};
 use crate::store::{Advance, Books, DeadLetter, Deployment, Parked, Store, StoreError, Transaction, Writes};
 
 /// What a lane writes with.
+#[derive(Clone)]
 pub struct Settler {
     pub deployment: Deployment,
     pub plugin: Plugin,
@@ -203,6 +206,7 @@ pub enum Isolate {
 /// events before it, and they may not stand; where the database does not say which, halves lead to it.
 pub fn isolate(error: StoreError, events: usize) -> Result<Isolate, StoreError> {
     match error {
+        error if events == 0 => Err(error),
         StoreError::Rejected { event: 0, rejection } => {
             Ok(Isolate::First(Failure::new(FailureKind::Refused, &rejection.code, rejection.detail)))
         }

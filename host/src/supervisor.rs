@@ -5,27 +5,30 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use projector_model::order;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin;
+use crate::batch::BatchLimits;
 use crate::catch_up;
 use crate::config::{self, Config};
-use crate::failure::{FailureKind, Trouble};
+use crate::failure::{FailureKind, Response, Trouble};
 use crate::lane;
 use crate::operations::OperationError;
 use crate::pipeline::Pipeline;
 use crate::plugin::{Engine, LoadError, Plugin, compile::Compiler};
 use crate::retry::{Backoff, Halt, Retries};
-use crate::settle::Settler;
+use crate::settle::{Released, Settler};
 use crate::source::{Log, LogError, Merging, Source};
 use crate::store::operator::Asked;
 use crate::store::{self, Component, Deployment, Generation, Installed, Store, StoreError};
 use crate::wishes::Board;
 
+/// A run that ends after so long says nothing about the next one.
+const SETTLED: Duration = Duration::from_secs(60);
 /// How often dead letters that are too old are looked for.
 const EXPIRY: Duration = Duration::from_secs(60);
 
@@ -57,9 +60,9 @@ struct Prepared {
     lanes: Vec<Pipeline>,
     /// Stops all lanes; a child of the host's own.
     together: CancellationToken,
-    store: Arc<dyn Store>,
+    settler: Settler,
+    limits: BatchLimits,
     board: Board,
-    generation: Generation,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -106,17 +109,25 @@ impl Host {
     pub async fn supervise(self: Arc<Self>, offered: Offered) {
         let name = offered.plugin.contract.name().to_owned();
         let mut backoff = Backoff::new(&name, &self.retries);
+        let mut restarts = Backoff::new(&name, &self.retries);
         while !self.stop.is_cancelled() {
             match self.prepare(&offered).await {
-                Ok(prepared) => match self.run(prepared).await {
-                    Ok(()) => return,
-                    // Whatever it waits for, it waits in its preparation.
-                    Err(Halt::CaughtUp | Halt::Paused(_) | Halt::Stop(_)) => backoff.succeeded(),
-                    Err(Halt::Restart(reason)) => {
-                        tracing::warn!(projection = name, reason, "projection starts again");
-                        backoff.wait(&self.stop).await;
+                Ok(prepared) => {
+                    backoff.succeeded();
+                    let began = Instant::now();
+                    match self.run(prepared).await {
+                        Ok(()) => return,
+                        // Whatever it waits for, it waits in its preparation.
+                        Err(Halt::CaughtUp | Halt::Paused(_) | Halt::Stop(_)) => {}
+                        Err(Halt::Restart(reason)) => {
+                            tracing::warn!(projection = name, reason, "projection starts again");
+                            if began.elapsed() > SETTLED {
+                                restarts.succeeded();
+                            }
+                            restarts.wait(&self.stop).await;
+                        }
                     }
-                },
+                }
                 Err(PrepareError::Stopped) => return,
                 Err(error) if error.may_pass() => {
                     backoff.failed(error.kind(), &error);
@@ -133,34 +144,63 @@ impl Host {
 
     /// Runs a projection's lanes to their end. One that stands still does so until somebody says "go on".
     async fn run(&self, prepared: Prepared) -> Result<(), Halt> {
-        let Prepared { lanes, together, store, mut board, generation } = prepared;
-        let (name, resumes) = (&generation.projection, board.of(generation.id).resumes);
-        let ended = tokio::select! {
-            ended = lane::run(lanes, &together) => ended,
-            () = self.expire(&*store, &generation) => unreachable!("it goes on for as long as the lanes do"),
-        };
-        if let Err(Halt::Stop(trouble)) = &ended {
-            let Trouble { kind, reason } = trouble;
-            tracing::error!(projection = name, %kind, reason, advice = kind.advice(), "projection stands still");
-            let mut backoff = Backoff::new(name, &self.retries);
-            while let Err(error) = store.set_halted(&generation, Some(trouble)).await
-                && !self.stop.is_cancelled()
-            {
-                backoff.failed(error.kind(), &error);
-                backoff.wait(&self.stop).await;
+        let Prepared { lanes, together, settler, limits, board } = prepared;
+        let on = async {
+            let ended = lane::run(lanes, &together).await;
+            if let Err(Halt::Stop(trouble)) = &ended {
+                self.stand_still(&settler, limits, board, trouble).await;
             }
-            while board.of(generation.id).resumes == resumes && !self.stop.is_cancelled() {
+            ended
+        };
+        tokio::select! {
+            ended = on => ended,
+            () = self.expire(&settler) => unreachable!("it goes on for as long as the projection"),
+        }
+    }
+
+    /// Until somebody says "go on". Dead letters are dealt with meanwhile: they may be what is the matter.
+    async fn stand_still(&self, settler: &Settler, limits: BatchLimits, mut board: Board, trouble: &Trouble) {
+        let (store, generation) = (&settler.store, &settler.deployment.generation);
+        let (name, resumes) = (&generation.projection, board.of(generation.id).resumes);
+        let Trouble { kind, reason } = trouble;
+        tracing::error!(projection = name, %kind, reason, advice = kind.advice(), "projection stands still");
+        let mut backoff = Backoff::new(name, &self.retries);
+        while let Err(error) = store.set_halted(generation, Some(trouble)).await
+            && !self.stop.is_cancelled()
+        {
+            backoff.failed(error.kind(), &error);
+            backoff.wait(&self.stop).await;
+        }
+        backoff.succeeded();
+        let mut served = Vec::new();
+        while !self.stop.is_cancelled() {
+            let wishes = board.of(generation.id);
+            if wishes.resumes != resumes {
+                return;
+            }
+            // Whoever else stands still does so as well, and one of them does it.
+            let open = wishes.open.iter().find(|operation| !served.contains(&operation.id));
+            let Some(operation) = open else {
                 tokio::select! {
                     () = board.changed() => {}
                     () = self.stop.cancelled() => {}
                 }
+                continue;
+            };
+            match settler.release(operation, limits).await {
+                Ok(Released::More) => {}
+                Ok(Released::Done) => served.push(operation.id),
+                Err(error) => {
+                    backoff.failed(error.kind(), &error);
+                    backoff.wait(&self.stop).await;
+                }
             }
         }
-        ended
     }
 
     /// Discards dead letters that are too old, now and then.
-    async fn expire(&self, store: &dyn Store, generation: &Generation) {
+    async fn expire(&self, settler: &Settler) {
+        let (store, generation) = (&settler.store, &settler.deployment.generation);
         let Some(retention) = self.config.failures_of(&generation.projection).retention else {
             return std::future::pending().await;
         };
@@ -273,19 +313,16 @@ impl Host {
         };
         let together = self.stop.child_token();
         let more_lanes = allowed > lanes;
+        let failures = self.config.failures_of(name).clone();
+        let settler = Settler { deployment, plugin, store, failures };
+        let limits = batch.limits();
         let lanes = (0..lanes).map(|_| {
             let source = Source::open(&self.config.kafka, &group, topics.clone(), merging, self.log.clone())?;
-            let settler = Settler {
-                deployment: deployment.clone(),
-                plugin: plugin.clone(),
-                store: store.clone(),
-                failures: self.config.failures_of(name).clone(),
-            };
             Ok(Pipeline {
-                settler,
+                settler: settler.clone(),
                 log: self.log.clone(),
                 source,
-                limits: batch.limits(),
+                limits,
                 board: board.clone(),
                 retries: self.retries.clone(),
                 catching_up: catching_up.take(),
@@ -294,7 +331,7 @@ impl Host {
             })
         });
         let lanes = lanes.collect::<Result<_, LogError>>()?;
-        Ok(Prepared { lanes, together, store, board, generation })
+        Ok(Prepared { lanes, together, settler, limits, board })
     }
 
     /// The component that is active, which may be another than the one in the directory.
@@ -327,7 +364,7 @@ impl Host {
             return Ok(open.clone());
         }
         let store = store::open(settings).await?;
-        let board = Board::open(&store);
+        let board = Board::open(&store).await?;
         Ok(slot.insert((store, board)).clone())
     }
 
@@ -352,12 +389,7 @@ impl PrepareError {
     }
 
     fn may_pass(&self) -> bool {
-        match self {
-            PrepareError::Store(error) => matches!(error, StoreError::Unavailable(_)),
-            PrepareError::Log(_) => true,
-            PrepareError::Load(error) => error.is_ours(),
-            PrepareError::Stopped => false,
-        }
+        self.kind().response() == Response::Retry
     }
 }
 

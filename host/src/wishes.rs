@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::store::Store;
 use crate::store::operator::Wishes;
+use crate::store::{Store, StoreError};
 
 const INTERVAL: Duration = Duration::from_millis(500);
 
@@ -19,31 +19,29 @@ type All = Arc<HashMap<i64, Wishes>>;
 pub struct Board(watch::Receiver<All>);
 
 impl Board {
-    /// Begins to ask, for as long as the store is used. A store that does not answer is asked again; what
-    /// was heard last holds until then.
-    pub fn open(store: &Arc<dyn Store>) -> Self {
-        let (sender, receiver) = watch::channel(All::default());
+    /// Asks, and begins to ask again and again, for as long as the store is used. A store that does not
+    /// answer is asked again; what was heard last holds until then.
+    pub async fn open(store: &Arc<dyn Store>) -> Result<Self, StoreError> {
+        let (sender, receiver) = watch::channel(ask(&**store).await?);
         let store: Weak<dyn Store> = Arc::downgrade(store);
         tokio::spawn(async move {
             loop {
                 tokio::time::sleep(INTERVAL).await;
                 let Some(store) = store.upgrade() else { return };
                 let asked = tokio::select! {
-                    asked = store.wishes() => asked,
+                    asked = ask(&*store) => asked,
                     () = sender.closed() => return,
                 };
                 if let Ok(wishes) = asked {
-                    let wishes: HashMap<i64, Wishes> =
-                        wishes.into_iter().map(|wishes| (wishes.generation, wishes)).collect();
                     sender.send_if_modified(|known| {
-                        let changed = **known != wishes;
-                        *known = Arc::new(wishes);
+                        let changed = **known != *wishes;
+                        *known = wishes;
                         changed
                     });
                 }
             }
         });
-        Self(receiver)
+        Ok(Self(receiver))
     }
 
     /// What is wanted of a generation, as it was heard last.
@@ -57,4 +55,9 @@ impl Board {
             std::future::pending::<()>().await;
         }
     }
+}
+
+async fn ask(store: &dyn Store) -> Result<All, StoreError> {
+    let wishes = store.wishes().await?;
+    Ok(Arc::new(wishes.into_iter().map(|wishes| (wishes.generation, wishes)).collect()))
 }

@@ -7,15 +7,39 @@ alter table projector_generation add column resumes integer not null default 0;
 -- The last time that a plugin answered otherwise to the same event than it had.
 alter table projector_generation add column impure text;
 
--- What the database said of the rows that it refused; where a trap was; how often it was tried again.
-alter table projector_dead_letter add column timestamp_ms integer;
--- What the value weighs that was left in the log.
-alter table projector_dead_letter add column oversize_bytes integer;
-alter table projector_dead_letter add column db_table text;
-alter table projector_dead_letter add column db_column text;
-alter table projector_dead_letter add column db_constraint text;
-alter table projector_dead_letter add column backtrace text;
-alter table projector_dead_letter add column attempts integer not null default 1;
+-- What the database said of the rows that it refused; where a trap was; how often it was tried again. No
+-- number is given twice: an operator may still mean the first one.
+create table projector_dead_letter_new (
+    id             integer primary key autoincrement,
+    generation_id  integer not null references projector_generation on delete cascade,
+    topic          text not null,
+    partition      integer not null,
+    "offset"       integer not null,
+    recorded_at    integer,
+    key            blob,
+    payload        blob,
+    headers        text not null,
+    digest         text not null,
+    kind           text not null,
+    code           text not null,
+    detail         text not null,
+    died_at        integer not null,
+    timestamp_ms   integer,
+    -- What the value weighs that was left in the log.
+    oversize_bytes integer,
+    db_table       text,
+    db_column      text,
+    db_constraint  text,
+    backtrace      text,
+    attempts       integer not null default 1,
+    unique (generation_id, topic, partition, "offset")
+) strict;
+insert into projector_dead_letter_new
+  (id, generation_id, topic, partition, "offset", recorded_at, key, payload, headers, digest, kind, code, detail, died_at)
+select id, generation_id, topic, partition, "offset", recorded_at, key, payload, headers, digest, kind, code, detail,
+  died_at from projector_dead_letter;
+drop table projector_dead_letter;
+alter table projector_dead_letter_new rename to projector_dead_letter;
 create index projector_dead_letter_by_age on projector_dead_letter (generation_id, died_at);
 
 -- Keys of which an event failed: while its row is there, later events of the key wait. `key_id` is the
@@ -51,7 +75,7 @@ create index projector_parked_by_key on projector_parked (generation_id, key_id,
 -- Everything that an operator asked for, and what came of it. What writes rows is done by the lane that
 -- is granted the partition; the rest is done when it is written here.
 create table projector_operation (
-    id             integer primary key,
+    id             integer primary key autoincrement,
     generation_id  integer not null references projector_generation on delete cascade,
     action         text not null check (action in ('retry', 'discard', 'erase', 'pause', 'resume', 'skip', 'expire')),
     dead_letter_id integer,

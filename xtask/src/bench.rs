@@ -19,7 +19,7 @@ pub(crate) struct Options {
     workload: Vec<String>,
 
     /// Measure only this contender; may be given several times.
-    #[arg(long, value_parser = ["order-search", "plain", "sales-by-country", "native"])]
+    #[arg(long, value_parser = ["order-search", "plain", "besieged", "sales-by-country", "native"])]
     contender: Vec<String>,
 
     /// Where the events are made up from: the same seed, the same events.

@@ -93,6 +93,7 @@ impl Selection {
             key: self.key.map(String::into_bytes).or(self.key_hex.map(|Bytes(bytes)| bytes)),
             since: self.since.map(micros),
             until: self.until.map(micros),
+            whole: false,
             most,
         }
     }

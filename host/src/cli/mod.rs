@@ -76,7 +76,7 @@ struct AskedArgument {
 impl AskedArgument {
     fn because(self, reason: Option<String>) -> Asked {
         let user = || std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).ok();
-        Asked { by: self.by.or_else(user).unwrap_or_else(|| "unknown".into()), reason }
+        Asked::new(self.by.or_else(user).unwrap_or_else(|| "unknown".into()), reason)
     }
 }
 

@@ -1,8 +1,10 @@
 //! Pausing a projection, letting it go on, and passing over events that are not to be read.
 
 use super::{OperationError, projection};
+use crate::checkpoint::Marks;
 use crate::config::Config;
 use crate::event::Partition;
+use crate::source::Log;
 use crate::store;
 use crate::store::operator::{Asked, Operation, Skipped};
 
@@ -31,6 +33,18 @@ pub async fn skip(
     to: i64,
     asked: &Asked,
 ) -> Result<Skipped, OperationError> {
+    let log = Log::open(&config.kafka)?;
+    let end =
+        log.topic(partition.topic.clone()).await?.into_iter().flatten().find(|(found, _)| found == partition);
+    match end {
+        Some((_, Marks { high, .. })) if to > high => {
+            return Err(OperationError::Failed(format!(
+                "{partition} ends at {high}: what is not written yet cannot be passed over"
+            )));
+        }
+        None => return Err(OperationError::Failed(format!("there is no partition {partition}"))),
+        Some(_) => {}
+    }
     let (store, installed) = projection(config, name).await?;
     let skipped = store.skip(&installed.generation, partition, to, asked).await;
     store.close().await;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use projector_model::Descriptor;
 use serde::Serialize;
 use serde_json::Value as Json;
+use tokio::time::Instant;
 
 use super::{OperationError, projection};
 use crate::config::Config;
@@ -47,8 +48,13 @@ pub struct DeadLetter {
     pub died_at: i64,
     /// Events of its key that wait behind it; absent where none would.
     pub parked: Option<i64>,
+    /// Shown with the whole of it only, as is the payload.
+    #[serde(skip_serializing_if = "no_headers")]
     pub headers: Json,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub payload: Option<Json>,
+    /// Absent for a tombstone.
+    pub payload_bytes: Option<i64>,
     /// What the payload weighs that was left in the log, because it is larger than any may be.
     pub oversize_bytes: Option<i64>,
 }
@@ -78,13 +84,18 @@ impl From<Letter> for DeadLetter {
             died_at: letter.died_at,
             parked: letter.parked,
             headers: letter.headers,
+            payload_bytes: letter.payload_bytes,
             oversize_bytes: letter.oversize_bytes,
             payload: letter.payload.as_deref().map(shown),
         }
     }
 }
 
-/// Dead letters, oldest first: of one projection, or of all in all stores.
+fn no_headers(headers: &Json) -> bool {
+    headers.as_array().is_none_or(Vec::is_empty)
+}
+
+/// Dead letters without their payloads, oldest first: of one projection, or of all in all stores.
 pub async fn list(config: &Config, filter: &Filter) -> Result<Vec<DeadLetter>, OperationError> {
     let mut letters = Vec::new();
     for settings in config.all_stores() {
@@ -114,7 +125,8 @@ pub struct Request {
 #[derive(Debug, Serialize)]
 pub struct Done {
     pub dead_letter: i64,
-    pub operation: i64,
+    /// Its number among those that are kept.
+    pub operation: Option<i64>,
     pub verdict: Verdict,
 }
 
@@ -147,15 +159,19 @@ async fn request_in(
     let mut all = Vec::new();
     for letter in letters {
         progress(&letter);
-        let operation = store
-            .ask(&NewOperation {
-                action: request.action,
-                dead_letter: letter.id,
-                dry_run: request.dry_run,
-                asked: request.asked.clone(),
-            })
-            .await?;
-        let verdict = await_verdict(store, operation, &letter, request.timeout).await?;
+        let asked = NewOperation {
+            action: request.action,
+            dead_letter: letter.id,
+            dry_run: request.dry_run,
+            asked: request.asked.clone(),
+        };
+        let (operation, verdict) = match store.ask(&asked).await? {
+            // Somebody else dealt with it meanwhile.
+            None => (None, Verdict::of("gone")),
+            Some(operation) => {
+                (Some(operation), await_verdict(store, operation, &letter, request.timeout).await?)
+            }
+        };
         all.push(Done { dead_letter: letter.id, operation, verdict });
     }
     Ok(all)
@@ -167,16 +183,21 @@ async fn await_verdict(
     letter: &Letter,
     timeout: Duration,
 ) -> Result<Verdict, OperationError> {
-    let deadline = tokio::time::Instant::now() + timeout;
+    let deadline = Instant::now() + timeout;
     loop {
-        if let Some(verdict) = store.verdict(operation).await? {
-            return Ok(verdict);
-        }
-        if tokio::time::Instant::now() > deadline && store.withdraw(operation).await? {
-            return Err(OperationError::Failed(format!(
-                "no host took it within {timeout:?}, and nothing was done: does one run that is granted {}/{}, and is {} not paused?",
-                letter.topic, letter.partition, letter.projection
-            )));
+        let overdue = Instant::now() > deadline;
+        match store.verdict(operation).await {
+            Ok(Some(verdict)) => return Ok(verdict),
+            Ok(None) if overdue && store.withdraw(operation).await? => {
+                return Err(OperationError::Failed(format!(
+                    "no host took it within {timeout:?}, and nothing was done: does one run that is granted {}/{}, and is {} not paused?",
+                    letter.topic, letter.partition, letter.projection
+                )));
+            }
+            // It is under way, or will be.
+            Ok(None) => {}
+            Err(error) if overdue => return Err(error.into()),
+            Err(_) => {}
         }
         tokio::time::sleep(INTERVAL).await;
     }
@@ -204,7 +225,8 @@ pub async fn erase(config: &Config, name: &str, key: &[u8], asked: &Asked) -> Re
 /// The whole of a dead letter.
 pub async fn show(config: &Config, name: &str, id: i64) -> Result<DeadLetter, OperationError> {
     let (store, _) = projection(config, name).await?;
-    let filter = Filter { projection: Some(name.to_owned()), id: Some(id), most: 1, ..Filter::default() };
+    let filter =
+        Filter { projection: Some(name.to_owned()), id: Some(id), whole: true, most: 1, ..Filter::default() };
     let found = store.dead_letters(&filter).await;
     store.close().await;
     found?.pop().map(DeadLetter::from).ok_or_else(|| OperationError::Usage {

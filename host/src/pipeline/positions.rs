@@ -81,7 +81,12 @@ impl Positions {
     /// Begins to read the partitions whose position can be told now. Nothing is ever read from
     /// anywhere but a checkpoint.
     pub(super) async fn settle(&mut self, source: &Source) {
-        if self.open.is_empty() || self.try_again.is_some_and(|at| at > Instant::now()) {
+        if self.open.is_empty() {
+            self.try_again = None;
+            self.backoff.succeeded();
+            return;
+        }
+        if self.try_again.is_some_and(|at| at > Instant::now()) {
             return;
         }
         self.try_again = None;

@@ -6,33 +6,47 @@ use projector_model::Contract;
 use serde_json::{Value as Json, json};
 
 use super::{Isolate, Settler, isolate, writes};
-use crate::batch::Delivery;
+use crate::batch::{BatchLimits, Delivery};
 use crate::event::{Event, Partition, Position};
 use crate::failure::FailureKind;
 use crate::outcome::{Failure, Outcome};
-use crate::project::{self, Caller, Keys, ProjectError};
-use crate::store::operator::{Action, Fate, Open, Release, Taken, Verdict};
+use crate::project::{self, Caller, FirstAnswer, Keys, ProjectError};
+use crate::store::operator::{Action, Fate, Kept, Open, Release, Taken, Verdict};
 use crate::store::{Books, StoreError, add};
 
+/// So many changes are shown of a dry run.
+const MOST_CHANGES: usize = 100;
+
+/// How far an operation is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Released {
+    /// More waits than one transaction takes: it keeps its place, and whoever comes next goes on with it.
+    More,
+    /// Its verdict is stored; or it was done by somebody else, or withdrawn.
+    Done,
+}
+
 impl Settler {
-    /// Does what an operator asked for, in transactions of at most so many events: what waits longer keeps
-    /// its place, and whoever comes next goes on with it. `None`: it was done or withdrawn meanwhile.
-    pub async fn release(&self, operation: &Open, most: usize) -> Result<Option<Verdict>, ProjectError> {
-        // What the database refused, on committed rows.
-        let mut refused: HashMap<Position, Failure> = HashMap::new();
-        let mut tried = most;
+    /// Does what an operator asked for, as much of it as one transaction takes.
+    pub async fn release(&self, operation: &Open, limits: BatchLimits) -> Result<Released, StoreError> {
+        // Events that failed in a way that only shows when they are written, or called.
+        let mut failed: HashMap<Position, Failure> = HashMap::new();
+        let mut tried = limits;
         loop {
-            match self.release_some(operation, tried.max(1), &refused).await {
-                Ok(Step::Gone) => return Ok(None),
-                Ok(Step::Done(verdict)) => return Ok(Some(verdict)),
-                Ok(Step::More) => tried = most,
-                Err(Failed { error: ProjectError::Store(error), events }) => {
-                    match isolate(error, events.len())? {
-                        Isolate::First(failure) => drop(refused.insert(events[0].clone(), failure)),
-                        Isolate::Cut(events) => tried = events,
-                    }
+            let (error, events) = match self.release_some(operation, tried, &failed).await {
+                Ok(released) => return Ok(released),
+                Err(Failed { error, events }) => (error, events),
+            };
+            match error {
+                ProjectError::Store(error) => match isolate(error, events.len())? {
+                    Isolate::First(failure) => drop(failed.insert(events[0].clone(), failure)),
+                    Isolate::Cut(events) => tried.events = events.max(1),
+                },
+                ProjectError::Timeout(position) => {
+                    let reason = "it ran longer than one event may";
+                    failed.insert(position, Failure::new(FailureKind::Timeout, "time", reason));
                 }
-                Err(Failed { error, .. }) => return Err(error),
+                ProjectError::Trouble(trouble) => return Err(StoreError::Unusable(trouble.reason)),
             }
         }
     }
@@ -40,36 +54,30 @@ impl Settler {
     async fn release_some(
         &self,
         operation: &Open,
-        most: usize,
-        refused: &HashMap<Position, Failure>,
-    ) -> Result<Step, Failed> {
+        limits: BatchLimits,
+        failed: &HashMap<Position, Failure>,
+    ) -> Result<Released, Failed> {
         let contract = &self.deployment.contract;
         let mut tx = self.store.begin(&self.deployment).await?;
-        let Some(taken) = tx.take(operation.id, most).await? else { return Ok(Step::Gone) };
-        let mut work = Work::of(taken, operation.action, most);
-        if let Some(verdict) = work.impossible(contract) {
-            drop(tx);
-            self.store.answer(operation.id, &verdict).await?;
-            return Ok(Step::Done(verdict));
-        }
-        let mut answers = tokio::task::block_in_place(|| project::ask(&self.plugin, &work.events))?;
-        work.events.truncate(answers.len());
-        for (delivery, answer) in work.events.iter().zip(&mut answers) {
-            if let Some(failure) = refused.get(&delivery.event.position) {
-                *answer = Err(failure.clone());
-            }
-        }
+        let Some(taken) = tx.take(operation.id, limits).await? else { return Ok(Released::Done) };
+        let dry_run = taken.dry_run;
+        let mut work = Work::of(taken, limits.events)?;
+        let answers = work.ask(self, failed)?;
         // What waited keeps waiting behind the next one that fails, whatever the policy is by now.
         let keys = Keys { park: true, ..Keys::default() };
         let mut caller = Caller::new(&self.plugin);
         let outcomes = self.resolve(&mut caller, &mut *tx, &work.events, &answers, &[], keys, &mut 0)?;
         let batch = &work.events[..outcomes.len()];
-        let verdict = work.verdict(&outcomes, operation.dry_run, contract);
+        let verdict = work.verdict(&outcomes, contract);
         let mut writes = writes(batch, &outcomes);
         // These are kept already.
         writes.parked.clear();
         if work.tries_letter && matches!(outcomes[0], Outcome::Dead { .. }) {
             writes.dead.remove(0);
+        }
+        if let Some(key) = work.taken.key {
+            // Also where the component would have it in another group.
+            writes.dead.iter_mut().for_each(|letter| letter.blocks = Some(key));
         }
         let stuck = verdict.behind.is_some() || !verdict.is_settled();
         let frees = !stuck && verdict.waiting == 0;
@@ -79,20 +87,28 @@ impl Settler {
             events: batch.iter().map(|delivery| delivery.event.position.clone()).collect(),
         };
         tx.write(&writes).await.map_err(failed)?;
-        if operation.dry_run {
-            drop(tx);
-            self.store.answer(operation.id, &verdict).await?;
-            return Ok(Step::Done(verdict));
+        match dry_run {
+            true => {
+                drop(tx);
+                self.store.answer(operation.id, &verdict).await?;
+            }
+            false => tx.commit().await.map_err(failed)?,
         }
-        tx.commit().await.map_err(failed)?;
-        Ok(if stuck || frees { Step::Done(verdict) } else { Step::More })
+        let (projection, action) = (contract.name(), operation.action.as_str());
+        let Verdict { outcome, applied, ignored, waiting, .. } = &verdict;
+        tracing::info!(
+            projection,
+            operation = operation.id,
+            action,
+            dry_run,
+            outcome,
+            applied,
+            ignored,
+            waiting,
+            "dead letter dealt with"
+        );
+        Ok(if stuck || frees || dry_run { Released::Done } else { Released::More })
     }
-}
-
-enum Step {
-    Gone,
-    More,
-    Done(Verdict),
 }
 
 /// Why events that waited were not let go, and which.
@@ -116,32 +132,51 @@ impl From<StoreError> for Failed {
 /// What one transaction takes of what waits.
 struct Work {
     taken: Taken,
-    action: Action,
     /// The dead letter, if it is to be tried, and then those parked behind it.
     events: Vec<Delivery>,
     tries_letter: bool,
 }
 
 impl Work {
-    fn of(mut taken: Taken, action: Action, most: usize) -> Self {
+    /// An event of a topic that is read no more cannot be projected, and nothing passes it.
+    fn of(mut taken: Taken, most: usize) -> Result<Self, StoreError> {
+        let unread = |kept: &Kept, partition: &Partition| {
+            StoreError::Unusable(format!(
+                "event {} waits, of {partition}, which is not among the topics that are read: see `kafka.topics`",
+                kept.id
+            ))
+        };
         let delivery = |event: &Event| Delivery { event: event.clone(), epoch: 0 };
-        let letter = taken.letter.as_ref().and_then(|(kept, ..)| kept.event.as_ref());
-        let letter = letter.filter(|_| action == Action::Retry).map(delivery);
-        let tries_letter = letter.is_some();
-        taken.parked.truncate(most - usize::from(tries_letter));
-        let parked = taken.parked.iter().filter_map(|kept| kept.event.as_ref()).map(delivery);
-        let events = letter.into_iter().chain(parked).collect();
-        Self { taken, action, events, tries_letter }
+        let mut events = Vec::new();
+        if let (Action::Retry, Some((kept, partition, _))) = (taken.action, &taken.letter) {
+            events.push(delivery(kept.event.as_ref().ok_or_else(|| unread(kept, partition))?));
+        }
+        let tries_letter = !events.is_empty();
+        taken.parked.truncate(most.max(1) - usize::from(tries_letter));
+        for (kept, partition) in &taken.parked {
+            match &kept.event {
+                Some(event) => events.push(delivery(event)),
+                None if events.is_empty() => return Err(unread(kept, partition)),
+                None => break,
+            }
+        }
+        Ok(Self { taken, events, tries_letter })
     }
 
-    /// An event of a topic that the component reads no more cannot be projected, and nothing passes it.
-    fn impossible(&self, contract: &Contract) -> Option<Verdict> {
-        let letter =
-            self.taken.letter.as_ref().map(|(kept, ..)| kept).filter(|_| self.action == Action::Retry);
-        letter.into_iter().chain(&self.taken.parked).any(|kept| kept.event.is_none()).then(|| {
-            let detail = format!("version {} does not read its topic", contract.descriptor.version);
-            Verdict { detail: Some(detail), ..Verdict::of(FailureKind::Invalid.as_str()) }
-        })
+    /// What the plugin says of the events, up to the first that is known to fail.
+    fn ask(
+        &mut self,
+        settler: &Settler,
+        failed: &HashMap<Position, Failure>,
+    ) -> Result<Vec<FirstAnswer>, ProjectError> {
+        let failing = self.events.iter().position(|delivery| failed.contains_key(&delivery.event.position));
+        let asked = &self.events[..failing.unwrap_or(self.events.len())];
+        let mut answers = tokio::task::block_in_place(|| project::ask(&settler.plugin, asked))?;
+        if let Some(at) = failing.filter(|at| *at == answers.len()) {
+            answers.push(Err(failed[&self.events[at].event.position].clone()));
+        }
+        self.events.truncate(answers.len());
+        Ok(answers)
     }
 
     /// What became of those parked, as far as it was tried.
@@ -150,8 +185,8 @@ impl Work {
     }
 
     /// What has come of the operation with these outcomes.
-    fn verdict(&self, outcomes: &[Outcome<'_>], dry_run: bool, contract: &Contract) -> Verdict {
-        let mut verdict = match (&self.taken.letter, self.action) {
+    fn verdict(&self, outcomes: &[Outcome<'_>], contract: &Contract) -> Verdict {
+        let mut verdict = match (&self.taken.letter, self.taken.action) {
             _ if !self.taken.so_far.outcome.is_empty() => self.taken.so_far.clone(),
             (None, _) => Verdict::of("gone"),
             (Some(_), Action::Discard) => Verdict::of("discarded"),
@@ -164,7 +199,7 @@ impl Work {
             },
         };
         verdict.waiting = self.taken.parked_count;
-        for (outcome, kept) in self.of_parked(outcomes).iter().zip(&self.taken.parked) {
+        for (outcome, (kept, _)) in self.of_parked(outcomes).iter().zip(&self.taken.parked) {
             verdict.waiting -= i64::from(!matches!(outcome, Outcome::Park(_)));
             match outcome {
                 Outcome::Apply(_) => verdict.applied += 1,
@@ -175,9 +210,10 @@ impl Work {
                 Outcome::Park(_) => {}
             }
         }
-        if dry_run {
+        if self.taken.dry_run {
             let events = outcomes.iter().zip(&self.events);
-            verdict.changes = events.flat_map(|(outcome, event)| changes(outcome, event, contract)).collect();
+            let changes = events.flat_map(|(outcome, event)| changes(outcome, event, contract));
+            verdict.changes = changes.take(MOST_CHANGES).collect();
         }
         verdict
     }
@@ -194,17 +230,17 @@ impl Work {
         let letter = self.taken.letter.as_ref().map(|(kept, partition, code)| {
             let books = shifts.entry(partition.clone()).or_default();
             add(&mut books.dead, code, -1);
-            match self.action {
+            match self.taken.action {
                 Action::Discard => add(&mut books.skipped, "discarded", 1),
                 Action::Retry => books.count(&outcomes[0]),
             }
-            match (self.action, &outcomes.first()) {
+            match (self.taken.action, &outcomes.first()) {
                 (Action::Retry, Some(Outcome::Dead { failure, .. })) => (kept.id, Fate::Failed(failure)),
                 _ => (kept.id, Fate::Gone),
             }
         });
         let mut settled = Vec::new();
-        for (outcome, kept) in self.of_parked(outcomes).iter().zip(&self.taken.parked) {
+        for (outcome, (kept, _)) in self.of_parked(outcomes).iter().zip(&self.taken.parked) {
             if let (false, Some(event)) = (matches!(outcome, Outcome::Park(_)), &kept.event) {
                 let books = shifts.entry(event.position.partition.clone()).or_default();
                 books.parked -= 1;

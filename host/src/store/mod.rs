@@ -23,6 +23,7 @@ use uuid::Uuid;
 
 use operator::{Operator, Release, Taken};
 
+use crate::batch::BatchLimits;
 use crate::checkpoint::{Checkpoint, Identity};
 use crate::config;
 use crate::duplicate::{EventId, Remembered};
@@ -122,7 +123,7 @@ pub trait Transaction: Send {
 
     /// What an operation is about, locked until the end of the transaction: the dead letter, and the
     /// first of those that wait behind it. `None`: it was done or withdrawn meanwhile.
-    async fn take(&mut self, operation: i64, most: usize) -> Result<Option<Taken>, StoreError>;
+    async fn take(&mut self, operation: i64, limits: BatchLimits) -> Result<Option<Taken>, StoreError>;
 
     /// Moves the checkpoints, writes the rows, the dead letters and the counters. Returns how many
     /// set-wise statements wrote the rows.
@@ -458,12 +459,18 @@ fn check_layout(
         let leaves = |write: &&Statement| write.kind == StatementKind::Delete && write.guard.is_some();
         descriptor.statements.iter().filter(leaves).map(|write| write.table.clone()).collect()
     };
+    let groups = |descriptor: &projector_model::Descriptor| -> BTreeMap<String, Option<String>> {
+        descriptor.topics.iter().map(|topic| (topic.name.clone(), topic.ordering_group.clone())).collect()
+    };
     let differs = if active.tables != offered.tables {
         "its tables"
     } else if with_tombstones(active) != with_tombstones(offered) {
         "which of its tables keep the tombstones of guarded deletes"
     } else if names(active) != names(offered) {
         "its topics"
+    } else if groups(active) != groups(offered) {
+        // What waits behind a dead letter would be of another key.
+        "which of its topics are keyed alike"
     } else if active.revision != offered.revision {
         "its revision"
     } else {

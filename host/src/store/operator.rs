@@ -23,8 +23,9 @@ pub trait Operator: Send + Sync {
     /// Dead letters, oldest first; no more than asked.
     async fn dead_letters(&self, filter: &Filter) -> Result<Vec<Letter>, StoreError>;
 
-    /// Asks for something that a lane does. Returns the operation's number.
-    async fn ask(&self, operation: &NewOperation) -> Result<i64, StoreError>;
+    /// Asks for something that a lane does. Returns the operation's number; `None`: there is no such dead
+    /// letter.
+    async fn ask(&self, operation: &NewOperation) -> Result<Option<i64>, StoreError>;
 
     /// What came of an operation. `None`: it is not done yet.
     async fn verdict(&self, operation: i64) -> Result<Option<Verdict>, StoreError>;
@@ -93,7 +94,6 @@ pub struct Open {
     pub action: Action,
     /// Whoever is granted it, does it.
     pub partition: Partition,
-    pub dry_run: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -106,6 +106,10 @@ pub enum Action {
 }
 
 impl Action {
+    pub(super) fn from_word(word: &str) -> Option<Self> {
+        [Action::Retry, Action::Discard].into_iter().find(|action| action.as_str() == word)
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Action::Retry => "retry",
@@ -129,6 +133,14 @@ pub struct NewOperation {
     pub asked: Asked,
 }
 
+impl Asked {
+    /// What cannot be stored is left out: no database holds a NUL in a text.
+    pub fn new(by: String, reason: Option<String>) -> Self {
+        let text = |text: String| text.replace('\0', "");
+        Self { by: text(by), reason: reason.map(text) }
+    }
+}
+
 /// Which dead letters.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
@@ -137,6 +149,8 @@ pub struct Filter {
     pub kind: Option<String>,
     pub code: Option<String>,
     pub key: Option<Vec<u8>>,
+    /// Whether payloads and headers are wanted.
+    pub whole: bool,
     /// Microseconds since 1970: when it died.
     pub since: Option<i64>,
     pub until: Option<i64>,
@@ -156,7 +170,9 @@ pub struct Letter {
     /// What the value weighs that was left in the log.
     pub oversize_bytes: Option<i64>,
     pub key: Option<Vec<u8>>,
+    /// `None` as well where it was not asked for.
     pub payload: Option<Vec<u8>>,
+    pub payload_bytes: Option<i64>,
     pub headers: Json,
     pub digest: String,
     pub version: String,
@@ -185,12 +201,15 @@ pub struct Kept {
 /// What an operation is about.
 #[derive(Debug, Clone)]
 pub struct Taken {
+    /// As it is stored: what a lane heard may be old.
+    pub action: Action,
+    pub dry_run: bool,
     /// The dead letter, and the code that it is counted by. `None`: it is gone.
     pub letter: Option<(Kept, Partition, String)>,
     /// The key that it blocks.
     pub key: Option<KeyId>,
     /// The first of those that wait behind it.
-    pub parked: Vec<Kept>,
+    pub parked: Vec<(Kept, Partition)>,
     /// How many wait in all.
     pub parked_count: i64,
     /// What came of it so far.

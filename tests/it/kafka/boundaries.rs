@@ -41,7 +41,11 @@ fn another_projections_tables_and_topics_are_refused() {
             "statements[0]",
         ),
         // Its readers' schema would be the one of the other's own tables.
-        ("x-named.wasm", spoilt("sales-by-country-g1", &as_it_is), "has a schema of the projection's name"),
+        (
+            "x-named.wasm",
+            spoilt("sales-by-country-g1", &as_it_is),
+            "where a generation of `sales-by-country` would be stored",
+        ),
     ];
     let honest = spoilt("honest", &as_it_is);
     let alone = Plugins::new(&[SALES_BY_COUNTRY]);

@@ -59,6 +59,9 @@ fn a_projection_that_halts_stands_before_the_event_until_it_is_skipped() {
     host.log().wait_for("that it stands still", |line| line.message() == "projection stands still");
     let partition = format!("{}/0", gates.platform.topic("step.v1"));
     let (code, _, said) =
+        gates.platform.command(&["skip", GATES, "--partition", &partition, "--to", "40", "--reason", "far"]);
+    assert!(code == 1 && said.contains("ends at 4"), "{said}");
+    let (code, _, said) =
         gates.platform.command(&["skip", GATES, "--partition", &partition, "--to", "2", "--reason", "back"]);
     assert!(code == 1 && said.contains("it only moves forward"), "{said}");
     gates.platform.ask(&["skip", GATES, "--partition", &partition, "--to", "3", "--reason", "x never opens"]);
@@ -106,6 +109,12 @@ fn a_flood_of_failures_stops_the_projection() {
         "{:?}",
         status.halted
     );
+    // What is the matter can be seen to while it stands still.
+    gates.platform.ask(&["dlq", "discard", GATES, "--code", "bad-payload", "--reason", "poison"]);
+    assert!(gates.letters().is_empty());
+    gates.platform.ask(&["resume", GATES]);
+    let status = until_still("flood", 7);
+    assert_eq!((status.counters.read, status.counters.skipped), (14, 7), "{:?}", status.counters);
     host.sigterm();
 }
 

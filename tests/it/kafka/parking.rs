@@ -131,6 +131,7 @@ fn a_retry_that_is_killed_is_gone_on_with() {
             let retried = scope.spawn(|| gates.platform.ask(&["dlq", "retry", GATES, &letter]));
             host.until_killed_at(failpoint);
             let third = gates.start_host("third");
+            third.group(GATES);
             let done = retried.join().unwrap();
             assert_eq!(done[0]["verdict"]["outcome"], "applied", "{done}");
             third.sigterm();

@@ -33,7 +33,7 @@ fn a_value_that_is_too_large_is_a_dead_letter_that_says_where_it_is() {
         let letters = dead_letters(platform.read_model(), "hostile");
         for (letter, at) in letters.iter().zip([1, 3]) {
             assert_eq!((letter.partition, letter.offset), (places[at].partition, places[at].offset));
-            assert_eq!(letter.verdict(), "limit (value-bytes)");
+            assert_eq!(letter.verdict(), "too-large (value-bytes)");
             assert_eq!((&letter.key, &letter.payload), (&sent[at].key, &None));
             assert_eq!(letter.headers, json!([{"name": "x-trace", "value": "abc"}]));
             let bytes = sent[at].payload.as_ref().unwrap().len();
@@ -41,6 +41,10 @@ fn a_value_that_is_too_large_is_a_dead_letter_that_says_where_it_is() {
                 assert!(letter.detail.contains(&said), "{said:?} is not in {letter:?}");
             }
         }
+        // Nobody takes one for a tombstone when it comes back.
+        let (code, again, said) = platform.command(&["dlq", "retry", "hostile", "--all", "--output", "json"]);
+        let outcomes: Vec<_> = (0..2).map(|at| again[at]["verdict"]["outcome"].as_str()).collect();
+        assert_eq!((code, outcomes), (1, vec![Some("too-large"); 2]), "{said}");
         let written = rows(platform.read_model(), "hostile", "survivor", &["id"]);
         assert_eq!(written, [[Some("1".to_owned())], [Some("3".to_owned())]]);
         host.sigterm();

@@ -5,14 +5,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use anyhow::{Context, Result, ensure};
-use projector::batch::Delivery;
+use projector::batch::{BatchLimits, Delivery};
 use projector::checkpoint::Identity;
 use projector::config::Limits;
 use projector::event::{Event, Partition, Position};
 use projector::plugin::Plugin;
 use projector::policy::{Failures, Flood};
 use projector::project::{self, Caller};
-use projector::settle::Settler;
+use projector::settle::{Released, Settler};
 use projector::store::operator::{Action, Asked, Filter, NewOperation, Open};
 use projector::store::{Component, Counters, Deployment};
 use projector_model::LookupCall;
@@ -202,12 +202,12 @@ impl<'h> World<'h> {
             dry_run: false,
             asked: Asked { by: "a test".into(), reason: Some("it says so".into()) },
         };
-        let id = self.settler().store.ask(&operation).await?;
+        let id = self.settler().store.ask(&operation).await?.context("it is there")?;
         let wishes = self.settler().store.wishes().await?;
         let open: Open = wishes.into_iter().flat_map(|wishes| wishes.open).next().context("it is open")?;
         ensure!(open.id == id && open.action == action);
-        let released = self.settler().release(&open, most).await;
-        released.map_err(|error| anyhow::anyhow!("{error:?}"))?.context("nobody else did it")?;
+        let limits = BatchLimits { events: most, bytes: 1 << 20 };
+        while self.settler().release(&open, limits).await? == Released::More {}
         ensure!(self.settler().store.verdict(id).await?.is_some(), "the verdict is kept");
         self.model.release(key, action == Action::Discard);
         Ok(())

@@ -1,6 +1,7 @@
 //! Between whoever parks an event and whoever frees its key nothing slips through.
 
 use anyhow::{Context, Result};
+use projector::batch::BatchLimits;
 use projector::event::{Event, Position};
 use projector::ordering::KeyId;
 use projector::outcome::{Failure, FailureKind};
@@ -21,6 +22,8 @@ fn event(offset: i64) -> Event {
         headers: Vec::new(),
     }
 }
+
+const ALL: BatchLimits = BatchLimits { events: 100, bytes: 1_000_000 };
 
 const fn key() -> KeyId {
     KeyId([7; 16])
@@ -58,7 +61,7 @@ async fn blocked(home: &Home) -> Result<([Projection; 2], i64)> {
         dry_run: false,
         asked: Asked::default(),
     };
-    let operation = first.store.ask(&operation).await?;
+    let operation = first.store.ask(&operation).await?.context("it is there")?;
     Ok(([first, second], operation))
 }
 
@@ -72,14 +75,14 @@ fn parking(event: &Event) -> Writes<'_> {
 
 /// Everything that waits is let go.
 async fn free(mut tx: Box<dyn Transaction>, operation: i64) -> Result<usize> {
-    let taken = tx.take(operation, 100).await?.context("it is open")?;
+    let taken = tx.take(operation, ALL).await?.context("it is open")?;
     let verdict = Verdict::of("applied");
     let (letter, ..) = taken.letter.context("it is dead")?;
     let release = Release {
         operation,
         key: taken.key,
         letter: Some((letter.id, Fate::Gone)),
-        settled: taken.parked.iter().map(|kept| kept.id).collect(),
+        settled: taken.parked.iter().map(|(kept, _)| kept.id).collect(),
         shifts: Vec::new(),
         frees: true,
         verdict: &verdict,
@@ -114,7 +117,7 @@ async fn a_key_that_is_freed_meanwhile_is_free_for_whoever_asks() -> Result<()> 
     let ([asks, frees], operation) = blocked(&home).await?;
     let mut freeing = frees.begin().await?;
     // It holds the key now.
-    freeing.take(operation, 1).await?;
+    freeing.take(operation, ALL).await?;
     let mut asking = asks.begin().await?;
     assert!(asking.blocks_any());
     let asked = tokio::spawn(async move { asking.blocked(vec![key()]).await });

@@ -12,7 +12,6 @@ mod waiting;
 
 use std::collections::HashMap;
 use std::str::FromStr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -35,6 +34,7 @@ use crate::failure::Trouble;
 use crate::store::names::{generation_schema, schema_name};
 use errors::classify;
 use statements::Statements;
+use waiting::meanwhile;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/postgres");
 
@@ -48,9 +48,9 @@ type DeploymentKey = (i64, Arc<str>);
 
 pub struct Postgres {
     pool: PgPool,
-    /// Whether the database did not answer last, and whoever asks it whether it does again: one at a
-    /// time, so that many projections are no storm on a database that comes back.
-    down: AtomicBool,
+    /// Why the database did not answer last, if it did not, and whoever asks it whether it does again: one
+    /// at a time, so that many projections are no storm on a database that comes back.
+    down: Mutex<Option<String>>,
     probe: tokio::sync::Mutex<()>,
     id: Uuid,
     /// The SQL of each deployment, built once.
@@ -94,7 +94,7 @@ impl Postgres {
             sqlx::query_scalar("select id from projector.store").fetch_one(&pool).await.map_err(classify)?;
         Ok(Self {
             pool,
-            down: AtomicBool::new(false),
+            down: Mutex::default(),
             probe: tokio::sync::Mutex::default(),
             id,
             statements: Mutex::default(),
@@ -119,18 +119,16 @@ impl Postgres {
         &self,
         connect: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let _probe = match self.down.load(Ordering::Relaxed) {
-            true => Some(self.probe.try_lock().map_err(|_| {
-                StoreError::Unavailable(sqlx::Error::Protocol(
-                    "it did not answer last, and is being asked".into(),
-                ))
-            })?),
-            false => None,
+        let down = || self.down.lock().unwrap_or_else(PoisonError::into_inner);
+        let cause = down().clone();
+        let _probe = match cause {
+            None => None,
+            Some(cause) => Some(self.probe.try_lock().map_err(|_| meanwhile(&cause))?),
         };
         let connected = connect.await;
         // A pool that is all lent out is busy, and not down.
         let busy = self.pool.size() >= self.pool.options().get_max_connections();
-        self.down.store(connected.is_err() && !busy, Ordering::Relaxed);
+        *down() = connected.as_ref().err().filter(|_| !busy).map(ToString::to_string);
         connected
     }
 

@@ -20,18 +20,9 @@ use crate::store::{Books, Generation, StoreError, add};
 #[async_trait]
 impl Operator for Postgres {
     async fn wishes(&self) -> Result<Vec<Wishes>, StoreError> {
-        type WishRow = (
-            i64,
-            Option<String>,
-            i64,
-            Option<i64>,
-            Option<String>,
-            Option<String>,
-            Option<i32>,
-            Option<bool>,
-        );
+        type WishRow = (i64, Option<String>, i64, Option<i64>, Option<String>, Option<String>, Option<i32>);
         let rows: Vec<WishRow> = sqlx::query_as(
-            "select g.id, g.paused, g.resumes, o.id, o.action, o.topic, o.partition, o.dry_run
+            "select g.id, g.paused, g.resumes, o.id, o.action, o.topic, o.partition
              from projector.generation g
              left join projector.operation o on o.generation_id = g.id and o.done_at is null
              where g.paused is not null or g.resumes > 0 or o.id is not null
@@ -41,17 +32,13 @@ impl Operator for Postgres {
         .await
         .map_err(classify)?;
         let mut wishes: BTreeMap<i64, Wishes> = BTreeMap::new();
-        for (generation, paused, resumes, id, action, topic, partition, dry_run) in rows {
+        for (generation, paused, resumes, id, action, topic, partition) in rows {
             let wish =
                 wishes.entry(generation).or_insert(Wishes { generation, paused, resumes, open: Vec::new() });
-            let action = match action.as_deref() {
-                Some("retry") => Action::Retry,
-                Some("discard") => Action::Discard,
-                _ => continue,
-            };
+            let Some(action) = action.as_deref().and_then(Action::from_word) else { continue };
             if let (Some(id), Some(topic), Some(partition)) = (id, topic, partition) {
                 let partition = Partition::new(topic, partition);
-                wish.open.push(Open { id, action, partition, dry_run: dry_run == Some(true) });
+                wish.open.push(Open { id, action, partition });
             }
         }
         Ok(wishes.into_values().collect())
@@ -60,12 +47,13 @@ impl Operator for Postgres {
     async fn dead_letters(&self, filter: &Filter) -> Result<Vec<Letter>, StoreError> {
         let rows = sqlx::query(
             "select d.id, g.projection, g.number, d.topic, d.partition, d.\"offset\",
-               coalesce(d.timestamp_ms, (extract(epoch from d.recorded_at) * 1000)::int8), d.key, d.payload,
-               d.headers::text, d.oversize_bytes, d.digest, c.version, d.kind, d.code, d.detail, d.backtrace, d.db_table, d.db_column,
+               coalesce(d.timestamp_ms, (extract(epoch from d.recorded_at) * 1000)::int8), d.key, case when $9 then d.payload end,
+               case when $9 then d.headers::text else '[]' end, d.oversize_bytes, d.digest, c.version, d.kind, d.code, d.detail, d.backtrace, d.db_table, d.db_column,
                d.db_constraint, d.attempts, (extract(epoch from d.died_at) * 1000000)::int8,
                (select (select count(*) from projector.parked p
                         where p.generation_id = b.generation_id and p.key_id = b.key_id)
-                from projector.blocked_key b where b.dead_letter_id = d.id)
+                from projector.blocked_key b where b.dead_letter_id = d.id),
+               octet_length(d.payload)::int8
              from projector.dead_letter d
              join projector.generation g on g.id = d.generation_id
              left join projector.component c on c.digest = d.digest
@@ -83,6 +71,7 @@ impl Operator for Postgres {
         .bind(filter.since.map(Timestamp))
         .bind(filter.until.map(Timestamp))
         .bind(filter.most)
+        .bind(filter.whole)
         .fetch_all(&mut *self.connection().await?)
         .await
         .map_err(classify)?;
@@ -110,12 +99,13 @@ impl Operator for Postgres {
             attempts: row.get(20),
             died_at: row.get(21),
             parked: row.get(22),
+            payload_bytes: row.get(23),
         };
         Ok(rows.iter().map(letter).collect())
     }
 
-    async fn ask(&self, operation: &NewOperation) -> Result<i64, StoreError> {
-        let id: Option<i64> = sqlx::query_scalar(
+    async fn ask(&self, operation: &NewOperation) -> Result<Option<i64>, StoreError> {
+        sqlx::query_scalar(
             "insert into projector.operation
                (generation_id, action, dead_letter_id, topic, partition, dry_run, reason, asked_by)
              select d.generation_id, $2, d.id, d.topic, d.partition, $3, $4, $5
@@ -128,8 +118,7 @@ impl Operator for Postgres {
         .bind(&operation.asked.by)
         .fetch_optional(&mut *self.connection().await?)
         .await
-        .map_err(classify)?;
-        id.ok_or_else(|| StoreError::Unusable(format!("there is no dead letter {}", operation.dead_letter)))
+        .map_err(classify)
     }
 
     async fn verdict(&self, operation: i64) -> Result<Option<Verdict>, StoreError> {
@@ -209,7 +198,7 @@ impl Operator for Postgres {
         .map_err(classify)?;
         let moved = Skipped::over(partition, from, to)?;
         sqlx::query(
-            "update projector.checkpoint set next_offset = $4, paused = null, paused_kind = null, updated_at = now()
+            "update projector.checkpoint set next_offset = $4, updated_at = now()
              where generation_id = $1 and topic = $2 and partition = $3",
         )
         .bind(generation.id)
@@ -238,12 +227,28 @@ impl Operator for Postgres {
         let mut tx = self.begin(BEGIN).await?;
         let ids: Vec<&[u8]> = ids.iter().map(|id| &id.0[..]).collect();
         // Whoever parks waits, and finds the key free then.
-        sqlx::query("delete from projector.blocked_key where generation_id = $1 and key_id = any($2)")
-            .bind(generation.id)
-            .bind(&ids)
-            .execute(&mut *tx)
-            .await
-            .map_err(classify)?;
+        sqlx::query(
+            "delete from projector.blocked_key where generation_id = $1 and (key_id = any($2) or dead_letter_id in
+               (select id from projector.dead_letter where generation_id = $1 and key = $3))",
+        )
+        .bind(generation.id)
+        .bind(&ids)
+        .bind(key)
+        .execute(&mut *tx)
+        .await
+        .map_err(classify)?;
+        // What was said of the events is theirs as well.
+        sqlx::query(
+            "update projector.operation set verdict = null where generation_id = $1
+               and (key_id = any($2) or dead_letter_id in
+                 (select id from projector.dead_letter where generation_id = $1 and key = $3))",
+        )
+        .bind(generation.id)
+        .bind(&ids)
+        .bind(key)
+        .execute(&mut *tx)
+        .await
+        .map_err(classify)?;
         let dead: Vec<GoneRow> = sqlx::query_as(
             "delete from projector.dead_letter where generation_id = $1 and key = $2
              returning topic, partition, 'dead', code",

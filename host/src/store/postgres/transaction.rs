@@ -15,6 +15,7 @@ use super::ADVISORY_CLASS;
 use super::errors::classify;
 use super::statements::Statements;
 use super::values::{self, Timestamp};
+use crate::batch::BatchLimits;
 use crate::duplicate::{EventId, Remembered};
 use crate::event::Partition;
 use crate::failpoint;
@@ -36,6 +37,16 @@ pub(super) async fn begin(
     statements: Arc<Statements>,
 ) -> Result<Batch, StoreError> {
     let generation = deployment.generation.id;
+    // First: what is found out then is as the writer before left it.
+    if deployment.contract.needs_one_writer() {
+        sqlx::query("select pg_advisory_xact_lock($1, $2)")
+            .bind(ADVISORY_CLASS)
+            // A host has far fewer generations than an int4 has values.
+            .bind(generation as i32)
+            .execute(&mut *tx)
+            .await
+            .map_err(classify)?;
+    }
     let (active, paused, any_blocked): (String, Option<String>, bool) = sqlx::query_as(
         "select g.active_digest, g.paused,
            exists (select from projector.blocked_key b where b.generation_id = g.id)
@@ -50,15 +61,6 @@ pub(super) async fn begin(
     }
     if let Some(reason) = paused {
         return Err(StoreError::Paused(reason));
-    }
-    if deployment.contract.needs_one_writer() {
-        sqlx::query("select pg_advisory_xact_lock($1, $2)")
-            .bind(ADVISORY_CLASS)
-            // A host has far fewer generations than an int4 has values.
-            .bind(generation as i32)
-            .execute(&mut *tx)
-            .await
-            .map_err(classify)?;
     }
     Ok(Batch { tx, deployment: deployment.clone(), statements, any_blocked })
 }
@@ -132,13 +134,17 @@ impl Transaction for Batch {
         .map_err(classify)
     }
 
-    async fn take(&mut self, operation: i64, most: usize) -> Result<Option<Taken>, StoreError> {
-        self.take_waiting(operation, most).await
+    async fn take(&mut self, operation: i64, limits: BatchLimits) -> Result<Option<Taken>, StoreError> {
+        self.take_waiting(operation, limits).await
     }
 
     async fn write(&mut self, writes: &Writes<'_>) -> Result<u64, StoreError> {
         failpoint::reached(failpoint::BEFORE_WRITE, &self.deployment.generation.projection);
         self.advance(&writes.advances).await?;
+        if let Some(release) = &writes.release {
+            // Checkpoints first, as all writers do.
+            self.shift(&release.shifts).await?;
+        }
         let changes =
             writes.changes.iter().flat_map(|(event, changes)| changes.iter().map(|change| (*event, change)));
         let steps = plan::plan(&self.deployment.contract, &self.statements.rules, changes);
@@ -161,7 +167,6 @@ impl Transaction for Batch {
                 self.count(books.collect(), &effects).await?;
             }
             Some(release) => {
-                self.shift(&release.shifts).await?;
                 let books = release.shifts.iter().map(|(partition, books)| (partition, books));
                 self.count(books.collect(), &effects).await?;
             }

@@ -5,10 +5,11 @@ use sqlx::Row;
 use super::errors::classify;
 use super::transaction::Batch;
 use super::values::Timestamp;
+use crate::batch::BatchLimits;
 use crate::event::{Event, Partition};
 use crate::ordering::{Blocked, KeyId};
 use crate::outcome::Refusal;
-use crate::store::operator::{Fate, KeptRow, Release, Taken, Verdict};
+use crate::store::operator::{Action, Fate, KeptRow, Release, Taken, Verdict};
 use crate::store::{Books, DeadLetter, Parked, StoreError};
 
 impl Batch {
@@ -58,7 +59,7 @@ impl Batch {
              )
              insert into projector.blocked_key as b (generation_id, key_id, dead_letter_id)
              select $1, given.key_id, buried.id from given join buried using (topic, partition, \"offset\")
-             where given.key_id is not null
+             where given.key_id is not null order by given.key_id
              on conflict (generation_id, key_id) do update set dead_letter_id = excluded.dead_letter_id
              where $19 and b.dead_letter_id is null",
         )
@@ -127,10 +128,10 @@ impl Batch {
     pub(super) async fn take_waiting(
         &mut self,
         operation: i64,
-        most: usize,
+        limits: BatchLimits,
     ) -> Result<Option<Taken>, StoreError> {
-        let open: Option<(Option<i64>, Option<Vec<u8>>, Option<String>)> = sqlx::query_as(
-            "select dead_letter_id, key_id, verdict::text from projector.operation
+        let open: Option<(String, bool, Option<i64>, Option<Vec<u8>>, Option<String>)> = sqlx::query_as(
+            "select action, dry_run, dead_letter_id, key_id, verdict::text from projector.operation
              where id = $1 and generation_id = $2 and done_at is null for update",
         )
         .bind(operation)
@@ -138,7 +139,8 @@ impl Batch {
         .fetch_optional(&mut *self.tx)
         .await
         .map_err(classify)?;
-        let Some((letter_id, key, so_far)) = open else { return Ok(None) };
+        let Some((action, dry_run, letter_id, key, so_far)) = open else { return Ok(None) };
+        let Some(action) = Action::from_word(&action) else { return Ok(None) };
         // First the key, as those do who park: who waits for whom is the same everywhere.
         let key: Option<Vec<u8>> = sqlx::query_scalar(
             "select key_id from projector.blocked_key
@@ -170,15 +172,27 @@ impl Batch {
         if let Some(key) = &key {
             let rows = sqlx::query(
                 "select id, topic, partition, \"offset\", timestamp_ms, key, payload, headers::text, oversize_bytes
-                 from projector.parked where generation_id = $1 and key_id = $2 order by id limit $3",
+                 from (select *, coalesce(sum(coalesce(octet_length(payload), 0)) over (
+                         order by id rows between unbounded preceding and 1 preceding), 0) as before
+                       from (select * from projector.parked where generation_id = $1 and key_id = $2
+                             order by id limit $3) as first) as p
+                 where before < $4 order by id",
             )
             .bind(self.generation())
             .bind(key)
-            .bind(most as i64)
+            .bind(limits.events.max(1) as i64)
+            .bind(limits.bytes.max(1) as i64)
             .fetch_all(&mut *self.tx)
             .await
             .map_err(classify)?;
-            parked = rows.iter().map(|row| kept_row(row).kept(&topics)).collect();
+            parked = rows
+                .iter()
+                .map(kept_row)
+                .map(|row| {
+                    let partition = row.partition();
+                    (row.kept(&topics), partition)
+                })
+                .collect();
             parked_count = sqlx::query_scalar(
                 "select count(*) from projector.parked where generation_id = $1 and key_id = $2",
             )
@@ -189,7 +203,15 @@ impl Batch {
             .map_err(classify)?;
         }
         let so_far = so_far.and_then(|json| serde_json::from_str::<Verdict>(&json).ok()).unwrap_or_default();
-        Ok(Some(Taken { letter, key: key.as_deref().and_then(key_id), parked, parked_count, so_far }))
+        Ok(Some(Taken {
+            action,
+            dry_run,
+            letter,
+            key: key.as_deref().and_then(key_id),
+            parked,
+            parked_count,
+            so_far,
+        }))
     }
 
     /// What became of events that had waited.

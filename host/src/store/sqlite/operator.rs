@@ -19,18 +19,9 @@ use crate::store::{Books, Generation, StoreError, add};
 #[async_trait]
 impl Operator for Sqlite {
     async fn wishes(&self) -> Result<Vec<Wishes>, StoreError> {
-        type WishRow = (
-            i64,
-            Option<String>,
-            i64,
-            Option<i64>,
-            Option<String>,
-            Option<String>,
-            Option<i32>,
-            Option<bool>,
-        );
+        type WishRow = (i64, Option<String>, i64, Option<i64>, Option<String>, Option<String>, Option<i32>);
         let rows: Vec<WishRow> = sqlx::query_as(
-            "select g.id, g.paused, g.resumes, o.id, o.action, o.topic, o.partition, o.dry_run
+            "select g.id, g.paused, g.resumes, o.id, o.action, o.topic, o.partition
              from projector_generation g
              left join projector_operation o on o.generation_id = g.id and o.done_at is null
              where g.paused is not null or g.resumes > 0 or o.id is not null
@@ -40,17 +31,13 @@ impl Operator for Sqlite {
         .await
         .map_err(classify)?;
         let mut wishes: BTreeMap<i64, Wishes> = BTreeMap::new();
-        for (generation, paused, resumes, id, action, topic, partition, dry_run) in rows {
+        for (generation, paused, resumes, id, action, topic, partition) in rows {
             let wish =
                 wishes.entry(generation).or_insert(Wishes { generation, paused, resumes, open: Vec::new() });
-            let action = match action.as_deref() {
-                Some("retry") => Action::Retry,
-                Some("discard") => Action::Discard,
-                _ => continue,
-            };
+            let Some(action) = action.as_deref().and_then(Action::from_word) else { continue };
             if let (Some(id), Some(topic), Some(partition)) = (id, topic, partition) {
                 let partition = Partition::new(topic, partition);
-                wish.open.push(Open { id, action, partition, dry_run: dry_run == Some(true) });
+                wish.open.push(Open { id, action, partition });
             }
         }
         Ok(wishes.into_values().collect())
@@ -59,12 +46,13 @@ impl Operator for Sqlite {
     async fn dead_letters(&self, filter: &Filter) -> Result<Vec<Letter>, StoreError> {
         let rows = sqlx::query(
             "select d.id, g.projection, g.number, d.topic, d.partition, d.\"offset\",
-               coalesce(d.timestamp_ms, d.recorded_at / 1000), d.key, d.payload,
-               d.headers, d.oversize_bytes, d.digest, c.version, d.kind, d.code, d.detail, d.backtrace, d.db_table, d.db_column,
+               coalesce(d.timestamp_ms, d.recorded_at / 1000), d.key, case when ?9 then d.payload end,
+               case when ?9 then d.headers else '[]' end, d.oversize_bytes, d.digest, c.version, d.kind, d.code, d.detail, d.backtrace, d.db_table, d.db_column,
                d.db_constraint, d.attempts, d.died_at,
                (select (select count(*) from projector_parked p
                         where p.generation_id = b.generation_id and p.key_id = b.key_id)
-                from projector_blocked_key b where b.dead_letter_id = d.id)
+                from projector_blocked_key b where b.dead_letter_id = d.id),
+               length(d.payload)
              from projector_dead_letter d
              join projector_generation g on g.id = d.generation_id
              left join projector_component c on c.digest = d.digest
@@ -82,6 +70,7 @@ impl Operator for Sqlite {
         .bind(filter.since)
         .bind(filter.until)
         .bind(filter.most)
+        .bind(filter.whole)
         .fetch_all(&self.pool)
         .await
         .map_err(classify)?;
@@ -109,12 +98,13 @@ impl Operator for Sqlite {
             attempts: row.get(20),
             died_at: row.get(21),
             parked: row.get(22),
+            payload_bytes: row.get(23),
         };
         Ok(rows.iter().map(letter).collect())
     }
 
-    async fn ask(&self, operation: &NewOperation) -> Result<i64, StoreError> {
-        let id: Option<i64> = sqlx::query_scalar(
+    async fn ask(&self, operation: &NewOperation) -> Result<Option<i64>, StoreError> {
+        sqlx::query_scalar(
             "insert into projector_operation
                (generation_id, action, dead_letter_id, topic, partition, dry_run, reason, asked_by, asked_at)
              select d.generation_id, ?2, d.id, d.topic, d.partition, ?3, ?4, ?5, ?6
@@ -128,8 +118,7 @@ impl Operator for Sqlite {
         .bind(now_micros())
         .fetch_optional(&self.pool)
         .await
-        .map_err(classify)?;
-        id.ok_or_else(|| StoreError::Unusable(format!("there is no dead letter {}", operation.dead_letter)))
+        .map_err(classify)
     }
 
     async fn verdict(&self, operation: i64) -> Result<Option<Verdict>, StoreError> {
@@ -210,7 +199,7 @@ impl Operator for Sqlite {
         .map_err(classify)?;
         let moved = Skipped::over(partition, from, to)?;
         sqlx::query(
-            "update projector_checkpoint set next_offset = ?4, paused = null, paused_kind = null, updated_at = ?5
+            "update projector_checkpoint set next_offset = ?4, updated_at = ?5
              where generation_id = ?1 and topic = ?2 and partition = ?3",
         )
         .bind(generation.id)
@@ -238,6 +227,15 @@ impl Operator for Sqlite {
         asked: &Asked,
     ) -> Result<u64, StoreError> {
         let mut tx = self.pool.begin_with("begin immediate").await.map_err(classify)?;
+        for statement in [
+            "delete from projector_blocked_key where dead_letter_id in
+               (select id from projector_dead_letter where generation_id = ?1 and key = ?2)",
+            // What was said of the events is theirs as well.
+            "update projector_operation set verdict = null where generation_id = ?1 and dead_letter_id in
+               (select id from projector_dead_letter where generation_id = ?1 and key = ?2)",
+        ] {
+            sqlx::query(statement).bind(generation.id).bind(key).execute(&mut *tx).await.map_err(classify)?;
+        }
         let mut gone: Vec<GoneRow> = Vec::new();
         for id in ids {
             sqlx::query("delete from projector_blocked_key where generation_id = ? and key_id = ?")

@@ -12,6 +12,7 @@ use super::errors::classify;
 use super::now_micros;
 use super::rows::{Stored, Writer};
 use super::waiting::shift;
+use crate::batch::BatchLimits;
 use crate::duplicate::{EventId, Remembered};
 use crate::event::{Partition, Position};
 use crate::failpoint;
@@ -105,8 +106,8 @@ impl Transaction for Batch {
         .map_err(classify)
     }
 
-    async fn take(&mut self, operation: i64, most: usize) -> Result<Option<Taken>, StoreError> {
-        self.take_waiting(operation, most).await
+    async fn take(&mut self, operation: i64, limits: BatchLimits) -> Result<Option<Taken>, StoreError> {
+        self.take_waiting(operation, limits).await
     }
 
     async fn write(&mut self, writes: &Writes<'_>) -> Result<u64, StoreError> {

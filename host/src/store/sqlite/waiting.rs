@@ -6,9 +6,10 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use super::errors::classify;
 use super::now_micros;
 use super::transaction::Batch;
+use crate::batch::BatchLimits;
 use crate::event::Partition;
 use crate::ordering::{Blocked, KeyId};
-use crate::store::operator::{Fate, KeptRow, Release, Taken, Verdict};
+use crate::store::operator::{Action, Fate, KeptRow, Release, Taken, Verdict};
 use crate::store::{Books, DeadLetter, Parked, StoreError};
 
 impl Batch {
@@ -114,10 +115,10 @@ impl Batch {
     pub(super) async fn take_waiting(
         &mut self,
         operation: i64,
-        most: usize,
+        limits: BatchLimits,
     ) -> Result<Option<Taken>, StoreError> {
-        let open: Option<(Option<i64>, Option<Vec<u8>>, Option<String>)> = sqlx::query_as(
-            "select dead_letter_id, key_id, verdict from projector_operation
+        let open: Option<(String, bool, Option<i64>, Option<Vec<u8>>, Option<String>)> = sqlx::query_as(
+            "select action, dry_run, dead_letter_id, key_id, verdict from projector_operation
              where id = ? and generation_id = ? and done_at is null",
         )
         .bind(operation)
@@ -125,7 +126,8 @@ impl Batch {
         .fetch_optional(&mut *self.tx)
         .await
         .map_err(classify)?;
-        let Some((letter_id, key, so_far)) = open else { return Ok(None) };
+        let Some((action, dry_run, letter_id, key, so_far)) = open else { return Ok(None) };
+        let Some(action) = Action::from_word(&action) else { return Ok(None) };
         let key: Option<Vec<u8>> = sqlx::query_scalar(
             "select key_id from projector_blocked_key
              where generation_id = ?1 and (dead_letter_id = ?2 or key_id = ?3 and dead_letter_id is null)",
@@ -155,15 +157,27 @@ impl Batch {
         if let Some(key) = &key {
             let rows = sqlx::query(
                 "select id, topic, partition, \"offset\", timestamp_ms, key, payload, headers, oversize_bytes
-                 from projector_parked where generation_id = ? and key_id = ? order by id limit ?",
+                 from (select *, coalesce(sum(coalesce(length(payload), 0)) over (
+                         order by id rows between unbounded preceding and 1 preceding), 0) as before
+                       from (select * from projector_parked where generation_id = ? and key_id = ?
+                             order by id limit ?) as first) as p
+                 where before < ? order by id",
             )
             .bind(self.generation())
             .bind(key)
-            .bind(most as i64)
+            .bind(limits.events.max(1) as i64)
+            .bind(limits.bytes.max(1) as i64)
             .fetch_all(&mut *self.tx)
             .await
             .map_err(classify)?;
-            parked = rows.iter().map(|row| kept_row(row).kept(&topics)).collect();
+            parked = rows
+                .iter()
+                .map(kept_row)
+                .map(|row| {
+                    let partition = row.partition();
+                    (row.kept(&topics), partition)
+                })
+                .collect();
             parked_count = sqlx::query_scalar(
                 "select count(*) from projector_parked where generation_id = ? and key_id = ?",
             )
@@ -175,7 +189,7 @@ impl Batch {
         }
         let so_far = so_far.and_then(|json| serde_json::from_str::<Verdict>(&json).ok()).unwrap_or_default();
         let key = key.and_then(|bytes| bytes.try_into().ok()).map(KeyId);
-        Ok(Some(Taken { letter, key, parked, parked_count, so_far }))
+        Ok(Some(Taken { action, dry_run, letter, key, parked, parked_count, so_far }))
     }
 
     /// What became of events that had waited.
