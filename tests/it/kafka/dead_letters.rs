@@ -3,7 +3,7 @@
 use projector_workload::Record;
 use serde_json::json;
 
-use crate::harness::{GATES, Gates, ReadModel, eventually, step};
+use crate::harness::{GATES, Gates, Platform, Plugins, ReadModel, eventually, step};
 
 /// Nothing waits behind an event without a key, nor behind any under the policy `dead-letter`.
 #[test]
@@ -197,5 +197,39 @@ fn old_dead_letters_are_discarded_if_nothing_waits_behind_them() {
     });
     let status = gates.until_through();
     assert_eq!((status.counters.dead, status.counters.skipped), (1, 1), "{:?}", status.counters);
+    host.sigterm();
+}
+
+/// What waited and runs out of time in its turn is the dead letter then: nothing is left that nobody sees.
+#[test]
+fn what_runs_out_of_time_in_its_turn_keeps_the_others_waiting() {
+    let plugins = Plugins::new(&["hostile-guest"]);
+    let platform = Platform::new("slow", &[], ReadModel::postgres())
+        .set(&["plugins", "directory"], plugins.path())
+        .set(&["limits", "fuel"], i64::MAX)
+        .set(&["limits", "batch-fuel"], i64::MAX)
+        .set(&["limits", "time"], "200ms");
+    platform.create_topics(1);
+    let topic = platform.topic("hostile.events.v1");
+    let deed = |deed: &str, id: &str| Record::new(&*topic, "k", json!({"do": deed, "id": id}).to_string());
+    platform.publish(&[deed("trap", "0")]);
+    let host = platform.start_host("host");
+    platform.until_through("hostile");
+    // Events that wait are not held against their time before their turn.
+    platform.publish(&[deed("write", "1"), deed("write", "2")]);
+    platform.until_through("hostile");
+    host.sigterm();
+    // As if the plugin had become slow meanwhile.
+    platform.read_model().query(
+        "update projector.parked set payload = convert_to('{\"do\": \"loop\", \"id\": \"2\"}', 'UTF8')
+         where \"offset\" = 2 returning id::text",
+    );
+    let host = platform.start_host("again");
+    let done = platform.ask(&["dlq", "discard", "hostile", "--all", "--reason", "it traps"]);
+    let verdict = &done[0]["verdict"];
+    assert_eq!((&verdict["outcome"], &verdict["applied"]), (&json!("discarded"), &json!(1)), "{done}");
+    assert!(verdict["behind"].as_str().unwrap().ends_with("/0@2"), "{done}");
+    let letters = platform.ask(&["dlq", "list", "hostile"]);
+    assert_eq!((&letters[0]["kind"], &letters[0]["parked"]), (&json!("timeout"), &json!(0)), "{letters}");
     host.sigterm();
 }

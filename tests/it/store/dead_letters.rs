@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use projector::event::{Event, Header, Position};
 use projector::outcome::{Failure, FailureKind};
+use projector::store::operator::{Asked, Filter};
 use projector::store::{Advance, Books, DeadLetter, Writes};
 use serde_json::json;
 
@@ -12,7 +13,11 @@ use super::home::{Home, Session};
 use super::on_both_stores;
 use super::projection::{Projection, contract, numbers, partition};
 
-on_both_stores!(a_dead_letter_keeps_every_byte, a_time_that_no_database_can_hold_is_left_out);
+on_both_stores!(
+    a_dead_letter_keeps_every_byte,
+    a_time_that_no_database_can_hold_is_left_out,
+    no_number_is_given_twice
+);
 
 type Bytes = Option<Vec<u8>>;
 
@@ -117,5 +122,27 @@ async fn a_time_that_no_database_can_hold_is_left_out(home: Home) -> Result<()> 
     bury(&projection, &events).await?;
     let times: Vec<_> = buried(&home).await?.into_iter().map(|letter| letter.3).collect();
     assert_eq!(times, [None, None, Some(-1_000), None]);
+    Ok(())
+}
+
+/// An operator who means the first one must not hit another.
+async fn no_number_is_given_twice(home: Home) -> Result<()> {
+    let projection = Projection::install(home.open().await?, contract(&numbers())).await?;
+    let (store, generation) = (&projection.store, &projection.deployment.generation);
+    let all = Filter { most: 9, ..Filter::default() };
+    bury(&projection, &[event(0, Some(b"k".to_vec()), None, Vec::new())]).await?;
+    let first = store.dead_letters(&all).await?[0].id;
+    assert_eq!(store.erase(generation, b"k", &[], &Asked::default()).await?, 1);
+    let failure = Failure::new(FailureKind::Trap, "trap", "again");
+    let again = event(1, None, None, Vec::new());
+    let books = Books { dead: BTreeMap::from([("trap".into(), 1)]), ..Books::default() };
+    projection
+        .commit(&Writes {
+            advances: vec![Advance { partition: partition(), expected: 1, next: 2, books }],
+            dead: vec![DeadLetter { event: &again, failure: &failure, blocks: None }],
+            ..Writes::default()
+        })
+        .await?;
+    assert_ne!(store.dead_letters(&all).await?[0].id, first);
     Ok(())
 }

@@ -65,6 +65,7 @@ async fn another_layout_is_refused_and_the_active_component_goes_on(home: Home) 
         with(numbers(), |json| json["tables"][0]["columns"][1]["type"] = "decimal(9,2)".into()),
         with(numbers(), |json| json["topics"][0]["name"] = "u".into()),
         with(numbers(), |json| json["revision"] = 2.into()),
+        with(numbers(), |json| json["topics"][0]["ordering-group"] = "numbers".into()),
         with(numbers(), |json| json["tables"][0]["lineage"] = true.into()),
         // The table has no room for the tombstones that this leaves.
         with(numbers(), |json| json["statements"][1] = guarded.clone())

@@ -3,6 +3,7 @@
 //! every dead letter retried, each key's trail is that of its events in order.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use projector::batch::{BatchLimits, Delivery};
@@ -14,7 +15,7 @@ use projector::policy::{Failures, Flood};
 use projector::project::{self, Caller};
 use projector::settle::{Released, Settler};
 use projector::store::operator::{Action, Asked, Filter, NewOperation, Open};
-use projector::store::{Component, Counters, Deployment};
+use projector::store::{Component, Counters, Deployment, StoreError};
 use projector_model::LookupCall;
 use projector_model::Value;
 use proptest::prelude::*;
@@ -255,7 +256,15 @@ impl<'h> World<'h> {
                 store.close().await;
                 // SQLite's file belongs to one host, and is let go with it.
                 drop(store);
-                let store = self.home.open().await?;
+                let store = loop {
+                    match self.home.open().await {
+                        // A process that another test is just starting holds it too, for a moment.
+                        Err(StoreError::Unusable(reason)) if reason.contains("another host") => {
+                            tokio::time::sleep(Duration::from_millis(5)).await;
+                        }
+                        opened => break opened?,
+                    }
+                };
                 self.settler = Some(Settler { deployment, plugin, store, failures });
             }
         }

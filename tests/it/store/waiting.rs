@@ -8,8 +8,10 @@ use projector::outcome::{Failure, FailureKind};
 use projector::store::operator::{Action, Asked, Fate, NewOperation, Release, Verdict};
 use projector::store::{Advance, Books, DeadLetter, Parked, StoreError, Transaction, Writes};
 
+use serde_json::json;
+
 use super::home::{Home, wait_until};
-use super::projection::{Projection, contract, numbers, partition};
+use super::projection::{Projection, contract, descriptor, numbers, partition};
 
 fn event(offset: i64) -> Event {
     Event {
@@ -150,5 +152,29 @@ async fn of_two_that_block_a_key_at_once_one_begins_anew() -> Result<()> {
     drop(second);
     let mut again = projection.begin().await?;
     assert!(again.blocked(vec![key()]).await?.contains(&key()), "now it sees it, and parks");
+    Ok(())
+}
+
+/// A projection that reads has one writer at a time: what the one before it did is known to the next.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writer_that_waits_its_turn_knows_what_was_blocked_meanwhile() -> Result<()> {
+    let home = Home::postgres()?;
+    let reading = descriptor(
+        numbers()["tables"].clone(),
+        numbers()["statements"].clone(),
+        json!([{"name": "one", "table": "number", "by": ["id"], "columns": ["n"]}]),
+    );
+    let first = Projection::install(home.open().await?, contract(&reading)).await?;
+    let second = Projection::install(home.open().await?, contract(&reading)).await?;
+    let mut blocking = first.begin().await?;
+    let begun = tokio::spawn(async move { second.begin().await });
+    let session = tokio::sync::Mutex::new(home.session().await?);
+    let waits = async || Ok(session.lock().await.waiting_for("advisory").await? == 1);
+    wait_until("the second writer waits for the first", waits).await?;
+    let (dead, failure) = (event(0), Failure::new(FailureKind::Rejected, "no", "no"));
+    let letter = DeadLetter { event: &dead, failure: &failure, blocks: Some(key()) };
+    blocking.write(&Writes { dead: vec![letter], ..Writes::default() }).await?;
+    blocking.commit().await?;
+    assert!(begun.await??.blocks_any());
     Ok(())
 }
