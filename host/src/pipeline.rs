@@ -377,13 +377,13 @@ impl Run {
                         }
                     }
                     Response::Policy => match isolate(error, batch.deliveries.len()).map_err(halt)? {
-                        Isolate::First(failure) => {
-                            if let Some(first) =
-                                batch.answers.as_mut().and_then(|answers| answers.first_mut())
-                            {
-                                *first = Err(failure);
+                        Isolate::First(failure) => match batch.answers.as_deref_mut() {
+                            // It is refused although it writes no rows: trying on would change nothing.
+                            None | Some([] | [Err(_), ..]) => {
+                                return Err(Halt::Stop(Trouble::new(FailureKind::Store, failure)));
                             }
-                        }
+                            Some([first, ..]) => *first = Err(failure),
+                        },
                         Isolate::Cut(events) => self.cut(&mut batch, events),
                     },
                     Response::Reposition | Response::Pause | Response::Refuse => match error {

@@ -39,6 +39,10 @@ impl Settler {
             };
             match error {
                 ProjectError::Store(error) => match isolate(error, events.len())? {
+                    // It is refused although it writes no rows: trying on would change nothing.
+                    Isolate::First(failure) if failed.contains_key(&events[0]) => {
+                        return Err(StoreError::Unusable(failure.to_string()));
+                    }
                     Isolate::First(failure) => drop(failed.insert(events[0].clone(), failure)),
                     Isolate::Cut(events) => tried.events = events.max(1),
                 },

@@ -57,6 +57,13 @@ fn a_check_added_by_hand_costs_the_events_that_violate_it_and_no_other() {
     changed.hand.run("alter table hostile_g1.survivor add constraint no_sevens check (id not like '%7')");
     changed.write(5..40);
     assert_closed(&changed.platform.until_through("hostile"), 45, 0, 4);
+    for letter in changed.platform.ask(&["dlq", "list", "hostile"]).as_array().unwrap() {
+        assert_eq!(
+            (&letter["table"], &letter["constraint"]),
+            (&json!("survivor"), &json!("no_sevens")),
+            "{letter}"
+        );
+    }
     let letters = dead_letters(changed.platform.read_model(), "hostile");
     for (letter, id) in letters.iter().zip(["007", "017", "027", "037"]) {
         assert_eq!((letter.key.as_deref(), letter.verdict()), (Some(id.as_bytes()), "refused (data)".into()));

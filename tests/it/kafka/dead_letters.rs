@@ -123,25 +123,47 @@ fn a_flood_of_failures_stops_the_projection() {
 fn dead_letters_are_found_by_what_they_are() {
     let gates = Gates::new("found", 1, ReadModel::sqlite());
     gates.publish(&["a1 if x", "b1 if x"]);
-    gates.platform.publish(&[Record::new(gates.platform.topic("step.v1"), "c", "poison")]);
+    let panics = json!({"of": "d", "step": "1", "gate": "z", "panic": true}).to_string();
+    gates.platform.publish(
+        &[("c", "poison"), ("d", &panics)]
+            .map(|(key, payload)| Record::new(gates.platform.topic("step.v1"), key, payload)),
+    );
     let host = gates.start_host("host");
     gates.until_through();
     let found = |options: &[&str]| -> Vec<String> {
         let letters = gates.platform.ask(&[&["dlq", "list", GATES], options].concat());
         letters.as_array().unwrap().iter().map(|letter| letter["key"].as_str().unwrap().to_owned()).collect()
     };
-    assert_eq!(found(&[]), ["a", "b", "c"]);
+    assert_eq!(found(&[]), ["a", "b", "c", "d"]);
     assert_eq!(found(&["--code", "closed"]), ["a", "b"]);
     assert_eq!(found(&["--kind", "rejected", "--code", "bad-payload"]), ["c"]);
     assert_eq!(found(&["--key", "b"]), ["b"]);
     assert_eq!(found(&["--key-hex", "62"]), ["b"]);
-    assert_eq!(found(&["--since", "1h"]), ["a", "b", "c"]);
+    assert_eq!(found(&["--since", "1h"]), ["a", "b", "c", "d"]);
     assert!(found(&["--until", "1h"]).is_empty());
     assert_eq!(found(&["--limit", "1"]), ["a"]);
     let (code, _, said) = gates.platform.command(&["dlq", "retry", GATES]);
     assert!(code == 2 && said.contains("which dead letters?"), "{said}");
     let (_, _, said) = gates.platform.command(&["dlq", "list"]);
     assert!(said.contains("rejected (closed)") && said.contains("bad-payload"), "{said}");
+
+    let letters = gates.platform.ask(&["dlq", "list", GATES, "--kind", "trap"]);
+    let trapped = letters[0]["id"].to_string();
+    let shown = gates.platform.ask(&["dlq", "show", GATES, &trapped]);
+    assert!(shown["detail"].as_str().unwrap().contains("gate z is closed"), "{shown}");
+    assert!(shown["backtrace"].as_str().unwrap().contains("gates::"), "{shown}");
+    let (_, _, said) = gates.platform.command(&["dlq", "show", GATES, &trapped]);
+    for part in [
+        "d",
+        "trap (trap)",
+        "gate z is closed",
+        "gates::",
+        "what to do",
+        "a bug in the plugin",
+        "\"panic\": true",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
 
     // Without a host that does it, nothing is done, and the command says so.
     host.sigterm();
