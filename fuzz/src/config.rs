@@ -73,6 +73,7 @@ fn seeds() -> Vec<Vec<u8>> {
             line.replace("${KAFKA_KEY_PASSWORD}", "a")
                 .replace("${KAFKA_PASSWORD}", "b")
                 .replace("${ANALYTICS_PASSWORD}", "c")
+                .replace("${ANN_TOKEN}", "d")
                 + "\n"
         })
         .collect();
