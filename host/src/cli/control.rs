@@ -15,6 +15,7 @@ use crate::operations::control;
 pub(super) struct Pause {
     #[command(flatten)]
     config: ConfigArgument,
+    /// The projection's name.
     projection: String,
     #[command(flatten)]
     asked: AskedArgument,
@@ -32,6 +33,7 @@ pub(super) struct Pause {
 pub(super) struct Resume {
     #[command(flatten)]
     config: ConfigArgument,
+    /// The projection's name.
     projection: String,
     #[command(flatten)]
     asked: AskedArgument,
@@ -50,6 +52,7 @@ pub(super) struct Resume {
 pub(super) struct Skip {
     #[command(flatten)]
     config: ConfigArgument,
+    /// The projection's name.
     projection: String,
     /// The partition, as `projector status` shows it: `orders/3`.
     #[arg(long, value_name = "TOPIC/NUMBER", value_parser = partition)]

@@ -36,7 +36,7 @@ enum Command {
 /// Which dead letters.
 #[derive(Debug, clap::Args)]
 struct Selection {
-    /// How it failed: rejected, trap, limit, invalid or refused.
+    /// How it failed: rejected, trap, limit, too-large, invalid, refused or timeout.
     #[arg(long)]
     kind: Option<String>,
     /// The plugin's code, or the host's.
@@ -120,6 +120,7 @@ struct List {
 struct Show {
     #[command(flatten)]
     config: ConfigArgument,
+    /// The projection's name.
     projection: String,
     /// Its number, as in `dlq list`.
     id: i64,
@@ -130,6 +131,7 @@ struct Show {
 /// What is to be dealt with, and how.
 #[derive(Debug, clap::Args)]
 struct Which {
+    /// The projection's name.
     projection: String,
     /// Numbers, as in `dlq list`.
     ids: Vec<i64>,
@@ -186,6 +188,7 @@ struct Discard {
 struct Erase {
     #[command(flatten)]
     config: ConfigArgument,
+    /// The projection's name.
     projection: String,
     /// The record's key, as text.
     #[arg(long, required_unless_present = "key_hex")]
