@@ -36,7 +36,7 @@ pub struct Failure {
     /// Where in the plugin a trap was, function by function.
     pub backtrace: Option<String>,
     /// What the database said, if it was the database that refused.
-    pub refusal: Option<Refusal>,
+    pub refusal: Option<Box<Refusal>>,
 }
 
 /// What the database said of rows that it refuses.
@@ -66,7 +66,8 @@ impl Failure {
     }
 
     pub fn refused(refusal: Refusal) -> Self {
-        Self { refusal: Some(refusal.clone()), ..Self::new(FailureKind::Refused, "data", refusal.message) }
+        let failure = Self::new(FailureKind::Refused, "data", &refusal.message);
+        Self { refusal: Some(Box::new(refusal)), ..failure }
     }
 }
 

@@ -27,6 +27,8 @@ use positions::Positions;
 
 /// Times that a batch may run out of wall time before the projection stands still.
 const TIMEOUTS: u32 = 3;
+/// After a batch in which the plugin broke its limits.
+const LONGEST_REST: Duration = Duration::from_secs(10);
 /// Times that a batch may wait for a lock in vain before the status tells.
 const LOCK_TIMEOUTS: u32 = 3;
 
@@ -68,6 +70,8 @@ struct Batch {
     deliveries: Vec<Delivery>,
     /// What the plugin said of each.
     answers: Option<Vec<FirstAnswer>>,
+    /// How long that took.
+    asked: Duration,
     /// The calls with rows, of a batch of the sample.
     calls: Vec<Call>,
     /// The partitions among theirs whose topic is another one than it was.
@@ -267,6 +271,7 @@ impl Run {
         (!deliveries.is_empty()).then_some(Batch {
             deliveries,
             answers: None,
+            asked: Duration::ZERO,
             calls: Vec::new(),
             foreign: None,
         })
@@ -345,6 +350,7 @@ impl Run {
                     self.available_again().await;
                     self.flood = flood;
                     self.committed(&batch, advances).await;
+                    self.yield_to_neighbours(&batch).await;
                     return Ok(ahead);
                 }
                 Err(error) => error,
@@ -439,10 +445,15 @@ impl Run {
         let plugin = &self.settler.plugin;
         let answers = match batch.answers.take() {
             Some(answers) => answers,
-            None => match tokio::task::block_in_place(|| project::ask(plugin, &batch.deliveries)) {
-                Ok(answers) => answers,
-                Err(error) => return (Err(error), None),
-            },
+            None => {
+                let began = Instant::now();
+                let answers = tokio::task::block_in_place(|| project::ask(plugin, &batch.deliveries));
+                batch.asked = began.elapsed();
+                match answers {
+                    Ok(answers) => answers,
+                    Err(error) => return (Err(error), None),
+                }
+            }
         };
         self.cut(batch, answers.len());
         self.drain();
@@ -458,7 +469,9 @@ impl Run {
             };
             let plugin = self.settler.plugin.clone();
             let asked = tokio::task::spawn_blocking(move || {
+                let began = Instant::now();
                 next.answers = project::ask(&plugin, &next.deliveries).ok();
+                next.asked = began.elapsed();
                 next
             });
             Some(asked.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())))
@@ -515,6 +528,19 @@ impl Run {
                 && let Err(error) = store.set_impure(&deployment.generation, &impurity.to_string()).await
             {
                 tracing::debug!(%error, "that the plugin is not pure could not be stored");
+            }
+        }
+    }
+
+    /// A plugin that breaks its limits uses a machine that others share. So its projection rests for some
+    /// time after each batch in which it did: it has a quarter of a core at most.
+    async fn yield_to_neighbours(&self, batch: &Batch) {
+        let broke_limits =
+            |answer: &FirstAnswer| matches!(answer, Err(failure) if failure.kind == FailureKind::Limit);
+        if batch.answers.iter().flatten().any(broke_limits) {
+            tokio::select! {
+                () = tokio::time::sleep((3 * batch.asked).min(LONGEST_REST)) => {}
+                () = self.stop.cancelled() => {}
             }
         }
     }

@@ -83,8 +83,7 @@ impl Settler {
             [] => Vec::new(),
             given => ids.duplicates(&tx.known(given).await?),
         };
-        let mut outcomes =
-            self.resolve(caller, &mut *tx, batch, answers, &duplicates, keys, &mut attempt.reads)?;
+        let mut outcomes = resolve(caller, &mut *tx, batch, answers, &duplicates, keys, &mut attempt.reads)?;
         let flood = self.hold_back(&mut outcomes, batch, flood)?;
         attempt.events = outcomes.len();
         let batch = &batch[..outcomes.len()];
@@ -96,26 +95,6 @@ impl Settler {
         attempt.statements = tx.write(&writes).await?;
         tx.commit().await?;
         Ok((advances, flood))
-    }
-
-    /// Brings events to their outcomes, with rows as the transaction sees them.
-    fn resolve<'a>(
-        &self,
-        caller: &mut Caller<'_>,
-        tx: &mut dyn Transaction,
-        batch: &'a [Delivery],
-        answers: &'a [FirstAnswer],
-        duplicates: &'a [bool],
-        keys: Keys,
-        reads: &mut u64,
-    ) -> Result<Vec<Outcome<'a>>, ProjectError> {
-        tokio::task::block_in_place(|| {
-            let mut read = |calls: &[_]| {
-                *reads += 1;
-                Handle::current().block_on(tx.read(calls))
-            };
-            project::resolve(caller, batch, answers, duplicates, keys, &mut read)
-        })
     }
 
     /// Leaves the first event that is not to be settled, and all after it, to a person: those before it
@@ -152,6 +131,25 @@ impl Settler {
         let (dead, parked) = (dead + writes.dead.len() as i64, parked + writes.parked.len() as i64);
         self.failures.check_room(dead, parked).map_err(ProjectError::Trouble)
     }
+}
+
+/// Brings events to their outcomes, with rows as the transaction sees them.
+fn resolve<'a>(
+    caller: &mut Caller<'_>,
+    tx: &mut dyn Transaction,
+    batch: &'a [Delivery],
+    answers: &'a [FirstAnswer],
+    duplicates: &'a [bool],
+    keys: Keys,
+    reads: &mut u64,
+) -> Result<Vec<Outcome<'a>>, ProjectError> {
+    tokio::task::block_in_place(|| {
+        let mut read = |calls: &[_]| {
+            *reads += 1;
+            Handle::current().block_on(tx.read(calls))
+        };
+        project::resolve(caller, batch, answers, duplicates, keys, &mut read)
+    })
 }
 
 /// How a batch moves the checkpoints, and what became of its events, if that is known.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use projector_model::Contract;
 use serde_json::{Value as Json, json};
 
-use super::{Isolate, Settler, isolate, writes};
+use super::{Isolate, Settler, isolate, resolve, writes};
 use crate::batch::{BatchLimits, Delivery};
 use crate::event::{Event, Partition, Position};
 use crate::failure::FailureKind;
@@ -70,7 +70,7 @@ impl Settler {
         // What waited keeps waiting behind the next one that fails, whatever the policy is by now.
         let keys = Keys { park: true, ..Keys::default() };
         let mut caller = Caller::new(&self.plugin);
-        let outcomes = self.resolve(&mut caller, &mut *tx, &work.events, &answers, &[], keys, &mut 0)?;
+        let outcomes = resolve(&mut caller, &mut *tx, &work.events, &answers, &[], keys, &mut 0)?;
         let batch = &work.events[..outcomes.len()];
         let verdict = work.verdict(&outcomes, contract);
         let mut writes = writes(batch, &outcomes);

@@ -300,6 +300,9 @@ impl Skipped {
     }
 }
 
+/// Action, dry run, dead letter, key and verdict so far of an operation.
+pub(super) type OperationRow = (String, bool, Option<i64>, Option<Vec<u8>>, Option<String>);
+
 /// Topic, partition, how an event was counted, and by what code.
 pub(super) type GoneRow = (String, i32, String, String);
 

@@ -1,13 +1,17 @@
 //! Installing: once, all or nothing, never backwards, and never over rows of another shape.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
+use projector::config;
 use projector::failure::{FailureKind, Trouble};
 use projector::store::{self, Store, StoreError};
 use serde_json::{Value as Json, json};
 
-use super::home::Home;
+use sqlx::Executor;
+
+use super::home::{Home, Session};
 use super::projection::{BYTES, PUT, Projection, contract, descriptor, numbers, numeric, offer};
 use super::{on_both_stores, settings};
 
@@ -148,5 +152,21 @@ async fn a_second_host_is_kept_from_a_sqlite_file_but_may_look() -> Result<()> {
     projection.write(&[vec![numeric(PUT, &[1, 2])]]).await?;
     let reader = store::open_to_read(&settings(&home.url())).await?;
     assert_eq!(reader.overview().await?[0].partitions[0].counters.applied, 1);
+    Ok(())
+}
+
+/// Whoever looks at a database while it is brought up to date may be in the way: that passes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_migration_that_waits_for_a_lock_in_vain_is_tried_again_on_postgres() -> Result<()> {
+    let home = Home::postgres()?;
+    let Session::Postgres(mut other) = home.session().await? else { unreachable!("it is Postgres") };
+    for sql in ["create schema projector", "begin", "create table projector.store (in_the_way int)"] {
+        other.execute(sql).await?;
+    }
+    let impatient = config::Store { lock_timeout: Duration::from_millis(100), ..settings(&home.url()) };
+    let refused = store::open(&impatient).await.map(drop);
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    other.execute("rollback").await?;
+    store::open(&impatient).await?;
     Ok(())
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use projector_model::{Contract, Descriptor};
-use sqlx::migrate::{Migration, Migrator};
+use sqlx::migrate::{MigrateError, Migration, Migrator};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Row};
@@ -179,7 +179,7 @@ async fn migrate(pool: &PgPool) -> Result<(), StoreError> {
     let migrated = migrator.run_direct(None, &mut *connection, false).await;
     sqlx::query("reset search_path").execute(&mut *connection).await.map_err(classify)?;
     migrated.map_err(|error| match error {
-        sqlx::migrate::MigrateError::Execute(error) => classify(error),
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => classify(error),
         error => StoreError::Unusable(format!("the host's own tables cannot be brought up to date: {error}")),
     })
 }

@@ -9,7 +9,7 @@ use crate::batch::BatchLimits;
 use crate::event::{Event, Partition};
 use crate::ordering::{Blocked, KeyId};
 use crate::outcome::Refusal;
-use crate::store::operator::{Action, Fate, KeptRow, Release, Taken, Verdict};
+use crate::store::operator::{Action, Fate, KeptRow, OperationRow, Release, Taken, Verdict};
 use crate::store::{Books, DeadLetter, Parked, StoreError};
 
 impl Batch {
@@ -39,7 +39,7 @@ impl Batch {
         let events = || dead.iter().map(|letter| letter.event);
         let failures = || dead.iter().map(|letter| letter.failure);
         let said = |of: fn(&Refusal) -> Option<&str>| {
-            failures().map(|failure| failure.refusal.as_ref().and_then(of)).collect::<Vec<Option<&str>>>()
+            failures().map(|failure| failure.refusal.as_deref().and_then(of)).collect::<Vec<Option<&str>>>()
         };
         let blocking = sqlx::query(
             "with given as (
@@ -130,7 +130,7 @@ impl Batch {
         operation: i64,
         limits: BatchLimits,
     ) -> Result<Option<Taken>, StoreError> {
-        let open: Option<(String, bool, Option<i64>, Option<Vec<u8>>, Option<String>)> = sqlx::query_as(
+        let open: Option<OperationRow> = sqlx::query_as(
             "select action, dry_run, dead_letter_id, key_id, verdict::text from projector.operation
              where id = $1 and generation_id = $2 and done_at is null for update",
         )

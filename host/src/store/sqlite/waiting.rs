@@ -9,7 +9,7 @@ use super::transaction::Batch;
 use crate::batch::BatchLimits;
 use crate::event::Partition;
 use crate::ordering::{Blocked, KeyId};
-use crate::store::operator::{Action, Fate, KeptRow, Release, Taken, Verdict};
+use crate::store::operator::{Action, Fate, KeptRow, OperationRow, Release, Taken, Verdict};
 use crate::store::{Books, DeadLetter, Parked, StoreError};
 
 impl Batch {
@@ -117,7 +117,7 @@ impl Batch {
         operation: i64,
         limits: BatchLimits,
     ) -> Result<Option<Taken>, StoreError> {
-        let open: Option<(String, bool, Option<i64>, Option<Vec<u8>>, Option<String>)> = sqlx::query_as(
+        let open: Option<OperationRow> = sqlx::query_as(
             "select action, dry_run, dead_letter_id, key_id, verdict from projector_operation
              where id = ? and generation_id = ? and done_at is null",
         )
