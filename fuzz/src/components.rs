@@ -20,7 +20,7 @@ use component::{Argument, Guest};
 pub(crate) const TARGET: Target =
     Target { name: "components", check, seeds, most_bytes: 16_384, shape: Shape::Measured };
 
-static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine::new().expect("an engine"));
+static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine::new(512 * 1024).expect("an engine"));
 
 /// It is refused with a reason; or its contract was checked, and it answers an event, or breaks off.
 ///

@@ -14,6 +14,7 @@ use projector_model::check::nearest;
 use serde::{Deserialize, Deserializer};
 
 use crate::batch::BatchLimits;
+use crate::plugin::MOST_STACK_BYTES;
 use crate::policy::Failures;
 
 /// Everything that `projector run` is told.
@@ -192,6 +193,8 @@ pub struct Limits {
     pub batch_time: Duration,
     /// Linear memory of an instance.
     pub memory_bytes: usize,
+    /// Stack that its calls may fill; no more than a MiB.
+    pub stack_bytes: usize,
     /// Elements of an instance's tables.
     pub table_elements: usize,
     /// Changes that one event may lead to.
@@ -225,6 +228,7 @@ impl Default for Limits {
             batch_fuel: 1_000_000_000,
             batch_time: Duration::from_secs(2),
             memory_bytes: 64 * MIB,
+            stack_bytes: MIB / 2,
             table_elements: 20_000,
             changes: 10_000,
             output_bytes: 8 * MIB,
@@ -417,6 +421,11 @@ impl Config {
                 ));
             }
         }
+        let own = config.projections.values().filter_map(|projection| projection.limits.as_ref());
+        if std::iter::once(&config.limits).chain(own).any(|limits| limits.stack_bytes > MOST_STACK_BYTES) {
+            let at = text.find("stack-bytes").map(|at| at..at + "stack-bytes".len());
+            return Err(invalid(format!("`stack-bytes` is {MOST_STACK_BYTES} at most"), at));
+        }
         for reserved in crate::source::RESERVED_PROPERTIES {
             if config.kafka.properties.contains_key(*reserved) {
                 let at = text.find(reserved).map(|at| at..at + reserved.len());
@@ -588,6 +597,15 @@ store = "analytics"
         }
         let (message, _) = error(&format!("{SOUND}[limits]\npurity-sample = 20.0\n"));
         assert!(message.starts_with("projector.toml:16: 20 is not a share"), "{message}");
+    }
+
+    #[test]
+    fn a_stack_that_no_thread_has_is_refused() {
+        let (message, _) = error(&format!("{SOUND}[limits]\nstack-bytes = 2_000_000\n"));
+        assert!(
+            message.starts_with("projector.toml:16:") && message.contains("1048576 at most"),
+            "{message}"
+        );
     }
 
     #[test]

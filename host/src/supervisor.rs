@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use projector_model::order;
@@ -38,7 +38,7 @@ type Slot = Arc<Mutex<Option<(Arc<dyn Store>, Board)>>>;
 /// What all projections of a host share.
 pub struct Host {
     config: Config,
-    engine: Engine,
+    engines: Engines,
     /// The host's own executable, which compiles components in a process of its own.
     executable: PathBuf,
     log: Log,
@@ -79,11 +79,10 @@ enum PrepareError {
 
 impl Host {
     pub fn new(config: Config, executable: PathBuf, stop: CancellationToken) -> Result<Self, LogError> {
-        let engine = Engine::new().expect("this executable's own engine settings are sound");
         let log = Log::open(&config.kafka)?;
         Ok(Self {
             config,
-            engine,
+            engines: Engines::default(),
             executable,
             log,
             stores: Mutex::default(),
@@ -101,8 +100,8 @@ impl Host {
     }
 
     /// Compiles and checks a component. Blocks.
-    pub fn load(&self, bytes: &[u8]) -> Result<Plugin, LoadError> {
-        load(&self.engine, &self.executable, &self.config, bytes)
+    pub fn load(&self, file: &Path, bytes: &[u8]) -> Result<Plugin, LoadError> {
+        load(&self.engines, &self.executable, &self.config, file, bytes)
     }
 
     /// Keeps one projection running until the host stops, or the projection must stand still.
@@ -354,7 +353,7 @@ impl Host {
         let bytes = store.component(&installed.active).await?.ok_or_else(|| {
             StoreError::Unusable(format!("the active component {} is not in the store", installed.active))
         })?;
-        Ok(tokio::task::block_in_place(|| self.load(&bytes))?)
+        Ok(tokio::task::block_in_place(|| self.load(Path::new(offered.plugin.contract.name()), &bytes))?)
     }
 
     async fn store(&self, settings: &config::Store) -> Result<(Arc<dyn Store>, Board), StoreError> {
@@ -393,23 +392,43 @@ impl PrepareError {
     }
 }
 
-/// Compiles and checks a component under a configuration's limits. Blocks.
-pub fn load(
-    engine: &Engine,
-    executable: &std::path::Path,
+/// Compiles and checks a component under the limits of its projection. Blocks.
+///
+/// Which projection that is, is only known when it is described. Until then, it is the one that the file
+/// is named for; if it turns out to be another one with limits of its own, all of it is done again.
+fn load(
+    engines: &Engines,
+    executable: &Path,
     config: &Config,
+    file: &Path,
     bytes: &[u8],
 ) -> Result<Plugin, LoadError> {
-    let compiler = Compiler {
-        executable: executable.to_owned(),
-        time: config.limits.compile_time,
-        memory_bytes: config.limits.compile_memory_bytes,
+    let under = |limits: &config::Limits| {
+        let compiler = Compiler {
+            executable: executable.to_owned(),
+            time: limits.compile_time,
+            memory_bytes: limits.compile_memory_bytes,
+        };
+        Plugin::load(&engines.of(limits.stack_bytes), &compiler, limits, bytes)
     };
-    let plugin = Plugin::load(engine, &compiler, &config.limits, bytes)?;
+    let supposed = config.limits_of(file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default());
+    let plugin = under(supposed)?;
     let name = plugin.contract.name();
     if let Some(topic) = plugin.contract.topics.iter().find(|topic| !config.may_read(name, &topic.name)) {
         return Err(LoadError::NotGranted { projection: name.to_owned(), topic: topic.name.clone() });
     }
     let own = config.limits_of(name);
-    Ok(plugin.with_limits(own))
+    if std::ptr::eq(own, supposed) { Ok(plugin) } else { under(own) }
+}
+
+/// An engine for each size of stack.
+#[derive(Default)]
+struct Engines(std::sync::Mutex<HashMap<usize, Engine>>);
+
+impl Engines {
+    fn of(&self, stack_bytes: usize) -> Engine {
+        let mut engines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Engine::new(stack_bytes).expect("this executable's own engine settings are sound");
+        engines.entry(stack_bytes).or_insert_with(new).clone()
+    }
 }

@@ -141,7 +141,7 @@ async fn load_all(host: &Arc<Host>, files: Vec<PathBuf>) -> Vec<Offered> {
             let (host, file) = (host.clone(), file.clone());
             move || {
                 let bytes = std::fs::read(&file).map_err(|error| error.to_string())?;
-                let plugin = host.load(&bytes).map_err(|error| error.to_string())?;
+                let plugin = host.load(&file, &bytes).map_err(|error| error.to_string())?;
                 Ok::<_, String>(Offered { file, bytes, plugin })
             }
         });

@@ -1,5 +1,5 @@
-//! One wasmtime engine for all plugins of a host, the clock that interrupts them, and the one that ends
-//! the seconds of their logs.
+//! A wasmtime engine for all plugins that may have the same stack, the clock that interrupts them, and the
+//! one that ends the seconds of their logs.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -14,6 +14,9 @@ pub(super) const TICK: Duration = Duration::from_millis(20);
 /// How often it is looked whether a second of a log is over.
 const LOG_TICK: Duration = Duration::from_millis(200);
 
+/// What no guest may exceed: the host's own calls on its behalf need the rest of the thread's stack.
+pub const MOST_STACK_BYTES: usize = 1024 * 1024;
+
 /// The engine. Cheap to clone; the clock stops with the last clone.
 #[derive(Clone)]
 pub struct Engine {
@@ -25,9 +28,12 @@ pub struct Engine {
 type Logs = Arc<Mutex<Vec<Weak<Log>>>>;
 
 impl Engine {
-    /// Makes the engine and starts its clock, a thread.
-    pub fn new() -> wasmtime::Result<Self> {
-        let inner = wasmtime::Engine::new(&config())?;
+    /// Makes an engine whose guests may fill so many bytes of stack, and starts its clocks, two threads.
+    pub fn new(stack_bytes: usize) -> wasmtime::Result<Self> {
+        let mut config = config();
+        // Deep recursion ends in a trap well before the thread's own stack does, of 2 MiB.
+        config.max_wasm_stack(stack_bytes.min(MOST_STACK_BYTES));
+        let inner = wasmtime::Engine::new(&config)?;
         let weak = inner.weak();
         std::thread::Builder::new().name("wasm-epoch".into()).spawn(move || {
             while let Some(engine) = weak.upgrade() {
@@ -72,8 +78,6 @@ pub(super) fn config() -> Config {
         .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(20))
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
         // Halves the overhead of a call: nothing here is async.
-        .concurrency_support(false)
-        // Deep recursion ends in a trap well before the thread's own stack does.
-        .max_wasm_stack(512 * 1024);
+        .concurrency_support(false);
     config
 }

@@ -125,27 +125,13 @@ impl Plugin {
             Descriptor::from_json(&json).and_then(Descriptor::check).map_err(LoadError::Descriptor)?;
         Ok(Self {
             digest: super::digest(bytes),
-            log: log_of(&contract, engine, &limits),
+            log: Log::open(engine, contract.name(), &contract.descriptor.version, &limits),
             contract: Arc::new(contract),
             engine: engine.clone(),
             pre,
             limits,
         })
     }
-}
-
-impl Plugin {
-    /// The same component under other limits: a projection may have its own, and its name is only
-    /// known once it was described.
-    pub fn with_limits(mut self, limits: &crate::config::Limits) -> Self {
-        self.limits = Limits::from(limits);
-        self.log = log_of(&self.contract, &self.engine, &self.limits);
-        self
-    }
-}
-
-fn log_of(contract: &Contract, engine: &Engine, limits: &Limits) -> Arc<Log> {
-    Log::open(engine, contract.name(), &contract.descriptor.version, limits)
 }
 
 fn check_imports(engine: &Engine, component: &Component) -> Result<(), LoadError> {

@@ -13,7 +13,7 @@ mod limits;
 mod loader;
 mod log;
 
-pub use engine::Engine;
+pub use engine::{Engine, MOST_STACK_BYTES};
 pub use instance::{Answer, Found, Instance};
 pub use limits::Limits;
 pub use loader::{LoadError, Plugin};

@@ -25,7 +25,7 @@ pub(crate) fn load(component: &[u8], limits: &Limits) -> Plugin {
         time: limits.compile_time,
         memory_bytes: limits.compile_memory_bytes,
     };
-    Plugin::load(&Engine::new().unwrap(), &compiler, limits, component).unwrap()
+    Plugin::load(&Engine::new(limits.stack_bytes).unwrap(), &compiler, limits, component).unwrap()
 }
 
 /// An event for one that is called without a log to come from.
