@@ -25,16 +25,6 @@ pub enum Halt {
     Paused(String),
 }
 
-impl fmt::Display for Halt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Halt::Restart(reason) | Halt::Paused(reason) => f.write_str(reason),
-            Halt::Stop(trouble) => trouble.fmt(f),
-            Halt::CaughtUp => f.write_str("caught up"),
-        }
-    }
-}
-
 /// What is being tried again on this host, for whoever asks: kept in memory, since the database may be
 /// what does not answer.
 #[derive(Clone, Default)]
