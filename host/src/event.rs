@@ -37,7 +37,7 @@ impl Event {
 
     /// The headers as JSON: an array, since names may repeat. What is no UTF-8 stands as `{"hex": …}`.
     pub fn headers_json(&self) -> Json {
-        let header = |header: &Header| serde_json::json!({"name": shown(header.name.as_bytes()), "value": header.value.as_deref().map(shown)});
+        let header = |header: &Header| serde_json::json!({"name": as_json(header.name.as_bytes()), "value": header.value.as_deref().map(as_json)});
         self.headers.iter().map(header).collect()
     }
 
@@ -67,7 +67,7 @@ impl Event {
 }
 
 /// Bytes in a document: their text, or, where they are none that Postgres can hold in one, `{"hex": …}`.
-pub fn shown(bytes: &[u8]) -> Json {
+pub fn as_json(bytes: &[u8]) -> Json {
     match std::str::from_utf8(bytes) {
         Ok(text) if !text.contains('\0') => Json::from(text),
         _ => serde_json::json!({ "hex": hex::encode(bytes) }),

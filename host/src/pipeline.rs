@@ -212,6 +212,10 @@ impl Run {
             // Partitions that were paused may be read again.
             self.reposition(&self.source.granted());
         }
+        if wishes.open.is_empty() {
+            self.served.clear();
+            return Ok(());
+        }
         self.served.retain(|id| wishes.open.iter().any(|operation| operation.id == *id));
         if self.operations_again.is_some_and(|at| at > Instant::now()) {
             return Ok(());

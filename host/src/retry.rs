@@ -65,7 +65,8 @@ pub struct Backoff {
     projection: String,
     retries: Retries,
     number: u64,
-    delays: ExponentialBackoff,
+    /// Those to come; none were taken yet if there are none.
+    delays: Option<ExponentialBackoff>,
     attempts: u64,
     since: Instant,
     complained: Option<Instant>,
@@ -85,7 +86,7 @@ impl Backoff {
             projection: projection.to_owned(),
             retries: retries.clone(),
             number,
-            delays: delays(),
+            delays: None,
             attempts: 0,
             since: Instant::now(),
             complained: None,
@@ -94,7 +95,7 @@ impl Backoff {
 
     /// How long to wait before the next attempt.
     pub fn delay(&mut self) -> Duration {
-        self.delays.next().unwrap_or(Duration::from_secs(10))
+        self.delays.get_or_insert_with(delays).next().unwrap_or(Duration::from_secs(10))
     }
 
     /// Waits for the next attempt, or until the stop.
@@ -135,7 +136,7 @@ impl Backoff {
 
     /// It works again. Says so, if it was said that it did not.
     pub fn succeeded(&mut self) {
-        self.delays = delays();
+        self.delays = None;
         if self.attempts == 0 {
             return;
         }

@@ -8,6 +8,7 @@ use humantime_serde::re::humantime;
 use serde_json::Value as Json;
 
 use super::{AskedArgument, CliError, ConfigArgument, Output};
+use crate::event::as_json;
 use crate::operations::OperationError;
 use crate::operations::dead_letters::{self, DeadLetter, Done, Request, in_words};
 use crate::store::operator::{Action, Filter, Letter};
@@ -243,12 +244,12 @@ impl List {
             "behind it",
             "died",
         ]);
-        for letter in &letters {
+        for DeadLetter { letter, .. } in &letters {
             table.add_row([
                 letter.id.to_string(),
                 letter.projection.clone(),
                 position(letter),
-                letter.key.as_ref().map_or("-".into(), |key| bounded(&plain(key), 30)),
+                letter.key.as_deref().map_or("-".into(), |key| bounded(&plain(&as_json(key)), 30)),
                 format!("{} ({})", letter.kind, letter.code),
                 bounded(letter.detail.lines().next().unwrap_or_default(), 60),
                 letter.attempts.to_string(),
@@ -267,16 +268,17 @@ impl List {
 impl Show {
     fn run(self) -> Result<(), CliError> {
         let config = self.config.load()?;
-        let letter = super::runtime()?.block_on(dead_letters::show(&config, &self.projection, self.id))?;
+        let shown = super::runtime()?.block_on(dead_letters::show(&config, &self.projection, self.id))?;
         if self.output == Output::Json {
-            return super::print_json(&letter);
+            return super::print_json(&shown);
         }
+        let DeadLetter { letter, advice } = shown;
         println!("dead letter {} of {} (generation {})", letter.id, letter.projection, letter.generation);
         let line = |name: &str, text: String| println!("  {name:<10} {text}");
         let recorded =
             letter.timestamp_ms.map_or("without a time".into(), |ms| when(ms.saturating_mul(1_000)));
         line("event", format!("{}, recorded {recorded}", position(&letter)));
-        line("key", letter.key.as_ref().map_or("none".into(), plain));
+        line("key", letter.key.as_deref().map_or("none".into(), |key| plain(&as_json(key))));
         line("failed", format!("{} ({}): {}", letter.kind, letter.code, letter.detail));
         line(
             "in",
@@ -299,7 +301,7 @@ impl Show {
             "behind it",
             letter.parked.map_or("nothing waits".into(), |parked| format!("{parked} events wait")),
         );
-        if let Some(advice) = letter.advice {
+        if let Some(advice) = advice {
             line("what to do", advice.to_owned());
         }
         for header in letter.headers.as_array().into_iter().flatten() {
@@ -308,14 +310,14 @@ impl Show {
         if let Some(backtrace) = &letter.backtrace {
             println!("\n{}", backtrace.trim_end());
         }
-        match &letter.payload {
+        match letter.payload.as_deref().map(as_json) {
             None if letter.oversize_bytes.is_some() => println!("\nno payload: it was left in the log"),
             None => println!("\nno payload: a tombstone"),
-            Some(Json::String(text)) => match serde_json::from_str::<Json>(text) {
+            Some(Json::String(text)) => match serde_json::from_str::<Json>(&text) {
                 Ok(document) => println!("\n{document:#}"),
-                Err(_) => println!("\n{}", crate::outcome::printable(text)),
+                Err(_) => println!("\n{}", crate::outcome::printable(&text)),
             },
-            Some(bytes) => println!("\n{}", plain(bytes)),
+            Some(bytes) => println!("\n{}", plain(&bytes)),
         }
         Ok(())
     }
@@ -411,7 +413,7 @@ impl Erase {
     }
 }
 
-fn position(letter: &DeadLetter) -> String {
+fn position(letter: &Letter) -> String {
     format!("{}/{}@{}", letter.topic, letter.partition, letter.offset)
 }
 

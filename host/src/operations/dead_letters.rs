@@ -4,12 +4,10 @@ use std::time::Duration;
 
 use projector_model::Descriptor;
 use serde::Serialize;
-use serde_json::Value as Json;
 use tokio::time::Instant;
 
 use super::{OperationError, projection};
 use crate::config::Config;
-use crate::event::shown;
 use crate::failure::FailureKind;
 use crate::ordering::KeyId;
 use crate::store::operator::{Action, Asked, Filter, Letter, NewOperation, Verdict};
@@ -18,81 +16,19 @@ use crate::store::{self, Store};
 /// How often a verdict is looked for.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// A dead letter for a program. What is no UTF-8 stands as `{"hex": …}`.
+/// A dead letter, and what to do about it.
 #[derive(Debug, Serialize)]
 pub struct DeadLetter {
-    pub id: i64,
-    pub projection: String,
-    pub generation: i32,
-    pub topic: String,
-    pub partition: i32,
-    pub offset: i64,
-    /// Milliseconds since 1970: the record's own time.
-    pub timestamp_ms: Option<i64>,
-    pub key: Option<Json>,
-    pub kind: String,
-    pub code: String,
-    pub detail: String,
+    #[serde(flatten)]
+    pub letter: Letter,
     pub advice: Option<&'static str>,
-    /// What the database said that refused it.
-    pub table: Option<String>,
-    pub column: Option<String>,
-    pub constraint: Option<String>,
-    /// Where in the plugin a trap was.
-    pub backtrace: Option<String>,
-    /// The component that it failed in last.
-    pub version: String,
-    pub digest: String,
-    pub attempts: i32,
-    /// Microseconds since 1970.
-    pub died_at: i64,
-    /// Events of its key that wait behind it; absent where none would.
-    pub parked: Option<i64>,
-    /// Shown with the whole of it only, as is the payload.
-    #[serde(skip_serializing_if = "no_headers")]
-    pub headers: Json,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub payload: Option<Json>,
-    /// Absent for a tombstone.
-    pub payload_bytes: Option<i64>,
-    /// What the payload weighs that was left in the log, because it is larger than any may be.
-    pub oversize_bytes: Option<i64>,
 }
 
 impl From<Letter> for DeadLetter {
     fn from(letter: Letter) -> Self {
-        Self {
-            id: letter.id,
-            projection: letter.projection,
-            generation: letter.generation,
-            topic: letter.topic,
-            partition: letter.partition,
-            offset: letter.offset,
-            timestamp_ms: letter.timestamp_ms,
-            key: letter.key.as_deref().map(shown),
-            advice: FailureKind::from_word(&letter.kind).map(FailureKind::advice),
-            kind: letter.kind,
-            code: letter.code,
-            detail: letter.detail,
-            table: letter.table,
-            column: letter.column,
-            constraint: letter.constraint,
-            backtrace: letter.backtrace,
-            version: letter.version,
-            digest: letter.digest,
-            attempts: letter.attempts,
-            died_at: letter.died_at,
-            parked: letter.parked,
-            headers: letter.headers,
-            payload_bytes: letter.payload_bytes,
-            oversize_bytes: letter.oversize_bytes,
-            payload: letter.payload.as_deref().map(shown),
-        }
+        let advice = FailureKind::from_word(&letter.kind).map(FailureKind::advice);
+        Self { letter, advice }
     }
-}
-
-fn no_headers(headers: &Json) -> bool {
-    headers.as_array().is_none_or(Vec::is_empty)
 }
 
 /// Dead letters without their payloads, oldest first: of one projection, or of all in all stores.
@@ -104,7 +40,7 @@ pub async fn list(config: &Config, filter: &Filter) -> Result<Vec<DeadLetter>, O
         store.close().await;
         letters.extend(found?.into_iter().map(DeadLetter::from));
     }
-    letters.sort_by_key(|letter| letter.died_at);
+    letters.sort_by_key(|dead: &DeadLetter| dead.letter.died_at);
     letters.truncate(usize::try_from(filter.most).unwrap_or(usize::MAX));
     Ok(letters)
 }

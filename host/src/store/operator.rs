@@ -5,13 +5,14 @@
 //! who asked for what, when and why, and what came of it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value as Json;
 
 use super::{Books, Generation, StoreError, add};
-use crate::event::{Event, Header, Partition};
+use crate::event::{Event, Header, Partition, Position, as_json};
 use crate::ordering::KeyId;
 use crate::outcome::Failure;
 
@@ -157,8 +158,8 @@ pub struct Filter {
     pub most: i64,
 }
 
-/// A dead letter as it is kept.
-#[derive(Debug, Clone)]
+/// A dead letter as it is kept. Bytes that are no UTF-8 are shown as `{"hex": …}`.
+#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
 pub struct Letter {
     pub id: i64,
     pub projection: String,
@@ -166,28 +167,48 @@ pub struct Letter {
     pub topic: String,
     pub partition: i32,
     pub offset: i64,
+    /// Milliseconds since 1970: the record's own time.
     pub timestamp_ms: Option<i64>,
-    /// What the value weighs that was left in the log.
-    pub oversize_bytes: Option<i64>,
+    #[serde(serialize_with = "bytes_as_json")]
     pub key: Option<Vec<u8>>,
-    /// `None` as well where it was not asked for.
-    pub payload: Option<Vec<u8>>,
-    pub payload_bytes: Option<i64>,
-    pub headers: Json,
-    pub digest: String,
-    pub version: String,
     pub kind: String,
     pub code: String,
     pub detail: String,
-    pub backtrace: Option<String>,
+    /// What the database said that refused it.
+    #[sqlx(rename = "db_table")]
     pub table: Option<String>,
+    #[sqlx(rename = "db_column")]
     pub column: Option<String>,
+    #[sqlx(rename = "db_constraint")]
     pub constraint: Option<String>,
+    /// Where in the plugin a trap was.
+    pub backtrace: Option<String>,
+    /// The component that it failed in last.
+    pub version: String,
+    pub digest: String,
     pub attempts: i32,
     /// Microseconds since 1970.
     pub died_at: i64,
     /// Events of its key that wait behind it; `None`: none would.
     pub parked: Option<i64>,
+    /// Of the whole of it only, as is the payload.
+    #[sqlx(json)]
+    #[serde(skip_serializing_if = "no_headers")]
+    pub headers: Json,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "bytes_as_json")]
+    pub payload: Option<Vec<u8>>,
+    /// Absent for a tombstone.
+    pub payload_bytes: Option<i64>,
+    /// What the value weighs that was left in the log, because it is larger than any may be.
+    pub oversize_bytes: Option<i64>,
+}
+
+fn bytes_as_json<S: Serializer>(bytes: &Option<Vec<u8>>, serializer: S) -> Result<S::Ok, S::Error> {
+    bytes.as_deref().map(as_json).serialize(serializer)
+}
+
+fn no_headers(headers: &Json) -> bool {
+    headers.as_array().is_none_or(Vec::is_empty)
 }
 
 /// An event that was kept: of a topic that the component may no longer read.
@@ -321,13 +342,14 @@ pub(super) fn skipped(gone: &[GoneRow], code: &str) -> Vec<(Partition, Books)> {
 }
 
 /// Something that was asked for.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
 pub struct Operation {
     pub id: i64,
     pub projection: String,
     pub generation: i32,
     pub action: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[sqlx(rename = "dead_letter_id")]
     pub dead_letter: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub topic: Option<String>,
@@ -339,10 +361,38 @@ pub struct Operation {
     /// Microseconds since 1970.
     pub asked_at: i64,
     pub done_at: Option<i64>,
+    #[sqlx(json(nullable))]
     pub verdict: Option<Json>,
 }
 
-/// What a stored row says of an event, for both stores.
+/// Generation, its pause and resumes, and an open operation of it: number, action, topic and partition.
+pub(super) type WishRow =
+    (i64, Option<String>, i64, Option<i64>, Option<String>, Option<String>, Option<i32>);
+
+/// What is wanted of each generation; operations stay in their order.
+pub(super) fn wishes(rows: Vec<WishRow>) -> Vec<Wishes> {
+    let mut wishes: BTreeMap<i64, Wishes> = BTreeMap::new();
+    for (generation, paused, resumes, id, action, topic, partition) in rows {
+        let wish =
+            wishes.entry(generation).or_insert(Wishes { generation, paused, resumes, open: Vec::new() });
+        let Some(action) = action.as_deref().and_then(Action::from_word) else { continue };
+        if let (Some(id), Some(topic), Some(partition)) = (id, topic, partition) {
+            wish.open.push(Open { id, action, partition: Partition::new(topic, partition) });
+        }
+    }
+    wishes.into_values().collect()
+}
+
+/// A kept event, and the code that it is counted by.
+#[derive(sqlx::FromRow)]
+pub(super) struct LetterRow {
+    #[sqlx(flatten)]
+    pub(super) kept: KeptRow,
+    pub(super) code: String,
+}
+
+/// What a stored row says of an event.
+#[derive(sqlx::FromRow)]
 pub(super) struct KeptRow {
     pub(super) id: i64,
     pub(super) topic: String,
@@ -356,16 +406,13 @@ pub(super) struct KeptRow {
 }
 
 impl KeptRow {
-    pub(super) fn partition(&self) -> Partition {
-        Partition::new(self.topic.as_str(), self.partition)
-    }
-
-    /// The event as it was. `topics`: the physical ones that the component reads.
-    pub(super) fn kept(self, topics: &[std::sync::Arc<str>]) -> Kept {
+    /// The event as it was, and its partition. `topics`: the physical ones that the component reads.
+    pub(super) fn kept(self, topics: &[Arc<str>]) -> (Kept, Partition) {
+        let partition = Partition::new(self.topic.as_str(), self.partition);
         let headers: Vec<Header> =
             serde_json::from_str(&self.headers).map(|json| Event::headers_from(&json)).unwrap_or_default();
         let event = topics.iter().position(|topic| **topic == *self.topic).map(|at| Event {
-            position: crate::event::Position {
+            position: Position {
                 partition: Partition { topic: topics[at].clone(), number: self.partition },
                 offset: self.offset,
             },
@@ -376,6 +423,6 @@ impl KeptRow {
             oversize_bytes: self.oversize_bytes.and_then(|bytes| bytes.try_into().ok()),
             headers,
         });
-        Kept { id: self.id, event }
+        (Kept { id: self.id, event }, partition)
     }
 }

@@ -1,9 +1,6 @@
 //! What an operator sees and asks for.
 
-use std::collections::BTreeMap;
-
 use async_trait::async_trait;
-use sqlx::Row;
 
 use super::errors::classify;
 use super::values::Timestamp;
@@ -12,15 +9,14 @@ use super::{BEGIN, Postgres};
 use crate::event::Partition;
 use crate::ordering::KeyId;
 use crate::store::operator::{
-    Action, Asked, Filter, GoneRow, Letter, NewOperation, Open, Operation, Operator, Skipped, Verdict,
-    Wishes, skipped,
+    Asked, Filter, GoneRow, Letter, NewOperation, Operation, Operator, Skipped, Verdict, WishRow, Wishes,
+    skipped, wishes,
 };
 use crate::store::{Books, Generation, StoreError, add};
 
 #[async_trait]
 impl Operator for Postgres {
     async fn wishes(&self) -> Result<Vec<Wishes>, StoreError> {
-        type WishRow = (i64, Option<String>, i64, Option<i64>, Option<String>, Option<String>, Option<i32>);
         let rows: Vec<WishRow> = sqlx::query_as(
             "select g.id, g.paused, g.resumes, o.id, o.action, o.topic, o.partition
              from projector.generation g
@@ -31,29 +27,21 @@ impl Operator for Postgres {
         .fetch_all(&mut *self.connection().await?)
         .await
         .map_err(classify)?;
-        let mut wishes: BTreeMap<i64, Wishes> = BTreeMap::new();
-        for (generation, paused, resumes, id, action, topic, partition) in rows {
-            let wish =
-                wishes.entry(generation).or_insert(Wishes { generation, paused, resumes, open: Vec::new() });
-            let Some(action) = action.as_deref().and_then(Action::from_word) else { continue };
-            if let (Some(id), Some(topic), Some(partition)) = (id, topic, partition) {
-                let partition = Partition::new(topic, partition);
-                wish.open.push(Open { id, action, partition });
-            }
-        }
-        Ok(wishes.into_values().collect())
+        Ok(wishes(rows))
     }
 
     async fn dead_letters(&self, filter: &Filter) -> Result<Vec<Letter>, StoreError> {
-        let rows = sqlx::query(
-            "select d.id, g.projection, g.number, d.topic, d.partition, d.\"offset\",
-               coalesce(d.timestamp_ms, (extract(epoch from d.recorded_at) * 1000)::int8), d.key, case when $9 then d.payload end,
-               case when $9 then d.headers::text else '[]' end, d.oversize_bytes, d.digest, c.version, d.kind, d.code, d.detail, d.backtrace, d.db_table, d.db_column,
-               d.db_constraint, d.attempts, (extract(epoch from d.died_at) * 1000000)::int8,
+        sqlx::query_as(
+            "select d.id, g.projection, g.number as generation, d.topic, d.partition, d.\"offset\",
+               coalesce(d.timestamp_ms, (extract(epoch from d.recorded_at) * 1000)::int8) as timestamp_ms, d.key,
+               d.kind, d.code, d.detail, d.db_table, d.db_column, d.db_constraint, d.backtrace,
+               coalesce(c.version, '') as version, d.digest, d.attempts,
+               (extract(epoch from d.died_at) * 1000000)::int8 as died_at,
                (select (select count(*) from projector.parked p
                         where p.generation_id = b.generation_id and p.key_id = b.key_id)
-                from projector.blocked_key b where b.dead_letter_id = d.id),
-               octet_length(d.payload)::int8
+                from projector.blocked_key b where b.dead_letter_id = d.id) as parked,
+               case when $9 then d.headers else '[]'::jsonb end as headers, case when $9 then d.payload end as payload,
+               octet_length(d.payload)::int8 as payload_bytes, d.oversize_bytes
              from projector.dead_letter d
              join projector.generation g on g.id = d.generation_id
              left join projector.component c on c.digest = d.digest
@@ -74,34 +62,7 @@ impl Operator for Postgres {
         .bind(filter.whole)
         .fetch_all(&mut *self.connection().await?)
         .await
-        .map_err(classify)?;
-        let letter = |row: &sqlx::postgres::PgRow| Letter {
-            id: row.get(0),
-            projection: row.get(1),
-            generation: row.get(2),
-            topic: row.get(3),
-            partition: row.get(4),
-            offset: row.get(5),
-            timestamp_ms: row.get(6),
-            key: row.get(7),
-            payload: row.get(8),
-            headers: serde_json::from_str(&row.get::<String, _>(9)).unwrap_or_default(),
-            oversize_bytes: row.get(10),
-            digest: row.get(11),
-            version: row.get::<Option<String>, _>(12).unwrap_or_default(),
-            kind: row.get(13),
-            code: row.get(14),
-            detail: row.get(15),
-            backtrace: row.get(16),
-            table: row.get(17),
-            column: row.get(18),
-            constraint: row.get(19),
-            attempts: row.get(20),
-            died_at: row.get(21),
-            parked: row.get(22),
-            payload_bytes: row.get(23),
-        };
-        Ok(rows.iter().map(letter).collect())
+        .map_err(classify)
     }
 
     async fn ask(&self, operation: &NewOperation) -> Result<Option<i64>, StoreError> {
@@ -226,29 +187,18 @@ impl Operator for Postgres {
     ) -> Result<u64, StoreError> {
         let mut tx = self.begin(BEGIN).await?;
         let ids: Vec<&[u8]> = ids.iter().map(|id| &id.0[..]).collect();
-        // Whoever parks waits, and finds the key free then.
-        sqlx::query(
+        for statement in [
+            // Whoever parks waits, and finds the key free then.
             "delete from projector.blocked_key where generation_id = $1 and (key_id = any($2) or dead_letter_id in
                (select id from projector.dead_letter where generation_id = $1 and key = $3))",
-        )
-        .bind(generation.id)
-        .bind(&ids)
-        .bind(key)
-        .execute(&mut *tx)
-        .await
-        .map_err(classify)?;
-        // What was said of the events is theirs as well.
-        sqlx::query(
+            // What was said of the events is theirs as well.
             "update projector.operation set verdict = null where generation_id = $1
                and (key_id = any($2) or dead_letter_id in
                  (select id from projector.dead_letter where generation_id = $1 and key = $3))",
-        )
-        .bind(generation.id)
-        .bind(&ids)
-        .bind(key)
-        .execute(&mut *tx)
-        .await
-        .map_err(classify)?;
+        ] {
+            let forget = sqlx::query(statement).bind(generation.id).bind(&ids).bind(key);
+            forget.execute(&mut *tx).await.map_err(classify)?;
+        }
         let dead: Vec<GoneRow> = sqlx::query_as(
             "delete from projector.dead_letter where generation_id = $1 and key = $2
              returning topic, partition, 'dead', code",
@@ -311,10 +261,10 @@ impl Operator for Postgres {
     }
 
     async fn operations(&self, projection: Option<&str>, most: i64) -> Result<Vec<Operation>, StoreError> {
-        let rows = sqlx::query(
-            "select o.id, g.projection, g.number, o.action, o.dead_letter_id, o.topic, o.partition, o.dry_run, o.reason,
-               o.asked_by, (extract(epoch from o.asked_at) * 1000000)::int8,
-               (extract(epoch from o.done_at) * 1000000)::int8, o.verdict::text
+        sqlx::query_as(
+            "select o.id, g.projection, g.number as generation, o.action, o.dead_letter_id, o.topic, o.partition, o.dry_run, o.reason,
+               o.asked_by, (extract(epoch from o.asked_at) * 1000000)::int8 as asked_at,
+               (extract(epoch from o.done_at) * 1000000)::int8 as done_at, o.verdict
              from projector.operation o join projector.generation g on g.id = o.generation_id
              where $1::text is null or g.projection = $1 order by o.id desc limit $2",
         )
@@ -322,23 +272,7 @@ impl Operator for Postgres {
         .bind(most)
         .fetch_all(&mut *self.connection().await?)
         .await
-        .map_err(classify)?;
-        let operation = |row: &sqlx::postgres::PgRow| Operation {
-            id: row.get(0),
-            projection: row.get(1),
-            generation: row.get(2),
-            action: row.get(3),
-            dead_letter: row.get(4),
-            topic: row.get(5),
-            partition: row.get(6),
-            dry_run: row.get(7),
-            reason: row.get(8),
-            asked_by: row.get(9),
-            asked_at: row.get(10),
-            done_at: row.get(11),
-            verdict: row.get::<Option<String>, _>(12).and_then(|json| serde_json::from_str(&json).ok()),
-        };
-        Ok(rows.iter().map(operation).collect())
+        .map_err(classify)
     }
 }
 

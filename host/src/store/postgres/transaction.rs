@@ -15,6 +15,7 @@ use super::ADVISORY_CLASS;
 use super::errors::classify;
 use super::statements::Statements;
 use super::values::{self, Timestamp};
+use super::waiting::shift;
 use crate::batch::BatchLimits;
 use crate::duplicate::{EventId, Remembered};
 use crate::event::Partition;
@@ -22,7 +23,7 @@ use crate::failpoint;
 use crate::ordering::{Blocked, KeyId};
 use crate::plan::{self, Step};
 use crate::store::operator::Taken;
-use crate::store::{Advance, Books, Deployment, StoreError, Transaction, Writes};
+use crate::store::{Advance, Books, Counters, Deployment, StoreError, Transaction, Writes};
 
 pub(super) struct Batch {
     pub(super) tx: sqlx::Transaction<'static, sqlx::Postgres>,
@@ -143,7 +144,7 @@ impl Transaction for Batch {
         self.advance(&writes.advances).await?;
         if let Some(release) = &writes.release {
             // Checkpoints first, as all writers do.
-            self.shift(&release.shifts).await?;
+            shift(&mut self.tx, self.deployment.generation.id, &release.shifts).await?;
         }
         let changes =
             writes.changes.iter().flat_map(|(event, changes)| changes.iter().map(|change| (*event, change)));
@@ -194,6 +195,8 @@ impl Batch {
             return Ok(());
         }
         let column = |of: fn(&Advance) -> i64| advances.iter().map(of).collect::<Vec<i64>>();
+        let totals: Vec<Counters> = advances.iter().map(|advance| advance.books.totals()).collect();
+        let counted = |of: fn(&Counters) -> i64| totals.iter().map(of).collect::<Vec<i64>>();
         let moved = sqlx::query(
             "update projector.checkpoint c
              set next_offset = u.next, read = c.read + u.applied + u.ignored + u.parked + u.dead,
@@ -210,10 +213,10 @@ impl Batch {
         .bind(advances.iter().map(|advance| advance.partition.number).collect::<Vec<i32>>())
         .bind(column(|advance| advance.expected))
         .bind(column(|advance| advance.next))
-        .bind(column(|advance| advance.books.totals().applied))
-        .bind(column(|advance| advance.books.totals().ignored))
-        .bind(column(|advance| advance.books.totals().parked))
-        .bind(column(|advance| advance.books.totals().dead))
+        .bind(counted(|totals| totals.applied))
+        .bind(counted(|totals| totals.ignored))
+        .bind(counted(|totals| totals.parked))
+        .bind(counted(|totals| totals.dead))
         .fetch_all(&mut *self.tx)
         .await
         .map_err(classify)?;

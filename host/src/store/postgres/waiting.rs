@@ -1,7 +1,5 @@
 //! Dead letters, and the events that wait behind them.
 
-use sqlx::Row;
-
 use super::errors::classify;
 use super::transaction::Batch;
 use super::values::Timestamp;
@@ -9,7 +7,7 @@ use crate::batch::BatchLimits;
 use crate::event::{Event, Partition};
 use crate::ordering::{Blocked, KeyId};
 use crate::outcome::Refusal;
-use crate::store::operator::{Action, Fate, KeptRow, OperationRow, Release, Taken, Verdict};
+use crate::store::operator::{Action, Fate, KeptRow, LetterRow, OperationRow, Release, Taken, Verdict};
 use crate::store::{Books, DeadLetter, Parked, StoreError};
 
 impl Batch {
@@ -152,9 +150,10 @@ impl Batch {
         .fetch_optional(&mut *self.tx)
         .await
         .map_err(classify)?;
-        let letter = sqlx::query(
+        let letter: Option<LetterRow> = sqlx::query_as(
             "select id, topic, partition, \"offset\",
-               coalesce(timestamp_ms, (extract(epoch from recorded_at) * 1000)::int8), key, payload, headers::text, oversize_bytes, code
+               coalesce(timestamp_ms, (extract(epoch from recorded_at) * 1000)::int8) as timestamp_ms, key, payload,
+               headers::text as headers, oversize_bytes, code
              from projector.dead_letter where generation_id = $1 and id = $2 for update",
         )
         .bind(self.generation())
@@ -163,15 +162,15 @@ impl Batch {
         .await
         .map_err(classify)?;
         let topics = self.deployment.topics.clone();
-        let letter = letter.map(|row| {
-            let (kept, code) = (kept_row(&row), row.get(9));
-            let partition = kept.partition();
-            (kept.kept(&topics), partition, code)
+        let letter = letter.map(|LetterRow { kept, code }| {
+            let (kept, partition) = kept.kept(&topics);
+            (kept, partition, code)
         });
         let (mut parked, mut parked_count) = (Vec::new(), 0);
         if let Some(key) = &key {
-            let rows = sqlx::query(
-                "select id, topic, partition, \"offset\", timestamp_ms, key, payload, headers::text, oversize_bytes
+            let rows: Vec<KeptRow> = sqlx::query_as(
+                "select id, topic, partition, \"offset\", timestamp_ms, key, payload, headers::text as headers,
+                   oversize_bytes
                  from (select *, coalesce(sum(coalesce(octet_length(payload), 0)) over (
                          order by id rows between unbounded preceding and 1 preceding), 0) as before
                        from (select * from projector.parked where generation_id = $1 and key_id = $2
@@ -185,14 +184,7 @@ impl Batch {
             .fetch_all(&mut *self.tx)
             .await
             .map_err(classify)?;
-            parked = rows
-                .iter()
-                .map(kept_row)
-                .map(|row| {
-                    let partition = row.partition();
-                    (row.kept(&topics), partition)
-                })
-                .collect();
+            parked = rows.into_iter().map(|row| row.kept(&topics)).collect();
             parked_count = sqlx::query_scalar(
                 "select count(*) from projector.parked where generation_id = $1 and key_id = $2",
             )
@@ -280,14 +272,9 @@ impl Batch {
         .map_err(classify)?;
         Ok(())
     }
-
-    /// Counts events anew that were read before: in the order of their partitions, as all do.
-    pub(super) async fn shift(&mut self, shifts: &[(Partition, Books)]) -> Result<(), StoreError> {
-        shift(&mut self.tx, self.deployment.generation.id, shifts).await
-    }
 }
 
-/// See [`Batch::shift`].
+/// Counts events anew that were read before.
 pub(super) async fn shift(
     connection: &mut sqlx::PgConnection,
     generation: i64,
@@ -323,21 +310,6 @@ pub(super) fn meanwhile(what: &str) -> StoreError {
 
 fn key_id(bytes: &[u8]) -> Option<KeyId> {
     bytes.try_into().ok().map(KeyId)
-}
-
-/// A row of id, topic, partition, offset, timestamp, key, payload, headers and the weight of a payload that was left in the log.
-fn kept_row(row: &sqlx::postgres::PgRow) -> KeptRow {
-    KeptRow {
-        id: row.get(0),
-        topic: row.get(1),
-        partition: row.get(2),
-        offset: row.get(3),
-        timestamp_ms: row.get(4),
-        key: row.get(5),
-        payload: row.get(6),
-        headers: row.get(7),
-        oversize_bytes: row.get(8),
-    }
 }
 
 /// What the value weighs that was left in the log.

@@ -1,7 +1,6 @@
 //! Dead letters, and the events that wait behind them.
 
-use sqlx::Row;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::sqlite::SqliteConnection;
 
 use super::errors::classify;
 use super::now_micros;
@@ -9,7 +8,7 @@ use super::transaction::Batch;
 use crate::batch::BatchLimits;
 use crate::event::Partition;
 use crate::ordering::{Blocked, KeyId};
-use crate::store::operator::{Action, Fate, KeptRow, OperationRow, Release, Taken, Verdict};
+use crate::store::operator::{Action, Fate, KeptRow, LetterRow, OperationRow, Release, Taken, Verdict};
 use crate::store::{Books, DeadLetter, Parked, StoreError};
 
 impl Batch {
@@ -138,8 +137,8 @@ impl Batch {
         .fetch_optional(&mut *self.tx)
         .await
         .map_err(classify)?;
-        let letter = sqlx::query(
-            "select id, topic, partition, \"offset\", coalesce(timestamp_ms, recorded_at / 1000), key, payload, headers,
+        let letter: Option<LetterRow> = sqlx::query_as(
+            "select id, topic, partition, \"offset\", coalesce(timestamp_ms, recorded_at / 1000) as timestamp_ms, key, payload, headers,
                oversize_bytes, code from projector_dead_letter where generation_id = ? and id = ?",
         )
         .bind(self.generation())
@@ -148,14 +147,13 @@ impl Batch {
         .await
         .map_err(classify)?;
         let topics = self.deployment.topics.clone();
-        let letter = letter.map(|row| {
-            let (kept, code) = (kept_row(&row), row.get(9));
-            let partition = kept.partition();
-            (kept.kept(&topics), partition, code)
+        let letter = letter.map(|LetterRow { kept, code }| {
+            let (kept, partition) = kept.kept(&topics);
+            (kept, partition, code)
         });
         let (mut parked, mut parked_count) = (Vec::new(), 0);
         if let Some(key) = &key {
-            let rows = sqlx::query(
+            let rows: Vec<KeptRow> = sqlx::query_as(
                 "select id, topic, partition, \"offset\", timestamp_ms, key, payload, headers, oversize_bytes
                  from (select *, coalesce(sum(coalesce(length(payload), 0)) over (
                          order by id rows between unbounded preceding and 1 preceding), 0) as before
@@ -170,14 +168,7 @@ impl Batch {
             .fetch_all(&mut *self.tx)
             .await
             .map_err(classify)?;
-            parked = rows
-                .iter()
-                .map(kept_row)
-                .map(|row| {
-                    let partition = row.partition();
-                    (row.kept(&topics), partition)
-                })
-                .collect();
+            parked = rows.into_iter().map(|row| row.kept(&topics)).collect();
             parked_count = sqlx::query_scalar(
                 "select count(*) from projector_parked where generation_id = ? and key_id = ?",
             )
@@ -278,19 +269,4 @@ pub(super) async fn shift(
         .map_err(classify)?;
     }
     Ok(())
-}
-
-/// A row of id, topic, partition, offset, timestamp, key, payload, headers and the weight of a payload that was left in the log.
-fn kept_row(row: &SqliteRow) -> KeptRow {
-    KeptRow {
-        id: row.get(0),
-        topic: row.get(1),
-        partition: row.get(2),
-        offset: row.get(3),
-        timestamp_ms: row.get(4),
-        key: row.get(5),
-        payload: row.get(6),
-        headers: row.get(7),
-        oversize_bytes: row.get(8),
-    }
 }
