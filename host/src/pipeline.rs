@@ -623,7 +623,13 @@ impl Run {
                     if at(|advance| advance.next) {
                         return Recovered::Committed(advances);
                     }
-                    return Recovered::Moved(partitions);
+                    // Those that were given back meanwhile are another host's business: no fence, but void.
+                    let granted = self.source.granted();
+                    let moved = advances.iter().zip(&checkpoints).any(|(advance, found)| {
+                        found.as_ref().map(|found| found.next_offset) != Some(advance.expected)
+                            && granted.contains(&advance.partition)
+                    });
+                    return if moved { Recovered::Moved(partitions) } else { Recovered::TryAgain };
                 }
             }
         }

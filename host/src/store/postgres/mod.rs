@@ -13,7 +13,7 @@ mod waiting;
 use std::collections::HashMap;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use projector_model::{Contract, Descriptor};
@@ -48,9 +48,9 @@ type DeploymentKey = (i64, Arc<str>);
 
 pub struct Postgres {
     pool: PgPool,
-    /// Why the database did not answer last, if it did not, and whoever asks it whether it does again: one
-    /// at a time, so that many projections are no storm on a database that comes back.
-    down: Mutex<Option<String>>,
+    /// When and why the database did not answer last, if it did not, and whoever asks it whether it does
+    /// again: one at a time, so that many projections are no storm on a database that comes back.
+    down: Mutex<Option<(Instant, String)>>,
     probe: tokio::sync::Mutex<()>,
     id: Uuid,
     /// The SQL of each deployment, built once.
@@ -114,21 +114,30 @@ impl Postgres {
         self.one_probe(begin(&self.pool, statement)).await
     }
 
-    /// Connects; while the database is down, one at a time, and whoever else asks is told at once.
+    /// Connects; while the database is down, one at a time: whoever else asks waits for what that one finds
+    /// out.
     async fn one_probe<T>(
         &self,
         connect: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let down = || self.down.lock().unwrap_or_else(PoisonError::into_inner);
-        let cause = down().clone();
-        let _probe = match cause {
-            None => None,
-            Some(cause) => Some(self.probe.try_lock().map_err(|_| meanwhile(&cause))?),
-        };
+        let asked = Instant::now();
+        let down = || self.down.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut probe = None;
+        if down().is_some() {
+            probe = Some(self.probe.lock().await);
+            match down() {
+                Some((since, cause)) if since > asked => return Err(meanwhile(&cause)),
+                Some(_) => {}
+                None => probe = None,
+            }
+        }
         let connected = connect.await;
         // A pool that is all lent out is busy, and not down.
         let busy = self.pool.size() >= self.pool.options().get_max_connections();
-        *down() = connected.as_ref().err().filter(|_| !busy).map(ToString::to_string);
+        let cause =
+            connected.as_ref().err().filter(|_| !busy).map(|error| (Instant::now(), error.to_string()));
+        *self.down.lock().unwrap_or_else(PoisonError::into_inner) = cause;
+        drop(probe);
         connected
     }
 
