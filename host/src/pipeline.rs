@@ -19,7 +19,7 @@ use crate::project::purity::{self, Call, Sampling};
 use crate::project::{self, Caller, FirstAnswer, ProjectError};
 use crate::retry::{Backoff, Halt, Retries};
 use crate::settle::{self, Attempt, Isolate, Released, Settler, isolate};
-use crate::source::{Incoming, Log, Source};
+use crate::source::{Hold, Incoming, Log, Source};
 use crate::store::operator::Open;
 use crate::store::{Advance, CatchingUp, Deployment, LockHolder, StoreError};
 use crate::wishes::Board;
@@ -337,10 +337,7 @@ impl Run {
             if !self.of_the_same_log(&mut batch).await {
                 return Ok(None);
             }
-            let hold = self.source.hold(&mut batch.deliveries);
-            if batch.answers.as_ref().is_some_and(|answers| answers.len() != batch.deliveries.len()) {
-                batch.answers = None;
-            }
+            let hold = self.hold(&mut batch);
             if batch.deliveries.is_empty() {
                 self.available_again().await;
                 return Ok(None);
@@ -368,7 +365,7 @@ impl Run {
                         self.tally.retries += 1;
                         self.backoff.failed(error.kind(), &error);
                         self.name_lock_holder(&error).await;
-                        let recovered = self.recover(&batch).await;
+                        let recovered = self.recover(&mut batch).await;
                         if let Some(catching_up) = &mut self.catching_up
                             && !catching_up.is_held().await
                         {
@@ -376,7 +373,10 @@ impl Run {
                         }
                         match recovered {
                             // Smaller every time: it may have been too much for the session's timeouts.
-                            Recovered::TryAgain => self.cut(&mut batch, half),
+                            Recovered::TryAgain => {
+                                let half = half.min(batch.deliveries.len());
+                                self.cut(&mut batch, half);
+                            }
                             Recovered::Committed(advances) => {
                                 self.available_again().await;
                                 self.committed(&batch, advances).await;
@@ -599,23 +599,27 @@ impl Run {
     }
 
     /// After the database was gone: what became of the batch, as the checkpoints tell.
-    async fn recover(&mut self, batch: &Batch) -> Recovered {
+    async fn recover(&mut self, batch: &mut Batch) -> Recovered {
         loop {
             self.backoff.wait(&self.stop).await;
             if self.stop.is_cancelled() {
                 return Recovered::Stopped;
             }
-            let checkpoint = |partition: &Partition| self.positions.checkpoint(partition);
-            let advances = settle::advances(&batch.deliveries, &[], &checkpoint);
-            let partitions: Vec<Partition> =
-                advances.iter().map(|advance| advance.partition.clone()).collect();
-            match self.settler.store.checkpoints(&self.settler.deployment.generation, &partitions).await {
+            let asked: Vec<Partition> =
+                self.advances(batch).into_iter().map(|advance| advance.partition).collect();
+            match self.settler.store.checkpoints(&self.settler.deployment.generation, &asked).await {
                 Err(error) => self.backoff.failed(error.kind(), &error),
-                Ok(checkpoints) => {
+                Ok(found) => {
+                    // What was given back meanwhile is another host's business. The rest was this host's
+                    // when it was asked about.
+                    drop(self.hold(batch));
+                    let advances = self.advances(batch);
                     let at = |of: fn(&Advance) -> i64| {
-                        let found =
-                            checkpoints.iter().map(|found| found.as_ref().map(|found| found.next_offset));
-                        found.eq(advances.iter().map(|advance| Some(of(advance))))
+                        advances.iter().all(|advance| {
+                            let place = asked.iter().position(|partition| *partition == advance.partition);
+                            let checkpoint = place.and_then(|place| found[place].as_ref());
+                            checkpoint.is_some_and(|checkpoint| checkpoint.next_offset == of(advance))
+                        })
                     };
                     if at(|advance| advance.expected) {
                         return Recovered::TryAgain;
@@ -623,16 +627,28 @@ impl Run {
                     if at(|advance| advance.next) {
                         return Recovered::Committed(advances);
                     }
-                    // Those that were given back meanwhile are another host's business: no fence, but void.
-                    let granted = self.source.granted();
-                    let moved = advances.iter().zip(&checkpoints).any(|(advance, found)| {
-                        found.as_ref().map(|found| found.next_offset) != Some(advance.expected)
-                            && granted.contains(&advance.partition)
-                    });
-                    return if moved { Recovered::Moved(partitions) } else { Recovered::TryAgain };
+                    return Recovered::Moved(
+                        advances.into_iter().map(|advance| advance.partition).collect(),
+                    );
                 }
             }
         }
+    }
+
+    /// Drops from a batch what is void, and keeps the rest until the hold is dropped.
+    fn hold(&self, batch: &mut Batch) -> Hold {
+        let events = batch.deliveries.len();
+        let hold = self.source.hold(&mut batch.deliveries);
+        if batch.deliveries.len() != events {
+            batch.answers = None;
+        }
+        hold
+    }
+
+    /// How a batch would move the checkpoints.
+    fn advances(&self, batch: &Batch) -> Vec<Advance> {
+        let checkpoint = |partition: &Partition| self.positions.checkpoint(partition);
+        settle::advances(&batch.deliveries, &[], &checkpoint)
     }
 }
 
