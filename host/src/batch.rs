@@ -1,6 +1,6 @@
 //! Events that wait for their turn, and the batch that is cut from them.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::event::{Event, Partition};
 
@@ -62,6 +62,19 @@ impl Buffer {
         }
         let batch: Vec<Delivery> = self.waiting.drain(..count).collect();
         self.bytes -= weight(&batch);
+        batch
+    }
+
+    /// Takes the next batch of those that lie before these offsets. What lies beyond waits on.
+    pub fn take_within(&mut self, limits: BatchLimits, offsets: &BTreeMap<Partition, i64>) -> Vec<Delivery> {
+        let is_within = |delivery: &Delivery| {
+            let position = &delivery.event.position;
+            offsets.get(&position.partition).is_some_and(|end| position.offset < *end)
+        };
+        let (within, beyond) = std::mem::take(&mut self.waiting).into_iter().partition(is_within);
+        self.waiting = within;
+        let batch = self.take(limits);
+        self.waiting.extend::<VecDeque<_>>(beyond);
         batch
     }
 
@@ -140,6 +153,17 @@ mod tests {
         let taken = buffer.take(BatchLimits { events: 3, bytes: usize::MAX });
         buffer.put_back(taken);
         assert_eq!(offsets(&buffer.take(BatchLimits { events: 9, bytes: usize::MAX })), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn what_lies_beyond_a_hold_waits_in_its_order() {
+        let mut buffer = Buffer::default();
+        buffer.extend((0..4).flat_map(|offset| [delivery(0, offset, 1), delivery(1, offset, 1)]).collect());
+        let limits = BatchLimits { events: 9, bytes: usize::MAX };
+        let held = buffer.take_within(limits, &[(Partition::new("t", 0), 3), (Partition::new("t", 1), 1)].into());
+        assert_eq!(offsets(&held), [0, 0, 1, 2]);
+        assert!(buffer.take_within(limits, &BTreeMap::new()).is_empty());
+        assert_eq!(offsets(&buffer.take(limits)), [1, 2, 3, 3]);
     }
 
     #[test]

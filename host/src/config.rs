@@ -10,6 +10,7 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use minisign_verify::PublicKey;
 use projector_model::check::nearest;
 use serde::{Deserialize, Deserializer};
 
@@ -43,6 +44,9 @@ pub struct Config {
     /// [`lane`](crate::lane).
     #[serde(default = "one_lane")]
     pub lanes: NonZeroUsize,
+    /// How new versions and generations come about.
+    #[serde(default)]
+    pub deploy: Deploy,
     /// HTTP for operators and their tools; none, if it is left out.
     pub admin: Option<Admin>,
     /// How long a stop waits for the transactions in flight before it lets them roll back.
@@ -108,6 +112,28 @@ pub enum SaslMechanism {
 pub struct Plugins {
     /// The directory whose `.wasm` files are projections, relative to the configuration file.
     pub directory: PathBuf,
+    /// How often the directory is looked at, whether or not it was said to have changed.
+    #[serde(default = "thirty_seconds", with = "humantime_serde")]
+    pub rescan: Duration,
+    /// The list of the components that may run, likewise relative. Where it is left out, a `plugins.lock`
+    /// beside the configuration file is taken, if there is one at start.
+    pub lock: Option<PathBuf>,
+    /// Who may sign components, by their names. Once there is one, every component has to be signed.
+    #[serde(default)]
+    pub teams: BTreeMap<String, Team>,
+}
+
+/// The name of the lock file that is looked for beside the configuration.
+const LOCK: &str = "plugins.lock";
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Team {
+    /// Its minisign public key.
+    #[serde(deserialize_with = "public_key")]
+    pub key: PublicKey,
+    /// The projections that it may sign; any, if there is no such list.
+    pub projections: Option<Vec<Text>>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -129,6 +155,45 @@ pub struct Store {
     /// was stopped in the middle of one holds its locks no longer than this.
     #[serde(default = "ten_seconds", with = "humantime_serde")]
     pub idle_in_transaction_timeout: Duration,
+}
+
+/// How new versions and generations come about.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Deploy {
+    /// For how many batches of each lane a new version is on trial: where it fails and the one before does
+    /// not, that one comes back by itself.
+    pub trial_batches: u64,
+    /// The share of its time that a lane uses while it builds a generation beside the live one; the rest
+    /// of it is left to others.
+    #[serde(deserialize_with = "share")]
+    pub rebuild_share: f64,
+    /// When a generation is shown to readers that is built beside the live one.
+    pub promote: Promote,
+    /// Tables (`customer`) and columns (`customer.name`) in which a new generation may differ.
+    pub expected_differences: Vec<String>,
+}
+
+impl Default for Deploy {
+    fn default() -> Self {
+        Self {
+            trial_batches: 100,
+            rebuild_share: 0.5,
+            promote: Promote::Manual,
+            expected_differences: Vec::new(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Promote {
+    /// When somebody says so.
+    Manual,
+    /// As soon as everything in the log is in it.
+    WhenFresh,
+    /// As soon as it is fresh, if it holds what the live one holds, but for expected differences.
+    WhenEqual,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -171,6 +236,7 @@ pub struct Projection {
     pub batch: Option<Batch>,
     pub failures: Option<Failures>,
     pub lanes: Option<NonZeroUsize>,
+    pub deploy: Option<Deploy>,
 }
 
 /// What a plugin may use. A limit of an event ends the one event that hits it, one of a batch the batch
@@ -276,6 +342,16 @@ fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     }
 }
 
+/// The line of a `minisign.pub` that begins with `RW`.
+fn public_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PublicKey, D::Error> {
+    let key = Text::deserialize(deserializer)?;
+    PublicKey::from_base64(&key).map_err(|_| {
+        serde::de::Error::custom(
+            "it is no minisign public key: write the line of minisign.pub that begins with RW",
+        )
+    })
+}
+
 /// That of the services which a projector replaces: found dead after 30 s.
 pub const SESSION_TIMEOUT_MS: u64 = 30_000;
 
@@ -378,6 +454,14 @@ impl Config {
         let mut config = Self::parse(&shown, &text)?;
         let base = path.parent().map(Path::to_path_buf).unwrap_or_default();
         config.plugins.directory = base.join(&config.plugins.directory);
+        config.plugins.lock = match config.plugins.lock {
+            Some(named) => Some(base.join(named)),
+            // One that cannot be looked at is one that cannot be read, which is told where it is read.
+            None => Some(base.join(LOCK)).filter(|lock| {
+                let found = std::fs::symlink_metadata(lock);
+                !found.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+            }),
+        };
         for store in std::iter::once(&mut config.store).chain(config.stores.values_mut()) {
             store.url = store.url.relative_to(&base);
         }
@@ -405,6 +489,17 @@ impl Config {
         };
         let config: Config =
             toml::from_str(text).map_err(|error| invalid(error.message().to_owned(), error.span()))?;
+        let mut signers: Vec<(&String, &Team)> = Vec::new();
+        for (name, team) in &config.plugins.teams {
+            if let Some((other, _)) = signers.iter().find(|(_, other)| other.key == team.key) {
+                let message = format!(
+                    "plugins.teams.{name}.key is that of plugins.teams.{other} too: who signs would be nobody in particular; give each team a key of its own"
+                );
+                let at = text.find(&format!("plugins.teams.{name}")).map(|at| at..at + "plugins.teams.".len() + name.len());
+                return Err(invalid(message, at));
+            }
+            signers.push((name, team));
+        }
         for (name, projection) in &config.projections {
             if let Some(store) = &projection.store
                 && !config.stores.contains_key(&**store)
@@ -458,6 +553,16 @@ impl Config {
 
     pub fn batch_of(&self, projection: &str) -> &Batch {
         self.projections.get(projection).and_then(|own| own.batch.as_ref()).unwrap_or(&self.batch)
+    }
+
+    pub fn deploy_of(&self, projection: &str) -> &Deploy {
+        self.projections.get(projection).and_then(|own| own.deploy.as_ref()).unwrap_or(&self.deploy)
+    }
+
+    /// What a file may have at most, whichever projection it turns out to be.
+    pub fn most_component_bytes(&self) -> usize {
+        let own = self.projections.values().filter_map(|own| own.limits.as_ref());
+        std::iter::once(&self.limits).chain(own).map(|limits| limits.component_bytes).max().unwrap_or(0)
     }
 
     pub fn failures_of(&self, projection: &str) -> &Failures {
@@ -606,6 +711,38 @@ store = "analytics"
             message.starts_with("projector.toml:16:") && message.contains("1048576 at most"),
             "{message}"
         );
+    }
+
+    const KEY: &str = "RWTWKNoI37OtkWb1u2p9B5zg1W1D3mFLRLfHQzFey24nHXttU4tDfWDg";
+
+    #[test]
+    fn a_team_has_a_public_key_and_it_alone() {
+        let text = format!("{SOUND}[plugins.teams.checkout]\nkey = \"{KEY}\"\nprojections = [\"sales\"]\n");
+        let config = Config::parse("projector.toml", &text).expect("sound");
+        assert!(config.plugins.teams["checkout"].projections.is_some());
+        let (message, _) = error(&text.replace("RW", "RX"));
+        assert!(
+            message.starts_with("projector.toml:16:") && message.contains("minisign.pub"),
+            "{message}"
+        );
+        let (message, _) = error(&format!("{text}[plugins.teams.sales]\nkey = \"{KEY}\"\n"));
+        assert!(message.starts_with("projector.toml:18: plugins.teams.sales.key is that of"), "{message}");
+    }
+
+    #[test]
+    fn a_lock_is_looked_for_beside_the_configuration() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("projector.toml");
+        std::fs::write(&path, SOUND).expect("written");
+        assert_eq!(Config::load(&path).expect("sound").plugins.lock, None);
+        std::fs::write(directory.path().join("plugins.lock"), "").expect("written");
+        let found = Config::load(&path).expect("sound").plugins;
+        assert_eq!(found.lock, Some(directory.path().join("plugins.lock")));
+        assert_eq!(found.directory, directory.path().join("plugins"));
+        let named = SOUND.replace("[plugins]", "[plugins]\nlock = \"other.lock\"");
+        std::fs::write(&path, named).expect("written");
+        let named = Config::load(&path).expect("sound").plugins.lock;
+        assert_eq!(named, Some(directory.path().join("other.lock")));
     }
 
     #[test]

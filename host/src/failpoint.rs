@@ -8,6 +8,18 @@ pub const BEFORE_WRITE: &str = "before-write";
 pub const BEFORE_COMMIT: &str = "before-commit";
 /// The transaction is committed, and nobody was told.
 pub const AFTER_COMMIT: &str = "after-commit";
+/// Something was added to tables in use.
+pub const AFTER_STEP: &str = "after-step";
+/// A component is about to become the active one.
+pub const BEFORE_ACTIVATION: &str = "before-activation";
+/// It is, and nobody was told.
+pub const AFTER_ACTIVATION: &str = "after-activation";
+/// The component before is the active one again, and nobody was told.
+pub const AFTER_REVERT: &str = "after-revert";
+/// Readers are about to see another generation.
+pub const BEFORE_PROMOTE: &str = "before-promote";
+/// Two generations are held, to be compared.
+pub const HELD: &str = "held";
 
 /// Says that a projection got to a place.
 #[cfg(debug_assertions)]

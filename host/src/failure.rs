@@ -109,16 +109,16 @@ kinds! {
     /// The file is no plugin that may run.
     Component = "component", Refuse,
         "do what the reason says, and replace the file";
-    /// The component needs other tables or topics than those that are there.
-    Layout = "layout", Refuse,
-        "keep the tables, the topics and the revision as they are; this host does not build rows anew yet";
 
     /// Another host moved the checkpoint.
     Fenced = "fenced", Reposition,
         "nothing: it is what keeps two hosts from writing the same event";
     /// Another component became the active one.
     Superseded = "superseded", Reposition,
-        "nothing: the projection starts again with the active component";
+        "nothing: the projection goes on with the active component";
+    /// Its checkpoints are held, to be compared or switched.
+    Held = "held", Reposition,
+        "nothing: it goes on within seconds";
 }
 
 impl FailureKind {

@@ -14,6 +14,7 @@ pub mod batch;
 pub mod catch_up;
 pub mod checkpoint;
 pub mod config;
+pub mod deploy;
 pub mod duplicate;
 pub mod event;
 pub mod failpoint;

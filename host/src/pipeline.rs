@@ -6,20 +6,27 @@
 
 mod positions;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use projector_model::{Contract, order};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::{BatchLimits, Buffer, Delivery};
 use crate::event::Partition;
+use crate::config::Deploy;
+use crate::deploy::versions::Versions;
 use crate::failure::{FailureKind, Response, Trouble};
+use crate::outcome::Failure;
+use crate::plugin::Plugin;
 use crate::policy::Flood;
 use crate::project::purity::{self, Call, Sampling};
 use crate::project::{self, Caller, FirstAnswer, ProjectError};
 use crate::retry::{Backoff, Halt, Retries};
-use crate::settle::{self, Attempt, Isolate, Released, Settler, isolate};
+use crate::settle::{self, Attempt, Isolate, OnTrial, Released, Settler, isolate};
 use crate::source::{Hold, Incoming, Log, Source};
+use crate::store::deployments::{Role, Vector};
 use crate::store::operator::Open;
 use crate::store::{Advance, CatchingUp, Deployment, LockHolder, StoreError};
 use crate::wishes::Board;
@@ -31,10 +38,16 @@ const TIMEOUTS: u32 = 3;
 const LONGEST_REST: Duration = Duration::from_secs(10);
 /// Times that a batch may wait for a lock in vain before the status tells.
 const LOCK_TIMEOUTS: u32 = 3;
+/// How often it is looked whether a hold is over.
+const HOLD_LOOK: Duration = Duration::from_millis(100);
+/// So many batches may wait while it is held at some offsets.
+const HELD_BATCHES: usize = 16;
 
 pub struct Pipeline {
     pub settler: Settler,
     pub log: Log,
+    /// Where a version is found that becomes the active one.
+    pub versions: Arc<Versions>,
     pub source: Source,
     pub limits: BatchLimits,
     /// What operators want.
@@ -45,6 +58,7 @@ pub struct Pipeline {
     pub catching_up: Option<CatchingUp>,
     /// Whether there are to be more lanes then, in a new run.
     pub more_lanes: bool,
+    pub deploy: Deploy,
     /// Asks for an end: the batch in flight is settled, or let go.
     pub stop: CancellationToken,
 }
@@ -81,10 +95,12 @@ struct Batch {
 impl Pipeline {
     /// Runs until it is asked to stop (`Ok`), or cannot go on.
     pub async fn run(self) -> Result<(), Halt> {
-        let Self { settler, log, source, limits, board, retries, catching_up, more_lanes, stop } = self;
+        let Self { settler, log, versions, source, limits, board, retries, catching_up, more_lanes, deploy, stop } =
+            self;
         let generation = settler.deployment.generation.clone();
         let mut run = Run {
-            resumes: board.of(generation.id).resumes,
+            resumes: board.of(generation.id).map(|wishes| wishes.resumes),
+            versions,
             backoff: Backoff::new(&generation.projection, &retries),
             sampling: Sampling::new(settler.plugin.limits.purity_sample),
             positions: Positions::new(generation, settler.store.clone(), log, &retries),
@@ -96,6 +112,10 @@ impl Pipeline {
             operations_again: None,
             served: Vec::new(),
             flood: Flood::default(),
+            trial_batches: deploy.trial_batches,
+            rebuild_share: deploy.rebuild_share,
+            hold: None,
+            switch: Switch::default(),
             catching_up,
             more_lanes,
             stop,
@@ -124,6 +144,18 @@ impl Pipeline {
     }
 }
 
+/// Going over from one version to another.
+#[derive(Default)]
+struct Switch {
+    /// Since the last commit of the version before; over with the first of the next one.
+    began: Option<Instant>,
+    last_commit: Option<Instant>,
+    /// Those that the active version committed.
+    batches: u64,
+    /// It is built beside a live generation.
+    beside_live: bool,
+}
+
 struct Run {
     settler: Settler,
     source: Source,
@@ -137,9 +169,16 @@ struct Run {
     /// What they asked for, and is done.
     served: Vec<i64>,
     /// How often operators had said "go on".
-    resumes: i64,
+    resumes: Option<i64>,
+    versions: Arc<Versions>,
     /// Failures among the last events.
     flood: Flood,
+    /// Batches for which a version is on trial still.
+    trial_batches: u64,
+    rebuild_share: f64,
+    /// No batch goes beyond these offsets for now, or none is written at all.
+    hold: Option<Option<Vector>>,
+    switch: Switch,
     catching_up: Option<CatchingUp>,
     more_lanes: bool,
     stop: CancellationToken,
@@ -175,6 +214,7 @@ impl Run {
     async fn next_batch(&mut self, mut ahead: Option<Batch>) -> Result<Option<Batch>, Halt> {
         loop {
             self.drain();
+            self.follow(&mut ahead)?;
             if let Some(reason) = self.failed.take() {
                 return Err(Halt::Restart(reason));
             }
@@ -187,32 +227,78 @@ impl Run {
             if let Some(batch) = ahead.take().or_else(|| self.take_batch()) {
                 return Ok(Some(batch));
             }
+            let is_held = self.hold.is_some();
             let retry = self.positions.next_try().or_else(|| self.next_try_to_end_it());
             let retry = retry.into_iter().chain(self.operations_again).min();
             tokio::select! {
-                incoming = self.source.next() => match incoming {
+                incoming = self.source.next(), if !self.is_crowded() => match incoming {
                     Some(incoming) => self.receive(incoming),
                     None => return Err(Halt::Restart("the Kafka consumer ended".into())),
                 },
                 () = self.board.changed() => {}
+                // A hold that nobody ends is over after its time.
+                () = tokio::time::sleep(HOLD_LOOK), if is_held => {}
                 () = self.stop.cancelled() => {}
                 () = wait_until(retry) => {}
             }
         }
     }
 
+    /// Goes over to the version that is active, and heeds a hold: between two batches.
+    fn follow(&mut self, ahead: &mut Option<Batch>) -> Result<(), Halt> {
+        let Some(wishes) = self.board.of(self.settler.deployment.generation.id) else {
+            return Err(Halt::Switch);
+        };
+        self.switch.beside_live = wishes.role == Role::Building;
+        if wishes.active != *self.settler.deployment.digest {
+            let next = self.versions.known(&wishes.active).filter(|next| self.can_go_on_with(next));
+            let Some(next) = next else { return Err(Halt::Switch) };
+            let before = self.settler.go_over_to(next);
+            let on_trial = wishes.on_trial_against.as_deref() == Some(&*before.digest);
+            self.settler.on_trial = on_trial.then(|| OnTrial::against(&self.settler, before));
+            self.switch.began = Some(self.switch.last_commit.unwrap_or_else(Instant::now));
+            self.switch.batches = 0;
+            self.flood = Flood::default();
+            if let Some(ahead) = ahead {
+                ahead.answers = None;
+            }
+        } else if wishes.on_trial_against.is_none() {
+            self.settler.on_trial = None;
+        }
+        self.hold = wishes.hold;
+        if self.hold.is_some()
+            && let Some(ahead) = ahead.take()
+        {
+            self.buffer.put_back(ahead.deliveries);
+        }
+        Ok(())
+    }
+
+    /// Whether a version can take over where another one stops, without new consumers: it knows topics
+    /// by their place, and lanes by whether a batch must be the only one in flight.
+    fn can_go_on_with(&self, next: &Plugin) -> bool {
+        let (now, next) = (&self.settler.plugin.contract, &next.contract);
+        let topics = |contract: &Contract| {
+            contract.topics.iter().map(|topic| topic.name.clone()).collect::<Vec<_>>()
+        };
+        let order_shows = |contract: &Contract| !order::unsettled(contract).is_empty();
+        topics(now) == topics(next)
+            && now.needs_one_writer() == next.needs_one_writer()
+            && order_shows(now) == order_shows(next)
+    }
+
     /// Does what operators want, between two batches.
     async fn serve(&mut self) -> Result<(), Halt> {
-        let wishes = self.board.of(self.settler.deployment.generation.id);
+        let Some(wishes) = self.board.of(self.settler.deployment.generation.id) else { return Ok(()) };
         if let Some(reason) = wishes.paused {
             return Err(Halt::Paused(reason));
         }
-        if wishes.resumes != self.resumes {
-            self.resumes = wishes.resumes;
+        if self.resumes != Some(wishes.resumes) {
+            self.resumes = Some(wishes.resumes);
             // Partitions that were paused may be read again.
             self.reposition(&self.source.granted());
         }
-        if wishes.open.is_empty() {
+        if wishes.open.is_empty() || self.hold.is_some() {
             self.served.clear();
             return Ok(());
         }
@@ -239,6 +325,10 @@ impl Run {
             Err(error) if error.kind().response() == Response::Retry => {
                 tracing::warn!(projection = self.name(), operation = operation.id, %error, "to be tried again");
                 self.operations_again = Some(Instant::now() + Duration::from_secs(1));
+            }
+            // What is active or held now is heard of soon.
+            Err(StoreError::Inactive(_) | StoreError::Held(_)) => {
+                self.operations_again = Some(Instant::now() + HOLD_LOOK);
             }
             Err(error) => return Err(halt(error)),
         }
@@ -271,7 +361,11 @@ impl Run {
     }
 
     fn take_batch(&mut self) -> Option<Batch> {
-        let deliveries = self.buffer.take(self.limits);
+        let deliveries = match &self.hold {
+            None => self.buffer.take(self.limits),
+            Some(None) => Vec::new(),
+            Some(Some(at)) => self.buffer.take_within(self.limits, at),
+        };
         (!deliveries.is_empty()).then_some(Batch {
             deliveries,
             answers: None,
@@ -283,11 +377,22 @@ impl Run {
 
     /// Takes what has happened already, as long as there is room for it.
     fn drain(&mut self) {
-        while !self.buffer.is_full(self.limits)
+        while !self.is_crowded()
             && let Some(incoming) = self.source.try_next()
         {
             self.receive(incoming);
         }
+    }
+
+    /// Whether what waits is enough. While it is held at some offsets, those of one partition may lie
+    /// behind many of another one.
+    fn is_crowded(&self) -> bool {
+        let BatchLimits { events, bytes } = self.limits;
+        let limits = match &self.hold {
+            Some(Some(_)) => BatchLimits { events: HELD_BATCHES * events, bytes: HELD_BATCHES * bytes },
+            _ => self.limits,
+        };
+        self.buffer.is_full(limits)
     }
 
     fn receive(&mut self, incoming: Incoming) {
@@ -333,6 +438,7 @@ impl Run {
     /// asked about it meanwhile.
     async fn settle(&mut self, mut batch: Batch) -> Result<Option<Batch>, Halt> {
         let mut timeouts = 0;
+        let began = Instant::now();
         loop {
             if !self.of_the_same_log(&mut batch).await {
                 return Ok(None);
@@ -351,7 +457,7 @@ impl Run {
                     self.available_again().await;
                     self.flood = flood;
                     self.committed(&batch, advances).await;
-                    self.yield_to_neighbours(&batch).await;
+                    self.yield_to_neighbours(&batch, began.elapsed()).await;
                     return Ok(ahead);
                 }
                 Err(error) => error,
@@ -398,9 +504,19 @@ impl Run {
                     },
                     Response::Reposition | Response::Pause | Response::Refuse => match error {
                         StoreError::CheckpointMoved(partitions) => self.fenced(&partitions),
+                        // What is active or held now is heard at once, and heeded before the next batch.
+                        StoreError::Inactive(_) | StoreError::Held(_) => {
+                            self.buffer.put_back(std::mem::take(&mut batch.deliveries));
+                            if let Err(error) = self.board.refresh().await {
+                                self.backoff.failed(error.kind(), &error);
+                                self.backoff.wait(&self.stop).await;
+                            }
+                            return Ok(None);
+                        }
                         error => return Err(halt(error)),
                     },
                 },
+                ProjectError::OnTrial(failure) => self.compare(&batch, &failure).await,
                 ProjectError::Trouble(trouble) => return Err(Halt::Stop(trouble)),
                 ProjectError::Timeout(position) => {
                     timeouts += 1;
@@ -411,6 +527,46 @@ impl Run {
                     tracing::warn!(%position, "an event ran out of time; its batch is tried again");
                     self.backoff.wait(&self.stop).await;
                 }
+            }
+        }
+    }
+
+    /// A version on trial fails for a batch's first event: if the version before does not, that one is put
+    /// back. The events before this one are committed, and the rows are as they left them.
+    async fn compare(&mut self, batch: &Batch, failure: &Failure) {
+        let (Some(on_trial), Some(first)) = (&mut self.settler.on_trial, batch.deliveries.first()) else {
+            return;
+        };
+        let before = &on_trial.before;
+        match before.fails_for(first, &self.settler.plugin.contract).await {
+            // Neither takes it: no reason to go back.
+            Ok(true) => on_trial.compared = Some(first.event.position.clone()),
+            Ok(false) => {
+                let Deployment { generation, digest, .. } = &self.settler.deployment;
+                let (projection, position) = (&*generation.projection, &first.event.position);
+                let to = &before.deployment.digest;
+                let reason = format!("the event at {position} failed, and did not in the version before: {failure}");
+                match before.store.revert(generation, digest, to, &reason).await {
+                    Ok(_) => {
+                        tracing::error!(
+                            projection, digest = &**digest, to = &**to, reason,
+                            advice = "mend the version, and deploy it again", "version reverted"
+                        );
+                        self.backoff.succeeded();
+                        if let Err(error) = self.board.refresh().await {
+                            tracing::debug!(projection, %error, "what is active now is heard later");
+                        }
+                    }
+                    Err(error) => {
+                        self.backoff.failed(error.kind(), &error);
+                        self.backoff.wait(&self.stop).await;
+                    }
+                }
+            }
+            Err(error) => {
+                let kind = FailureKind::Database;
+                self.backoff.failed(kind, &format!("the version before could not be asked: {error:?}"));
+                self.backoff.wait(&self.stop).await;
             }
         }
     }
@@ -517,6 +673,7 @@ impl Run {
     async fn committed(&mut self, batch: &Batch, advances: Vec<Advance>) {
         self.tally.batches += 1;
         self.tally.events += batch.deliveries.len() as u64;
+        self.went_over().await;
         if let Some(left) = &mut self.until_caught_up {
             *left = left.saturating_sub(batch.deliveries.len());
         }
@@ -536,9 +693,36 @@ impl Run {
         }
     }
 
+    /// A batch of the active version is committed. Tells the first time, and when its trial is over.
+    async fn went_over(&mut self) {
+        let now = Instant::now();
+        let Deployment { generation, digest, contract, .. } = &self.settler.deployment;
+        if let Some(began) = self.switch.began.take() {
+            let gap_ms = now.duration_since(began).as_millis() as u64;
+            let (projection, version) = (&*generation.projection, &*contract.descriptor.version);
+            tracing::info!(projection, version, digest = &**digest, gap_ms, "went over to another version");
+        }
+        self.switch.last_commit = Some(now);
+        self.switch.batches += 1;
+        if self.settler.on_trial.is_some() && self.switch.batches >= self.trial_batches {
+            match self.settler.store.prove(generation, digest).await {
+                Ok(()) => self.settler.on_trial = None,
+                Err(error) => tracing::debug!(%error, "that a trial is over could not be stored"),
+            }
+        }
+    }
+
     /// A plugin that breaks its limits uses a machine that others share. So its projection rests for some
-    /// time after each batch in which it did: it has a quarter of a core at most.
-    async fn yield_to_neighbours(&self, batch: &Batch) {
+    /// time after each batch in which it did: it has a quarter of a core at most. A generation that is built
+    /// beside the live one rests for its share as well.
+    async fn yield_to_neighbours(&self, batch: &Batch, took: Duration) {
+        if self.switch.beside_live && self.rebuild_share < 1.0 {
+            let rest = took.mul_f64(1.0 / self.rebuild_share.max(0.01) - 1.0);
+            tokio::select! {
+                () = tokio::time::sleep(rest.min(LONGEST_REST)) => {}
+                () = self.stop.cancelled() => {}
+            }
+        }
         let broke_limits =
             |answer: &FirstAnswer| matches!(answer, Err(failure) if failure.kind == FailureKind::Limit);
         if batch.answers.iter().flatten().any(broke_limits) {
@@ -664,7 +848,7 @@ enum Recovered {
 /// What a store's error that is nobody's event means for the run.
 fn halt(error: StoreError) -> Halt {
     match error {
-        StoreError::Inactive(digest) => Halt::Restart(format!("component {digest} became the active one")),
+        StoreError::Inactive(_) | StoreError::Held(_) => Halt::Switch,
         StoreError::Paused(reason) => Halt::Paused(reason),
         error => Halt::Stop(Trouble::new(error.kind(), error)),
     }

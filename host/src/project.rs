@@ -39,6 +39,8 @@ pub enum ProjectError {
     /// The machine may be at fault: to be tried again.
     Timeout(Position),
     Store(StoreError),
+    /// On trial, the version fails for the first event of the batch.
+    OnTrial(Failure),
     /// Only a person can say what becomes of the next event.
     Trouble(Trouble),
 }

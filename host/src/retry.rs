@@ -17,6 +17,8 @@ use crate::failure::{FailureKind, Trouble};
 pub enum Halt {
     /// A new run, with a new consumer and the active component, may well go on.
     Restart(String),
+    /// Another version is active, and cannot take over here: a new run has it. Or the generation is gone.
+    Switch,
     /// The generation has come to the end of its topics: a new run may have more lanes.
     CaughtUp,
     /// Only a person can help.

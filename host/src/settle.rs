@@ -10,11 +10,12 @@ pub use release::Released;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use projector_model::Contract;
 use tokio::runtime::Handle;
 
 use crate::batch::Delivery;
 use crate::duplicate::Ids;
-use crate::event::Partition;
+use crate::event::{Partition, Position};
 use crate::failure::{FailureKind, Trouble};
 use crate::ordering::KeyId;
 use crate::outcome::{Failure, Outcome};
@@ -30,6 +31,62 @@ pub struct Settler {
     pub plugin: Plugin,
     pub store: Arc<dyn Store>,
     pub failures: Failures,
+    /// The version before, while this one is on trial.
+    pub on_trial: Option<OnTrial>,
+}
+
+/// A version that follows another one is on trial: where it fails for an event, that one is asked as well.
+#[derive(Clone)]
+pub struct OnTrial {
+    pub before: Arc<Before>,
+    /// The event for which both fail.
+    pub compared: Option<Position>,
+}
+
+/// The version that was active before. It writes nothing.
+pub struct Before {
+    pub deployment: Deployment,
+    pub store: Arc<dyn Store>,
+    plugin: Plugin,
+}
+
+impl OnTrial {
+    pub fn against(settler: &Settler, plugin: Plugin) -> Self {
+        let deployment = Deployment {
+            digest: plugin.digest.as_str().into(),
+            contract: plugin.contract.clone(),
+            ..settler.deployment.clone()
+        };
+        let before = Before { deployment, store: settler.store.clone(), plugin };
+        Self { before: Arc::new(before), compared: None }
+    }
+}
+
+impl Before {
+    /// Whether the version before fails for an event as well, with the rows as they are committed: in its
+    /// own answer, or because the database refuses what it writes. Topics are told by `contract`.
+    pub async fn fails_for(&self, delivery: &Delivery, contract: &Contract) -> Result<bool, ProjectError> {
+        let mut delivery = delivery.clone();
+        let topic = &contract.topics[usize::from(delivery.event.topic)].name;
+        let Some(at) = self.plugin.contract.topics.iter().position(|known| known.name == *topic) else {
+            return Ok(true);
+        };
+        delivery.event.topic = at as u16;
+        let batch = [delivery];
+        let answers = tokio::task::block_in_place(|| project::ask(&self.plugin, &batch))?;
+        let mut tx = self.store.look(&self.deployment).await?;
+        let mut caller = Caller::new(&self.plugin);
+        let outcomes = resolve(&mut caller, &mut *tx, &batch, &answers, &[], Keys::default(), &mut 0)?;
+        if outcomes.iter().any(|outcome| matches!(outcome, Outcome::Dead { .. })) {
+            return Ok(true);
+        }
+        // Dropped, and so never committed.
+        match tx.write(&writes(&batch, &outcomes)).await {
+            Ok(_) => Ok(false),
+            Err(StoreError::Rejected { .. } | StoreError::Data(_)) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
 }
 
 /// One attempt at a batch.
@@ -45,6 +102,13 @@ pub struct Attempt {
 }
 
 impl Settler {
+    /// From the next batch on, another version. Returns the one before.
+    pub fn go_over_to(&mut self, plugin: Plugin) -> Plugin {
+        self.deployment.digest = plugin.digest.as_str().into();
+        self.deployment.contract = plugin.contract.clone();
+        std::mem::replace(&mut self.plugin, plugin)
+    }
+
     /// Settles the first events of a batch: all that can be, in one transaction. `answers`: what the
     /// plugin said of each. `checkpoint`: where each partition's is.
     pub async fn attempt(
@@ -84,6 +148,7 @@ impl Settler {
             given => ids.duplicates(&tx.known(given).await?),
         };
         let mut outcomes = resolve(caller, &mut *tx, batch, answers, &duplicates, keys, &mut attempt.reads)?;
+        self.try_out(&mut outcomes, batch)?;
         let flood = self.hold_back(&mut outcomes, batch, flood)?;
         attempt.events = outcomes.len();
         let batch = &batch[..outcomes.len()];
@@ -95,6 +160,23 @@ impl Settler {
         attempt.statements = tx.write(&writes).await?;
         tx.commit().await?;
         Ok((advances, flood))
+    }
+
+    /// On trial, an event that fails is for the version before to look at, when those before it are settled.
+    fn try_out(&self, outcomes: &mut Vec<Outcome<'_>>, batch: &[Delivery]) -> Result<(), ProjectError> {
+        let Some(on_trial) = &self.on_trial else { return Ok(()) };
+        let is_new = |(at, outcome): (usize, &Outcome<'_>)| {
+            let compared = on_trial.compared.as_ref() == Some(&batch[at].event.position);
+            matches!(outcome, Outcome::Dead { .. }) && !compared
+        };
+        let Some(at) = outcomes.iter().enumerate().position(is_new) else { return Ok(()) };
+        match &outcomes[at] {
+            Outcome::Dead { failure, .. } if at == 0 => Err(ProjectError::OnTrial(failure.clone().into_owned())),
+            _ => {
+                outcomes.truncate(at);
+                Ok(())
+            }
+        }
     }
 
     /// Leaves the first event that is not to be settled, and all after it, to a person: those before it

@@ -1,68 +1,77 @@
-//! The life of each projection: installed, run, restarted when that can help, stopped when it
-//! cannot. One projection's trouble is not another's.
+//! The life of each generation: run, run again when that can help, stopped when it cannot. One
+//! projection's trouble is not another's.
+//!
+//! What runs is what the stores say. Files in the plugin directory are offered to them; one that vanishes
+//! stops nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use projector_model::order;
 use tokio::sync::Mutex;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::admin;
 use crate::batch::BatchLimits;
 use crate::catch_up;
 use crate::config::{self, Config};
+use crate::deploy::rollout;
+use crate::deploy::supply::Supply;
+use crate::deploy::versions::{VersionError, Versions};
+use crate::deploy::watch::{File, Watch};
 use crate::failure::{FailureKind, Response, Trouble};
 use crate::lane;
 use crate::operations::OperationError;
 use crate::pipeline::Pipeline;
-use crate::plugin::{Engine, LoadError, Plugin, compile::Compiler};
+use crate::plugin::Plugin;
 use crate::retry::{Backoff, Halt, Retries};
-use crate::settle::{Released, Settler};
+use crate::settle::{OnTrial, Released, Settler};
 use crate::source::{Log, LogError, Merging, Source};
-use crate::store::operator::Asked;
-use crate::store::{self, Component, Deployment, Generation, Installed, Store, StoreError};
-use crate::wishes::Board;
+use crate::store::deployments::{Action, Origin, Proposal, Proposed, Role};
+use crate::store::operator::{Asked, Wishes};
+use crate::store::{self, Component, Deployment, Generation, Store, StoreError};
+use crate::wishes::{Attendant, Board};
 
 /// A run that ends after so long says nothing about the next one.
 const SETTLED: Duration = Duration::from_secs(60);
 /// How often dead letters that are too old are looked for.
 const EXPIRY: Duration = Duration::from_secs(60);
 
-/// A store, once it could be opened, and what operators want of its projections.
+/// A store, once it could be opened, and what is wanted of its projections.
 type Slot = Arc<Mutex<Option<(Arc<dyn Store>, Board)>>>;
 
 /// What all projections of a host share.
 pub struct Host {
-    config: Config,
-    engines: Engines,
-    /// The host's own executable, which compiles components in a process of its own.
-    executable: PathBuf,
+    me: Attendant,
+    config: Arc<Config>,
+    versions: Arc<Versions>,
     log: Log,
     /// By URL; a database that does not answer keeps nobody from another.
     stores: Mutex<HashMap<String, Slot>>,
     retries: Retries,
+    /// The file of each projection that was offered.
+    files: Mutex<HashMap<String, PathBuf>>,
     stop: CancellationToken,
 }
 
-/// A component that was read from the plugin directory and checked.
-pub struct Offered {
-    pub file: PathBuf,
-    pub bytes: Vec<u8>,
-    pub plugin: Plugin,
-}
-
-/// A projection that is ready to run.
+/// A generation that is ready to run.
 struct Prepared {
     lanes: Vec<Pipeline>,
-    /// Stops all lanes; a child of the host's own.
+    /// Stops all lanes; a child of the generation's own.
     together: CancellationToken,
     settler: Settler,
     limits: BatchLimits,
     board: Board,
+}
+
+/// A generation's task.
+struct Running {
+    stop: CancellationToken,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -72,21 +81,25 @@ enum PrepareError {
     #[error(transparent)]
     Log(#[from] LogError),
     #[error("the active component cannot run here: {0}")]
-    Load(#[from] LoadError),
+    Version(VersionError),
     #[error("the host stops")]
     Stopped,
 }
 
 impl Host {
-    pub fn new(config: Config, executable: PathBuf, stop: CancellationToken) -> Result<Self, LogError> {
+    pub fn new(config: Config, executable: PathBuf, stop: CancellationToken) -> Result<Self, OperationError> {
         let log = Log::open(&config.kafka)?;
+        let config = Arc::new(config);
+        let supply = Supply::load(&config.plugins).map_err(OperationError::Failed)?;
+        let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
         Ok(Self {
+            me: Attendant { id: Uuid::new_v4(), name: format!("{name}/{}", std::process::id()).into() },
+            versions: Arc::new(Versions::new(config.clone(), supply, executable)),
             config,
-            engines: Engines::default(),
-            executable,
             log,
             stores: Mutex::default(),
             retries: Retries::default(),
+            files: Mutex::default(),
             stop,
         })
     }
@@ -99,55 +112,284 @@ impl Host {
         opened.map(Some).map_err(failed)
     }
 
-    /// Compiles and checks a component. Blocks.
-    pub fn load(&self, file: &Path, bytes: &[u8]) -> Result<Plugin, LoadError> {
-        load(&self.engines, &self.executable, &self.config, file, bytes)
+    /// Runs what the stores say, and offers them what is in the plugin directory, until the host stops.
+    pub async fn run(self: Arc<Self>) {
+        let mut tasks = JoinSet::new();
+        for settings in self.config.all_stores() {
+            tasks.spawn(self.clone().keep(settings.clone()));
+        }
+        tasks.spawn(self.clone().watch());
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a task of the host broke off");
+            }
+        }
     }
 
-    /// Keeps one projection running until the host stops, or the projection must stand still.
-    pub async fn supervise(self: Arc<Self>, offered: Offered) {
-        let name = offered.plugin.contract.name().to_owned();
-        let mut backoff = Backoff::new(&name, &self.retries);
-        let mut restarts = Backoff::new(&name, &self.retries);
+    /// Offers each file of the plugin directory, once it is whole.
+    async fn watch(self: Arc<Self>) {
+        let plugins = &self.config.plugins;
+        let most_bytes = self.config.most_component_bytes();
+        let mut watch = Watch::open(&plugins.directory, plugins.rescan, most_bytes);
+        let mut offers = JoinSet::new();
+        loop {
+            tokio::select! {
+                file = watch.next() => {
+                    // One after the other compiles; the rest is waiting.
+                    let loaded = self.clone().load(file).await;
+                    if let Some((file, plugin)) = loaded {
+                        offers.spawn(self.clone().offer(file, plugin));
+                    }
+                }
+                Some(_) = offers.join_next() => {}
+                () = self.stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Compiles and checks a file. One that is no plugin stops nobody else.
+    async fn load(self: Arc<Self>, file: File) -> Option<(File, Plugin)> {
+        let path = file.path.display().to_string();
+        let host = self.clone();
+        let loading = tokio::task::spawn_blocking(move || {
+            let loaded = host.versions.load(&file.path, &file.bytes);
+            (file, loaded)
+        });
+        match loading.await {
+            Ok((file, Ok(plugin))) => Some((file, plugin)),
+            Ok((_, Err(error))) => {
+                let (reason, advice) = (error.to_string(), FailureKind::Component.advice());
+                tracing::error!(file = path, reason, advice, "plugin refused");
+                None
+            }
+            Err(error) => {
+                tracing::error!(file = path, %error, "plugin refused: loading it broke off");
+                None
+            }
+        }
+    }
+
+    /// Asks the projection's store for a file's component to be the active one.
+    async fn offer(self: Arc<Self>, file: File, plugin: Plugin) {
+        let contract = &plugin.contract;
+        let (name, path) = (contract.name(), file.path.display().to_string());
+        let refused = |reason: String| {
+            let advice = FailureKind::Component.advice();
+            tracing::error!(projection = name, file = path, reason, advice, "plugin refused");
+        };
+        if let Some(owner) = self.files.lock().await.get(name).filter(|owner| **owner != file.path)
+            && owner.exists()
+        {
+            tracing::error!(file = path, "plugin refused: {} is {name} already", owner.display());
+            return;
+        }
+        self.files.lock().await.insert(name.to_owned(), file.path.clone());
+        let signer = match self.versions.vouched_for(&plugin, &file.bytes, file.signature.as_deref()) {
+            Ok(signer) => signer,
+            Err(error) => return refused(error.to_string()),
+        };
+        for dependence in order::unsettled(contract) {
+            tracing::warn!(
+                projection = name,
+                column = format!("{}.{}", dependence.table, dependence.column),
+                sources = dependence.sources.join(", "),
+                "the column depends on the order between partitions: {}",
+                dependence.remedy
+            );
+        }
+        let component = Component {
+            digest: &plugin.digest,
+            bytes: &file.bytes,
+            contract,
+            signature: file.signature.as_deref(),
+        };
+        let proposal = Proposal {
+            component,
+            action: Action::Deploy,
+            origin: Origin::Directory,
+            asked: Asked::new("the host".into(), Some(path.clone())),
+            signer: signer.as_deref(),
+        };
+        let mut backoff = Backoff::new(name, &self.retries);
         while !self.stop.is_cancelled() {
-            match self.prepare(&offered).await {
+            let proposed = async {
+                let (store, board) = self.store(self.config.store_of(name)).await?;
+                let proposed = store.propose(&proposal).await?;
+                board.refresh().await?;
+                Ok::<_, StoreError>((store.standings(name).await?, proposed))
+            };
+            match proposed.await {
+                Ok((_, Proposed::Open(_) | Proposed::Active)) => return,
+                Ok((standings, Proposed::Had)) => {
+                    let newest = standings.iter().rfind(|standing| standing.role != Role::Warm);
+                    let active = newest.map_or("none", |newest| &newest.active);
+                    tracing::warn!(
+                        projection = name,
+                        file = path,
+                        digest = plugin.digest,
+                        active,
+                        "the component in the directory is not the active one, which runs from the store: the projection had it before, and only `projector deploy` brings it back"
+                    );
+                    return;
+                }
+                Ok((_, Proposed::Foreign(owner))) => {
+                    return refused(format!("the name {name} belongs to {owner}"));
+                }
+                Err(error) if error.kind().response() == Response::Retry => {
+                    backoff.failed(error.kind(), &error);
+                    backoff.wait(&self.stop).await;
+                }
+                Err(error) => return refused(error.to_string()),
+            }
+        }
+    }
+
+    /// Runs the generations of one store, and does what is to be done for its deployments.
+    async fn keep(self: Arc<Self>, settings: config::Store) {
+        let mut backoff = Backoff::new("", &self.retries);
+        let (store, mut board) = loop {
+            if self.stop.is_cancelled() {
+                return;
+            }
+            match self.store(&settings).await {
+                Ok(opened) => break opened,
+                Err(error) if error.kind().response() == Response::Retry => {
+                    backoff.failed(error.kind(), &error);
+                    backoff.wait(&self.stop).await;
+                }
+                Err(error) => {
+                    tracing::error!(%error, advice = error.kind().advice(), "a store cannot be used");
+                    return;
+                }
+            }
+        };
+        backoff.succeeded();
+        let mut running: HashMap<i64, Running> = HashMap::new();
+        let mut tasks: JoinSet<i64> = JoinSet::new();
+        let mut rollouts: JoinSet<(i64, Result<bool, StoreError>)> = JoinSet::new();
+        let mut under_way = HashSet::new();
+        while !self.stop.is_cancelled() {
+            let state = board.state();
+            let wanted = |wishes: &Wishes| {
+                let own = self.config.store_of(&wishes.generation.projection);
+                !wishes.stopped && *own.url == *settings.url
+            };
+            for (id, wishes) in state.generations.iter().filter(|(_, wishes)| wanted(wishes)) {
+                running.entry(*id).or_insert_with(|| {
+                    let stop = self.stop.child_token();
+                    let (host, id, generation) = (self.clone(), *id, wishes.generation.clone());
+                    let (store, board, token) = (store.clone(), board.clone(), stop.clone());
+                    tasks.spawn(async move {
+                        host.supervise(store, board, generation, token).await;
+                        id
+                    });
+                    Running { stop }
+                });
+            }
+            for (id, running) in &running {
+                if !state.generations.get(id).is_some_and(wanted) {
+                    running.stop.cancel();
+                }
+            }
+            for open in state.open.iter().filter(|open| under_way.insert(open.id)) {
+                let (store, versions, open, me) =
+                    (store.clone(), self.versions.clone(), open.clone(), self.me.id);
+                rollouts.spawn(async move {
+                    (open.id, rollout::advance(&store, &versions, me, &open).await)
+                });
+            }
+            tokio::select! {
+                () = board.changed() => {}
+                Some(ended) = tasks.join_next() => match ended {
+                    Ok(id) => drop(running.remove(&id)),
+                    Err(error) => tracing::error!(%error, "a projection's task broke off"),
+                },
+                Some(advanced) = rollouts.join_next() => {
+                    if let Ok((id, advanced)) = advanced {
+                        under_way.remove(&id);
+                        match advanced {
+                            Ok(true) => drop(board.refresh().await),
+                            // Once more with whatever changes.
+                            Ok(false) => {}
+                            Err(error) => tracing::warn!(%error, "a deployment is tried again"),
+                        }
+                        let state = board.state();
+                        self.versions.keep(|digest| {
+                            let runs = |wishes: &Wishes| {
+                                wishes.active == digest || wishes.on_trial_against.as_deref() == Some(digest)
+                            };
+                            state.generations.values().any(runs)
+                                || state.open.iter().any(|open| open.digest == digest)
+                        });
+                    }
+                }
+                () = self.stop.cancelled() => {}
+            }
+        }
+        while tasks.join_next().await.is_some() {}
+        // What fails here expires.
+        let _ = store.leave(self.me.id).await;
+    }
+
+    /// Keeps one generation running until it is stopped.
+    async fn supervise(
+        self: Arc<Self>,
+        store: Arc<dyn Store>,
+        mut board: Board,
+        generation: Generation,
+        stop: CancellationToken,
+    ) {
+        let name = &*generation.projection;
+        let mut backoff = Backoff::new(name, &self.retries);
+        let mut restarts = Backoff::new(name, &self.retries);
+        while !stop.is_cancelled() {
+            match self.prepare(&store, &mut board, &generation, &stop).await {
                 Ok(prepared) => {
                     backoff.succeeded();
                     let began = Instant::now();
-                    match self.run(prepared).await {
+                    match self.run_lanes(prepared, &stop).await {
                         Ok(()) => return,
                         // Whatever it waits for, it waits in its preparation.
-                        Err(Halt::CaughtUp | Halt::Paused(_) | Halt::Stop(_)) => {}
+                        Err(Halt::CaughtUp | Halt::Paused(_) | Halt::Switch | Halt::Stop(_)) => {}
                         Err(Halt::Restart(reason)) => {
                             tracing::warn!(projection = name, reason, "projection starts again");
                             if began.elapsed() > SETTLED {
                                 restarts.succeeded();
                             }
-                            restarts.wait(&self.stop).await;
+                            restarts.wait(&stop).await;
                         }
                     }
                 }
                 Err(PrepareError::Stopped) => return,
                 Err(error) if error.may_pass() => {
                     backoff.failed(error.kind(), &error);
-                    backoff.wait(&self.stop).await;
+                    backoff.wait(&stop).await;
                 }
                 Err(error) => {
                     let (kind, advice) = (error.kind(), error.kind().advice());
-                    tracing::error!(projection = name, file = %offered.file.display(), %error, %kind, advice, "projection refused");
-                    return;
+                    tracing::error!(projection = name, %error, %kind, advice, "projection refused");
+                    // Another version may be another matter.
+                    let active = board.of(generation.id).map(|wishes| wishes.active);
+                    while !stop.is_cancelled()
+                        && board.of(generation.id).map(|wishes| wishes.active) == active
+                    {
+                        tokio::select! {
+                            () = board.changed() => {}
+                            () = stop.cancelled() => {}
+                        }
+                    }
                 }
             }
         }
     }
 
     /// Runs a projection's lanes to their end. One that stands still does so until somebody says "go on".
-    async fn run(&self, prepared: Prepared) -> Result<(), Halt> {
+    async fn run_lanes(&self, prepared: Prepared, stop: &CancellationToken) -> Result<(), Halt> {
         let Prepared { lanes, together, settler, limits, board } = prepared;
         let on = async {
             let ended = lane::run(lanes, &together).await;
             if let Err(Halt::Stop(trouble)) = &ended {
-                self.stand_still(&settler, limits, board, trouble).await;
+                self.stand_still(&settler, limits, board, trouble, stop).await;
             }
             ended
         };
@@ -157,24 +399,33 @@ impl Host {
         }
     }
 
-    /// Until somebody says "go on". Dead letters are dealt with meanwhile: they may be what is the matter.
-    async fn stand_still(&self, settler: &Settler, limits: BatchLimits, mut board: Board, trouble: &Trouble) {
+    /// Until somebody says "go on", or another version becomes the active one. Dead letters are dealt with
+    /// meanwhile: they may be what is the matter.
+    async fn stand_still(
+        &self,
+        settler: &Settler,
+        limits: BatchLimits,
+        mut board: Board,
+        trouble: &Trouble,
+        stop: &CancellationToken,
+    ) {
         let (store, generation) = (&settler.store, &settler.deployment.generation);
-        let (name, resumes) = (&generation.projection, board.of(generation.id).resumes);
+        let name = &generation.projection;
+        let resumes = board.of(generation.id).map(|wishes| wishes.resumes);
         let Trouble { kind, reason } = trouble;
         tracing::error!(projection = name, %kind, reason, advice = kind.advice(), "projection stands still");
         let mut backoff = Backoff::new(name, &self.retries);
         while let Err(error) = store.set_halted(generation, Some(trouble)).await
-            && !self.stop.is_cancelled()
+            && !stop.is_cancelled()
         {
             backoff.failed(error.kind(), &error);
-            backoff.wait(&self.stop).await;
+            backoff.wait(stop).await;
         }
         backoff.succeeded();
         let mut served = Vec::new();
-        while !self.stop.is_cancelled() {
-            let wishes = board.of(generation.id);
-            if wishes.resumes != resumes {
+        while !stop.is_cancelled() {
+            let Some(wishes) = board.of(generation.id) else { return };
+            if Some(wishes.resumes) != resumes || wishes.active != *settler.deployment.digest {
                 return;
             }
             // Whoever else stands still does so as well, and one of them does it.
@@ -182,7 +433,7 @@ impl Host {
             let Some(operation) = open else {
                 tokio::select! {
                     () = board.changed() => {}
-                    () = self.stop.cancelled() => {}
+                    () = stop.cancelled() => {}
                 }
                 continue;
             };
@@ -191,7 +442,7 @@ impl Host {
                 Ok(Released::Done) => served.push(operation.id),
                 Err(error) => {
                     backoff.failed(error.kind(), &error);
-                    backoff.wait(&self.stop).await;
+                    backoff.wait(stop).await;
                 }
             }
         }
@@ -228,54 +479,49 @@ impl Host {
         }
     }
 
-    /// Waits for as long as an operator has paused a projection.
+    /// Waits for as long as an operator has paused a projection. Returns how it stands then.
     async fn wait_while_paused(
         &self,
-        store: &dyn Store,
         board: &mut Board,
         generation: &Generation,
-    ) -> Result<(), PrepareError> {
+        stop: &CancellationToken,
+    ) -> Result<Wishes, PrepareError> {
         let mut told = false;
+        board.refresh().await?;
         loop {
-            let wishes = store.wishes().await?;
-            let paused = wishes
-                .into_iter()
-                .find(|wishes| wishes.generation == generation.id)
-                .and_then(|wishes| wishes.paused);
-            let Some(reason) = paused else { return Ok(()) };
+            let wishes = board.of(generation.id).ok_or(PrepareError::Stopped)?;
+            let Some(reason) = &wishes.paused else { return Ok(wishes) };
             if !std::mem::replace(&mut told, true) {
                 let advice = FailureKind::Operator.advice();
                 tracing::warn!(projection = generation.projection, reason, advice, "projection paused");
             }
             tokio::select! {
                 () = board.changed() => {}
-                () = self.stop.cancelled() => return Err(PrepareError::Stopped),
+                () = stop.cancelled() => return Err(PrepareError::Stopped),
             }
         }
     }
 
-    /// Everything that a run needs: the store, the generation, the active component, the consumers.
-    async fn prepare(&self, offered: &Offered) -> Result<Prepared, PrepareError> {
-        let name = offered.plugin.contract.name();
-        let (store, mut board) = self.store(self.config.store_of(name)).await?;
-        let component = Component {
-            digest: &offered.plugin.digest,
-            bytes: &offered.bytes,
-            contract: &offered.plugin.contract,
+    /// Everything that a run needs: the active component, and the one before while it is on trial; the
+    /// consumers.
+    async fn prepare(
+        &self,
+        store: &Arc<dyn Store>,
+        board: &mut Board,
+        generation: &Generation,
+        stop: &CancellationToken,
+    ) -> Result<Prepared, PrepareError> {
+        let name = &*generation.projection;
+        let wishes = self.wait_while_paused(board, generation, stop).await?;
+        let active = &*wishes.active;
+        let version = |digest| self.versions.of(&**store, name, digest);
+        let plugin = version(active).await.map_err(PrepareError::Version)?;
+        let before = match &wishes.on_trial_against {
+            // If that one cannot run here, nothing is compared.
+            Some(digest) => version(digest).await.ok(),
+            None => None,
         };
-        let installed = match store.install(&component).await {
-            // The version that made the tables goes on.
-            Err(StoreError::Layout(reason)) => {
-                let advice = FailureKind::Layout.advice();
-                tracing::error!(projection = name, file = %offered.file.display(), reason, advice, "plugin refused");
-                store.installed(name).await?.ok_or(StoreError::Layout(reason))?
-            }
-            installed => installed?,
-        };
-        let plugin = self.active(&*store, offered, &installed).await?;
-        let Installed { generation, active } = installed;
-        self.wait_while_paused(&*store, &mut board, &generation).await?;
-        store.set_halted(&generation, None).await?;
+        store.set_halted(generation, None).await?;
         let contract = plugin.contract.clone();
         let topics: Vec<Arc<str>> =
             contract.topics.iter().map(|topic| self.config.physical_topic(&topic.name).into()).collect();
@@ -285,8 +531,8 @@ impl Host {
         let order_shows = !order::unsettled(&contract).is_empty();
         // A host that died gives its partitions back after its session.
         let patience = 2 * self.config.kafka.session_timeout() + Duration::from_secs(10);
-        let mut catching_up = catch_up::turn(&*store, &generation, order_shows, patience, &self.stop).await?;
-        if self.stop.is_cancelled() {
+        let mut catching_up = catch_up::turn(&**store, generation, order_shows, patience, stop).await?;
+        if stop.is_cancelled() {
             return Err(PrepareError::Stopped);
         }
         let merging = match (order_shows, &catching_up) {
@@ -294,7 +540,7 @@ impl Host {
             (false, Some(_)) => Merging::UntilCaughtUp { skew: batch.skew },
             (false, None) => Merging::Never,
         };
-        let allowed = lane::count(self.config.lanes_of(name), &contract, &*store);
+        let allowed = lane::count(self.config.lanes_of(name), &contract, &**store);
         let lanes = if order_shows && catching_up.is_some() { 1 } else { allowed };
         tracing::info!(
             projection = name,
@@ -310,50 +556,30 @@ impl Host {
             contract,
             topics: topics.clone(),
         };
-        let together = self.stop.child_token();
+        let together = stop.child_token();
         let more_lanes = allowed > lanes;
         let failures = self.config.failures_of(name).clone();
-        let settler = Settler { deployment, plugin, store, failures };
+        let mut settler = Settler { deployment, plugin, store: store.clone(), failures, on_trial: None };
+        settler.on_trial = before.map(|before| OnTrial::against(&settler, before));
         let limits = batch.limits();
         let lanes = (0..lanes).map(|_| {
             let source = Source::open(&self.config.kafka, &group, topics.clone(), merging, self.log.clone())?;
             Ok(Pipeline {
                 settler: settler.clone(),
                 log: self.log.clone(),
+                versions: self.versions.clone(),
                 source,
                 limits,
                 board: board.clone(),
                 retries: self.retries.clone(),
                 catching_up: catching_up.take(),
                 more_lanes,
+                deploy: self.config.deploy_of(name).clone(),
                 stop: together.clone(),
             })
         });
         let lanes = lanes.collect::<Result<_, LogError>>()?;
-        Ok(Prepared { lanes, together, settler, limits, board })
-    }
-
-    /// The component that is active, which may be another than the one in the directory.
-    async fn active(
-        &self,
-        store: &dyn Store,
-        offered: &Offered,
-        installed: &Installed,
-    ) -> Result<Plugin, PrepareError> {
-        if installed.active == offered.plugin.digest {
-            return Ok(offered.plugin.clone());
-        }
-        tracing::warn!(
-            projection = offered.plugin.contract.name(),
-            file = %offered.file.display(),
-            digest = offered.plugin.digest,
-            active = installed.active,
-            "the component in the directory is not the active one, which runs from the store: it was superseded or refused"
-        );
-        let bytes = store.component(&installed.active).await?.ok_or_else(|| {
-            StoreError::Unusable(format!("the active component {} is not in the store", installed.active))
-        })?;
-        Ok(tokio::task::block_in_place(|| self.load(Path::new(offered.plugin.contract.name()), &bytes))?)
+        Ok(Prepared { lanes, together, settler, limits, board: board.clone() })
     }
 
     async fn store(&self, settings: &config::Store) -> Result<(Arc<dyn Store>, Board), StoreError> {
@@ -363,7 +589,7 @@ impl Host {
             return Ok(open.clone());
         }
         let store = store::open(settings).await?;
-        let board = Board::open(&store).await?;
+        let board = Board::open(&store, self.me.clone()).await?;
         Ok(slot.insert((store, board)).clone())
     }
 
@@ -382,53 +608,13 @@ impl PrepareError {
         match self {
             PrepareError::Store(error) => error.kind(),
             PrepareError::Log(_) | PrepareError::Stopped => FailureKind::Brokers,
-            PrepareError::Load(error) if error.is_ours() => FailureKind::Machine,
-            PrepareError::Load(_) => FailureKind::Component,
+            PrepareError::Version(VersionError::Store(error)) => error.kind(),
+            PrepareError::Version(VersionError::Load(error)) if error.is_ours() => FailureKind::Machine,
+            PrepareError::Version(_) => FailureKind::Component,
         }
     }
 
     fn may_pass(&self) -> bool {
         self.kind().response() == Response::Retry
-    }
-}
-
-/// Compiles and checks a component under the limits of its projection. Blocks.
-///
-/// Which projection that is, is only known when it is described. Until then, it is the one that the file
-/// is named for; if it turns out to be another one with limits of its own, all of it is done again.
-fn load(
-    engines: &Engines,
-    executable: &Path,
-    config: &Config,
-    file: &Path,
-    bytes: &[u8],
-) -> Result<Plugin, LoadError> {
-    let under = |limits: &config::Limits| {
-        let compiler = Compiler {
-            executable: executable.to_owned(),
-            time: limits.compile_time,
-            memory_bytes: limits.compile_memory_bytes,
-        };
-        Plugin::load(&engines.of(limits.stack_bytes), &compiler, limits, bytes)
-    };
-    let supposed = config.limits_of(file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default());
-    let plugin = under(supposed)?;
-    let name = plugin.contract.name();
-    if let Some(topic) = plugin.contract.topics.iter().find(|topic| !config.may_read(name, &topic.name)) {
-        return Err(LoadError::NotGranted { projection: name.to_owned(), topic: topic.name.clone() });
-    }
-    let own = config.limits_of(name);
-    if std::ptr::eq(own, supposed) { Ok(plugin) } else { under(own) }
-}
-
-/// An engine for each size of stack.
-#[derive(Default)]
-struct Engines(std::sync::Mutex<HashMap<usize, Engine>>);
-
-impl Engines {
-    fn of(&self, stack_bytes: usize) -> Engine {
-        let mut engines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Engine::new(stack_bytes).expect("this executable's own engine settings are sound");
-        engines.entry(stack_bytes).or_insert_with(new).clone()
     }
 }

@@ -1,63 +1,98 @@
-//! What operators want, as the lanes and supervisors of this host hear of it: the store is asked for all
-//! of them together, twice a second.
+//! How generations stand and what operators want, as the lanes and supervisors of this host hear of it:
+//! the store is asked for all of it together, twice a second. With the same breath it is told that this
+//! host is there.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use uuid::Uuid;
 
+use crate::store::deployments::OpenDeployment;
 use crate::store::operator::Wishes;
 use crate::store::{Store, StoreError};
 
 const INTERVAL: Duration = Duration::from_millis(500);
 
-type All = Arc<HashMap<i64, Wishes>>;
+/// What is wanted of a store's projections.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// By the store's key of a generation.
+    pub generations: BTreeMap<i64, Wishes>,
+    /// What is to be deployed.
+    pub open: Vec<OpenDeployment>,
+}
 
-/// Hears what operators want of a store's projections.
+/// Who asks.
+#[derive(Debug, Clone)]
+pub struct Attendant {
+    pub id: Uuid,
+    pub name: Arc<str>,
+}
+
+/// Hears what is wanted of a store's projections.
 #[derive(Clone)]
-pub struct Board(watch::Receiver<All>);
+pub struct Board {
+    state: watch::Receiver<Arc<State>>,
+    heard: Arc<watch::Sender<Arc<State>>>,
+    store: Weak<dyn Store>,
+    host: Attendant,
+}
 
 impl Board {
     /// Asks, and begins to ask again and again, for as long as the store is used. A store that does not
     /// answer is asked again; what was heard last holds until then.
-    pub async fn open(store: &Arc<dyn Store>) -> Result<Self, StoreError> {
-        let (sender, receiver) = watch::channel(ask(&**store).await?);
-        let store: Weak<dyn Store> = Arc::downgrade(store);
+    pub async fn open(store: &Arc<dyn Store>, host: Attendant) -> Result<Self, StoreError> {
+        let (heard, state) = watch::channel(Arc::new(ask(&**store, &host).await?));
+        let board = Self { state, heard: Arc::new(heard), store: Arc::downgrade(store), host };
+        let asking = board.clone();
         tokio::spawn(async move {
             loop {
                 tokio::time::sleep(INTERVAL).await;
-                let Some(store) = store.upgrade() else { return };
-                let asked = tokio::select! {
-                    asked = ask(&*store) => asked,
-                    () = sender.closed() => return,
-                };
-                if let Ok(wishes) = asked {
-                    sender.send_if_modified(|known| {
-                        let changed = **known != *wishes;
-                        *known = wishes;
-                        changed
-                    });
+                if asking.store.strong_count() == 0 {
+                    return;
                 }
+                // What fails now is asked for again.
+                let _ = asking.refresh().await;
             }
         });
-        Ok(Self(receiver))
+        Ok(board)
     }
 
-    /// What is wanted of a generation, as it was heard last.
-    pub fn of(&self, generation: i64) -> Wishes {
-        self.0.borrow().get(&generation).cloned().unwrap_or_default()
+    /// Asks now.
+    pub async fn refresh(&self) -> Result<(), StoreError> {
+        let Some(store) = self.store.upgrade() else { return Ok(()) };
+        let state = ask(&*store, &self.host).await?;
+        self.heard.send_if_modified(|known| {
+            let changed = **known != state;
+            *known = Arc::new(state);
+            changed
+        });
+        Ok(())
     }
 
-    /// Waits until something else is wanted of some generation. Cancel safe.
+    /// As it was heard last.
+    pub fn state(&self) -> Arc<State> {
+        self.state.borrow().clone()
+    }
+
+    /// What is wanted of a generation, as it was heard last. `None`: it is gone.
+    pub fn of(&self, generation: i64) -> Option<Wishes> {
+        self.state.borrow().generations.get(&generation).cloned()
+    }
+
+    /// Waits until something else is wanted. Cancel safe.
     pub async fn changed(&mut self) {
-        if self.0.changed().await.is_err() {
+        if self.state.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 }
 
-async fn ask(store: &dyn Store) -> Result<All, StoreError> {
+async fn ask(store: &dyn Store, host: &Attendant) -> Result<State, StoreError> {
+    store.attend(host.id, &host.name).await?;
     let wishes = store.wishes().await?;
-    Ok(Arc::new(wishes.into_iter().map(|wishes| (wishes.generation, wishes)).collect()))
+    let generations = wishes.into_iter().map(|wishes| (wishes.generation.id, wishes)).collect();
+    Ok(State { generations, open: store.open_deployments().await? })
 }

@@ -1,20 +1,19 @@
 //! `projector run`: the host.
 
-use std::collections::HashMap;
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use super::{CliError, ConfigArgument, LogFormat};
 use crate::config::Config;
-use crate::failure::FailureKind;
-use crate::supervisor::{Host, Offered};
+use crate::supervisor::Host;
 
 /// Run the host: every `.wasm` file in the plugin directory becomes a projection.
+///
+/// The directory is watched: a file that is new to its projection is deployed, as `projector deploy` does
+/// it. One that vanishes stops nothing: what runs is what the database says.
 ///
 /// SIGTERM or Ctrl-C settles the transactions in flight, within `shutdown-deadline`, and exits with
 /// 0. What is not settled then is rolled back, and read again by whoever comes next.
@@ -63,37 +62,14 @@ fn start_log(arguments: &Arguments) -> Result<(), CliError> {
 
 async fn host(config: Config) -> Result<(), CliError> {
     let deadline = config.shutdown_deadline;
-    let directory = config.plugins.directory.clone();
-    let files = plugin_files(&directory)?;
     let stop = CancellationToken::new();
     stop_on_signal(stop.clone())?;
     let host = Arc::new(Host::new(config, super::executable()?, stop.clone())?);
     if let Some(address) = host.open_admin().await? {
         tracing::info!(%address, "the admin API listens");
     }
-    let offered = load_all(&host, files).await;
-    if offered.is_empty() {
-        return Err(CliError::failed(format!(
-            "no projection can run: {} has no component that could be loaded (the log says why)",
-            directory.display()
-        )));
-    }
-    let mut projections = JoinSet::new();
-    for offered in offered {
-        projections.spawn(host.clone().supervise(offered));
-    }
-    let all = async {
-        while let Some(ended) = projections.join_next().await {
-            if let Err(error) = ended {
-                tracing::error!(%error, "a projection's task broke off");
-            }
-        }
-        // Projections that stand still are a reason to look, not to end: the host stays, and says
-        // so when it is asked.
-        stop.cancelled().await;
-    };
     tokio::select! {
-        () = all => {}
+        () = host.clone().run() => {}
         () = async { stop.cancelled().await; tokio::time::sleep(deadline).await } => {
             tracing::warn!(?deadline, "not everything ended in time; what is open rolls back");
             return Ok(());
@@ -117,59 +93,4 @@ fn stop_on_signal(stop: CancellationToken) -> Result<(), CliError> {
         stop.cancel();
     });
     Ok(())
-}
-
-/// The `.wasm` files of a directory, by name.
-fn plugin_files(directory: &Path) -> Result<Vec<PathBuf>, CliError> {
-    let entries = std::fs::read_dir(directory).map_err(|error| {
-        CliError::failed(format!("the plugin directory {} cannot be read: {error}", directory.display()))
-    })?;
-    let mut files: Vec<PathBuf> = entries
-        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "wasm"))
-        .collect();
-    files.sort();
-    Ok(files)
-}
-
-/// Loads every file that is a sound component. A file that is not stops nobody else.
-async fn load_all(host: &Arc<Host>, files: Vec<PathBuf>) -> Vec<Offered> {
-    let mut offered: Vec<Offered> = Vec::new();
-    let mut owners: HashMap<String, PathBuf> = HashMap::new();
-    for file in files {
-        let loading = tokio::task::spawn_blocking({
-            let (host, file) = (host.clone(), file.clone());
-            move || {
-                let bytes = std::fs::read(&file).map_err(|error| error.to_string())?;
-                let plugin = host.load(&file, &bytes).map_err(|error| error.to_string())?;
-                Ok::<_, String>(Offered { file, bytes, plugin })
-            }
-        });
-        let shown = file.display();
-        match loading.await {
-            Ok(Ok(loaded)) => {
-                let name = loaded.plugin.contract.name().to_owned();
-                if let Some(owner) = owners.get(&name) {
-                    tracing::error!(file = %shown, "plugin refused: {} is {name} already", owner.display());
-                    continue;
-                }
-                for dependence in projector_model::order::unsettled(&loaded.plugin.contract) {
-                    tracing::warn!(
-                        projection = name,
-                        column = format!("{}.{}", dependence.table, dependence.column),
-                        sources = dependence.sources.join(", "),
-                        "the column depends on the order between partitions: {}",
-                        dependence.remedy
-                    );
-                }
-                owners.insert(name, file);
-                offered.push(loaded);
-            }
-            Ok(Err(reason)) => tracing::error!(
-                file = %shown, reason, advice = FailureKind::Component.advice(), "plugin refused"
-            ),
-            Err(error) => tracing::error!(file = %shown, %error, "plugin refused: loading it broke off"),
-        }
-    }
-    offered
 }

@@ -3,7 +3,8 @@
 use comfy_table::{Table, presets};
 
 use super::{CliError, ConfigArgument, Output};
-use crate::operations::status::{PartitionStatus, ProjectionStatus, status};
+use crate::operations::status::{PartitionStatus, Progress, ProjectionStatus, status};
+use crate::store::deployments::Role;
 
 /// Show how current and complete every read model is.
 ///
@@ -43,7 +44,18 @@ fn print(projection: &ProjectionStatus) {
             None => format!("{} events behind", projection.lag),
         },
     };
-    println!("{} {} · generation {} · {state}", projection.name, projection.version, projection.generation);
+    let role = match projection.role {
+        Role::Live => String::new(),
+        role => format!(" ({})", role.as_str()),
+    };
+    println!(
+        "{} {} · generation {}{role} · {state}",
+        projection.name, projection.version, projection.generation
+    );
+    if let Some(Progress { events_per_second, remaining_seconds }) = projection.building {
+        let remaining = remaining_seconds.map_or("unknown".into(), |left| seconds((left * 1_000.0) as i64));
+        println!("  built with {events_per_second:.0} events per second; remaining: {remaining}");
+    }
     if let Some(trouble) = &projection.halted {
         println!("  what to do: {}", trouble.kind.advice());
     }
@@ -91,6 +103,7 @@ fn print(projection: &ProjectionStatus) {
         ]);
     }
     println!("{table}\n");
+    projection.beside.iter().for_each(print);
 }
 
 fn remark(partition: &PartitionStatus) -> String {

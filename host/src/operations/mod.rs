@@ -9,13 +9,14 @@ pub mod status;
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::store::{self, Installed, Store};
+use crate::store::deployments::{Role, Standing};
+use crate::store::{self, Store};
 
-/// The store of an installed projection, open to ask for something there.
-async fn projection(config: &Config, name: &str) -> Result<(Arc<dyn Store>, Installed), OperationError> {
+/// The store of a projection, open to ask for something there, and its live generation.
+async fn projection(config: &Config, name: &str) -> Result<(Arc<dyn Store>, Standing), OperationError> {
     let store = store::open_to_operate(config.store_of(name)).await?;
-    match store.installed(name).await? {
-        Some(installed) => Ok((store, installed)),
+    match store.standings(name).await?.into_iter().find(|standing| standing.role == Role::Live) {
+        Some(live) => Ok((store, live)),
         None => {
             store.close().await;
             Err(OperationError::Usage {

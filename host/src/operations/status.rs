@@ -15,6 +15,7 @@ use crate::event::Partition;
 use crate::failure::Trouble;
 use crate::freshness::{Visibility, visibility};
 use crate::source::Log;
+use crate::store::deployments::Role;
 use crate::store::{self, Counters, PartitionState, Projection, StatementCount};
 
 #[derive(Debug, Serialize)]
@@ -26,6 +27,7 @@ pub struct Status {
 pub struct ProjectionStatus {
     pub name: String,
     pub generation: i32,
+    pub role: Role,
     pub version: String,
     pub digest: String,
     /// Everything that is committed in the log is in the read model, and it will stay so: no
@@ -34,6 +36,10 @@ pub struct ProjectionStatus {
     /// Age in milliseconds of the oldest event that is not; absent when it has no timestamp.
     pub freshness_ms: Option<i64>,
     pub lag: i64,
+    /// Of a generation that is built: events per second since it was begun, and seconds until it is through
+    /// with what is in the log now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub building: Option<Progress>,
     /// Why it stands still, if it does.
     pub halted: Option<Trouble>,
     /// The last time that the plugin answered otherwise to the same event than it had.
@@ -48,6 +54,16 @@ pub struct ProjectionStatus {
     pub partitions: Vec<PartitionStatus>,
     /// Topics that do not exist.
     pub missing_topics: Vec<String>,
+    /// Generations beside the live one: one that is built, and those that readers saw before.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub beside: Vec<ProjectionStatus>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Progress {
+    pub events_per_second: f64,
+    /// Absent as long as nothing was read.
+    pub remaining_seconds: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -74,6 +90,16 @@ pub async fn status(config: &Config, only: Option<&str>) -> Result<Status, Opera
             if only.is_none_or(|only| only == projection.name) {
                 projections.push(of_projection(config, &log, projection).await?);
             }
+        }
+    }
+    // Those beside it go with the live one.
+    let (mut projections, beside): (Vec<_>, Vec<_>) =
+        projections.into_iter().partition(|status| status.role == Role::Live);
+    for status in beside {
+        let live = projections.iter_mut().find(|live: &&mut ProjectionStatus| live.name == status.name);
+        match live {
+            Some(live) => live.beside.push(status),
+            None => projections.push(status),
         }
     }
     match only {
@@ -110,6 +136,7 @@ async fn of_projection(
             })),
         }
     }
+    let created_ms = projection.created_at / 1_000;
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
     let partitions: Vec<Partition> = asked.iter().map(|(partition, ..)| partition.clone()).collect();
     let visible = visibility(log, asked, now_ms).await?;
@@ -134,7 +161,12 @@ async fn of_projection(
             paused: state.and_then(|state| state.paused),
         });
     }
-    let lag = statuses.iter().map(|status| status.visibility.lag).sum();
+    let lag: i64 = statuses.iter().map(|status| status.visibility.lag).sum();
+    let seconds = (now_ms - created_ms).max(1) as f64 / 1_000.0;
+    let building = (projection.role == Role::Building).then(|| {
+        let rate = counters.read as f64 / seconds;
+        Progress { events_per_second: rate, remaining_seconds: (rate > 0.0).then(|| lag as f64 / rate) }
+    });
     let behind = || statuses.iter().filter(|status| status.visibility.lag > 0);
     let freshness_ms = match behind().count() {
         0 => Some(0),
@@ -143,11 +175,13 @@ async fn of_projection(
     Ok(ProjectionStatus {
         name: projection.name,
         generation: projection.generation,
+        role: projection.role,
         version: projection.version,
         digest: projection.digest,
         fresh: lag == 0 && missing_topics.is_empty() && statuses.iter().all(|status| status.paused.is_none()),
         freshness_ms,
         lag,
+        building,
         halted: projection.halted,
         impure: projection.impure,
         counters,
@@ -158,6 +192,7 @@ async fn of_projection(
         statements: projection.statements,
         partitions: statuses,
         missing_topics,
+        beside: Vec::new(),
     })
 }
 

@@ -51,6 +51,8 @@ impl Settler {
                     failed.insert(position, Failure::new(FailureKind::Timeout, "time", reason));
                 }
                 ProjectError::Trouble(trouble) => return Err(StoreError::Unusable(trouble.reason)),
+                // Only batches of the log are tried out.
+                ProjectError::OnTrial(failure) => return Err(StoreError::Unusable(failure.to_string())),
             }
         }
     }

@@ -3,24 +3,25 @@
 //! Two stores keep one promise. Postgres writes a batch as few set-wise statements; SQLite lets
 //! the model's own interpreter write. Whatever one refuses, the other refuses as well.
 
+pub mod deployments;
 mod names;
 pub mod operator;
 mod overview;
 pub mod postgres;
 pub mod sqlite;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use projector_model::descriptor::{Statement, StatementKind};
 use projector_model::interpret::Row;
 use projector_model::{Change, Contract, LookupCall, Rejection};
 use serde::Serialize;
 use sqlx::Connection;
 use uuid::Uuid;
 
+use deployments::{Deployments, Role, Vector, vector_from};
 use operator::{Operator, Release, Taken};
 
 use crate::batch::BatchLimits;
@@ -36,22 +37,12 @@ use crate::outcome::{Failure, Outcome, Refusal};
 ///
 /// Every method may be tried again after [`StoreError::Unavailable`].
 #[async_trait]
-pub trait Store: Operator {
+pub trait Store: Operator + Deployments {
     /// The identity that was created with this store.
     fn id(&self) -> Uuid;
 
     /// How many transactions it can have in flight.
     fn writers(&self) -> usize;
-
-    /// Makes a component known and, if the projection never had it, the active one; creates the
-    /// projection's tables, indexes and readers' views the first time. All or nothing.
-    async fn install(&self, component: &Component<'_>) -> Result<Installed, StoreError>;
-
-    /// What is installed under a projection's name.
-    async fn installed(&self, projection: &str) -> Result<Option<Installed>, StoreError>;
-
-    /// A component's bytes by its digest.
-    async fn component(&self, digest: &str) -> Result<Option<Vec<u8>>, StoreError>;
 
     /// The checkpoints of these partitions, in the order asked; `None` where there is none yet.
     async fn checkpoints(
@@ -87,10 +78,14 @@ pub trait Store: Operator {
     /// Says, for whoever asks, that a projection stands still, and why; `None`: that it runs.
     async fn set_halted(&self, generation: &Generation, trouble: Option<&Trouble>) -> Result<(), StoreError>;
 
-    /// Begins the transaction of one batch: checks that `digest` is the active one and that no operator
-    /// paused the projection, and keeps it so until the end; then, where the contract needs one writer,
+    /// Begins the transaction of one batch: checks that `digest` is the active one, that no operator
+    /// paused the projection and that nobody holds it, and keeps it so until the end; then, where the contract needs one writer,
     /// waits to be that one.
     async fn begin(&self, deployment: &Deployment) -> Result<Box<dyn Transaction>, StoreError>;
+
+    /// Begins a transaction to look at rows with a component that is not the active one. What it writes is
+    /// never to be committed.
+    async fn look(&self, deployment: &Deployment) -> Result<Box<dyn Transaction>, StoreError>;
 
     /// Whose lock a transaction waited for in vain a moment ago, if the database can tell.
     async fn lock_holder(&self, generation: &Generation) -> Option<LockHolder>;
@@ -159,13 +154,14 @@ pub struct Component<'a> {
     pub digest: &'a str,
     pub bytes: &'a [u8],
     pub contract: &'a Contract,
+    /// Its signature, as it stood beside the file.
+    pub signature: Option<&'a str>,
 }
 
-/// What became of a component that was offered.
+/// What became of a component that was activated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installed {
     pub generation: Generation,
-    /// The digest that is active now: the one offered, unless it was superseded before.
     pub active: String,
 }
 
@@ -228,6 +224,53 @@ pub struct Writes<'a> {
     pub ids: Vec<Remembered>,
     /// The batch is of events that had waited, and not of the log: nothing advances.
     pub release: Option<Release<'a>>,
+}
+
+impl Writes<'_> {
+    /// Whether all of it stays within a hold. What waits is not let go meanwhile: it would change rows that
+    /// are compared.
+    fn within(&self, hold: Option<&Vector>) -> Result<(), StoreError> {
+        let Some(hold) = hold else { return Ok(()) };
+        let beyond = |advance: &Advance| hold.get(&advance.partition).is_none_or(|at| advance.next > *at);
+        match self.release.is_some() || self.advances.iter().any(beyond) {
+            true => Err(StoreError::Held(Some(hold.clone()))),
+            false => Ok(()),
+        }
+    }
+}
+
+/// How a generation stands when a batch begins.
+#[derive(sqlx::FromRow)]
+struct Admission {
+    active_digest: String,
+    paused: Option<String>,
+    any_blocked: bool,
+    is_held: bool,
+    hold_at: Option<String>,
+}
+
+impl Admission {
+    /// Whether a batch of this component may begin: then, whether any key is blocked, and how far it may go.
+    /// Whoever only looks need not be the active one.
+    fn of(
+        found: Option<Self>,
+        digest: &str,
+        only_to_look: bool,
+    ) -> Result<(bool, Option<Vector>), StoreError> {
+        let gone = || StoreError::Inactive("none, as the generation is gone".into());
+        let Admission { active_digest, paused, any_blocked, is_held, hold_at } = found.ok_or_else(gone)?;
+        if active_digest != *digest && !only_to_look {
+            return Err(StoreError::Inactive(active_digest));
+        }
+        if let Some(reason) = paused {
+            return Err(StoreError::Paused(reason));
+        }
+        match (is_held, hold_at) {
+            (false, _) => Ok((any_blocked, None)),
+            (true, None) => Err(StoreError::Held(None)),
+            (true, Some(at)) => Ok((any_blocked, Some(vector_from(&at)?))),
+        }
+    }
 }
 
 /// How one partition's checkpoint moves, and what became of the events in between.
@@ -303,6 +346,9 @@ pub struct Parked<'a> {
 pub struct Projection {
     pub name: String,
     pub generation: i32,
+    pub role: Role,
+    /// Microseconds since 1970.
+    pub created_at: i64,
     pub version: String,
     pub digest: String,
     /// Why it stands still, if it does.
@@ -375,6 +421,9 @@ pub enum StoreError {
     /// An operator paused the projection.
     #[error("{0}")]
     Paused(String),
+    /// Batches are kept from going beyond these offsets for some seconds, or from being written at all.
+    #[error("its checkpoints are held for a moment, to be compared")]
+    Held(Option<Vector>),
     /// This event's changes are refused, given that those of the events before it stand.
     #[error("{rejection}")]
     Rejected { event: usize, rejection: Rejection },
@@ -384,9 +433,6 @@ pub enum StoreError {
     /// The tables are not as the host made them.
     #[error("the tables were changed by hand: {0}")]
     Drift(#[source] sqlx::Error),
-    /// A component's tables or topics differ from those of the projection as it is.
-    #[error("{0}")]
-    Layout(String),
     /// The store itself cannot be used as it is; the message says what to do.
     #[error("{0}")]
     Unusable(String),
@@ -409,7 +455,7 @@ impl StoreError {
             StoreError::Paused(_) => FailureKind::Operator,
             StoreError::Rejected { .. } | StoreError::Data(_) => FailureKind::Refused,
             StoreError::Drift(_) => FailureKind::Drift,
-            StoreError::Layout(_) => FailureKind::Layout,
+            StoreError::Held(_) => FailureKind::Held,
             StoreError::Unusable(_) => FailureKind::Store,
         }
     }
@@ -443,41 +489,4 @@ async fn open_beside(settings: &config::Store, read_only: bool) -> Result<Arc<dy
         Some("sqlite") => Ok(Arc::new(sqlite::Sqlite::open_beside(settings, read_only).await?)),
         _ => open(settings).await,
     }
-}
-
-/// What must be the same for a component to take over the tables that another one made.
-fn check_layout(
-    active: &projector_model::Descriptor,
-    offered: &projector_model::Descriptor,
-) -> Result<(), StoreError> {
-    let names = |descriptor: &projector_model::Descriptor| {
-        let mut names: Vec<_> = descriptor.topics.iter().map(|topic| topic.name.clone()).collect();
-        names.sort();
-        names
-    };
-    let with_tombstones = |descriptor: &projector_model::Descriptor| -> BTreeSet<String> {
-        let leaves = |write: &&Statement| write.kind == StatementKind::Delete && write.guard.is_some();
-        descriptor.statements.iter().filter(leaves).map(|write| write.table.clone()).collect()
-    };
-    let groups = |descriptor: &projector_model::Descriptor| -> BTreeMap<String, Option<String>> {
-        descriptor.topics.iter().map(|topic| (topic.name.clone(), topic.ordering_group.clone())).collect()
-    };
-    let differs = if active.tables != offered.tables {
-        "its tables"
-    } else if with_tombstones(active) != with_tombstones(offered) {
-        "which of its tables keep the tombstones of guarded deletes"
-    } else if names(active) != names(offered) {
-        "its topics"
-    } else if groups(active) != groups(offered) {
-        // What waits behind a dead letter would be of another key.
-        "which of its topics are keyed alike"
-    } else if active.revision != offered.revision {
-        "its revision"
-    } else {
-        return Ok(());
-    };
-    Err(StoreError::Layout(format!(
-        "version {} changes {differs}, so its rows must be built anew, and this host does not do that yet; version {} goes on",
-        offered.version, active.version
-    )))
 }

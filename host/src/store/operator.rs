@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value as Json;
 
+use super::deployments::{Role, Vector, vector_from};
 use super::{Books, Generation, StoreError, add};
 use crate::event::{Event, Header, Partition, Position, as_json};
 use crate::ordering::KeyId;
@@ -18,7 +19,7 @@ use crate::outcome::Failure;
 
 #[async_trait]
 pub trait Operator: Send + Sync {
-    /// What operators want of each generation now, if anything.
+    /// How each generation stands now, and what operators want of it.
     async fn wishes(&self) -> Result<Vec<Wishes>, StoreError>;
 
     /// Dead letters, oldest first; no more than asked.
@@ -76,14 +77,23 @@ pub trait Operator: Send + Sync {
     async fn operations(&self, projection: Option<&str>, most: i64) -> Result<Vec<Operation>, StoreError>;
 }
 
-/// What operators want of a generation.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// How a generation stands, and what operators want of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wishes {
-    pub generation: i64,
-    /// Why it is not to run.
+    pub generation: Generation,
+    pub role: Role,
+    /// The digest of the active component.
+    pub active: String,
+    /// While that is on trial: the digest of the one before.
+    pub on_trial_against: Option<String>,
+    /// No host is to run it.
+    pub stopped: bool,
+    /// Why it is not to write.
     pub paused: Option<String>,
     /// Changes whenever somebody says "go on".
     pub resumes: i64,
+    /// It is held for a moment: not to write, or not beyond these offsets.
+    pub hold: Option<Option<Vector>>,
     /// What lanes are to do, in order.
     pub open: Vec<Open>,
 }
@@ -365,22 +375,60 @@ pub struct Operation {
     pub verdict: Option<Json>,
 }
 
-/// Generation, its pause and resumes, and an open operation of it: number, action, topic and partition.
-pub(super) type WishRow =
-    (i64, Option<String>, i64, Option<i64>, Option<String>, Option<String>, Option<i32>);
+/// A generation and an open operation of it, if there is one.
+#[derive(sqlx::FromRow)]
+pub(super) struct WishRow {
+    id: i64,
+    projection: String,
+    number: i32,
+    table_schema: String,
+    role: String,
+    active_digest: String,
+    on_trial_against: Option<String>,
+    is_stopped: bool,
+    paused: Option<String>,
+    resumes: i64,
+    is_held: bool,
+    hold_at: Option<String>,
+    operation: Option<i64>,
+    action: Option<String>,
+    topic: Option<String>,
+    partition: Option<i32>,
+}
 
-/// What is wanted of each generation; operations stay in their order.
-pub(super) fn wishes(rows: Vec<WishRow>) -> Vec<Wishes> {
-    let mut wishes: BTreeMap<i64, Wishes> = BTreeMap::new();
-    for (generation, paused, resumes, id, action, topic, partition) in rows {
-        let wish =
-            wishes.entry(generation).or_insert(Wishes { generation, paused, resumes, open: Vec::new() });
-        let Some(action) = action.as_deref().and_then(Action::from_word) else { continue };
-        if let (Some(id), Some(topic), Some(partition)) = (id, topic, partition) {
-            wish.open.push(Open { id, action, partition: Partition::new(topic, partition) });
+/// What is wanted of each generation, in the order of the rows; operations stay in theirs.
+pub(super) fn wishes(rows: Vec<WishRow>) -> Result<Vec<Wishes>, StoreError> {
+    let mut wishes: Vec<Wishes> = Vec::new();
+    for row in rows {
+        if wishes.last().is_none_or(|last| last.generation.id != row.id) {
+            wishes.push(Wishes {
+                generation: Generation {
+                    id: row.id,
+                    projection: row.projection,
+                    number: row.number,
+                    schema: row.table_schema,
+                },
+                role: Role::from_word(&row.role)?,
+                active: row.active_digest,
+                on_trial_against: row.on_trial_against,
+                stopped: row.is_stopped,
+                paused: row.paused,
+                resumes: row.resumes,
+                hold: match row.is_held {
+                    true => Some(row.hold_at.as_deref().map(vector_from).transpose()?),
+                    false => None,
+                },
+                open: Vec::new(),
+            });
+        }
+        let Some(action) = row.action.as_deref().and_then(Action::from_word) else { continue };
+        if let (Some(last), Some(id), Some(topic), Some(partition)) =
+            (wishes.last_mut(), row.operation, row.topic, row.partition)
+        {
+            last.open.push(Open { id, action, partition: Partition::new(topic, partition) });
         }
     }
-    wishes.into_values().collect()
+    Ok(wishes)
 }
 
 /// A kept event, and the code that it is counted by.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::failure::{FailureKind, Trouble};
 
-use super::{Counters, PartitionState, Projection, StatementCount};
+use super::deployments::Role;
+use super::{Counters, PartitionState, Projection, StatementCount, StoreError};
 
 /// A generation, its active component, and how many dead letters it has.
 #[derive(sqlx::FromRow)]
@@ -12,6 +13,9 @@ pub(super) struct GenerationRow {
     pub(super) id: i64,
     projection: String,
     number: i32,
+    role: String,
+    created_at: i64,
+    stopped: Option<String>,
     active_digest: String,
     halted: Option<String>,
     halted_kind: Option<String>,
@@ -49,7 +53,7 @@ pub(super) fn projection(
     checkpoints: Vec<CheckpointRow>,
     outcomes: Vec<OutcomeRow>,
     effects: Vec<EffectRow>,
-) -> Projection {
+) -> Result<Projection, StoreError> {
     let mut codes: BTreeMap<(String, i32, String), BTreeMap<String, i64>> = BTreeMap::new();
     for (topic, partition, outcome, code, events) in outcomes {
         codes.entry((topic, partition, outcome)).or_default().insert(code, events);
@@ -77,12 +81,14 @@ pub(super) fn projection(
         }
     };
     let count = |(statement, changes, rows)| (statement, StatementCount { changes, rows });
-    Projection {
+    Ok(Projection {
         name: generation.projection,
         generation: generation.number,
+        role: Role::from_word(&generation.role)?,
+        created_at: generation.created_at,
         digest: generation.active_digest,
         // What an operator said is the nearer reason.
-        halted: (generation.paused.map(|reason| Trouble::new(FailureKind::Operator, reason)))
+        halted: (generation.stopped.map(|reason| format!("stopped: {reason}")).or(generation.paused).map(|reason| Trouble::new(FailureKind::Operator, reason)))
             .or(Trouble::stored(generation.halted_kind, generation.halted)),
         impure: generation.impure,
         version: generation.version,
@@ -90,5 +96,5 @@ pub(super) fn projection(
         dead_letters: generation.dead_letters,
         partitions: checkpoints.into_iter().map(state).collect(),
         statements: effects.into_iter().map(count).collect(),
-    }
+    })
 }

@@ -15,7 +15,7 @@ use projector::policy::{Failures, Flood};
 use projector::project::{self, Caller};
 use projector::settle::{Released, Settler};
 use projector::store::operator::{Action, Asked, Filter, NewOperation, Open};
-use projector::store::{Component, Counters, Deployment, StoreError};
+use projector::store::{Counters, Deployment, StoreError};
 use projector_model::LookupCall;
 use projector_model::Value;
 use proptest::prelude::*;
@@ -24,6 +24,7 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 
 use super::home::Home;
+use super::projection::offer;
 use crate::harness::{guest, load};
 
 /// Topics of the plugin, by their places: two that are keyed alike, and the gates.
@@ -125,9 +126,7 @@ struct World<'h> {
 impl<'h> World<'h> {
     async fn new(home: &'h Home, plugin: &Plugin) -> Result<World<'h>> {
         let store = home.open().await?;
-        let component =
-            Component { digest: &plugin.digest, bytes: b"\0asm: the plugin", contract: &plugin.contract };
-        let generation = store.install(&component).await?.generation;
+        let generation = offer(&*store, &plugin.digest, &plugin.contract).await?.generation;
         for topic in TOPICS {
             store.begin_partition(&generation, &Partition::new(topic, 0), 0, &Identity::default()).await?;
         }
@@ -141,6 +140,7 @@ impl<'h> World<'h> {
             plugin: plugin.clone(),
             store,
             failures: Failures { consecutive: usize::MAX, ratio: 1.0, ..Failures::default() },
+            on_trial: None,
         };
         Ok(World { home, settler: Some(settler), model: Model::default(), offsets: [0; 3] })
     }
@@ -251,7 +251,7 @@ impl<'h> World<'h> {
                 }
             }
             Deed::Restart => {
-                let Settler { deployment, plugin, store, failures } =
+                let Settler { deployment, plugin, store, failures, .. } =
                     self.settler.take().context("the host runs")?;
                 store.close().await;
                 // SQLite's file belongs to one host, and is let go with it.
@@ -265,7 +265,7 @@ impl<'h> World<'h> {
                         opened => break opened?,
                     }
                 };
-                self.settler = Some(Settler { deployment, plugin, store, failures });
+                self.settler = Some(Settler { deployment, plugin, store, failures, on_trial: None });
             }
         }
         self.check().await

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use projector::checkpoint::Identity;
 use projector::event::{Partition, Position};
+use projector::store::deployments::{Action, Origin, Proposal, Proposed, Role, Standing};
+use projector::store::operator::Asked;
 use projector::store::{
     Advance, Books, Component, Deployment, Installed, PartitionState, Projection as Overview, Store,
     StoreError, Transaction, Writes,
@@ -72,12 +74,36 @@ pub(super) fn partition() -> Partition {
     Partition::new("t", 0)
 }
 
+/// Offers a component as the plugin directory does, with no host that is asked.
 pub(super) async fn offer(
     store: &dyn Store,
     digest: &str,
     contract: &Contract,
 ) -> Result<Installed, StoreError> {
-    store.install(&Component { digest, bytes: BYTES, contract }).await
+    let proposal = Proposal {
+        component: Component { digest, bytes: BYTES, contract, signature: None },
+        action: Action::Deploy,
+        origin: Origin::Directory,
+        asked: Asked::new("a test".into(), None),
+        signer: None,
+    };
+    let activated = match store.propose(&proposal).await? {
+        Proposed::Open(deployment) => store.activate(deployment, contract).await?,
+        Proposed::Active | Proposed::Had => None,
+        Proposed::Foreign(owner) => panic!("it belongs to {owner}"),
+    };
+    match activated {
+        Some(installed) => Ok(installed),
+        None => {
+            let live = live(store, contract.name()).await?;
+            Ok(Installed { generation: live.generation, active: live.active })
+        }
+    }
+}
+
+pub(super) async fn live(store: &dyn Store, projection: &str) -> Result<Standing, StoreError> {
+    let standings = store.standings(projection).await?;
+    Ok(standings.into_iter().find(|standing| standing.role == Role::Live).expect("it was offered before"))
 }
 
 impl Projection {

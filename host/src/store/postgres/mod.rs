@@ -1,5 +1,6 @@
 //! Postgres: set-wise statements over `UNNEST` arrays, several hosts at once.
 
+mod deployments;
 mod errors;
 mod lock_holder;
 mod operator;
@@ -16,22 +17,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use projector_model::{Contract, Descriptor};
 use sqlx::migrate::{MigrateError, Migration, Migrator};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
-use sqlx::{AssertSqlSafe, ConnectOptions, Row};
+use sqlx::{ConnectOptions, Row};
 use uuid::Uuid;
 
 use super::{
-    CatchUp, CatchingUp, Component, Deployment, Generation, Installed, LockHolder, Progress, Projection,
-    Store, StoreError, Transaction, check_layout,
+    CatchUp, CatchingUp, Deployment, Generation, LockHolder, Progress, Projection, Store, StoreError,
+    Transaction,
 };
 use crate::checkpoint::{Checkpoint, Identity};
 use crate::config;
 use crate::event::Partition;
 use crate::failure::Trouble;
-use crate::store::names::{generation_schema, schema_name};
 use errors::classify;
 use statements::Statements;
 use waiting::meanwhile;
@@ -225,99 +224,6 @@ impl Store for Postgres {
         self.pool.options().get_max_connections() as usize
     }
 
-    async fn install(&self, component: &Component<'_>) -> Result<Installed, StoreError> {
-        let contract = component.contract;
-        let mut tx = self.begin(BEGIN).await?;
-        // One host at a time decides about a name.
-        sqlx::query("select pg_advisory_xact_lock($1, hashtext($2))")
-            .bind(ADVISORY_CLASS)
-            .bind(contract.name())
-            .execute(&mut *tx)
-            .await
-            .map_err(classify)?;
-        let newest = sqlx::query(
-            "select g.id, g.number, g.table_schema, g.active_digest, c.descriptor::text
-             from projector.generation g join projector.component c on c.digest = g.active_digest
-             where g.projection = $1 order by g.number desc limit 1",
-        )
-        .bind(contract.name())
-        .fetch_optional(&mut *tx)
-        .await
-        .map_err(classify)?;
-        let Some(newest) = newest else {
-            let generation = create(&mut tx, component).await?;
-            tx.commit().await.map_err(classify)?;
-            return Ok(Installed { generation, active: component.digest.to_owned() });
-        };
-        let generation = Generation {
-            id: newest.get(0),
-            projection: contract.name().to_owned(),
-            number: newest.get(1),
-            schema: newest.get(2),
-        };
-        let active: String = newest.get(3);
-        if active == component.digest {
-            return Ok(Installed { generation, active });
-        }
-        let superseded: bool = sqlx::query_scalar(
-            "select exists (select from projector.activation where generation_id = $1 and digest = $2)",
-        )
-        .bind(generation.id)
-        .bind(component.digest)
-        .fetch_one(&mut *tx)
-        .await
-        .map_err(classify)?;
-        if superseded {
-            return Ok(Installed { generation, active });
-        }
-        let stored: String = newest.get(4);
-        let descriptor = Descriptor::from_json(&stored).map_err(|problems| {
-            StoreError::Unusable(format!("the active component's descriptor: {problems}"))
-        })?;
-        check_layout(&descriptor, &contract.descriptor)?;
-        store_component(&mut tx, component).await?;
-        // Waits for the transactions in flight, which hold this row, and they see it after.
-        sqlx::query(
-            "update projector.generation set active_digest = $2, halted = null, impure = null where id = $1",
-        )
-        .bind(generation.id)
-        .bind(component.digest)
-        .execute(&mut *tx)
-        .await
-        .map_err(classify)?;
-        activate(&mut tx, generation.id, component.digest).await?;
-        tx.commit().await.map_err(classify)?;
-        Ok(Installed { generation, active: component.digest.to_owned() })
-    }
-
-    async fn installed(&self, projection: &str) -> Result<Option<Installed>, StoreError> {
-        let newest = sqlx::query(
-            "select id, number, table_schema, active_digest from projector.generation
-             where projection = $1 order by number desc limit 1",
-        )
-        .bind(projection)
-        .fetch_optional(&mut *self.connection().await?)
-        .await
-        .map_err(classify)?;
-        Ok(newest.map(|newest| Installed {
-            generation: Generation {
-                id: newest.get(0),
-                projection: projection.to_owned(),
-                number: newest.get(1),
-                schema: newest.get(2),
-            },
-            active: newest.get(3),
-        }))
-    }
-
-    async fn component(&self, digest: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        sqlx::query_scalar("select bytes from projector.component where digest = $1")
-            .bind(digest)
-            .fetch_optional(&mut *self.connection().await?)
-            .await
-            .map_err(classify)
-    }
-
     async fn checkpoints(
         &self,
         generation: &Generation,
@@ -459,7 +365,13 @@ impl Store for Postgres {
     async fn begin(&self, deployment: &Deployment) -> Result<Box<dyn Transaction>, StoreError> {
         let statements = self.statements(deployment);
         let tx = self.begin(BEGIN).await?;
-        Ok(Box::new(transaction::begin(tx, deployment, statements).await?))
+        Ok(Box::new(transaction::begin(tx, deployment, statements, false).await?))
+    }
+
+    async fn look(&self, deployment: &Deployment) -> Result<Box<dyn Transaction>, StoreError> {
+        let statements = self.statements(deployment);
+        let tx = self.begin(BEGIN).await?;
+        Ok(Box::new(transaction::begin(tx, deployment, statements, true).await?))
     }
 
     async fn lock_holder(&self, generation: &Generation) -> Option<LockHolder> {
@@ -474,68 +386,4 @@ impl Store for Postgres {
     async fn close(&self) {
         self.pool.close().await;
     }
-}
-
-async fn create(
-    tx: &mut sqlx::Transaction<'static, sqlx::Postgres>,
-    component: &Component<'_>,
-) -> Result<Generation, StoreError> {
-    let contract: &Contract = component.contract;
-    let schema = generation_schema(contract.name(), 1);
-    store_component(tx, component).await?;
-    let id: i64 = sqlx::query_scalar(
-        "insert into projector.generation (projection, number, revision, table_schema, active_digest)
-         values ($1, 1, $2, $3, $4) returning id",
-    )
-    .bind(contract.name())
-    .bind(contract.descriptor.revision as i32)
-    .bind(&schema)
-    .bind(component.digest)
-    .fetch_one(&mut **tx)
-    .await
-    .map_err(classify)?;
-    activate(tx, id, component.digest).await?;
-    for statement in tables::create(contract, &schema, &schema_name(contract.name())) {
-        sqlx::query(AssertSqlSafe(statement)).execute(&mut **tx).await.map_err(|error| {
-            match error.as_database_error().and_then(|error| error.code()).as_deref() {
-                Some("42P06") => StoreError::Unusable(format!(
-                    "the database has a schema of the projection's name already ({error}); Projector made none: rename the projection, or give it a database of its own (`store`)"
-                )),
-                _ => classify(error),
-            }
-        })?;
-    }
-    Ok(Generation { id, projection: contract.name().to_owned(), number: 1, schema })
-}
-
-async fn store_component(
-    tx: &mut sqlx::Transaction<'static, sqlx::Postgres>,
-    component: &Component<'_>,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "insert into projector.component (digest, version, bytes, descriptor) values ($1, $2, $3, $4::text::jsonb)
-         on conflict do nothing",
-    )
-    .bind(component.digest)
-    .bind(&component.contract.descriptor.version)
-    .bind(component.bytes)
-    .bind(component.contract.descriptor.to_json())
-    .execute(&mut **tx)
-    .await
-    .map_err(classify)?;
-    Ok(())
-}
-
-async fn activate(
-    tx: &mut sqlx::Transaction<'static, sqlx::Postgres>,
-    generation: i64,
-    digest: &str,
-) -> Result<(), StoreError> {
-    sqlx::query("insert into projector.activation (generation_id, digest) values ($1, $2)")
-        .bind(generation)
-        .bind(digest)
-        .execute(&mut **tx)
-        .await
-        .map_err(classify)?;
-    Ok(())
 }

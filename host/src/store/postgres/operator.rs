@@ -18,16 +18,21 @@ use crate::store::{Books, Generation, StoreError, add};
 impl Operator for Postgres {
     async fn wishes(&self) -> Result<Vec<Wishes>, StoreError> {
         let rows: Vec<WishRow> = sqlx::query_as(
-            "select g.id, g.paused, g.resumes, o.id, o.action, o.topic, o.partition
-             from projector.generation g
+            "select g.id, g.projection, g.number, g.table_schema, g.role, g.active_digest,
+               (select case when d.action = 'deploy' and d.proven_at is null and d.digest = g.active_digest then d.replaced end
+                from projector.deployment d where d.projection = g.projection and d.generation = g.number
+                  and d.state = 'done' and d.digest is not null order by d.id desc limit 1) as on_trial_against,
+               p.stopped is not null as is_stopped, g.paused, g.resumes,
+               coalesce(g.hold_until > now(), false) as is_held, g.hold_at::text as hold_at,
+               o.id as operation, o.action, o.topic, o.partition
+             from projector.generation g join projector.projection p on p.name = g.projection
              left join projector.operation o on o.generation_id = g.id and o.done_at is null
-             where g.paused is not null or g.resumes > 0 or o.id is not null
              order by g.id, o.id",
         )
         .fetch_all(&mut *self.connection().await?)
         .await
         .map_err(classify)?;
-        Ok(wishes(rows))
+        wishes(rows)
     }
 
     async fn dead_letters(&self, filter: &Filter) -> Result<Vec<Letter>, StoreError> {

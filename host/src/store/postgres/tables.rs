@@ -1,37 +1,92 @@
 //! A projection's tables, indexes and readers' views, from its contract.
 
 use projector_model::contract::{Column, Table};
-use projector_model::descriptor::IndexKind;
+use projector_model::descriptor::{Index, IndexKind};
 use projector_model::{Contract, Type};
+use sha2::{Digest, Sha256};
 
+use crate::deploy::layout::{LaidTable, Step};
 use crate::store::names::{DELETED, LINEAGE, quote};
 
-/// The statements that create everything, in order. `schema` is the generation's own, `readers`
-/// the one that readers know.
-pub(super) fn create(contract: &Contract, schema: &str, readers: &str) -> Vec<String> {
-    let mut statements =
-        vec![format!("create schema {}", quote(schema)), format!("create schema {}", quote(readers))];
-    for (number, table) in contract.tables.iter().enumerate() {
-        // No table of the projection's has such a name: theirs have no double underscore.
-        let own =
-            |what: &str| quote(&format!("{}__{number}_{what}", &table.name[..table.name.len().min(45)]));
-        statements.push(create_table(table, schema, &own("key")));
-        statements.extend(table.indexes.iter().enumerate().map(|(at, index)| {
-            let columns: Vec<_> = table.column_names(&index.columns).map(quote).collect();
-            let (method, class) = match index.kind {
-                IndexKind::Ordered => ("btree", ""),
-                IndexKind::Contains => ("gin", " jsonb_path_ops"),
-            };
-            let on = qualified(schema, &table.name);
-            let name = own(&(at + 1).to_string());
-            format!("create index {name} on {on} using {method} ({}{class})", columns.join(", "))
-        }));
-        statements.push(create_view(table, schema, readers));
+/// The statements that create a generation's schema and tables, in order.
+pub(super) fn create(contract: &Contract, schema: &str) -> Vec<String> {
+    let mut statements = vec![format!("create schema {}", quote(schema))];
+    for (table, declared) in contract.tables.iter().zip(&contract.descriptor.tables) {
+        statements.push(create_table("create table", table, schema));
+        statements.extend(
+            declared.indexes.iter().map(|index| create_index("create index", &table.name, index, schema)),
+        );
     }
     statements
 }
 
-fn create_table(table: &Table, schema: &str, primary_key: &str) -> String {
+/// A statement that may be run again.
+pub(super) struct Addition {
+    pub(super) sql: String,
+    /// The index that it makes, where that is done beside those who read and write.
+    pub(super) index: Option<String>,
+}
+
+/// The statements that add something to tables in use.
+pub(super) fn add(step: &Step, contract: &Contract, schema: &str) -> Vec<Addition> {
+    let declared = |name: &str| {
+        let tables = contract.tables.iter().zip(&contract.descriptor.tables);
+        tables.into_iter().find(|(table, _)| table.name == name)
+    };
+    let at_once = |sql| Addition { sql, index: None };
+    match step {
+        Step::CreateTable { table } => declared(table)
+            .into_iter()
+            .flat_map(|(table, declared)| {
+                let indexes = declared.indexes.iter().map(|index| {
+                    at_once(create_index("create index if not exists", &table.name, index, schema))
+                });
+                [at_once(create_table("create table if not exists", table, schema))].into_iter().chain(indexes)
+            })
+            .collect(),
+        Step::AddColumn { table, column } => {
+            let columns = declared(table).into_iter().flat_map(|(table, _)| &table.columns);
+            columns
+                .filter(|declared| declared.name == *column)
+                .map(|column| {
+                    at_once(format!(
+                        "alter table {} add column if not exists {} {}",
+                        qualified(schema, table),
+                        quote(&column.name),
+                        sql_type(column)
+                    ))
+                })
+                .collect()
+        }
+        Step::CreateIndex { table, index } => vec![Addition {
+            sql: create_index("create index concurrently if not exists", table, index, schema),
+            index: Some(format!("{}.{}", quote(schema), index_name(table, index))),
+        }],
+    }
+}
+
+/// A name that no table of a projection's has: theirs have no double underscore. It is the same for the
+/// same table and index, whatever else there is.
+fn own(table: &str, what: &str) -> String {
+    let hash = hex::encode(&Sha256::digest(format!("{table}\0{what}"))[..4]);
+    quote(&format!("{}__{hash}", &table[..table.len().min(45)]))
+}
+
+fn index_name(table: &str, index: &Index) -> String {
+    own(table, &format!("{:?} {}", index.kind, index.columns.join(",")))
+}
+
+fn create_index(create: &str, table: &str, index: &Index, schema: &str) -> String {
+    let columns: Vec<_> = index.columns.iter().map(|column| quote(column)).collect();
+    let (method, class) = match index.kind {
+        IndexKind::Ordered => ("btree", ""),
+        IndexKind::Contains => ("gin", " jsonb_path_ops"),
+    };
+    let (name, on) = (index_name(table, index), qualified(schema, table));
+    format!("{create} {name} on {on} using {method} ({}{class})", columns.join(", "))
+}
+
+fn create_table(create: &str, table: &Table, schema: &str) -> String {
     let mut parts: Vec<String> = table
         .columns
         .iter()
@@ -62,15 +117,16 @@ fn create_table(table: &Table, schema: &str, primary_key: &str) -> String {
         parts.extend(typed.map(|(column, ty)| format!("{column} {ty} not null")));
     }
     let key: Vec<_> = table.column_names(&table.key).map(quote).collect();
-    parts.push(format!("constraint {primary_key} primary key ({})", key.join(", ")));
-    format!("create table {} (\n  {}\n)", qualified(schema, &table.name), parts.join(",\n  "))
+    parts.push(format!("constraint {} primary key ({})", own(&table.name, "key"), key.join(", ")));
+    format!("{create} {} (\n  {}\n)", qualified(schema, &table.name), parts.join(",\n  "))
 }
 
-fn create_view(table: &Table, schema: &str, readers: &str) -> String {
+/// The statement that makes readers' view of a table, or replaces it.
+pub(super) fn view(table: &LaidTable, schema: &str, readers: &str) -> String {
     let columns: Vec<_> = table.columns.iter().map(|column| quote(&column.name)).collect();
-    let visible = if table.has_tombstones { format!(" where not {DELETED}") } else { String::new() };
+    let visible = if table.tombstones { format!(" where not {DELETED}") } else { String::new() };
     format!(
-        "create view {} as select {} from {}{visible}",
+        "create or replace view {} as select {} from {}{visible}",
         qualified(readers, &table.name),
         columns.join(", "),
         qualified(schema, &table.name)

@@ -22,20 +22,24 @@ use crate::event::Partition;
 use crate::failpoint;
 use crate::ordering::{Blocked, KeyId};
 use crate::plan::{self, Step};
+use crate::store::deployments::Vector;
 use crate::store::operator::Taken;
-use crate::store::{Advance, Books, Counters, Deployment, StoreError, Transaction, Writes};
+use crate::store::{Admission, Advance, Books, Counters, Deployment, StoreError, Transaction, Writes};
 
 pub(super) struct Batch {
     pub(super) tx: sqlx::Transaction<'static, sqlx::Postgres>,
     pub(super) deployment: Deployment,
     statements: Arc<Statements>,
     any_blocked: bool,
+    /// How far it may go.
+    hold: Option<Vector>,
 }
 
 pub(super) async fn begin(
     mut tx: sqlx::Transaction<'static, sqlx::Postgres>,
     deployment: &Deployment,
     statements: Arc<Statements>,
+    only_to_look: bool,
 ) -> Result<Batch, StoreError> {
     let generation = deployment.generation.id;
     // First: what is found out then is as the writer before left it.
@@ -48,22 +52,18 @@ pub(super) async fn begin(
             .await
             .map_err(classify)?;
     }
-    let (active, paused, any_blocked): (String, Option<String>, bool) = sqlx::query_as(
+    let found: Option<Admission> = sqlx::query_as(
         "select g.active_digest, g.paused,
-           exists (select from projector.blocked_key b where b.generation_id = g.id)
+           exists (select from projector.blocked_key b where b.generation_id = g.id) as any_blocked,
+           coalesce(g.hold_until > now(), false) as is_held, g.hold_at::text as hold_at
          from projector.generation g where g.id = $1 for share of g",
     )
     .bind(generation)
-    .fetch_one(&mut *tx)
+    .fetch_optional(&mut *tx)
     .await
     .map_err(classify)?;
-    if active != *deployment.digest {
-        return Err(StoreError::Inactive(active));
-    }
-    if let Some(reason) = paused {
-        return Err(StoreError::Paused(reason));
-    }
-    Ok(Batch { tx, deployment: deployment.clone(), statements, any_blocked })
+    let (any_blocked, hold) = Admission::of(found, &deployment.digest, only_to_look)?;
+    Ok(Batch { tx, deployment: deployment.clone(), statements, any_blocked, hold })
 }
 
 #[async_trait]
@@ -141,6 +141,7 @@ impl Transaction for Batch {
 
     async fn write(&mut self, writes: &Writes<'_>) -> Result<u64, StoreError> {
         failpoint::reached(failpoint::BEFORE_WRITE, &self.deployment.generation.projection);
+        writes.within(self.hold.as_ref())?;
         self.advance(&writes.advances).await?;
         if let Some(release) = &writes.release {
             // Checkpoints first, as all writers do.

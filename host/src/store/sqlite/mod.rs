@@ -1,5 +1,6 @@
 //! SQLite: one file, one host, one writer. The model's own interpreter decides what a change does.
 
+mod deployments;
 mod errors;
 mod operator;
 mod overview;
@@ -15,24 +16,21 @@ use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use projector_model::Descriptor;
 use rustix::fs::{FlockOperation, flock};
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{AssertSqlSafe, ConnectOptions, Row};
+use sqlx::{ConnectOptions, Row};
 use uuid::Uuid;
 
 use super::{
-    CatchUp, CatchingUp, Component, Deployment, Generation, Installed, LockHolder, Projection, Store,
-    StoreError, Transaction, check_layout,
+    CatchUp, CatchingUp, Deployment, Generation, LockHolder, Projection, Store, StoreError, Transaction,
 };
 use crate::checkpoint::{Checkpoint, Identity};
 use crate::config;
 use crate::event::Partition;
 use crate::failure::Trouble;
-use crate::store::names::{generation_schema, schema_name};
 use errors::classify;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/sqlite");
@@ -132,88 +130,6 @@ impl Store for Sqlite {
 
     fn writers(&self) -> usize {
         1
-    }
-
-    async fn install(&self, component: &Component<'_>) -> Result<Installed, StoreError> {
-        let contract = component.contract;
-        let mut tx = self.pool.begin_with("begin immediate").await.map_err(classify)?;
-        let newest = sqlx::query(
-            "select g.id, g.number, g.table_schema, g.active_digest, c.descriptor
-             from projector_generation g join projector_component c on c.digest = g.active_digest
-             where g.projection = ? order by g.number desc limit 1",
-        )
-        .bind(contract.name())
-        .fetch_optional(&mut *tx)
-        .await
-        .map_err(classify)?;
-        let Some(newest) = newest else {
-            let generation = create(&mut tx, component).await?;
-            tx.commit().await.map_err(classify)?;
-            return Ok(Installed { generation, active: component.digest.to_owned() });
-        };
-        let generation = Generation {
-            id: newest.get(0),
-            projection: contract.name().to_owned(),
-            number: newest.get(1),
-            schema: newest.get(2),
-        };
-        let active: String = newest.get(3);
-        let known: i64 = sqlx::query_scalar(
-            "select count(*) from projector_activation where generation_id = ? and digest = ?",
-        )
-        .bind(generation.id)
-        .bind(component.digest)
-        .fetch_one(&mut *tx)
-        .await
-        .map_err(classify)?;
-        if known > 0 {
-            return Ok(Installed { generation, active });
-        }
-        let stored: String = newest.get(4);
-        let descriptor = Descriptor::from_json(&stored).map_err(|problems| {
-            StoreError::Unusable(format!("the active component's descriptor: {problems}"))
-        })?;
-        check_layout(&descriptor, &contract.descriptor)?;
-        store_component(&mut tx, component).await?;
-        sqlx::query(
-            "update projector_generation set active_digest = ?, halted = null, impure = null where id = ?",
-        )
-        .bind(component.digest)
-        .bind(generation.id)
-        .execute(&mut *tx)
-        .await
-        .map_err(classify)?;
-        activate(&mut tx, generation.id, component.digest).await?;
-        tx.commit().await.map_err(classify)?;
-        Ok(Installed { generation, active: component.digest.to_owned() })
-    }
-
-    async fn installed(&self, projection: &str) -> Result<Option<Installed>, StoreError> {
-        let newest = sqlx::query(
-            "select id, number, table_schema, active_digest from projector_generation
-             where projection = ? order by number desc limit 1",
-        )
-        .bind(projection)
-        .fetch_optional(&self.pool)
-        .await
-        .map_err(classify)?;
-        Ok(newest.map(|newest| Installed {
-            generation: Generation {
-                id: newest.get(0),
-                projection: projection.to_owned(),
-                number: newest.get(1),
-                schema: newest.get(2),
-            },
-            active: newest.get(3),
-        }))
-    }
-
-    async fn component(&self, digest: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        sqlx::query_scalar("select bytes from projector_component where digest = ?")
-            .bind(digest)
-            .fetch_optional(&self.pool)
-            .await
-            .map_err(classify)
     }
 
     async fn checkpoints(
@@ -324,7 +240,11 @@ impl Store for Sqlite {
     }
 
     async fn begin(&self, deployment: &Deployment) -> Result<Box<dyn Transaction>, StoreError> {
-        Ok(Box::new(transaction::begin(&self.pool, deployment).await?))
+        Ok(Box::new(transaction::begin(&self.pool, deployment, false).await?))
+    }
+
+    async fn look(&self, deployment: &Deployment) -> Result<Box<dyn Transaction>, StoreError> {
+        Ok(Box::new(transaction::begin(&self.pool, deployment, true).await?))
     }
 
     async fn lock_holder(&self, _: &Generation) -> Option<LockHolder> {
@@ -339,71 +259,4 @@ impl Store for Sqlite {
     async fn close(&self) {
         self.pool.close().await;
     }
-}
-
-async fn create(
-    tx: &mut sqlx::Transaction<'static, sqlx::Sqlite>,
-    component: &Component<'_>,
-) -> Result<Generation, StoreError> {
-    let contract = component.contract;
-    let schema = generation_schema(contract.name(), 1);
-    store_component(tx, component).await?;
-    let id: i64 = sqlx::query_scalar(
-        "insert into projector_generation (projection, number, revision, table_schema, active_digest, created_at)
-         values (?, 1, ?, ?, ?, ?) returning id",
-    )
-    .bind(contract.name())
-    .bind(i64::from(contract.descriptor.revision))
-    .bind(&schema)
-    .bind(component.digest)
-    .bind(now_micros())
-    .fetch_one(&mut **tx)
-    .await
-    .map_err(classify)?;
-    activate(tx, id, component.digest).await?;
-    for statement in tables::create(contract, &schema, &schema_name(contract.name())) {
-        sqlx::query(AssertSqlSafe(statement)).execute(&mut **tx).await.map_err(|error| {
-            match error.to_string().contains("already exists") {
-                true => StoreError::Unusable(format!(
-                    "the database has a table of the projection's name already ({error}); Projector made none: rename the projection, or give it a database of its own (`store`)"
-                )),
-                false => classify(error),
-            }
-        })?;
-    }
-    Ok(Generation { id, projection: contract.name().to_owned(), number: 1, schema })
-}
-
-async fn store_component(
-    tx: &mut sqlx::Transaction<'static, sqlx::Sqlite>,
-    component: &Component<'_>,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "insert into projector_component (digest, version, bytes, descriptor, stored_at) values (?, ?, ?, ?, ?)
-         on conflict do nothing",
-    )
-    .bind(component.digest)
-    .bind(&component.contract.descriptor.version)
-    .bind(component.bytes)
-    .bind(component.contract.descriptor.to_json())
-    .bind(now_micros())
-    .execute(&mut **tx)
-    .await
-    .map_err(classify)?;
-    Ok(())
-}
-
-async fn activate(
-    tx: &mut sqlx::Transaction<'static, sqlx::Sqlite>,
-    generation: i64,
-    digest: &str,
-) -> Result<(), StoreError> {
-    sqlx::query("insert into projector_activation (generation_id, digest, activated_at) values (?, ?, ?)")
-        .bind(generation)
-        .bind(digest)
-        .bind(now_micros())
-        .execute(&mut **tx)
-        .await
-        .map_err(classify)?;
-    Ok(())
 }

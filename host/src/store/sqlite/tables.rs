@@ -5,30 +5,68 @@
 //! REAL; text, decimal, json and uuid as TEXT; bytes as BLOB.
 
 use projector_model::contract::Table;
-use projector_model::descriptor::IndexKind;
+use projector_model::descriptor::{Index, IndexKind};
 use projector_model::{Contract, Type};
 
+use crate::deploy::layout::{LaidTable, Step};
 use crate::store::names::{DELETED, LINEAGE, quote};
 
-pub(super) fn create(contract: &Contract, schema: &str, readers: &str) -> Vec<String> {
-    let mut statements = Vec::new();
-    for table in &contract.tables {
-        let name = qualified(schema, &table.name);
-        statements.push(create_table(table, &name));
-        // `contains` has no counterpart: readers scan.
-        let ordered = table.indexes.iter().enumerate().filter(|(_, index)| index.kind == IndexKind::Ordered);
-        statements.extend(ordered.map(|(at, index)| {
-            let columns: Vec<_> = table.column_names(&index.columns).map(quote).collect();
-            // No table has such a name: theirs have no double underscore.
-            let index = qualified(schema, &format!("{}__{}", table.name, at + 1));
-            format!("create index {index} on {name} ({})", columns.join(", "))
-        }));
-        let columns: Vec<_> = table.columns.iter().map(|column| quote(&column.name)).collect();
-        let visible = if table.has_tombstones { format!(" where not {DELETED}") } else { String::new() };
-        let view = qualified(readers, &table.name);
-        statements.push(format!("create view {view} as select {} from {name}{visible}", columns.join(", ")));
+/// The statements that create a generation's tables, in order.
+pub(super) fn create(contract: &Contract, schema: &str) -> Vec<String> {
+    let tables = contract.tables.iter().map(|table| &table.name);
+    tables.flat_map(|table| add(&Step::CreateTable { table: table.clone() }, contract, schema)).collect()
+}
+
+/// The statements that add something to tables in use.
+pub(super) fn add(step: &Step, contract: &Contract, schema: &str) -> Vec<String> {
+    let declared = |name: &str| {
+        contract.tables.iter().zip(&contract.descriptor.tables).find(|(table, _)| table.name == name)
+    };
+    match step {
+        Step::CreateTable { table } => declared(table)
+            .into_iter()
+            .flat_map(|(table, declared)| {
+                let name = qualified(schema, &table.name);
+                let indexes =
+                    declared.indexes.iter().filter_map(|index| create_index(&table.name, index, schema));
+                [create_table(table, &name)].into_iter().chain(indexes)
+            })
+            .collect(),
+        Step::AddColumn { table, column } => {
+            let columns = declared(table).into_iter().flat_map(|(table, _)| &table.columns);
+            let added = columns.filter(|declared| declared.name == *column);
+            let on = qualified(schema, table);
+            added
+                .map(|column| {
+                    format!("alter table {on} add column {} {}", quote(&column.name), sql_type(column.ty))
+                })
+                .collect()
+        }
+        Step::CreateIndex { table, index } => create_index(table, index, schema).into_iter().collect(),
     }
-    statements
+}
+
+/// `contains` has no counterpart: readers scan.
+fn create_index(table: &str, index: &Index, schema: &str) -> Option<String> {
+    if index.kind != IndexKind::Ordered {
+        return None;
+    }
+    let columns: Vec<_> = index.columns.iter().map(|column| quote(column)).collect();
+    // No table has such a name: theirs have no double underscore.
+    let name = qualified(schema, &format!("{table}__by_{}", index.columns.join("__")));
+    Some(format!("create index {name} on {} ({})", qualified(schema, table), columns.join(", ")))
+}
+
+/// The statements that make readers' view of a table, or another one of it.
+pub(super) fn view(table: &LaidTable, schema: &str, readers: &str) -> [String; 2] {
+    let columns: Vec<_> = table.columns.iter().map(|column| quote(&column.name)).collect();
+    let visible = if table.tombstones { format!(" where not {DELETED}") } else { String::new() };
+    let view = qualified(readers, &table.name);
+    let name = qualified(schema, &table.name);
+    [
+        format!("drop view if exists {view}"),
+        format!("create view {view} as select {} from {name}{visible}", columns.join(", ")),
+    ]
 }
 
 fn create_table(table: &Table, name: &str) -> String {

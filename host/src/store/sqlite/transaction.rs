@@ -17,33 +17,37 @@ use crate::duplicate::{EventId, Remembered};
 use crate::event::{Partition, Position};
 use crate::failpoint;
 use crate::ordering::{Blocked, KeyId};
+use crate::store::deployments::Vector;
 use crate::store::operator::Taken;
-use crate::store::{Advance, Books, Deployment, StoreError, Transaction, Writes};
+use crate::store::{Admission, Advance, Books, Deployment, StoreError, Transaction, Writes};
 
 pub(super) struct Batch {
     pub(super) tx: sqlx::Transaction<'static, sqlx::Sqlite>,
     pub(super) deployment: Deployment,
     any_blocked: bool,
+    /// How far it may go.
+    hold: Option<Vector>,
 }
 
-pub(super) async fn begin(pool: &SqlitePool, deployment: &Deployment) -> Result<Batch, StoreError> {
+pub(super) async fn begin(
+    pool: &SqlitePool,
+    deployment: &Deployment,
+    only_to_look: bool,
+) -> Result<Batch, StoreError> {
     let mut tx = pool.begin_with("begin immediate").await.map_err(classify)?;
-    let (active, paused, any_blocked): (String, Option<String>, bool) = sqlx::query_as(
+    let found: Option<Admission> = sqlx::query_as(
         "select g.active_digest, g.paused,
-           exists (select 1 from projector_blocked_key b where b.generation_id = g.id)
-         from projector_generation g where g.id = ?",
+           exists (select 1 from projector_blocked_key b where b.generation_id = g.id) as any_blocked,
+           coalesce(g.hold_until > ?2, 0) as is_held, g.hold_at
+         from projector_generation g where g.id = ?1",
     )
     .bind(deployment.generation.id)
-    .fetch_one(&mut *tx)
+    .bind(now_micros())
+    .fetch_optional(&mut *tx)
     .await
     .map_err(classify)?;
-    if active != *deployment.digest {
-        return Err(StoreError::Inactive(active));
-    }
-    if let Some(reason) = paused {
-        return Err(StoreError::Paused(reason));
-    }
-    Ok(Batch { tx, deployment: deployment.clone(), any_blocked })
+    let (any_blocked, hold) = Admission::of(found, &deployment.digest, only_to_look)?;
+    Ok(Batch { tx, deployment: deployment.clone(), any_blocked, hold })
 }
 
 /// By table, and by the keys of those rows of it that were changed: where the event stands that did so
@@ -112,6 +116,7 @@ impl Transaction for Batch {
 
     async fn write(&mut self, writes: &Writes<'_>) -> Result<u64, StoreError> {
         failpoint::reached(failpoint::BEFORE_WRITE, &self.deployment.generation.projection);
+        writes.within(self.hold.as_ref())?;
         self.advance(&writes.advances).await?;
         let mut tables = self.load(writes).await?;
         let contract = self.deployment.contract.clone();

@@ -1,0 +1,58 @@
+//! From a file to the version that runs: what its tables need (`layout`), where it goes (here).
+
+pub mod layout;
+pub mod rollout;
+pub mod supply;
+pub mod versions;
+pub mod watch;
+
+use projector_model::Contract;
+
+use crate::store::deployments::{Action, Role, Standing};
+use layout::{Fit, Step};
+
+/// Where a version goes, and what that takes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Target {
+    /// The projection's first generation, which readers see from the beginning.
+    First,
+    /// A generation that is there, after these additions to its tables.
+    InPlace { generation: i64, steps: Vec<Step> },
+    /// A new generation beside the live one, for these reasons; one that is being built is given up.
+    Anew { reasons: Vec<String>, instead_of: Option<i64> },
+}
+
+/// Where a version goes: to the generation that is being built, if it fits there; to the live one, if it
+/// fits there; otherwise to a new one. `had`: whether a generation had it before, and so fits it.
+pub fn target(
+    action: Action,
+    standings: &[Standing],
+    contract: &Contract,
+    had: impl Fn(&Standing) -> bool,
+) -> Target {
+    let of = |role| standings.iter().find(|standing| standing.role == role);
+    let Some(live) = of(Role::Live) else { return Target::First };
+    let building = of(Role::Building);
+    let instead_of = building.map(|building| building.generation.id);
+    let in_place = |standing: &Standing| match standing.layout.fit(contract) {
+        _ if had(standing) => Ok(Vec::new()),
+        Fit::InPlace(steps) => Ok(steps),
+        Fit::Anew(reasons) => Err(reasons),
+    };
+    let candidates: Vec<&Standing> = match action {
+        Action::Rebuild => {
+            return Target::Anew { reasons: vec!["an operator asked for it".to_owned()], instead_of };
+        }
+        Action::Rollback => vec![live],
+        _ => building.into_iter().chain([live]).collect(),
+    };
+    let mut reasons = Vec::new();
+    for standing in candidates {
+        match in_place(standing) {
+            Ok(steps) => return Target::InPlace { generation: standing.generation.id, steps },
+            // Those of the live one are what is told.
+            Err(others) => reasons = others,
+        }
+    }
+    Target::Anew { reasons, instead_of }
+}

@@ -1,0 +1,548 @@
+//! Whether a file may be a projection's component: listed in the lock file, signed by a team.
+//!
+//! Each is asked for where the configuration has it, and both where it has both. A lock entry and a
+//! signature hold for one name and one version of it, so neither can be put beside another component.
+//! Whoever vouches for a name first owns it: see [`may_take_over`].
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use minisign_verify::{Error, Signature};
+use serde::{Deserialize, Deserializer};
+use toml::Spanned;
+
+use crate::config::{Plugins, Team};
+
+/// What a component is held against before it may run.
+#[derive(Debug, Clone, Default)]
+pub struct Supply {
+    lock: Option<Lock>,
+    teams: BTreeMap<String, Team>,
+}
+
+/// The components that may run: the contents of a `plugins.lock`.
+#[derive(Debug, Clone)]
+pub struct Lock {
+    path: String,
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    name: String,
+    version: String,
+    sha256: String,
+}
+
+/// Who vouches for a component.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Signer {
+    /// A team signed it; `listed`: the lock file has it as well.
+    Team { name: String, listed: bool },
+    /// The lock file has it, and nobody has to sign.
+    Lock,
+    /// Neither is asked for.
+    Nobody,
+}
+
+/// Why a component may not run, and what to do. What ran before goes on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    #[error(
+        "{lock} does not list it: {known}. To let it run, add [[plugin]] name = {name:?}, version = {version:?}, sha256 = \"{digest}\""
+    )]
+    NotListed { lock: String, name: String, version: String, digest: String, known: String },
+    #[error(
+        "it is not signed, and `plugins.teams` asks for it: put its signature beside it, made by `{command}`"
+    )]
+    NotSigned { command: String },
+    #[error("its .minisig is no signature that this host can read ({reason}): make it anew by `{command}`")]
+    Malformed { reason: String, command: String },
+    #[error(
+        "it is signed by the key {key}, which is none of `plugins.teams` ({teams}): let one of them sign it, or add the key's team"
+    )]
+    UnknownKey { key: String, teams: String },
+    #[error(
+        "the signature by {team} does not fit the file: one of the two was changed or is of another build; copy both anew, or sign it by `{command}`"
+    )]
+    DoesNotFit { team: String, command: String },
+    #[error(
+        "the signature by {team} is for {bound:?}, and the component says {expected:?}: sign it by `{command}`"
+    )]
+    BoundElsewhere { team: String, bound: String, expected: String, command: String },
+    #[error(
+        "{team} may not sign {name}, but {granted}: add it to `plugins.teams.{team}.projections`, or let another team sign it"
+    )]
+    NotGranted { team: String, name: String, granted: String },
+    #[error("the name belongs to {owner}, and {signer} vouches for it now: {advice}")]
+    Owned { owner: String, signer: String, advice: String },
+}
+
+impl Supply {
+    /// Reads the lock file. One that the configuration has but that is not there is an error: it was
+    /// there before, or somebody named it.
+    pub fn load(config: &Plugins) -> Result<Supply, String> {
+        let lock = config.lock.as_deref().map(Lock::read).transpose()?;
+        Ok(Supply { lock, teams: config.teams.clone() })
+    }
+
+    /// Who vouches for a component. `digest` is the SHA-256 of its bytes in lowercase hex, `signature`
+    /// what its `.minisig` holds.
+    pub fn check(
+        &self,
+        name: &str,
+        version: &str,
+        digest: &str,
+        bytes: &[u8],
+        signature: Option<&str>,
+    ) -> Result<Signer, Refused> {
+        if let Some(lock) = &self.lock {
+            lock.check(name, version, digest)?;
+        }
+        let listed = self.lock.is_some();
+        match (self.teams.is_empty(), listed) {
+            (true, true) => Ok(Signer::Lock),
+            (true, false) => Ok(Signer::Nobody),
+            (false, _) => {
+                let team = self.signed_by(name, version, bytes, signature)?;
+                Ok(Signer::Team { name: team.to_owned(), listed })
+            }
+        }
+    }
+
+    fn signed_by(
+        &self,
+        name: &str,
+        version: &str,
+        bytes: &[u8],
+        signature: Option<&str>,
+    ) -> Result<&str, Refused> {
+        let expected = format!("projector name={name} version={version}");
+        let command = format!("minisign -Sm FILE.wasm -t {}", quoted(&expected));
+        let Some(text) = signature else { return Err(Refused::NotSigned { command }) };
+        let malformed =
+            |error: Error| Refused::Malformed { reason: error.to_string(), command: command.clone() };
+        let signature = Signature::decode(text).map_err(malformed)?;
+        let mut misfit = None;
+        for (team, Team { key, projections }) in &self.teams {
+            match key.verify(bytes, &signature, false) {
+                Ok(()) => {}
+                Err(Error::UnexpectedKeyId) => continue,
+                // Keys may have the same id, which is not part of what is signed.
+                Err(Error::InvalidSignature) => {
+                    misfit = misfit.or(Some(team));
+                    continue;
+                }
+                Err(Error::UnexpectedAlgorithm) => {
+                    let reason = "it is of minisign's old form: take version 0.10 or newer, or -H".into();
+                    return Err(Refused::Malformed { reason, command });
+                }
+                Err(error) => return Err(malformed(error)),
+            }
+            let bound = signature.trusted_comment();
+            if bound != expected {
+                let (team, bound) = (team.clone(), bound.to_owned());
+                return Err(Refused::BoundElsewhere { team, bound, expected, command });
+            }
+            if let Some(granted) = projections
+                && !granted.iter().any(|granted| **granted == *name)
+            {
+                let granted = match granted.as_slice() {
+                    [] => "nothing".to_owned(),
+                    granted => granted.iter().map(|name| &**name).collect::<Vec<_>>().join(", "),
+                };
+                return Err(Refused::NotGranted { team: team.clone(), name: name.to_owned(), granted });
+            }
+            return Ok(team);
+        }
+        Err(match misfit {
+            Some(team) => Refused::DoesNotFit { team: team.clone(), command },
+            None => Refused::UnknownKey {
+                key: key_id(text),
+                teams: self.teams.keys().map(String::as_str).collect::<Vec<_>>().join(", "),
+            },
+        })
+    }
+}
+
+impl Lock {
+    fn read(path: &Path) -> Result<Lock, String> {
+        let shown = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            format!("the lock file {shown} cannot be read: {error}; `plugins.lock` names it, and an empty file lets nothing run")
+        })?;
+        Lock::parse(&shown, &text)
+    }
+
+    /// Checks a lock file's text; `path` is for its errors alone.
+    pub fn parse(path: &str, text: &str) -> Result<Lock, String> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Written {
+            #[serde(default)]
+            plugin: Vec<WrittenEntry>,
+        }
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct WrittenEntry {
+            name: Spanned<String>,
+            version: String,
+            #[serde(deserialize_with = "sha256")]
+            sha256: String,
+        }
+        let invalid = |message: &str, start: usize| {
+            let line = text[..start.min(text.len())].matches('\n').count() + 1;
+            format!("{path}:{line}: {message}; write [[plugin]] with name, version and sha256, each a string")
+        };
+        let written: Written = toml::from_str(text)
+            .map_err(|error| invalid(error.message(), error.span().map_or(0, |span| span.start)))?;
+        let mut entries: Vec<Entry> = Vec::with_capacity(written.plugin.len());
+        for WrittenEntry { name, version, sha256 } in written.plugin {
+            let start = name.span().start;
+            let entry = Entry { name: name.into_inner(), version, sha256 };
+            if entries.iter().any(|other| (&other.name, &other.version) == (&entry.name, &entry.version)) {
+                let message =
+                    format!("{} {} stands twice: a version is one component", entry.name, entry.version);
+                return Err(invalid(&message, start));
+            }
+            entries.push(entry);
+        }
+        Ok(Lock { path: path.to_owned(), entries })
+    }
+
+    fn check(&self, name: &str, version: &str, digest: &str) -> Result<(), Refused> {
+        let of_name: Vec<&Entry> = self.entries.iter().filter(|entry| entry.name == name).collect();
+        if of_name.iter().any(|entry| entry.version == version && entry.sha256 == digest) {
+            return Ok(());
+        }
+        let known = match of_name.iter().find(|entry| entry.version == version) {
+            Some(entry) => format!("{name} {version} is the one with sha256 {} there", entry.sha256),
+            None if of_name.is_empty() => format!("it has no {name} at all"),
+            None => {
+                let versions: Vec<&str> = of_name.iter().map(|entry| &*entry.version).collect();
+                format!("of {name} it has {}", versions.join(", "))
+            }
+        };
+        Err(Refused::NotListed {
+            lock: self.path.clone(),
+            name: name.to_owned(),
+            version: version.to_owned(),
+            digest: digest.to_owned(),
+            known,
+        })
+    }
+}
+
+fn sha256<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let written = String::deserialize(deserializer)?;
+    match written.len() == 64 && written.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        true => Ok(written.to_ascii_lowercase()),
+        false => Err(serde::de::Error::custom(format!(
+            "{written:?} is no SHA-256: `sha256sum FILE.wasm` tells it, 64 hex digits"
+        ))),
+    }
+}
+
+/// The id of the key that a signature names, as minisign shows it.
+fn key_id(signature: &str) -> String {
+    let line = signature.lines().nth(1).unwrap_or_default();
+    let id = BASE64.decode(line.trim()).ok().and_then(|bytes| bytes.get(2..10)?.try_into().ok());
+    id.map_or_else(|| "(none)".to_owned(), |id| format!("{:016X}", u64::from_le_bytes(id)))
+}
+
+/// A word for a shell, whatever a component calls its version.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+impl Signer {
+    /// What the host keeps as the owner of a name: `team:checkout`, `lock` or none. It never changes its
+    /// form.
+    pub fn owner(&self) -> Option<String> {
+        match self {
+            Signer::Team { name, .. } => Some(format!("team:{name}")),
+            Signer::Lock => Some("lock".to_owned()),
+            Signer::Nobody => None,
+        }
+    }
+}
+
+impl fmt::Display for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.owner().as_deref().unwrap_or("nobody"))
+    }
+}
+
+/// Whether a name that belongs to `owner` may run a component that `signer` vouches for.
+///
+/// A name that is nobody's is anyone's, and then theirs. A team's name stays that team's: only the lock
+/// file, which names this very component, moves it, and only once no team is configured. A name of the lock
+/// file stays listed, whoever signs for it besides.
+pub fn may_take_over(owner: Option<&str>, signer: &Signer) -> Result<(), Refused> {
+    let Some(owner) = owner else { return Ok(()) };
+    let allowed = match signer {
+        Signer::Team { listed: true, .. } if owner == "lock" => true,
+        Signer::Lock => owner == "lock" || owner.starts_with("team:"),
+        signer => signer.owner().as_deref() == Some(owner),
+    };
+    if allowed {
+        return Ok(());
+    }
+    let advice = match owner.strip_prefix("team:") {
+        Some(team) => format!(
+            "let {team} sign it (`plugins.teams.{team}` has to hold its key), or give the projection another name"
+        ),
+        None if owner == "lock" => {
+            "list it in the lock file, which `plugins.lock` names, or give the projection another name".into()
+        }
+        None => "this host does not know such an owner; is it older than the one that wrote it?".into(),
+    };
+    Err(Refused::Owned { owner: owner.to_owned(), signer: signer.to_string(), advice })
+}
+
+#[cfg(test)]
+mod tests {
+    use minisign::KeyPair;
+
+    use super::*;
+    use crate::config::Config;
+
+    const BYTES: &[u8] = b"a component";
+
+    fn team(keys: &KeyPair, projections: Option<&[&str]>) -> Team {
+        Team {
+            key: minisign_verify::PublicKey::from_base64(&keys.pk.to_base64()).expect("a key"),
+            projections: projections.map(|names| names.iter().map(|name| (*name).into()).collect()),
+        }
+    }
+
+    fn keys() -> KeyPair {
+        KeyPair::generate_unencrypted_keypair().expect("keys")
+    }
+
+    fn sign(keys: &KeyPair, bytes: &[u8], comment: &str) -> String {
+        minisign::sign(Some(&keys.pk), &keys.sk, bytes, Some(comment), None).expect("signed").into_string()
+    }
+
+    fn supply(teams: impl IntoIterator<Item = (&'static str, Team)>) -> Supply {
+        let teams = teams.into_iter().map(|(name, team)| (name.to_owned(), team)).collect();
+        Supply { lock: None, teams }
+    }
+
+    fn of_checkout(supply: &Supply, signature: Option<&str>) -> Result<Signer, String> {
+        let digest = crate::plugin::digest(BYTES);
+        supply.check("orders", "1.2.0", &digest, BYTES, signature).map_err(|refused| refused.to_string())
+    }
+
+    fn signed_by(name: &str, listed: bool) -> Signer {
+        Signer::Team { name: name.to_owned(), listed }
+    }
+
+    fn lock(entries: &[(&str, &str, &str)]) -> String {
+        let entry = |(name, version, sha256): &(&str, &str, &str)| {
+            format!("[[plugin]]\nname = \"{name}\"\nversion = \"{version}\"\nsha256 = \"{sha256}\"\n")
+        };
+        entries.iter().map(entry).collect()
+    }
+
+    #[test]
+    fn nobody_is_asked_where_nothing_is_configured() {
+        assert_eq!(of_checkout(&Supply::default(), None), Ok(Signer::Nobody));
+        assert_eq!(of_checkout(&Supply::default(), Some("whatever")), Ok(Signer::Nobody));
+    }
+
+    #[test]
+    fn what_the_lock_lists_may_run_and_nothing_else() {
+        let digest = crate::plugin::digest(BYTES);
+        let text = lock(&[
+            ("orders", "1.1.0", &"0".repeat(64)),
+            ("orders", "1.2.0", &digest.to_uppercase()),
+            ("sales", "1", &digest),
+        ]);
+        let supply = Supply {
+            lock: Some(Lock::parse("plugins.lock", &text).expect("sound")),
+            teams: BTreeMap::new(),
+        };
+        assert_eq!(of_checkout(&supply, None), Ok(Signer::Lock));
+        let refused = |name: &str, version: &str, digest: &str| {
+            supply.check(name, version, digest, BYTES, None).expect_err("refused").to_string()
+        };
+        let other = "f".repeat(64);
+        assert!(refused("orders", "1.3.0", &digest).contains("of orders it has 1.1.0, 1.2.0"));
+        assert!(
+            refused("orders", "1.2.0", &other).contains(&format!("the one with sha256 {digest}")),
+            "{}",
+            refused("orders", "1.2.0", &other)
+        );
+        let unknown = refused("stock", "1", &digest);
+        assert!(unknown.contains("it has no stock at all") && unknown.contains(&digest), "{unknown}");
+    }
+
+    #[test]
+    fn an_empty_lock_lets_nothing_run() {
+        let lock = Some(Lock::parse("plugins.lock", "# none yet\n").expect("sound"));
+        assert!(of_checkout(&Supply { lock, teams: BTreeMap::new() }, None).is_err());
+    }
+
+    #[test]
+    fn an_unsound_lock_is_told_by_line() {
+        let error = |text: &str| Lock::parse("a/plugins.lock", text).expect_err("an error");
+        let sound = lock(&[("orders", "1", &"a".repeat(64))]);
+        for (text, line, says) in [
+            (lock(&[("orders", "1", "abc")]), 4, "is no SHA-256"),
+            (lock(&[("orders", "1", &"g".repeat(64))]), 4, "64 hex digits"),
+            (format!("{sound}digest = \"\"\n"), 5, "digest"),
+            (format!("{sound}[[plugins]]\n"), 5, "plugins"),
+            (sound.replace("version = \"1\"", "version = 1"), 3, "string"),
+            (sound.replace("version = \"1\"\n", ""), 1, "version"),
+            (sound.replace("name = ", "name "), 2, ""),
+            (format!("{sound}{sound}"), 6, "orders 1 stands twice"),
+        ] {
+            let error = error(&text);
+            assert!(error.starts_with(&format!("a/plugins.lock:{line}: ")), "{error}");
+            assert!(error.contains(says) && error.contains("write [[plugin]]"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_team_vouches_for_name_and_version() {
+        let (checkout, sales) = (keys(), keys());
+        let both = supply([("checkout", team(&checkout, None)), ("sales", team(&sales, None))]);
+        let comment = "projector name=orders version=1.2.0";
+        let signature = sign(&checkout, BYTES, comment);
+        assert_eq!(of_checkout(&both, Some(&signature)), Ok(signed_by("checkout", false)));
+        let signature = sign(&sales, BYTES, comment);
+        assert_eq!(of_checkout(&both, Some(&signature)), Ok(signed_by("sales", false)));
+    }
+
+    #[test]
+    fn a_component_without_a_sound_signature_is_refused() {
+        let (checkout, stranger) = (keys(), keys());
+        let supply = supply([("checkout", team(&checkout, None))]);
+        let refused = |signature: Option<&str>| of_checkout(&supply, signature).expect_err("refused");
+        let comment = "projector name=orders version=1.2.0";
+        let command = "`minisign -Sm FILE.wasm -t 'projector name=orders version=1.2.0'`";
+
+        let unsigned = refused(None);
+        assert!(unsigned.contains("not signed") && unsigned.contains(command), "{unsigned}");
+        for malformed in ["", "no signature", "a\nb\nc\nd\n"] {
+            let malformed = refused(Some(malformed));
+            assert!(malformed.contains("no signature that") && malformed.contains(command), "{malformed}");
+        }
+        let by_stranger = refused(Some(&sign(&stranger, BYTES, comment)));
+        let boxed = stranger.pk.to_box().expect("a box").into_string();
+        let id = boxed.lines().next().and_then(|line| line.rsplit(' ').next()).expect("an id");
+        assert!(by_stranger.contains(&format!("by the key {id}, ")), "{by_stranger}");
+        assert!(by_stranger.contains("(checkout)"), "{by_stranger}");
+        let of_another = refused(Some(&sign(&checkout, b"another component", comment)));
+        assert!(of_another.contains("by checkout does not fit the file"), "{of_another}");
+    }
+
+    #[test]
+    fn a_trusted_comment_that_was_changed_does_not_fit() {
+        let checkout = keys();
+        let supply = supply([("checkout", team(&checkout, None))]);
+        let of_old = sign(&checkout, BYTES, "projector name=orders version=1.1.0");
+        let changed = of_old.replace("version=1.1.0", "version=1.2.0");
+        let refused = of_checkout(&supply, Some(&changed)).expect_err("refused");
+        assert!(refused.contains("does not fit the file"), "{refused}");
+    }
+
+    #[test]
+    fn a_signature_holds_for_the_name_and_version_that_it_was_made_for() {
+        let checkout = keys();
+        let supply = supply([("checkout", team(&checkout, None))]);
+        for bound in [
+            "projector name=orders version=1.1.0",
+            "projector name=order version=1.2.0",
+            "projector name=orders version=1.2.0 ",
+            "timestamp:1700000000\tfile:orders.wasm\thashed",
+        ] {
+            let refused = of_checkout(&supply, Some(&sign(&checkout, BYTES, bound))).expect_err("refused");
+            let says = format!("is for {bound:?}, and the component says \"projector name=orders version=1.2.0\"");
+            assert!(refused.contains(&says) && refused.contains("minisign -Sm"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_command_stays_one_command() {
+        let checkout = keys();
+        let supply = supply([("checkout", team(&checkout, None))]);
+        let refused = supply.check("orders", "1'; rm -rf '/", "", BYTES, None).expect_err("refused");
+        let Refused::NotSigned { command } = refused else { panic!("{refused}") };
+        assert_eq!(command, r"minisign -Sm FILE.wasm -t 'projector name=orders version=1'\''; rm -rf '\''/'");
+    }
+
+    #[test]
+    fn a_team_signs_what_it_is_granted() {
+        let checkout = keys();
+        let signature = sign(&checkout, BYTES, "projector name=orders version=1.2.0");
+        let granting =
+            |names| of_checkout(&supply([("checkout", team(&checkout, Some(names)))]), Some(&signature));
+        assert_eq!(granting(&["sales", "orders"]), Ok(signed_by("checkout", false)));
+        let refused = granting(&["sales", "stock"]).expect_err("refused");
+        assert!(refused.contains("checkout may not sign orders, but sales, stock"), "{refused}");
+        assert!(granting(&[]).expect_err("refused").contains("but nothing"));
+    }
+
+    #[test]
+    fn lock_and_signature_are_both_asked_for() {
+        let checkout = keys();
+        let digest = crate::plugin::digest(BYTES);
+        let with = |entries: &[(&str, &str, &str)]| Supply {
+            lock: Some(Lock::parse("plugins.lock", &lock(entries)).expect("sound")),
+            ..supply([("checkout", team(&checkout, None))])
+        };
+        let signature = sign(&checkout, BYTES, "projector name=orders version=1.2.0");
+        let listed = with(&[("orders", "1.2.0", &digest)]);
+        assert_eq!(of_checkout(&listed, Some(&signature)), Ok(signed_by("checkout", true)));
+        assert!(of_checkout(&listed, None).is_err());
+        assert!(of_checkout(&with(&[]), Some(&signature)).is_err());
+    }
+
+    #[test]
+    fn a_name_belongs_to_whoever_vouched_for_it_first() {
+        let (checkout, sales) = (signed_by("checkout", false), signed_by("sales", true));
+        for (owner, signer, is_allowed) in [
+            (None, &Signer::Nobody, true),
+            (None, &Signer::Lock, true),
+            (None, &checkout, true),
+            (Some("team:checkout"), &checkout, true),
+            (Some("team:checkout"), &sales, false),
+            (Some("team:checkout"), &Signer::Nobody, false),
+            (Some("team:checkout"), &Signer::Lock, true),
+            (Some("lock"), &Signer::Lock, true),
+            (Some("lock"), &Signer::Nobody, false),
+            (Some("lock"), &checkout, false),
+            (Some("lock"), &sales, true),
+            (Some("something newer"), &Signer::Lock, false),
+        ] {
+            assert_eq!(may_take_over(owner, signer).is_ok(), is_allowed, "{owner:?} {signer:?}");
+        }
+        let refused = may_take_over(Some("team:checkout"), &sales).expect_err("refused").to_string();
+        assert!(refused.contains("belongs to team:checkout, and team:sales"), "{refused}");
+        assert_eq!((checkout.owner(), Signer::Nobody.owner()), (Some("team:checkout".into()), None));
+    }
+
+    #[test]
+    fn the_lock_is_read_as_configured() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("projector.toml");
+        let text = "kafka.brokers = \"a:9092\"\nstore.url = \"sqlite://a.db\"\nplugins.directory = \".\"\n";
+        let load = |text: &str| {
+            std::fs::write(&path, text).expect("written");
+            Supply::load(&Config::load(&path).expect("sound").plugins)
+        };
+        assert!(load(text).expect("no lock").lock.is_none());
+        let named = format!("{text}plugins.lock = \"plugins.lock\"\n");
+        assert!(load(&named).expect_err("it is not there").contains("cannot be read"));
+        std::fs::write(directory.path().join("plugins.lock"), "").expect("written");
+        assert!(load(&named).expect("a lock").lock.is_some());
+        assert!(load(text).expect("a lock").lock.is_some());
+        std::fs::write(directory.path().join("plugins.lock"), "[[plugin]]\nname = 1\n").expect("written");
+        assert!(load(text).expect_err("unsound").contains("plugins.lock:2: "));
+    }
+}

@@ -1,0 +1,131 @@
+//! Components that this host can run: each is compiled once, and kept for as long as it may be needed.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::supply::Supply;
+use crate::config::{self, Config};
+use crate::plugin::compile::Compiler;
+use crate::plugin::{Engine, LoadError, Plugin};
+use crate::store::{Store, StoreError};
+
+pub struct Versions {
+    config: Arc<Config>,
+    supply: Supply,
+    /// The host's own executable, which compiles components in a process of its own.
+    executable: PathBuf,
+    /// An engine for each size of stack.
+    engines: Mutex<HashMap<usize, Engine>>,
+    /// By digest.
+    known: Mutex<HashMap<String, Plugin>>,
+}
+
+/// Why a version cannot be run here.
+#[derive(Debug, thiserror::Error)]
+pub enum VersionError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// Nobody who may vouches for it.
+    #[error("{0}")]
+    Supply(String),
+}
+
+impl Versions {
+    pub fn new(config: Arc<Config>, supply: Supply, executable: PathBuf) -> Self {
+        Self { config, supply, executable, engines: Mutex::default(), known: Mutex::default() }
+    }
+
+    /// A version that was compiled here already.
+    pub fn known(&self, digest: &str) -> Option<Plugin> {
+        self.lock().get(digest).cloned()
+    }
+
+    /// A version that a store has: read, held against its digest, checked and compiled.
+    pub async fn of(
+        self: &Arc<Self>,
+        store: &dyn Store,
+        projection: &str,
+        digest: &str,
+    ) -> Result<Plugin, VersionError> {
+        if let Some(plugin) = self.known(digest) {
+            return Ok(plugin);
+        }
+        let stored = store.component(digest).await?.ok_or_else(|| {
+            StoreError::Unusable(format!("the component {digest} of {projection} is not in the store"))
+        })?;
+        let versions = self.clone();
+        let file = PathBuf::from(projection);
+        let loading = tokio::task::spawn_blocking(move || {
+            let plugin = versions.load(&file, &stored.bytes)?;
+            versions.vouched_for(&plugin, &stored.bytes, stored.signature.as_deref())?;
+            Ok::<_, VersionError>(plugin)
+        });
+        let plugin = loading.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        if plugin.digest != digest {
+            let found = &plugin.digest;
+            let reason = format!("the component {digest} of {projection} was changed in the store: it is {found}");
+            return Err(StoreError::Unusable(reason).into());
+        }
+        Ok(plugin)
+    }
+
+    /// Who vouches for a component, in the store's words; an error: nobody who may.
+    pub fn vouched_for(
+        &self,
+        plugin: &Plugin,
+        bytes: &[u8],
+        signature: Option<&str>,
+    ) -> Result<Option<String>, VersionError> {
+        let descriptor = &plugin.contract.descriptor;
+        let signer = self.supply.check(&descriptor.name, &descriptor.version, &plugin.digest, bytes, signature);
+        signer.map(|signer| signer.owner()).map_err(|refused| VersionError::Supply(refused.to_string()))
+    }
+
+    /// Compiles and checks a component under the limits of its projection. Blocks.
+    ///
+    /// Which projection that is, is only known when it is described. Until then, it is the one that the
+    /// file is named for; if it turns out to be another one with limits of its own, all of it is done
+    /// again.
+    pub fn load(&self, file: &Path, bytes: &[u8]) -> Result<Plugin, LoadError> {
+        let under = |limits: &config::Limits| {
+            let compiler = Compiler {
+                executable: self.executable.clone(),
+                time: limits.compile_time,
+                memory_bytes: limits.compile_memory_bytes,
+            };
+            Plugin::load(&self.engine(limits.stack_bytes), &compiler, limits, bytes)
+        };
+        let config = &self.config;
+        let supposed =
+            config.limits_of(file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default());
+        let mut plugin = under(supposed)?;
+        let name = plugin.contract.name();
+        if let Some(topic) = plugin.contract.topics.iter().find(|topic| !config.may_read(name, &topic.name)) {
+            return Err(LoadError::NotGranted { projection: name.to_owned(), topic: topic.name.clone() });
+        }
+        let own = config.limits_of(name);
+        if !std::ptr::eq(own, supposed) {
+            plugin = under(own)?;
+        }
+        self.lock().insert(plugin.digest.clone(), plugin.clone());
+        Ok(plugin)
+    }
+
+    /// Lets go of all versions but these.
+    pub fn keep(&self, needed: impl Fn(&str) -> bool) {
+        self.lock().retain(|digest, _| needed(digest));
+    }
+
+    fn engine(&self, stack_bytes: usize) -> Engine {
+        let mut engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Engine::new(stack_bytes).expect("this executable's own engine settings are sound");
+        engines.entry(stack_bytes).or_insert_with(new).clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Plugin>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,358 @@
+//! What becomes of a projection's versions and generations, as a store keeps it.
+//!
+//! A component is [proposed](Deployments::propose), every host that is there [reports](Deployments::report)
+//! whether it can run it, and it is [activated](Deployments::activate): an open deployment is a row that
+//! anybody can bring to its end, so that whoever dies on the way leaves nothing undone.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use projector_model::{Contract, Descriptor};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::operator::Asked;
+use super::{Component, Generation, Installed, StoreError};
+use crate::deploy::layout::Layout;
+use crate::event::Partition;
+
+/// A host that was not seen for so long is not waited for.
+pub const PRESENCE: Duration = Duration::from_secs(5);
+
+/// The next offset of each partition.
+pub type Vector = BTreeMap<Partition, i64>;
+
+#[async_trait]
+pub trait Deployments: Send + Sync {
+    /// Says that a host is there, for [`PRESENCE`] from now.
+    async fn attend(&self, host: Uuid, name: &str) -> Result<(), StoreError>;
+
+    /// Says that a host is there no more.
+    async fn leave(&self, host: Uuid) -> Result<(), StoreError>;
+
+    /// Asks for a component to be the active one. One that was asked for before, and is not decided, is
+    /// withdrawn.
+    async fn propose(&self, proposal: &Proposal<'_>) -> Result<Proposed, StoreError>;
+
+    /// What is asked for and not decided, and which hosts could run it.
+    async fn open_deployments(&self) -> Result<Vec<OpenDeployment>, StoreError>;
+
+    /// Says whether a host can run what is to be deployed; `refusal`: why not.
+    async fn report(&self, deployment: i64, host: Uuid, refusal: Option<&str>) -> Result<(), StoreError>;
+
+    /// Decides that a deployment is not to be.
+    async fn refuse(&self, deployment: i64, verdict: &str) -> Result<(), StoreError>;
+
+    /// Carries an open deployment out: additions to tables in use, each of which may be there already;
+    /// then all the rest in one transaction. `None`: somebody else does, or did.
+    async fn activate(&self, deployment: i64, contract: &Contract) -> Result<Option<Installed>, StoreError>;
+
+    /// What became of a projection, newest first.
+    async fn history(&self, projection: &str, most: i64) -> Result<Vec<Deployed>, StoreError>;
+
+    /// Puts the component back that was active before, unless another one is active meanwhile.
+    async fn revert(
+        &self,
+        generation: &Generation,
+        from: &str,
+        to: &str,
+        reason: &str,
+    ) -> Result<bool, StoreError>;
+
+    /// The active component has stood its trial.
+    async fn prove(&self, generation: &Generation, digest: &str) -> Result<(), StoreError>;
+
+    /// A component by its digest.
+    async fn component(&self, digest: &str) -> Result<Option<StoredComponent>, StoreError>;
+
+    /// A projection's generations, oldest first.
+    async fn standings(&self, projection: &str) -> Result<Vec<Standing>, StoreError>;
+
+    /// Keeps batches of these generations from going beyond `at`, or from being written at all, for no
+    /// longer than `time`. When this returns, no batch is in flight that does not know of it.
+    async fn hold(&self, generations: &[i64], at: Option<&Vector>, time: Duration) -> Result<(), StoreError>;
+
+    /// Ends a hold.
+    async fn let_go(&self, generations: &[i64]) -> Result<(), StoreError>;
+
+    /// Every checkpoint of a generation.
+    async fn vector(&self, generation: i64) -> Result<Vector, StoreError>;
+
+    /// Shows a generation to readers instead of the live one, which stays warm. All or nothing; refused
+    /// where readers would see a step back.
+    async fn promote(&self, generation: &Generation, asked: &Asked) -> Result<Promoted, StoreError>;
+
+    /// Keeps hosts from running a projection, or lets them again.
+    async fn set_stopped(&self, projection: &str, stopped: bool, asked: &Asked) -> Result<(), StoreError>;
+
+    /// Removes a generation that is not live, its rows and its views.
+    async fn retire(&self, generation: &Generation, asked: &Asked) -> Result<(), StoreError>;
+
+    /// Removes a stopped projection, its rows and its views. What became of it is kept.
+    async fn drop_projection(&self, projection: &str, asked: &Asked) -> Result<(), StoreError>;
+}
+
+/// What is to become of a projection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// A version.
+    Deploy,
+    /// The version before.
+    Rollback,
+    /// All rows anew.
+    Rebuild,
+}
+
+impl Action {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Action::Deploy => "deploy",
+            Action::Rollback => "rollback",
+            Action::Rebuild => "rebuild",
+        }
+    }
+
+    pub(super) fn from_word(word: &str) -> Result<Self, StoreError> {
+        [Action::Deploy, Action::Rollback, Action::Rebuild]
+            .into_iter()
+            .find(|action| action.as_str() == word)
+            .ok_or_else(|| StoreError::Unusable(format!("a deployment to {word:?}: made by a newer host?")))
+    }
+}
+
+/// Where a wish comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origin {
+    /// A file in a plugin directory: only for a component that the projection never had.
+    Directory,
+    Command,
+    /// The host itself.
+    Host,
+}
+
+impl Origin {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Origin::Directory => "directory",
+            Origin::Command => "command",
+            Origin::Host => "host",
+        }
+    }
+}
+
+pub struct Proposal<'a> {
+    pub component: Component<'a>,
+    pub action: Action,
+    pub origin: Origin,
+    pub asked: Asked,
+    /// Who vouches for it: the owner of its name from then on.
+    pub signer: Option<&'a str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Proposed {
+    /// It is asked for, under this number.
+    Open(i64),
+    /// It is the active one already.
+    Active,
+    /// The projection had it before, or it was dropped, and only a command brings it back.
+    Had,
+    /// The name belongs to somebody else.
+    Foreign(String),
+}
+
+/// A deployment that is not decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenDeployment {
+    pub id: i64,
+    pub projection: String,
+    pub action: Action,
+    pub digest: String,
+    /// What each host that is there says: `None`: nothing yet; or why it cannot run it, if it cannot.
+    pub hosts: Vec<Report>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    pub host: Uuid,
+    pub name: String,
+    pub said: Option<Result<(), String>>,
+}
+
+/// Deployment, projection, action, digest, and a host that is there: its id and name, whether it
+/// reported, and its refusal.
+pub(super) type OpenRow =
+    (i64, String, String, String, Option<Uuid>, Option<String>, bool, Option<String>);
+
+pub(super) fn open(rows: Vec<OpenRow>) -> Result<Vec<OpenDeployment>, StoreError> {
+    let mut open: Vec<OpenDeployment> = Vec::new();
+    for (id, projection, action, digest, host, name, reported, refusal) in rows {
+        if open.last().is_none_or(|last| last.id != id) {
+            let action = Action::from_word(&action)?;
+            open.push(OpenDeployment { id, projection, action, digest, hosts: Vec::new() });
+        }
+        if let (Some(last), Some(host), Some(name)) = (open.last_mut(), host, name) {
+            let said = reported.then(|| refusal.map_or(Ok(()), Err));
+            last.hosts.push(Report { host, name, said });
+        }
+    }
+    Ok(open)
+}
+
+/// Something that became of a projection, or is to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
+pub struct Deployed {
+    pub id: i64,
+    pub action: String,
+    pub version: Option<String>,
+    pub digest: Option<String>,
+    /// The number of the generation that it went to.
+    pub generation: Option<i32>,
+    /// What was active there before.
+    pub replaced: Option<String>,
+    #[sqlx(rename = "source")]
+    pub origin: String,
+    pub asked_by: String,
+    pub reason: Option<String>,
+    /// Microseconds since 1970.
+    pub asked_at: i64,
+    /// `open`, `done`, `refused` or `withdrawn`.
+    pub state: String,
+    pub verdict: Option<String>,
+    pub decided_at: Option<i64>,
+    pub proven_at: Option<i64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredComponent {
+    pub bytes: Vec<u8>,
+    pub signature: Option<String>,
+}
+
+/// What a generation is to readers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Built beside the live one.
+    Building,
+    /// Readers see it.
+    Live,
+    /// Readers saw it before; kept current, to be switched back to.
+    Warm,
+}
+
+impl Role {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::Building => "building",
+            Role::Live => "live",
+            Role::Warm => "warm",
+        }
+    }
+
+    pub(super) fn from_word(word: &str) -> Result<Self, StoreError> {
+        [Role::Building, Role::Live, Role::Warm]
+            .into_iter()
+            .find(|role| role.as_str() == word)
+            .ok_or_else(|| StoreError::Unusable(format!("a generation that is {word:?}: made by a newer host?")))
+    }
+}
+
+/// A generation as it stands.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    pub generation: Generation,
+    pub role: Role,
+    pub layout: Layout,
+    /// The digest of the active component, and what it says about itself.
+    pub active: String,
+    pub descriptor: Descriptor,
+    /// The schema, or prefix, of the views that show it to readers.
+    pub readers: Option<String>,
+    /// It has come to the end of its topics once.
+    pub caught_up: bool,
+}
+
+#[derive(sqlx::FromRow)]
+pub(super) struct StandingRow {
+    pub(super) id: i64,
+    pub(super) projection: String,
+    pub(super) number: i32,
+    pub(super) table_schema: String,
+    pub(super) role: String,
+    pub(super) layout: Option<String>,
+    pub(super) active_digest: String,
+    pub(super) descriptor: String,
+    pub(super) readers: Option<String>,
+    pub(super) caught_up: bool,
+}
+
+impl StandingRow {
+    pub(super) fn standing(self) -> Result<Standing, StoreError> {
+        let unusable = |what: &str, error: &dyn std::fmt::Display| {
+            StoreError::Unusable(format!("the {what} of {} {}: {error}", self.projection, self.number))
+        };
+        let descriptor =
+            Descriptor::from_json(&self.descriptor).map_err(|problems| unusable("descriptor", &problems))?;
+        let layout = match &self.layout {
+            Some(json) => serde_json::from_str(json).map_err(|error| unusable("layout", &error))?,
+            // Made by a host that had none.
+            None => {
+                let contract = descriptor.clone().check();
+                Layout::of(&contract.map_err(|problems| unusable("descriptor", &problems))?)
+            }
+        };
+        let role = Role::from_word(&self.role)?;
+        Ok(Standing {
+            generation: Generation {
+                id: self.id,
+                projection: self.projection,
+                number: self.number,
+                schema: self.table_schema,
+            },
+            role,
+            layout,
+            active: self.active_digest,
+            descriptor,
+            readers: self.readers,
+            caught_up: self.caught_up,
+        })
+    }
+}
+
+/// What a promotion did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Promoted {
+    /// Where readers find it.
+    pub readers: String,
+    /// The views that they know were replaced; otherwise these are new, and the old ones are served as well.
+    pub replaced: bool,
+}
+
+/// Partitions in which readers would see a step back: of the topics that both generations read.
+pub(super) fn behind(new: &Vector, old: &Vector) -> Vec<Partition> {
+    let reads = |topic: &str| new.keys().any(|partition| &*partition.topic == topic);
+    let lags = |(partition, next): &(&Partition, &i64)| {
+        reads(&partition.topic) && new.get(*partition).is_none_or(|reached| reached < *next)
+    };
+    old.iter().filter(lags).map(|(partition, _)| partition.clone()).collect()
+}
+
+/// As it is stored.
+pub(super) fn vector_json(vector: &Vector) -> String {
+    let list: Vec<(&str, i32, i64)> =
+        vector.iter().map(|(partition, next)| (&*partition.topic, partition.number, *next)).collect();
+    serde_json::to_string(&list).expect("texts and numbers")
+}
+
+pub(super) fn vector_from(json: &str) -> Result<Vector, StoreError> {
+    let list: Vec<(String, i32, i64)> = serde_json::from_str(json)
+        .map_err(|error| StoreError::Unusable(format!("a stored vector of offsets: {error}")))?;
+    Ok(list
+        .into_iter()
+        .map(|(topic, number, next)| (Partition::new(topic.as_str(), number), next))
+        .collect())
+}

@@ -1,0 +1,735 @@
+//! Versions and generations of projections.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use projector_model::Contract;
+use sqlx::postgres::{PgConnection, PgQueryResult};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
+use uuid::Uuid;
+
+use super::errors::classify;
+use super::{ADVISORY_CLASS, BEGIN, Postgres, tables};
+use crate::deploy::layout::{Layout, Step};
+use crate::deploy::{self, Target};
+use crate::event::Partition;
+use crate::failpoint;
+use crate::store::deployments::{
+    Action, Deployed, Deployments, OpenDeployment, OpenRow, Origin, PRESENCE, Promoted, Proposal, Proposed,
+    Role, Standing, StandingRow, StoredComponent, Vector, behind, open, vector_json,
+};
+use crate::store::names::{generation_schema, quote, schema_name};
+use crate::store::operator::Asked;
+use crate::store::{Generation, Installed, StoreError, list};
+
+/// The first argument of the lock of whoever carries a deployment out.
+const DEPLOY_CLASS: i32 = ADVISORY_CLASS + 2;
+
+type Tx = sqlx::Transaction<'static, sqlx::Postgres>;
+
+#[async_trait]
+impl Deployments for Postgres {
+    async fn attend(&self, host: Uuid, name: &str) -> Result<(), StoreError> {
+        sqlx::query(
+            "insert into projector.host (id, name) values ($1, $2) on conflict (id) do update set seen_at = now()",
+        )
+        .bind(host)
+        .bind(name)
+        .execute(&mut *self.connection().await?)
+        .await
+        .map_err(classify)?;
+        // Those that never said that they leave. Nobody waits for their word any more.
+        sqlx::query("delete from projector.host where seen_at < now() - interval '1 hour'")
+            .execute(&mut *self.connection().await?)
+            .await
+            .map_err(classify)?;
+        Ok(())
+    }
+
+    async fn leave(&self, host: Uuid) -> Result<(), StoreError> {
+        sqlx::query("delete from projector.host where id = $1")
+            .bind(host)
+            .execute(&mut *self.connection().await?)
+            .await
+            .map_err(classify)?;
+        Ok(())
+    }
+
+    async fn propose(&self, proposal: &Proposal<'_>) -> Result<Proposed, StoreError> {
+        let Proposal { component, action, origin, asked, signer } = proposal;
+        let name = component.contract.name();
+        let mut tx = self.decide(name).await?;
+        sqlx::query("insert into projector.projection (name, owner) values ($1, $2) on conflict do nothing")
+            .bind(name)
+            .bind(*signer)
+            .execute(&mut *tx)
+            .await
+            .map_err(classify)?;
+        let owner: Option<String> = sqlx::query_scalar(
+            "update projector.projection set owner = coalesce(owner, $2) where name = $1 returning owner",
+        )
+        .bind(name)
+        .bind(*signer)
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(classify)?;
+        if let Some(owner) = owner.filter(|owner| Some(&**owner) != *signer) {
+            return Ok(Proposed::Foreign(owner));
+        }
+        let standings = standings(&mut tx, name).await?;
+        let newest = standings.iter().rfind(|standing| standing.role != Role::Warm);
+        let asked_for: Option<(i64, String)> = sqlx::query_as(
+            "select id, digest from projector.deployment where projection = $1 and state = 'open'",
+        )
+        .bind(name)
+        .fetch_optional(&mut *tx)
+        .await
+        .map_err(classify)?;
+        match asked_for {
+            Some((id, digest)) if digest == component.digest && *action == Action::Deploy => {
+                return Ok(Proposed::Open(id));
+            }
+            _ if *action == Action::Deploy
+                && newest.is_some_and(|newest| newest.active == component.digest) =>
+            {
+                return Ok(Proposed::Active);
+            }
+            _ => {}
+        }
+        let had: bool = sqlx::query_scalar(
+            "select exists (select from projector.deployment where projection = $1 and digest = $2 and state = 'done')",
+        )
+        .bind(name)
+        .bind(component.digest)
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(classify)?;
+        if had && *origin == Origin::Directory {
+            return Ok(Proposed::Had);
+        }
+        sqlx::query(
+            "update projector.deployment set state = 'withdrawn', decided_at = now(),
+               verdict = 'another one was asked for' where projection = $1 and state = 'open'",
+        )
+        .bind(name)
+        .execute(&mut *tx)
+        .await
+        .map_err(classify)?;
+        sqlx::query(
+            "insert into projector.component (digest, version, bytes, descriptor, signature)
+             values ($1, $2, $3, $4::text::jsonb, $5)
+             on conflict (digest) do update set signature = coalesce(excluded.signature, component.signature)",
+        )
+        .bind(component.digest)
+        .bind(&component.contract.descriptor.version)
+        .bind(component.bytes)
+        .bind(component.contract.descriptor.to_json())
+        .bind(component.signature)
+        .execute(&mut *tx)
+        .await
+        .map_err(classify)?;
+        let id = sqlx::query_scalar(
+            "insert into projector.deployment (projection, action, digest, source, asked_by, reason, state)
+             values ($1, $2, $3, $4, $5, $6, 'open') returning id",
+        )
+        .bind(name)
+        .bind(action.as_str())
+        .bind(component.digest)
+        .bind(origin.as_str())
+        .bind(&asked.by)
+        .bind(&asked.reason)
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(classify)?;
+        tx.commit().await.map_err(classify)?;
+        Ok(Proposed::Open(id))
+    }
+
+    async fn open_deployments(&self) -> Result<Vec<OpenDeployment>, StoreError> {
+        let rows: Vec<OpenRow> = sqlx::query_as(
+            "select d.id, d.projection, d.action, d.digest, h.id, h.name, r.host_id is not null, r.refusal
+             from projector.deployment d
+             left join projector.host h on h.seen_at > now() - $1 * interval '1 second'
+             left join projector.readiness r on r.deployment_id = d.id and r.host_id = h.id
+             where d.state = 'open' order by d.id, h.id",
+        )
+        .bind(PRESENCE.as_secs_f64())
+        .fetch_all(&mut *self.connection().await?)
+        .await
+        .map_err(classify)?;
+        open(rows)
+    }
+
+    async fn report(&self, deployment: i64, host: Uuid, refusal: Option<&str>) -> Result<(), StoreError> {
+        sqlx::query(
+            "insert into projector.readiness (deployment_id, host_id, refusal)
+             select d.id, h.id, $3 from projector.deployment d, projector.host h where d.id = $1 and h.id = $2
+             on conflict (deployment_id, host_id) do update set refusal = excluded.refusal",
+        )
+        .bind(deployment)
+        .bind(host)
+        .bind(refusal)
+        .execute(&mut *self.connection().await?)
+        .await
+        .map_err(classify)?;
+        Ok(())
+    }
+
+    async fn refuse(&self, deployment: i64, verdict: &str) -> Result<(), StoreError> {
+        sqlx::query(
+            "update projector.deployment set state = 'refused', verdict = $2, decided_at = now()
+             where id = $1 and state = 'open'",
+        )
+        .bind(deployment)
+        .bind(verdict)
+        .execute(&mut *self.connection().await?)
+        .await
+        .map_err(classify)?;
+        Ok(())
+    }
+
+    async fn activate(&self, deployment: i64, contract: &Contract) -> Result<Option<Installed>, StoreError> {
+        let name = contract.name();
+        // Of its own: an index may take long, and the lock is to last until all is done.
+        let mut session = self.pool.connect_options().connect().await.map_err(classify)?;
+        let ours: bool = sqlx::query_scalar("select pg_try_advisory_lock($1, hashtext($2))")
+            .bind(DEPLOY_CLASS)
+            .bind(name)
+            .fetch_one(&mut session)
+            .await
+            .map_err(classify)?;
+        let done = match ours {
+            true => self.carry_out(&mut session, deployment, contract).await,
+            false => Ok(None),
+        };
+        let _ = session.close().await;
+        done
+    }
+
+    async fn history(&self, projection: &str, most: i64) -> Result<Vec<Deployed>, StoreError> {
+        sqlx::query_as(
+            "select d.id, d.action, c.version, d.digest, d.generation, d.replaced, d.source, d.asked_by, d.reason,
+               (extract(epoch from d.asked_at) * 1000000)::int8 as asked_at, d.state, d.verdict,
+               (extract(epoch from d.decided_at) * 1000000)::int8 as decided_at,
+               (extract(epoch from d.proven_at) * 1000000)::int8 as proven_at
+             from projector.deployment d left join projector.component c on c.digest = d.digest
+             where d.projection = $1 order by d.id desc limit $2",
+        )
+        .bind(projection)
+        .bind(most)
+        .fetch_all(&mut *self.connection().await?)
+        .await
+        .map_err(classify)
+    }
+
+    async fn revert(
+        &self,
+        generation: &Generation,
+        from: &str,
+        to: &str,
+        reason: &str,
+    ) -> Result<bool, StoreError> {
+        let mut tx = self.decide(&generation.projection).await?;
+        let reverted = sqlx::query(
+            "update projector.generation set active_digest = $3, halted = null, halted_kind = null
+             where id = $1 and active_digest = $2",
+        )
+        .bind(generation.id)
+        .bind(from)
+        .bind(to)
+        .execute(&mut *tx)
+        .await
+        .map_err(classify)?;
+        if reverted.rows_affected() == 0 {
+            return Ok(false);
+        }
+        let entry = Entry { action: "revert", origin: Origin::Host, generation: Some(generation.number) };
+        let asked = Asked::new("the host".into(), Some(reason.to_owned()));
+        entry.record(&mut tx, &generation.projection, Some(to), Some(from), &asked).await?;
+        tx.commit().await.map_err(classify)?;
+        failpoint::reached(failpoint::AFTER_REVERT, &generation.projection);
+        Ok(true)
+    }
+
+    async fn prove(&self, generation: &Generation, digest: &str) -> Result<(), StoreError> {
+        sqlx::query(
+            "update projector.deployment set proven_at = now()
+             where projection = $1 and generation = $2 and digest = $3 and state = 'done' and proven_at is null",
+        )
+        .bind(&generation.projection)
+        .bind(generation.number)
+        .bind(digest)
+        .execute(&mut *self.connection().await?)
+        .await
+        .map_err(classify)?;
+        Ok(())
+    }
+
+    async fn component(&self, digest: &str) -> Result<Option<StoredComponent>, StoreError> {
+        let found: Option<(Vec<u8>, Option<String>)> =
+            sqlx::query_as("select bytes, signature from projector.component where digest = $1")
+                .bind(digest)
+                .fetch_optional(&mut *self.connection().await?)
+                .await
+                .map_err(classify)?;
+        Ok(found.map(|(bytes, signature)| StoredComponent { bytes, signature }))
+    }
+
+    async fn standings(&self, projection: &str) -> Result<Vec<Standing>, StoreError> {
+        standings(&mut *self.connection().await?, projection).await
+    }
+
+    async fn hold(&self, generations: &[i64], at: Option<&Vector>, time: Duration) -> Result<(), StoreError> {
+        // Waits for the transactions in flight, which share these rows.
+        sqlx::query(
+            "update projector.generation set hold_until = now() + $2 * interval '1 second', hold_at = $3::text::jsonb
+             where id in (select id from projector.generation where id = any($1) order by id for update)",
+        )
+        .bind(generations)
+        .bind(time.as_secs_f64())
+        .bind(at.map(vector_json))
+        .execute(&mut *self.connection().await?)
+        .await
+        .map_err(classify)?;
+        Ok(())
+    }
+
+    async fn let_go(&self, generations: &[i64]) -> Result<(), StoreError> {
+        sqlx::query("update projector.generation set hold_until = null, hold_at = null where id = any($1)")
+            .bind(generations)
+            .execute(&mut *self.connection().await?)
+            .await
+            .map_err(classify)?;
+        Ok(())
+    }
+
+    async fn vector(&self, generation: i64) -> Result<Vector, StoreError> {
+        vector(&mut *self.connection().await?, generation).await
+    }
+
+    async fn promote(&self, generation: &Generation, asked: &Asked) -> Result<Promoted, StoreError> {
+        let name = &generation.projection;
+        let mut tx = self.decide(name).await?;
+        // No batch is in flight when these are locked, and none begins before the end.
+        sqlx::query("select id from projector.generation where projection = $1 order by id for update")
+            .bind(name)
+            .fetch_all(&mut *tx)
+            .await
+            .map_err(classify)?;
+        let standings = standings(&mut tx, name).await?;
+        let find = |wanted: &dyn Fn(&&Standing) -> bool| standings.iter().find(wanted);
+        let new = find(&|standing| standing.generation.id == generation.id);
+        let (Some(new), Some(old)) = (new, find(&|standing| standing.role == Role::Live)) else {
+            return Err(StoreError::Unusable(format!("generation {} of {name} is gone", generation.number)));
+        };
+        if new.role == Role::Live {
+            return Err(StoreError::Unusable(format!("generation {} of {name} is live", generation.number)));
+        }
+        let vectors = (vector(&mut tx, new.generation.id).await?, vector(&mut tx, old.generation.id).await?);
+        let behind = behind(&vectors.0, &vectors.1);
+        if !behind.is_empty() {
+            let (number, partitions) = (generation.number, list(&behind));
+            return Err(StoreError::Unusable(format!(
+                "generation {number} of {name} is behind the live one in {partitions}: readers would see a step back"
+            )));
+        }
+        let promoted = match &new.readers {
+            // Its views are there: it was live before.
+            Some(readers) => Promoted { readers: readers.clone(), replaced: false },
+            None => show(&mut tx, new, old).await?,
+        };
+        for (standing, role) in [(old, Role::Warm), (new, Role::Live)] {
+            sqlx::query(
+                "update projector.generation set role = $2, hold_until = null, hold_at = null where id = $1",
+            )
+            .bind(standing.generation.id)
+            .bind(role.as_str())
+            .execute(&mut *tx)
+            .await
+            .map_err(classify)?;
+        }
+        let entry = Entry { action: "promote", origin: Origin::Command, generation: Some(generation.number) };
+        entry.record(&mut tx, name, Some(&new.active), Some(&old.active), asked).await?;
+        failpoint::reached(failpoint::BEFORE_PROMOTE, name);
+        tx.commit().await.map_err(classify)?;
+        Ok(promoted)
+    }
+
+    async fn set_stopped(&self, projection: &str, stopped: bool, asked: &Asked) -> Result<(), StoreError> {
+        let mut tx = self.decide(projection).await?;
+        let reason = stopped.then(|| asked.reason.as_deref().unwrap_or("no reason was given"));
+        for statement in [
+            "update projector.projection set stopped = $2 where name = $1",
+            // Waits for the transactions in flight, which share these rows.
+            "update projector.generation set paused = 'stopped: ' || $2::text, resumes = resumes + 1 where projection = $1",
+        ] {
+            let update = sqlx::query(statement).bind(projection).bind(reason);
+            update.execute(&mut *tx).await.map_err(classify)?;
+        }
+        let action = if stopped { "stop" } else { "start" };
+        let entry = Entry { action, origin: Origin::Command, generation: None };
+        entry.record(&mut tx, projection, None, None, asked).await?;
+        tx.commit().await.map_err(classify)
+    }
+
+    async fn retire(&self, generation: &Generation, asked: &Asked) -> Result<(), StoreError> {
+        let name = &generation.projection;
+        let mut tx = self.decide(name).await?;
+        let standings = standings(&mut tx, name).await?;
+        match standings.into_iter().find(|standing| standing.generation.id == generation.id) {
+            Some(standing) if standing.role != Role::Live => remove(&mut tx, &standing).await?,
+            _ => {
+                let number = generation.number;
+                return Err(StoreError::Unusable(format!("generation {number} of {name} is live, or gone")));
+            }
+        }
+        let entry = Entry { action: "retire", origin: Origin::Command, generation: Some(generation.number) };
+        entry.record(&mut tx, name, None, None, asked).await?;
+        tx.commit().await.map_err(classify)
+    }
+
+    async fn drop_projection(&self, projection: &str, asked: &Asked) -> Result<(), StoreError> {
+        let mut tx = self.decide(projection).await?;
+        for standing in standings(&mut tx, projection).await? {
+            remove(&mut tx, &standing).await?;
+        }
+        for statement in [
+            "update projector.projection set stopped = null where name = $1",
+            "update projector.deployment set state = 'withdrawn', verdict = 'the projection was dropped',
+               decided_at = now() where projection = $1 and state = 'open'",
+        ] {
+            sqlx::query(statement).bind(projection).execute(&mut *tx).await.map_err(classify)?;
+        }
+        let entry = Entry { action: "drop", origin: Origin::Command, generation: None };
+        entry.record(&mut tx, projection, None, None, asked).await?;
+        tx.commit().await.map_err(classify)
+    }
+}
+
+impl Postgres {
+    /// A transaction in which nobody else decides anything about this name.
+    async fn decide(&self, projection: &str) -> Result<Tx, StoreError> {
+        let mut tx = self.begin(BEGIN).await?;
+        sqlx::query("select pg_advisory_xact_lock($1, hashtext($2))")
+            .bind(ADVISORY_CLASS)
+            .bind(projection)
+            .execute(&mut *tx)
+            .await
+            .map_err(classify)?;
+        Ok(tx)
+    }
+
+    async fn carry_out(
+        &self,
+        session: &mut PgConnection,
+        deployment: i64,
+        contract: &Contract,
+    ) -> Result<Option<Installed>, StoreError> {
+        let name = contract.name();
+        let asked: Option<(String, String)> = sqlx::query_as(
+            "select action, digest from projector.deployment where id = $1 and state = 'open'",
+        )
+        .bind(deployment)
+        .fetch_optional(&mut *session)
+        .await
+        .map_err(classify)?;
+        let Some((action, digest)) = asked else { return Ok(None) };
+        let had: Vec<i32> = sqlx::query_scalar(
+            "select generation from projector.deployment
+             where projection = $1 and digest = $2 and state = 'done' and generation is not null",
+        )
+        .bind(name)
+        .bind(&digest)
+        .fetch_all(&mut *session)
+        .await
+        .map_err(classify)?;
+        let standings = standings(&mut *session, name).await?;
+        let target = deploy::target(Action::from_word(&action)?, &standings, contract, |standing| {
+            had.contains(&standing.generation.number)
+        });
+        if let Target::InPlace { generation, steps } = &target
+            && let Some(standing) = standings.iter().find(|standing| standing.generation.id == *generation)
+        {
+            for step in steps {
+                add(session, step, contract, &standing.generation.schema).await?;
+                failpoint::reached(failpoint::AFTER_STEP, name);
+            }
+        }
+        let mut tx = self.decide(name).await?;
+        let open: Option<i64> = sqlx::query_scalar(
+            "select id from projector.deployment where id = $1 and state = 'open' for update",
+        )
+        .bind(deployment)
+        .fetch_optional(&mut *tx)
+        .await
+        .map_err(classify)?;
+        if open.is_none() {
+            return Ok(None);
+        }
+        let (generation, replaced, verdict) = match target {
+            Target::First => (create(&mut tx, contract, &digest, Role::Live).await?, None, None),
+            Target::Anew { reasons, instead_of } => {
+                if let Some(given_up) =
+                    standings.iter().find(|standing| Some(standing.generation.id) == instead_of)
+                {
+                    remove(&mut tx, given_up).await?;
+                }
+                let generation = create(&mut tx, contract, &digest, Role::Building).await?;
+                let verdict = format!("generation {}: {}", generation.number, reasons.join("; "));
+                (generation, None, Some(verdict))
+            }
+            Target::InPlace { generation, steps } => {
+                let standing = standings.into_iter().find(|standing| standing.generation.id == generation);
+                let standing = standing.ok_or_else(|| StoreError::Unusable("no such generation".into()))?;
+                let extended = standing.layout.extended(contract);
+                if let (false, Some(readers)) = (steps.is_empty(), &standing.readers) {
+                    show_layout(&mut tx, &extended, &standing.generation.schema, readers).await?;
+                }
+                // Waits for the transactions in flight, which hold this row, and they see it after.
+                let switched: PgQueryResult = sqlx::query(
+                    "update projector.generation set active_digest = $2, halted = null, halted_kind = null,
+                       impure = null, layout = $3::text::jsonb where id = $1",
+                )
+                .bind(generation)
+                .bind(&digest)
+                .bind(json(&extended))
+                .execute(&mut *tx)
+                .await
+                .map_err(classify)?;
+                if switched.rows_affected() == 0 {
+                    return Ok(None);
+                }
+                let added: Vec<String> = steps.iter().map(ToString::to_string).collect();
+                let verdict = (!added.is_empty()).then(|| added.join("; "));
+                (standing.generation, Some(standing.active), verdict)
+            }
+        };
+        sqlx::query(
+            "update projector.deployment set state = 'done', decided_at = now(), generation = $2, replaced = $3,
+               verdict = $4 where id = $1",
+        )
+        .bind(deployment)
+        .bind(generation.number)
+        .bind(replaced)
+        .bind(verdict)
+        .execute(&mut *tx)
+        .await
+        .map_err(classify)?;
+        failpoint::reached(failpoint::BEFORE_ACTIVATION, name);
+        tx.commit().await.map_err(classify)?;
+        failpoint::reached(failpoint::AFTER_ACTIVATION, name);
+        Ok(Some(Installed { generation, active: digest }))
+    }
+}
+
+/// Something that is done when it is written down.
+struct Entry {
+    action: &'static str,
+    origin: Origin,
+    generation: Option<i32>,
+}
+
+impl Entry {
+    async fn record(
+        &self,
+        tx: &mut Tx,
+        projection: &str,
+        digest: Option<&str>,
+        replaced: Option<&str>,
+        asked: &Asked,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "insert into projector.deployment
+               (projection, action, digest, source, asked_by, reason, state, decided_at, generation, replaced)
+             values ($1, $2, $3, $4, $5, $6, 'done', now(), $7, $8)",
+        )
+        .bind(projection)
+        .bind(self.action)
+        .bind(digest)
+        .bind(self.origin.as_str())
+        .bind(&asked.by)
+        .bind(&asked.reason)
+        .bind(self.generation)
+        .bind(replaced)
+        .execute(&mut **tx)
+        .await
+        .map_err(classify)?;
+        Ok(())
+    }
+}
+
+async fn standings(connection: &mut PgConnection, projection: &str) -> Result<Vec<Standing>, StoreError> {
+    let rows: Vec<StandingRow> = sqlx::query_as(
+        "select g.id, g.projection, g.number, g.table_schema, g.role, g.layout::text as layout, g.active_digest,
+           c.descriptor::text as descriptor, g.readers, g.caught_up_at is not null as caught_up
+         from projector.generation g join projector.component c on c.digest = g.active_digest
+         where g.projection = $1 order by g.number",
+    )
+    .bind(projection)
+    .fetch_all(connection)
+    .await
+    .map_err(classify)?;
+    rows.into_iter().map(StandingRow::standing).collect()
+}
+
+async fn vector(connection: &mut PgConnection, generation: i64) -> Result<Vector, StoreError> {
+    let rows: Vec<(String, i32, i64)> = sqlx::query_as(
+        "select topic, partition, next_offset from projector.checkpoint where generation_id = $1",
+    )
+    .bind(generation)
+    .fetch_all(connection)
+    .await
+    .map_err(classify)?;
+    Ok(rows
+        .into_iter()
+        .map(|(topic, number, next)| (Partition::new(topic.as_str(), number), next))
+        .collect())
+}
+
+/// A new generation with its tables; the first one is shown to readers.
+async fn create(
+    tx: &mut Tx,
+    contract: &Contract,
+    digest: &str,
+    role: Role,
+) -> Result<Generation, StoreError> {
+    let name = contract.name();
+    let number: i32 = sqlx::query_scalar(
+        "update projector.projection set generations = generations + 1 where name = $1 returning generations",
+    )
+    .bind(name)
+    .fetch_one(&mut **tx)
+    .await
+    .map_err(classify)?;
+    let schema = generation_schema(name, number);
+    let layout = Layout::of(contract);
+    let readers = (role == Role::Live).then(|| schema_name(name));
+    let id: i64 = sqlx::query_scalar(
+        "insert into projector.generation
+           (projection, number, revision, table_schema, active_digest, role, layout, readers)
+         values ($1, $2, $3, $4, $5, $6, $7::text::jsonb, $8) returning id",
+    )
+    .bind(name)
+    .bind(number)
+    .bind(contract.descriptor.revision as i32)
+    .bind(&schema)
+    .bind(digest)
+    .bind(role.as_str())
+    .bind(json(&layout))
+    .bind(&readers)
+    .fetch_one(&mut **tx)
+    .await
+    .map_err(classify)?;
+    for statement in tables::create(contract, &schema) {
+        run(tx, statement).await?;
+    }
+    if let Some(readers) = &readers {
+        run(tx, format!("create schema {}", quote(readers))).await?;
+        show_layout(tx, &layout, &schema, readers).await?;
+    }
+    Ok(Generation { id, projection: name.to_owned(), number, schema })
+}
+
+/// Makes views of a generation that readers do not know yet: those that they know show it, where they
+/// could not tell; otherwise it gets a schema of its own.
+async fn show(tx: &mut Tx, new: &Standing, old: &Standing) -> Result<Promoted, StoreError> {
+    let Generation { projection, number, schema, .. } = &new.generation;
+    let known = old.readers.as_ref().filter(|_| new.layout.reads_like(&old.layout));
+    let readers = match known {
+        Some(readers) => {
+            // In the order of the columns that readers know.
+            show_layout(tx, &old.layout, schema, readers).await?;
+            set_readers(tx, &old.generation, None).await?;
+            readers.clone()
+        }
+        None => {
+            let readers = format!("{}_v{number}", schema_name(projection));
+            run(tx, format!("create schema {}", quote(&readers))).await?;
+            show_layout(tx, &new.layout, schema, &readers).await?;
+            readers
+        }
+    };
+    set_readers(tx, &new.generation, Some(&readers)).await?;
+    Ok(Promoted { readers, replaced: known.is_some() })
+}
+
+async fn set_readers(
+    tx: &mut Tx,
+    generation: &Generation,
+    readers: Option<&str>,
+) -> Result<(), StoreError> {
+    sqlx::query("update projector.generation set readers = $2 where id = $1")
+        .bind(generation.id)
+        .bind(readers)
+        .execute(&mut **tx)
+        .await
+        .map_err(classify)?;
+    Ok(())
+}
+
+/// Readers' views of a layout. Those that are there are replaced: whoever reads them sees the one or the
+/// other.
+async fn show_layout(tx: &mut Tx, layout: &Layout, schema: &str, readers: &str) -> Result<(), StoreError> {
+    for table in &layout.tables {
+        run(tx, tables::view(table, schema, readers)).await?;
+    }
+    Ok(())
+}
+
+/// Removes a generation, with its rows and its views.
+async fn remove(tx: &mut Tx, standing: &Standing) -> Result<(), StoreError> {
+    // Waits for the transactions in flight; whoever begins after it finds no generation.
+    sqlx::query("delete from projector.generation where id = $1")
+        .bind(standing.generation.id)
+        .execute(&mut **tx)
+        .await
+        .map_err(classify)?;
+    for schema in standing.readers.iter().chain([&standing.generation.schema]) {
+        run(tx, format!("drop schema if exists {} cascade", quote(schema))).await?;
+    }
+    Ok(())
+}
+
+/// Adds something to tables in use, unless it is there.
+async fn add(
+    session: &mut PgConnection,
+    step: &Step,
+    contract: &Contract,
+    schema: &str,
+) -> Result<(), StoreError> {
+    for statement in tables::add(step, contract, schema) {
+        if let Some(index) = &statement.index {
+            sqlx::query("set statement_timeout = 0").execute(&mut *session).await.map_err(classify)?;
+            // What a host left that died while it was made.
+            let broken: bool = sqlx::query_scalar(
+                "select exists (select from pg_index where indexrelid = to_regclass($1) and not indisvalid)",
+            )
+            .bind(index)
+            .fetch_one(&mut *session)
+            .await
+            .map_err(classify)?;
+            if broken {
+                let drop = format!("drop index concurrently if exists {index}");
+                sqlx::query(AssertSqlSafe(drop)).execute(&mut *session).await.map_err(classify)?;
+            }
+        }
+        sqlx::query(AssertSqlSafe(statement.sql)).execute(&mut *session).await.map_err(classify)?;
+    }
+    Ok(())
+}
+
+async fn run(tx: &mut Tx, statement: String) -> Result<(), StoreError> {
+    sqlx::query(AssertSqlSafe(statement)).execute(&mut **tx).await.map_err(|error| {
+        match error.as_database_error().and_then(|error| error.code()).as_deref() {
+            Some("42P06") => StoreError::Unusable(format!(
+                "the database has a schema of the projection's name already ({error}); Projector made none: rename the projection, or give it a database of its own (`store`)"
+            )),
+            _ => classify(error),
+        }
+    })?;
+    Ok(())
+}
+
+fn json(layout: &Layout) -> String {
+    serde_json::to_string(layout).expect("a layout is plain data")
+}

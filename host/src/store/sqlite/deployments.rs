@@ -1,0 +1,668 @@
+//! Versions and generations of projections.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use projector_model::Contract;
+use sqlx::AssertSqlSafe;
+use sqlx::sqlite::{SqliteConnection, SqliteQueryResult};
+use uuid::Uuid;
+
+use super::errors::classify;
+use super::{Sqlite, tables};
+use crate::deploy::layout::Layout;
+use crate::deploy::{self, Target};
+use crate::event::Partition;
+use crate::failpoint;
+use crate::store::deployments::{
+    Action, Deployed, Deployments, OpenDeployment, OpenRow, Origin, PRESENCE, Promoted, Proposal, Proposed,
+    Role, Standing, StandingRow, StoredComponent, Vector, behind, open, vector_json,
+};
+use crate::store::names::{generation_schema, schema_name};
+use crate::store::operator::Asked;
+use crate::store::{Generation, Installed, StoreError, list};
+
+type Tx = sqlx::Transaction<'static, sqlx::Sqlite>;
+
+#[async_trait]
+impl Deployments for Sqlite {
+    async fn attend(&self, host: Uuid, name: &str) -> Result<(), StoreError> {
+        sqlx::query(
+            "insert into projector_host (id, name, seen_at) values (?1, ?2, cast(unixepoch('subsec') * 1000000 as integer))
+             on conflict (id) do update set seen_at = excluded.seen_at",
+        )
+        .bind(host.to_string())
+        .bind(name)
+        .execute(&self.pool)
+        .await
+        .map_err(classify)?;
+        // Those that never said that they leave. Nobody waits for their word any more.
+        sqlx::query("delete from projector_host where seen_at < cast(unixepoch('subsec') * 1000000 as integer) - 3600000000")
+            .execute(&self.pool)
+            .await
+            .map_err(classify)?;
+        Ok(())
+    }
+
+    async fn leave(&self, host: Uuid) -> Result<(), StoreError> {
+        sqlx::query("delete from projector_host where id = ?1")
+            .bind(host.to_string())
+            .execute(&self.pool)
+            .await
+            .map_err(classify)?;
+        Ok(())
+    }
+
+    async fn propose(&self, proposal: &Proposal<'_>) -> Result<Proposed, StoreError> {
+        let Proposal { component, action, origin, asked, signer } = proposal;
+        let name = component.contract.name();
+        let mut tx = self.immediate().await?;
+        sqlx::query("insert into projector_projection (name, owner) values (?1, ?2) on conflict do nothing")
+            .bind(name)
+            .bind(*signer)
+            .execute(&mut *tx)
+            .await
+            .map_err(classify)?;
+        let owner: Option<String> = sqlx::query_scalar(
+            "update projector_projection set owner = coalesce(owner, ?2) where name = ?1 returning owner",
+        )
+        .bind(name)
+        .bind(*signer)
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(classify)?;
+        if let Some(owner) = owner.filter(|owner| Some(&**owner) != *signer) {
+            return Ok(Proposed::Foreign(owner));
+        }
+        let standings = standings(&mut tx, name).await?;
+        let newest = standings.iter().rfind(|standing| standing.role != Role::Warm);
+        let asked_for: Option<(i64, String)> = sqlx::query_as(
+            "select id, digest from projector_deployment where projection = ?1 and state = 'open'",
+        )
+        .bind(name)
+        .fetch_optional(&mut *tx)
+        .await
+        .map_err(classify)?;
+        match asked_for {
+            Some((id, digest)) if digest == component.digest && *action == Action::Deploy => {
+                return Ok(Proposed::Open(id));
+            }
+            _ if *action == Action::Deploy
+                && newest.is_some_and(|newest| newest.active == component.digest) =>
+            {
+                return Ok(Proposed::Active);
+            }
+            _ => {}
+        }
+        let had: bool = sqlx::query_scalar(
+            "select exists (select 1 from projector_deployment where projection = ?1 and digest = ?2 and state = 'done')",
+        )
+        .bind(name)
+        .bind(component.digest)
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(classify)?;
+        if had && *origin == Origin::Directory {
+            return Ok(Proposed::Had);
+        }
+        sqlx::query(
+            "update projector_deployment set state = 'withdrawn', decided_at = cast(unixepoch('subsec') * 1000000 as integer),
+               verdict = 'another one was asked for' where projection = ?1 and state = 'open'",
+        )
+        .bind(name)
+        .execute(&mut *tx)
+        .await
+        .map_err(classify)?;
+        sqlx::query(
+            "insert into projector_component (digest, version, bytes, descriptor, signature, stored_at)
+             values (?1, ?2, ?3, ?4, ?5, cast(unixepoch('subsec') * 1000000 as integer))
+             on conflict (digest) do update set signature = coalesce(excluded.signature, projector_component.signature)",
+        )
+        .bind(component.digest)
+        .bind(&component.contract.descriptor.version)
+        .bind(component.bytes)
+        .bind(component.contract.descriptor.to_json())
+        .bind(component.signature)
+        .execute(&mut *tx)
+        .await
+        .map_err(classify)?;
+        let id = sqlx::query_scalar(
+            "insert into projector_deployment (projection, action, digest, source, asked_by, reason, asked_at, state)
+             values (?1, ?2, ?3, ?4, ?5, ?6, cast(unixepoch('subsec') * 1000000 as integer), 'open') returning id",
+        )
+        .bind(name)
+        .bind(action.as_str())
+        .bind(component.digest)
+        .bind(origin.as_str())
+        .bind(&asked.by)
+        .bind(&asked.reason)
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(classify)?;
+        tx.commit().await.map_err(classify)?;
+        Ok(Proposed::Open(id))
+    }
+
+    async fn open_deployments(&self) -> Result<Vec<OpenDeployment>, StoreError> {
+        let rows: Vec<OpenRow> = sqlx::query_as(
+            "select d.id, d.projection, d.action, d.digest, h.id, h.name, r.host_id is not null, r.refusal
+             from projector_deployment d
+             left join projector_host h on h.seen_at > cast(unixepoch('subsec') * 1000000 as integer) - ?1
+             left join projector_readiness r on r.deployment_id = d.id and r.host_id = h.id
+             where d.state = 'open' order by d.id, h.id",
+        )
+        .bind(PRESENCE.as_micros() as i64)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(classify)?;
+        open(rows)
+    }
+
+    async fn report(&self, deployment: i64, host: Uuid, refusal: Option<&str>) -> Result<(), StoreError> {
+        sqlx::query(
+            "insert into projector_readiness (deployment_id, host_id, refusal)
+             select d.id, h.id, ?3 from projector_deployment d, projector_host h where d.id = ?1 and h.id = ?2
+             on conflict (deployment_id, host_id) do update set refusal = excluded.refusal",
+        )
+        .bind(deployment)
+        .bind(host.to_string())
+        .bind(refusal)
+        .execute(&self.pool)
+        .await
+        .map_err(classify)?;
+        Ok(())
+    }
+
+    async fn refuse(&self, deployment: i64, verdict: &str) -> Result<(), StoreError> {
+        sqlx::query(
+            "update projector_deployment set state = 'refused', verdict = ?2, decided_at = cast(unixepoch('subsec') * 1000000 as integer)
+             where id = ?1 and state = 'open'",
+        )
+        .bind(deployment)
+        .bind(verdict)
+        .execute(&self.pool)
+        .await
+        .map_err(classify)?;
+        Ok(())
+    }
+
+    async fn activate(&self, deployment: i64, contract: &Contract) -> Result<Option<Installed>, StoreError> {
+        self.carry_out(deployment, contract).await
+    }
+
+    async fn history(&self, projection: &str, most: i64) -> Result<Vec<Deployed>, StoreError> {
+        sqlx::query_as(
+            "select d.id, d.action, c.version, d.digest, d.generation, d.replaced, d.source, d.asked_by, d.reason,
+               d.asked_at, d.state, d.verdict,
+               d.decided_at,
+               d.proven_at
+             from projector_deployment d left join projector_component c on c.digest = d.digest
+             where d.projection = ?1 order by d.id desc limit ?2",
+        )
+        .bind(projection)
+        .bind(most)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(classify)
+    }
+
+    async fn revert(
+        &self,
+        generation: &Generation,
+        from: &str,
+        to: &str,
+        reason: &str,
+    ) -> Result<bool, StoreError> {
+        let mut tx = self.immediate().await?;
+        let reverted = sqlx::query(
+            "update projector_generation set active_digest = ?3, halted = null, halted_kind = null
+             where id = ?1 and active_digest = ?2",
+        )
+        .bind(generation.id)
+        .bind(from)
+        .bind(to)
+        .execute(&mut *tx)
+        .await
+        .map_err(classify)?;
+        if reverted.rows_affected() == 0 {
+            return Ok(false);
+        }
+        let entry = Entry { action: "revert", origin: Origin::Host, generation: Some(generation.number) };
+        let asked = Asked::new("the host".into(), Some(reason.to_owned()));
+        entry.record(&mut tx, &generation.projection, Some(to), Some(from), &asked).await?;
+        tx.commit().await.map_err(classify)?;
+        failpoint::reached(failpoint::AFTER_REVERT, &generation.projection);
+        Ok(true)
+    }
+
+    async fn prove(&self, generation: &Generation, digest: &str) -> Result<(), StoreError> {
+        sqlx::query(
+            "update projector_deployment set proven_at = cast(unixepoch('subsec') * 1000000 as integer)
+             where projection = ?1 and generation = ?2 and digest = ?3 and state = 'done' and proven_at is null",
+        )
+        .bind(&generation.projection)
+        .bind(generation.number)
+        .bind(digest)
+        .execute(&self.pool)
+        .await
+        .map_err(classify)?;
+        Ok(())
+    }
+
+    async fn component(&self, digest: &str) -> Result<Option<StoredComponent>, StoreError> {
+        let found: Option<(Vec<u8>, Option<String>)> =
+            sqlx::query_as("select bytes, signature from projector_component where digest = ?1")
+                .bind(digest)
+                .fetch_optional(&self.pool)
+                .await
+                .map_err(classify)?;
+        Ok(found.map(|(bytes, signature)| StoredComponent { bytes, signature }))
+    }
+
+    async fn standings(&self, projection: &str) -> Result<Vec<Standing>, StoreError> {
+        standings(&mut *self.pool.acquire().await.map_err(classify)?, projection).await
+    }
+
+    async fn hold(&self, generations: &[i64], at: Option<&Vector>, time: Duration) -> Result<(), StoreError> {
+        // In its turn: no transaction is in flight then.
+        let mut tx = self.immediate().await?;
+        for generation in generations {
+            sqlx::query("update projector_generation set hold_until = cast(unixepoch('subsec') * 1000000 as integer) + ?2, hold_at = ?3 where id = ?1")
+                .bind(generation)
+                .bind(time.as_micros() as i64)
+                .bind(at.map(vector_json))
+                .execute(&mut *tx)
+                .await
+                .map_err(classify)?;
+        }
+        tx.commit().await.map_err(classify)
+    }
+
+    async fn let_go(&self, generations: &[i64]) -> Result<(), StoreError> {
+        let mut tx = self.immediate().await?;
+        for generation in generations {
+            sqlx::query("update projector_generation set hold_until = null, hold_at = null where id = ?")
+                .bind(generation)
+                .execute(&mut *tx)
+                .await
+                .map_err(classify)?;
+        }
+        tx.commit().await.map_err(classify)
+    }
+
+    async fn vector(&self, generation: i64) -> Result<Vector, StoreError> {
+        vector(&mut *self.pool.acquire().await.map_err(classify)?, generation).await
+    }
+
+    async fn promote(&self, generation: &Generation, asked: &Asked) -> Result<Promoted, StoreError> {
+        let name = &generation.projection;
+        let mut tx = self.immediate().await?;
+        let standings = standings(&mut tx, name).await?;
+        let find = |wanted: &dyn Fn(&&Standing) -> bool| standings.iter().find(wanted);
+        let new = find(&|standing| standing.generation.id == generation.id);
+        let (Some(new), Some(old)) = (new, find(&|standing| standing.role == Role::Live)) else {
+            return Err(StoreError::Unusable(format!("generation {} of {name} is gone", generation.number)));
+        };
+        if new.role == Role::Live {
+            return Err(StoreError::Unusable(format!("generation {} of {name} is live", generation.number)));
+        }
+        let vectors = (vector(&mut tx, new.generation.id).await?, vector(&mut tx, old.generation.id).await?);
+        let behind = behind(&vectors.0, &vectors.1);
+        if !behind.is_empty() {
+            let (number, partitions) = (generation.number, list(&behind));
+            return Err(StoreError::Unusable(format!(
+                "generation {number} of {name} is behind the live one in {partitions}: readers would see a step back"
+            )));
+        }
+        let promoted = match &new.readers {
+            // Its views are there: it was live before.
+            Some(readers) => Promoted { readers: readers.clone(), replaced: false },
+            None => show(&mut tx, new, old).await?,
+        };
+        for (standing, role) in [(old, Role::Warm), (new, Role::Live)] {
+            sqlx::query(
+                "update projector_generation set role = ?2, hold_until = null, hold_at = null where id = ?1",
+            )
+            .bind(standing.generation.id)
+            .bind(role.as_str())
+            .execute(&mut *tx)
+            .await
+            .map_err(classify)?;
+        }
+        let entry = Entry { action: "promote", origin: Origin::Command, generation: Some(generation.number) };
+        entry.record(&mut tx, name, Some(&new.active), Some(&old.active), asked).await?;
+        failpoint::reached(failpoint::BEFORE_PROMOTE, name);
+        tx.commit().await.map_err(classify)?;
+        Ok(promoted)
+    }
+
+    async fn set_stopped(&self, projection: &str, stopped: bool, asked: &Asked) -> Result<(), StoreError> {
+        let mut tx = self.immediate().await?;
+        let reason = stopped.then(|| asked.reason.as_deref().unwrap_or("no reason was given"));
+        for statement in [
+            "update projector_projection set stopped = ?2 where name = ?1",
+            // Waits for the transactions in flight, which share these rows.
+            "update projector_generation set paused = 'stopped: ' || ?2, resumes = resumes + 1 where projection = ?1",
+        ] {
+            let update = sqlx::query(statement).bind(projection).bind(reason);
+            update.execute(&mut *tx).await.map_err(classify)?;
+        }
+        let action = if stopped { "stop" } else { "start" };
+        let entry = Entry { action, origin: Origin::Command, generation: None };
+        entry.record(&mut tx, projection, None, None, asked).await?;
+        tx.commit().await.map_err(classify)
+    }
+
+    async fn retire(&self, generation: &Generation, asked: &Asked) -> Result<(), StoreError> {
+        let name = &generation.projection;
+        let mut tx = self.immediate().await?;
+        let standings = standings(&mut tx, name).await?;
+        match standings.into_iter().find(|standing| standing.generation.id == generation.id) {
+            Some(standing) if standing.role != Role::Live => remove(&mut tx, &standing).await?,
+            _ => {
+                let number = generation.number;
+                return Err(StoreError::Unusable(format!("generation {number} of {name} is live, or gone")));
+            }
+        }
+        let entry = Entry { action: "retire", origin: Origin::Command, generation: Some(generation.number) };
+        entry.record(&mut tx, name, None, None, asked).await?;
+        tx.commit().await.map_err(classify)
+    }
+
+    async fn drop_projection(&self, projection: &str, asked: &Asked) -> Result<(), StoreError> {
+        let mut tx = self.immediate().await?;
+        for standing in standings(&mut tx, projection).await? {
+            remove(&mut tx, &standing).await?;
+        }
+        for statement in [
+            "update projector_projection set stopped = null where name = ?1",
+            "update projector_deployment set state = 'withdrawn', verdict = 'the projection was dropped',
+               decided_at = cast(unixepoch('subsec') * 1000000 as integer) where projection = ?1 and state = 'open'",
+        ] {
+            sqlx::query(statement).bind(projection).execute(&mut *tx).await.map_err(classify)?;
+        }
+        let entry = Entry { action: "drop", origin: Origin::Command, generation: None };
+        entry.record(&mut tx, projection, None, None, asked).await?;
+        tx.commit().await.map_err(classify)
+    }
+}
+
+impl Sqlite {
+    /// A transaction in which nobody else writes.
+    async fn immediate(&self) -> Result<Tx, StoreError> {
+        self.pool.begin_with("begin immediate").await.map_err(classify)
+    }
+
+    async fn carry_out(
+        &self,
+        deployment: i64,
+        contract: &Contract,
+    ) -> Result<Option<Installed>, StoreError> {
+        let name = contract.name();
+        let mut tx = self.immediate().await?;
+        let asked: Option<(String, String)> = sqlx::query_as(
+            "select action, digest from projector_deployment where id = ?1 and state = 'open'",
+        )
+        .bind(deployment)
+        .fetch_optional(&mut *tx)
+        .await
+        .map_err(classify)?;
+        let Some((action, digest)) = asked else { return Ok(None) };
+        let had: Vec<i32> = sqlx::query_scalar(
+            "select generation from projector_deployment
+             where projection = ?1 and digest = ?2 and state = 'done' and generation is not null",
+        )
+        .bind(name)
+        .bind(&digest)
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(classify)?;
+        let standings = standings(&mut tx, name).await?;
+        let target = deploy::target(Action::from_word(&action)?, &standings, contract, |standing| {
+            had.contains(&standing.generation.number)
+        });
+        let (generation, replaced, verdict) = match target {
+            Target::First => (create(&mut tx, contract, &digest, Role::Live).await?, None, None),
+            Target::Anew { reasons, instead_of } => {
+                if let Some(given_up) =
+                    standings.iter().find(|standing| Some(standing.generation.id) == instead_of)
+                {
+                    remove(&mut tx, given_up).await?;
+                }
+                let generation = create(&mut tx, contract, &digest, Role::Building).await?;
+                let verdict = format!("generation {}: {}", generation.number, reasons.join("; "));
+                (generation, None, Some(verdict))
+            }
+            Target::InPlace { generation, steps } => {
+                let standing = standings.into_iter().find(|standing| standing.generation.id == generation);
+                let standing = standing.ok_or_else(|| StoreError::Unusable("no such generation".into()))?;
+                let extended = standing.layout.extended(contract);
+                for step in &steps {
+                    for statement in tables::add(step, contract, &standing.generation.schema) {
+                        run(&mut tx, statement).await?;
+                    }
+                    failpoint::reached(failpoint::AFTER_STEP, name);
+                }
+                if let (false, Some(readers)) = (steps.is_empty(), &standing.readers) {
+                    show_layout(&mut tx, &extended, &standing.generation.schema, readers).await?;
+                }
+                let switched: SqliteQueryResult = sqlx::query(
+                    "update projector_generation set active_digest = ?2, halted = null, halted_kind = null,
+                       impure = null, layout = ?3 where id = ?1",
+                )
+                .bind(generation)
+                .bind(&digest)
+                .bind(json(&extended))
+                .execute(&mut *tx)
+                .await
+                .map_err(classify)?;
+                if switched.rows_affected() == 0 {
+                    return Ok(None);
+                }
+                let added: Vec<String> = steps.iter().map(ToString::to_string).collect();
+                let verdict = (!added.is_empty()).then(|| added.join("; "));
+                (standing.generation, Some(standing.active), verdict)
+            }
+        };
+        sqlx::query(
+            "update projector_deployment set state = 'done', decided_at = cast(unixepoch('subsec') * 1000000 as integer), generation = ?2, replaced = ?3,
+               verdict = ?4 where id = ?1",
+        )
+        .bind(deployment)
+        .bind(generation.number)
+        .bind(replaced)
+        .bind(verdict)
+        .execute(&mut *tx)
+        .await
+        .map_err(classify)?;
+        failpoint::reached(failpoint::BEFORE_ACTIVATION, name);
+        tx.commit().await.map_err(classify)?;
+        failpoint::reached(failpoint::AFTER_ACTIVATION, name);
+        Ok(Some(Installed { generation, active: digest }))
+    }
+}
+
+/// Something that is done when it is written down.
+struct Entry {
+    action: &'static str,
+    origin: Origin,
+    generation: Option<i32>,
+}
+
+impl Entry {
+    async fn record(
+        &self,
+        tx: &mut Tx,
+        projection: &str,
+        digest: Option<&str>,
+        replaced: Option<&str>,
+        asked: &Asked,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "insert into projector_deployment
+               (projection, action, digest, source, asked_by, reason, asked_at, state, decided_at, generation, replaced)
+             values (?1, ?2, ?3, ?4, ?5, ?6, cast(unixepoch('subsec') * 1000000 as integer), 'done', cast(unixepoch('subsec') * 1000000 as integer), ?7, ?8)",
+        )
+        .bind(projection)
+        .bind(self.action)
+        .bind(digest)
+        .bind(self.origin.as_str())
+        .bind(&asked.by)
+        .bind(&asked.reason)
+        .bind(self.generation)
+        .bind(replaced)
+        .execute(&mut **tx)
+        .await
+        .map_err(classify)?;
+        Ok(())
+    }
+}
+
+async fn standings(connection: &mut SqliteConnection, projection: &str) -> Result<Vec<Standing>, StoreError> {
+    let rows: Vec<StandingRow> = sqlx::query_as(
+        "select g.id, g.projection, g.number, g.table_schema, g.role, g.layout::text as layout, g.active_digest,
+           c.descriptor::text as descriptor, g.readers, g.caught_up_at is not null as caught_up
+         from projector_generation g join projector_component c on c.digest = g.active_digest
+         where g.projection = ?1 order by g.number",
+    )
+    .bind(projection)
+    .fetch_all(connection)
+    .await
+    .map_err(classify)?;
+    rows.into_iter().map(StandingRow::standing).collect()
+}
+
+async fn vector(connection: &mut SqliteConnection, generation: i64) -> Result<Vector, StoreError> {
+    let rows: Vec<(String, i32, i64)> = sqlx::query_as(
+        "select topic, partition, next_offset from projector_checkpoint where generation_id = ?1",
+    )
+    .bind(generation)
+    .fetch_all(connection)
+    .await
+    .map_err(classify)?;
+    Ok(rows
+        .into_iter()
+        .map(|(topic, number, next)| (Partition::new(topic.as_str(), number), next))
+        .collect())
+}
+
+/// A new generation with its tables; the first one is shown to readers.
+async fn create(
+    tx: &mut Tx,
+    contract: &Contract,
+    digest: &str,
+    role: Role,
+) -> Result<Generation, StoreError> {
+    let name = contract.name();
+    let number: i32 = sqlx::query_scalar(
+        "update projector_projection set generations = generations + 1 where name = ?1 returning generations",
+    )
+    .bind(name)
+    .fetch_one(&mut **tx)
+    .await
+    .map_err(classify)?;
+    let schema = generation_schema(name, number);
+    let layout = Layout::of(contract);
+    let readers = (role == Role::Live).then(|| schema_name(name));
+    let id: i64 = sqlx::query_scalar(
+        "insert into projector_generation
+           (projection, number, revision, table_schema, active_digest, role, layout, readers, created_at)
+         values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, cast(unixepoch('subsec') * 1000000 as integer)) returning id",
+    )
+    .bind(name)
+    .bind(number)
+    .bind(contract.descriptor.revision as i32)
+    .bind(&schema)
+    .bind(digest)
+    .bind(role.as_str())
+    .bind(json(&layout))
+    .bind(&readers)
+    .fetch_one(&mut **tx)
+    .await
+    .map_err(classify)?;
+    for statement in tables::create(contract, &schema) {
+        run(tx, statement).await?;
+    }
+    if let Some(readers) = &readers {
+        show_layout(tx, &layout, &schema, readers).await?;
+    }
+    Ok(Generation { id, projection: name.to_owned(), number, schema })
+}
+
+/// Makes views of a generation that readers do not know yet: those that they know show it, where they
+/// could not tell; otherwise it gets a schema of its own.
+async fn show(tx: &mut Tx, new: &Standing, old: &Standing) -> Result<Promoted, StoreError> {
+    let Generation { projection, number, schema, .. } = &new.generation;
+    let known = old.readers.as_ref().filter(|_| new.layout.reads_like(&old.layout));
+    let readers = match known {
+        Some(readers) => {
+            // In the order of the columns that readers know.
+            show_layout(tx, &old.layout, schema, readers).await?;
+            set_readers(tx, &old.generation, None).await?;
+            readers.clone()
+        }
+        None => {
+            let readers = format!("{}_v{number}", schema_name(projection));
+            show_layout(tx, &new.layout, schema, &readers).await?;
+            readers
+        }
+    };
+    set_readers(tx, &new.generation, Some(&readers)).await?;
+    Ok(Promoted { readers, replaced: known.is_some() })
+}
+
+async fn set_readers(
+    tx: &mut Tx,
+    generation: &Generation,
+    readers: Option<&str>,
+) -> Result<(), StoreError> {
+    sqlx::query("update projector_generation set readers = ?2 where id = ?1")
+        .bind(generation.id)
+        .bind(readers)
+        .execute(&mut **tx)
+        .await
+        .map_err(classify)?;
+    Ok(())
+}
+
+/// Readers' views of a layout. Those that are there are replaced: whoever reads them sees the one or the
+/// other.
+async fn show_layout(tx: &mut Tx, layout: &Layout, schema: &str, readers: &str) -> Result<(), StoreError> {
+    for statement in layout.tables.iter().flat_map(|table| tables::view(table, schema, readers)) {
+        run(tx, statement).await?;
+    }
+    Ok(())
+}
+
+/// Removes a generation, with its rows and its views.
+async fn remove(tx: &mut Tx, standing: &Standing) -> Result<(), StoreError> {
+    sqlx::query("delete from projector_generation where id = ?")
+        .bind(standing.generation.id)
+        .execute(&mut **tx)
+        .await
+        .map_err(classify)?;
+    for table in &standing.layout.tables {
+        if let Some(readers) = &standing.readers {
+            run(tx, format!("drop view if exists {}", tables::qualified(readers, &table.name))).await?;
+        }
+        run(tx, format!("drop table if exists {}", tables::qualified(&standing.generation.schema, &table.name)))
+            .await?;
+    }
+    Ok(())
+}
+
+async fn run(tx: &mut Tx, statement: String) -> Result<(), StoreError> {
+    sqlx::query(AssertSqlSafe(statement)).execute(&mut **tx).await.map_err(|error| {
+        match error.to_string().contains("already exists") {
+            true => StoreError::Unusable(format!(
+                "the database has a table of the projection's name already ({error}); Projector made none: rename the projection, or give it a database of its own (`store`)"
+            )),
+            false => classify(error),
+        }
+    })?;
+    Ok(())
+}
+
+fn json(layout: &Layout) -> String {
+    serde_json::to_string(layout).expect("a layout is plain data")
+}
