@@ -160,7 +160,8 @@ mod tests {
         let mut buffer = Buffer::default();
         buffer.extend((0..4).flat_map(|offset| [delivery(0, offset, 1), delivery(1, offset, 1)]).collect());
         let limits = BatchLimits { events: 9, bytes: usize::MAX };
-        let held = buffer.take_within(limits, &[(Partition::new("t", 0), 3), (Partition::new("t", 1), 1)].into());
+        let held =
+            buffer.take_within(limits, &[(Partition::new("t", 0), 3), (Partition::new("t", 1), 1)].into());
         assert_eq!(offsets(&held), [0, 0, 1, 2]);
         assert!(buffer.take_within(limits, &BTreeMap::new()).is_empty());
         assert_eq!(offsets(&buffer.take(limits)), [1, 2, 3, 3]);

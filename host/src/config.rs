@@ -495,7 +495,9 @@ impl Config {
                 let message = format!(
                     "plugins.teams.{name}.key is that of plugins.teams.{other} too: who signs would be nobody in particular; give each team a key of its own"
                 );
-                let at = text.find(&format!("plugins.teams.{name}")).map(|at| at..at + "plugins.teams.".len() + name.len());
+                let at = text
+                    .find(&format!("plugins.teams.{name}"))
+                    .map(|at| at..at + "plugins.teams.".len() + name.len());
                 return Err(invalid(message, at));
             }
             signers.push((name, team));
@@ -658,6 +660,8 @@ store = "analytics"
         assert_eq!(format!("{:?}", shown.limits), format!("{:?}", parsed.limits));
         assert_eq!(format!("{:?}", shown.batch), format!("{:?}", parsed.batch));
         assert_eq!(format!("{:?}", shown.failures), format!("{:?}", parsed.failures));
+        assert_eq!(format!("{:?}", shown.deploy), format!("{:?}", parsed.deploy));
+        assert_eq!(shown.plugins.rescan, parsed.plugins.rescan);
         assert_eq!(shown.shutdown_deadline, parsed.shutdown_deadline);
     }
 
@@ -721,10 +725,7 @@ store = "analytics"
         let config = Config::parse("projector.toml", &text).expect("sound");
         assert!(config.plugins.teams["checkout"].projections.is_some());
         let (message, _) = error(&text.replace("RW", "RX"));
-        assert!(
-            message.starts_with("projector.toml:16:") && message.contains("minisign.pub"),
-            "{message}"
-        );
+        assert!(message.starts_with("projector.toml:16:") && message.contains("minisign.pub"), "{message}");
         let (message, _) = error(&format!("{text}[plugins.teams.sales]\nkey = \"{KEY}\"\n"));
         assert!(message.starts_with("projector.toml:18: plugins.teams.sales.key is that of"), "{message}");
     }

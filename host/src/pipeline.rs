@@ -14,9 +14,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::{BatchLimits, Buffer, Delivery};
-use crate::event::Partition;
 use crate::config::Deploy;
 use crate::deploy::versions::Versions;
+use crate::event::Partition;
 use crate::failure::{FailureKind, Response, Trouble};
 use crate::outcome::Failure;
 use crate::plugin::Plugin;
@@ -95,8 +95,19 @@ struct Batch {
 impl Pipeline {
     /// Runs until it is asked to stop (`Ok`), or cannot go on.
     pub async fn run(self) -> Result<(), Halt> {
-        let Self { settler, log, versions, source, limits, board, retries, catching_up, more_lanes, deploy, stop } =
-            self;
+        let Self {
+            settler,
+            log,
+            versions,
+            source,
+            limits,
+            board,
+            retries,
+            catching_up,
+            more_lanes,
+            deploy,
+            stop,
+        } = self;
         let generation = settler.deployment.generation.clone();
         let mut run = Run {
             resumes: board.of(generation.id).map(|wishes| wishes.resumes),
@@ -278,9 +289,8 @@ impl Run {
     /// by their place, and lanes by whether a batch must be the only one in flight.
     fn can_go_on_with(&self, next: &Plugin) -> bool {
         let (now, next) = (&self.settler.plugin.contract, &next.contract);
-        let topics = |contract: &Contract| {
-            contract.topics.iter().map(|topic| topic.name.clone()).collect::<Vec<_>>()
-        };
+        let topics =
+            |contract: &Contract| contract.topics.iter().map(|topic| topic.name.clone()).collect::<Vec<_>>();
         let order_shows = |contract: &Contract| !order::unsettled(contract).is_empty();
         topics(now) == topics(next)
             && now.needs_one_writer() == next.needs_one_writer()
@@ -545,12 +555,17 @@ impl Run {
                 let Deployment { generation, digest, .. } = &self.settler.deployment;
                 let (projection, position) = (&*generation.projection, &first.event.position);
                 let to = &before.deployment.digest;
-                let reason = format!("the event at {position} failed, and did not in the version before: {failure}");
+                let reason =
+                    format!("the event at {position} failed, and did not in the version before: {failure}");
                 match before.store.revert(generation, digest, to, &reason).await {
                     Ok(_) => {
                         tracing::error!(
-                            projection, digest = &**digest, to = &**to, reason,
-                            advice = "mend the version, and deploy it again", "version reverted"
+                            projection,
+                            digest = &**digest,
+                            to = &**to,
+                            reason,
+                            advice = "mend the version, and deploy it again",
+                            "version reverted"
                         );
                         self.backoff.succeeded();
                         if let Err(error) = self.board.refresh().await {
@@ -811,9 +826,7 @@ impl Run {
                     if at(|advance| advance.next) {
                         return Recovered::Committed(advances);
                     }
-                    return Recovered::Moved(
-                        advances.into_iter().map(|advance| advance.partition).collect(),
-                    );
+                    return Recovered::Moved(advances.into_iter().map(|advance| advance.partition).collect());
                 }
             }
         }

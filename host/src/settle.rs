@@ -171,7 +171,9 @@ impl Settler {
         };
         let Some(at) = outcomes.iter().enumerate().position(is_new) else { return Ok(()) };
         match &outcomes[at] {
-            Outcome::Dead { failure, .. } if at == 0 => Err(ProjectError::OnTrial(failure.clone().into_owned())),
+            Outcome::Dead { failure, .. } if at == 0 => {
+                Err(ProjectError::OnTrial(failure.clone().into_owned()))
+            }
             _ => {
                 outcomes.truncate(at);
                 Ok(())

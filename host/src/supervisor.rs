@@ -20,6 +20,7 @@ use crate::admin;
 use crate::batch::BatchLimits;
 use crate::catch_up;
 use crate::config::{self, Config};
+use crate::deploy::promote::{self, Ask, PromoteError, Promotion};
 use crate::deploy::rollout;
 use crate::deploy::supply::Supply;
 use crate::deploy::versions::{VersionError, Versions};
@@ -41,6 +42,8 @@ use crate::wishes::{Attendant, Board};
 const SETTLED: Duration = Duration::from_secs(60);
 /// How often dead letters that are too old are looked for.
 const EXPIRY: Duration = Duration::from_secs(60);
+/// How often it is tried to promote a generation that is to be promoted by itself.
+const PROMOTION: Duration = Duration::from_secs(2);
 
 /// A store, once it could be opened, and what is wanted of its projections.
 type Slot = Arc<Mutex<Option<(Arc<dyn Store>, Board)>>>;
@@ -294,9 +297,8 @@ impl Host {
             for open in state.open.iter().filter(|open| under_way.insert(open.id)) {
                 let (store, versions, open, me) =
                     (store.clone(), self.versions.clone(), open.clone(), self.me.id);
-                rollouts.spawn(async move {
-                    (open.id, rollout::advance(&store, &versions, me, &open).await)
-                });
+                rollouts
+                    .spawn(async move { (open.id, rollout::advance(&store, &versions, me, &open).await) });
             }
             tokio::select! {
                 () = board.changed() => {}
@@ -396,6 +398,7 @@ impl Host {
         tokio::select! {
             ended = on => ended,
             () = self.expire(&settler) => unreachable!("it goes on for as long as the projection"),
+            () = self.promote(&settler) => unreachable!("it goes on for as long as the projection"),
         }
     }
 
@@ -443,6 +446,48 @@ impl Host {
                 Err(error) => {
                     backoff.failed(error.kind(), &error);
                     backoff.wait(stop).await;
+                }
+            }
+        }
+    }
+
+    /// Shows a generation that is built to readers, as soon as the platform's configuration says so.
+    async fn promote(&self, settler: &Settler) {
+        let (store, generation) = (&settler.store, &settler.deployment.generation);
+        let name = &*generation.projection;
+        let ask = match self.config.deploy_of(name).promote {
+            config::Promote::Manual => return std::future::pending().await,
+            config::Promote::WhenFresh => Ask::Fresh,
+            config::Promote::WhenEqual => Ask::Equal,
+        };
+        let mut told = String::new();
+        loop {
+            tokio::time::sleep(PROMOTION).await;
+            let Ok(standings) = store.standings(name).await else { continue };
+            let of = |role| standings.iter().find(|standing| standing.role == role);
+            let (Some(live), Some(new)) = (of(Role::Live), of(Role::Building)) else { continue };
+            if new.generation.id != generation.id || !new.caught_up {
+                continue;
+            }
+            let promoted = match ask == Ask::Equal && !promote::is_comparable(new) {
+                true => Err(PromoteError::Refused(format!(
+                    "`promote = \"when-equal\"` is not for {name}: its rows depend on the order between partitions, so that two builds of them differ; `projector promote` is for a person"
+                ))),
+                false => {
+                    let asked = Asked::new("the host".into(), None);
+                    promote::promote(&self.config, &**store, &self.log, (live, new), ask, &asked).await
+                }
+            };
+            match promoted {
+                Ok(Promotion { generation, before, held_ms, .. }) => {
+                    tracing::info!(projection = name, generation, before, held_ms, "generation promoted");
+                }
+                Err(error) => {
+                    let reason = error.to_string();
+                    if reason != told {
+                        tracing::warn!(projection = name, reason, "not promoted; it is tried again");
+                        told = reason;
+                    }
                 }
             }
         }

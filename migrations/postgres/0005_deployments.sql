@@ -71,3 +71,6 @@ create table projector.readiness (
     refusal       text,
     primary key (deployment_id, host_id)
 );
+
+-- It is fed from a file before the log takes over: no host runs it.
+alter table projector.generation add column backfilling boolean not null default false;

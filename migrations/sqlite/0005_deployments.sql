@@ -72,3 +72,6 @@ create table projector_readiness (
     refusal       text,
     primary key (deployment_id, host_id)
 ) strict;
+
+-- It is fed from a file before the log takes over: no host runs it.
+alter table projector_generation add column backfilling integer not null default 0;

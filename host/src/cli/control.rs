@@ -125,7 +125,7 @@ impl Skip {
     }
 }
 
-fn said(output: Output, words: &str, document: &serde_json::Value) -> Result<(), CliError> {
+pub(super) fn said(output: Output, words: &str, document: &serde_json::Value) -> Result<(), CliError> {
     match output {
         Output::Json => super::print_json(document),
         Output::Text => {

@@ -2,7 +2,9 @@
 
 mod component;
 mod control;
+mod deploy;
 mod dlq;
+mod generations;
 mod inspect;
 mod run;
 mod status;
@@ -37,6 +39,17 @@ struct Cli {
 enum Command {
     Run(run::Arguments),
     Status(status::Arguments),
+    Plan(deploy::PlanArguments),
+    Deploy(deploy::DeployArguments),
+    Rollback(deploy::Rollback),
+    History(deploy::History),
+    Rebuild(deploy::Rebuild),
+    Diff(generations::DiffArguments),
+    Promote(generations::Promote),
+    Retire(generations::Retire),
+    Stop(generations::Stop),
+    Start(generations::Start),
+    Drop(generations::Drop),
     Dlq(dlq::Arguments),
     Pause(control::Pause),
     Resume(control::Resume),
@@ -133,6 +146,17 @@ pub fn main() -> ExitCode {
         Command::CompileWorker { memory_bytes, seconds } => return compile::worker(memory_bytes, seconds),
         Command::Run(arguments) => run::run(arguments),
         Command::Status(arguments) => status::run(arguments),
+        Command::Plan(arguments) => arguments.run(),
+        Command::Deploy(arguments) => arguments.run(),
+        Command::Rollback(rollback) => rollback.run(),
+        Command::History(history) => history.run(),
+        Command::Rebuild(rebuild) => rebuild.run(),
+        Command::Diff(arguments) => arguments.run(),
+        Command::Promote(promote) => promote.run(),
+        Command::Retire(retire) => retire.run(),
+        Command::Stop(stop) => stop.run(),
+        Command::Start(start) => start.run(),
+        Command::Drop(drop) => drop.run(),
         Command::Dlq(arguments) => dlq::run(arguments),
         Command::Pause(pause) => pause.run(),
         Command::Resume(resume) => resume.run(),

@@ -139,7 +139,8 @@ impl Layout {
                 None => extended.tables.push(table),
                 Some(laid) => {
                     let new = |column: &Column| !laid.columns.iter().any(|laid| laid.name == column.name);
-                    let columns: Vec<Column> = table.columns.iter().filter(|column| new(column)).cloned().collect();
+                    let columns: Vec<Column> =
+                        table.columns.iter().filter(|column| new(column)).cloned().collect();
                     laid.columns.extend(columns);
                     for index in table.indexes {
                         if !laid.indexes.contains(&index) {
@@ -190,7 +191,9 @@ impl LaidTable {
                 None => reasons.push(format!("{table}.{name} is new, and may not be null")),
             }
         }
-        for gone in self.columns.iter().filter(|laid| !wanted.columns.iter().any(|column| column.name == laid.name)) {
+        for gone in
+            self.columns.iter().filter(|laid| !wanted.columns.iter().any(|column| column.name == laid.name))
+        {
             reasons.push(format!("it has no column {table}.{} any more", gone.name));
         }
         // An index that is not declared any more is left: it costs writes, and harms no row.

@@ -1,6 +1,8 @@
 //! From a file to the version that runs: what its tables need (`layout`), where it goes (here).
 
+pub mod compare;
 pub mod layout;
+pub mod promote;
 pub mod rollout;
 pub mod supply;
 pub mod versions;

@@ -362,10 +362,8 @@ mod tests {
             ("orders", "1.2.0", &digest.to_uppercase()),
             ("sales", "1", &digest),
         ]);
-        let supply = Supply {
-            lock: Some(Lock::parse("plugins.lock", &text).expect("sound")),
-            teams: BTreeMap::new(),
-        };
+        let supply =
+            Supply { lock: Some(Lock::parse("plugins.lock", &text).expect("sound")), teams: BTreeMap::new() };
         assert_eq!(of_checkout(&supply, None), Ok(Signer::Lock));
         let refused = |name: &str, version: &str, digest: &str| {
             supply.check(name, version, digest, BYTES, None).expect_err("refused").to_string()
@@ -442,6 +440,18 @@ mod tests {
     }
 
     #[test]
+    fn a_signature_of_the_old_form_is_told_as_such() {
+        let checkout = keys();
+        let supply = supply([("checkout", team(&checkout, None))]);
+        let signature = sign(&checkout, BYTES, "projector name=orders version=1.2.0");
+        // "ED" says that it is of the file's hash, "Ed" that it is of the file.
+        let old = signature.replacen("\nRU", "\nRW", 1);
+        assert_ne!(old, signature);
+        let refused = of_checkout(&supply, Some(&old)).expect_err("refused");
+        assert!(refused.contains("minisign's old form"), "{refused}");
+    }
+
+    #[test]
     fn a_trusted_comment_that_was_changed_does_not_fit() {
         let checkout = keys();
         let supply = supply([("checkout", team(&checkout, None))]);
@@ -462,7 +472,8 @@ mod tests {
             "timestamp:1700000000\tfile:orders.wasm\thashed",
         ] {
             let refused = of_checkout(&supply, Some(&sign(&checkout, BYTES, bound))).expect_err("refused");
-            let says = format!("is for {bound:?}, and the component says \"projector name=orders version=1.2.0\"");
+            let says =
+                format!("is for {bound:?}, and the component says \"projector name=orders version=1.2.0\"");
             assert!(refused.contains(&says) && refused.contains("minisign -Sm"), "{refused}");
         }
     }

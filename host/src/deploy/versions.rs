@@ -66,7 +66,8 @@ impl Versions {
         let plugin = loading.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
         if plugin.digest != digest {
             let found = &plugin.digest;
-            let reason = format!("the component {digest} of {projection} was changed in the store: it is {found}");
+            let reason =
+                format!("the component {digest} of {projection} was changed in the store: it is {found}");
             return Err(StoreError::Unusable(reason).into());
         }
         Ok(plugin)
@@ -80,7 +81,8 @@ impl Versions {
         signature: Option<&str>,
     ) -> Result<Option<String>, VersionError> {
         let descriptor = &plugin.contract.descriptor;
-        let signer = self.supply.check(&descriptor.name, &descriptor.version, &plugin.digest, bytes, signature);
+        let signer =
+            self.supply.check(&descriptor.name, &descriptor.version, &plugin.digest, bytes, signature);
         signer.map(|signer| signer.owner()).map_err(|refused| VersionError::Supply(refused.to_string()))
     }
 
@@ -99,8 +101,7 @@ impl Versions {
             Plugin::load(&self.engine(limits.stack_bytes), &compiler, limits, bytes)
         };
         let config = &self.config;
-        let supposed =
-            config.limits_of(file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default());
+        let supposed = config.limits_of(file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default());
         let mut plugin = under(supposed)?;
         let name = plugin.contract.name();
         if let Some(topic) = plugin.contract.topics.iter().find(|topic| !config.may_read(name, &topic.name)) {

@@ -19,10 +19,16 @@ pub async fn resume(config: &Config, name: &str, asked: &Asked) -> Result<(), Op
 }
 
 async fn set_running(config: &Config, name: &str, go_on: bool, asked: &Asked) -> Result<(), OperationError> {
-    let (store, installed) = projection(config, name).await?;
-    let set = store.set_running(&installed.generation, go_on, asked).await;
+    let (store, _) = projection(config, name).await?;
+    let set = async {
+        for standing in store.standings(name).await? {
+            store.set_running(&standing.generation, go_on, asked).await?;
+        }
+        Ok(())
+    };
+    let set = set.await;
     store.close().await;
-    Ok(set?)
+    set
 }
 
 /// Moves a checkpoint forward; the events in between are counted as skipped. It never moves back.
@@ -45,8 +51,8 @@ pub async fn skip(
         None => return Err(OperationError::Failed(format!("there is no partition {partition}"))),
         Some(_) => {}
     }
-    let (store, installed) = projection(config, name).await?;
-    let skipped = store.skip(&installed.generation, partition, to, asked).await;
+    let (store, live) = projection(config, name).await?;
+    let skipped = store.skip(&live.generation, partition, to, asked).await;
     store.close().await;
     Ok(skipped?)
 }

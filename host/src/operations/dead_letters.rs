@@ -141,7 +141,7 @@ async fn await_verdict(
 
 /// Forgets everything that is kept of a key. Returns how many events those were.
 pub async fn erase(config: &Config, name: &str, key: &[u8], asked: &Asked) -> Result<u64, OperationError> {
-    let (store, installed) = projection(config, name).await?;
+    let (store, _) = projection(config, name).await?;
     let erased = async {
         let overview = store.overview().await?;
         let descriptors = overview.iter().filter(|projection| projection.name == name);
@@ -151,11 +151,15 @@ pub async fn erase(config: &Config, name: &str, key: &[u8], asked: &Asked) -> Re
             .flat_map(|contract| contract.topics)
             .map(|topic| KeyId::new(&topic.ordering_group, key))
             .collect();
-        store.erase(&installed.generation, key, &ids, asked).await
+        let mut erased = 0;
+        for standing in store.standings(name).await? {
+            erased += store.erase(&standing.generation, key, &ids, asked).await?;
+        }
+        Ok(erased)
     };
     let erased = erased.await;
     store.close().await;
-    Ok(erased?)
+    erased
 }
 
 /// The whole of a dead letter.

@@ -3,6 +3,7 @@
 pub mod component;
 pub mod control;
 pub mod dead_letters;
+pub mod deployments;
 pub mod inspect;
 pub mod status;
 
@@ -19,11 +20,15 @@ async fn projection(config: &Config, name: &str) -> Result<(Arc<dyn Store>, Stan
         Some(live) => Ok((store, live)),
         None => {
             store.close().await;
-            Err(OperationError::Usage {
-                message: format!("no projection is called {name:?}"),
-                help: "`projector status` lists them all".into(),
-            })
+            Err(unknown(name))
         }
+    }
+}
+
+fn unknown(name: &str) -> OperationError {
+    OperationError::Usage {
+        message: format!("no projection is called {name:?}"),
+        help: "`projector status` lists them all".into(),
     }
 }
 

@@ -103,10 +103,7 @@ pub async fn status(config: &Config, only: Option<&str>) -> Result<Status, Opera
         }
     }
     match only {
-        Some(name) if projections.is_empty() => Err(OperationError::Usage {
-            message: format!("no projection is called {name:?}"),
-            help: "`projector status` lists them all".into(),
-        }),
+        Some(name) if projections.is_empty() => Err(super::unknown(name)),
         _ => Ok(Status { projections }),
     }
 }

@@ -184,8 +184,7 @@ pub struct Report {
 
 /// Deployment, projection, action, digest, and a host that is there: its id and name, whether it
 /// reported, and its refusal.
-pub(super) type OpenRow =
-    (i64, String, String, String, Option<Uuid>, Option<String>, bool, Option<String>);
+pub(super) type OpenRow = (i64, String, String, String, Option<Uuid>, Option<String>, bool, Option<String>);
 
 pub(super) fn open(rows: Vec<OpenRow>) -> Result<Vec<OpenDeployment>, StoreError> {
     let mut open: Vec<OpenDeployment> = Vec::new();
@@ -254,10 +253,9 @@ impl Role {
     }
 
     pub(super) fn from_word(word: &str) -> Result<Self, StoreError> {
-        [Role::Building, Role::Live, Role::Warm]
-            .into_iter()
-            .find(|role| role.as_str() == word)
-            .ok_or_else(|| StoreError::Unusable(format!("a generation that is {word:?}: made by a newer host?")))
+        [Role::Building, Role::Live, Role::Warm].into_iter().find(|role| role.as_str() == word).ok_or_else(
+            || StoreError::Unusable(format!("a generation that is {word:?}: made by a newer host?")),
+        )
     }
 }
 
@@ -333,7 +331,7 @@ pub struct Promoted {
 }
 
 /// Partitions in which readers would see a step back: of the topics that both generations read.
-pub(super) fn behind(new: &Vector, old: &Vector) -> Vec<Partition> {
+pub fn behind(new: &Vector, old: &Vector) -> Vec<Partition> {
     let reads = |topic: &str| new.keys().any(|partition| &*partition.topic == topic);
     let lags = |(partition, next): &(&Partition, &i64)| {
         reads(&partition.topic) && new.get(*partition).is_none_or(|reached| reached < *next)
@@ -351,8 +349,5 @@ pub(super) fn vector_json(vector: &Vector) -> String {
 pub(super) fn vector_from(json: &str) -> Result<Vector, StoreError> {
     let list: Vec<(String, i32, i64)> = serde_json::from_str(json)
         .map_err(|error| StoreError::Unusable(format!("a stored vector of offsets: {error}")))?;
-    Ok(list
-        .into_iter()
-        .map(|(topic, number, next)| (Partition::new(topic.as_str(), number), next))
-        .collect())
+    Ok(list.into_iter().map(|(topic, number, next)| (Partition::new(topic.as_str(), number), next)).collect())
 }

@@ -3,7 +3,9 @@
 //! Two stores keep one promise. Postgres writes a batch as few set-wise statements; SQLite lets
 //! the model's own interpreter write. Whatever one refuses, the other refuses as well.
 
+mod compare;
 pub mod deployments;
+pub mod diff;
 mod names;
 pub mod operator;
 mod overview;
@@ -22,6 +24,7 @@ use sqlx::Connection;
 use uuid::Uuid;
 
 use deployments::{Deployments, Role, Vector, vector_from};
+use diff::Snapshot;
 use operator::{Operator, Release, Taken};
 
 use crate::batch::BatchLimits;
@@ -92,6 +95,10 @@ pub trait Store: Operator + Deployments {
 
     /// Every projection in this store, as it is committed: all of it of one moment.
     async fn overview(&self) -> Result<Vec<Projection>, StoreError>;
+
+    /// The store as it is committed now, to read checkpoints and compare generations in, on a connection of
+    /// its own: neither waits for the other's work.
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError>;
 
     /// Gives connections and locks back.
     async fn close(&self);

@@ -88,8 +88,12 @@ pub(super) fn projection(
         created_at: generation.created_at,
         digest: generation.active_digest,
         // What an operator said is the nearer reason.
-        halted: (generation.stopped.map(|reason| format!("stopped: {reason}")).or(generation.paused).map(|reason| Trouble::new(FailureKind::Operator, reason)))
-            .or(Trouble::stored(generation.halted_kind, generation.halted)),
+        halted: (generation
+            .stopped
+            .map(|reason| format!("stopped: {reason}"))
+            .or(generation.paused)
+            .map(|reason| Trouble::new(FailureKind::Operator, reason)))
+        .or(Trouble::stored(generation.halted_kind, generation.halted)),
         impure: generation.impure,
         version: generation.version,
         descriptor: generation.descriptor,

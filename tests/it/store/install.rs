@@ -86,11 +86,16 @@ async fn another_layout_is_built_beside_the_live_one_which_goes_on(home: Home) -
         let digest = format!("other {at}");
         let installed = offer(&*store, &digest, &contract(other)).await?;
         let standings = store.standings("some-orders").await?;
-        let roles: Vec<_> =
-            standings.iter().map(|standing| (standing.generation.number, standing.role, &*standing.active)).collect();
+        let roles: Vec<_> = standings
+            .iter()
+            .map(|standing| (standing.generation.number, standing.role, &*standing.active))
+            .collect();
         // The one before is given up, and its number is not given twice.
         let number = at as i32 + 2;
-        assert_eq!(roles, [(1, Role::Live, &*projection.deployment.digest), (number, Role::Building, &*digest)]);
+        assert_eq!(
+            roles,
+            [(1, Role::Live, &*projection.deployment.digest), (number, Role::Building, &*digest)]
+        );
         assert_eq!(installed.generation, standings[1].generation, "{other}");
     }
     projection.write(&[vec![numeric(PUT, &[1, 2])]]).await?;

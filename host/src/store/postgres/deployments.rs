@@ -580,10 +580,7 @@ async fn vector(connection: &mut PgConnection, generation: i64) -> Result<Vector
     .fetch_all(connection)
     .await
     .map_err(classify)?;
-    Ok(rows
-        .into_iter()
-        .map(|(topic, number, next)| (Partition::new(topic.as_str(), number), next))
-        .collect())
+    Ok(rows.into_iter().map(|(topic, number, next)| (Partition::new(topic.as_str(), number), next)).collect())
 }
 
 /// A new generation with its tables; the first one is shown to readers.
@@ -653,11 +650,7 @@ async fn show(tx: &mut Tx, new: &Standing, old: &Standing) -> Result<Promoted, S
     Ok(Promoted { readers, replaced: known.is_some() })
 }
 
-async fn set_readers(
-    tx: &mut Tx,
-    generation: &Generation,
-    readers: Option<&str>,
-) -> Result<(), StoreError> {
+async fn set_readers(tx: &mut Tx, generation: &Generation, readers: Option<&str>) -> Result<(), StoreError> {
     sqlx::query("update projector.generation set readers = $2 where id = $1")
         .bind(generation.id)
         .bind(readers)

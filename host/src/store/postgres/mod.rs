@@ -1,6 +1,7 @@
 //! Postgres: set-wise statements over `UNNEST` arrays, several hosts at once.
 
 mod deployments;
+mod diff;
 mod errors;
 mod lock_holder;
 mod operator;
@@ -23,6 +24,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Row};
 use uuid::Uuid;
 
+use super::diff::Snapshot;
 use super::{
     CatchUp, CatchingUp, Deployment, Generation, LockHolder, Progress, Projection, Store, StoreError,
     Transaction,
@@ -381,6 +383,12 @@ impl Store for Postgres {
     async fn overview(&self) -> Result<Vec<Projection>, StoreError> {
         let mut snapshot = self.begin(BEGIN_SNAPSHOT).await?;
         overview::overview(&mut snapshot).await
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError> {
+        let options = self.pool.connect_options();
+        let session = self.one_probe(async { options.connect().await.map_err(classify) }).await?;
+        Ok(Box::new(diff::OwnSession::begin(session).await?))
     }
 
     async fn close(&self) {

@@ -41,7 +41,9 @@ pub(super) fn add(step: &Step, contract: &Contract, schema: &str) -> Vec<Additio
                 let indexes = declared.indexes.iter().map(|index| {
                     at_once(create_index("create index if not exists", &table.name, index, schema))
                 });
-                [at_once(create_table("create table if not exists", table, schema))].into_iter().chain(indexes)
+                [at_once(create_table("create table if not exists", table, schema))]
+                    .into_iter()
+                    .chain(indexes)
             })
             .collect(),
         Step::AddColumn { table, column } => {

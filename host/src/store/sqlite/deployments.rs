@@ -393,11 +393,7 @@ impl Sqlite {
         self.pool.begin_with("begin immediate").await.map_err(classify)
     }
 
-    async fn carry_out(
-        &self,
-        deployment: i64,
-        contract: &Contract,
-    ) -> Result<Option<Installed>, StoreError> {
+    async fn carry_out(&self, deployment: i64, contract: &Contract) -> Result<Option<Installed>, StoreError> {
         let name = contract.name();
         let mut tx = self.immediate().await?;
         let asked: Option<(String, String)> = sqlx::query_as(
@@ -540,10 +536,7 @@ async fn vector(connection: &mut SqliteConnection, generation: i64) -> Result<Ve
     .fetch_all(connection)
     .await
     .map_err(classify)?;
-    Ok(rows
-        .into_iter()
-        .map(|(topic, number, next)| (Partition::new(topic.as_str(), number), next))
-        .collect())
+    Ok(rows.into_iter().map(|(topic, number, next)| (Partition::new(topic.as_str(), number), next)).collect())
 }
 
 /// A new generation with its tables; the first one is shown to readers.
@@ -611,11 +604,7 @@ async fn show(tx: &mut Tx, new: &Standing, old: &Standing) -> Result<Promoted, S
     Ok(Promoted { readers, replaced: known.is_some() })
 }
 
-async fn set_readers(
-    tx: &mut Tx,
-    generation: &Generation,
-    readers: Option<&str>,
-) -> Result<(), StoreError> {
+async fn set_readers(tx: &mut Tx, generation: &Generation, readers: Option<&str>) -> Result<(), StoreError> {
     sqlx::query("update projector_generation set readers = ?2 where id = ?1")
         .bind(generation.id)
         .bind(readers)
@@ -645,8 +634,11 @@ async fn remove(tx: &mut Tx, standing: &Standing) -> Result<(), StoreError> {
         if let Some(readers) = &standing.readers {
             run(tx, format!("drop view if exists {}", tables::qualified(readers, &table.name))).await?;
         }
-        run(tx, format!("drop table if exists {}", tables::qualified(&standing.generation.schema, &table.name)))
-            .await?;
+        run(
+            tx,
+            format!("drop table if exists {}", tables::qualified(&standing.generation.schema, &table.name)),
+        )
+        .await?;
     }
     Ok(())
 }

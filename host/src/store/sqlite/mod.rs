@@ -1,6 +1,8 @@
 //! SQLite: one file, one host, one writer. The model's own interpreter decides what a change does.
 
 mod deployments;
+mod diff;
+mod documents;
 mod errors;
 mod operator;
 mod overview;
@@ -24,6 +26,7 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions, Row};
 use uuid::Uuid;
 
+use super::diff::Snapshot;
 use super::{
     CatchUp, CatchingUp, Deployment, Generation, LockHolder, Projection, Store, StoreError, Transaction,
 };
@@ -104,6 +107,7 @@ fn options(settings: &config::Store) -> Result<SqliteConnectOptions, StoreError>
         .busy_timeout(Duration::from_secs(5))
         .foreign_keys(true)
         .collation(rows::DECIMAL, rows::compare_decimals)
+        .collation(documents::DOCUMENT, documents::compare_documents)
         .log_statements(tracing::log::LevelFilter::Off)
         .log_slow_statements(tracing::log::LevelFilter::Off, Duration::from_secs(1)))
 }
@@ -254,6 +258,11 @@ impl Store for Sqlite {
     async fn overview(&self) -> Result<Vec<Projection>, StoreError> {
         let mut snapshot = self.pool.begin().await.map_err(classify)?;
         overview::overview(&mut snapshot).await
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError> {
+        let options = (*self.pool.connect_options()).clone().read_only(true);
+        Ok(Box::new(diff::OwnConnection::begin(options.connect().await.map_err(classify)?).await?))
     }
 
     async fn close(&self) {

@@ -21,7 +21,7 @@ impl Operator for Sqlite {
                (select case when d.action = 'deploy' and d.proven_at is null and d.digest = g.active_digest then d.replaced end
                 from projector_deployment d where d.projection = g.projection and d.generation = g.number
                   and d.state = 'done' and d.digest is not null order by d.id desc limit 1) as on_trial_against,
-               p.stopped is not null as is_stopped, g.paused, g.resumes,
+               (p.stopped is not null or g.backfilling) as is_stopped, g.paused, g.resumes,
                coalesce(g.hold_until > ?, 0) as is_held, g.hold_at,
                o.id as operation, o.action, o.topic, o.partition
              from projector_generation g join projector_projection p on p.name = g.projection

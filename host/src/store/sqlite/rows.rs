@@ -277,7 +277,7 @@ fn encoding(error: sqlx::error::BoxDynError) -> StoreError {
     StoreError::Unusable(format!("a value cannot be encoded: {error}"))
 }
 
-fn decode(row: &SqliteRow, at: usize, ty: Type) -> Result<Value, sqlx::Error> {
+pub(super) fn decode(row: &SqliteRow, at: usize, ty: Type) -> Result<Value, sqlx::Error> {
     let invalid = |problem: String| sqlx::Error::Decode(problem.into());
     let value = match ty {
         Type::Boolean => row.try_get::<Option<bool>, _>(at)?.map(Value::Boolean),

@@ -1,0 +1,261 @@
+//! `projector plan`, `deploy`, `rollback` and `history`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use comfy_table::{Table, presets};
+use humantime_serde::re::humantime;
+
+use super::dlq::when;
+use super::{AskedArgument, CliError, ConfigArgument, Output, executable};
+use crate::operations::deployments::{self, Outcome, Plan, Replay};
+
+/// Show what deploying a file would do: nothing, additions in place, or all rows anew.
+///
+/// Which locks it takes, which rows would stay as earlier versions made them, how much is to be replayed,
+/// and whether the log still reaches back to its beginning. Nothing is changed.
+#[derive(Debug, clap::Args)]
+pub(super) struct PlanArguments {
+    #[command(flatten)]
+    config: ConfigArgument,
+    /// The component.
+    #[arg(value_name = "FILE.wasm")]
+    file: PathBuf,
+    #[arg(long, value_enum, default_value = "text")]
+    output: Output,
+}
+
+/// Deploy a component: check it, show the plan, and have every host run it.
+///
+/// What is stored is what is compiled. It becomes the active version when every host that is there has
+/// compiled it, and lanes go over to it between two batches; hosts that cannot run it leave its group. If
+/// it fails for an event where the version before does not, within its first batches, that one comes back
+/// by itself. Where the tables, topics or revision are others, a new generation is built beside the live
+/// one: see `projector promote`.
+///
+/// A file in the plugin directory is deployed likewise, but only if its projection never had it.
+#[derive(Debug, clap::Args)]
+pub(super) struct DeployArguments {
+    #[command(flatten)]
+    config: ConfigArgument,
+    /// The component. Its signature, if one is asked for, stands beside it as FILE.wasm.minisig.
+    #[arg(value_name = "FILE.wasm")]
+    file: PathBuf,
+    #[command(flatten)]
+    waited: Waited,
+}
+
+/// Go back to what was before: the version before the active one, or the generation that was live before
+/// the last promotion.
+#[derive(Debug, clap::Args)]
+pub(super) struct Rollback {
+    #[command(flatten)]
+    config: ConfigArgument,
+    /// The projection's name.
+    projection: String,
+    #[command(flatten)]
+    waited: Waited,
+}
+
+/// Build all rows anew, with the active version, beside the live generation.
+///
+/// Readers see it when it is promoted: `projector promote`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Rebuild {
+    #[command(flatten)]
+    config: ConfigArgument,
+    /// The projection's name.
+    projection: String,
+    #[command(flatten)]
+    waited: Waited,
+}
+
+/// What is waited for, and kept.
+#[derive(Debug, clap::Args)]
+struct Waited {
+    #[command(flatten)]
+    asked: AskedArgument,
+    /// Why, if that is worth keeping.
+    #[arg(long)]
+    reason: Option<String>,
+    /// How long to wait for the hosts. It stays asked for after that.
+    #[arg(long, default_value = "2m", value_parser = humantime::parse_duration, value_name = "TIME")]
+    timeout: Duration,
+    #[arg(long, value_enum, default_value = "text")]
+    output: Output,
+}
+
+/// Show what became of a projection, newest first: versions, generations, who asked, and why.
+#[derive(Debug, clap::Args)]
+pub(super) struct History {
+    #[command(flatten)]
+    config: ConfigArgument,
+    /// The projection's name.
+    projection: String,
+    /// No more than so many.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..))]
+    limit: i64,
+    #[arg(long, value_enum, default_value = "text")]
+    output: Output,
+}
+
+fn progress(words: &str) {
+    eprintln!("{words}");
+}
+
+impl PlanArguments {
+    pub(super) fn run(self) -> Result<(), CliError> {
+        let config = self.config.load()?;
+        let plan = super::runtime()?.block_on(deployments::plan(&config, executable()?, &self.file))?;
+        match self.output {
+            Output::Json => super::print_json(&plan),
+            Output::Text => {
+                println!("{}", in_words(&plan));
+                Ok(())
+            }
+        }
+    }
+}
+
+impl DeployArguments {
+    pub(super) fn run(self) -> Result<(), CliError> {
+        let config = self.config.load()?;
+        let Waited { asked, reason, timeout, output } = self.waited;
+        let asked = asked.because(reason);
+        let told = |plan: &Plan| eprintln!("{}", in_words(plan));
+        let deployed =
+            deployments::deploy(&config, executable()?, &self.file, &asked, timeout, &told, &progress);
+        said(output, &super::runtime()?.block_on(deployed)?)
+    }
+}
+
+impl Rollback {
+    pub(super) fn run(self) -> Result<(), CliError> {
+        let config = self.config.load()?;
+        let Waited { asked, reason, timeout, output } = self.waited;
+        let asked = asked.because(reason);
+        let done =
+            deployments::rollback(&config, executable()?, &self.projection, &asked, timeout, &progress);
+        said(output, &super::runtime()?.block_on(done)?)
+    }
+}
+
+impl Rebuild {
+    pub(super) fn run(self) -> Result<(), CliError> {
+        let config = self.config.load()?;
+        let Waited { asked, reason, timeout, output } = self.waited;
+        let asked = asked.because(reason);
+        let done = deployments::rebuild(&config, executable()?, &self.projection, &asked, timeout, &progress);
+        said(output, &super::runtime()?.block_on(done)?)
+    }
+}
+
+fn said(output: Output, outcome: &Outcome) -> Result<(), CliError> {
+    if output == Output::Json {
+        return super::print_json(outcome);
+    }
+    let name = &outcome.projection;
+    match &outcome.deployment {
+        None => println!("{name}: it is the active version already."),
+        Some(deployed) => {
+            let version = deployed.version.as_deref().unwrap_or("?");
+            let generation = deployed.generation.unwrap_or_default();
+            let verdict =
+                deployed.verdict.as_ref().map(|verdict| format!(" ({verdict})")).unwrap_or_default();
+            println!("{name}: version {version} is active in generation {generation}{verdict}.");
+        }
+    }
+    for (host, refusal) in &outcome.refusals {
+        println!("  {host} cannot run it, and has left its group: {refusal}");
+    }
+    Ok(())
+}
+
+impl History {
+    pub(super) fn run(self) -> Result<(), CliError> {
+        let config = self.config.load()?;
+        let history =
+            super::runtime()?.block_on(deployments::history(&config, &self.projection, self.limit))?;
+        if self.output == Output::Json {
+            return super::print_json(&history);
+        }
+        let mut table = Table::new();
+        table.load_style(presets::UTF8_BORDERS_ONLY).set_header([
+            "when",
+            "who",
+            "what",
+            "version",
+            "generation",
+            "state",
+            "why, and what came of it",
+        ]);
+        for deployed in &history {
+            let digest = deployed.digest.as_deref().unwrap_or_default();
+            let version = deployed.version.as_deref().unwrap_or_default();
+            let words: Vec<&str> =
+                [deployed.reason.as_deref(), deployed.verdict.as_deref()].into_iter().flatten().collect();
+            table.add_row([
+                when(deployed.asked_at),
+                deployed.asked_by.clone(),
+                deployed.action.clone(),
+                format!("{version} {}", digest.get(..12).unwrap_or(digest)),
+                deployed.generation.map(|number| number.to_string()).unwrap_or_default(),
+                deployed.state.clone(),
+                words.join("; "),
+            ]);
+        }
+        println!("{table}");
+        Ok(())
+    }
+}
+
+/// A plan for a person.
+fn in_words(plan: &Plan) -> String {
+    let mut words = vec![format!("{} {} ({})", plan.projection, plan.version, &plan.digest[..12])];
+    if let Some(signer) = &plan.signer {
+        words.push(format!("  vouched for by {signer}"));
+    }
+    let active = plan.active.as_ref();
+    let now = active.map(|active| format!("version {} in generation {}", active.version, active.generation));
+    let now = now.unwrap_or_else(|| "nothing".to_owned());
+    words.push(match plan.change {
+        "nothing" => format!("  nothing to do: it is active, as {now}"),
+        "first" => "  its first generation, which readers see from the beginning".to_owned(),
+        "in-place" => format!("  in place of {now}"),
+        _ => format!("  a new generation beside {now}, with all rows built anew:"),
+    });
+    words.extend(plan.reasons.iter().map(|reason| format!("    {reason}")));
+    for step in &plan.steps {
+        words.push(format!("    {}: locks {}", step.words, step.locks));
+    }
+    if plan.change == "in-place" && plan.steps.is_empty() {
+        words.push("    no table is changed, and nothing is locked".to_owned());
+    }
+    if !plan.rows_stay.is_empty() {
+        words.push(format!(
+            "  rows that are there stay as earlier versions made them, in {}; raise `revision`, or `projector rebuild {}`, to have them built anew",
+            plan.rows_stay.join(", "),
+            plan.projection
+        ));
+    }
+    if let Some(Replay { events, estimated_seconds, log_begins_later, missing_topics }) = &plan.replay {
+        let time = humantime::format_duration(Duration::from_secs(estimated_seconds.ceil() as u64));
+        words.push(format!("  {events} events are to be replayed: about {time}"));
+        for (partition, first) in log_begins_later {
+            words.push(format!(
+                "  the log of {partition} begins at offset {first}: what was before is not in it (`projector backfill` feeds it from a file)"
+            ));
+        }
+        words.extend(missing_topics.iter().map(|topic| format!("  the topic {topic} does not exist")));
+    }
+    if !plan.order_dependent.is_empty() {
+        words.push(format!(
+            "  depends on the order between partitions: {} (`projector inspect` says why)",
+            plan.order_dependent.join(", ")
+        ));
+    }
+    if plan.had_before && plan.change != "nothing" {
+        words.push("  the projection had it before: only `projector deploy` brings it back".to_owned());
+    }
+    words.join("\n")
+}

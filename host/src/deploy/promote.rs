@@ -1,0 +1,184 @@
+//! Showing another generation to readers: when it is current, holds what it should, and is nowhere behind.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use projector_model::order;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::compare::{CompareError, compare};
+use crate::config::Config;
+use crate::freshness::{Visibility, visibility};
+use crate::source::{Log, LogError};
+use crate::store::Store;
+use crate::store::deployments::{Promoted, Standing, Vector};
+use crate::store::diff::{Diff, Expected};
+use crate::store::operator::Asked;
+
+/// How old the oldest event may be that is not in a generation that is to be shown.
+const FRESH: Duration = Duration::from_secs(10);
+/// For so long, at most, the live generation waits for the new one.
+const HOLD: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(20);
+/// Rows that are shown of those that differ.
+pub const SAMPLES: usize = 10;
+
+#[derive(Debug, thiserror::Error)]
+pub enum PromoteError {
+    #[error(transparent)]
+    Compare(#[from] CompareError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error("{0}")]
+    Refused(String),
+    /// It holds other rows than the live one.
+    #[error("{0}")]
+    Differs(String, Box<Diff>),
+}
+
+impl From<crate::store::StoreError> for PromoteError {
+    fn from(error: crate::store::StoreError) -> Self {
+        Self::Compare(error.into())
+    }
+}
+
+/// What a promotion asks for first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    /// That it is fresh.
+    Fresh,
+    /// That it is fresh, and differs in nothing but what is expected.
+    Equal,
+    /// Nothing but that readers see no step back: an operator knows better.
+    Nothing,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Promotion {
+    pub generation: i32,
+    /// The one that readers saw before: it is kept current.
+    pub before: i32,
+    #[serde(flatten)]
+    pub promoted: Promoted,
+    /// For so long the live generation was held.
+    pub held_ms: u64,
+}
+
+/// Shows a generation to readers instead of the live one.
+pub async fn promote(
+    config: &Config,
+    store: &dyn Store,
+    log: &Log,
+    (live, new): (&Standing, &Standing),
+    ask: Ask,
+    asked: &Asked,
+) -> Result<Promotion, PromoteError> {
+    let (name, number) = (&*new.generation.projection, new.generation.number);
+    if ask != Ask::Nothing {
+        check_fresh(config, store, log, new).await?;
+    }
+    if ask == Ask::Equal {
+        let expected =
+            Expected::parse(&config.deploy_of(name).expected_differences).map_err(PromoteError::Refused)?;
+        let diff = compare(store, live, new, &expected, SAMPLES).await?;
+        if !diff.is_equal() {
+            return Err(PromoteError::Differs(
+                format!(
+                    "generation {number} of {name} differs from the live one in what is not expected to (`projector diff {name}`)"
+                ),
+                Box::new(diff),
+            ));
+        }
+    }
+    let began = Instant::now();
+    let promoted = switch(store, live, new, asked).await;
+    if promoted.is_err() {
+        store.let_go(&[live.generation.id]).await?;
+    }
+    let held_ms = began.elapsed().as_millis() as u64;
+    Ok(Promotion { generation: number, before: live.generation.number, promoted: promoted?, held_ms })
+}
+
+/// Why a plugin's generations cannot be compared row by row, if they cannot: where rows depend on the order
+/// between partitions, two builds of them differ.
+pub fn is_comparable(standing: &Standing) -> bool {
+    let contract = standing.descriptor.clone().check();
+    contract.is_ok_and(|contract| order::unsettled(&contract).is_empty())
+}
+
+/// The live generation is held where it is until the new one has come there: then the switch is one
+/// transaction, in which neither moves.
+async fn switch(
+    store: &dyn Store,
+    live: &Standing,
+    new: &Standing,
+    asked: &Asked,
+) -> Result<Promoted, PromoteError> {
+    let deadline = Instant::now() + HOLD;
+    store.hold(&[live.generation.id], None, HOLD).await?;
+    let at = store.vector(live.generation.id).await?;
+    loop {
+        let reached = store.vector(new.generation.id).await?;
+        let behind = crate::store::deployments::behind(&reached, &at);
+        if behind.is_empty() {
+            return Ok(store.promote(&new.generation, asked).await?);
+        }
+        if Instant::now() > deadline {
+            return Err(PromoteError::Refused(format!(
+                "generation {} of {} did not come to where the live one is within {HOLD:?}, in {}: readers would see a step back",
+                new.generation.number,
+                new.generation.projection,
+                behind.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+            )));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Whether everything in the log is in a generation, or was written a moment ago.
+async fn check_fresh(
+    config: &Config,
+    store: &dyn Store,
+    log: &Log,
+    standing: &Standing,
+) -> Result<(), PromoteError> {
+    let (name, number) = (&standing.generation.projection, standing.generation.number);
+    if !standing.caught_up {
+        return Err(PromoteError::Refused(format!(
+            "generation {number} of {name} has not come to the end of its topics yet (`projector status`)"
+        )));
+    }
+    let seen = lags(config, store, log, standing).await?;
+    let old = seen.values().filter(|seen| seen.lag > 0).filter_map(|seen| seen.freshness_ms).max();
+    match old {
+        Some(age) if age > FRESH.as_millis() as i64 => Err(PromoteError::Refused(format!(
+            "generation {number} of {name} is not fresh: its oldest event that is missing is {} s old, and {} s are the most",
+            age / 1_000,
+            FRESH.as_secs()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// What of each partition of a generation's topics is not in it.
+async fn lags(
+    config: &Config,
+    store: &dyn Store,
+    log: &Log,
+    standing: &Standing,
+) -> Result<BTreeMap<crate::event::Partition, Visibility>, PromoteError> {
+    let at: Vector = store.vector(standing.generation.id).await?;
+    let mut asked = Vec::new();
+    for topic in &standing.descriptor.topics {
+        let physical = config.physical_topic(&topic.name).into();
+        for (partition, marks) in log.topic(physical).await?.into_iter().flatten() {
+            let next = at.get(&partition).copied().unwrap_or(marks.low);
+            asked.push((partition, next, marks));
+        }
+    }
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let partitions: Vec<_> = asked.iter().map(|(partition, ..)| partition.clone()).collect();
+    let seen = visibility(log, asked, now.map_or(0, |now| now.as_millis() as i64)).await?;
+    Ok(partitions.into_iter().zip(seen).collect())
+}

@@ -1,0 +1,585 @@
+//! Versions and generations: what a file would change, having it run, going back, building anew, comparing,
+//! showing to readers, stopping and dropping.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use projector_model::order;
+use serde::Serialize;
+
+use super::OperationError;
+use crate::config::Config;
+use crate::deploy::compare::{CompareError, compare};
+use crate::deploy::layout::Step;
+use crate::deploy::promote::{self, Ask, PromoteError, Promotion};
+use crate::deploy::supply::Supply;
+use crate::deploy::versions::{VersionError, Versions};
+use crate::deploy::{self, Target};
+use crate::plugin::Plugin;
+use crate::source::Log;
+use crate::store::deployments::{Action, Deployed, Origin, Proposal, Proposed, Role, Standing};
+use crate::store::diff::{Diff, Expected};
+use crate::store::operator::Asked;
+use crate::store::{self, Component, Store};
+
+/// How often it is looked what came of a deployment.
+const INTERVAL: Duration = Duration::from_millis(100);
+/// So many events a second are taken for an estimate of a replay.
+const REPLAY_RATE: f64 = 10_000.0;
+
+/// What a file would change.
+#[derive(Debug, Serialize)]
+pub struct Plan {
+    pub projection: String,
+    pub version: String,
+    pub digest: String,
+    /// Who vouches for it.
+    pub signer: Option<String>,
+    /// `nothing`, `first`, `in-place` or `anew`.
+    pub change: &'static str,
+    /// Of the generation that it goes to, or that readers see meanwhile.
+    pub active: Option<Active>,
+    /// The projection had it before: a file in the plugin directory alone does not bring it back.
+    pub had_before: bool,
+    /// What is added to tables in use, and what that locks.
+    pub steps: Vec<PlannedStep>,
+    /// Why all rows are built anew.
+    pub reasons: Vec<String>,
+    /// Tables whose rows stay as earlier versions made them.
+    pub rows_stay: Vec<String>,
+    pub replay: Option<Replay>,
+    /// Columns that depend on the order between partitions.
+    pub order_dependent: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Active {
+    pub generation: i32,
+    pub version: String,
+    pub digest: String,
+}
+
+#[derive(Debug, Serialize)]
+pub struct PlannedStep {
+    #[serde(flatten)]
+    pub step: Step,
+    pub words: String,
+    pub locks: &'static str,
+}
+
+/// What a new generation is built from.
+#[derive(Debug, Serialize)]
+pub struct Replay {
+    pub events: i64,
+    /// At 10,000 events per second, times the share that `rebuild-share` leaves it.
+    pub estimated_seconds: f64,
+    /// Partitions whose log does not reach back to its beginning, by their first offset.
+    pub log_begins_later: Vec<(String, i64)>,
+    pub missing_topics: Vec<String>,
+}
+
+/// A file that could be deployed, and who vouches for it.
+struct Candidate {
+    plugin: Plugin,
+    bytes: Vec<u8>,
+    signature: Option<String>,
+    signer: Option<String>,
+}
+
+/// Where versions are compiled for a command.
+fn versions(config: &Config, executable: PathBuf) -> Result<Arc<Versions>, OperationError> {
+    let supply = Supply::load(&config.plugins).map_err(OperationError::Failed)?;
+    Ok(Arc::new(Versions::new(Arc::new(config.clone()), supply, executable)))
+}
+
+fn candidate(config: &Config, executable: PathBuf, file: &Path) -> Result<Candidate, OperationError> {
+    let shown = file.display();
+    let bytes = std::fs::read(file).map_err(|error| OperationError::Usage {
+        message: format!("{shown} cannot be read: {error}"),
+        help: "name a component".into(),
+    })?;
+    let mut beside = file.as_os_str().to_owned();
+    beside.push(".minisig");
+    let signature = std::fs::read_to_string(&beside).ok();
+    let versions = versions(config, executable)?;
+    let refused = |error: &dyn std::fmt::Display| OperationError::Failed(format!("{shown}: {error}"));
+    let plugin = versions.load(file, &bytes).map_err(|error| refused(&error))?;
+    let signer =
+        versions.vouched_for(&plugin, &bytes, signature.as_deref()).map_err(|error| refused(&error))?;
+    Ok(Candidate { plugin, bytes, signature, signer })
+}
+
+/// What deploying a file would do. Nothing is changed.
+pub async fn plan(config: &Config, executable: PathBuf, file: &Path) -> Result<Plan, OperationError> {
+    let candidate = tokio::task::block_in_place(|| candidate(config, executable, file))?;
+    let store = store::open_to_read(config.store_of(candidate.plugin.contract.name())).await?;
+    let planned = plan_in(config, &*store, &candidate).await;
+    store.close().await;
+    planned
+}
+
+async fn plan_in(config: &Config, store: &dyn Store, candidate: &Candidate) -> Result<Plan, OperationError> {
+    let Candidate { plugin, signer, .. } = candidate;
+    let contract = &plugin.contract;
+    let (name, digest) = (contract.name(), &plugin.digest);
+    let standings = store.standings(name).await?;
+    let history = store.history(name, i64::MAX).await?;
+    let had = |deployed: &&Deployed| deployed.state == "done" && deployed.digest.as_ref() == Some(digest);
+    let had_in = |standing: &Standing| {
+        history.iter().filter(had).any(|had| had.generation == Some(standing.generation.number))
+    };
+    let target = deploy::target(Action::Deploy, &standings, contract, had_in);
+    let of_target = |standing: &&Standing| match &target {
+        Target::InPlace { generation, .. } => standing.generation.id == *generation,
+        _ => standing.role == Role::Live,
+    };
+    let standing = standings.iter().find(of_target);
+    let is_active = standing.is_some_and(|standing| standing.active == *digest);
+    let (change, steps, reasons) = match target {
+        _ if is_active => ("nothing", Vec::new(), Vec::new()),
+        Target::First => ("first", Vec::new(), Vec::new()),
+        Target::InPlace { steps, .. } => ("in-place", steps, Vec::new()),
+        Target::Anew { reasons, .. } => ("anew", Vec::new(), reasons),
+    };
+    let rows_stay = match change {
+        "in-place" => contract.tables.iter().map(|table| table.name.clone()).collect(),
+        _ => Vec::new(),
+    };
+    let replay = match change {
+        "first" | "anew" => Some(replay(config, plugin, change == "anew").await?),
+        _ => None,
+    };
+    Ok(Plan {
+        projection: name.to_owned(),
+        version: contract.descriptor.version.clone(),
+        digest: digest.clone(),
+        signer: signer.clone(),
+        change,
+        active: standing.map(|standing| Active {
+            generation: standing.generation.number,
+            version: standing.descriptor.version.clone(),
+            digest: standing.active.clone(),
+        }),
+        had_before: history.iter().any(|deployed| had(&deployed)),
+        steps: steps
+            .into_iter()
+            .map(|step| PlannedStep { words: step.to_string(), locks: step.locks(), step })
+            .collect(),
+        reasons,
+        rows_stay,
+        replay,
+        order_dependent: order::unsettled(contract)
+            .iter()
+            .map(|dependence| format!("{}.{}", dependence.table, dependence.column))
+            .collect(),
+    })
+}
+
+/// What the log holds of a plugin's topics.
+async fn replay(config: &Config, plugin: &Plugin, beside: bool) -> Result<Replay, OperationError> {
+    let log = Log::open(&config.kafka)?;
+    let mut replay = Replay {
+        events: 0,
+        estimated_seconds: 0.0,
+        log_begins_later: Vec::new(),
+        missing_topics: Vec::new(),
+    };
+    for topic in &plugin.contract.topics {
+        let physical: Arc<str> = config.physical_topic(&topic.name).into();
+        let Some(partitions) = log.topic(physical.clone()).await? else {
+            replay.missing_topics.push(physical.to_string());
+            continue;
+        };
+        for (partition, marks) in partitions {
+            replay.events += marks.high - marks.low;
+            if marks.low > 0 {
+                replay.log_begins_later.push((partition.to_string(), marks.low));
+            }
+        }
+    }
+    let share = if beside { config.deploy_of(plugin.contract.name()).rebuild_share.max(0.01) } else { 1.0 };
+    replay.estimated_seconds = replay.events as f64 / (REPLAY_RATE * share);
+    Ok(replay)
+}
+
+/// What came of a deployment.
+#[derive(Debug, Serialize)]
+pub struct Outcome {
+    pub projection: String,
+    /// Absent if there was nothing to do.
+    pub deployment: Option<Deployed>,
+    /// Hosts that cannot run it, and why.
+    pub refusals: Vec<(String, String)>,
+    /// Hosts that run it.
+    pub hosts: Vec<String>,
+}
+
+/// What is told while it is waited for.
+pub type Progress<'p> = &'p (dyn Fn(&str) + Sync);
+
+/// Has a file's component be the active one of its projection: `told` the plan first.
+pub async fn deploy(
+    config: &Config,
+    executable: PathBuf,
+    file: &Path,
+    asked: &Asked,
+    patience: Duration,
+    told: &(dyn Fn(&Plan) + Sync),
+    progress: Progress<'_>,
+) -> Result<Outcome, OperationError> {
+    let candidate = tokio::task::block_in_place(|| candidate(config, executable, file))?;
+    let store = store::open_to_operate(config.store_of(candidate.plugin.contract.name())).await?;
+    let deployed = async {
+        told(&plan_in(config, &*store, &candidate).await?);
+        propose(&*store, &candidate, Action::Deploy, asked, patience, progress).await
+    };
+    let deployed = deployed.await;
+    store.close().await;
+    deployed
+}
+
+/// Goes back to what was before: the generation that readers saw, if the last thing was a promotion; or the
+/// version before.
+pub async fn rollback(
+    config: &Config,
+    executable: PathBuf,
+    name: &str,
+    asked: &Asked,
+    patience: Duration,
+    progress: Progress<'_>,
+) -> Result<Outcome, OperationError> {
+    let (store, live) = super::projection(config, name).await?;
+    let rolled_back = async {
+        let history = store.history(name, i64::MAX).await?;
+        let last = history.iter().find(|deployed| {
+            deployed.state == "done"
+                && deployed.generation == Some(live.generation.number)
+                && matches!(deployed.action.as_str(), "deploy" | "promote" | "rollback" | "revert")
+        });
+        if last.is_some_and(|last| last.action == "promote") {
+            let standings = store.standings(name).await?;
+            let warm = standings.iter().rfind(|standing| standing.role == Role::Warm).ok_or_else(|| {
+                OperationError::Failed(format!("{name} was promoted, and no earlier generation is kept"))
+            })?;
+            progress(&format!("generation {} is shown to readers again", warm.generation.number));
+            let log = Log::open(&config.kafka)?;
+            promote::promote(config, &*store, &log, (&live, warm), Ask::Nothing, asked).await?;
+            let deployment = store.history(name, 1).await?.pop();
+            return Ok(Outcome {
+                projection: name.to_owned(),
+                deployment,
+                refusals: Vec::new(),
+                hosts: Vec::new(),
+            });
+        }
+        let is_active = |deployed: &&Deployed| {
+            deployed.state == "done"
+                && deployed.action == "deploy"
+                && deployed.digest.as_ref() == Some(&live.active)
+                && deployed.generation == Some(live.generation.number)
+        };
+        let before = history.iter().find(is_active).and_then(|deployed| deployed.replaced.clone());
+        let before = before.ok_or_else(|| {
+            OperationError::Failed(format!(
+                "{name} has no version before the active one in its live generation"
+            ))
+        })?;
+        let candidate = stored(config, executable, &*store, name, &before).await?;
+        propose(&*store, &candidate, Action::Rollback, asked, patience, progress).await
+    };
+    let rolled_back = rolled_back.await;
+    store.close().await;
+    rolled_back
+}
+
+/// Builds all rows anew, with the active component, beside the live generation.
+pub async fn rebuild(
+    config: &Config,
+    executable: PathBuf,
+    name: &str,
+    asked: &Asked,
+    patience: Duration,
+    progress: Progress<'_>,
+) -> Result<Outcome, OperationError> {
+    let (store, live) = super::projection(config, name).await?;
+    let rebuilt = async {
+        let candidate = stored(config, executable, &*store, name, &live.active).await?;
+        propose(&*store, &candidate, Action::Rebuild, asked, patience, progress).await
+    };
+    let rebuilt = rebuilt.await;
+    store.close().await;
+    rebuilt
+}
+
+/// A component that the store has. Its owner vouched for it.
+async fn stored(
+    config: &Config,
+    executable: PathBuf,
+    store: &dyn Store,
+    name: &str,
+    digest: &str,
+) -> Result<Candidate, OperationError> {
+    let versions = versions(config, executable)?;
+    let refused = |error: VersionError| match error {
+        VersionError::Store(error) => OperationError::from(error),
+        error => OperationError::Failed(format!("the component {digest}: {error}")),
+    };
+    let plugin = versions.of(store, name, digest).await.map_err(refused)?;
+    let stored = store.component(digest).await?.ok_or_else(|| {
+        OperationError::Failed(format!("the component {digest} is not in the store any more"))
+    })?;
+    let signature = stored.signature;
+    let signer = versions.vouched_for(&plugin, &stored.bytes, signature.as_deref()).map_err(refused)?;
+    Ok(Candidate { plugin, bytes: stored.bytes, signature, signer })
+}
+
+async fn propose(
+    store: &dyn Store,
+    candidate: &Candidate,
+    action: Action,
+    asked: &Asked,
+    patience: Duration,
+    progress: Progress<'_>,
+) -> Result<Outcome, OperationError> {
+    let Candidate { plugin, bytes, signature, signer } = candidate;
+    let name = plugin.contract.name();
+    let proposal = Proposal {
+        component: Component {
+            digest: &plugin.digest,
+            bytes,
+            contract: &plugin.contract,
+            signature: signature.as_deref(),
+        },
+        action,
+        origin: Origin::Command,
+        asked: asked.clone(),
+        signer: signer.as_deref(),
+    };
+    let id = match store.propose(&proposal).await? {
+        Proposed::Open(id) => id,
+        Proposed::Active | Proposed::Had => {
+            return Ok(Outcome {
+                projection: name.to_owned(),
+                deployment: None,
+                refusals: Vec::new(),
+                hosts: Vec::new(),
+            });
+        }
+        Proposed::Foreign(owner) => {
+            return Err(OperationError::Failed(format!(
+                "the name {name} belongs to {owner}, who does not vouch for this component"
+            )));
+        }
+    };
+    await_decision(store, id, plugin, patience, progress).await
+}
+
+/// Waits until every host that is there said whether it can run it, and one carried it out. Where no host
+/// is, that is done here.
+async fn await_decision(
+    store: &dyn Store,
+    id: i64,
+    plugin: &Plugin,
+    patience: Duration,
+    progress: Progress<'_>,
+) -> Result<Outcome, OperationError> {
+    let name = plugin.contract.name();
+    let deadline = Instant::now() + patience;
+    let (mut hosts, mut refusals, mut told) = (Vec::new(), Vec::new(), String::new());
+    loop {
+        let open = store.open_deployments().await?.into_iter().find(|open| open.id == id);
+        let Some(open) = open else { break };
+        let silent: Vec<&str> =
+            (open.hosts.iter().filter(|report| report.said.is_none())).map(|report| &*report.name).collect();
+        let words = match (open.hosts.is_empty(), silent.is_empty()) {
+            (true, _) => "no host is there; it is done here".to_owned(),
+            (false, false) => format!("waiting for {}", silent.join(", ")),
+            (false, true) => "every host can tell; it is carried out".to_owned(),
+        };
+        if told != words {
+            progress(&words);
+            told = words;
+        }
+        hosts =
+            open.hosts.iter().filter(|report| report.said == Some(Ok(()))).map(|r| r.name.clone()).collect();
+        refusals = (open.hosts.iter())
+            .filter_map(|report| match &report.said {
+                Some(Err(refusal)) => Some((report.name.clone(), refusal.clone())),
+                _ => None,
+            })
+            .collect();
+        if open.hosts.is_empty() {
+            store.activate(id, &plugin.contract).await?;
+        }
+        if Instant::now() > deadline {
+            return Err(OperationError::Failed(format!(
+                "it is not decided after {patience:?}, and stays asked for: {told} (`projector history {name}` tells)"
+            )));
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+    let history = store.history(name, i64::MAX).await?;
+    let deployment = history.into_iter().find(|deployed| deployed.id == id);
+    match deployment {
+        Some(deployed) if deployed.state == "done" => {
+            Ok(Outcome { projection: name.to_owned(), deployment: Some(deployed), refusals, hosts })
+        }
+        Some(deployed) => Err(OperationError::Failed(format!(
+            "{}: {}",
+            deployed.state,
+            deployed.verdict.unwrap_or_default()
+        ))),
+        None => Err(OperationError::Failed(format!("{name} was dropped"))),
+    }
+}
+
+/// What became of a projection, newest first.
+pub async fn history(config: &Config, name: &str, most: i64) -> Result<Vec<Deployed>, OperationError> {
+    let store = store::open_to_read(config.store_of(name)).await?;
+    let history = store.history(name, most).await;
+    store.close().await;
+    let history = history?;
+    match history.is_empty() {
+        true => Err(super::unknown(name)),
+        false => Ok(history),
+    }
+}
+
+/// Keeps all hosts from running a projection, or lets them again.
+pub async fn set_stopped(
+    config: &Config,
+    name: &str,
+    stopped: bool,
+    asked: &Asked,
+) -> Result<(), OperationError> {
+    let (store, _) = super::projection(config, name).await?;
+    let done = store.set_stopped(name, stopped, asked).await;
+    store.close().await;
+    Ok(done?)
+}
+
+/// Removes a stopped projection with its rows.
+pub async fn drop_projection(config: &Config, name: &str, asked: &Asked) -> Result<(), OperationError> {
+    let (store, _) = super::projection(config, name).await?;
+    let done = async {
+        let wishes = store.wishes().await?;
+        if wishes.iter().any(|wishes| wishes.generation.projection == name && !wishes.stopped) {
+            return Err(OperationError::Failed(format!(
+                "{name} runs: `projector stop {name}` first, and make sure that nobody reads it any more"
+            )));
+        }
+        Ok(store.drop_projection(name, asked).await?)
+    };
+    let done = done.await;
+    store.close().await;
+    done
+}
+
+/// Removes a generation that is not live. Without a number: the only one.
+pub async fn retire(
+    config: &Config,
+    name: &str,
+    number: Option<i32>,
+    asked: &Asked,
+) -> Result<i32, OperationError> {
+    let (store, live) = super::projection(config, name).await?;
+    let done = async {
+        let other = other(&*store, &live, number, &[Role::Warm, Role::Building]).await?;
+        store.retire(&other.generation, asked).await?;
+        Ok(other.generation.number)
+    };
+    let done = done.await;
+    store.close().await;
+    done
+}
+
+/// Compares the live generation with another one.
+pub async fn diff(
+    config: &Config,
+    name: &str,
+    number: Option<i32>,
+    expected: &[String],
+    samples: usize,
+) -> Result<Diff, OperationError> {
+    let (store, live) = super::projection(config, name).await?;
+    let done = async {
+        let new = other(&*store, &live, number, &[Role::Building, Role::Warm]).await?;
+        let declared = &config.deploy_of(name).expected_differences;
+        let words: Vec<String> = declared.iter().chain(expected).cloned().collect();
+        let expected = Expected::parse(&words).map_err(|message| OperationError::Usage {
+            message,
+            help: "write `table` or `table.column`".into(),
+        })?;
+        Ok(compare(&*store, &live, &new, &expected, samples).await?)
+    };
+    let done = done.await;
+    store.close().await;
+    done
+}
+
+/// Shows another generation to readers. `force`: although it is not fresh, or differs.
+pub async fn promote(
+    config: &Config,
+    name: &str,
+    number: Option<i32>,
+    force: bool,
+    asked: &Asked,
+) -> Result<Promotion, OperationError> {
+    let (store, live) = super::projection(config, name).await?;
+    let done = async {
+        let new = other(&*store, &live, number, &[Role::Building, Role::Warm]).await?;
+        let ask = if force { Ask::Nothing } else { Ask::Equal };
+        let log = Log::open(&config.kafka)?;
+        Ok(promote::promote(config, &*store, &log, (&live, &new), ask, asked).await?)
+    };
+    let done = done.await;
+    store.close().await;
+    done
+}
+
+/// A generation beside the live one: that of the number, or the first of these roles that there is.
+async fn other(
+    store: &dyn Store,
+    live: &Standing,
+    number: Option<i32>,
+    roles: &[Role],
+) -> Result<Standing, OperationError> {
+    let name = &live.generation.projection;
+    let standings = store.standings(name).await?;
+    let is_meant = |standing: &&Standing| match number {
+        Some(number) => standing.generation.number == number,
+        None => true,
+    };
+    let of_role = |role: &Role| {
+        standings.iter().rfind(|standing| standing.role == *role && is_meant(standing)).cloned()
+    };
+    roles.iter().find_map(of_role).ok_or_else(|| OperationError::Usage {
+        message: match number {
+            Some(number) => format!("{name} has no generation {number} beside the live one"),
+            None => format!("{name} has no generation beside the live one"),
+        },
+        help: format!(
+            "`projector status {name}` shows those that there are; `projector rebuild {name}` builds one"
+        ),
+    })
+}
+
+impl From<CompareError> for OperationError {
+    fn from(error: CompareError) -> Self {
+        match error {
+            CompareError::Store(error) => error.into(),
+            CompareError::NotYet(reason) => Self::Failed(reason),
+        }
+    }
+}
+
+impl From<PromoteError> for OperationError {
+    fn from(error: PromoteError) -> Self {
+        match error {
+            PromoteError::Compare(error) => error.into(),
+            PromoteError::Log(error) => error.into(),
+            PromoteError::Refused(reason) | PromoteError::Differs(reason, _) => Self::Failed(reason),
+        }
+    }
+}
