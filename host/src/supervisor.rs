@@ -153,12 +153,24 @@ impl Host {
     /// Compiles and checks a file. One that is no plugin stops nobody else.
     async fn load(self: Arc<Self>, file: File) -> Option<(File, Plugin)> {
         let path = file.path.display().to_string();
-        let host = self.clone();
-        let loading = tokio::task::spawn_blocking(move || {
-            let loaded = host.versions.load(&file.path, &file.bytes);
-            (file, loaded)
-        });
-        match loading.await {
+        let mut backoff = Backoff::new(&path, &self.retries);
+        let mut next = file;
+        let loaded = loop {
+            let (host, file) = (self.clone(), next);
+            let loading = tokio::task::spawn_blocking(move || {
+                let loaded = host.versions.load(&file.path, &file.bytes);
+                (file, loaded)
+            });
+            match loading.await {
+                Ok((file, Err(error))) if error.is_ours() && !self.stop.is_cancelled() => {
+                    backoff.failed(FailureKind::Machine, &error);
+                    backoff.wait(&self.stop).await;
+                    next = file;
+                }
+                loaded => break loaded,
+            }
+        };
+        match loaded {
             Ok((file, Ok(plugin))) => Some((file, plugin)),
             Ok((_, Err(error))) => {
                 let (reason, advice) = (error.to_string(), FailureKind::Component.advice());
@@ -211,7 +223,7 @@ impl Host {
             action: Action::Deploy,
             origin: Origin::Directory,
             asked: Asked::new("the host".into(), Some(path.clone())),
-            signer: signer.as_deref(),
+            signer: &signer,
         };
         let mut backoff = Backoff::new(name, &self.retries);
         while !self.stop.is_cancelled() {
@@ -235,9 +247,7 @@ impl Host {
                     );
                     return;
                 }
-                Ok((_, Proposed::Foreign(owner))) => {
-                    return refused(format!("the name {name} belongs to {owner}"));
-                }
+                Ok((_, Proposed::Foreign(reason))) => return refused(reason),
                 Err(error) if error.kind().response() == Response::Retry => {
                     backoff.failed(error.kind(), &error);
                     backoff.wait(&self.stop).await;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::supply::Supply;
+use super::supply::{Signer, Supply};
 use crate::config::{self, Config};
 use crate::plugin::compile::Compiler;
 use crate::plugin::{Engine, LoadError, Plugin};
@@ -73,17 +73,17 @@ impl Versions {
         Ok(plugin)
     }
 
-    /// Who vouches for a component, in the store's words; an error: nobody who may.
+    /// Who vouches for a component; an error: nobody who may.
     pub fn vouched_for(
         &self,
         plugin: &Plugin,
         bytes: &[u8],
         signature: Option<&str>,
-    ) -> Result<Option<String>, VersionError> {
+    ) -> Result<Signer, VersionError> {
         let descriptor = &plugin.contract.descriptor;
         let signer =
             self.supply.check(&descriptor.name, &descriptor.version, &plugin.digest, bytes, signature);
-        signer.map(|signer| signer.owner()).map_err(|refused| VersionError::Supply(refused.to_string()))
+        signer.map_err(|refused| VersionError::Supply(refused.to_string()))
     }
 
     /// Compiles and checks a component under the limits of its projection. Blocks.

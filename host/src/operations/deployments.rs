@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::deploy::compare::{CompareError, compare};
 use crate::deploy::layout::Step;
 use crate::deploy::promote::{self, Ask, PromoteError, Promotion};
-use crate::deploy::supply::Supply;
+use crate::deploy::supply::{Signer, Supply};
 use crate::deploy::versions::{VersionError, Versions};
 use crate::deploy::{self, Target};
 use crate::plugin::Plugin;
@@ -84,7 +84,7 @@ struct Candidate {
     plugin: Plugin,
     bytes: Vec<u8>,
     signature: Option<String>,
-    signer: Option<String>,
+    signer: Signer,
 }
 
 /// Where versions are compiled for a command.
@@ -154,7 +154,7 @@ async fn plan_in(config: &Config, store: &dyn Store, candidate: &Candidate) -> R
         projection: name.to_owned(),
         version: contract.descriptor.version.clone(),
         digest: digest.clone(),
-        signer: signer.clone(),
+        signer: signer.owner(),
         change,
         active: standing.map(|standing| Active {
             generation: standing.generation.number,
@@ -354,7 +354,7 @@ async fn propose(
         action,
         origin: Origin::Command,
         asked: asked.clone(),
-        signer: signer.as_deref(),
+        signer,
     };
     let id = match store.propose(&proposal).await? {
         Proposed::Open(id) => id,
@@ -366,11 +366,7 @@ async fn propose(
                 hosts: Vec::new(),
             });
         }
-        Proposed::Foreign(owner) => {
-            return Err(OperationError::Failed(format!(
-                "the name {name} belongs to {owner}, who does not vouch for this component"
-            )));
-        }
+        Proposed::Foreign(reason) => return Err(OperationError::Failed(format!("{name}: {reason}"))),
     };
     await_decision(store, id, plugin, patience, progress).await
 }

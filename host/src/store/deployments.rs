@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::operator::Asked;
 use super::{Component, Generation, Installed, StoreError};
 use crate::deploy::layout::Layout;
+use crate::deploy::supply::Signer;
 use crate::event::Partition;
 
 /// A host that was not seen for so long is not waited for.
@@ -149,7 +150,7 @@ pub struct Proposal<'a> {
     pub origin: Origin,
     pub asked: Asked,
     /// Who vouches for it: the owner of its name from then on.
-    pub signer: Option<&'a str>,
+    pub signer: &'a Signer,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,7 +161,7 @@ pub enum Proposed {
     Active,
     /// The projection had it before, or it was dropped, and only a command brings it back.
     Had,
-    /// The name belongs to somebody else.
+    /// The name belongs to somebody else: what to do about it.
     Foreign(String),
 }
 

@@ -65,6 +65,12 @@ impl Guest {
         self
     }
 
+    /// Code that runs before that of `project`.
+    pub(crate) fn before(self, code: &str) -> Guest {
+        let code = format!("{code} {}", self.project);
+        self.project(&code)
+    }
+
     /// The code of `describe`, which leaves the address of a string.
     pub(crate) fn describe(mut self, code: &str) -> Guest {
         self.describe = code.to_owned();

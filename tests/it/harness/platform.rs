@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -101,6 +102,11 @@ impl Platform {
 
     pub(crate) fn read_model(&self) -> &ReadModel {
         &self.read_model
+    }
+
+    /// What lies beside the configuration.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// The physical name of a topic.

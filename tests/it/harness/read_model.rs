@@ -71,7 +71,7 @@ impl ReadModel {
         let sql = |generation: &str, checkpoint: &str| {
             format!(
                 "select topic, cast(partition as text), cast(next_offset as text) from {checkpoint}
-                 where generation_id in (select id from {generation} where projection = '{projection}')"
+                 where generation_id in (select id from {generation} where projection = '{projection}' and role = 'live')"
             )
         };
         let rows = match self {

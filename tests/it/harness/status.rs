@@ -14,6 +14,12 @@ pub(crate) struct Status {
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Projection {
     pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) generation: i32,
+    pub(crate) role: String,
+    /// Generations beside the live one.
+    #[serde(default)]
+    pub(crate) beside: Vec<Projection>,
     pub(crate) digest: String,
     pub(crate) fresh: bool,
     pub(crate) freshness_ms: Option<i64>,

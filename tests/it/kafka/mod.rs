@@ -20,6 +20,7 @@ mod parking;
 mod payloads;
 mod rebalance;
 mod refused;
+mod reload;
 mod rejections;
 mod sandbox;
 mod stopping;

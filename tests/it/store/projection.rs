@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use projector::checkpoint::Identity;
+use projector::deploy::supply::Signer;
 use projector::event::{Partition, Position};
 use projector::store::deployments::{Action, Origin, Proposal, Proposed, Role, Standing};
 use projector::store::operator::Asked;
@@ -85,7 +86,7 @@ pub(super) async fn offer(
         action: Action::Deploy,
         origin: Origin::Directory,
         asked: Asked::new("a test".into(), None),
-        signer: None,
+        signer: &Signer::Nobody,
     };
     let activated = match store.propose(&proposal).await? {
         Proposed::Open(deployment) => store.activate(deployment, contract).await?,

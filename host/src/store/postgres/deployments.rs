@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::errors::classify;
 use super::{ADVISORY_CLASS, BEGIN, Postgres, tables};
 use crate::deploy::layout::{Layout, Step};
+use crate::deploy::supply::may_take_over;
 use crate::deploy::{self, Target};
 use crate::event::Partition;
 use crate::failpoint;
@@ -59,9 +60,8 @@ impl Deployments for Postgres {
         let Proposal { component, action, origin, asked, signer } = proposal;
         let name = component.contract.name();
         let mut tx = self.decide(name).await?;
-        sqlx::query("insert into projector.projection (name, owner) values ($1, $2) on conflict do nothing")
+        sqlx::query("insert into projector.projection (name) values ($1) on conflict do nothing")
             .bind(name)
-            .bind(*signer)
             .execute(&mut *tx)
             .await
             .map_err(classify)?;
@@ -69,12 +69,12 @@ impl Deployments for Postgres {
             "update projector.projection set owner = coalesce(owner, $2) where name = $1 returning owner",
         )
         .bind(name)
-        .bind(*signer)
+        .bind(signer.owner())
         .fetch_one(&mut *tx)
         .await
         .map_err(classify)?;
-        if let Some(owner) = owner.filter(|owner| Some(&**owner) != *signer) {
-            return Ok(Proposed::Foreign(owner));
+        if let Err(refused) = may_take_over(owner.as_deref(), signer) {
+            return Ok(Proposed::Foreign(refused.to_string()));
         }
         let standings = standings(&mut tx, name).await?;
         let newest = standings.iter().rfind(|standing| standing.role != Role::Warm);

@@ -1,0 +1,222 @@
+//! A new version takes over between two batches, and goes away again if it is worse.
+
+use std::path::Path;
+use std::time::Duration;
+
+use projector_workload::Record;
+
+use crate::harness::{
+    Argument, Guest, Platform, Plugins, ReadModel, assert_closed, describing, descriptor, eventually, rows,
+};
+
+const COUNTS: &str = "counts";
+
+/// Counts events by the first letter of their payloads; what stands in `trapping` traps.
+fn counts(version: &str, trapping: &str) -> Vec<u8> {
+    let mut guest = describing(&descriptor(COUNTS).replace("1.0.0", version));
+    let answers: Vec<usize> =
+        (0..26).map(|kind| guest.changes(&[(0, &[Argument::Int64(kind), Argument::Int64(1)])])).collect();
+    let guest = guest.answering(&answers);
+    match trapping.bytes().next() {
+        None => guest.component(),
+        Some(letter) => trap_on(guest, letter).component(),
+    }
+}
+
+fn trap_on(guest: Guest, letter: u8) -> Guest {
+    let code = format!(
+        "(if (i32.eq (i32.load8_u (local.get $value)) (i32.const {letter})) (then (unreachable)))"
+    );
+    guest.before(&code)
+}
+
+fn platform(name: &str, read_model: ReadModel, plugins: &Plugins) -> Platform {
+    let platform =
+        Platform::new(name, &[], read_model).set(&["plugins", "directory"], plugins.path());
+    platform.create_topics(2);
+    platform
+}
+
+fn publish(platform: &Platform, letters: &str) {
+    let topic = platform.topic("hostile.events.v1");
+    let records: Vec<Record> = (letters.chars().enumerate())
+        .map(|(at, letter)| Record::new(&*topic, format!("k{at}"), letter.to_string()))
+        .collect();
+    platform.publish(&records);
+}
+
+/// As an editor or a copy does it that knows about readers: written beside, and renamed.
+fn replace(plugins: &Plugins, bytes: &[u8]) {
+    replace_in(plugins.directory(), bytes);
+}
+
+fn replace_in(directory: &Path, bytes: &[u8]) {
+    let next = directory.join(".next");
+    std::fs::write(&next, bytes).unwrap();
+    std::fs::rename(next, directory.join("counts.wasm")).unwrap();
+}
+
+fn seen(platform: &Platform) -> Vec<Vec<Option<String>>> {
+    rows(platform.read_model(), COUNTS, "seen", &["kind", "events"])
+}
+
+#[test]
+fn a_replaced_file_takes_over_between_two_batches_without_a_rebalance() {
+    for read_model in [ReadModel::postgres(), ReadModel::sqlite()] {
+        let plugins = Plugins::new(&[]).add("counts.wasm", counts("1.0.0", ""));
+        let platform = platform("replaced", read_model, &plugins);
+        publish(&platform, "ABA");
+        let host = platform.start_host("host");
+        assert_closed(&platform.until_through(COUNTS), 3, 0, 0);
+        replace(&plugins, &counts("1.1.0", ""));
+        host.log().wait_for("the version", |line| {
+            line.message() == "version active" && line.field("version") == "1.1.0"
+        });
+        publish(&platform, "AB");
+        let through = platform.until_through(COUNTS);
+        assert_closed(&through, 5, 0, 0);
+        assert_eq!(through.version, "1.1.0");
+        let log = host.sigterm();
+        let runs = log.lines().iter().filter(|line| line.message() == "projection runs").count();
+        assert_eq!(runs, 1, "no consumer was started anew");
+        assert_eq!(log.tally(COUNTS).events, 5);
+        let history = platform.ask(&["history", COUNTS]);
+        let versions: Vec<_> =
+            history.as_array().unwrap().iter().map(|one| one["version"].as_str().unwrap()).collect();
+        assert_eq!(versions, ["1.1.0", "1.0.0"]);
+    }
+}
+
+/// Fault 32.
+#[test]
+fn a_version_that_traps_where_the_one_before_did_not_is_reverted_by_itself() {
+    for read_model in [ReadModel::postgres(), ReadModel::sqlite()] {
+        let plugins = Plugins::new(&[]).add("counts.wasm", counts("1.0.0", ""));
+        let platform = platform("trapping", read_model, &plugins)
+            .set(&["failures", "policy"], "dead-letter");
+        publish(&platform, "AB");
+        let host = platform.start_host("host");
+        platform.until_through(COUNTS);
+        replace(&plugins, &counts("2.0.0", "B"));
+        host.log().wait_for("the version", |line| {
+            line.message() == "version active" && line.field("version") == "2.0.0"
+        });
+        publish(&platform, "AABBA");
+        let through = platform.until_through(COUNTS);
+        assert_closed(&through, 7, 0, 0);
+        assert_eq!(through.version, "1.0.0");
+        let reverted = host.log().until_said("version reverted");
+        assert!(reverted.field("reason").contains("unreachable"), "{}", reverted.text);
+        let history = platform.ask(&["history", COUNTS]);
+        assert_eq!(history[0]["action"], "revert");
+        assert!(history[0]["reason"].as_str().unwrap().contains("did not in the version before"));
+        // The file lies there still, and nobody takes it up: neither this host nor one that is new.
+        host.sigterm();
+        let again = platform.start_host("again");
+        again.log().until_said("the component in the directory is not the active one");
+        publish(&platform, "B");
+        assert_closed(&platform.until_through(COUNTS), 8, 0, 0);
+        again.sigterm();
+        assert_eq!(seen(&platform).len(), 2);
+    }
+}
+
+/// An event for which both fail is no reason to go back.
+#[test]
+fn a_version_that_fails_where_the_one_before_did_as_well_stays() {
+    let plugins = Plugins::new(&[]).add("counts.wasm", counts("1.0.0", "B"));
+    let platform = platform("both-fail", ReadModel::postgres(), &plugins)
+        .set(&["failures", "policy"], "dead-letter");
+    publish(&platform, "A");
+    let host = platform.start_host("host");
+    platform.until_through(COUNTS);
+    replace(&plugins, &counts("2.0.0", "B"));
+    host.log().wait_for("the version", |line| {
+        line.message() == "version active" && line.field("version") == "2.0.0"
+    });
+    publish(&platform, "ABA");
+    let through = platform.until_through(COUNTS);
+    assert_closed(&through, 4, 0, 1);
+    assert_eq!(through.version, "2.0.0");
+    host.sigterm();
+}
+
+#[test]
+fn rollback_brings_the_version_before_back_and_a_command_the_later_one() {
+    let plugins = Plugins::new(&[]).add("counts.wasm", counts("1.0.0", ""));
+    let platform = platform("back", ReadModel::postgres(), &plugins);
+    publish(&platform, "A");
+    let host = platform.start_host("host");
+    platform.until_through(COUNTS);
+    let file = platform.directory().join("two.wasm");
+    std::fs::write(&file, counts("2.0.0", "")).unwrap();
+    let file = file.display().to_string();
+    let planned = platform.ask(&["plan", &file]);
+    assert_eq!((&planned["change"], &planned["had_before"]), (&"in-place".into(), &false.into()));
+    let deployed = platform.ask(&["deploy", &file, "--as", "ann", "--reason", "it is better"]);
+    assert_eq!(deployed["deployment"]["state"], "done", "{deployed:#}");
+    assert_eq!(deployed["hosts"].as_array().unwrap().len(), 1);
+    let version = || platform.status().unwrap()[COUNTS].version.clone();
+    assert_eq!(version(), "2.0.0");
+    platform.ask(&["rollback", COUNTS, "--as", "bob"]);
+    assert_eq!(version(), "1.0.0");
+    publish(&platform, "A");
+    platform.until_through(COUNTS);
+    platform.ask(&["deploy", &file]);
+    assert_eq!(version(), "2.0.0");
+    publish(&platform, "A");
+    assert_closed(&platform.until_through(COUNTS), 3, 0, 0);
+    let history = platform.ask(&["history", COUNTS]);
+    let actions: Vec<_> =
+        history.as_array().unwrap().iter().map(|one| one["action"].as_str().unwrap()).collect();
+    assert_eq!(actions, ["deploy", "rollback", "deploy", "deploy"]);
+    host.sigterm();
+}
+
+/// Fault 31: a file that is gone, and a directory that is, stop nothing; `stop` and `drop` do.
+#[test]
+fn a_missing_file_stops_nothing_and_commands_do() {
+    let plugins = Plugins::new(&[]).add("counts.wasm", counts("1.0.0", ""));
+    let platform = platform("stopped", ReadModel::postgres(), &plugins);
+    publish(&platform, "A");
+    let host = platform.start_host("host");
+    platform.until_through(COUNTS);
+    let directory = plugins.directory().to_owned();
+    std::fs::remove_dir_all(&directory).unwrap();
+    publish(&platform, "A");
+    assert_closed(&platform.until_through(COUNTS), 2, 0, 0);
+    host.sigterm();
+    // Nor does a start without the directory.
+    let host = platform.start_host("without");
+    publish(&platform, "A");
+    assert_closed(&platform.until_through(COUNTS), 3, 0, 0);
+    let (code, _, said) = platform.command(&["drop", COUNTS, "--reason", "x"]);
+    assert!(code == 1 && said.contains("projector stop counts"), "{said}");
+    platform.ask(&["stop", COUNTS, "--reason", "the team is gone"]);
+    host.log().until_said("projection stopped");
+    publish(&platform, "A");
+    let status = platform.status().unwrap().remove(COUNTS).unwrap();
+    assert!(status.halted.unwrap().reason.contains("the team is gone"));
+    platform.ask(&["drop", COUNTS, "--reason", "nobody reads it"]);
+    assert!(platform.status().unwrap().is_empty());
+    // What was dropped does not come back with its file, and does with a command.
+    std::fs::create_dir_all(&directory).unwrap();
+    replace_in(&directory, &counts("1.0.0", ""));
+    let patience = Duration::from_secs(30);
+    let platform = platform.set(&["plugins", "rescan"], "1s");
+    host.sigterm();
+    let host = platform.start_host("again");
+    host.log().until_said("the component in the directory is not the active one");
+    assert!(platform.status().unwrap().is_empty());
+    let file = directory.join("counts.wasm").display().to_string();
+    let timeout = format!("{}s", patience.as_secs());
+    platform.ask(&["deploy", &file, "--timeout", &timeout]);
+    assert_closed(&platform.until_through(COUNTS), 4, 0, 0);
+    let schemas = platform.read_model().query(
+        "select schema_name from information_schema.schemata where schema_name like 'counts%' order by 1",
+    );
+    let schemas: Vec<_> = schemas.iter().flatten().flatten().map(String::as_str).collect();
+    assert_eq!(schemas, ["counts", "counts_g2"]);
+    host.sigterm();
+    eventually("it is seen", || if seen(&platform).len() == 1 { Ok(()) } else { Err("it is not") });
+}
