@@ -60,7 +60,7 @@ drop table projector_activation;
 
 -- Hosts that are there: those seen within seconds.
 create table projector_host (
-    id      text primary key,
+    id      blob primary key,
     name    text not null,
     seen_at integer not null
 ) strict;
@@ -68,7 +68,7 @@ create table projector_host (
 -- Which host can run what is to be deployed; `refusal`: why it cannot.
 create table projector_readiness (
     deployment_id integer not null references projector_deployment on delete cascade,
-    host_id       text not null references projector_host on delete cascade,
+    host_id       blob not null references projector_host on delete cascade,
     refusal       text,
     primary key (deployment_id, host_id)
 ) strict;

@@ -42,6 +42,9 @@ pub trait Deployments: Send + Sync {
     /// Says whether a host can run what is to be deployed; `refusal`: why not.
     async fn report(&self, deployment: i64, host: Uuid, refusal: Option<&str>) -> Result<(), StoreError>;
 
+    /// What hosts said of a deployment.
+    async fn reports(&self, deployment: i64) -> Result<Vec<Report>, StoreError>;
+
     /// Decides that a deployment is not to be.
     async fn refuse(&self, deployment: i64, verdict: &str) -> Result<(), StoreError>;
 
@@ -186,6 +189,13 @@ pub struct Report {
 /// Deployment, projection, action, digest, and a host that is there: its id and name, whether it
 /// reported, and its refusal.
 pub(super) type OpenRow = (i64, String, String, String, Option<Uuid>, Option<String>, bool, Option<String>);
+
+/// Host, its name, and its refusal.
+pub(super) type ReportRow = (Uuid, String, Option<String>);
+
+pub(super) fn report((host, name, refusal): ReportRow) -> Report {
+    Report { host, name, said: Some(refusal.map_or(Ok(()), Err)) }
+}
 
 pub(super) fn open(rows: Vec<OpenRow>) -> Result<Vec<OpenDeployment>, StoreError> {
     let mut open: Vec<OpenDeployment> = Vec::new();

@@ -24,15 +24,13 @@ fn counts(version: &str, trapping: &str) -> Vec<u8> {
 }
 
 fn trap_on(guest: Guest, letter: u8) -> Guest {
-    let code = format!(
-        "(if (i32.eq (i32.load8_u (local.get $value)) (i32.const {letter})) (then (unreachable)))"
-    );
+    let code =
+        format!("(if (i32.eq (i32.load8_u (local.get $value)) (i32.const {letter})) (then (unreachable)))");
     guest.before(&code)
 }
 
 fn platform(name: &str, read_model: ReadModel, plugins: &Plugins) -> Platform {
-    let platform =
-        Platform::new(name, &[], read_model).set(&["plugins", "directory"], plugins.path());
+    let platform = Platform::new(name, &[], read_model).set(&["plugins", "directory"], plugins.path());
     platform.create_topics(2);
     platform
 }
@@ -92,8 +90,7 @@ fn a_replaced_file_takes_over_between_two_batches_without_a_rebalance() {
 fn a_version_that_traps_where_the_one_before_did_not_is_reverted_by_itself() {
     for read_model in [ReadModel::postgres(), ReadModel::sqlite()] {
         let plugins = Plugins::new(&[]).add("counts.wasm", counts("1.0.0", ""));
-        let platform = platform("trapping", read_model, &plugins)
-            .set(&["failures", "policy"], "dead-letter");
+        let platform = platform("trapping", read_model, &plugins).set(&["failures", "policy"], "dead-letter");
         publish(&platform, "AB");
         let host = platform.start_host("host");
         platform.until_through(COUNTS);
@@ -125,8 +122,8 @@ fn a_version_that_traps_where_the_one_before_did_not_is_reverted_by_itself() {
 #[test]
 fn a_version_that_fails_where_the_one_before_did_as_well_stays() {
     let plugins = Plugins::new(&[]).add("counts.wasm", counts("1.0.0", "B"));
-    let platform = platform("both-fail", ReadModel::postgres(), &plugins)
-        .set(&["failures", "policy"], "dead-letter");
+    let platform =
+        platform("both-fail", ReadModel::postgres(), &plugins).set(&["failures", "policy"], "dead-letter");
     publish(&platform, "A");
     let host = platform.start_host("host");
     platform.until_through(COUNTS);

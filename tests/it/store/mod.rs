@@ -8,6 +8,7 @@ mod rows;
 mod activation;
 mod checkpoints;
 mod dead_letters;
+mod diff;
 mod drift;
 mod ids;
 mod install;

@@ -17,7 +17,8 @@ use crate::event::Partition;
 use crate::failpoint;
 use crate::store::deployments::{
     Action, Deployed, Deployments, OpenDeployment, OpenRow, Origin, PRESENCE, Promoted, Proposal, Proposed,
-    Role, Standing, StandingRow, StoredComponent, Vector, behind, open, vector_json,
+    Report, ReportRow, Role, Standing, StandingRow, StoredComponent, Vector, behind, open, report,
+    vector_json,
 };
 use crate::store::names::{generation_schema, quote, schema_name};
 use crate::store::operator::Asked;
@@ -173,6 +174,18 @@ impl Deployments for Postgres {
         .await
         .map_err(classify)?;
         Ok(())
+    }
+
+    async fn reports(&self, deployment: i64) -> Result<Vec<Report>, StoreError> {
+        let rows: Vec<ReportRow> = sqlx::query_as(
+            "select h.id, h.name, r.refusal from projector.readiness r join projector.host h on h.id = r.host_id
+             where r.deployment_id = $1 order by h.name",
+        )
+        .bind(deployment)
+        .fetch_all(&mut *self.connection().await?)
+        .await
+        .map_err(classify)?;
+        Ok(rows.into_iter().map(report).collect())
     }
 
     async fn refuse(&self, deployment: i64, verdict: &str) -> Result<(), StoreError> {

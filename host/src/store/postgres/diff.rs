@@ -61,7 +61,9 @@ impl Reader for OwnSession {
         values::selected(column, ty)
     }
 
-    /// A full join is merged or hashed, and never a loop, whatever Postgres believes of the tables.
+    /// A full join is merged or hashed, whatever Postgres believes of the tables, and never a loop. Which of
+    /// them is its choice: to read rows by their keys takes longer than to hash them where they are stored in
+    /// another order. What `work_mem` has no room for is in its temporary files then.
     fn counts(&self, sql: &Comparison<'_>) -> String {
         let Comparison { old, new, mark, same_key, old_is_alive, new_is_alive, .. } = sql;
         let both = format!("o.{mark} is not null and n.{mark} is not null");

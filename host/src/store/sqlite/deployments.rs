@@ -17,7 +17,8 @@ use crate::event::Partition;
 use crate::failpoint;
 use crate::store::deployments::{
     Action, Deployed, Deployments, OpenDeployment, OpenRow, Origin, PRESENCE, Promoted, Proposal, Proposed,
-    Role, Standing, StandingRow, StoredComponent, Vector, behind, open, vector_json,
+    Report, ReportRow, Role, Standing, StandingRow, StoredComponent, Vector, behind, open, report,
+    vector_json,
 };
 use crate::store::names::{generation_schema, schema_name};
 use crate::store::operator::Asked;
@@ -32,7 +33,7 @@ impl Deployments for Sqlite {
             "insert into projector_host (id, name, seen_at) values (?1, ?2, cast(unixepoch('subsec') * 1000000 as integer))
              on conflict (id) do update set seen_at = excluded.seen_at",
         )
-        .bind(host.to_string())
+        .bind(host)
         .bind(name)
         .execute(&self.pool)
         .await
@@ -47,7 +48,7 @@ impl Deployments for Sqlite {
 
     async fn leave(&self, host: Uuid) -> Result<(), StoreError> {
         sqlx::query("delete from projector_host where id = ?1")
-            .bind(host.to_string())
+            .bind(host)
             .execute(&self.pool)
             .await
             .map_err(classify)?;
@@ -165,12 +166,24 @@ impl Deployments for Sqlite {
              on conflict (deployment_id, host_id) do update set refusal = excluded.refusal",
         )
         .bind(deployment)
-        .bind(host.to_string())
+        .bind(host)
         .bind(refusal)
         .execute(&self.pool)
         .await
         .map_err(classify)?;
         Ok(())
+    }
+
+    async fn reports(&self, deployment: i64) -> Result<Vec<Report>, StoreError> {
+        let rows: Vec<ReportRow> = sqlx::query_as(
+            "select h.id, h.name, r.refusal from projector_readiness r join projector_host h on h.id = r.host_id
+             where r.deployment_id = ?1 order by h.name",
+        )
+        .bind(deployment)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(classify)?;
+        Ok(rows.into_iter().map(report).collect())
     }
 
     async fn refuse(&self, deployment: i64, verdict: &str) -> Result<(), StoreError> {
@@ -516,8 +529,8 @@ impl Entry {
 
 async fn standings(connection: &mut SqliteConnection, projection: &str) -> Result<Vec<Standing>, StoreError> {
     let rows: Vec<StandingRow> = sqlx::query_as(
-        "select g.id, g.projection, g.number, g.table_schema, g.role, g.layout::text as layout, g.active_digest,
-           c.descriptor::text as descriptor, g.readers, g.caught_up_at is not null as caught_up
+        "select g.id, g.projection, g.number, g.table_schema, g.role, g.layout, g.active_digest,
+           c.descriptor, g.readers, g.caught_up_at is not null as caught_up
          from projector_generation g join projector_component c on c.digest = g.active_digest
          where g.projection = ?1 order by g.number",
     )
