@@ -382,7 +382,7 @@ async fn await_decision(
 ) -> Result<Outcome, OperationError> {
     let name = plugin.contract.name();
     let deadline = Instant::now() + patience;
-    let (mut hosts, mut refusals, mut told) = (Vec::new(), Vec::new(), String::new());
+    let mut told = String::new();
     loop {
         let open = store.open_deployments().await?.into_iter().find(|open| open.id == id);
         let Some(open) = open else { break };
@@ -397,14 +397,6 @@ async fn await_decision(
             progress(&words);
             told = words;
         }
-        hosts =
-            open.hosts.iter().filter(|report| report.said == Some(Ok(()))).map(|r| r.name.clone()).collect();
-        refusals = (open.hosts.iter())
-            .filter_map(|report| match &report.said {
-                Some(Err(refusal)) => Some((report.name.clone(), refusal.clone())),
-                _ => None,
-            })
-            .collect();
         if open.hosts.is_empty() {
             store.activate(id, &plugin.contract).await?;
         }
@@ -414,6 +406,13 @@ async fn await_decision(
             )));
         }
         tokio::time::sleep(INTERVAL).await;
+    }
+    let (mut hosts, mut refusals) = (Vec::new(), Vec::new());
+    for report in store.reports(id).await? {
+        match report.said {
+            Some(Err(refusal)) => refusals.push((report.name, refusal)),
+            _ => hosts.push(report.name),
+        }
     }
     let history = store.history(name, i64::MAX).await?;
     let deployment = history.into_iter().find(|deployed| deployed.id == id);
