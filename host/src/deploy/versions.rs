@@ -17,9 +17,13 @@ pub struct Versions {
     executable: PathBuf,
     /// An engine for each size of stack.
     engines: Mutex<HashMap<usize, Engine>>,
-    /// By digest.
-    known: Mutex<HashMap<String, Plugin>>,
+    /// Those that were asked for last come last.
+    known: Mutex<Vec<Plugin>>,
 }
+
+/// So many versions are kept that nobody needs at the moment: whoever goes back and forth need not compile
+/// them again.
+const SPARE: usize = 4;
 
 /// Why a version cannot be run here.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +44,11 @@ impl Versions {
 
     /// A version that was compiled here already.
     pub fn known(&self, digest: &str) -> Option<Plugin> {
-        self.lock().get(digest).cloned()
+        let mut known = self.lock();
+        let at = known.iter().position(|plugin| plugin.digest == digest)?;
+        let plugin = known.remove(at);
+        known.push(plugin.clone());
+        Some(plugin)
     }
 
     /// A version that a store has: read, held against its digest, checked and compiled.
@@ -111,13 +119,22 @@ impl Versions {
         if !std::ptr::eq(own, supposed) {
             plugin = under(own)?;
         }
-        self.lock().insert(plugin.digest.clone(), plugin.clone());
+        let mut known = self.lock();
+        known.retain(|known| known.digest != plugin.digest);
+        known.push(plugin.clone());
         Ok(plugin)
     }
 
-    /// Lets go of all versions but these.
+    /// Lets go of versions that nobody needs and that were not asked for lately.
     pub fn keep(&self, needed: impl Fn(&str) -> bool) {
-        self.lock().retain(|digest, _| needed(digest));
+        let mut known = self.lock();
+        let spare = known.iter().filter(|plugin| !needed(&plugin.digest)).count();
+        let mut too_many = spare.saturating_sub(SPARE);
+        known.retain(|plugin| {
+            let goes = too_many > 0 && !needed(&plugin.digest);
+            too_many -= usize::from(goes);
+            !goes
+        });
     }
 
     fn engine(&self, stack_bytes: usize) -> Engine {
@@ -126,7 +143,7 @@ impl Versions {
         engines.entry(stack_bytes).or_insert_with(new).clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Plugin>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Plugin>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

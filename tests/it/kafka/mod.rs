@@ -24,5 +24,6 @@ mod rejections;
 mod reload;
 mod sandbox;
 mod stopping;
+mod swaps;
 mod too_large;
 mod transactions;

@@ -87,7 +87,8 @@ fn partitions_move_while_events_flow() {
     resident.sigterm();
 }
 
-struct StopWhenDropped<'a>(&'a AtomicBool);
+/// However a test ends, what runs beside it must not be waited for in vain.
+pub(super) struct StopWhenDropped<'a>(pub(super) &'a AtomicBool);
 
 impl Drop for StopWhenDropped<'_> {
     fn drop(&mut self) {
