@@ -42,6 +42,8 @@ use crate::wishes::{Attendant, Board};
 const SETTLED: Duration = Duration::from_secs(60);
 /// How often dead letters that are too old are looked for.
 const EXPIRY: Duration = Duration::from_secs(60);
+/// How often a deployment is tried that is not decided.
+const ROLLOUT: Duration = Duration::from_secs(1);
 /// How often it is tried to promote a generation that is to be promoted by itself.
 const PROMOTION: Duration = Duration::from_secs(2);
 
@@ -335,6 +337,8 @@ impl Host {
                         });
                     }
                 }
+                // What could not be done a moment ago may be possible now.
+                () = tokio::time::sleep(ROLLOUT), if !state.open.is_empty() => {}
                 () = self.stop.cancelled() => {}
             }
         }

@@ -117,10 +117,8 @@ async fn switch(
 ) -> Result<Promoted, PromoteError> {
     let deadline = Instant::now() + HOLD;
     store.hold(&[live.generation.id], None, HOLD).await?;
-    let at = store.vector(live.generation.id).await?;
     loop {
-        let reached = store.vector(new.generation.id).await?;
-        let behind = crate::store::deployments::behind(&reached, &at);
+        let behind = store.behind(new.generation.id, live.generation.id).await?;
         if behind.is_empty() {
             return Ok(store.promote(&new.generation, asked).await?);
         }

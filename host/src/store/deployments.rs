@@ -83,6 +83,10 @@ pub trait Deployments: Send + Sync {
     /// Every checkpoint of a generation.
     async fn vector(&self, generation: i64) -> Result<Vector, StoreError>;
 
+    /// Partitions in which a generation is behind another one, of topics that both read. A topic that was
+    /// created anew has no offsets that could be compared.
+    async fn behind(&self, generation: i64, other: i64) -> Result<Vec<Partition>, StoreError>;
+
     /// Shows a generation to readers instead of the live one, which stays warm. All or nothing; refused
     /// where readers would see a step back.
     async fn promote(&self, generation: &Generation, asked: &Asked) -> Result<Promoted, StoreError>;
@@ -339,15 +343,6 @@ pub struct Promoted {
     pub readers: String,
     /// The views that they know were replaced; otherwise these are new, and the old ones are served as well.
     pub replaced: bool,
-}
-
-/// Partitions in which readers would see a step back: of the topics that both generations read.
-pub fn behind(new: &Vector, old: &Vector) -> Vec<Partition> {
-    let reads = |topic: &str| new.keys().any(|partition| &*partition.topic == topic);
-    let lags = |(partition, next): &(&Partition, &i64)| {
-        reads(&partition.topic) && new.get(*partition).is_none_or(|reached| reached < *next)
-    };
-    old.iter().filter(lags).map(|(partition, _)| partition.clone()).collect()
 }
 
 /// As it is stored.

@@ -17,8 +17,7 @@ use crate::event::Partition;
 use crate::failpoint;
 use crate::store::deployments::{
     Action, Deployed, Deployments, OpenDeployment, OpenRow, Origin, PRESENCE, Promoted, Proposal, Proposed,
-    Report, ReportRow, Role, Standing, StandingRow, StoredComponent, Vector, behind, open, report,
-    vector_json,
+    Report, ReportRow, Role, Standing, StandingRow, StoredComponent, Vector, open, report, vector_json,
 };
 use crate::store::names::{generation_schema, quote, schema_name};
 use crate::store::operator::Asked;
@@ -32,19 +31,16 @@ type Tx = sqlx::Transaction<'static, sqlx::Postgres>;
 #[async_trait]
 impl Deployments for Postgres {
     async fn attend(&self, host: Uuid, name: &str) -> Result<(), StoreError> {
+        // Those that never said that they leave: nobody waits for their word any more.
         sqlx::query(
-            "insert into projector.host (id, name) values ($1, $2) on conflict (id) do update set seen_at = now()",
+            "with gone as (delete from projector.host where seen_at < now() - interval '1 hour')
+             insert into projector.host (id, name) values ($1, $2) on conflict (id) do update set seen_at = now()",
         )
         .bind(host)
         .bind(name)
         .execute(&mut *self.connection().await?)
         .await
         .map_err(classify)?;
-        // Those that never said that they leave. Nobody waits for their word any more.
-        sqlx::query("delete from projector.host where seen_at < now() - interval '1 hour'")
-            .execute(&mut *self.connection().await?)
-            .await
-            .map_err(classify)?;
         Ok(())
     }
 
@@ -320,6 +316,10 @@ impl Deployments for Postgres {
         vector(&mut *self.connection().await?, generation).await
     }
 
+    async fn behind(&self, generation: i64, other: i64) -> Result<Vec<Partition>, StoreError> {
+        behind(&mut *self.connection().await?, generation, other).await
+    }
+
     async fn promote(&self, generation: &Generation, asked: &Asked) -> Result<Promoted, StoreError> {
         let name = &generation.projection;
         let mut tx = self.decide(name).await?;
@@ -338,8 +338,7 @@ impl Deployments for Postgres {
         if new.role == Role::Live {
             return Err(StoreError::Unusable(format!("generation {} of {name} is live", generation.number)));
         }
-        let vectors = (vector(&mut tx, new.generation.id).await?, vector(&mut tx, old.generation.id).await?);
-        let behind = behind(&vectors.0, &vectors.1);
+        let behind = behind(&mut tx, new.generation.id, old.generation.id).await?;
         if !behind.is_empty() {
             let (number, partitions) = (generation.number, list(&behind));
             return Err(StoreError::Unusable(format!(
@@ -594,6 +593,29 @@ async fn vector(connection: &mut PgConnection, generation: i64) -> Result<Vector
     .await
     .map_err(classify)?;
     Ok(rows.into_iter().map(|(topic, number, next)| (Partition::new(topic.as_str(), number), next)).collect())
+}
+
+async fn behind(
+    connection: &mut PgConnection,
+    generation: i64,
+    other: i64,
+) -> Result<Vec<Partition>, StoreError> {
+    let rows: Vec<(String, i32)> = sqlx::query_as(
+        "select o.topic, o.partition from projector.checkpoint o
+         left join projector.checkpoint n
+           on n.generation_id = $1 and n.topic = o.topic and n.partition = o.partition
+         where o.generation_id = $2
+           and exists (select from projector.checkpoint r where r.generation_id = $1 and r.topic = o.topic)
+           and (n.next_offset is null or n.next_offset < o.next_offset
+                and (n.topic_id is null or o.topic_id is null or n.topic_id = o.topic_id))
+         order by o.topic, o.partition",
+    )
+    .bind(generation)
+    .bind(other)
+    .fetch_all(connection)
+    .await
+    .map_err(classify)?;
+    Ok(rows.into_iter().map(|(topic, number)| Partition::new(topic.as_str(), number)).collect())
 }
 
 /// A new generation with its tables; the first one is shown to readers.

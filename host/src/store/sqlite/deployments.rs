@@ -17,8 +17,7 @@ use crate::event::Partition;
 use crate::failpoint;
 use crate::store::deployments::{
     Action, Deployed, Deployments, OpenDeployment, OpenRow, Origin, PRESENCE, Promoted, Proposal, Proposed,
-    Report, ReportRow, Role, Standing, StandingRow, StoredComponent, Vector, behind, open, report,
-    vector_json,
+    Report, ReportRow, Role, Standing, StandingRow, StoredComponent, Vector, open, report, vector_json,
 };
 use crate::store::names::{generation_schema, schema_name};
 use crate::store::operator::Asked;
@@ -307,6 +306,10 @@ impl Deployments for Sqlite {
         vector(&mut *self.pool.acquire().await.map_err(classify)?, generation).await
     }
 
+    async fn behind(&self, generation: i64, other: i64) -> Result<Vec<Partition>, StoreError> {
+        behind(&mut *self.pool.acquire().await.map_err(classify)?, generation, other).await
+    }
+
     async fn promote(&self, generation: &Generation, asked: &Asked) -> Result<Promoted, StoreError> {
         let name = &generation.projection;
         let mut tx = self.immediate().await?;
@@ -319,8 +322,7 @@ impl Deployments for Sqlite {
         if new.role == Role::Live {
             return Err(StoreError::Unusable(format!("generation {} of {name} is live", generation.number)));
         }
-        let vectors = (vector(&mut tx, new.generation.id).await?, vector(&mut tx, old.generation.id).await?);
-        let behind = behind(&vectors.0, &vectors.1);
+        let behind = behind(&mut tx, new.generation.id, old.generation.id).await?;
         if !behind.is_empty() {
             let (number, partitions) = (generation.number, list(&behind));
             return Err(StoreError::Unusable(format!(
@@ -550,6 +552,29 @@ async fn vector(connection: &mut SqliteConnection, generation: i64) -> Result<Ve
     .await
     .map_err(classify)?;
     Ok(rows.into_iter().map(|(topic, number, next)| (Partition::new(topic.as_str(), number), next)).collect())
+}
+
+async fn behind(
+    connection: &mut SqliteConnection,
+    generation: i64,
+    other: i64,
+) -> Result<Vec<Partition>, StoreError> {
+    let rows: Vec<(String, i32)> = sqlx::query_as(
+        "select o.topic, o.partition from projector_checkpoint o
+         left join projector_checkpoint n
+           on n.generation_id = ?1 and n.topic = o.topic and n.partition = o.partition
+         where o.generation_id = ?2
+           and exists (select 1 from projector_checkpoint r where r.generation_id = ?1 and r.topic = o.topic)
+           and (n.next_offset is null or n.next_offset < o.next_offset
+                and (n.topic_id is null or o.topic_id is null or n.topic_id = o.topic_id))
+         order by o.topic, o.partition",
+    )
+    .bind(generation)
+    .bind(other)
+    .fetch_all(connection)
+    .await
+    .map_err(classify)?;
+    Ok(rows.into_iter().map(|(topic, number)| Partition::new(topic.as_str(), number)).collect())
 }
 
 /// A new generation with its tables; the first one is shown to readers.
