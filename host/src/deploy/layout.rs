@@ -202,3 +202,153 @@ impl LaidTable {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use projector_model::Descriptor;
+    use proptest::prelude::*;
+    use serde_json::{Value as Json, json};
+
+    use super::*;
+
+    fn descriptor() -> Json {
+        json!({
+            "name": "orders", "version": "1.0.0",
+            "topics": [{"name": "t", "statements": ["put"]}],
+            "tables": [{"name": "order", "key": ["id"], "columns": [
+                {"name": "id", "type": "int64"}, {"name": "total", "type": "int64", "nullable": true}]}],
+            "statements": [{"name": "put", "table": "order", "kind": "upsert", "set": [{"column": "total"}]}],
+        })
+    }
+
+    fn contract(descriptor: &Json) -> Contract {
+        match Descriptor::from_json(&descriptor.to_string()).and_then(Descriptor::check) {
+            Ok(contract) => contract,
+            Err(problems) => panic!("{problems}\n{descriptor:#}"),
+        }
+    }
+
+    fn with(change: impl FnOnce(&mut Json)) -> Contract {
+        let mut json = descriptor();
+        change(&mut json);
+        contract(&json)
+    }
+
+    fn fit(change: impl FnOnce(&mut Json)) -> Fit {
+        Layout::of(&contract(&descriptor())).fit(&with(change))
+    }
+
+    fn add(list: &mut Json, item: Json) {
+        list.as_array_mut().expect("a list").push(item);
+    }
+
+    #[test]
+    fn additions_are_made_in_place() {
+        let column = json!({"name": "note", "type": "text", "nullable": true});
+        let index = json!({"columns": ["total"]});
+        let table = json!({"name": "customer", "key": ["id"], "columns": [{"name": "id", "type": "int64"}]});
+        let Fit::InPlace(steps) = fit(|json| {
+            add(&mut json["tables"][0]["columns"], column);
+            json["tables"][0]["indexes"] = json!([index]);
+            add(&mut json["tables"], table);
+        }) else {
+            panic!("it fits")
+        };
+        let words: Vec<String> = steps.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            words,
+            ["add the column order.note", "create an index of order on total", "create the table customer"]
+        );
+        assert_eq!(fit(|json| json["version"] = "2.0.0".into()), Fit::InPlace(vec![]));
+    }
+
+    #[test]
+    fn whatever_rows_depend_on_is_a_reason_to_build_them_anew() {
+        let changes: [(&str, fn(&mut Json)); 9] = [
+            ("its revision is 2, and was 1", |json| json["revision"] = 2.into()),
+            ("its topics are u, and were t", |json| json["topics"][0]["name"] = "u".into()),
+            ("keyed alike", |json| json["topics"][0]["ordering-group"] = "orders".into()),
+            ("order.total is text, and was int64", |json| {
+                json["tables"][0]["columns"][1]["type"] = "text".into();
+            }),
+            ("whether order.total may be null", |json| {
+                json["tables"][0]["columns"][1]["nullable"] = false.into();
+            }),
+            ("has lineage", |json| json["tables"][0]["lineage"] = true.into()),
+            ("order.note is new, and may not be null", |json| {
+                add(&mut json["tables"][0]["columns"], json!({"name": "note", "type": "text"}));
+                add(&mut json["statements"][0]["set"], json!({"column": "note"}));
+            }),
+            ("the key of order is another one", |json| {
+                json["tables"][0]["columns"][1]["nullable"] = false.into();
+                json["tables"][0]["key"] = json!(["id", "total"]);
+                json["statements"][0]["set"] = json!([]);
+                json["statements"][0]["kind"] = "insert-once".into();
+            }),
+            ("no table order any more", |json| {
+                json["tables"][0]["name"] = "other".into();
+                json["statements"][0]["table"] = "other".into();
+            }),
+        ];
+        for (expected, change) in changes {
+            let expected = expected.replace("has lineage", "have lineage");
+            match fit(change) {
+                Fit::Anew(reasons) => assert!(
+                    reasons.iter().any(|reason| reason.contains(&expected)),
+                    "{expected}: {reasons:?}"
+                ),
+                fit => panic!("{expected}: {fit:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn readers_cannot_tell_layouts_apart_by_the_order_of_their_columns() {
+        let swapped = with(|json| {
+            let columns = json["tables"][0]["columns"].as_array_mut().expect("a list");
+            columns.reverse();
+        });
+        let (one, other) = (Layout::of(&contract(&descriptor())), Layout::of(&swapped));
+        assert!(one.reads_like(&other));
+        let longer = one.extended(&with(|json| {
+            add(&mut json["tables"][0]["columns"], json!({"name": "a", "type": "text", "nullable": true}));
+        }));
+        assert!(!one.reads_like(&longer));
+        let names: Vec<_> = longer.tables[0].columns.iter().map(|column| &*column.name).collect();
+        assert_eq!(names, ["id", "total", "a"], "what is there stays in its place");
+    }
+
+    proptest! {
+        /// Whatever is added in whatever order: it fits once it was added, and so does every version before.
+        #[test]
+        fn an_extended_layout_fits_the_version_that_it_was_extended_for(
+            additions in proptest::collection::vec((0..3_u8, "[a-z]{1,8}"), 0..6),
+        ) {
+            let mut json = descriptor();
+            let mut layout = Layout::of(&contract(&json));
+            for (kind, name) in additions {
+                let name = format!("x_{name}");
+                let mut next = json.clone();
+                match kind {
+                    0 => {
+                        let column = json!({"name": name, "type": "text", "nullable": true});
+                        next["tables"][0]["columns"].as_array_mut().expect("a list").insert(0, column);
+                    }
+                    1 => add(&mut next["tables"], json!({"name": name, "key": ["id"],
+                        "columns": [{"name": "id", "type": "int64"}]})),
+                    _ => next["tables"][0]["indexes"] = json!([{"columns": ["total"]}]),
+                }
+                // Names that are there already are no additions.
+                let Ok(checked) = Descriptor::from_json(&next.to_string()).and_then(Descriptor::check) else {
+                    continue;
+                };
+                prop_assert!(matches!(layout.fit(&checked), Fit::InPlace(_)));
+                layout = layout.extended(&checked);
+                prop_assert_eq!(layout.fit(&checked), Fit::InPlace(vec![]));
+                let stored: Layout = serde_json::from_str(&serde_json::to_string(&layout).expect("JSON")).expect("JSON");
+                prop_assert_eq!(&stored, &layout);
+                json = next;
+            }
+        }
+    }
+}

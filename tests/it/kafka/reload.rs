@@ -217,3 +217,76 @@ fn a_missing_file_stops_nothing_and_commands_do() {
     host.sigterm();
     eventually("it is seen", || if seen(&platform).len() == 1 { Ok(()) } else { Err("it is not") });
 }
+
+/// Activation waits for every host's word; one that cannot run a version leaves the group, and the others
+/// go on.
+#[test]
+fn a_host_that_cannot_run_a_version_leaves_its_group_and_says_so() {
+    let first = counts("1.0.0", "");
+    let mut second = counts("2.0.0", "");
+    // A section that nobody reads, of 100,000 bytes.
+    second.extend([0, 0xa0, 0x8d, 0x06, 1, b'x']);
+    second.resize(second.len() + 99_998, 0);
+    let plugins = Plugins::new(&[]).add("counts.wasm", &first);
+    let platform = platform("left", ReadModel::postgres(), &plugins);
+    let able = platform.start_host("able");
+    let group = able.group(COUNTS);
+    let most = (first.len() + 50_000) as i64;
+    let platform = platform.set(&["limits", "component-bytes"], most);
+    let unable = platform.start_host("unable");
+    platform.until_shared_by(&group, 2);
+    let file = platform.directory().join("two.wasm");
+    std::fs::write(&file, &second).unwrap();
+    let platform = platform.set(&["limits", "component-bytes"], 1_000_000);
+    let deployed = platform.ask(&["deploy", &file.display().to_string()]);
+    let refusals = deployed["refusals"].as_array().unwrap();
+    assert!(refusals.len() == 1 && refusals[0][1].as_str().unwrap().contains("are the most"), "{deployed:#}");
+    assert_eq!(deployed["hosts"].as_array().unwrap().len(), 1);
+    unable.log().until_said("this host cannot run the component");
+    platform.until_shared_by(&group, 1);
+    publish(&platform, "ABCABC");
+    assert_closed(&platform.until_through(COUNTS), 6, 0, 0);
+    // It takes part again when it can.
+    platform.ask(&["rollback", COUNTS]);
+    platform.until_shared_by(&group, 2);
+    for host in [able, unable] {
+        host.sigterm();
+    }
+}
+
+/// Whoever vouches for a name first owns it, and what is listed is what may run.
+#[test]
+fn only_what_is_listed_runs_and_a_name_keeps_its_owner() {
+    let [listed, unlisted] = [counts("1.0.0", ""), counts("1.0.1", "")];
+    let digest = |bytes: &[u8]| projector::plugin::digest(bytes);
+    let plugins = Plugins::new(&[]).add("counts.wasm", &listed);
+    let platform = platform("listed", ReadModel::postgres(), &plugins);
+    let lock = |version: &str, bytes: &[u8]| {
+        let sha256 = digest(bytes);
+        let entry =
+            format!("[[plugin]]\nname = \"counts\"\nversion = \"{version}\"\nsha256 = \"{sha256}\"\n");
+        std::fs::write(platform.directory().join("plugins.lock"), entry).unwrap();
+    };
+    lock("1.0.0", &listed);
+    publish(&platform, "A");
+    let host = platform.start_host("host");
+    platform.until_through(COUNTS);
+    replace(&plugins, &unlisted);
+    let refused = host.log().wait_for("the refusal", |line| line.message() == "plugin refused");
+    assert!(refused.field("reason").contains("does not list it"), "{}", refused.text);
+    let file = plugins.directory().join("counts.wasm").display().to_string();
+    let (code, _, said) = platform.command(&["deploy", &file]);
+    assert!(code == 1 && said.contains("does not list it"), "{code}: {said}");
+    host.sigterm();
+    // Without a lock file nobody vouches for it, and the name has its owner.
+    std::fs::remove_file(platform.directory().join("plugins.lock")).unwrap();
+    let (code, _, said) = platform.command(&["deploy", &file]);
+    assert!(code == 1 && said.contains("lock"), "{code}: {said}");
+    lock("1.0.1", &unlisted);
+    let host = platform.start_host("again");
+    eventually("it is deployed", || match &*platform.status()?[COUNTS].version {
+        "1.0.1" => Ok(()),
+        version => Err(version.to_owned()),
+    });
+    host.sigterm();
+}
