@@ -811,7 +811,16 @@ impl Run {
                 Ok(found) => {
                     // What was given back meanwhile is another host's business. The rest was this host's
                     // when it was asked about.
+                    let events = batch.deliveries.len();
                     drop(self.hold(batch));
+                    if batch.deliveries.len() < events {
+                        let (projection, void) = (self.name(), events - batch.deliveries.len());
+                        tracing::warn!(
+                            projection,
+                            void,
+                            "void: partitions were given to another host before their events could be written"
+                        );
+                    }
                     let advances = self.advances(batch);
                     let at = |of: fn(&Advance) -> i64| {
                         advances.iter().all(|advance| {

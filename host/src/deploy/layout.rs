@@ -264,7 +264,8 @@ mod tests {
 
     #[test]
     fn whatever_rows_depend_on_is_a_reason_to_build_them_anew() {
-        let changes: [(&str, fn(&mut Json)); 9] = [
+        type Change = fn(&mut Json);
+        let changes: [(&str, Change); 9] = [
             ("its revision is 2, and was 1", |json| json["revision"] = 2.into()),
             ("its topics are u, and were t", |json| json["topics"][0]["name"] = "u".into()),
             ("keyed alike", |json| json["topics"][0]["ordering-group"] = "orders".into()),

@@ -6,8 +6,8 @@ use std::fs;
 use projector_workload::Record;
 
 use crate::harness::{
-    Guest, Platform, Plugins, ReadModel, SALES_BY_COUNTRY, assert_closed, bomb, describing, descriptor,
-    malicious, seed,
+    Guest, Host, Line, Platform, Plugins, ReadModel, SALES_BY_COUNTRY, assert_closed, bomb, describing,
+    descriptor, eventually, malicious, seed,
 };
 
 /// Every schema, relation and column that is not Postgres' own.
@@ -26,9 +26,8 @@ fn a_bad_file_is_refused_and_its_neighbours_run() {
     let whole = Plugins::new(&[SALES_BY_COUNTRY]);
     let whole = fs::read(whole.directory().join("sales-by-country.wasm")).unwrap();
     let module = wat::parse_str(describing(&descriptor("module")).text_format()).unwrap();
-    let bad: [(&str, &[u8], &str); 7] = [
+    let bad: [(&str, &[u8], &str); 6] = [
         ("bomb.wasm", &bomb(6_000), "compiling it took longer than 2s"),
-        ("empty.wasm", b"", "it is not a WebAssembly component"),
         ("half.wasm", &whole[..whole.len() / 2], "it is not a WebAssembly component"),
         ("module.wasm", &module, "run `projector component"),
         (
@@ -40,8 +39,11 @@ fn a_bad_file_is_refused_and_its_neighbours_run() {
         // After the one that it would replace, in the order of their names.
         ("zz-second.wasm", &describing(&descriptor("sound")).project("(unreachable)").component(), ""),
     ];
-    let mut plugins =
-        Plugins::new(&[SALES_BY_COUNTRY]).add("sound.wasm", &sound).add("notes.txt", "not a plugin");
+    let mut plugins = Plugins::new(&[SALES_BY_COUNTRY])
+        .add("sound.wasm", &sound)
+        .add("notes.txt", "not a plugin")
+        // Somebody is about to write it.
+        .add("empty.wasm", "");
     for (file, bytes, _) in &bad {
         plugins = plugins.add(file, bytes);
     }
@@ -56,9 +58,9 @@ fn a_bad_file_is_refused_and_its_neighbours_run() {
     platform.assert_sales_are_right();
     assert_closed(&platform.until_through("sound"), 1, 0, 0);
     assert_eq!(platform.status().unwrap().len(), 2);
+    until_refused(&host, bad.len());
     let log = host.sigterm();
-    let refused: Vec<_> =
-        log.lines().into_iter().filter(|line| line.message().starts_with("plugin refused")).collect();
+    let refused: Vec<_> = log.lines().into_iter().filter(is_refusal).collect();
     for (file, _, reason) in &bad {
         let line = refused.iter().find(|line| line.field("file").ends_with(file));
         let line = line.unwrap_or_else(|| panic!("{file} was not refused: {refused:#?}"));
@@ -68,6 +70,20 @@ fn a_bad_file_is_refused_and_its_neighbours_run() {
     assert_eq!(refused.len(), bad.len(), "{refused:#?}");
     let second = refused.iter().find(|line| line.field("file").ends_with("zz-second.wasm"));
     assert!(second.is_some_and(|line| line.message().contains("is sound already")));
+}
+
+fn is_refusal(line: &Line) -> bool {
+    line.message().starts_with("plugin refused")
+}
+
+/// Files are looked at one after the other, beside what runs.
+fn until_refused(host: &Host, files: usize) {
+    eventually("all of them are refused", || {
+        match host.log().lines().iter().filter(|line| is_refusal(line)).count() {
+            refused if refused == files => Ok(()),
+            refused => Err(refused),
+        }
+    });
 }
 
 /// Fault 33: of names that mean harm nothing comes to the database.
@@ -96,8 +112,7 @@ fn malicious_names_leave_no_trace_in_the_database() {
     host.group(SALES_BY_COUNTRY);
     platform.assert_sales_are_right();
     assert_eq!(platform.status().unwrap().len(), 1);
-    let log = host.sigterm();
-    let refused = log.lines().iter().filter(|line| line.message() == "plugin refused").count();
-    assert_eq!(refused, malicious.len());
+    until_refused(&host, malicious.len());
+    host.sigterm();
     assert_eq!(platform.read_model().query(CATALOGUE), before);
 }
