@@ -95,16 +95,19 @@ pub(super) async fn offer(
     };
     match activated {
         Some(installed) => Ok(installed),
-        None => {
-            let live = live(store, contract.name()).await?;
-            Ok(Installed { generation: live.generation, active: live.active })
-        }
+        // Somebody else carries it out, or it is there.
+        None => loop {
+            match live(store, contract.name()).await? {
+                Some(live) => return Ok(Installed { generation: live.generation, active: live.active }),
+                None => tokio::task::yield_now().await,
+            }
+        },
     }
 }
 
-pub(super) async fn live(store: &dyn Store, projection: &str) -> Result<Standing, StoreError> {
+async fn live(store: &dyn Store, projection: &str) -> Result<Option<Standing>, StoreError> {
     let standings = store.standings(projection).await?;
-    Ok(standings.into_iter().find(|standing| standing.role == Role::Live).expect("it was offered before"))
+    Ok(standings.into_iter().find(|standing| standing.role == Role::Live))
 }
 
 impl Projection {
