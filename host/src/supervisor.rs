@@ -42,8 +42,8 @@ use crate::wishes::{Attendant, Board};
 const SETTLED: Duration = Duration::from_secs(60);
 /// How often dead letters that are too old are looked for.
 const EXPIRY: Duration = Duration::from_secs(60);
-/// How often a deployment is tried that is not decided.
-const ROLLOUT: Duration = Duration::from_secs(1);
+/// How long a deployment rests that could not be brought on.
+const ROLLOUT: Duration = Duration::from_millis(500);
 /// How often it is tried to promote a generation that is to be promoted by itself.
 const PROMOTION: Duration = Duration::from_secs(2);
 
@@ -309,8 +309,14 @@ impl Host {
             for open in state.open.iter().filter(|open| under_way.insert(open.id)) {
                 let (store, versions, open, me) =
                     (store.clone(), self.versions.clone(), open.clone(), self.me.id);
-                rollouts
-                    .spawn(async move { (open.id, rollout::advance(&store, &versions, me, &open).await) });
+                rollouts.spawn(async move {
+                    let advanced = rollout::advance(&store, &versions, me, &open).await;
+                    if !matches!(advanced, Ok(true)) {
+                        // What it waits for takes its time, and those that write want their locks meanwhile.
+                        tokio::time::sleep(ROLLOUT).await;
+                    }
+                    (open.id, advanced)
+                });
             }
             tokio::select! {
                 () = board.changed() => {}
@@ -323,7 +329,6 @@ impl Host {
                         under_way.remove(&id);
                         match advanced {
                             Ok(true) => drop(board.refresh().await),
-                            // Once more with whatever changes.
                             Ok(false) => {}
                             Err(error) => tracing::warn!(%error, "a deployment is tried again"),
                         }
@@ -337,8 +342,6 @@ impl Host {
                         });
                     }
                 }
-                // What could not be done a moment ago may be possible now.
-                () = tokio::time::sleep(ROLLOUT), if !state.open.is_empty() => {}
                 () = self.stop.cancelled() => {}
             }
         }

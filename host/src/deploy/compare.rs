@@ -11,7 +11,11 @@ use crate::store::diff::{Diff, DiffRequest, Expected, Snapshot};
 use crate::store::{Store, StoreError};
 
 /// Whoever holds and dies keeps nobody waiting for longer.
-const HOLD: Duration = Duration::from_secs(30);
+const HOLD: Duration = Duration::from_secs(5);
+/// How often a hold is renewed that is needed still.
+const RENEWAL: Duration = Duration::from_secs(1);
+/// How long held generations are waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How far one may be behind the other in all, in offsets: held generations have to get there in seconds.
 pub const MOST_APART: i64 = 50_000;
 const LOOK: Duration = Duration::from_millis(50);
@@ -59,7 +63,7 @@ async fn at_one_vector(
     new: &Standing,
 ) -> Result<Box<dyn Snapshot>, CompareError> {
     let both = [old.generation.id, new.generation.id];
-    let deadline = Instant::now() + HOLD;
+    let deadline = Instant::now() + PATIENCE;
     store.hold(&both, None, HOLD).await?;
     failpoint::reached(failpoint::HELD, &old.generation.projection);
     let (at_old, at_new) = (store.vector(both[0]).await?, store.vector(both[1]).await?);
@@ -71,13 +75,18 @@ async fn at_one_vector(
             old.generation.number, new.generation.number
         )));
     }
-    store.hold(&both, Some(&target), deadline - Instant::now()).await?;
+    store.hold(&both, Some(&target), HOLD).await?;
+    let mut held = Instant::now();
     let is_there = |vector: &Vector| distance(vector, &target) == 0;
     while !(is_there(&store.vector(both[0]).await?) && is_there(&store.vector(both[1]).await?)) {
-        if Instant::now() + Duration::from_secs(1) > deadline {
+        if Instant::now() > deadline {
             return Err(CompareError::NotYet(format!(
-                "the generations did not come to the same offsets within {HOLD:?}: does a host run both, and does neither stand still?"
+                "the generations did not come to the same offsets within {PATIENCE:?}: does a host run both, and does neither stand still?"
             )));
+        }
+        if held.elapsed() > RENEWAL {
+            store.hold(&both, Some(&target), HOLD).await?;
+            held = Instant::now();
         }
         tokio::time::sleep(LOOK).await;
     }

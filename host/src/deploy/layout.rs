@@ -153,6 +153,18 @@ impl Layout {
         extended
     }
 
+    /// With the columns of each table in the order in which readers know them.
+    pub fn in_order_of(&self, known: &Layout) -> Layout {
+        let mut ordered = self.clone();
+        for table in &mut ordered.tables {
+            let Some(known) = known.table(&table.name) else { continue };
+            let place = |column: &Column| known.columns.iter().position(|known| known.name == column.name);
+            // What they do not know comes last, as it was.
+            table.columns.sort_by_key(|column| place(column).unwrap_or(usize::MAX));
+        }
+        ordered
+    }
+
     /// Whether readers could not tell one from the other: the same tables, of the same columns.
     pub fn reads_like(&self, other: &Layout) -> bool {
         let shown = |layout: &Layout| -> BTreeMap<String, BTreeMap<String, String>> {

@@ -167,6 +167,23 @@ impl Platform {
         (output.status.code().unwrap_or(-1), printed, said)
     }
 
+    /// Runs a command up to a failpoint that kills it, and makes sure that it was this one.
+    #[track_caller]
+    pub(crate) fn command_killed_at(&self, failpoint: &str, arguments: &[&str]) {
+        let output = Command::new(env!("CARGO_BIN_EXE_projector"))
+            .args(arguments)
+            .arg("--config")
+            .arg(self.write_config())
+            .env("PROJECTOR_FAILPOINTS", format!("{failpoint}=kill@1"))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.code().is_none() && said.contains(&format!("failpoint {failpoint}:")),
+            "projector {arguments:?} was not killed at {failpoint}: {said}"
+        );
+    }
+
     /// What `projector` prints as JSON, of a command that succeeds.
     #[track_caller]
     pub(crate) fn ask(&self, arguments: &[&str]) -> serde_json::Value {

@@ -11,6 +11,7 @@ mod database;
 mod dead_letters;
 mod duplicates;
 mod exactly_once;
+mod generations;
 mod lanes;
 mod lineage;
 mod locks;

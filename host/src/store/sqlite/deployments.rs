@@ -625,27 +625,31 @@ async fn create(
 async fn show(tx: &mut Tx, new: &Standing, old: &Standing) -> Result<Promoted, StoreError> {
     let Generation { projection, number, schema, .. } = &new.generation;
     let known = old.readers.as_ref().filter(|_| new.layout.reads_like(&old.layout));
-    let readers = match known {
+    let (readers, layout) = match known {
         Some(readers) => {
-            // In the order of the columns that readers know.
-            show_layout(tx, &old.layout, schema, readers).await?;
-            set_readers(tx, &old.generation, None).await?;
-            readers.clone()
+            set_readers(tx, old, None, &old.layout).await?;
+            (readers.clone(), new.layout.in_order_of(&old.layout))
         }
         None => {
             let readers = format!("{}_v{number}", schema_name(projection));
-            show_layout(tx, &new.layout, schema, &readers).await?;
-            readers
+            (readers, new.layout.clone())
         }
     };
-    set_readers(tx, &new.generation, Some(&readers)).await?;
+    show_layout(tx, &layout, schema, &readers).await?;
+    set_readers(tx, new, Some(&readers), &layout).await?;
     Ok(Promoted { readers, replaced: known.is_some() })
 }
 
-async fn set_readers(tx: &mut Tx, generation: &Generation, readers: Option<&str>) -> Result<(), StoreError> {
-    sqlx::query("update projector_generation set readers = ?2 where id = ?1")
-        .bind(generation.id)
+async fn set_readers(
+    tx: &mut Tx,
+    standing: &Standing,
+    readers: Option<&str>,
+    layout: &Layout,
+) -> Result<(), StoreError> {
+    sqlx::query("update projector_generation set readers = ?2, layout = ?3 where id = ?1")
+        .bind(standing.generation.id)
         .bind(readers)
+        .bind(json(layout))
         .execute(&mut **tx)
         .await
         .map_err(classify)?;

@@ -1,0 +1,754 @@
+//! Additions to tables in use, generations beside the live one, comparing them, and the switch.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use projector_workload::{ORDER_CONFIRMED, Publisher, Record};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use sqlx::postgres::PgConnection;
+use sqlx::{Connection, Row};
+
+use crate::harness::{
+    Argument, Guest, Host, Line, Platform, Plugins, ReadModel, SALES_BY_COUNTRY, Session, assert_closed,
+    describing, descriptor, eventually, seed,
+};
+
+const COUNTS: &str = "counts";
+
+/// Counts events by the first letter of their payloads; a `B` counts as often as it says.
+fn counting(version: &str, of_b: i64, edit: impl FnOnce(&mut Value)) -> Vec<u8> {
+    let mut declared: Value = serde_json::from_str(&descriptor(COUNTS)).unwrap();
+    declared["version"] = json!(version);
+    edit(&mut declared);
+    let mut guest = describing(&declared.to_string());
+    let answers: Vec<usize> = (0..26)
+        .map(|kind| {
+            let events = if kind == 1 { of_b } else { 1 };
+            guest.changes(&[(0, &[Argument::Int64(kind), Argument::Int64(events)])])
+        })
+        .collect();
+    guest.answering(&answers).component()
+}
+
+fn counts(version: &str, edit: impl FnOnce(&mut Value)) -> Vec<u8> {
+    counting(version, 1, edit)
+}
+
+fn revision(number: u32) -> impl FnOnce(&mut Value) {
+    move |declared| declared["revision"] = json!(number)
+}
+
+/// A column that is declared first, an index of it, and a table.
+fn with_additions(declared: &mut Value) {
+    let seen = &mut declared["tables"][0];
+    let note = json!({"name": "note", "type": "text", "nullable": true});
+    seen["columns"].as_array_mut().unwrap().insert(0, note);
+    seen["indexes"].as_array_mut().unwrap().push(json!({"columns": ["note"]}));
+    let extra = json!({"name": "extra", "key": ["id"], "columns": [{"name": "id", "type": "int64"}]});
+    declared["tables"].as_array_mut().unwrap().push(extra);
+}
+
+struct Counts {
+    platform: Platform,
+    plugins: Plugins,
+}
+
+impl Counts {
+    fn new(name: &str, partitions: i32, read_model: ReadModel) -> Counts {
+        let plugins = Plugins::new(&[]).add("counts.wasm", counts("1.0.0", |_| {}));
+        let platform = Platform::new(name, &[], read_model).set(&["plugins", "directory"], plugins.path());
+        platform.create_topics(partitions);
+        Counts { platform, plugins }
+    }
+
+    fn set(self, path: &[&str], value: impl Into<toml::Value>) -> Counts {
+        Counts { platform: self.platform.set(path, value), ..self }
+    }
+
+    fn publish(&self, letters: &str) {
+        let topic = self.platform.topic("hostile.events.v1");
+        let records = letters.chars().enumerate();
+        let records: Vec<Record> =
+            records.map(|(at, letter)| Record::new(&*topic, format!("k{at}"), letter.to_string())).collect();
+        self.platform.publish(&records);
+    }
+
+    /// Publishes on and on.
+    fn load(&self) -> Load {
+        let topic = self.platform.topic("hostile.events.v1");
+        let letters = (0_u32..).map(move |at| {
+            let letter = char::from(b'A' + (at % 5) as u8);
+            Record::new(&*topic, format!("k{at}"), letter.to_string())
+        });
+        Load::of(&self.platform, letters)
+    }
+
+    fn file(&self, bytes: &[u8]) -> String {
+        let file = self.platform.directory().join("next.wasm");
+        std::fs::write(&file, bytes).unwrap();
+        file.display().to_string()
+    }
+
+    #[track_caller]
+    fn deploy(&self, bytes: &[u8]) -> Value {
+        self.platform.ask(&["deploy", &self.file(bytes)])
+    }
+
+    /// As a copy does it that knows about readers.
+    fn replace_file(&self, bytes: &[u8]) {
+        let next = self.plugins.directory().join(".next");
+        std::fs::write(&next, bytes).unwrap();
+        std::fs::rename(next, self.plugins.directory().join("counts.wasm")).unwrap();
+    }
+
+    /// What was counted, at a place of readers' or of a generation's own.
+    fn total_at(&self, schema: &str) -> i64 {
+        self.sum_at(schema, "events")
+    }
+
+    fn sum_at(&self, schema: &str, column: &str) -> i64 {
+        let between = self.between();
+        let rows = self
+            .platform
+            .read_model()
+            .query(&format!("select cast(coalesce(sum({column}), 0) as text) from {schema}{between}seen"));
+        rows[0][0].as_ref().unwrap().parse().unwrap()
+    }
+
+    fn between(&self) -> &'static str {
+        if matches!(self.platform.read_model(), ReadModel::Postgres { .. }) { "." } else { "__" }
+    }
+
+    /// The columns of readers' view, in their order.
+    fn columns(&self) -> String {
+        let sql = match self.platform.read_model() {
+            ReadModel::Postgres { .. } => {
+                "select column_name::text from information_schema.columns
+                 where table_schema = 'counts' and table_name = 'seen' order by ordinal_position"
+            }
+            ReadModel::Sqlite { .. } => "select name from pragma_table_info('counts__seen') order by cid",
+        };
+        let columns = self.platform.read_model().query(sql);
+        columns.into_iter().flatten().flatten().collect::<Vec<_>>().join(" ")
+    }
+
+    fn last_deployment(&self) -> Value {
+        self.platform.ask(&["history", COUNTS])[0].clone()
+    }
+
+    #[track_caller]
+    fn until_deployed(&self, version: &str) -> Value {
+        eventually(&format!("{version} is deployed"), || {
+            let last = self.last_deployment();
+            if last["version"] == version && last["state"] == "done" { Ok(last) } else { Err(last) }
+        })
+    }
+}
+
+/// The status of a projection, as JSON.
+fn status(platform: &Platform, projection: &str) -> Value {
+    let status = platform.ask(&["status"]);
+    let projections = status["projections"].as_array().unwrap();
+    projections.iter().find(|one| one["name"] == projection).cloned().unwrap_or_default()
+}
+
+fn live_generation(platform: &Platform, projection: &str) -> i64 {
+    status(platform, projection)["generation"].as_i64().unwrap_or_default()
+}
+
+/// Waits until the first generation beside the live one has come to the end of its topics.
+#[track_caller]
+fn until_beside_is_fresh(platform: &Platform, projection: &str) -> Value {
+    eventually("the generation beside the live one is fresh", || {
+        let beside = status(platform, projection)["beside"][0].clone();
+        if beside["fresh"] == true { Ok(beside) } else { Err(beside["lag"].clone()) }
+    })
+}
+
+/// Asks until it is done: what is asked for may have to wait for a moment.
+#[track_caller]
+fn eventually_done(platform: &Platform, arguments: &[&str]) -> Value {
+    eventually(&format!("projector {arguments:?} succeeds"), || {
+        match platform.command(&[arguments, &["--output", "json"]].concat()) {
+            (0, printed, _) => Ok(printed),
+            (_, _, said) => Err(said),
+        }
+    })
+}
+
+/// The command fails, and says this.
+#[track_caller]
+fn assert_refused(platform: &Platform, arguments: &[&str], why: &str) {
+    let (code, _, said) = platform.command(arguments);
+    assert!(code != 0 && said.contains(why), "projector {arguments:?} ({code}): {said}");
+}
+
+/// Events that are published on a thread of their own, until it is told to stop.
+struct Load {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<usize>,
+}
+
+impl Load {
+    fn of(platform: &Platform, mut records: impl Iterator<Item = Record> + Send + 'static) -> Load {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, brokers) = (stop.clone(), platform.brokers().to_owned());
+        let thread = thread::spawn(move || {
+            let mut published = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                let some: Vec<Record> = records.by_ref().take(100).collect();
+                assert!(!some.is_empty(), "there are too few events for this test");
+                Publisher::new(&brokers).publish(&some).unwrap();
+                published += some.len();
+            }
+            published
+        });
+        Load { stop, thread }
+    }
+
+    /// How many were published.
+    fn end(self) -> usize {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+/// Sessions that read a view again and again, each with one prepared statement. What they see in `events`
+/// must never become less, in any of them.
+struct Readers {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<Result<usize, String>>>,
+}
+
+impl Readers {
+    fn of(read_model: &ReadModel, sql: &'static str) -> Readers {
+        let ReadModel::Postgres { url } = read_model else { unreachable!("it is on Postgres") };
+        let (stop, floor) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI64::new(1)));
+        let threads = (0..3).map(|_| {
+            let (stop, floor, url) = (stop.clone(), floor.clone(), url.clone());
+            thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async {
+                    let mut session = PgConnection::connect(&url).await.unwrap();
+                    let mut reads = 0;
+                    while !stop.load(Ordering::Relaxed) {
+                        let least = floor.load(Ordering::SeqCst);
+                        let rows = sqlx::query(sql).persistent(true).fetch_all(&mut session).await;
+                        let rows = rows.map_err(|error| format!("after {reads} reads: {error}"))?;
+                        let seen: i64 = rows.iter().map(|row| row.get::<i64, _>("events")).sum();
+                        if seen < least {
+                            return Err(format!("after {reads} reads: {seen}, and {least} were seen before"));
+                        }
+                        floor.fetch_max(seen, Ordering::SeqCst);
+                        reads += 1;
+                    }
+                    Ok(reads)
+                })
+            })
+        });
+        Readers { threads: threads.collect(), stop }
+    }
+
+    /// Each of them read, and none saw a step back or an error.
+    #[track_caller]
+    fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            let reads = thread.join().unwrap().unwrap_or_else(|wrong| panic!("a reader: {wrong}"));
+            assert!(reads > 100, "{reads} reads prove little");
+        }
+    }
+}
+
+#[test]
+fn additions_are_made_in_place_and_readers_see_their_columns_in_the_order_they_know() {
+    for read_model in [ReadModel::postgres(), ReadModel::sqlite()] {
+        let it = Counts::new("additions", 2, read_model);
+        it.publish("ABA");
+        let host = it.platform.start_host("host");
+        it.platform.until_through(COUNTS);
+        let planned = it.platform.ask(&["plan", &it.file(&counts("2.0.0", with_additions))]);
+        assert_eq!(planned["change"], "in-place");
+        assert_eq!(planned["steps"].as_array().unwrap().len(), 3, "{planned:#}");
+        it.deploy(&counts("2.0.0", with_additions));
+        let verdict = it.last_deployment()["verdict"].as_str().unwrap().to_owned();
+        for step in ["add the column seen.note", "index of seen on note", "create the table extra"] {
+            assert!(verdict.contains(step), "{verdict}");
+        }
+        assert_eq!(it.columns(), "kind events note");
+        it.publish("AB");
+        assert_closed(&it.platform.until_through(COUNTS), 5, 0, 0);
+        // Built anew, the tables have the columns as they are declared, and readers as they know them.
+        it.platform.ask(&["rebuild", COUNTS]);
+        until_beside_is_fresh(&it.platform, COUNTS);
+        let promoted = eventually_done(&it.platform, &["promote", COUNTS]);
+        assert_eq!((&promoted["readers"], &promoted["replaced"]), (&json!("counts"), &json!(true)));
+        assert_eq!((it.columns(), it.total_at("counts")), ("kind events note".to_owned(), 5));
+        it.deploy(&counts("3.0.0", |declared| {
+            with_additions(declared);
+            let last = json!({"name": "last", "type": "int64", "nullable": true});
+            declared["tables"][0]["columns"].as_array_mut().unwrap().insert(1, last);
+        }));
+        assert_eq!(it.columns(), "kind events note last");
+        it.publish("A");
+        let through = it.platform.until_through(COUNTS);
+        assert_eq!((through.generation, &*through.version, it.total_at("counts")), (2, "3.0.0", 6));
+        host.sigterm();
+    }
+}
+
+#[test]
+fn a_host_that_was_stopped_in_its_transaction_goes_on_with_the_version_that_came_meanwhile() {
+    let it = Counts::new("stopped-meanwhile", 2, ReadModel::postgres())
+        .set(&["store", "idle-in-transaction-timeout"], "2s");
+    it.publish("A");
+    let old = it.platform.start_host_with("old", "before-commit=stop@2");
+    it.platform.until_through(COUNTS);
+    it.publish("B");
+    old.until_stopped_at("before-commit");
+    it.deploy(&counts("2.0.0", with_additions));
+    assert_eq!(it.columns(), "kind events note");
+    let new = it.platform.start_host("new");
+    it.publish("AB");
+    let through = it.platform.until_through(COUNTS);
+    assert_closed(&through, 4, 0, 0);
+    assert_eq!(through.version, "2.0.0");
+    old.cont();
+    let active = through.digest;
+    old.log().wait_for("that it goes over", |line| {
+        line.message() == "projection runs" && line.field("digest") == active
+    });
+    new.sigterm();
+    it.publish("AB");
+    assert_closed(&it.platform.until_through(COUNTS), 6, 0, 0);
+    assert_eq!(it.total_at("counts"), 6);
+    old.sigterm();
+}
+
+#[test]
+fn a_host_that_dies_between_additions_leaves_the_rest_to_the_next_which_mends_a_broken_index() {
+    let it = Counts::new("dies-between", 2, ReadModel::postgres());
+    it.publish("ABA");
+    let host = it.platform.start_host_with("victim", "after-step=kill@2");
+    it.platform.until_through(COUNTS);
+    it.replace_file(&counts("2.0.0", with_additions));
+    host.until_killed_at("after-step");
+    assert_eq!(it.columns(), "kind events", "nothing is shown before all is there");
+    let index = "select i.indexrelid::text, i.indisvalid::text from pg_index i
+                 join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
+                 where i.indrelid = 'counts_g1.seen'::regclass and a.attname = 'note'";
+    let broken = it.platform.read_model().query(index);
+    it.platform.read_model().query(&format!(
+        "update pg_index set indisvalid = false where indexrelid = {} returning 'done'",
+        broken[0][0].as_ref().unwrap()
+    ));
+    it.publish("A");
+    let next = it.platform.start_host("next");
+    it.until_deployed("2.0.0");
+    let mended = it.platform.read_model().query(index);
+    assert_eq!((mended.len(), mended[0][1].as_deref()), (1, Some("true")));
+    assert_ne!(mended[0][0], broken[0][0], "the broken index is there still");
+    assert_eq!(it.columns(), "kind events note");
+    assert_closed(&it.platform.until_through(COUNTS), 4, 0, 0);
+    next.sigterm();
+}
+
+#[test]
+fn a_lock_on_the_table_keeps_an_addition_waiting_and_not_the_flow() {
+    let it =
+        Counts::new("locked-addition", 2, ReadModel::postgres()).set(&["store", "lock-timeout"], "500ms");
+    it.publish("ABA");
+    let host = it.platform.start_host("host");
+    it.platform.until_through(COUNTS);
+    let ReadModel::Postgres { url } = it.platform.read_model() else { unreachable!("it is on Postgres") };
+    let mut reader = Session::open(url).unwrap();
+    reader.run("begin");
+    reader.run("select count(*)::text from counts.seen");
+    it.replace_file(&counts("2.0.0", with_additions));
+    host.log().until_said("a deployment is tried again");
+    it.publish("AB");
+    assert_closed(&it.platform.until_through(COUNTS), 5, 0, 0);
+    assert_eq!(it.last_deployment()["state"], "open");
+    assert_eq!(it.columns(), "kind events");
+    drop(reader);
+    it.until_deployed("2.0.0");
+    assert_eq!(it.columns(), "kind events note");
+    it.publish("A");
+    assert_closed(&it.platform.until_through(COUNTS), 6, 0, 0);
+    let log = host.sigterm();
+    let tries = log.lines().iter().filter(|line| line.message() == "a deployment is tried again").count();
+    assert!(tries < 40, "{tries} tries: the others were kept from their locks");
+}
+
+#[test]
+fn whatever_makes_rows_other_ones_is_built_beside_the_live_generation_which_stays_right() {
+    let it = Counts::new("beside", 2, ReadModel::postgres())
+        .set(&["batch", "events"], 50)
+        .set(&["deploy", "rebuild-share"], 0.2);
+    it.publish(&"ABCD".repeat(1_000));
+    let host = it.platform.start_host("host");
+    it.platform.until_through(COUNTS);
+    type Edit = fn(&mut Value);
+    let other: [(Edit, &str); 5] = [
+        (|declared| declared["revision"] = json!(2), "its revision is 2, and was 1"),
+        (
+            |declared| {
+                let gate = json!({"name": "gate.v1", "statements": ["count"]});
+                declared["topics"].as_array_mut().unwrap().push(gate);
+            },
+            "its topics are gate.v1, hostile.events.v1, and were hostile.events.v1",
+        ),
+        (
+            |declared| {
+                let new = json!({"name": "new", "type": "int64"});
+                declared["tables"][0]["columns"].as_array_mut().unwrap().push(new);
+                let set = json!({"column": "new"});
+                declared["statements"][0]["set"].as_array_mut().unwrap().push(set);
+            },
+            "seen.new is new, and may not be null",
+        ),
+        (|declared| *declared = renamed(declared), "it has no column seen.events any more"),
+        (
+            |declared| declared["tables"][0]["lineage"] = json!(true),
+            "it changes whether the rows of seen have lineage",
+        ),
+    ];
+    for (edit, reason) in other {
+        let planned = it.platform.ask(&["plan", &it.file(&counts("2.0.0", edit))]);
+        assert_eq!(planned["change"], "anew", "{planned:#}");
+        assert!(planned["reasons"].to_string().contains(reason), "{planned:#}");
+        assert_eq!(planned["replay"]["events"], 4_000);
+    }
+    it.deploy(&counts("2.0.0", revision(2)));
+    let verdict = it.last_deployment()["verdict"].to_string();
+    assert!(verdict.contains("generation 2: its revision is 2, and was 1"), "{verdict}");
+    let building = eventually("it is being built", || {
+        let beside = status(&it.platform, COUNTS)["beside"][0].clone();
+        let rate = beside["building"]["events_per_second"].as_f64().unwrap_or_default();
+        if rate > 0.0 && beside["fresh"] == false { Ok(beside) } else { Err(beside) }
+    });
+    assert_eq!((&building["role"], &building["generation"]), (&json!("building"), &json!(2)));
+    assert!(building["building"]["remaining_seconds"].as_f64().unwrap() > 0.0, "{building:#}");
+    // The live one is not kept waiting.
+    it.publish("ABCD");
+    let live = it.platform.until_through(COUNTS);
+    assert_closed(&live, 4_004, 0, 0);
+    assert_eq!((live.generation, &*live.version), (1, "1.0.0"));
+    assert!(!live.beside[0].fresh, "what was built was through too soon to prove anything");
+    // One that is given up for another.
+    it.platform.ask(&["rebuild", COUNTS]);
+    let beside = status(&it.platform, COUNTS)["beside"].clone();
+    assert_eq!(beside.as_array().unwrap().len(), 1, "{beside:#}");
+    assert_eq!((&beside[0]["generation"], &beside[0]["version"]), (&json!(3), &json!("1.0.0")));
+    let schemas = it.platform.read_model().query(
+        "select schema_name::text from information_schema.schemata where schema_name like 'counts%' order by 1",
+    );
+    let schemas: Vec<_> = schemas.into_iter().flatten().flatten().collect();
+    assert_eq!(schemas, ["counts", "counts_g1", "counts_g3"]);
+    host.sigterm();
+}
+
+/// `events` under another name.
+fn renamed(declared: &Value) -> Value {
+    serde_json::from_str(&declared.to_string().replace("\"events\"", "\"number\"")).unwrap()
+}
+
+#[test]
+fn generations_are_compared_at_one_vector_while_events_flow_in() {
+    let platform = Platform::new("compared", &[SALES_BY_COUNTRY], ReadModel::postgres());
+    platform.create_topics(3);
+    let mut records = platform.workload(seed(4_101), 60_000).records();
+    platform.publish(&records.by_ref().take(3_000).collect::<Vec<_>>());
+    let records: Vec<Record> = records.collect();
+    let host = platform.start_host("host");
+    platform.until_fresh();
+    platform.ask(&["rebuild", SALES_BY_COUNTRY]);
+    until_beside_is_fresh(&platform, SALES_BY_COUNTRY);
+    let load = Load::of(&platform, records.into_iter());
+    let began = Instant::now();
+    let diff = platform.ask(&["diff", SALES_BY_COUNTRY]);
+    println!("compared in {:?}", began.elapsed());
+    let table = &diff["tables"][0];
+    assert!(table["rows_old"].as_i64().unwrap() > 0 && table["rows_old"] == table["rows_new"], "{diff:#}");
+    // Whoever compares and dies holds nobody for long.
+    platform.command_killed_at("held", &["diff", SALES_BY_COUNTRY]);
+    let read = |sql: &str| platform.read_model().query(sql);
+    let held = "select (extract(epoch from hold_until - now()))::float8::text from projector.generation
+                where hold_until is not null";
+    let left: Vec<f64> =
+        read(held).into_iter().flatten().flatten().map(|left| left.parse().unwrap()).collect();
+    assert!(left.len() == 2 && left.iter().all(|left| *left <= 5.0), "{left:?}");
+    let offsets = "select sum(next_offset)::text from projector.checkpoint group by generation_id order by generation_id";
+    let before = read(offsets);
+    eventually("both go on", || {
+        let now = read(offsets);
+        let ahead = |at: usize| {
+            now[at][0].as_ref().unwrap().parse::<i64>().unwrap()
+                > before[at][0].as_ref().unwrap().parse::<i64>().unwrap()
+        };
+        if ahead(0) && ahead(1) { Ok(()) } else { Err(now) }
+    });
+    load.end();
+    platform.assert_sales_are_right();
+    until_beside_is_fresh(&platform, SALES_BY_COUNTRY);
+    platform.ask(&["diff", SALES_BY_COUNTRY]);
+    // And what it was compared with is right as well.
+    platform.ask(&["promote", SALES_BY_COUNTRY]);
+    assert_eq!(live_generation(&platform, SALES_BY_COUNTRY), 2);
+    platform.assert_sales_are_right();
+    host.sigterm();
+}
+
+#[test]
+fn a_difference_is_shown_keeps_a_promotion_off_and_can_be_expected() {
+    for read_model in [ReadModel::postgres(), ReadModel::sqlite()] {
+        let it = Counts::new("differs", 2, read_model);
+        it.publish("ABCABB");
+        let host = it.platform.start_host("host");
+        it.platform.until_through(COUNTS);
+        it.deploy(&counting("2.0.0", 2, revision(2)));
+        until_beside_is_fresh(&it.platform, COUNTS);
+        let (code, diff, said) = it.platform.command(&["diff", COUNTS, "--output", "json"]);
+        assert_eq!(code, 1, "{said}");
+        let table = &diff["tables"][0];
+        assert_eq!((&table["differ"], &table["by_column"]), (&json!(1), &json!({"events": 1})), "{said}");
+        let sample = json!({"key": {"kind": 1}, "kind": "differs", "columns": {"events": [3, 6]}});
+        assert_eq!(table["samples"], json!([sample]));
+        it.platform.ask(&["diff", COUNTS, "--expect", "seen.events"]);
+        it.platform.ask(&["diff", COUNTS, "--expect", "seen"]);
+        assert_refused(
+            &it.platform,
+            &["diff", COUNTS, "--expect", "seen.evants"],
+            "did you mean `seen.events`",
+        );
+        assert_refused(&it.platform, &["promote", COUNTS], "differs from the live one");
+        assert_refused(&it.platform, &["promote", COUNTS, "--force"], "--reason");
+        assert_eq!(it.total_at("counts"), 6);
+        it.platform.ask(&["promote", COUNTS, "--force", "--reason", "B counts twice now"]);
+        assert_eq!(it.total_at("counts"), 9);
+        let last = it.last_deployment();
+        assert_eq!((&last["action"], &last["reason"]), (&json!("promote"), &json!("B counts twice now")));
+        it.publish("B");
+        let through = it.platform.until_through(COUNTS);
+        assert_eq!((through.generation, it.total_at("counts")), (2, 11));
+        host.sigterm();
+    }
+}
+
+#[test]
+fn readers_see_no_step_back_through_rebuild_promotion_and_rollback_under_load() {
+    let it = Counts::new("no-step-back", 4, ReadModel::postgres()).set(&["lanes"], 2);
+    it.publish("ABCDE");
+    let host = it.platform.start_host("host");
+    it.platform.until_through(COUNTS);
+    let (load, readers) =
+        (it.load(), Readers::of(it.platform.read_model(), "select * from counts.seen where kind >= 0"));
+    it.platform.ask(&["rebuild", COUNTS]);
+    let promoted = eventually_done(&it.platform, &["promote", COUNTS]);
+    println!("promoted: {promoted}");
+    assert_eq!((&promoted["generation"], &promoted["replaced"]), (&json!(2), &json!(true)));
+    assert_eq!(live_generation(&it.platform, COUNTS), 2);
+    let rolled_back = it.platform.ask(&["rollback", COUNTS]);
+    assert_eq!(rolled_back["deployment"]["generation"], 1, "{rolled_back:#}");
+    assert_eq!(live_generation(&it.platform, COUNTS), 1);
+    it.platform.ask(&["promote", COUNTS]);
+    let published = load.end() + 5;
+    println!("{published} events");
+    assert_closed(&it.platform.until_through(COUNTS), published, 0, 0);
+    until_beside_is_fresh(&it.platform, COUNTS);
+    readers.end();
+    for schema in ["counts", "counts_g1", "counts_g2"] {
+        assert_eq!(it.total_at(schema), published as i64, "{schema}");
+    }
+    host.sigterm();
+}
+
+#[test]
+fn another_list_of_columns_is_served_beside_the_old_one_until_that_is_retired() {
+    let it = Counts::new("other-columns", 2, ReadModel::postgres())
+        .set(&["batch", "events"], 20)
+        .set(&["deploy", "rebuild-share"], 0.02);
+    it.publish(&"AB".repeat(1_000));
+    let host = it.platform.start_host("host");
+    it.platform.until_through(COUNTS);
+    it.deploy(&counts("2.0.0", |declared| *declared = renamed(declared)));
+    let promote = ["promote", COUNTS];
+    let forced = ["promote", COUNTS, "--force", "--reason", "in a hurry"];
+    assert_refused(&it.platform, &promote, "has not come to the end of its topics yet");
+    // Nothing makes readers see a step back.
+    assert_refused(&it.platform, &forced, "readers would see a step back");
+    host.sigterm();
+    let it = it.set(&["deploy", "rebuild-share"], 1.0);
+    let host = it.platform.start_host("unhurried");
+    until_beside_is_fresh(&it.platform, COUNTS);
+    eventually("it is known to be caught up", || {
+        let known = "select caught_up_at is not null from projector.generation where number = 2";
+        let known = it.platform.read_model().query(&format!("select ({known})::text"));
+        if known[0][0].as_deref() == Some("true") { Ok(()) } else { Err(known) }
+    });
+    // Whoever dies in the middle of it changes nothing.
+    it.platform.command_killed_at("before-promote", &promote);
+    assert_eq!((live_generation(&it.platform, COUNTS), it.columns().as_str()), (1, "kind events"));
+    it.publish("AB");
+    assert_closed(&it.platform.until_through(COUNTS), 2_002, 0, 0);
+    let promoted = eventually_done(&it.platform, &promote);
+    assert_eq!((&promoted["readers"], &promoted["replaced"]), (&json!("counts_v2"), &json!(false)));
+    it.publish("AB");
+    let through = it.platform.until_through(COUNTS);
+    until_beside_is_fresh(&it.platform, COUNTS);
+    assert_eq!((through.generation, &*through.beside[0].role), (2, "warm"));
+    assert_eq!((it.total_at("counts"), it.sum_at("counts_v2", "number")), (2_004, 2_004));
+    // The same switch back, and forth.
+    it.platform.ask(&["rollback", COUNTS]);
+    assert_eq!(live_generation(&it.platform, COUNTS), 1);
+    it.platform.ask(&["rollback", COUNTS]);
+    assert_eq!(live_generation(&it.platform, COUNTS), 2);
+    it.platform.ask(&["retire", COUNTS, "--reason", "nobody reads it"]);
+    it.publish("A");
+    it.platform.until_through(COUNTS);
+    assert_eq!(it.sum_at("counts_v2", "number"), 2_005);
+    let schemas = it.platform.read_model().query(
+        "select schema_name::text from information_schema.schemata where schema_name like 'counts%' order by 1",
+    );
+    let schemas: Vec<_> = schemas.into_iter().flatten().flatten().collect();
+    assert_eq!(schemas, ["counts_g2", "counts_v2"]);
+    host.sigterm();
+}
+
+/// Writes one column from two topics: which of them was last shows.
+fn last() -> Vec<u8> {
+    let mut declared: Value = serde_json::from_str(&descriptor("last")).unwrap();
+    let topics = ["hostile.events.v1", ORDER_CONFIRMED];
+    declared["topics"] = topics.iter().map(|topic| json!({"name": topic, "statements": ["count"]})).collect();
+    declared["statements"][0]["set"] = json!([{"column": "events"}]);
+    declared["lookups"] = json!([]);
+    let mut guest = Guest::describing(&declared.to_string());
+    let answer = guest.changes(&[(0, &[Argument::Int64(1), Argument::Int64(1)])]);
+    guest.project(&format!("(i32.const {answer})")).component()
+}
+
+#[track_caller]
+fn until_not_promoted(host: &Host, projection: &str, why: &str) {
+    host.log().wait_for(&format!("that {projection} is not promoted"), |line: &Line| {
+        line.message().starts_with("not promoted")
+            && line.field("projection") == projection
+            && line.field("reason").contains(why)
+    });
+}
+
+#[track_caller]
+fn until_live(platform: &Platform, generation: i64) {
+    eventually(&format!("generation {generation} is live"), || match live_generation(platform, COUNTS) {
+        live if live == generation => Ok(()),
+        other => Err(other),
+    });
+}
+
+#[test]
+fn a_generation_is_promoted_by_itself_when_fresh_or_when_equal() {
+    for read_model in [ReadModel::postgres(), ReadModel::sqlite()] {
+        let it = Counts::new("by-itself", 2, read_model).set(&["deploy", "promote"], "when-fresh");
+        std::fs::write(it.plugins.directory().join("last.wasm"), last()).unwrap();
+        it.publish("ABC");
+        let host = it.platform.start_host("when-fresh");
+        it.platform.until_through(COUNTS);
+        it.platform.until_through("last");
+        it.deploy(&counting("2.0.0", 2, revision(2)));
+        until_live(&it.platform, 2);
+        assert_eq!(it.total_at("counts"), 4);
+        assert_eq!(it.last_deployment()["asked_by"], "the host");
+        host.sigterm();
+
+        let it = it.set(&["deploy", "promote"], "when-equal");
+        let host = it.platform.start_host("when-equal");
+        it.platform.ask(&["rebuild", "last"]);
+        it.deploy(&counting("3.0.0", 3, revision(3)));
+        until_not_promoted(&host, COUNTS, "differs from the live one");
+        until_not_promoted(&host, "last", "depend on the order between partitions");
+        it.deploy(&counting("4.0.0", 2, revision(4)));
+        until_live(&it.platform, 4);
+        assert_eq!((it.total_at("counts"), live_generation(&it.platform, "last")), (4, 1));
+        host.sigterm();
+    }
+}
+
+#[test]
+fn a_rebuild_goes_on_where_its_host_was_killed() {
+    for read_model in [ReadModel::postgres(), ReadModel::sqlite()] {
+        let it = Counts::new("killed-rebuild", 2, read_model).set(&["batch", "events"], 50);
+        it.publish(&"ABCD".repeat(500));
+        let host = it.platform.start_host_with("first", "");
+        it.platform.until_through(COUNTS);
+        host.signal(Signal::KILL);
+        let victim = it.platform.start_host_with("victim", "counts:before-commit=kill@12");
+        it.platform.ask(&["rebuild", COUNTS]);
+        victim.until_killed_at("before-commit");
+        let beside = status(&it.platform, COUNTS)["beside"][0].clone();
+        let read = beside["counters"]["read"].as_i64().unwrap();
+        assert!(read > 0 && read < 2_000, "{read}");
+        it.publish("A");
+        let survivor = it.platform.start_host("survivor");
+        let beside = until_beside_is_fresh(&it.platform, COUNTS);
+        assert_eq!(beside["counters"]["applied"], 2_001);
+        assert_closed(&it.platform.until_through(COUNTS), 2_001, 0, 0);
+        it.platform.ask(&["diff", COUNTS]);
+        assert_eq!(it.total_at("counts_g2"), 2_001);
+        survivor.sigterm();
+    }
+}
+
+/// What a rebuild costs the live generation. Printed, and not asserted: it is the machine's word.
+#[test]
+fn a_rebuild_leaves_the_live_generation_its_pace() {
+    const BURST: usize = 8_000;
+    let platform = Platform::new("pace", &[SALES_BY_COUNTRY], ReadModel::postgres());
+    platform.create_topics(4);
+    let topic = platform.topic(ORDER_CONFIRMED);
+    let mut orders =
+        platform.workload(seed(4_102), 120_000).records().filter(move |record| record.topic == topic);
+    let mut next = |events: usize| orders.by_ref().take(events).collect::<Vec<Record>>();
+    platform.publish(&next(24_000));
+    let mut published = 24_000_i64;
+    let host = platform.start_host("alone");
+    platform.until_fresh();
+    let mut burst = |platform: &Platform| {
+        let records = next(BURST);
+        assert_eq!(records.len(), BURST, "there are too few events for this test");
+        let began = Instant::now();
+        platform.publish(&records);
+        published += BURST as i64;
+        eventually("the live generation is through", || {
+            let read: i64 = platform.read_model().checkpoints(SALES_BY_COUNTRY).values().sum();
+            if read == published { Ok(()) } else { Err(read) }
+        });
+        BURST as f64 / began.elapsed().as_secs_f64()
+    };
+    burst(&platform);
+    let alone = burst(&platform);
+    host.sigterm();
+    let mut platform = platform;
+    for share in [0.5, 0.1] {
+        platform = platform.set(&["deploy", "rebuild-share"], share);
+        let host = platform.start_host("beside");
+        platform.until_fresh();
+        platform.ask(&["rebuild", SALES_BY_COUNTRY]);
+        eventually("it is being built", || {
+            let read = status(&platform, SALES_BY_COUNTRY)["beside"][0]["counters"]["read"].as_i64();
+            if read.unwrap_or_default() > 0 { Ok(()) } else { Err(read) }
+        });
+        let beside = burst(&platform);
+        let left = status(&platform, SALES_BY_COUNTRY)["beside"][0]["lag"].clone();
+        println!(
+            "live alone {alone:.0} events/s; beside a rebuild of share {share} {beside:.0} ({:.2}); left to it: {left}",
+            beside / alone
+        );
+        platform.ask(&["retire", SALES_BY_COUNTRY]);
+        host.sigterm();
+    }
+    let host = platform.start_host("end");
+    platform.assert_sales_are_right();
+    host.sigterm();
+}
