@@ -18,7 +18,15 @@ pub struct Identity {
     pub cluster_id: Option<String>,
 }
 
+/// What stands for the cluster where the log is a file. No cluster has such an id.
+pub const FILE: &str = "file";
+
 impl Identity {
+    /// A file, by the SHA-256 of all that is in it.
+    pub fn of_file(sha256: &str) -> Self {
+        Self { topic_id: Some(sha256.to_owned()), cluster_id: Some(FILE.to_owned()) }
+    }
+
     /// Whether these are two logs. An unknown id on either side proves nothing.
     pub fn differs_from(&self, other: &Identity) -> bool {
         let differ = |one: &Option<String>, other: &Option<String>| matches!((one, other), (Some(one), Some(other)) if one != other);

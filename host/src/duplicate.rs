@@ -44,12 +44,12 @@ pub struct Ids {
 }
 
 impl Ids {
-    /// Empty where no topic declares an id.
-    pub fn of(contract: &Contract, batch: &[Delivery]) -> Self {
+    /// Empty where no topic declares an id. `topics`: the physical ones, in the order of the contract's.
+    pub fn of(contract: &Contract, topics: &[Arc<str>], batch: &[Delivery]) -> Self {
         if contract.topics.iter().all(|topic| topic.event_id.is_none()) {
             return Self::default();
         }
-        batch.iter().map(|delivery| id(contract, &delivery.event)).collect()
+        batch.iter().map(|delivery| id(contract, topics, &delivery.event)).collect()
     }
 
     /// In the order of the events.
@@ -95,7 +95,7 @@ impl FromIterator<Option<EventId>> for Ids {
     }
 }
 
-fn id(contract: &Contract, event: &Event) -> Option<EventId> {
+fn id(contract: &Contract, topics: &[Arc<str>], event: &Event) -> Option<EventId> {
     let declared = contract.topics[usize::from(event.topic)].event_id.as_ref()?;
     let written = match &declared.source {
         IdSource::Header(name) => {
@@ -106,7 +106,7 @@ fn id(contract: &Contract, event: &Event) -> Option<EventId> {
     let digest = Sha256::digest(&written);
     let mut hash = [0; 16];
     hash.copy_from_slice(&digest[..16]);
-    Some(EventId { topic: event.position.partition.topic.clone(), hash })
+    Some(EventId { topic: topics[usize::from(event.topic)].clone(), hash })
 }
 
 /// A text or number at the top level of a JSON object, as it is written there.

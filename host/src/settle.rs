@@ -135,7 +135,7 @@ impl Settler {
         attempt: &mut Attempt,
     ) -> Result<(Vec<Advance>, Flood), ProjectError> {
         let contract = &*self.deployment.contract;
-        let ids = Ids::of(contract, batch);
+        let ids = Ids::of(contract, &self.deployment.topics, batch);
         let mut tx = self.store.begin(&self.deployment).await?;
         let park = self.failures.policy == Policy::ParkKey;
         let mut keys = Keys { park, ..Keys::default() };

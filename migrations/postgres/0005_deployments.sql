@@ -31,7 +31,7 @@ alter table projector.component add column signature text;
 create table projector.deployment (
     id         bigint generated always as identity primary key,
     projection text not null references projector.projection,
-    action     text not null check (action in ('deploy', 'rollback', 'rebuild', 'revert', 'promote', 'stop', 'start', 'retire', 'drop')),
+    action     text not null check (action in ('deploy', 'rollback', 'rebuild', 'backfill', 'revert', 'promote', 'stop', 'start', 'retire', 'drop')),
     digest     text references projector.component,
     source     text not null check (source in ('directory', 'command', 'host')),
     asked_by   text not null,

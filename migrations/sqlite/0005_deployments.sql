@@ -32,7 +32,7 @@ alter table projector_component add column signature text;
 create table projector_deployment (
     id         integer primary key autoincrement,
     projection text not null references projector_projection,
-    action     text not null check (action in ('deploy', 'rollback', 'rebuild', 'revert', 'promote', 'stop', 'start', 'retire', 'drop')),
+    action     text not null check (action in ('deploy', 'rollback', 'rebuild', 'backfill', 'revert', 'promote', 'stop', 'start', 'retire', 'drop')),
     digest     text references projector_component,
     source     text not null check (source in ('directory', 'command', 'host')),
     asked_by   text not null,

@@ -72,17 +72,17 @@ pub(super) struct Rebuild {
 
 /// What is waited for, and kept.
 #[derive(Debug, clap::Args)]
-struct Waited {
+pub(super) struct Waited {
     #[command(flatten)]
-    asked: AskedArgument,
+    pub(super) asked: AskedArgument,
     /// Why, if that is worth keeping.
     #[arg(long)]
-    reason: Option<String>,
+    pub(super) reason: Option<String>,
     /// How long to wait for the hosts. It stays asked for after that.
     #[arg(long, default_value = "2m", value_parser = humantime::parse_duration, value_name = "TIME")]
-    timeout: Duration,
+    pub(super) timeout: Duration,
     #[arg(long, value_enum, default_value = "text")]
-    output: Output,
+    pub(super) output: Output,
 }
 
 /// Show what became of a projection, newest first: versions, generations, who asked, and why.
@@ -99,7 +99,7 @@ pub(super) struct History {
     output: Output,
 }
 
-fn progress(words: &str) {
+pub(super) fn progress(words: &str) {
     eprintln!("{words}");
 }
 

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod backfill;
 mod component;
 mod control;
 mod deploy;
@@ -44,6 +45,7 @@ enum Command {
     Rollback(deploy::Rollback),
     History(deploy::History),
     Rebuild(deploy::Rebuild),
+    Backfill(backfill::Arguments),
     Diff(generations::DiffArguments),
     Promote(generations::Promote),
     Retire(generations::Retire),
@@ -151,6 +153,7 @@ pub fn main() -> ExitCode {
         Command::Rollback(rollback) => rollback.run(),
         Command::History(history) => history.run(),
         Command::Rebuild(rebuild) => rebuild.run(),
+        Command::Backfill(arguments) => backfill::run(arguments),
         Command::Diff(arguments) => arguments.run(),
         Command::Promote(promote) => promote.run(),
         Command::Retire(retire) => retire.run(),

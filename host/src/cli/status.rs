@@ -91,13 +91,14 @@ fn print(projection: &ProjectionStatus) {
         "",
     ]);
     for partition in &projection.partitions {
+        let seen = partition.visibility;
         table.add_row([
             partition.topic.clone(),
             partition.partition.to_string(),
             partition.checkpoint.map_or("-".into(), |checkpoint| checkpoint.to_string()),
-            partition.visibility.log_end.to_string(),
-            partition.visibility.lag.to_string(),
-            partition.visibility.freshness_ms.map_or("?".into(), seconds),
+            seen.map_or("-".into(), |seen| seen.log_end.to_string()),
+            seen.map_or("-".into(), |seen| seen.lag.to_string()),
+            seen.map_or("-".into(), |seen| seen.freshness_ms.map_or("?".into(), seconds)),
             partition.counters.dead.to_string(),
             remark(partition),
         ]);
@@ -107,7 +108,7 @@ fn print(projection: &ProjectionStatus) {
 }
 
 fn remark(partition: &PartitionStatus) -> String {
-    match (&partition.paused, partition.visibility.open_transaction_ms) {
+    match (&partition.paused, partition.visibility.and_then(|seen| seen.open_transaction_ms)) {
         (Some(reason), _) => format!("PAUSED: {reason}"),
         (None, Some(age)) => format!("a producer's transaction has been open for {}", seconds(age)),
         (None, None) => String::new(),

@@ -42,6 +42,7 @@ pub async fn compare(
         let checked = standing.descriptor.clone().check();
         checked.map_err(|problems| StoreError::Unusable(format!("a stored descriptor: {problems}")))
     };
+    new.is_fed()?;
     let contracts = (contract(old)?, contract(new)?);
     let both = [old.generation.id, new.generation.id];
     let snapshot = at_one_vector(store, old, new).await;

@@ -1,5 +1,6 @@
 //! From a file to the version that runs: what its tables need (`layout`), where it goes (here).
 
+pub mod backfill;
 pub mod compare;
 pub mod layout;
 pub mod promote;
@@ -42,7 +43,7 @@ pub fn target(
         Fit::Anew(reasons) => Err(reasons),
     };
     let candidates: Vec<&Standing> = match action {
-        Action::Rebuild => {
+        Action::Rebuild | Action::Backfill => {
             return Target::Anew { reasons: vec!["an operator asked for it".to_owned()], instead_of };
         }
         Action::Rollback => vec![live],

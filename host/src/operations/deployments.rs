@@ -80,8 +80,8 @@ pub struct Replay {
 }
 
 /// A file that could be deployed, and who vouches for it.
-struct Candidate {
-    plugin: Plugin,
+pub(super) struct Candidate {
+    pub(super) plugin: Plugin,
     bytes: Vec<u8>,
     signature: Option<String>,
     signer: Signer,
@@ -313,7 +313,7 @@ pub async fn rebuild(
 }
 
 /// A component that the store has. Its owner vouched for it.
-async fn stored(
+pub(super) async fn stored(
     config: &Config,
     executable: PathBuf,
     store: &dyn Store,
@@ -334,7 +334,7 @@ async fn stored(
     Ok(Candidate { plugin, bytes: stored.bytes, signature, signer })
 }
 
-async fn propose(
+pub(super) async fn propose(
     store: &dyn Store,
     candidate: &Candidate,
     action: Action,

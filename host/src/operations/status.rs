@@ -1,7 +1,7 @@
 //! How every projection stands, from the store and the log: it needs no running host, and shows
 //! the projections of a dead one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -72,8 +72,9 @@ pub struct PartitionStatus {
     pub partition: i32,
     /// The next offset to read; absent before the partition was first granted to a host.
     pub checkpoint: Option<i64>,
+    /// Absent for what is no log: a file that it was fed from.
     #[serde(flatten)]
-    pub visibility: Visibility,
+    pub visibility: Option<Visibility>,
     pub counters: Counters,
     pub paused: Option<Trouble>,
 }
@@ -136,7 +137,14 @@ async fn of_projection(
     let created_ms = projection.created_at / 1_000;
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
     let partitions: Vec<Partition> = asked.iter().map(|(partition, ..)| partition.clone()).collect();
-    let visible = visibility(log, asked, now_ms).await?;
+    let mut visible: Vec<Option<Visibility>> =
+        visibility(log, asked, now_ms).await?.into_iter().map(Some).collect();
+    // What was read from elsewhere is in the books as well.
+    let of_log: HashSet<&Partition> = partitions.iter().collect();
+    let elsewhere = stored.values().map(|state| Partition::new(state.topic.as_str(), state.partition));
+    let elsewhere: Vec<Partition> = elsewhere.filter(|partition| !of_log.contains(partition)).collect();
+    let partitions: Vec<Partition> = partitions.iter().cloned().chain(elsewhere).collect();
+    visible.resize(partitions.len(), None);
     let mut counters = Counters::default();
     let [mut ignored_by_code, mut dead_by_code, mut skipped_by_code] = [const { BTreeMap::new() }; 3];
     let mut statuses: Vec<PartitionStatus> = Vec::new();
@@ -158,16 +166,17 @@ async fn of_projection(
             paused: state.and_then(|state| state.paused),
         });
     }
-    let lag: i64 = statuses.iter().map(|status| status.visibility.lag).sum();
+    let visible = || statuses.iter().filter_map(|status| status.visibility);
+    let lag: i64 = visible().map(|visible| visible.lag).sum();
     let seconds = (now_ms - created_ms).max(1) as f64 / 1_000.0;
     let building = (projection.role == Role::Building).then(|| {
         let rate = counters.read as f64 / seconds;
         Progress { events_per_second: rate, remaining_seconds: (rate > 0.0).then(|| lag as f64 / rate) }
     });
-    let behind = || statuses.iter().filter(|status| status.visibility.lag > 0);
+    let behind = || visible().filter(|visible| visible.lag > 0);
     let freshness_ms = match behind().count() {
         0 => Some(0),
-        _ => behind().filter_map(|status| status.visibility.freshness_ms).max(),
+        _ => behind().filter_map(|visible| visible.freshness_ms).max(),
     };
     Ok(ProjectionStatus {
         name: projection.name,

@@ -12,6 +12,7 @@ use super::diff::{
 };
 use super::names::{DELETED, quote};
 use super::{Generation, StoreError};
+use crate::checkpoint::FILE;
 use crate::event::{Partition, Position, as_json};
 
 /// What a store reads in a snapshot, and what it writes otherwise than the other one.
@@ -43,7 +44,8 @@ pub(super) async fn checkpoints(
     generation: &Generation,
 ) -> Result<Vec<(Partition, i64)>, StoreError> {
     let sql = format!(
-        "select topic, cast(partition as bigint), next_offset from {} where generation_id = {}
+        "select topic, cast(partition as bigint), next_offset from {}
+         where generation_id = {} and coalesce(cluster_id, '') <> '{FILE}'
          order by topic, partition",
         reader.own_table("checkpoint"),
         generation.id

@@ -80,8 +80,11 @@ pub trait Deployments: Send + Sync {
     /// Ends a hold.
     async fn let_go(&self, generations: &[i64]) -> Result<(), StoreError>;
 
-    /// Every checkpoint of a generation.
+    /// Every checkpoint of a generation in the log.
     async fn vector(&self, generation: i64) -> Result<Vector, StoreError>;
+
+    /// The file is through: from now on, hosts run the generation. `verdict`: what came of it.
+    async fn end_backfill(&self, generation: &Generation, verdict: &str) -> Result<(), StoreError>;
 
     /// Partitions in which a generation is behind another one, of topics that both read. A topic that was
     /// created anew has no offsets that could be compared.
@@ -111,6 +114,8 @@ pub enum Action {
     Rollback,
     /// All rows anew.
     Rebuild,
+    /// All rows anew, first from a file: no host runs it before the log takes over.
+    Backfill,
 }
 
 impl Action {
@@ -119,11 +124,12 @@ impl Action {
             Action::Deploy => "deploy",
             Action::Rollback => "rollback",
             Action::Rebuild => "rebuild",
+            Action::Backfill => "backfill",
         }
     }
 
     pub(super) fn from_word(word: &str) -> Result<Self, StoreError> {
-        [Action::Deploy, Action::Rollback, Action::Rebuild]
+        [Action::Deploy, Action::Rollback, Action::Rebuild, Action::Backfill]
             .into_iter()
             .find(|action| action.as_str() == word)
             .ok_or_else(|| StoreError::Unusable(format!("a deployment to {word:?}: made by a newer host?")))
@@ -287,6 +293,21 @@ pub struct Standing {
     pub readers: Option<String>,
     /// It has come to the end of its topics once.
     pub caught_up: bool,
+    /// It is fed from a file, and no host runs it.
+    pub backfilling: bool,
+}
+
+impl Standing {
+    /// Whether all that it is fed with is in it; an error: it may be shown to nobody.
+    pub(crate) fn is_fed(&self) -> Result<(), StoreError> {
+        let Generation { projection, number, .. } = &self.generation;
+        match self.backfilling {
+            false => Ok(()),
+            true => Err(StoreError::Unusable(format!(
+                "generation {number} of {projection} is fed from a file: `projector backfill {projection}` goes on with it"
+            ))),
+        }
+    }
 }
 
 #[derive(sqlx::FromRow)]
@@ -301,6 +322,7 @@ pub(super) struct StandingRow {
     pub(super) descriptor: String,
     pub(super) readers: Option<String>,
     pub(super) caught_up: bool,
+    pub(super) backfilling: bool,
 }
 
 impl StandingRow {
@@ -332,6 +354,7 @@ impl StandingRow {
             descriptor,
             readers: self.readers,
             caught_up: self.caught_up,
+            backfilling: self.backfilling,
         })
     }
 }

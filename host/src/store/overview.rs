@@ -16,6 +16,7 @@ pub(super) struct GenerationRow {
     role: String,
     created_at: i64,
     stopped: Option<String>,
+    backfilling: bool,
     active_digest: String,
     halted: Option<String>,
     halted_kind: Option<String>,
@@ -40,6 +41,10 @@ pub(super) struct CheckpointRow {
     paused: Option<String>,
     paused_kind: Option<String>,
 }
+
+/// Why no host runs a generation yet.
+const FED: &str =
+    "it is fed from a file, and runs when that is through: `projector backfill` goes on with it";
 
 /// Topic, partition, outcome, code, events.
 pub(super) type OutcomeRow = (String, i32, String, String, i64);
@@ -92,6 +97,7 @@ pub(super) fn projection(
             .stopped
             .map(|reason| format!("stopped: {reason}"))
             .or(generation.paused)
+            .or(generation.backfilling.then(|| FED.to_owned()))
             .map(|reason| Trouble::new(FailureKind::Operator, reason)))
         .or(Trouble::stored(generation.halted_kind, generation.halted)),
         impure: generation.impure,

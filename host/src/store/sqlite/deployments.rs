@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::errors::classify;
 use super::{Sqlite, tables};
+use crate::checkpoint::FILE;
 use crate::deploy::layout::Layout;
 use crate::deploy::supply::may_take_over;
 use crate::deploy::{self, Target};
@@ -306,6 +307,33 @@ impl Deployments for Sqlite {
         vector(&mut *self.pool.acquire().await.map_err(classify)?, generation).await
     }
 
+    async fn end_backfill(&self, generation: &Generation, verdict: &str) -> Result<(), StoreError> {
+        let mut tx = self.immediate().await?;
+        let ended =
+            sqlx::query("update projector_generation set backfilling = false where id = ?1 and backfilling")
+                .bind(generation.id)
+                .execute(&mut *tx)
+                .await
+                .map_err(classify)?;
+        if ended.rows_affected() == 0 {
+            let Generation { projection, number, .. } = generation;
+            return Err(StoreError::Unusable(format!(
+                "generation {number} of {projection} is fed from a file no more: somebody else ended that"
+            )));
+        }
+        sqlx::query(
+            "update projector_deployment set verdict = ?3
+             where projection = ?1 and generation = ?2 and action = 'backfill' and state = 'done'",
+        )
+        .bind(&generation.projection)
+        .bind(generation.number)
+        .bind(verdict)
+        .execute(&mut *tx)
+        .await
+        .map_err(classify)?;
+        tx.commit().await.map_err(classify)
+    }
+
     async fn behind(&self, generation: i64, other: i64) -> Result<Vec<Partition>, StoreError> {
         behind(&mut *self.pool.acquire().await.map_err(classify)?, generation, other).await
     }
@@ -322,6 +350,7 @@ impl Deployments for Sqlite {
         if new.role == Role::Live {
             return Err(StoreError::Unusable(format!("generation {} of {name} is live", generation.number)));
         }
+        new.is_fed()?;
         let behind = behind(&mut tx, new.generation.id, old.generation.id).await?;
         if !behind.is_empty() {
             let (number, partitions) = (generation.number, list(&behind));
@@ -419,6 +448,7 @@ impl Sqlite {
         .await
         .map_err(classify)?;
         let Some((action, digest)) = asked else { return Ok(None) };
+        let action = Action::from_word(&action)?;
         let had: Vec<i32> = sqlx::query_scalar(
             "select generation from projector_deployment
              where projection = ?1 and digest = ?2 and state = 'done' and generation is not null",
@@ -429,18 +459,19 @@ impl Sqlite {
         .await
         .map_err(classify)?;
         let standings = standings(&mut tx, name).await?;
-        let target = deploy::target(Action::from_word(&action)?, &standings, contract, |standing| {
+        let target = deploy::target(action, &standings, contract, |standing| {
             had.contains(&standing.generation.number)
         });
         let (generation, replaced, verdict) = match target {
-            Target::First => (create(&mut tx, contract, &digest, Role::Live).await?, None, None),
+            Target::First => (create(&mut tx, contract, &digest, Role::Live, false).await?, None, None),
             Target::Anew { reasons, instead_of } => {
                 if let Some(given_up) =
                     standings.iter().find(|standing| Some(standing.generation.id) == instead_of)
                 {
                     remove(&mut tx, given_up).await?;
                 }
-                let generation = create(&mut tx, contract, &digest, Role::Building).await?;
+                let backfilling = action == Action::Backfill;
+                let generation = create(&mut tx, contract, &digest, Role::Building, backfilling).await?;
                 let verdict = format!("generation {}: {}", generation.number, reasons.join("; "));
                 (generation, None, Some(verdict))
             }
@@ -532,7 +563,7 @@ impl Entry {
 async fn standings(connection: &mut SqliteConnection, projection: &str) -> Result<Vec<Standing>, StoreError> {
     let rows: Vec<StandingRow> = sqlx::query_as(
         "select g.id, g.projection, g.number, g.table_schema, g.role, g.layout, g.active_digest,
-           c.descriptor, g.readers, g.caught_up_at is not null as caught_up
+           c.descriptor, g.readers, g.caught_up_at is not null as caught_up, g.backfilling
          from projector_generation g join projector_component c on c.digest = g.active_digest
          where g.projection = ?1 order by g.number",
     )
@@ -545,9 +576,11 @@ async fn standings(connection: &mut SqliteConnection, projection: &str) -> Resul
 
 async fn vector(connection: &mut SqliteConnection, generation: i64) -> Result<Vector, StoreError> {
     let rows: Vec<(String, i32, i64)> = sqlx::query_as(
-        "select topic, partition, next_offset from projector_checkpoint where generation_id = ?1",
+        "select topic, partition, next_offset from projector_checkpoint
+         where generation_id = ?1 and cluster_id is not ?2",
     )
     .bind(generation)
+    .bind(FILE)
     .fetch_all(connection)
     .await
     .map_err(classify)?;
@@ -583,6 +616,7 @@ async fn create(
     contract: &Contract,
     digest: &str,
     role: Role,
+    backfilling: bool,
 ) -> Result<Generation, StoreError> {
     let name = contract.name();
     let number: i32 = sqlx::query_scalar(
@@ -597,8 +631,8 @@ async fn create(
     let readers = (role == Role::Live).then(|| schema_name(name));
     let id: i64 = sqlx::query_scalar(
         "insert into projector_generation
-           (projection, number, revision, table_schema, active_digest, role, layout, readers, created_at)
-         values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, cast(unixepoch('subsec') * 1000000 as integer)) returning id",
+           (projection, number, revision, table_schema, active_digest, role, layout, readers, backfilling, created_at)
+         values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, cast(unixepoch('subsec') * 1000000 as integer)) returning id",
     )
     .bind(name)
     .bind(number)
@@ -608,6 +642,7 @@ async fn create(
     .bind(role.as_str())
     .bind(json(&layout))
     .bind(&readers)
+    .bind(backfilling)
     .fetch_one(&mut **tx)
     .await
     .map_err(classify)?;
