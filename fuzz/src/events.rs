@@ -5,7 +5,7 @@
 //! it is a tombstone.
 
 use std::collections::HashSet;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, UNIX_EPOCH};
 
 use order_search::OrderSearch;
@@ -83,7 +83,8 @@ fn told_by_its_id(event: &Event) {
     let declared = contract.topics[usize::from(event.topic)].event_id.as_ref();
     let batch = [Delivery { event: event.clone(), epoch: 0 }, Delivery { event: event.clone(), epoch: 0 }];
 
-    let ids = Ids::of(contract, &batch);
+    let topics: Vec<Arc<str>> = contract.topics.iter().map(|topic| topic.name.as_str().into()).collect();
+    let ids = Ids::of(contract, &topics, &batch);
     let has_id = !ids.given().is_empty();
     let again = ids.duplicates(&HashSet::new());
     assert_eq!(again, [false, has_id]);

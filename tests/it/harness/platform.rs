@@ -156,8 +156,18 @@ impl Platform {
 
     /// Runs `projector` with this configuration: its exit code, and what it printed, if that is JSON.
     pub(crate) fn command(&self, arguments: &[&str]) -> (i32, serde_json::Value, String) {
+        self.command_at("", arguments)
+    }
+
+    /// With failpoints, as in `before-commit=kill@3`. Killed, it has no exit code: -1 stands for it.
+    pub(crate) fn command_at(
+        &self,
+        failpoints: &str,
+        arguments: &[&str],
+    ) -> (i32, serde_json::Value, String) {
         let output = Command::new(env!("CARGO_BIN_EXE_projector"))
             .args(arguments)
+            .env("PROJECTOR_FAILPOINTS", failpoints)
             .arg("--config")
             .arg(self.write_config())
             .output()

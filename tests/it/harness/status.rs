@@ -27,6 +27,7 @@ pub(crate) struct Projection {
     pub(crate) halted: Option<Trouble>,
     pub(crate) counters: Counters,
     pub(crate) ignored_by_code: BTreeMap<String, u64>,
+    pub(crate) skipped_by_code: BTreeMap<String, u64>,
     pub(crate) dead_letters: u64,
     pub(crate) partitions: Vec<Partition>,
 }
@@ -37,8 +38,10 @@ pub(crate) struct Partition {
     pub(crate) partition: i32,
     /// The next offset to read.
     pub(crate) checkpoint: Option<i64>,
-    /// Where a reader of committed events ends.
+    /// Where a reader of committed events ends. None of a file has these.
+    #[serde(default)]
     pub(crate) log_end: i64,
+    #[serde(default)]
     pub(crate) lag: i64,
     pub(crate) freshness_ms: Option<i64>,
     pub(crate) open_transaction_ms: Option<i64>,

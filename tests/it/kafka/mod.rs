@@ -1,6 +1,7 @@
 //! Promises that need a real Kafka. xtask knows these tests by this module's name.
 
 mod admin;
+mod backfill;
 mod boundaries;
 mod brokers;
 mod by_hand;
