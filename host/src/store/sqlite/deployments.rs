@@ -629,10 +629,14 @@ async fn create(
     let schema = generation_schema(name, number);
     let layout = Layout::of(contract);
     let readers = (role == Role::Live).then(|| schema_name(name));
+    // SQLite gives the number of a row that is gone again, and hosts know generations by it: so it is that
+    // of all generations that there ever were.
     let id: i64 = sqlx::query_scalar(
         "insert into projector_generation
-           (projection, number, revision, table_schema, active_digest, role, layout, readers, backfilling, created_at)
-         values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, cast(unixepoch('subsec') * 1000000 as integer)) returning id",
+           (id, projection, number, revision, table_schema, active_digest, role, layout, readers, backfilling, created_at)
+         values ((select max((select sum(generations) from projector_projection),
+                             (select coalesce(max(id), 0) + 1 from projector_generation))),
+           ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, cast(unixepoch('subsec') * 1000000 as integer)) returning id",
     )
     .bind(name)
     .bind(number)
