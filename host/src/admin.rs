@@ -242,7 +242,7 @@ async fn skip(
     let Skip { topic, partition, to, reason } = parse(&body)?;
     let (partition, asked) = (Partition::new(topic, partition), Asked::new(by, Some(reason)));
     let _turn = admin.turn().await;
-    Ok(Json(control::skip(&admin.config, &name, &partition, to, &asked).await?))
+    Ok(Json(control::skip(&admin.config, &name, None, &partition, to, &asked).await?))
 }
 
 #[derive(Deserialize)]

@@ -161,8 +161,8 @@ pub struct Store {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Deploy {
-    /// For how many batches of each lane a new version is on trial: where it fails and the one before does
-    /// not, that one comes back by itself.
+    /// A new version is on trial until one of its lanes committed so many batches: where it fails and the
+    /// one before does not, that one comes back by itself. 0: there is no trial.
     pub trial_batches: u64,
     /// The share of its time that a lane uses while it builds a generation beside the live one; the rest
     /// of it is left to others.

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::batch::{BatchLimits, Buffer, Delivery};
 use crate::config::Deploy;
 use crate::deploy::versions::Versions;
-use crate::event::Partition;
+use crate::event::{Partition, Position};
 use crate::failure::{FailureKind, Response, Trouble};
 use crate::outcome::Failure;
 use crate::plugin::Plugin;
@@ -38,7 +38,7 @@ const TIMEOUTS: u32 = 3;
 const LONGEST_REST: Duration = Duration::from_secs(10);
 /// Times that a batch may wait for a lock in vain before the status tells.
 const LOCK_TIMEOUTS: u32 = 3;
-/// How often it is looked whether a hold is over.
+/// How long what operators asked for waits while it is held.
 const HOLD_LOOK: Duration = Duration::from_millis(100);
 /// So many batches may wait while it is held at some offsets.
 const HELD_BATCHES: usize = 16;
@@ -238,7 +238,6 @@ impl Run {
             if let Some(batch) = ahead.take().or_else(|| self.take_batch()) {
                 return Ok(Some(batch));
             }
-            let is_held = self.hold.is_some();
             let retry = self.positions.next_try().or_else(|| self.next_try_to_end_it());
             let retry = retry.into_iter().chain(self.operations_again).min();
             tokio::select! {
@@ -247,8 +246,6 @@ impl Run {
                     None => return Err(Halt::Restart("the Kafka consumer ended".into())),
                 },
                 () = self.board.changed() => {}
-                // A hold that nobody ends is over after its time.
-                () = tokio::time::sleep(HOLD_LOOK), if is_held => {}
                 () = self.stop.cancelled() => {}
                 () = wait_until(retry) => {}
             }
@@ -264,9 +261,11 @@ impl Run {
         if wishes.active != *self.settler.deployment.digest {
             let next = self.versions.known(&wishes.active).filter(|next| self.can_go_on_with(next));
             let Some(next) = next else { return Err(Halt::Switch) };
-            let before = self.settler.go_over_to(next);
-            let on_trial = wishes.on_trial_against.as_deref() == Some(&*before.digest);
-            self.settler.on_trial = on_trial.then(|| OnTrial::against(&self.settler, before));
+            self.settler.go_over_to(next);
+            // It may be another one than this lane ran.
+            let before = wishes.on_trial_against.as_deref().filter(|_| self.trial_batches > 0);
+            let before = before.and_then(|digest| self.versions.known(digest));
+            self.settler.on_trial = before.map(|before| OnTrial::against(&self.settler, before));
             self.switch.began = Some(self.switch.last_commit.unwrap_or_else(Instant::now));
             self.switch.batches = 0;
             self.flood = Flood::default();
@@ -530,6 +529,20 @@ impl Run {
                 ProjectError::Trouble(trouble) => return Err(Halt::Stop(trouble)),
                 ProjectError::Timeout(position) => {
                     timeouts += 1;
+                    if timeouts == TIMEOUTS && self.is_tried_out(&position) {
+                        // Those before it are settled first.
+                        let at = batch.deliveries.iter().position(|next| next.event.position == position);
+                        match at.unwrap_or_default() {
+                            0 => {
+                                let words = "it runs longer than one event may";
+                                let failure = Failure::new(FailureKind::Timeout, "time", words);
+                                self.compare(&batch, &failure).await;
+                            }
+                            events => self.cut(&mut batch, events),
+                        }
+                        timeouts -= 1;
+                        continue;
+                    }
                     if timeouts == TIMEOUTS {
                         let reason = format!("the event at {position} ran out of time {TIMEOUTS} times");
                         return Err(Halt::Stop(Trouble::new(FailureKind::Timeout, reason)));
@@ -539,6 +552,11 @@ impl Run {
                 }
             }
         }
+    }
+
+    /// Whether the version before is to be asked about an event, and was not.
+    fn is_tried_out(&self, position: &Position) -> bool {
+        self.settler.on_trial.as_ref().is_some_and(|trial| trial.compared.as_ref() != Some(position))
     }
 
     /// A version on trial fails for a batch's first event: if the version before does not, that one is put
@@ -558,7 +576,9 @@ impl Run {
                 let reason =
                     format!("the event at {position} failed, and did not in the version before: {failure}");
                 match before.store.revert(generation, digest, to, &reason).await {
-                    Ok(_) => {
+                    // Another one is active meanwhile.
+                    Ok(false) => drop(self.board.refresh().await),
+                    Ok(true) => {
                         tracing::error!(
                             projection,
                             digest = &**digest,

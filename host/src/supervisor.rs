@@ -4,7 +4,7 @@
 //! What runs is what the stores say. Files in the plugin directory are offered to them; one that vanishes
 //! stops nothing.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -46,6 +46,7 @@ const EXPIRY: Duration = Duration::from_secs(60);
 const ROLLOUT: Duration = Duration::from_millis(500);
 /// How often it is tried to promote a generation that is to be promoted by itself.
 const PROMOTION: Duration = Duration::from_secs(2);
+const PROMOTION_AT_MOST: Duration = Duration::from_secs(300);
 
 /// A store, once it could be opened, and what is wanted of its projections.
 type Slot = Arc<Mutex<Option<(Arc<dyn Store>, Board)>>>;
@@ -85,8 +86,8 @@ enum PrepareError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Log(#[from] LogError),
-    #[error("the active component cannot run here: {0}")]
-    Version(VersionError),
+    #[error("the active component cannot run here: {error}")]
+    Version { digest: String, error: VersionError },
     #[error("the host stops")]
     Stopped,
 }
@@ -280,9 +281,10 @@ impl Host {
         };
         backoff.succeeded();
         let mut running: HashMap<i64, Running> = HashMap::new();
-        let mut tasks: JoinSet<i64> = JoinSet::new();
-        let mut rollouts: JoinSet<(i64, Result<bool, StoreError>)> = JoinSet::new();
-        let mut under_way = HashSet::new();
+        let mut tasks: JoinSet<()> = JoinSet::new();
+        let mut rollouts: JoinSet<Result<bool, StoreError>> = JoinSet::new();
+        // Which generation or deployment a task is about.
+        let (mut task_of, mut under_way) = (HashMap::new(), HashMap::new());
         while !self.stop.is_cancelled() {
             let state = board.state();
             let wanted = |wishes: &Wishes| {
@@ -294,10 +296,8 @@ impl Host {
                     let stop = self.stop.child_token();
                     let (host, id, generation) = (self.clone(), *id, wishes.generation.clone());
                     let (store, board, token) = (store.clone(), board.clone(), stop.clone());
-                    tasks.spawn(async move {
-                        host.supervise(store, board, generation, token).await;
-                        id
-                    });
+                    let task = tasks.spawn(host.supervise(store, board, generation, token));
+                    task_of.insert(task.id(), id);
                     Running { stop }
                 });
             }
@@ -306,27 +306,44 @@ impl Host {
                     running.stop.cancel();
                 }
             }
-            for open in state.open.iter().filter(|open| under_way.insert(open.id)) {
+            for open in &state.open {
+                if under_way.values().any(|id| *id == open.id) {
+                    continue;
+                }
+                let id = open.id;
                 let (store, versions, open, me) =
                     (store.clone(), self.versions.clone(), open.clone(), self.me.id);
-                rollouts.spawn(async move {
+                let task = rollouts.spawn(async move {
                     let advanced = rollout::advance(&store, &versions, me, &open).await;
                     if !matches!(advanced, Ok(true)) {
                         // What it waits for takes its time, and those that write want their locks meanwhile.
                         tokio::time::sleep(ROLLOUT).await;
                     }
-                    (open.id, advanced)
+                    advanced
                 });
+                under_way.insert(task.id(), id);
             }
             tokio::select! {
                 () = board.changed() => {}
-                Some(ended) = tasks.join_next() => match ended {
-                    Ok(id) => drop(running.remove(&id)),
-                    Err(error) => tracing::error!(%error, "a projection's task broke off"),
-                },
-                Some(advanced) = rollouts.join_next() => {
-                    if let Ok((id, advanced)) = advanced {
-                        under_way.remove(&id);
+                Some(ended) = tasks.join_next_with_id() => {
+                    let task = match ended {
+                        Ok((task, ())) => task,
+                        Err(error) => {
+                            tracing::error!(%error, "a projection's task broke off; it is begun again");
+                            error.id()
+                        }
+                    };
+                    if let Some(id) = task_of.remove(&task) {
+                        running.remove(&id);
+                    }
+                }
+                Some(advanced) = rollouts.join_next_with_id() => {
+                    let task = advanced.as_ref().map_or_else(tokio::task::JoinError::id, |(task, _)| *task);
+                    under_way.remove(&task);
+                    if let Err(error) = &advanced {
+                        tracing::error!(%error, "a deployment's task broke off; it is begun again");
+                    }
+                    if let Ok((_, advanced)) = advanced {
                         match advanced {
                             Ok(true) => drop(board.refresh().await),
                             Ok(false) => {}
@@ -346,8 +363,7 @@ impl Host {
             }
         }
         while tasks.join_next().await.is_some() {}
-        // What fails here expires.
-        let _ = store.leave(self.me.id).await;
+        board.leave().await;
     }
 
     /// Keeps one generation running until it is stopped.
@@ -388,9 +404,11 @@ impl Host {
                     let (kind, advice) = (error.kind(), error.kind().advice());
                     tracing::error!(projection = name, %error, %kind, advice, "projection refused");
                     // Another version may be another matter.
-                    let active = board.of(generation.id).map(|wishes| wishes.active);
-                    while !stop.is_cancelled()
-                        && board.of(generation.id).map(|wishes| wishes.active) == active
+                    let tried = match error {
+                        PrepareError::Version { digest, .. } => Some(digest),
+                        _ => board.of(generation.id).map(|wishes| wishes.active),
+                    };
+                    while !stop.is_cancelled() && board.of(generation.id).map(|wishes| wishes.active) == tried
                     {
                         tokio::select! {
                             () = board.changed() => {}
@@ -405,6 +423,7 @@ impl Host {
     /// Runs a projection's lanes to their end. One that stands still does so until somebody says "go on".
     async fn run_lanes(&self, prepared: Prepared, stop: &CancellationToken) -> Result<(), Halt> {
         let Prepared { lanes, together, settler, limits, board } = prepared;
+        let promoting = board.clone();
         let on = async {
             let ended = lane::run(lanes, &together).await;
             if let Err(Halt::Stop(trouble)) = &ended {
@@ -415,7 +434,7 @@ impl Host {
         tokio::select! {
             ended = on => ended,
             () = self.expire(&settler) => unreachable!("it goes on for as long as the projection"),
-            () = self.promote(&settler) => unreachable!("it goes on for as long as the projection"),
+            () = self.promote(&settler, &promoting) => unreachable!("it goes on for as long as the projection"),
         }
     }
 
@@ -469,7 +488,7 @@ impl Host {
     }
 
     /// Shows a generation that is built to readers, as soon as the platform's configuration says so.
-    async fn promote(&self, settler: &Settler) {
+    async fn promote(&self, settler: &Settler, board: &Board) {
         let (store, generation) = (&settler.store, &settler.deployment.generation);
         let name = &*generation.projection;
         let ask = match self.config.deploy_of(name).promote {
@@ -478,8 +497,12 @@ impl Host {
             config::Promote::WhenEqual => Ask::Equal,
         };
         let mut told = String::new();
+        let mut pause = PROMOTION;
         loop {
-            tokio::time::sleep(PROMOTION).await;
+            tokio::time::sleep(pause).await;
+            if board.of(generation.id).is_none_or(|wishes| wishes.role != Role::Building) {
+                continue;
+            }
             let Ok(standings) = store.standings(name).await else { continue };
             let of = |role| standings.iter().find(|standing| standing.role == role);
             let (Some(live), Some(new)) = (of(Role::Live), of(Role::Building)) else { continue };
@@ -492,7 +515,8 @@ impl Host {
                 ))),
                 false => {
                     let asked = Asked::new("the host".into(), None);
-                    promote::promote(&self.config, &**store, &self.log, (live, new), ask, &asked).await
+                    let whose = (Origin::Host, &asked);
+                    promote::promote(&self.config, &**store, &self.log, (live, new), ask, whose).await
                 }
             };
             match promoted {
@@ -500,6 +524,8 @@ impl Host {
                     tracing::info!(projection = name, generation, before, held_ms, "generation promoted");
                 }
                 Err(error) => {
+                    // Trying holds the live one for a moment.
+                    pause = (2 * pause).min(PROMOTION_AT_MOST);
                     let reason = error.to_string();
                     if reason != told {
                         tracing::warn!(projection = name, reason, "not promoted; it is tried again");
@@ -577,11 +603,12 @@ impl Host {
         let wishes = self.wait_while_paused(board, generation, stop).await?;
         let active = &*wishes.active;
         let version = |digest| self.versions.of(&**store, name, digest);
-        let plugin = version(active).await.map_err(PrepareError::Version)?;
+        let refused = |error| PrepareError::Version { digest: active.to_owned(), error };
+        let plugin = version(active).await.map_err(refused)?;
         let before = match &wishes.on_trial_against {
             // If that one cannot run here, nothing is compared.
-            Some(digest) => version(digest).await.ok(),
-            None => None,
+            Some(digest) if self.config.deploy_of(name).trial_batches > 0 => version(digest).await.ok(),
+            _ => None,
         };
         store.set_halted(generation, None).await?;
         let contract = plugin.contract.clone();
@@ -670,9 +697,11 @@ impl PrepareError {
         match self {
             PrepareError::Store(error) => error.kind(),
             PrepareError::Log(_) | PrepareError::Stopped => FailureKind::Brokers,
-            PrepareError::Version(VersionError::Store(error)) => error.kind(),
-            PrepareError::Version(VersionError::Load(error)) if error.is_ours() => FailureKind::Machine,
-            PrepareError::Version(_) => FailureKind::Component,
+            PrepareError::Version { error: VersionError::Store(error), .. } => error.kind(),
+            PrepareError::Version { error: VersionError::Load(error), .. } if error.is_ours() => {
+                FailureKind::Machine
+            }
+            PrepareError::Version { .. } => FailureKind::Component,
         }
     }
 

@@ -3,6 +3,7 @@
 //! host is there.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -38,14 +39,18 @@ pub struct Board {
     heard: Arc<watch::Sender<Arc<State>>>,
     store: Weak<dyn Store>,
     host: Attendant,
+    /// It was said that this host leaves.
+    left: Arc<AtomicBool>,
 }
 
 impl Board {
     /// Asks, and begins to ask again and again, for as long as the store is used. A store that does not
     /// answer is asked again; what was heard last holds until then.
     pub async fn open(store: &Arc<dyn Store>, host: Attendant) -> Result<Self, StoreError> {
-        let (heard, state) = watch::channel(Arc::new(ask(&**store, &host).await?));
-        let board = Self { state, heard: Arc::new(heard), store: Arc::downgrade(store), host };
+        store.attend(host.id, &host.name).await?;
+        let (heard, state) = watch::channel(Arc::new(ask(&**store).await?));
+        let (store, left) = (Arc::downgrade(store), Arc::default());
+        let board = Self { state, heard: Arc::new(heard), store, host, left };
         let asking = board.clone();
         tokio::spawn(async move {
             loop {
@@ -63,13 +68,24 @@ impl Board {
     /// Asks now.
     pub async fn refresh(&self) -> Result<(), StoreError> {
         let Some(store) = self.store.upgrade() else { return Ok(()) };
-        let state = ask(&*store, &self.host).await?;
+        if !self.left.load(Ordering::Relaxed) {
+            store.attend(self.host.id, &self.host.name).await?;
+        }
+        let state = ask(&*store).await?;
         self.heard.send_if_modified(|known| {
             let changed = **known != state;
             *known = Arc::new(state);
             changed
         });
         Ok(())
+    }
+
+    /// Says that this host is there no more. What fails here expires.
+    pub async fn leave(&self) {
+        self.left.store(true, Ordering::Relaxed);
+        if let Some(store) = self.store.upgrade() {
+            let _ = store.leave(self.host.id).await;
+        }
     }
 
     /// As it was heard last.
@@ -90,8 +106,7 @@ impl Board {
     }
 }
 
-async fn ask(store: &dyn Store, host: &Attendant) -> Result<State, StoreError> {
-    store.attend(host.id, &host.name).await?;
+async fn ask(store: &dyn Store) -> Result<State, StoreError> {
     let wishes = store.wishes().await?;
     let generations = wishes.into_iter().map(|wishes| (wishes.generation.id, wishes)).collect();
     Ok(State { generations, open: store.open_deployments().await? })

@@ -24,6 +24,8 @@ update projector.generation set readers = replace(projection, '-', '_');
 -- Until then no batch goes beyond `hold_at`, the next offset of each partition; null: none is written.
 alter table projector.generation add column hold_until timestamptz;
 alter table projector.generation add column hold_at jsonb;
+-- Whoever holds it.
+alter table projector.generation add column hold_by uuid;
 
 alter table projector.component add column signature text;
 

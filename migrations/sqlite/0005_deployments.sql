@@ -25,6 +25,8 @@ create unique index projector_generation_readers on projector_generation (reader
 -- Until then no batch goes beyond `hold_at`, the next offset of each partition; null: none is written.
 alter table projector_generation add column hold_until integer;
 alter table projector_generation add column hold_at text;
+-- Whoever holds it.
+alter table projector_generation add column hold_by blob;
 
 alter table projector_component add column signature text;
 

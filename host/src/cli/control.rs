@@ -54,6 +54,9 @@ pub(super) struct Skip {
     config: ConfigArgument,
     /// The projection's name.
     projection: String,
+    /// The generation, by its number; otherwise the live one.
+    #[arg(long)]
+    generation: Option<i32>,
     /// The partition, as `projector status` shows it: `orders/3`.
     #[arg(long, value_name = "TOPIC/NUMBER", value_parser = partition)]
     partition: Partition,
@@ -112,7 +115,8 @@ impl Skip {
     pub(super) fn run(self) -> Result<(), CliError> {
         let config = self.config.load()?;
         let asked = self.asked.because(Some(self.reason));
-        let skip = control::skip(&config, &self.projection, &self.partition, self.to, &asked);
+        let skip =
+            control::skip(&config, &self.projection, self.generation, &self.partition, self.to, &asked);
         let skipped = super::runtime()?.block_on(skip)?;
         let words = format!(
             "The checkpoint of {} was {}, and is {}: {} offsets are counted as skipped.",

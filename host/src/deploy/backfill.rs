@@ -211,7 +211,7 @@ pub fn event(line: &[u8], number: i64, topics: &Topics, value_bytes: usize) -> R
         serde_json::from_slice(line).map_err(|error| error.to_string())?;
     match (partition, offset) {
         (None, None) => {}
-        (Some(partition), Some(offset)) if partition >= 0 && offset >= 0 && offset < i64::MAX => {}
+        (Some(partition), Some(offset)) if partition >= 0 && (0..i64::MAX).contains(&offset) => {}
         (Some(_), Some(_)) => return Err("`partition` or `offset` is out of range".to_owned()),
         _ => return Err("`partition` and `offset` go together: give both, or none".to_owned()),
     }

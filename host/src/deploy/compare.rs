@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::failpoint;
 use crate::store::deployments::{Standing, Vector};
@@ -45,9 +46,10 @@ pub async fn compare(
     new.is_fed()?;
     let contracts = (contract(old)?, contract(new)?);
     let both = [old.generation.id, new.generation.id];
-    let snapshot = at_one_vector(store, old, new).await;
+    let by = Uuid::new_v4();
+    let snapshot = at_one_vector(store, old, new, by).await;
     // Whatever came of it.
-    store.let_go(&both).await?;
+    store.let_go(&both, by).await?;
     let request = DiffRequest {
         old: (&old.generation, &contracts.0),
         new: (&new.generation, &contracts.1),
@@ -62,10 +64,11 @@ async fn at_one_vector(
     store: &dyn Store,
     old: &Standing,
     new: &Standing,
+    by: Uuid,
 ) -> Result<Box<dyn Snapshot>, CompareError> {
     let both = [old.generation.id, new.generation.id];
     let deadline = Instant::now() + PATIENCE;
-    store.hold(&both, None, HOLD).await?;
+    hold(store, &both, by, None, HOLD).await?;
     failpoint::reached(failpoint::HELD, &old.generation.projection);
     let (at_old, at_new) = (store.vector(both[0]).await?, store.vector(both[1]).await?);
     let target = meeting(&at_old, &at_new);
@@ -76,7 +79,7 @@ async fn at_one_vector(
             old.generation.number, new.generation.number
         )));
     }
-    store.hold(&both, Some(&target), HOLD).await?;
+    hold(store, &both, by, Some(&target), HOLD).await?;
     let mut held = Instant::now();
     let is_there = |vector: &Vector| distance(vector, &target) == 0;
     while !(is_there(&store.vector(both[0]).await?) && is_there(&store.vector(both[1]).await?)) {
@@ -86,7 +89,7 @@ async fn at_one_vector(
             )));
         }
         if held.elapsed() > RENEWAL {
-            store.hold(&both, Some(&target), HOLD).await?;
+            hold(store, &both, by, Some(&target), HOLD).await?;
             held = Instant::now();
         }
         tokio::time::sleep(LOOK).await;
@@ -97,6 +100,20 @@ async fn at_one_vector(
         return Err(CompareError::NotYet("the generations went on before they could be compared".into()));
     }
     Ok(snapshot)
+}
+
+/// Holds generations, unless somebody else does.
+pub(super) async fn hold(
+    store: &dyn Store,
+    generations: &[i64],
+    by: Uuid,
+    at: Option<&Vector>,
+    time: Duration,
+) -> Result<(), CompareError> {
+    match store.hold(generations, by, at, time).await? {
+        true => Ok(()),
+        false => Err(CompareError::NotYet("somebody else compares or promotes it at this moment".into())),
+    }
 }
 
 /// Where two generations meet: in each partition of topics that both read, where the one is that is ahead.

@@ -101,9 +101,10 @@ impl Layout {
         self.tables.iter().find(|table| table.name == name)
     }
 
-    /// What a version needs of these tables.
-    pub fn fit(&self, offered: &Contract) -> Fit {
-        let wanted = Layout::of(offered);
+    /// What a version needs of these tables, while `active` uses them: what that one does not declare either
+    /// was added for another version, and is left.
+    pub fn fit(&self, offered: &Contract, active: &Contract) -> Fit {
+        let (wanted, used) = (Layout::of(offered), Layout::of(active));
         let mut reasons = Vec::new();
         if self.revision != wanted.revision {
             reasons.push(format!("its revision is {}, and was {}", wanted.revision, self.revision));
@@ -122,10 +123,10 @@ impl Layout {
                 None => {
                     steps.push(Step::CreateTable { table: table.name.clone() });
                 }
-                Some(laid) => laid.fit(table, &mut steps, &mut reasons),
+                Some(laid) => laid.fit(table, used.table(&table.name), &mut steps, &mut reasons),
             }
         }
-        for gone in self.tables.iter().filter(|table| wanted.table(&table.name).is_none()) {
+        for gone in used.tables.iter().filter(|table| wanted.table(&table.name).is_none()) {
             reasons.push(format!("it has no table {} any more", gone.name));
         }
         if reasons.is_empty() { Fit::InPlace(steps) } else { Fit::Anew(reasons) }
@@ -178,7 +179,13 @@ impl Layout {
 }
 
 impl LaidTable {
-    fn fit(&self, wanted: &LaidTable, steps: &mut Vec<Step>, reasons: &mut Vec<String>) {
+    fn fit(
+        &self,
+        wanted: &LaidTable,
+        used: Option<&LaidTable>,
+        steps: &mut Vec<Step>,
+        reasons: &mut Vec<String>,
+    ) {
         let table = &self.name;
         if self.key != wanted.key {
             reasons.push(format!("the key of {table} is another one"));
@@ -203,9 +210,8 @@ impl LaidTable {
                 None => reasons.push(format!("{table}.{name} is new, and may not be null")),
             }
         }
-        for gone in
-            self.columns.iter().filter(|laid| !wanted.columns.iter().any(|column| column.name == laid.name))
-        {
+        let is_gone = |used: &&Column| !wanted.columns.iter().any(|column| column.name == used.name);
+        for gone in used.iter().flat_map(|used| &used.columns).filter(is_gone) {
             reasons.push(format!("it has no column {table}.{} any more", gone.name));
         }
         // An index that is not declared any more is left: it costs writes, and harms no row.
@@ -247,7 +253,8 @@ mod tests {
     }
 
     fn fit(change: impl FnOnce(&mut Json)) -> Fit {
-        Layout::of(&contract(&descriptor())).fit(&with(change))
+        let active = contract(&descriptor());
+        Layout::of(&active).fit(&with(change), &active)
     }
 
     fn add(list: &mut Json, item: Json) {
@@ -338,7 +345,8 @@ mod tests {
             additions in proptest::collection::vec((0..3_u8, "[a-z]{1,8}"), 0..6),
         ) {
             let mut json = descriptor();
-            let mut layout = Layout::of(&contract(&json));
+            let mut active = contract(&json);
+            let mut layout = Layout::of(&active);
             for (kind, name) in additions {
                 let name = format!("x_{name}");
                 let mut next = json.clone();
@@ -355,12 +363,14 @@ mod tests {
                 let Ok(checked) = Descriptor::from_json(&next.to_string()).and_then(Descriptor::check) else {
                     continue;
                 };
-                prop_assert!(matches!(layout.fit(&checked), Fit::InPlace(_)));
+                prop_assert!(matches!(layout.fit(&checked, &active), Fit::InPlace(_)));
                 layout = layout.extended(&checked);
-                prop_assert_eq!(layout.fit(&checked), Fit::InPlace(vec![]));
+                prop_assert_eq!(layout.fit(&checked, &checked), Fit::InPlace(vec![]));
+                // One that was made for the version before, as well: it leaves what it does not know.
+                prop_assert_eq!(layout.fit(&active, &active), Fit::InPlace(vec![]));
                 let stored: Layout = serde_json::from_str(&serde_json::to_string(&layout).expect("JSON")).expect("JSON");
                 prop_assert_eq!(&stored, &layout);
-                json = next;
+                (json, active) = (next, checked);
             }
         }
     }

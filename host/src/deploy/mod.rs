@@ -37,7 +37,11 @@ pub fn target(
     let Some(live) = of(Role::Live) else { return Target::First };
     let building = of(Role::Building);
     let instead_of = building.map(|building| building.generation.id);
-    let in_place = |standing: &Standing| match standing.layout.fit(contract) {
+    let fit = |standing: &Standing| match standing.descriptor.clone().check() {
+        Ok(active) => standing.layout.fit(contract, &active),
+        Err(problems) => Fit::Anew(vec![format!("what is active is not sound: {problems}")]),
+    };
+    let in_place = |standing: &Standing| match fit(standing) {
         _ if had(standing) => Ok(Vec::new()),
         Fit::InPlace(steps) => Ok(steps),
         Fit::Anew(reasons) => Err(reasons),

@@ -6,13 +6,14 @@ use std::time::Duration;
 use projector_model::order;
 use serde::Serialize;
 use tokio::time::Instant;
+use uuid::Uuid;
 
-use super::compare::{CompareError, compare};
+use super::compare::{CompareError, compare, hold};
 use crate::config::Config;
 use crate::freshness::{Visibility, visibility};
 use crate::source::{Log, LogError};
 use crate::store::Store;
-use crate::store::deployments::{Promoted, Standing, Vector};
+use crate::store::deployments::{Origin, Promoted, Standing, Vector};
 use crate::store::diff::{Diff, Expected};
 use crate::store::operator::Asked;
 
@@ -72,7 +73,7 @@ pub async fn promote(
     log: &Log,
     (live, new): (&Standing, &Standing),
     ask: Ask,
-    asked: &Asked,
+    (origin, asked): (Origin, &Asked),
 ) -> Result<Promotion, PromoteError> {
     let (name, number) = (&*new.generation.projection, new.generation.number);
     if ask != Ask::Nothing {
@@ -91,17 +92,19 @@ pub async fn promote(
             ));
         }
     }
-    let began = Instant::now();
-    let promoted = switch(store, live, new, asked).await;
+    let topics = new.descriptor.topics.iter();
+    let topics: Vec<String> = topics.map(|topic| config.physical_topic(&topic.name).to_owned()).collect();
+    let (began, by) = (Instant::now(), Uuid::new_v4());
+    let promoted = switch(store, (live, new), &topics, by, (origin, asked)).await;
     if promoted.is_err() {
-        store.let_go(&[live.generation.id]).await?;
+        store.let_go(&[live.generation.id], by).await?;
     }
     let held_ms = began.elapsed().as_millis() as u64;
     Ok(Promotion { generation: number, before: live.generation.number, promoted: promoted?, held_ms })
 }
 
-/// Why a plugin's generations cannot be compared row by row, if they cannot: where rows depend on the order
-/// between partitions, two builds of them differ.
+/// Whether two builds of a generation hold the same rows: not where those depend on the order between
+/// partitions.
 pub fn is_comparable(standing: &Standing) -> bool {
     let contract = standing.descriptor.clone().check();
     contract.is_ok_and(|contract| order::unsettled(&contract).is_empty())
@@ -111,16 +114,17 @@ pub fn is_comparable(standing: &Standing) -> bool {
 /// transaction, in which neither moves.
 async fn switch(
     store: &dyn Store,
-    live: &Standing,
-    new: &Standing,
-    asked: &Asked,
+    (live, new): (&Standing, &Standing),
+    topics: &[String],
+    by: Uuid,
+    (origin, asked): (Origin, &Asked),
 ) -> Result<Promoted, PromoteError> {
     let deadline = Instant::now() + HOLD;
-    store.hold(&[live.generation.id], None, HOLD).await?;
+    hold(store, &[live.generation.id], by, None, HOLD).await?;
     loop {
-        let behind = store.behind(new.generation.id, live.generation.id).await?;
+        let behind = store.behind(new.generation.id, live.generation.id, topics).await?;
         if behind.is_empty() {
-            return Ok(store.promote(&new.generation, asked).await?);
+            return Ok(store.promote(&new.generation, topics, origin, asked).await?);
         }
         if Instant::now() > deadline {
             return Err(PromoteError::Refused(format!(
@@ -148,11 +152,12 @@ async fn check_fresh(
         )));
     }
     let seen = lags(config, store, log, standing).await?;
-    let old = seen.values().filter(|seen| seen.lag > 0).filter_map(|seen| seen.freshness_ms).max();
+    // An event without a time may be of any age.
+    let old =
+        seen.values().filter(|seen| seen.lag > 0).map(|seen| seen.freshness_ms.unwrap_or(i64::MAX)).max();
     match old {
         Some(age) if age > FRESH.as_millis() as i64 => Err(PromoteError::Refused(format!(
-            "generation {number} of {name} is not fresh: its oldest event that is missing is {} s old, and {} s are the most",
-            age / 1_000,
+            "generation {number} of {name} is not fresh: its oldest event that is missing is older than {} s",
             FRESH.as_secs()
         ))),
         _ => Ok(()),

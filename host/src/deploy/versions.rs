@@ -81,7 +81,7 @@ impl Versions {
         Ok(plugin)
     }
 
-    /// Who vouches for a component; an error: nobody who may.
+    /// Who vouches for a component, which may run here from then on; an error: nobody who may.
     pub fn vouched_for(
         &self,
         plugin: &Plugin,
@@ -91,7 +91,11 @@ impl Versions {
         let descriptor = &plugin.contract.descriptor;
         let signer =
             self.supply.check(&descriptor.name, &descriptor.version, &plugin.digest, bytes, signature);
-        signer.map_err(|refused| VersionError::Supply(refused.to_string()))
+        let signer = signer.map_err(|refused| VersionError::Supply(refused.to_string()))?;
+        let mut known = self.lock();
+        known.retain(|known| known.digest != plugin.digest);
+        known.push(plugin.clone());
+        Ok(signer)
     }
 
     /// Compiles and checks a component under the limits of its projection. Blocks.
@@ -119,9 +123,6 @@ impl Versions {
         if !std::ptr::eq(own, supposed) {
             plugin = under(own)?;
         }
-        let mut known = self.lock();
-        known.retain(|known| known.digest != plugin.digest);
-        known.push(plugin.clone());
         Ok(plugin)
     }
 

@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::event::Partition;
 use crate::source::Log;
 use crate::store;
+use crate::store::deployments::Role;
 use crate::store::operator::{Asked, Operation, Skipped};
 
 /// Pauses a projection on all hosts: what is in flight is settled, and nothing is begun after that.
@@ -21,6 +22,12 @@ pub async fn resume(config: &Config, name: &str, asked: &Asked) -> Result<(), Op
 async fn set_running(config: &Config, name: &str, go_on: bool, asked: &Asked) -> Result<(), OperationError> {
     let (store, _) = projection(config, name).await?;
     let set = async {
+        let mut wishes = store.wishes().await?.into_iter();
+        if go_on && wishes.any(|wishes| wishes.generation.projection == name && wishes.stopped) {
+            return Err(OperationError::Failed(format!(
+                "{name} is stopped: `projector start {name}` runs it again"
+            )));
+        }
         for standing in store.standings(name).await? {
             store.set_running(&standing.generation, go_on, asked).await?;
         }
@@ -35,6 +42,7 @@ async fn set_running(config: &Config, name: &str, go_on: bool, asked: &Asked) ->
 pub async fn skip(
     config: &Config,
     name: &str,
+    number: Option<i32>,
     partition: &Partition,
     to: i64,
     asked: &Asked,
@@ -52,9 +60,18 @@ pub async fn skip(
         Some(_) => {}
     }
     let (store, live) = projection(config, name).await?;
-    let skipped = store.skip(&live.generation, partition, to, asked).await;
+    let skipped = async {
+        let standing = match number {
+            None => live,
+            Some(_) => {
+                super::deployments::other(&*store, &live, number, &[Role::Building, Role::Warm]).await?
+            }
+        };
+        Ok(store.skip(&standing.generation, partition, to, asked).await?)
+    };
+    let skipped = skipped.await;
     store.close().await;
-    Ok(skipped?)
+    skipped
 }
 
 /// What operators asked for, newest first, of one projection or of all.

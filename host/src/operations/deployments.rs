@@ -259,12 +259,21 @@ pub async fn rollback(
         });
         if last.is_some_and(|last| last.action == "promote") {
             let standings = store.standings(name).await?;
-            let warm = standings.iter().rfind(|standing| standing.role == Role::Warm).ok_or_else(|| {
-                OperationError::Failed(format!("{name} was promoted, and no earlier generation is kept"))
-            })?;
+            // What the promotion before this one showed; before the first one, the first generation.
+            let promotions = history.iter().filter(|done| done.state == "done" && done.action == "promote");
+            let before = promotions.filter_map(|promotion| promotion.generation).nth(1);
+            let warm = (standings.iter())
+                .filter(|standing| standing.role == Role::Warm)
+                .find(|standing| before.is_none_or(|before| standing.generation.number == before))
+                .ok_or_else(|| {
+                    OperationError::Failed(format!(
+                        "{name} was promoted, and the generation before is not kept any more"
+                    ))
+                })?;
             progress(&format!("generation {} is shown to readers again", warm.generation.number));
             let log = Log::open(&config.kafka)?;
-            promote::promote(config, &*store, &log, (&live, warm), Ask::Nothing, asked).await?;
+            promote::promote(config, &*store, &log, (&live, warm), Ask::Nothing, (Origin::Command, asked))
+                .await?;
             let deployment = store.history(name, 1).await?.pop();
             return Ok(Outcome {
                 projection: name.to_owned(),
@@ -526,7 +535,7 @@ pub async fn promote(
         let new = other(&*store, &live, number, &[Role::Building, Role::Warm]).await?;
         let ask = if force { Ask::Nothing } else { Ask::Equal };
         let log = Log::open(&config.kafka)?;
-        Ok(promote::promote(config, &*store, &log, (&live, &new), ask, asked).await?)
+        Ok(promote::promote(config, &*store, &log, (&live, &new), ask, (Origin::Command, asked)).await?)
     };
     let done = done.await;
     store.close().await;
@@ -534,7 +543,7 @@ pub async fn promote(
 }
 
 /// A generation beside the live one: that of the number, or the first of these roles that there is.
-async fn other(
+pub(super) async fn other(
     store: &dyn Store,
     live: &Standing,
     number: Option<i32>,

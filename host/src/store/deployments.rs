@@ -74,11 +74,18 @@ pub trait Deployments: Send + Sync {
     async fn standings(&self, projection: &str) -> Result<Vec<Standing>, StoreError>;
 
     /// Keeps batches of these generations from going beyond `at`, or from being written at all, for no
-    /// longer than `time`. When this returns, no batch is in flight that does not know of it.
-    async fn hold(&self, generations: &[i64], at: Option<&Vector>, time: Duration) -> Result<(), StoreError>;
+    /// longer than `time`. When this returns, no batch is in flight that does not know of it. `false`:
+    /// somebody else holds one of them.
+    async fn hold(
+        &self,
+        generations: &[i64],
+        by: Uuid,
+        at: Option<&Vector>,
+        time: Duration,
+    ) -> Result<bool, StoreError>;
 
-    /// Ends a hold.
-    async fn let_go(&self, generations: &[i64]) -> Result<(), StoreError>;
+    /// Ends a hold, if it is this one's.
+    async fn let_go(&self, generations: &[i64], by: Uuid) -> Result<(), StoreError>;
 
     /// Every checkpoint of a generation in the log.
     async fn vector(&self, generation: i64) -> Result<Vector, StoreError>;
@@ -86,13 +93,24 @@ pub trait Deployments: Send + Sync {
     /// The file is through: from now on, hosts run the generation. `verdict`: what came of it.
     async fn end_backfill(&self, generation: &Generation, verdict: &str) -> Result<(), StoreError>;
 
-    /// Partitions in which a generation is behind another one, of topics that both read. A topic that was
-    /// created anew has no offsets that could be compared.
-    async fn behind(&self, generation: i64, other: i64) -> Result<Vec<Partition>, StoreError>;
+    /// Partitions of these topics in which a generation is behind another one. A topic that was created
+    /// anew has no offsets that could be compared.
+    async fn behind(
+        &self,
+        generation: i64,
+        other: i64,
+        topics: &[String],
+    ) -> Result<Vec<Partition>, StoreError>;
 
     /// Shows a generation to readers instead of the live one, which stays warm. All or nothing; refused
-    /// where readers would see a step back.
-    async fn promote(&self, generation: &Generation, asked: &Asked) -> Result<Promoted, StoreError>;
+    /// where readers would see a step back in one of these topics, which it reads.
+    async fn promote(
+        &self,
+        generation: &Generation,
+        topics: &[String],
+        origin: Origin,
+        asked: &Asked,
+    ) -> Result<Promoted, StoreError>;
 
     /// Keeps hosts from running a projection, or lets them again.
     async fn set_stopped(&self, projection: &str, stopped: bool, asked: &Asked) -> Result<(), StoreError>;
@@ -207,11 +225,12 @@ pub(super) fn report((host, name, refusal): ReportRow) -> Report {
     Report { host, name, said: Some(refusal.map_or(Ok(()), Err)) }
 }
 
-pub(super) fn open(rows: Vec<OpenRow>) -> Result<Vec<OpenDeployment>, StoreError> {
+/// What only a later host knows how to do is left to it.
+pub(super) fn open(rows: Vec<OpenRow>) -> Vec<OpenDeployment> {
     let mut open: Vec<OpenDeployment> = Vec::new();
     for (id, projection, action, digest, host, name, reported, refusal) in rows {
         if open.last().is_none_or(|last| last.id != id) {
-            let action = Action::from_word(&action)?;
+            let Ok(action) = Action::from_word(&action) else { continue };
             open.push(OpenDeployment { id, projection, action, digest, hosts: Vec::new() });
         }
         if let (Some(last), Some(host), Some(name)) = (open.last_mut(), host, name) {
@@ -219,7 +238,7 @@ pub(super) fn open(rows: Vec<OpenRow>) -> Result<Vec<OpenDeployment>, StoreError
             last.hosts.push(Report { host, name, said });
         }
     }
-    Ok(open)
+    open
 }
 
 /// Something that became of a projection, or is to.

@@ -400,6 +400,8 @@ pub(super) struct WishRow {
 pub(super) fn wishes(rows: Vec<WishRow>) -> Result<Vec<Wishes>, StoreError> {
     let mut wishes: Vec<Wishes> = Vec::new();
     for row in rows {
+        // What only a later host knows of is left to it.
+        let Ok(role) = Role::from_word(&row.role) else { continue };
         if wishes.last().is_none_or(|last| last.generation.id != row.id) {
             wishes.push(Wishes {
                 generation: Generation {
@@ -408,7 +410,7 @@ pub(super) fn wishes(rows: Vec<WishRow>) -> Result<Vec<Wishes>, StoreError> {
                     number: row.number,
                     schema: row.table_schema,
                 },
-                role: Role::from_word(&row.role)?,
+                role,
                 active: row.active_digest,
                 on_trial_against: row.on_trial_against,
                 stopped: row.is_stopped,

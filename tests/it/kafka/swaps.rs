@@ -11,7 +11,7 @@ use projector::plugin::Plugin;
 use projector::store::deployments::{Action, Origin, Proposal, Proposed};
 use projector::store::operator::Asked;
 use projector::store::{self, Component, Store};
-use projector_workload::Record;
+use projector_workload::{Publisher, Record};
 use tokio::runtime::Runtime;
 
 use super::rebalance::StopWhenDropped;
@@ -69,18 +69,14 @@ impl Deployer {
 
 /// Publishes so many events a second, for as long as it is told to; returns how many those were.
 fn publish_at_rate(platform: &Platform, records: &[Record], rate: usize, wanted: &AtomicBool) -> usize {
-    let begun = Instant::now();
-    let mut published = 0;
-    for chunk in records.chunks(rate / 20) {
-        if !wanted.load(Ordering::Relaxed) {
-            return published;
-        }
-        platform.publish(chunk);
-        published += chunk.len();
-        let due = begun + Duration::from_secs_f64(published as f64 / rate as f64);
-        thread::sleep(due.saturating_duration_since(Instant::now()));
-    }
-    panic!("the history was too short");
+    let (begun, mut published) = (Instant::now(), 0);
+    let paced = Publisher::new(platform.brokers()).pace(|record| {
+        published = record;
+        anyhow::ensure!(wanted.load(Ordering::Relaxed), "it is enough");
+        Ok(record as f64 <= begun.elapsed().as_secs_f64() * rate as f64)
+    });
+    assert!(paced.publish(records).is_err(), "the history was too short");
+    published
 }
 
 /// Milliseconds between the last commit of the version before and the first of the next one.
@@ -276,6 +272,7 @@ fn a_batch_of_the_old_version_is_not_written_once_another_one_is_active() {
     let plugins = Plugins::new(&[]).add("sales-by-country.wasm", &versions[0]);
     let platform = Platform::new("overtaken", &[SALES_BY_COUNTRY], ReadModel::postgres())
         .set(&["plugins", "directory"], plugins.path())
+        .set(&["batch", "events"], 50)
         .set(&["store", "idle-in-transaction-timeout"], "2s");
     platform.create_topics(1);
     let records: Vec<Record> = platform.workload(seed(77), 2_000).records().collect();

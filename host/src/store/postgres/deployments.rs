@@ -9,7 +9,8 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use uuid::Uuid;
 
 use super::errors::classify;
-use super::{ADVISORY_CLASS, BEGIN, Postgres, tables};
+use super::tables::{self, Addition};
+use super::{ADVISORY_CLASS, BEGIN, Postgres, fence};
 use crate::checkpoint::FILE;
 use crate::deploy::layout::{Layout, Step};
 use crate::deploy::supply::may_take_over;
@@ -27,21 +28,34 @@ use crate::store::{Generation, Installed, StoreError, list};
 /// The first argument of the lock of whoever carries a deployment out.
 const DEPLOY_CLASS: i32 = ADVISORY_CLASS + 2;
 
+/// Whoever waits for a lock on tables or views that readers use keeps those waiting that come after it: so
+/// it waits for no longer, and tries again.
+const READERS_WAIT_MS: u32 = 1_000;
+
 type Tx = sqlx::Transaction<'static, sqlx::Postgres>;
 
 #[async_trait]
 impl Deployments for Postgres {
     async fn attend(&self, host: Uuid, name: &str) -> Result<(), StoreError> {
+        let seen = sqlx::query("update projector.host set seen_at = now() where id = $1")
+            .bind(host)
+            .execute(&mut *self.connection().await?)
+            .await
+            .map_err(classify)?;
+        if seen.rows_affected() > 0 {
+            return Ok(());
+        }
         // Those that never said that they leave: nobody waits for their word any more.
-        sqlx::query(
-            "with gone as (delete from projector.host where seen_at < now() - interval '1 hour')
-             insert into projector.host (id, name) values ($1, $2) on conflict (id) do update set seen_at = now()",
-        )
-        .bind(host)
-        .bind(name)
-        .execute(&mut *self.connection().await?)
-        .await
-        .map_err(classify)?;
+        sqlx::query("delete from projector.host where seen_at < now() - interval '1 hour'")
+            .execute(&mut *self.connection().await?)
+            .await
+            .map_err(classify)?;
+        sqlx::query("insert into projector.host (id, name) values ($1, $2) on conflict do nothing")
+            .bind(host)
+            .bind(name)
+            .execute(&mut *self.connection().await?)
+            .await
+            .map_err(classify)?;
         Ok(())
     }
 
@@ -74,8 +88,16 @@ impl Deployments for Postgres {
         if let Err(refused) = may_take_over(owner.as_deref(), signer) {
             return Ok(Proposed::Foreign(refused.to_string()));
         }
+        // It may have been signed since.
+        sqlx::query("update projector.component set signature = coalesce($2, signature) where digest = $1")
+            .bind(component.digest)
+            .bind(component.signature)
+            .execute(&mut *tx)
+            .await
+            .map_err(classify)?;
         let standings = standings(&mut tx, name).await?;
-        let newest = standings.iter().rfind(|standing| standing.role != Role::Warm);
+        let is_active = (standings.iter())
+            .any(|standing| standing.role != Role::Warm && standing.active == component.digest);
         let asked_for: Option<(i64, String)> = sqlx::query_as(
             "select id, digest from projector.deployment where projection = $1 and state = 'open'",
         )
@@ -83,16 +105,12 @@ impl Deployments for Postgres {
         .fetch_optional(&mut *tx)
         .await
         .map_err(classify)?;
-        match asked_for {
-            Some((id, digest)) if digest == component.digest && *action == Action::Deploy => {
-                return Ok(Proposed::Open(id));
-            }
-            _ if *action == Action::Deploy
-                && newest.is_some_and(|newest| newest.active == component.digest) =>
-            {
-                return Ok(Proposed::Active);
-            }
-            _ => {}
+        if let Some((id, digest)) = asked_for
+            && digest == component.digest
+            && *action == Action::Deploy
+        {
+            tx.commit().await.map_err(classify)?;
+            return Ok(Proposed::Open(id));
         }
         let had: bool = sqlx::query_scalar(
             "select exists (select from projector.deployment where projection = $1 and digest = $2 and state = 'done')",
@@ -102,8 +120,14 @@ impl Deployments for Postgres {
         .fetch_one(&mut *tx)
         .await
         .map_err(classify)?;
-        if had && *origin == Origin::Directory {
-            return Ok(Proposed::Had);
+        let known = match action {
+            Action::Deploy if is_active => Some(Proposed::Active),
+            _ if had && *origin == Origin::Directory => Some(Proposed::Had),
+            _ => None,
+        };
+        if let (Some(known), Origin::Directory) = (&known, origin) {
+            tx.commit().await.map_err(classify)?;
+            return Ok(known.clone());
         }
         sqlx::query(
             "update projector.deployment set state = 'withdrawn', decided_at = now(),
@@ -113,6 +137,11 @@ impl Deployments for Postgres {
         .execute(&mut *tx)
         .await
         .map_err(classify)?;
+        // Whoever says so means that one, and not what was asked for before.
+        if let Some(known) = known {
+            tx.commit().await.map_err(classify)?;
+            return Ok(known);
+        }
         sqlx::query(
             "insert into projector.component (digest, version, bytes, descriptor, signature)
              values ($1, $2, $3, $4::text::jsonb, $5)
@@ -155,7 +184,7 @@ impl Deployments for Postgres {
         .fetch_all(&mut *self.connection().await?)
         .await
         .map_err(classify)?;
-        open(rows)
+        Ok(open(rows))
     }
 
     async fn report(&self, deployment: i64, host: Uuid, refusal: Option<&str>) -> Result<(), StoreError> {
@@ -240,6 +269,7 @@ impl Deployments for Postgres {
         reason: &str,
     ) -> Result<bool, StoreError> {
         let mut tx = self.decide(&generation.projection).await?;
+        fence(&mut tx, &[generation.id]).await?;
         let reverted = sqlx::query(
             "update projector.generation set active_digest = $3, halted = null, halted_kind = null
              where id = $1 and active_digest = $2",
@@ -289,28 +319,47 @@ impl Deployments for Postgres {
         standings(&mut *self.connection().await?, projection).await
     }
 
-    async fn hold(&self, generations: &[i64], at: Option<&Vector>, time: Duration) -> Result<(), StoreError> {
-        // Waits for the transactions in flight, which share these rows.
-        sqlx::query(
-            "update projector.generation set hold_until = now() + $2 * interval '1 second', hold_at = $3::text::jsonb
-             where id in (select id from projector.generation where id = any($1) order by id for update)",
+    async fn hold(
+        &self,
+        generations: &[i64],
+        by: Uuid,
+        at: Option<&Vector>,
+        time: Duration,
+    ) -> Result<bool, StoreError> {
+        let mut tx = self.begin(BEGIN).await?;
+        fence(&mut tx, generations).await?;
+        let held = sqlx::query(
+            "update projector.generation
+             set hold_until = now() + $3 * interval '1 second', hold_at = $4::text::jsonb, hold_by = $2
+             where id = any($1) and (hold_by = $2 or hold_until is null or hold_until < now())",
         )
         .bind(generations)
+        .bind(by)
         .bind(time.as_secs_f64())
         .bind(at.map(vector_json))
-        .execute(&mut *self.connection().await?)
+        .execute(&mut *tx)
         .await
         .map_err(classify)?;
-        Ok(())
+        if held.rows_affected() < generations.len() as u64 {
+            return Ok(false);
+        }
+        tx.commit().await.map_err(classify)?;
+        Ok(true)
     }
 
-    async fn let_go(&self, generations: &[i64]) -> Result<(), StoreError> {
-        sqlx::query("update projector.generation set hold_until = null, hold_at = null where id = any($1)")
-            .bind(generations)
-            .execute(&mut *self.connection().await?)
-            .await
-            .map_err(classify)?;
-        Ok(())
+    async fn let_go(&self, generations: &[i64], by: Uuid) -> Result<(), StoreError> {
+        let mut tx = self.begin(BEGIN).await?;
+        fence(&mut tx, generations).await?;
+        sqlx::query(
+            "update projector.generation set hold_until = null, hold_at = null, hold_by = null
+             where id = any($1) and hold_by = $2",
+        )
+        .bind(generations)
+        .bind(by)
+        .execute(&mut *tx)
+        .await
+        .map_err(classify)?;
+        tx.commit().await.map_err(classify)
     }
 
     async fn vector(&self, generation: i64) -> Result<Vector, StoreError> {
@@ -344,20 +393,27 @@ impl Deployments for Postgres {
         tx.commit().await.map_err(classify)
     }
 
-    async fn behind(&self, generation: i64, other: i64) -> Result<Vec<Partition>, StoreError> {
-        behind(&mut *self.connection().await?, generation, other).await
+    async fn behind(
+        &self,
+        generation: i64,
+        other: i64,
+        topics: &[String],
+    ) -> Result<Vec<Partition>, StoreError> {
+        behind(&mut *self.connection().await?, generation, other, topics).await
     }
 
-    async fn promote(&self, generation: &Generation, asked: &Asked) -> Result<Promoted, StoreError> {
+    async fn promote(
+        &self,
+        generation: &Generation,
+        topics: &[String],
+        origin: Origin,
+        asked: &Asked,
+    ) -> Result<Promoted, StoreError> {
         let name = &generation.projection;
         let mut tx = self.decide(name).await?;
-        // No batch is in flight when these are locked, and none begins before the end.
-        sqlx::query("select id from projector.generation where projection = $1 order by id for update")
-            .bind(name)
-            .fetch_all(&mut *tx)
-            .await
-            .map_err(classify)?;
         let standings = standings(&mut tx, name).await?;
+        // No batch is in flight then, and none begins before the end.
+        fence(&mut tx, &standings.iter().map(|standing| standing.generation.id).collect::<Vec<_>>()).await?;
         let find = |wanted: &dyn Fn(&&Standing) -> bool| standings.iter().find(wanted);
         let new = find(&|standing| standing.generation.id == generation.id);
         let (Some(new), Some(old)) = (new, find(&|standing| standing.role == Role::Live)) else {
@@ -367,7 +423,13 @@ impl Deployments for Postgres {
             return Err(StoreError::Unusable(format!("generation {} of {name} is live", generation.number)));
         }
         new.is_fed()?;
-        let behind = behind(&mut tx, new.generation.id, old.generation.id).await?;
+        if !new.caught_up {
+            let number = generation.number;
+            return Err(StoreError::Unusable(format!(
+                "generation {number} of {name} has not come to the end of its topics yet: readers would see a step back"
+            )));
+        }
+        let behind = behind(&mut tx, new.generation.id, old.generation.id, topics).await?;
         if !behind.is_empty() {
             let (number, partitions) = (generation.number, list(&behind));
             return Err(StoreError::Unusable(format!(
@@ -381,7 +443,7 @@ impl Deployments for Postgres {
         };
         for (standing, role) in [(old, Role::Warm), (new, Role::Live)] {
             sqlx::query(
-                "update projector.generation set role = $2, hold_until = null, hold_at = null where id = $1",
+                "update projector.generation set role = $2, hold_until = null, hold_at = null, hold_by = null where id = $1",
             )
             .bind(standing.generation.id)
             .bind(role.as_str())
@@ -389,7 +451,7 @@ impl Deployments for Postgres {
             .await
             .map_err(classify)?;
         }
-        let entry = Entry { action: "promote", origin: Origin::Command, generation: Some(generation.number) };
+        let entry = Entry { action: "promote", origin, generation: Some(generation.number) };
         entry.record(&mut tx, name, Some(&new.active), Some(&old.active), asked).await?;
         failpoint::reached(failpoint::BEFORE_PROMOTE, name);
         tx.commit().await.map_err(classify)?;
@@ -399,10 +461,11 @@ impl Deployments for Postgres {
     async fn set_stopped(&self, projection: &str, stopped: bool, asked: &Asked) -> Result<(), StoreError> {
         let mut tx = self.decide(projection).await?;
         let reason = stopped.then(|| asked.reason.as_deref().unwrap_or("no reason was given"));
+        let standings = standings(&mut tx, projection).await?;
+        fence(&mut tx, &standings.iter().map(|standing| standing.generation.id).collect::<Vec<_>>()).await?;
         for statement in [
             "update projector.projection set stopped = $2 where name = $1",
-            // Waits for the transactions in flight, which share these rows.
-            "update projector.generation set paused = 'stopped: ' || $2::text, resumes = resumes + 1 where projection = $1",
+            "update projector.generation set resumes = resumes + 1, paused = case when $2::text is not null then coalesce(paused, 'stopped: ' || $2) when paused like 'stopped: %' then null else paused end where projection = $1",
         ] {
             let update = sqlx::query(statement).bind(projection).bind(reason);
             update.execute(&mut *tx).await.map_err(classify)?;
@@ -476,19 +539,7 @@ impl Postgres {
         .map_err(classify)?;
         let Some((action, digest)) = asked else { return Ok(None) };
         let action = Action::from_word(&action)?;
-        let had: Vec<i32> = sqlx::query_scalar(
-            "select generation from projector.deployment
-             where projection = $1 and digest = $2 and state = 'done' and generation is not null",
-        )
-        .bind(name)
-        .bind(&digest)
-        .fetch_all(&mut *session)
-        .await
-        .map_err(classify)?;
-        let standings = standings(&mut *session, name).await?;
-        let target = deploy::target(action, &standings, contract, |standing| {
-            had.contains(&standing.generation.number)
-        });
+        let (standings, target) = aim(&mut *session, action, &digest, contract).await?;
         if let Target::InPlace { generation, steps } = &target
             && let Some(standing) = standings.iter().find(|standing| standing.generation.id == *generation)
         {
@@ -505,7 +556,8 @@ impl Postgres {
         .fetch_optional(&mut *tx)
         .await
         .map_err(classify)?;
-        if open.is_none() {
+        // A promotion or a revert may have come between: then all of this is for the next try.
+        if open.is_none() || aim(&mut tx, action, &digest, contract).await?.1 != target {
             return Ok(None);
         }
         let (generation, replaced, verdict) = match target {
@@ -528,7 +580,7 @@ impl Postgres {
                 if let (false, Some(readers)) = (steps.is_empty(), &standing.readers) {
                     show_layout(&mut tx, &extended, &standing.generation.schema, readers).await?;
                 }
-                // Waits for the transactions in flight, which hold this row, and they see it after.
+                fence(&mut tx, &[generation]).await?;
                 let switched: PgQueryResult = sqlx::query(
                     "update projector.generation set active_digest = $2, halted = null, halted_kind = null,
                        impure = null, layout = $3::text::jsonb where id = $1",
@@ -563,6 +615,28 @@ impl Postgres {
         failpoint::reached(failpoint::AFTER_ACTIVATION, name);
         Ok(Some(Installed { generation, active: digest }))
     }
+}
+
+/// Where a deployment goes, as generations stand now.
+async fn aim(
+    connection: &mut PgConnection,
+    action: Action,
+    digest: &str,
+    contract: &Contract,
+) -> Result<(Vec<Standing>, Target), StoreError> {
+    let had: Vec<i32> = sqlx::query_scalar(
+        "select generation from projector.deployment
+         where projection = $1 and digest = $2 and state = 'done' and generation is not null",
+    )
+    .bind(contract.name())
+    .bind(digest)
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(classify)?;
+    let standings = standings(connection, contract.name()).await?;
+    let had = |standing: &Standing| had.contains(&standing.generation.number);
+    let target = deploy::target(action, &standings, contract, had);
+    Ok((standings, target))
 }
 
 /// Something that is done when it is written down.
@@ -632,19 +706,20 @@ async fn behind(
     connection: &mut PgConnection,
     generation: i64,
     other: i64,
+    topics: &[String],
 ) -> Result<Vec<Partition>, StoreError> {
     let rows: Vec<(String, i32)> = sqlx::query_as(
         "select o.topic, o.partition from projector.checkpoint o
          left join projector.checkpoint n
            on n.generation_id = $1 and n.topic = o.topic and n.partition = o.partition
-         where o.generation_id = $2
-           and exists (select from projector.checkpoint r where r.generation_id = $1 and r.topic = o.topic)
+         where o.generation_id = $2 and o.topic = any($3)
            and (n.next_offset is null or n.next_offset < o.next_offset
                 and (n.topic_id is null or o.topic_id is null or n.topic_id = o.topic_id))
          order by o.topic, o.partition",
     )
     .bind(generation)
     .bind(other)
+    .bind(topics)
     .fetch_all(connection)
     .await
     .map_err(classify)?;
@@ -737,15 +812,18 @@ async fn set_readers(
 /// Readers' views of a layout. Those that are there are replaced: whoever reads them sees the one or the
 /// other.
 async fn show_layout(tx: &mut Tx, layout: &Layout, schema: &str, readers: &str) -> Result<(), StoreError> {
+    run(tx, format!("set local lock_timeout = {READERS_WAIT_MS}")).await?;
     for table in &layout.tables {
         run(tx, tables::view(table, schema, readers)).await?;
     }
+    run(tx, "set local lock_timeout to default".to_owned()).await?;
     Ok(())
 }
 
 /// Removes a generation, with its rows and its views.
 async fn remove(tx: &mut Tx, standing: &Standing) -> Result<(), StoreError> {
-    // Waits for the transactions in flight; whoever begins after it finds no generation.
+    // Whoever begins after it finds no generation.
+    fence(tx, &[standing.generation.id]).await?;
     sqlx::query("delete from projector.generation where id = $1")
         .bind(standing.generation.id)
         .execute(&mut **tx)
@@ -764,23 +842,30 @@ async fn add(
     contract: &Contract,
     schema: &str,
 ) -> Result<(), StoreError> {
-    for statement in tables::add(step, contract, schema) {
-        if let Some(index) = &statement.index {
-            sqlx::query("set statement_timeout = 0").execute(&mut *session).await.map_err(classify)?;
-            // What a host left that died while it was made.
-            let broken: bool = sqlx::query_scalar(
-                "select exists (select from pg_index where indexrelid = to_regclass($1) and not indisvalid)",
-            )
-            .bind(index)
-            .fetch_one(&mut *session)
-            .await
-            .map_err(classify)?;
-            if broken {
-                let drop = format!("drop index concurrently if exists {index}");
-                sqlx::query(AssertSqlSafe(drop)).execute(&mut *session).await.map_err(classify)?;
+    async fn run(session: &mut PgConnection, sql: &str) -> Result<(), StoreError> {
+        sqlx::query(AssertSqlSafe(sql.to_owned())).execute(session).await.map(drop).map_err(classify)
+    }
+    for Addition { sql, index } in tables::add(step, contract, schema) {
+        match index {
+            None => run(session, &format!("set lock_timeout = {READERS_WAIT_MS}")).await?,
+            // It waits for transactions that are open, and keeps nobody waiting.
+            Some(index) => {
+                run(session, "set lock_timeout = 0").await?;
+                run(session, "set statement_timeout = 0").await?;
+                // What a host left that died while it was made.
+                let broken: bool = sqlx::query_scalar(
+                    "select exists (select from pg_index where indexrelid = to_regclass($1) and not indisvalid)",
+                )
+                .bind(&index)
+                .fetch_one(&mut *session)
+                .await
+                .map_err(classify)?;
+                if broken {
+                    run(session, &format!("drop index concurrently if exists {index}")).await?;
+                }
             }
         }
-        sqlx::query(AssertSqlSafe(statement.sql)).execute(&mut *session).await.map_err(classify)?;
+        run(session, &sql).await?;
     }
     Ok(())
 }

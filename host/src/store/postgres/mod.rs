@@ -152,6 +152,24 @@ impl Postgres {
     }
 }
 
+/// The first argument of the lock that batches of a generation share, and whoever decides about it takes
+/// alone.
+const FENCE_CLASS: i32 = ADVISORY_CLASS + 3;
+
+/// Waits for the batches in flight of these generations, and keeps others from beginning. Who waits for a
+/// row's lock alone would be passed by, for ever, by those that share it.
+async fn fence(connection: &mut PgConnection, generations: &[i64]) -> Result<(), StoreError> {
+    sqlx::query(
+        "select pg_advisory_xact_lock($1, id::int4) from (select unnest($2::int8[]) as id order by 1) as ordered",
+    )
+    .bind(FENCE_CLASS)
+    .bind(generations)
+    .fetch_all(connection)
+    .await
+    .map_err(classify)?;
+    Ok(())
+}
+
 const BEGIN: &str = "begin";
 const BEGIN_SNAPSHOT: &str = "begin isolation level repeatable read, read only";
 

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use super::errors::classify;
 use super::values::Timestamp;
 use super::waiting::shift;
-use super::{BEGIN, Postgres};
+use super::{BEGIN, Postgres, fence};
 use crate::event::Partition;
 use crate::ordering::KeyId;
 use crate::store::operator::{
@@ -128,7 +128,7 @@ impl Operator for Postgres {
         asked: &Asked,
     ) -> Result<(), StoreError> {
         let mut tx = self.begin(BEGIN).await?;
-        // Waits for the transactions in flight, which share this row.
+        fence(&mut tx, &[generation.id]).await?;
         sqlx::query(
             "update projector.generation set paused = $2, resumes = resumes + $3::int4::int8,
                halted = case when $2::text is null then null else halted end,

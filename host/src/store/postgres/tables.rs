@@ -27,7 +27,8 @@ pub(super) struct Addition {
     pub(super) index: Option<String>,
 }
 
-/// The statements that add something to tables in use.
+/// The statements that add something to tables in use. What is there already, no version knows of: it was
+/// left by a deployment that came to nothing, and may be of another shape.
 pub(super) fn add(step: &Step, contract: &Contract, schema: &str) -> Vec<Addition> {
     let declared = |name: &str| {
         let tables = contract.tables.iter().zip(&contract.descriptor.tables);
@@ -41,7 +42,8 @@ pub(super) fn add(step: &Step, contract: &Contract, schema: &str) -> Vec<Additio
                 let indexes = declared.indexes.iter().map(|index| {
                     at_once(create_index("create index if not exists", &table.name, index, schema))
                 });
-                [at_once(create_table("create table if not exists", table, schema))]
+                let left = format!("drop table if exists {}", qualified(schema, &table.name));
+                [at_once(left), at_once(create_table("create table", table, schema))]
                     .into_iter()
                     .chain(indexes)
             })
@@ -52,10 +54,10 @@ pub(super) fn add(step: &Step, contract: &Contract, schema: &str) -> Vec<Additio
                 .filter(|declared| declared.name == *column)
                 .map(|column| {
                     at_once(format!(
-                        "alter table {} add column if not exists {} {}",
+                        "alter table {} drop column if exists {name}, add column {name} {}",
                         qualified(schema, table),
-                        quote(&column.name),
-                        sql_type(column)
+                        sql_type(column),
+                        name = quote(&column.name)
                     ))
                 })
                 .collect()

@@ -11,11 +11,11 @@ use projector_model::{Contract, LookupCall, Rejection, Value};
 use sqlx::postgres::PgArguments;
 use sqlx::{Arguments as _, AssertSqlSafe, Row as _};
 
-use super::ADVISORY_CLASS;
 use super::errors::classify;
 use super::statements::Statements;
 use super::values::{self, Timestamp};
 use super::waiting::shift;
+use super::{ADVISORY_CLASS, FENCE_CLASS};
 use crate::batch::BatchLimits;
 use crate::duplicate::{EventId, Remembered};
 use crate::event::Partition;
@@ -56,9 +56,11 @@ pub(super) async fn begin(
         "select g.active_digest, g.paused,
            exists (select from projector.blocked_key b where b.generation_id = g.id) as any_blocked,
            coalesce(g.hold_until > now(), false) as is_held, g.hold_at::text as hold_at
-         from projector.generation g where g.id = $1 for share of g",
+         from (select pg_advisory_xact_lock_shared($2, $1::int4)) as fenced, projector.generation g
+         where g.id = $1 for share of g",
     )
     .bind(generation)
+    .bind(FENCE_CLASS)
     .fetch_optional(&mut *tx)
     .await
     .map_err(classify)?;

@@ -29,20 +29,27 @@ type Tx = sqlx::Transaction<'static, sqlx::Sqlite>;
 #[async_trait]
 impl Deployments for Sqlite {
     async fn attend(&self, host: Uuid, name: &str) -> Result<(), StoreError> {
+        let seen = sqlx::query("update projector_host set seen_at = cast(unixepoch('subsec') * 1000000 as integer) where id = ?1")
+            .bind(host)
+            .execute(&self.pool)
+            .await
+            .map_err(classify)?;
+        if seen.rows_affected() > 0 {
+            return Ok(());
+        }
+        // Those that never said that they leave: nobody waits for their word any more.
+        sqlx::query("delete from projector_host where seen_at < cast(unixepoch('subsec') * 1000000 as integer) - 3600000000")
+            .execute(&self.pool)
+            .await
+            .map_err(classify)?;
         sqlx::query(
-            "insert into projector_host (id, name, seen_at) values (?1, ?2, cast(unixepoch('subsec') * 1000000 as integer))
-             on conflict (id) do update set seen_at = excluded.seen_at",
+            "insert into projector_host (id, name, seen_at) values (?1, ?2, cast(unixepoch('subsec') * 1000000 as integer)) on conflict do nothing",
         )
         .bind(host)
         .bind(name)
         .execute(&self.pool)
         .await
         .map_err(classify)?;
-        // Those that never said that they leave. Nobody waits for their word any more.
-        sqlx::query("delete from projector_host where seen_at < cast(unixepoch('subsec') * 1000000 as integer) - 3600000000")
-            .execute(&self.pool)
-            .await
-            .map_err(classify)?;
         Ok(())
     }
 
@@ -75,8 +82,16 @@ impl Deployments for Sqlite {
         if let Err(refused) = may_take_over(owner.as_deref(), signer) {
             return Ok(Proposed::Foreign(refused.to_string()));
         }
+        // It may have been signed since.
+        sqlx::query("update projector_component set signature = coalesce(?2, signature) where digest = ?1")
+            .bind(component.digest)
+            .bind(component.signature)
+            .execute(&mut *tx)
+            .await
+            .map_err(classify)?;
         let standings = standings(&mut tx, name).await?;
-        let newest = standings.iter().rfind(|standing| standing.role != Role::Warm);
+        let is_active = (standings.iter())
+            .any(|standing| standing.role != Role::Warm && standing.active == component.digest);
         let asked_for: Option<(i64, String)> = sqlx::query_as(
             "select id, digest from projector_deployment where projection = ?1 and state = 'open'",
         )
@@ -84,16 +99,12 @@ impl Deployments for Sqlite {
         .fetch_optional(&mut *tx)
         .await
         .map_err(classify)?;
-        match asked_for {
-            Some((id, digest)) if digest == component.digest && *action == Action::Deploy => {
-                return Ok(Proposed::Open(id));
-            }
-            _ if *action == Action::Deploy
-                && newest.is_some_and(|newest| newest.active == component.digest) =>
-            {
-                return Ok(Proposed::Active);
-            }
-            _ => {}
+        if let Some((id, digest)) = asked_for
+            && digest == component.digest
+            && *action == Action::Deploy
+        {
+            tx.commit().await.map_err(classify)?;
+            return Ok(Proposed::Open(id));
         }
         let had: bool = sqlx::query_scalar(
             "select exists (select 1 from projector_deployment where projection = ?1 and digest = ?2 and state = 'done')",
@@ -103,8 +114,14 @@ impl Deployments for Sqlite {
         .fetch_one(&mut *tx)
         .await
         .map_err(classify)?;
-        if had && *origin == Origin::Directory {
-            return Ok(Proposed::Had);
+        let known = match action {
+            Action::Deploy if is_active => Some(Proposed::Active),
+            _ if had && *origin == Origin::Directory => Some(Proposed::Had),
+            _ => None,
+        };
+        if let (Some(known), Origin::Directory) = (&known, origin) {
+            tx.commit().await.map_err(classify)?;
+            return Ok(known.clone());
         }
         sqlx::query(
             "update projector_deployment set state = 'withdrawn', decided_at = cast(unixepoch('subsec') * 1000000 as integer),
@@ -114,6 +131,11 @@ impl Deployments for Sqlite {
         .execute(&mut *tx)
         .await
         .map_err(classify)?;
+        // Whoever says so means that one, and not what was asked for before.
+        if let Some(known) = known {
+            tx.commit().await.map_err(classify)?;
+            return Ok(known);
+        }
         sqlx::query(
             "insert into projector_component (digest, version, bytes, descriptor, signature, stored_at)
              values (?1, ?2, ?3, ?4, ?5, cast(unixepoch('subsec') * 1000000 as integer))
@@ -156,7 +178,7 @@ impl Deployments for Sqlite {
         .fetch_all(&self.pool)
         .await
         .map_err(classify)?;
-        open(rows)
+        Ok(open(rows))
     }
 
     async fn report(&self, deployment: i64, host: Uuid, refusal: Option<&str>) -> Result<(), StoreError> {
@@ -276,29 +298,47 @@ impl Deployments for Sqlite {
         standings(&mut *self.pool.acquire().await.map_err(classify)?, projection).await
     }
 
-    async fn hold(&self, generations: &[i64], at: Option<&Vector>, time: Duration) -> Result<(), StoreError> {
+    async fn hold(
+        &self,
+        generations: &[i64],
+        by: Uuid,
+        at: Option<&Vector>,
+        time: Duration,
+    ) -> Result<bool, StoreError> {
         // In its turn: no transaction is in flight then.
         let mut tx = self.immediate().await?;
         for generation in generations {
-            sqlx::query("update projector_generation set hold_until = cast(unixepoch('subsec') * 1000000 as integer) + ?2, hold_at = ?3 where id = ?1")
-                .bind(generation)
-                .bind(time.as_micros() as i64)
-                .bind(at.map(vector_json))
-                .execute(&mut *tx)
-                .await
-                .map_err(classify)?;
+            let held = sqlx::query(
+                "update projector_generation set hold_until = cast(unixepoch('subsec') * 1000000 as integer) + ?3, hold_at = ?4, hold_by = ?2
+                 where id = ?1 and (hold_by = ?2 or hold_until is null or hold_until < cast(unixepoch('subsec') * 1000000 as integer))",
+            )
+            .bind(generation)
+            .bind(by)
+            .bind(time.as_micros() as i64)
+            .bind(at.map(vector_json))
+            .execute(&mut *tx)
+            .await
+            .map_err(classify)?;
+            if held.rows_affected() == 0 {
+                return Ok(false);
+            }
         }
-        tx.commit().await.map_err(classify)
+        tx.commit().await.map_err(classify)?;
+        Ok(true)
     }
 
-    async fn let_go(&self, generations: &[i64]) -> Result<(), StoreError> {
+    async fn let_go(&self, generations: &[i64], by: Uuid) -> Result<(), StoreError> {
         let mut tx = self.immediate().await?;
         for generation in generations {
-            sqlx::query("update projector_generation set hold_until = null, hold_at = null where id = ?")
-                .bind(generation)
-                .execute(&mut *tx)
-                .await
-                .map_err(classify)?;
+            sqlx::query(
+                "update projector_generation set hold_until = null, hold_at = null, hold_by = null
+                 where id = ?1 and hold_by = ?2",
+            )
+            .bind(generation)
+            .bind(by)
+            .execute(&mut *tx)
+            .await
+            .map_err(classify)?;
         }
         tx.commit().await.map_err(classify)
     }
@@ -334,11 +374,22 @@ impl Deployments for Sqlite {
         tx.commit().await.map_err(classify)
     }
 
-    async fn behind(&self, generation: i64, other: i64) -> Result<Vec<Partition>, StoreError> {
-        behind(&mut *self.pool.acquire().await.map_err(classify)?, generation, other).await
+    async fn behind(
+        &self,
+        generation: i64,
+        other: i64,
+        topics: &[String],
+    ) -> Result<Vec<Partition>, StoreError> {
+        behind(&mut *self.pool.acquire().await.map_err(classify)?, generation, other, topics).await
     }
 
-    async fn promote(&self, generation: &Generation, asked: &Asked) -> Result<Promoted, StoreError> {
+    async fn promote(
+        &self,
+        generation: &Generation,
+        topics: &[String],
+        origin: Origin,
+        asked: &Asked,
+    ) -> Result<Promoted, StoreError> {
         let name = &generation.projection;
         let mut tx = self.immediate().await?;
         let standings = standings(&mut tx, name).await?;
@@ -351,7 +402,13 @@ impl Deployments for Sqlite {
             return Err(StoreError::Unusable(format!("generation {} of {name} is live", generation.number)));
         }
         new.is_fed()?;
-        let behind = behind(&mut tx, new.generation.id, old.generation.id).await?;
+        if !new.caught_up {
+            let number = generation.number;
+            return Err(StoreError::Unusable(format!(
+                "generation {number} of {name} has not come to the end of its topics yet: readers would see a step back"
+            )));
+        }
+        let behind = behind(&mut tx, new.generation.id, old.generation.id, topics).await?;
         if !behind.is_empty() {
             let (number, partitions) = (generation.number, list(&behind));
             return Err(StoreError::Unusable(format!(
@@ -365,7 +422,7 @@ impl Deployments for Sqlite {
         };
         for (standing, role) in [(old, Role::Warm), (new, Role::Live)] {
             sqlx::query(
-                "update projector_generation set role = ?2, hold_until = null, hold_at = null where id = ?1",
+                "update projector_generation set role = ?2, hold_until = null, hold_at = null, hold_by = null where id = ?1",
             )
             .bind(standing.generation.id)
             .bind(role.as_str())
@@ -373,7 +430,7 @@ impl Deployments for Sqlite {
             .await
             .map_err(classify)?;
         }
-        let entry = Entry { action: "promote", origin: Origin::Command, generation: Some(generation.number) };
+        let entry = Entry { action: "promote", origin, generation: Some(generation.number) };
         entry.record(&mut tx, name, Some(&new.active), Some(&old.active), asked).await?;
         failpoint::reached(failpoint::BEFORE_PROMOTE, name);
         tx.commit().await.map_err(classify)?;
@@ -386,7 +443,7 @@ impl Deployments for Sqlite {
         for statement in [
             "update projector_projection set stopped = ?2 where name = ?1",
             // Waits for the transactions in flight, which share these rows.
-            "update projector_generation set paused = 'stopped: ' || ?2, resumes = resumes + 1 where projection = ?1",
+            "update projector_generation set resumes = resumes + 1, paused = case when ?2 is not null then coalesce(paused, 'stopped: ' || ?2) when paused like 'stopped: %' then null else paused end where projection = ?1",
         ] {
             let update = sqlx::query(statement).bind(projection).bind(reason);
             update.execute(&mut *tx).await.map_err(classify)?;
@@ -591,19 +648,20 @@ async fn behind(
     connection: &mut SqliteConnection,
     generation: i64,
     other: i64,
+    topics: &[String],
 ) -> Result<Vec<Partition>, StoreError> {
     let rows: Vec<(String, i32)> = sqlx::query_as(
         "select o.topic, o.partition from projector_checkpoint o
          left join projector_checkpoint n
            on n.generation_id = ?1 and n.topic = o.topic and n.partition = o.partition
-         where o.generation_id = ?2
-           and exists (select 1 from projector_checkpoint r where r.generation_id = ?1 and r.topic = o.topic)
+         where o.generation_id = ?2 and o.topic in (select value from json_each(?3))
            and (n.next_offset is null or n.next_offset < o.next_offset
                 and (n.topic_id is null or o.topic_id is null or n.topic_id = o.topic_id))
          order by o.topic, o.partition",
     )
     .bind(generation)
     .bind(other)
+    .bind(serde_json::to_string(topics).expect("a list of texts"))
     .fetch_all(connection)
     .await
     .map_err(classify)?;
@@ -726,7 +784,8 @@ async fn remove(tx: &mut Tx, standing: &Standing) -> Result<(), StoreError> {
 
 async fn run(tx: &mut Tx, statement: String) -> Result<(), StoreError> {
     sqlx::query(AssertSqlSafe(statement)).execute(&mut **tx).await.map_err(|error| {
-        match error.to_string().contains("already exists") {
+        let words = error.to_string();
+        match words.contains("already exists") || words.contains("use DROP TABLE") {
             true => StoreError::Unusable(format!(
                 "the database has a table of the projection's name already ({error}); Projector made none: rename the projection, or give it a database of its own (`store`)"
             )),
