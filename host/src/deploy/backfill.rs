@@ -179,7 +179,7 @@ impl Scanned {
             scanned.lines += 1;
             told(lines);
             let Ok(Where { topic, partition, offset }) = serde_json::from_slice(&line) else { continue };
-            let Some(topic) = topics.places.get(&topic).filter(|_| partition >= 0 && offset >= 0) else {
+            let Some(topic) = topics.places.get(&topic).filter(|_| is_possible(partition, offset)) else {
                 continue;
             };
             let physical = topics.physical[usize::from(*topic)].clone();
@@ -211,7 +211,7 @@ pub fn event(line: &[u8], number: i64, topics: &Topics, value_bytes: usize) -> R
         serde_json::from_slice(line).map_err(|error| error.to_string())?;
     match (partition, offset) {
         (None, None) => {}
-        (Some(partition), Some(offset)) if partition >= 0 && (0..i64::MAX).contains(&offset) => {}
+        (Some(partition), Some(offset)) if is_possible(partition, offset) => {}
         (Some(_), Some(_)) => return Err("`partition` or `offset` is out of range".to_owned()),
         _ => return Err("`partition` and `offset` go together: give both, or none".to_owned()),
     }
@@ -298,6 +298,10 @@ fn headers_of(json: &Json) -> Result<Vec<Header>, String> {
         }
         _ => Err(wrong()),
     }
+}
+
+fn is_possible(partition: i32, offset: i64) -> bool {
+    partition >= 0 && (0..i64::MAX).contains(&offset)
 }
 
 #[cfg(test)]
