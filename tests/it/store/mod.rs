@@ -10,6 +10,7 @@ mod checkpoints;
 mod dead_letters;
 mod diff;
 mod drift;
+mod generations;
 mod ids;
 mod install;
 mod lineage;

@@ -75,20 +75,23 @@ pub(super) fn partition() -> Partition {
     Partition::new("t", 0)
 }
 
+pub(super) fn proposal<'a>(digest: &'a str, contract: &'a Contract, origin: Origin) -> Proposal<'a> {
+    Proposal {
+        component: Component { digest, bytes: BYTES, contract, signature: None },
+        action: Action::Deploy,
+        origin,
+        asked: Asked::new("a test".into(), None),
+        signer: &Signer::Nobody,
+    }
+}
+
 /// Offers a component as the plugin directory does, with no host that is asked.
 pub(super) async fn offer(
     store: &dyn Store,
     digest: &str,
     contract: &Contract,
 ) -> Result<Installed, StoreError> {
-    let proposal = Proposal {
-        component: Component { digest, bytes: BYTES, contract, signature: None },
-        action: Action::Deploy,
-        origin: Origin::Directory,
-        asked: Asked::new("a test".into(), None),
-        signer: &Signer::Nobody,
-    };
-    let activated = match store.propose(&proposal).await? {
+    let activated = match store.propose(&proposal(digest, contract, Origin::Directory)).await? {
         Proposed::Open(deployment) => store.activate(deployment, contract).await?,
         Proposed::Active | Proposed::Had => None,
         Proposed::Foreign(owner) => panic!("it belongs to {owner}"),
