@@ -752,7 +752,6 @@ fn a_rebuild_goes_on_where_its_host_was_killed() {
 /// Whoever wants a generation for itself (to pause, hold, promote or switch it) waits for the transactions in
 /// flight, and not for those that come.
 #[test]
-#[ignore = "known: share locks that overlap starve whoever waits for the generation's row, until the lanes idle"]
 fn busy_lanes_do_not_keep_an_operator_waiting() {
     let it = Counts::new("busy-lanes", 8, ReadModel::postgres())
         .set(&["lanes"], 8)
