@@ -6,7 +6,6 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use projector_workload::{ORDER_CONFIRMED, Publisher, Record};
-use rustix::process::Signal;
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection, Row};
@@ -729,9 +728,9 @@ fn a_rebuild_goes_on_where_its_host_was_killed() {
     for read_model in [ReadModel::postgres(), ReadModel::sqlite()] {
         let it = Counts::new("killed-rebuild", 2, read_model).set(&["batch", "events"], 50);
         it.publish(&"ABCD".repeat(500));
-        let host = it.platform.start_host_with("first", "");
+        let host = it.platform.start_host("first");
         it.platform.until_through(COUNTS);
-        host.signal(Signal::KILL);
+        host.sigterm();
         let victim = it.platform.start_host_with("victim", "counts:before-commit=kill@12");
         it.platform.ask(&["rebuild", COUNTS]);
         victim.until_killed_at("before-commit");
