@@ -749,9 +749,9 @@ impl Run {
 
     /// A plugin that breaks its limits uses a machine that others share. So its projection rests for some
     /// time after each batch in which it did: it has a quarter of a core at most. A generation that is built
-    /// beside the live one rests for its share as well.
+    /// beside the live one rests for its share as well, until it has caught up.
     async fn yield_to_neighbours(&self, batch: &Batch, took: Duration) {
-        if self.switch.beside_live && self.rebuild_share < 1.0 {
+        if self.switch.beside_live && self.catching_up.is_some() && self.rebuild_share < 1.0 {
             let rest = took.mul_f64(1.0 / self.rebuild_share.max(0.01) - 1.0);
             tokio::select! {
                 () = tokio::time::sleep(rest.min(LONGEST_REST)) => {}

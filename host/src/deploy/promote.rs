@@ -76,6 +76,7 @@ pub async fn promote(
     (origin, asked): (Origin, &Asked),
 ) -> Result<Promotion, PromoteError> {
     let (name, number) = (&*new.generation.projection, new.generation.number);
+    new.is_fed()?;
     if ask != Ask::Nothing {
         check_fresh(config, store, log, new).await?;
     }

@@ -31,7 +31,7 @@ async fn an_activation_waits_for_the_transaction_in_flight_and_stops_the_next(ho
     match &home {
         Home::Postgres { .. } => {
             let session = tokio::sync::Mutex::new(home.session().await?);
-            let waits = async || Ok(session.lock().await.waiting_for("transactionid").await? == 1);
+            let waits = async || Ok(session.lock().await.waiting_for("advisory").await? == 1);
             wait_until("the activation waits", waits).await?;
         }
         // Its one connection is taken; all that can be seen is that nothing happens.

@@ -112,10 +112,10 @@ async fn a_generation_that_is_behind_or_not_caught_up_is_not_shown(home: Home) -
     let store = home.open().await?;
     let live = Projection::install(store.clone(), contract(&numbers())).await?;
     live.write(&[vec![], vec![]]).await?;
-    let building = offer(&*store, "two", &contract(&with(|json| json["revision"] = 2.into()))).await?.generation;
-    let promote = async || {
-        store.promote(&building, &["t".to_owned()], Origin::Command, &Asked::default()).await
-    };
+    let building =
+        offer(&*store, "two", &contract(&with(|json| json["revision"] = 2.into()))).await?.generation;
+    let promote =
+        async || store.promote(&building, &["t".to_owned()], Origin::Command, &Asked::default()).await;
     let refused = |refused: Result<_, StoreError>, words: &str| match refused {
         Err(StoreError::Unusable(reason)) => assert!(reason.contains(words), "{reason}"),
         other => panic!("{other:?}"),
