@@ -4,7 +4,7 @@ use comfy_table::{Table, presets};
 use serde_json::json;
 
 use super::dlq::when;
-use super::{AskedArgument, CliError, ConfigArgument, Output};
+use super::{CliError, ConfigArgument, Deed, Output};
 use crate::event::Partition;
 use crate::operations::control;
 
@@ -14,16 +14,10 @@ use crate::operations::control;
 #[derive(Debug, clap::Args)]
 pub(super) struct Pause {
     #[command(flatten)]
-    config: ConfigArgument,
-    /// The projection's name.
-    projection: String,
-    #[command(flatten)]
-    asked: AskedArgument,
+    deed: Deed,
     /// Why. It is kept, and shown by `projector status`.
     #[arg(long)]
     reason: String,
-    #[arg(long, value_enum, default_value = "text")]
-    output: Output,
 }
 
 /// Let a projection go on that was paused, or that stands still.
@@ -32,16 +26,10 @@ pub(super) struct Pause {
 #[derive(Debug, clap::Args)]
 pub(super) struct Resume {
     #[command(flatten)]
-    config: ConfigArgument,
-    /// The projection's name.
-    projection: String,
-    #[command(flatten)]
-    asked: AskedArgument,
+    deed: Deed,
     /// Why, if that is worth keeping.
     #[arg(long)]
     reason: Option<String>,
-    #[arg(long, value_enum, default_value = "text")]
-    output: Output,
 }
 
 /// Pass over events of a partition that are not to be read.
@@ -51,9 +39,7 @@ pub(super) struct Resume {
 #[derive(Debug, clap::Args)]
 pub(super) struct Skip {
     #[command(flatten)]
-    config: ConfigArgument,
-    /// The projection's name.
-    projection: String,
+    deed: Deed,
     /// The generation, by its number; otherwise the live one.
     #[arg(long)]
     generation: Option<i32>,
@@ -63,13 +49,9 @@ pub(super) struct Skip {
     /// The next offset that is to be read.
     #[arg(long, value_name = "OFFSET")]
     to: i64,
-    #[command(flatten)]
-    asked: AskedArgument,
     /// Why. It is kept.
     #[arg(long)]
     reason: String,
-    #[arg(long, value_enum, default_value = "text")]
-    output: Output,
 }
 
 /// List what operators asked for, newest first: who, when, why, and what came of it.
@@ -95,28 +77,36 @@ fn partition(written: &str) -> Result<Partition, String> {
 
 impl Pause {
     pub(super) fn run(self) -> Result<(), CliError> {
-        let config = self.config.load()?;
-        let asked = self.asked.because(Some(self.reason));
-        super::runtime()?.block_on(control::pause(&config, &self.projection, &asked))?;
-        said(self.output, &format!("{} is paused.", self.projection), &json!({ "paused": self.projection }))
+        let config = self.deed.config.load()?;
+        let asked = self.deed.asked.because(Some(self.reason));
+        super::runtime()?.block_on(control::pause(&config, &self.deed.projection, &asked))?;
+        said(
+            self.deed.output,
+            &format!("{} is paused.", self.deed.projection),
+            &json!({ "paused": self.deed.projection }),
+        )
     }
 }
 
 impl Resume {
     pub(super) fn run(self) -> Result<(), CliError> {
-        let config = self.config.load()?;
-        let asked = self.asked.because(self.reason);
-        super::runtime()?.block_on(control::resume(&config, &self.projection, &asked))?;
-        said(self.output, &format!("{} goes on.", self.projection), &json!({ "resumed": self.projection }))
+        let config = self.deed.config.load()?;
+        let asked = self.deed.asked.because(self.reason);
+        super::runtime()?.block_on(control::resume(&config, &self.deed.projection, &asked))?;
+        said(
+            self.deed.output,
+            &format!("{} goes on.", self.deed.projection),
+            &json!({ "resumed": self.deed.projection }),
+        )
     }
 }
 
 impl Skip {
     pub(super) fn run(self) -> Result<(), CliError> {
-        let config = self.config.load()?;
-        let asked = self.asked.because(Some(self.reason));
+        let config = self.deed.config.load()?;
+        let asked = self.deed.asked.because(Some(self.reason));
         let skip =
-            control::skip(&config, &self.projection, self.generation, &self.partition, self.to, &asked);
+            control::skip(&config, &self.deed.projection, self.generation, &self.partition, self.to, &asked);
         let skipped = super::runtime()?.block_on(skip)?;
         let words = format!(
             "The checkpoint of {} was {}, and is {}: {} offsets are counted as skipped.",
@@ -125,7 +115,7 @@ impl Skip {
             skipped.to,
             skipped.to - skipped.from
         );
-        said(self.output, &words, &json!(skipped))
+        said(self.deed.output, &words, &json!(skipped))
     }
 }
 

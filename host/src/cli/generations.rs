@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::control::said;
-use super::{AskedArgument, CliError, ConfigArgument, Output};
+use super::{CliError, ConfigArgument, Deed, Output};
 use crate::operations::OperationError;
 use crate::operations::deployments;
 use crate::store::diff::{Diff, TableDiff};
@@ -42,41 +42,29 @@ pub(super) struct DiffArguments {
 #[derive(Debug, clap::Args)]
 pub(super) struct Promote {
     #[command(flatten)]
-    config: ConfigArgument,
-    /// The projection's name.
-    projection: String,
+    deed: Deed,
     /// The generation, by its number; otherwise the one that is built, or was live before.
     #[arg(long)]
     generation: Option<i32>,
     /// Although it is not fresh, or differs. Never although it is behind.
     #[arg(long, requires = "reason")]
     force: bool,
-    #[command(flatten)]
-    asked: AskedArgument,
     /// Why. It is kept.
     #[arg(long)]
     reason: Option<String>,
-    #[arg(long, value_enum, default_value = "text")]
-    output: Output,
 }
 
 /// Remove a generation that is not live: its rows, and views that only it had.
 #[derive(Debug, clap::Args)]
 pub(super) struct Retire {
     #[command(flatten)]
-    config: ConfigArgument,
-    /// The projection's name.
-    projection: String,
+    deed: Deed,
     /// The generation, by its number; otherwise the one that was live before, or is built.
     #[arg(long)]
     generation: Option<i32>,
-    #[command(flatten)]
-    asked: AskedArgument,
     /// Why. It is kept.
     #[arg(long)]
     reason: Option<String>,
-    #[arg(long, value_enum, default_value = "text")]
-    output: Output,
 }
 
 /// Stop a projection on all hosts: none runs any of its generations until it is started again.
@@ -85,32 +73,20 @@ pub(super) struct Retire {
 #[derive(Debug, clap::Args)]
 pub(super) struct Stop {
     #[command(flatten)]
-    config: ConfigArgument,
-    /// The projection's name.
-    projection: String,
-    #[command(flatten)]
-    asked: AskedArgument,
+    deed: Deed,
     /// Why. It is kept, and shown by `projector status`.
     #[arg(long)]
     reason: String,
-    #[arg(long, value_enum, default_value = "text")]
-    output: Output,
 }
 
 /// Have hosts run a projection again that was stopped.
 #[derive(Debug, clap::Args)]
 pub(super) struct Start {
     #[command(flatten)]
-    config: ConfigArgument,
-    /// The projection's name.
-    projection: String,
-    #[command(flatten)]
-    asked: AskedArgument,
+    deed: Deed,
     /// Why, if that is worth keeping.
     #[arg(long)]
     reason: Option<String>,
-    #[arg(long, value_enum, default_value = "text")]
-    output: Output,
 }
 
 /// Drop a stopped projection: its rows, its views, its dead letters. They are lost.
@@ -120,16 +96,10 @@ pub(super) struct Start {
 #[derive(Debug, clap::Args)]
 pub(super) struct Drop {
     #[command(flatten)]
-    config: ConfigArgument,
-    /// The projection's name.
-    projection: String,
-    #[command(flatten)]
-    asked: AskedArgument,
+    deed: Deed,
     /// Why. It is kept.
     #[arg(long)]
     reason: String,
-    #[arg(long, value_enum, default_value = "text")]
-    output: Output,
 }
 
 impl DiffArguments {
@@ -151,9 +121,10 @@ impl DiffArguments {
 
 impl Promote {
     pub(super) fn run(self) -> Result<(), CliError> {
-        let config = self.config.load()?;
-        let asked = self.asked.because(self.reason);
-        let promote = deployments::promote(&config, &self.projection, self.generation, self.force, &asked);
+        let config = self.deed.config.load()?;
+        let asked = self.deed.asked.because(self.reason);
+        let promote =
+            deployments::promote(&config, &self.deed.projection, self.generation, self.force, &asked);
         let promotion = super::runtime()?.block_on(promote)?;
         let how = match promotion.promoted.replaced {
             true => "the views that they know show it",
@@ -161,47 +132,64 @@ impl Promote {
         };
         let words = format!(
             "{}: readers see generation {} at {} ({how}); generation {} is kept current.",
-            self.projection, promotion.generation, promotion.promoted.readers, promotion.before
+            self.deed.projection, promotion.generation, promotion.promoted.readers, promotion.before
         );
-        said(self.output, &words, &json!(promotion))
+        said(self.deed.output, &words, &json!(promotion))
     }
 }
 
 impl Retire {
     pub(super) fn run(self) -> Result<(), CliError> {
-        let config = self.config.load()?;
-        let asked = self.asked.because(self.reason);
-        let retire = deployments::retire(&config, &self.projection, self.generation, &asked);
+        let config = self.deed.config.load()?;
+        let asked = self.deed.asked.because(self.reason);
+        let retire = deployments::retire(&config, &self.deed.projection, self.generation, &asked);
         let number = super::runtime()?.block_on(retire)?;
-        let words = format!("Generation {number} of {} is gone.", self.projection);
-        said(self.output, &words, &json!({ "projection": self.projection, "retired": number }))
+        let words = format!("Generation {number} of {} is gone.", self.deed.projection);
+        said(self.deed.output, &words, &json!({ "projection": self.deed.projection, "retired": number }))
     }
 }
 
 impl Stop {
     pub(super) fn run(self) -> Result<(), CliError> {
-        let config = self.config.load()?;
-        let asked = self.asked.because(Some(self.reason));
-        super::runtime()?.block_on(deployments::set_stopped(&config, &self.projection, true, &asked))?;
-        said(self.output, &format!("{} is stopped.", self.projection), &json!({ "stopped": self.projection }))
+        let config = self.deed.config.load()?;
+        let asked = self.deed.asked.because(Some(self.reason));
+        super::runtime()?.block_on(deployments::set_stopped(&config, &self.deed.projection, true, &asked))?;
+        said(
+            self.deed.output,
+            &format!("{} is stopped.", self.deed.projection),
+            &json!({ "stopped": self.deed.projection }),
+        )
     }
 }
 
 impl Start {
     pub(super) fn run(self) -> Result<(), CliError> {
-        let config = self.config.load()?;
-        let asked = self.asked.because(self.reason);
-        super::runtime()?.block_on(deployments::set_stopped(&config, &self.projection, false, &asked))?;
-        said(self.output, &format!("{} runs again.", self.projection), &json!({ "started": self.projection }))
+        let config = self.deed.config.load()?;
+        let asked = self.deed.asked.because(self.reason);
+        super::runtime()?.block_on(deployments::set_stopped(
+            &config,
+            &self.deed.projection,
+            false,
+            &asked,
+        ))?;
+        said(
+            self.deed.output,
+            &format!("{} runs again.", self.deed.projection),
+            &json!({ "started": self.deed.projection }),
+        )
     }
 }
 
 impl Drop {
     pub(super) fn run(self) -> Result<(), CliError> {
-        let config = self.config.load()?;
-        let asked = self.asked.because(Some(self.reason));
-        super::runtime()?.block_on(deployments::drop_projection(&config, &self.projection, &asked))?;
-        said(self.output, &format!("{} is dropped.", self.projection), &json!({ "dropped": self.projection }))
+        let config = self.deed.config.load()?;
+        let asked = self.deed.asked.because(Some(self.reason));
+        super::runtime()?.block_on(deployments::drop_projection(&config, &self.deed.projection, &asked))?;
+        said(
+            self.deed.output,
+            &format!("{} is dropped.", self.deed.projection),
+            &json!({ "dropped": self.deed.projection }),
+        )
     }
 }
 

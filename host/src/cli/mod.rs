@@ -95,6 +95,19 @@ impl AskedArgument {
     }
 }
 
+/// What is done to a projection, and kept.
+#[derive(Debug, clap::Args)]
+struct Deed {
+    #[command(flatten)]
+    config: ConfigArgument,
+    /// The projection's name.
+    projection: String,
+    #[command(flatten)]
+    asked: AskedArgument,
+    #[arg(long, value_enum, default_value = "text")]
+    output: Output,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Output {
     /// For a person.

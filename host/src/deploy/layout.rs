@@ -233,9 +233,9 @@ mod tests {
         json!({
             "name": "orders", "version": "1.0.0",
             "topics": [{"name": "t", "statements": ["put"]}],
-            "tables": [{"name": "order", "key": ["id"], "columns": [
+            "tables": [{"name": "sale", "key": ["id"], "columns": [
                 {"name": "id", "type": "int64"}, {"name": "total", "type": "int64", "nullable": true}]}],
-            "statements": [{"name": "put", "table": "order", "kind": "upsert", "set": [{"column": "total"}]}],
+            "statements": [{"name": "put", "table": "sale", "kind": "upsert", "set": [{"column": "total"}]}],
         })
     }
 
@@ -276,7 +276,7 @@ mod tests {
         let words: Vec<String> = steps.iter().map(ToString::to_string).collect();
         assert_eq!(
             words,
-            ["add the column order.note", "create an index of order on total", "create the table customer"]
+            ["add the column sale.note", "create an index of sale on total", "create the table customer"]
         );
         assert_eq!(fit(|json| json["version"] = "2.0.0".into()), Fit::InPlace(vec![]));
     }
@@ -288,24 +288,24 @@ mod tests {
             ("its revision is 2, and was 1", |json| json["revision"] = 2.into()),
             ("its topics are u, and were t", |json| json["topics"][0]["name"] = "u".into()),
             ("keyed alike", |json| json["topics"][0]["ordering-group"] = "orders".into()),
-            ("order.total is text, and was int64", |json| {
+            ("sale.total is text, and was int64", |json| {
                 json["tables"][0]["columns"][1]["type"] = "text".into();
             }),
-            ("whether order.total may be null", |json| {
+            ("whether sale.total may be null", |json| {
                 json["tables"][0]["columns"][1]["nullable"] = false.into();
             }),
             ("has lineage", |json| json["tables"][0]["lineage"] = true.into()),
-            ("order.note is new, and may not be null", |json| {
+            ("sale.note is new, and may not be null", |json| {
                 add(&mut json["tables"][0]["columns"], json!({"name": "note", "type": "text"}));
                 add(&mut json["statements"][0]["set"], json!({"column": "note"}));
             }),
-            ("the key of order is another one", |json| {
+            ("the key of sale is another one", |json| {
                 json["tables"][0]["columns"][1]["nullable"] = false.into();
                 json["tables"][0]["key"] = json!(["id", "total"]);
                 json["statements"][0]["set"] = json!([]);
                 json["statements"][0]["kind"] = "insert-once".into();
             }),
-            ("no table order any more", |json| {
+            ("no table sale any more", |json| {
                 json["tables"][0]["name"] = "other".into();
                 json["statements"][0]["table"] = "other".into();
             }),

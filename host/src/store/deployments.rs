@@ -13,7 +13,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::operator::Asked;
-use super::{Component, Generation, Installed, StoreError};
+use super::{Component, Generation, Installed, StoreError, list};
 use crate::deploy::layout::Layout;
 use crate::deploy::supply::Signer;
 use crate::event::Partition;
@@ -375,6 +375,47 @@ impl StandingRow {
             caught_up: self.caught_up,
             backfilling: self.backfilling,
         })
+    }
+}
+
+/// What a proposal need not be asked for.
+pub(super) fn known(action: Action, origin: Origin, is_active: bool, had: bool) -> Option<Proposed> {
+    match action {
+        Action::Deploy if is_active => Some(Proposed::Active),
+        _ if had && origin == Origin::Directory => Some(Proposed::Had),
+        _ => None,
+    }
+}
+
+/// A generation that may be shown, and the live one.
+pub(super) fn promotable<'s>(
+    standings: &'s [Standing],
+    generation: &Generation,
+) -> Result<(&'s Standing, &'s Standing), StoreError> {
+    let Generation { projection, number, .. } = generation;
+    let refused = |words: &str| StoreError::Unusable(format!("generation {number} of {projection} {words}"));
+    let new = standings.iter().find(|standing| standing.generation.id == generation.id);
+    let live = standings.iter().find(|standing| standing.role == Role::Live);
+    let (Some(new), Some(live)) = (new, live) else { return Err(refused("is gone")) };
+    if new.role == Role::Live {
+        return Err(refused("is live"));
+    }
+    new.is_fed()?;
+    match new.caught_up {
+        true => Ok((new, live)),
+        false => Err(refused("has not come to the end of its topics yet: readers would see a step back")),
+    }
+}
+
+/// Whether readers would see none if a generation was shown that is behind in these partitions.
+pub(super) fn no_step_back(generation: &Generation, behind: &[Partition]) -> Result<(), StoreError> {
+    let Generation { projection, number, .. } = generation;
+    match behind {
+        [] => Ok(()),
+        behind => Err(StoreError::Unusable(format!(
+            "generation {number} of {projection} is behind the live one in {}: readers would see a step back",
+            list(behind)
+        ))),
     }
 }
 

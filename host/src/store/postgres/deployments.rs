@@ -19,11 +19,12 @@ use crate::event::Partition;
 use crate::failpoint;
 use crate::store::deployments::{
     Action, Deployed, Deployments, OpenDeployment, OpenRow, Origin, PRESENCE, Promoted, Proposal, Proposed,
-    Report, ReportRow, Role, Standing, StandingRow, StoredComponent, Vector, open, report, vector_json,
+    Report, ReportRow, Role, Standing, StandingRow, StoredComponent, Vector, known, no_step_back, open,
+    promotable, report, vector_json,
 };
 use crate::store::names::{generation_schema, quote, schema_name};
 use crate::store::operator::Asked;
-use crate::store::{Generation, Installed, StoreError, list};
+use crate::store::{Generation, Installed, StoreError};
 
 /// The first argument of the lock of whoever carries a deployment out.
 const DEPLOY_CLASS: i32 = ADVISORY_CLASS + 2;
@@ -120,11 +121,7 @@ impl Deployments for Postgres {
         .fetch_one(&mut *tx)
         .await
         .map_err(classify)?;
-        let known = match action {
-            Action::Deploy if is_active => Some(Proposed::Active),
-            _ if had && *origin == Origin::Directory => Some(Proposed::Had),
-            _ => None,
-        };
+        let known = known(*action, *origin, is_active, had);
         if let (Some(known), Origin::Directory) = (&known, origin) {
             tx.commit().await.map_err(classify)?;
             return Ok(known.clone());
@@ -414,28 +411,9 @@ impl Deployments for Postgres {
         let standings = standings(&mut tx, name).await?;
         // No batch is in flight then, and none begins before the end.
         fence(&mut tx, &standings.iter().map(|standing| standing.generation.id).collect::<Vec<_>>()).await?;
-        let find = |wanted: &dyn Fn(&&Standing) -> bool| standings.iter().find(wanted);
-        let new = find(&|standing| standing.generation.id == generation.id);
-        let (Some(new), Some(old)) = (new, find(&|standing| standing.role == Role::Live)) else {
-            return Err(StoreError::Unusable(format!("generation {} of {name} is gone", generation.number)));
-        };
-        if new.role == Role::Live {
-            return Err(StoreError::Unusable(format!("generation {} of {name} is live", generation.number)));
-        }
-        new.is_fed()?;
-        if !new.caught_up {
-            let number = generation.number;
-            return Err(StoreError::Unusable(format!(
-                "generation {number} of {name} has not come to the end of its topics yet: readers would see a step back"
-            )));
-        }
+        let (new, old) = promotable(&standings, generation)?;
         let behind = behind(&mut tx, new.generation.id, old.generation.id, topics).await?;
-        if !behind.is_empty() {
-            let (number, partitions) = (generation.number, list(&behind));
-            return Err(StoreError::Unusable(format!(
-                "generation {number} of {name} is behind the live one in {partitions}: readers would see a step back"
-            )));
-        }
+        no_step_back(generation, &behind)?;
         let promoted = match &new.readers {
             // Its views are there: it was live before.
             Some(readers) => Promoted { readers: readers.clone(), replaced: false },
