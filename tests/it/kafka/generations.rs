@@ -11,8 +11,8 @@ use sqlx::postgres::PgConnection;
 use sqlx::{Connection, Row};
 
 use crate::harness::{
-    Argument, Guest, Host, Line, Platform, Plugins, ReadModel, SALES_BY_COUNTRY, Session, assert_closed,
-    describing, descriptor, eventually, seed,
+    Argument, Guest, Host, Line, ORDER_SEARCH, Platform, Plugins, ReadModel, SALES_BY_COUNTRY, Session,
+    assert_closed, describing, descriptor, eventually, seed,
 };
 
 const COUNTS: &str = "counts";
@@ -826,4 +826,31 @@ fn a_rebuild_leaves_the_live_generation_its_pace() {
     let host = platform.start_host("end");
     platform.assert_sales_are_right();
     host.sigterm();
+}
+
+/// The example that everything is tried on: a copy of customers, reads, and a write by a column that is not
+/// the key.
+#[test]
+fn order_search_is_built_anew_compared_promoted_and_rolled_back() {
+    for read_model in [ReadModel::postgres(), ReadModel::sqlite()] {
+        let platform = Platform::new("orders-anew", &[ORDER_SEARCH], read_model);
+        platform.create_topics(2);
+        let records: Vec<Record> = platform.workload(seed(4_102), 3_000).records().collect();
+        let (before, after) = records.split_at(2_000);
+        platform.publish(before);
+        let host = platform.start_host("host");
+        platform.until_fresh();
+        platform.ask(&["rebuild", ORDER_SEARCH]);
+        platform.publish(after);
+        until_beside_is_fresh(&platform, ORDER_SEARCH);
+        let diff = platform.ask(&["diff", ORDER_SEARCH]);
+        assert_eq!(diff["tables"].as_array().unwrap().len(), 2, "{diff:#}");
+        platform.ask(&["promote", ORDER_SEARCH]);
+        assert_eq!(live_generation(&platform, ORDER_SEARCH), 2);
+        platform.assert_orders_are_right();
+        platform.ask(&["rollback", ORDER_SEARCH]);
+        assert_eq!(live_generation(&platform, ORDER_SEARCH), 1);
+        platform.assert_orders_are_right();
+        host.sigterm();
+    }
 }

@@ -290,3 +290,37 @@ fn a_batch_of_the_old_version_is_not_written_once_another_one_is_active() {
     assert_eq!(platform.status().unwrap()[SALES_BY_COUNTRY].digest, deployer.versions[1].1.digest);
     stopped.sigterm();
 }
+
+/// Whoever carries a rollback out dies, and another one finishes it.
+#[test]
+fn a_host_killed_in_the_middle_of_a_rollback_leaves_it_to_another() {
+    let component = guest(SALES_BY_COUNTRY);
+    let [old, new] = [1, 2].map(|number| variant(&component, number));
+    let digests = [&old, &new].map(|bytes| load(bytes, &Limits::default()).digest);
+    let plugins = Plugins::new(&[]).add("sales-by-country.wasm", &old);
+    let platform = Platform::new("killed-rolling-back", &[SALES_BY_COUNTRY], ReadModel::postgres())
+        .set(&["plugins", "directory"], plugins.path());
+    platform.create_topics(2);
+    let records: Vec<Record> = platform.workload(seed(90), 2_000).records().collect();
+    let (before, after) = records.split_at(1_000);
+    platform.publish(before);
+    let host = platform.start_host("host");
+    platform.until_fresh();
+    let file = platform.directory().join("new.wasm");
+    std::fs::write(&file, &new).unwrap();
+    platform.ask(&["deploy", &file.display().to_string()]);
+    host.sigterm();
+    let dying = platform.start_host_with("dying", "before-activation=kill@1");
+    dying.group(SALES_BY_COUNTRY);
+    thread::scope(|scope| {
+        let rollback = scope.spawn(|| platform.command(&["rollback", SALES_BY_COUNTRY]));
+        dying.until_killed_at("before-activation");
+        let heir = platform.start_host("heir");
+        let (code, _, said) = rollback.join().unwrap();
+        assert_eq!(code, 0, "{said}");
+        platform.publish(after);
+        platform.assert_sales_are_right();
+        heir.sigterm();
+    });
+    assert_eq!(platform.status().unwrap()[SALES_BY_COUNTRY].digest, digests[0]);
+}

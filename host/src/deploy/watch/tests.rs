@@ -1,3 +1,5 @@
+//! Fault 29: half-written files, swapped links, lost notifications, storms of touches.
+
 use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::process::Command;
