@@ -5,32 +5,32 @@
 //! has happened.
 
 mod positions;
+mod switch;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use projector_model::{Contract, order};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::{BatchLimits, Buffer, Delivery};
 use crate::config::Deploy;
 use crate::deploy::versions::Versions;
-use crate::event::{Partition, Position};
+use crate::event::Partition;
 use crate::failure::{FailureKind, Response, Trouble};
 use crate::outcome::Failure;
-use crate::plugin::Plugin;
 use crate::policy::Flood;
 use crate::project::purity::{self, Call, Sampling};
 use crate::project::{self, Caller, FirstAnswer, ProjectError};
 use crate::retry::{Backoff, Halt, Retries};
-use crate::settle::{self, Attempt, Isolate, OnTrial, Released, Settler, isolate};
+use crate::settle::{self, Attempt, Isolate, Released, Settler, isolate};
 use crate::source::{Hold, Incoming, Log, Source};
-use crate::store::deployments::{Role, Vector};
+use crate::store::deployments::Vector;
 use crate::store::operator::Open;
 use crate::store::{Advance, CatchingUp, Deployment, LockHolder, StoreError};
 use crate::wishes::Board;
 use positions::Positions;
+use switch::Switch;
 
 /// Times that a batch may run out of wall time before the projection stands still.
 const TIMEOUTS: u32 = 3;
@@ -155,18 +155,6 @@ impl Pipeline {
     }
 }
 
-/// Going over from one version to another.
-#[derive(Default)]
-struct Switch {
-    /// Since the last commit of the version before; over with the first of the next one.
-    began: Option<Instant>,
-    last_commit: Option<Instant>,
-    /// Those that the active version committed.
-    batches: u64,
-    /// It is built beside a live generation.
-    beside_live: bool,
-}
-
 struct Run {
     settler: Settler,
     source: Source,
@@ -250,50 +238,6 @@ impl Run {
                 () = wait_until(retry) => {}
             }
         }
-    }
-
-    /// Goes over to the version that is active, and heeds a hold: between two batches.
-    fn follow(&mut self, ahead: &mut Option<Batch>) -> Result<(), Halt> {
-        let Some(wishes) = self.board.of(self.settler.deployment.generation.id) else {
-            return Err(Halt::Switch);
-        };
-        self.switch.beside_live = wishes.role == Role::Building;
-        if wishes.active != *self.settler.deployment.digest {
-            let next = self.versions.known(&wishes.active).filter(|next| self.can_go_on_with(next));
-            let Some(next) = next else { return Err(Halt::Switch) };
-            self.settler.go_over_to(next);
-            // It may be another one than this lane ran.
-            let before = wishes.on_trial_against.as_deref().filter(|_| self.trial_batches > 0);
-            let before = before.and_then(|digest| self.versions.known(digest));
-            self.settler.on_trial = before.map(|before| OnTrial::against(&self.settler, before));
-            self.switch.began = Some(self.switch.last_commit.unwrap_or_else(Instant::now));
-            self.switch.batches = 0;
-            self.flood = Flood::default();
-            if let Some(ahead) = ahead {
-                ahead.answers = None;
-            }
-        } else if wishes.on_trial_against.is_none() {
-            self.settler.on_trial = None;
-        }
-        self.hold = wishes.hold;
-        if self.hold.is_some()
-            && let Some(ahead) = ahead.take()
-        {
-            self.buffer.put_back(ahead.deliveries);
-        }
-        Ok(())
-    }
-
-    /// Whether a version can take over where another one stops, without new consumers: it knows topics
-    /// by their place, and lanes by whether a batch must be the only one in flight.
-    fn can_go_on_with(&self, next: &Plugin) -> bool {
-        let (now, next) = (&self.settler.plugin.contract, &next.contract);
-        let topics =
-            |contract: &Contract| contract.topics.iter().map(|topic| topic.name.clone()).collect::<Vec<_>>();
-        let order_shows = |contract: &Contract| !order::unsettled(contract).is_empty();
-        topics(now) == topics(next)
-            && now.needs_one_writer() == next.needs_one_writer()
-            && order_shows(now) == order_shows(next)
     }
 
     /// Does what operators want, between two batches.
@@ -554,58 +498,6 @@ impl Run {
         }
     }
 
-    /// Whether the version before is to be asked about an event, and was not.
-    fn is_tried_out(&self, position: &Position) -> bool {
-        self.settler.on_trial.as_ref().is_some_and(|trial| trial.compared.as_ref() != Some(position))
-    }
-
-    /// A version on trial fails for a batch's first event: if the version before does not, that one is put
-    /// back. The events before this one are committed, and the rows are as they left them.
-    async fn compare(&mut self, batch: &Batch, failure: &Failure) {
-        let (Some(on_trial), Some(first)) = (&mut self.settler.on_trial, batch.deliveries.first()) else {
-            return;
-        };
-        let before = &on_trial.before;
-        match before.fails_for(first, &self.settler.plugin.contract).await {
-            // Neither takes it: no reason to go back.
-            Ok(true) => on_trial.compared = Some(first.event.position.clone()),
-            Ok(false) => {
-                let Deployment { generation, digest, .. } = &self.settler.deployment;
-                let (projection, position) = (&*generation.projection, &first.event.position);
-                let to = &before.deployment.digest;
-                let reason =
-                    format!("the event at {position} failed, and did not in the version before: {failure}");
-                match before.store.revert(generation, digest, to, &reason).await {
-                    // Another one is active meanwhile.
-                    Ok(false) => drop(self.board.refresh().await),
-                    Ok(true) => {
-                        tracing::error!(
-                            projection,
-                            digest = &**digest,
-                            to = &**to,
-                            reason,
-                            advice = "mend the version, and deploy it again",
-                            "version reverted"
-                        );
-                        self.backoff.succeeded();
-                        if let Err(error) = self.board.refresh().await {
-                            tracing::debug!(projection, %error, "what is active now is heard later");
-                        }
-                    }
-                    Err(error) => {
-                        self.backoff.failed(error.kind(), &error);
-                        self.backoff.wait(&self.stop).await;
-                    }
-                }
-            }
-            Err(error) => {
-                let kind = FailureKind::Database;
-                self.backoff.failed(kind, &format!("the version before could not be asked: {error:?}"));
-                self.backoff.wait(&self.stop).await;
-            }
-        }
-    }
-
     /// Makes sure that a batch is of the log that its checkpoints are about; what is not will be void.
     /// `false`: it is time to stop, and that could not be found out.
     async fn of_the_same_log(&mut self, batch: &mut Batch) -> bool {
@@ -724,25 +616,6 @@ impl Run {
                 && let Err(error) = store.set_impure(&deployment.generation, &impurity.to_string()).await
             {
                 tracing::debug!(%error, "that the plugin is not pure could not be stored");
-            }
-        }
-    }
-
-    /// A batch of the active version is committed. Tells the first time, and when its trial is over.
-    async fn went_over(&mut self) {
-        let now = Instant::now();
-        let Deployment { generation, digest, contract, .. } = &self.settler.deployment;
-        if let Some(began) = self.switch.began.take() {
-            let gap_ms = now.duration_since(began).as_millis() as u64;
-            let (projection, version) = (&*generation.projection, &*contract.descriptor.version);
-            tracing::info!(projection, version, digest = &**digest, gap_ms, "went over to another version");
-        }
-        self.switch.last_commit = Some(now);
-        self.switch.batches += 1;
-        if self.settler.on_trial.is_some() && self.switch.batches >= self.trial_batches {
-            match self.settler.store.prove(generation, digest).await {
-                Ok(()) => self.settler.on_trial = None,
-                Err(error) => tracing::debug!(%error, "that a trial is over could not be stored"),
             }
         }
     }

@@ -1,0 +1,144 @@
+//! Going over from one version to another between two batches, and its trial.
+
+use projector_model::{Contract, order};
+use tokio::time::Instant;
+
+use super::{Batch, Run};
+use crate::event::Position;
+use crate::failure::FailureKind;
+use crate::outcome::Failure;
+use crate::plugin::Plugin;
+use crate::policy::Flood;
+use crate::retry::Halt;
+use crate::settle::OnTrial;
+use crate::store::Deployment;
+use crate::store::deployments::Role;
+
+/// Going over from one version to another.
+#[derive(Default)]
+pub(super) struct Switch {
+    /// Since the last commit of the version before; over with the first of the next one.
+    began: Option<Instant>,
+    last_commit: Option<Instant>,
+    /// Those that the active version committed.
+    batches: u64,
+    /// It is built beside a live generation.
+    pub(super) beside_live: bool,
+}
+
+impl Run {
+    /// Goes over to the version that is active, and heeds a hold: between two batches.
+    pub(super) fn follow(&mut self, ahead: &mut Option<Batch>) -> Result<(), Halt> {
+        let Some(wishes) = self.board.of(self.settler.deployment.generation.id) else {
+            return Err(Halt::Switch);
+        };
+        self.switch.beside_live = wishes.role == Role::Building;
+        if wishes.active != *self.settler.deployment.digest {
+            let next = self.versions.known(&wishes.active).filter(|next| self.can_go_on_with(next));
+            let Some(next) = next else { return Err(Halt::Switch) };
+            self.settler.go_over_to(next);
+            // It may be another one than this lane ran.
+            let before = wishes.on_trial_against.as_deref().filter(|_| self.trial_batches > 0);
+            let before = before.and_then(|digest| self.versions.known(digest));
+            self.settler.on_trial = before.map(|before| OnTrial::against(&self.settler, before));
+            self.switch.began = Some(self.switch.last_commit.unwrap_or_else(Instant::now));
+            self.switch.batches = 0;
+            self.flood = Flood::default();
+            if let Some(ahead) = ahead {
+                ahead.answers = None;
+            }
+        } else if wishes.on_trial_against.is_none() {
+            self.settler.on_trial = None;
+        }
+        self.hold = wishes.hold;
+        if self.hold.is_some()
+            && let Some(ahead) = ahead.take()
+        {
+            self.buffer.put_back(ahead.deliveries);
+        }
+        Ok(())
+    }
+
+    /// Whether a version can take over where another one stops, without new consumers: it knows topics
+    /// by their place, and lanes by whether a batch must be the only one in flight.
+    fn can_go_on_with(&self, next: &Plugin) -> bool {
+        let (now, next) = (&self.settler.plugin.contract, &next.contract);
+        let topics =
+            |contract: &Contract| contract.topics.iter().map(|topic| topic.name.clone()).collect::<Vec<_>>();
+        let order_shows = |contract: &Contract| !order::unsettled(contract).is_empty();
+        topics(now) == topics(next)
+            && now.needs_one_writer() == next.needs_one_writer()
+            && order_shows(now) == order_shows(next)
+    }
+
+    /// A batch of the active version is committed. Tells the first time, and when its trial is over.
+    pub(super) async fn went_over(&mut self) {
+        let now = Instant::now();
+        let Deployment { generation, digest, contract, .. } = &self.settler.deployment;
+        if let Some(began) = self.switch.began.take() {
+            let gap_ms = now.duration_since(began).as_millis() as u64;
+            let (projection, version) = (&*generation.projection, &*contract.descriptor.version);
+            tracing::info!(projection, version, digest = &**digest, gap_ms, "went over to another version");
+        }
+        self.switch.last_commit = Some(now);
+        self.switch.batches += 1;
+        if self.settler.on_trial.is_some() && self.switch.batches >= self.trial_batches {
+            match self.settler.store.prove(generation, digest).await {
+                Ok(()) => self.settler.on_trial = None,
+                Err(error) => tracing::debug!(%error, "that a trial is over could not be stored"),
+            }
+        }
+    }
+
+    /// Whether the version before is to be asked about an event, and was not.
+    pub(super) fn is_tried_out(&self, position: &Position) -> bool {
+        self.settler.on_trial.as_ref().is_some_and(|trial| trial.compared.as_ref() != Some(position))
+    }
+
+    /// A version on trial fails for a batch's first event: if the version before does not, that one is put
+    /// back. The events before this one are committed, and the rows are as they left them.
+    pub(super) async fn compare(&mut self, batch: &Batch, failure: &Failure) {
+        let (Some(on_trial), Some(first)) = (&mut self.settler.on_trial, batch.deliveries.first()) else {
+            return;
+        };
+        let before = &on_trial.before;
+        match before.fails_for(first, &self.settler.plugin.contract).await {
+            // Neither takes it: no reason to go back.
+            Ok(true) => on_trial.compared = Some(first.event.position.clone()),
+            Ok(false) => {
+                let Deployment { generation, digest, .. } = &self.settler.deployment;
+                let (projection, position) = (&*generation.projection, &first.event.position);
+                let to = &before.deployment.digest;
+                let reason =
+                    format!("the event at {position} failed, and did not in the version before: {failure}");
+                match before.store.revert(generation, digest, to, &reason).await {
+                    // Another one is active meanwhile.
+                    Ok(false) => drop(self.board.refresh().await),
+                    Ok(true) => {
+                        tracing::error!(
+                            projection,
+                            digest = &**digest,
+                            to = &**to,
+                            reason,
+                            advice = "mend the version, and deploy it again",
+                            "version reverted"
+                        );
+                        self.backoff.succeeded();
+                        if let Err(error) = self.board.refresh().await {
+                            tracing::debug!(projection, %error, "what is active now is heard later");
+                        }
+                    }
+                    Err(error) => {
+                        self.backoff.failed(error.kind(), &error);
+                        self.backoff.wait(&self.stop).await;
+                    }
+                }
+            }
+            Err(error) => {
+                let kind = FailureKind::Database;
+                self.backoff.failed(kind, &format!("the version before could not be asked: {error:?}"));
+                self.backoff.wait(&self.stop).await;
+            }
+        }
+    }
+}
