@@ -44,6 +44,8 @@ const SETTLED: Duration = Duration::from_secs(60);
 const EXPIRY: Duration = Duration::from_secs(60);
 /// How long a deployment rests that could not be brought on.
 const ROLLOUT: Duration = Duration::from_millis(500);
+/// Before a task that broke off is begun again.
+const BROKEN_OFF: Duration = Duration::from_secs(1);
 /// How often it is tried to promote a generation that is to be promoted by itself.
 const PROMOTION: Duration = Duration::from_secs(2);
 const PROMOTION_AT_MOST: Duration = Duration::from_secs(300);
@@ -73,11 +75,6 @@ struct Prepared {
     settler: Settler,
     limits: BatchLimits,
     board: Board,
-}
-
-/// A generation's task.
-struct Running {
-    stop: CancellationToken,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -280,7 +277,8 @@ impl Host {
             }
         };
         backoff.succeeded();
-        let mut running: HashMap<i64, Running> = HashMap::new();
+        // What stops the task of each generation that runs.
+        let mut running: HashMap<i64, CancellationToken> = HashMap::new();
         let mut tasks: JoinSet<()> = JoinSet::new();
         let mut rollouts: JoinSet<Result<bool, StoreError>> = JoinSet::new();
         // Which generation or deployment a task is about.
@@ -298,12 +296,12 @@ impl Host {
                     let (store, board, token) = (store.clone(), board.clone(), stop.clone());
                     let task = tasks.spawn(host.supervise(store, board, generation, token));
                     task_of.insert(task.id(), id);
-                    Running { stop }
+                    stop
                 });
             }
-            for (id, running) in &running {
+            for (id, stop) in &running {
                 if !state.generations.get(id).is_some_and(wanted) {
-                    running.stop.cancel();
+                    stop.cancel();
                 }
             }
             for open in &state.open {
@@ -330,6 +328,7 @@ impl Host {
                         Ok((task, ())) => task,
                         Err(error) => {
                             tracing::error!(%error, "a projection's task broke off; it is begun again");
+                            tokio::time::sleep(BROKEN_OFF).await;
                             error.id()
                         }
                     };
@@ -349,14 +348,7 @@ impl Host {
                             Ok(false) => {}
                             Err(error) => tracing::warn!(%error, "a deployment is tried again"),
                         }
-                        let state = board.state();
-                        self.versions.keep(|digest| {
-                            let runs = |wishes: &Wishes| {
-                                wishes.active == digest || wishes.on_trial_against.as_deref() == Some(digest)
-                            };
-                            state.generations.values().any(runs)
-                                || state.open.iter().any(|open| open.digest == digest)
-                        });
+                        self.versions.trim();
                     }
                 }
                 () = self.stop.cancelled() => {}

@@ -23,7 +23,7 @@ pub struct Versions {
 
 /// So many versions are kept that nobody needs at the moment: whoever goes back and forth need not compile
 /// them again.
-const SPARE: usize = 4;
+const SPARE: usize = 8;
 
 /// Why a version cannot be run here.
 #[derive(Debug, thiserror::Error)]
@@ -126,13 +126,15 @@ impl Versions {
         Ok(plugin)
     }
 
-    /// Lets go of versions that nobody needs and that were not asked for lately.
-    pub fn keep(&self, needed: impl Fn(&str) -> bool) {
+    /// Lets go of versions that nobody uses and that were not asked for lately.
+    pub fn trim(&self) {
         let mut known = self.lock();
-        let spare = known.iter().filter(|plugin| !needed(&plugin.digest)).count();
+        // Whoever uses a plugin has its contract.
+        let is_used = |plugin: &Plugin| Arc::strong_count(&plugin.contract) > 1;
+        let spare = known.iter().filter(|plugin| !is_used(plugin)).count();
         let mut too_many = spare.saturating_sub(SPARE);
         known.retain(|plugin| {
-            let goes = too_many > 0 && !needed(&plugin.digest);
+            let goes = too_many > 0 && !is_used(plugin);
             too_many -= usize::from(goes);
             !goes
         });
