@@ -166,6 +166,30 @@ fn a_topic_created_anew_with_more_records_under_a_running_host_is_paused() {
 }
 
 /// Fault 7: another cluster answers at the brokers' address, with topics of the same names.
+/// The way on: all rows anew from the log as it is, and whoever knows better shows them.
+#[test]
+fn rows_are_built_anew_from_a_topic_that_was_created_anew() {
+    let platform = Platform::new("anew-from-anew", &[ORDER_SEARCH], ReadModel::postgres());
+    platform.create_topics(PARTITIONS);
+    let topic = platform.topic(CUSTOMER_COUNTRY_CHANGED);
+    platform.publish(&history(&platform, seed(352), 2_000));
+    let host = platform.start_host("first");
+    platform.until_fresh();
+    let read = partitions(&platform, ORDER_SEARCH, &topic);
+    host.sigterm();
+    recreate(&platform, &read, 0.5);
+    let host = platform.start_host("second");
+    until_paused(&platform, &host, ORDER_SEARCH, &topic, &["the topic was created anew"]);
+    platform.ask(&["rebuild", ORDER_SEARCH]);
+    eventually("the rows are built anew", || match platform.status()?[ORDER_SEARCH].beside.first() {
+        Some(beside) if beside.fresh => Ok(()),
+        beside => Err(format!("{beside:?}")),
+    });
+    platform.ask(&["promote", ORDER_SEARCH, "--force", "--reason", "the topic was created anew"]);
+    platform.assert_orders_are_right();
+    host.sigterm();
+}
+
 #[test]
 fn another_cluster_behind_the_same_address_is_paused() {
     let mut kafka = Kafka::start().unwrap();
