@@ -535,7 +535,8 @@ impl Postgres {
         .await
         .map_err(classify)?;
         // A promotion or a revert may have come between: then all of this is for the next try.
-        if open.is_none() || aim(&mut tx, action, &digest, contract).await?.1 != target {
+        let (standings, again) = aim(&mut tx, action, &digest, contract).await?;
+        if open.is_none() || again != target {
             return Ok(None);
         }
         let (generation, replaced, verdict) = match target {
@@ -788,13 +789,13 @@ async fn set_readers(
 }
 
 /// Readers' views of a layout. Those that are there are replaced: whoever reads them sees the one or the
-/// other.
+/// other. Whatever the transaction waits for from then on keeps readers waiting, so it waits for no longer
+/// than they may.
 async fn show_layout(tx: &mut Tx, layout: &Layout, schema: &str, readers: &str) -> Result<(), StoreError> {
     run(tx, format!("set local lock_timeout = {READERS_WAIT_MS}")).await?;
     for table in &layout.tables {
         run(tx, tables::view(table, schema, readers)).await?;
     }
-    run(tx, "set local lock_timeout to default".to_owned()).await?;
     Ok(())
 }
 
