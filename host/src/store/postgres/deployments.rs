@@ -328,7 +328,7 @@ impl Deployments for Postgres {
         let held = sqlx::query(
             "update projector.generation
              set hold_until = now() + $3 * interval '1 second', hold_at = $4::text::jsonb, hold_by = $2
-             where id = any($1) and (hold_by = $2 or hold_until is null or hold_until < now())",
+             where id = any($1) and (hold_by = $2 or hold_until is null or hold_until <= now())",
         )
         .bind(generations)
         .bind(by)

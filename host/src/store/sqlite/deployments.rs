@@ -307,7 +307,7 @@ impl Deployments for Sqlite {
         for generation in generations {
             let held = sqlx::query(
                 "update projector_generation set hold_until = cast(unixepoch('subsec') * 1000000 as integer) + ?3, hold_at = ?4, hold_by = ?2
-                 where id = ?1 and (hold_by = ?2 or hold_until is null or hold_until < cast(unixepoch('subsec') * 1000000 as integer))",
+                 where id = ?1 and (hold_by = ?2 or hold_until is null or hold_until <= cast(unixepoch('subsec') * 1000000 as integer))",
             )
             .bind(generation)
             .bind(by)
