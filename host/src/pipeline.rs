@@ -26,7 +26,7 @@ use crate::retry::{Backoff, Halt, Retries};
 use crate::settle::{self, Attempt, Isolate, Released, Settler, isolate};
 use crate::source::{Hold, Incoming, Log, Source};
 use crate::store::deployments::Vector;
-use crate::store::operator::Open;
+use crate::store::operator::{Open, Wishes};
 use crate::store::{Advance, CatchingUp, Deployment, LockHolder, StoreError};
 use crate::wishes::Board;
 use positions::Positions;
@@ -213,14 +213,17 @@ impl Run {
     async fn next_batch(&mut self, mut ahead: Option<Batch>) -> Result<Option<Batch>, Halt> {
         loop {
             self.drain();
-            self.follow(&mut ahead)?;
+            let generation = self.settler.deployment.generation.id;
+            // None: it is gone.
+            let wishes = self.board.of(generation).ok_or(Halt::Switch)?;
+            self.follow(&wishes, &mut ahead)?;
             if let Some(reason) = self.failed.take() {
                 return Err(Halt::Restart(reason));
             }
             if self.stop.is_cancelled() {
                 return Ok(None);
             }
-            self.serve().await?;
+            self.serve(wishes).await?;
             self.positions.settle(&self.source).await;
             self.end_of_catching_up(&ahead).await?;
             if let Some(batch) = ahead.take().or_else(|| self.take_batch()) {
@@ -241,8 +244,7 @@ impl Run {
     }
 
     /// Does what operators want, between two batches.
-    async fn serve(&mut self) -> Result<(), Halt> {
-        let Some(wishes) = self.board.of(self.settler.deployment.generation.id) else { return Ok(()) };
+    async fn serve(&mut self, wishes: Wishes) -> Result<(), Halt> {
         if let Some(reason) = wishes.paused {
             return Err(Halt::Paused(reason));
         }

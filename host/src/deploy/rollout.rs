@@ -54,8 +54,18 @@ pub async fn advance(
         store.refuse(open.id, &format!("no host can run it: {}", refusals.join("; "))).await?;
         return Ok(true);
     }
-    // A host that can run it does the rest: it has the contract.
-    let Some(plugin) = versions.known(digest) else { return Ok(false) };
+    // A host that can run it does the rest.
+    if mine.said != Some(Ok(())) {
+        return Ok(false);
+    }
+    let plugin = match versions.of(&**store, projection, digest).await {
+        Ok(plugin) => plugin,
+        Err(VersionError::Store(error)) => return Err(error),
+        Err(error) => {
+            tracing::warn!(projection, digest, %error, "a component cannot be compiled now; tried again");
+            return Ok(false);
+        }
+    };
     match store.activate(open.id, &plugin.contract).await {
         Ok(None) => Ok(false),
         Ok(Some(installed)) => {

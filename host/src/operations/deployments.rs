@@ -215,6 +215,13 @@ pub struct Outcome {
     pub hosts: Vec<String>,
 }
 
+impl Outcome {
+    /// No host had to be asked.
+    fn at_once(name: &str, deployment: Option<Deployed>) -> Self {
+        Self { projection: name.to_owned(), deployment, refusals: Vec::new(), hosts: Vec::new() }
+    }
+}
+
 /// What is told while it is waited for.
 pub type Progress<'p> = &'p (dyn Fn(&str) + Sync);
 
@@ -275,12 +282,7 @@ pub async fn rollback(
             promote::promote(config, &*store, &log, (&live, warm), Ask::Nothing, (Origin::Command, asked))
                 .await?;
             let deployment = store.history(name, 1).await?.pop();
-            return Ok(Outcome {
-                projection: name.to_owned(),
-                deployment,
-                refusals: Vec::new(),
-                hosts: Vec::new(),
-            });
+            return Ok(Outcome::at_once(name, deployment));
         }
         let is_active = |deployed: &&Deployed| {
             deployed.state == "done"
@@ -368,12 +370,7 @@ pub(super) async fn propose(
     let id = match store.propose(&proposal).await? {
         Proposed::Open(id) => id,
         Proposed::Active | Proposed::Had => {
-            return Ok(Outcome {
-                projection: name.to_owned(),
-                deployment: None,
-                refusals: Vec::new(),
-                hosts: Vec::new(),
-            });
+            return Ok(Outcome::at_once(name, None));
         }
         Proposed::Foreign(reason) => return Err(OperationError::Failed(format!("{name}: {reason}"))),
     };

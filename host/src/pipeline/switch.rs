@@ -13,6 +13,7 @@ use crate::retry::Halt;
 use crate::settle::OnTrial;
 use crate::store::Deployment;
 use crate::store::deployments::Role;
+use crate::store::operator::Wishes;
 
 /// Going over from one version to another.
 #[derive(Default)]
@@ -28,10 +29,7 @@ pub(super) struct Switch {
 
 impl Run {
     /// Goes over to the version that is active, and heeds a hold: between two batches.
-    pub(super) fn follow(&mut self, ahead: &mut Option<Batch>) -> Result<(), Halt> {
-        let Some(wishes) = self.board.of(self.settler.deployment.generation.id) else {
-            return Err(Halt::Switch);
-        };
+    pub(super) fn follow(&mut self, wishes: &Wishes, ahead: &mut Option<Batch>) -> Result<(), Halt> {
         self.switch.beside_live = wishes.role == Role::Building;
         if wishes.active != *self.settler.deployment.digest {
             let next = self.versions.known(&wishes.active).filter(|next| self.can_go_on_with(next));
@@ -50,7 +48,7 @@ impl Run {
         } else if wishes.on_trial_against.is_none() {
             self.settler.on_trial = None;
         }
-        self.hold = wishes.hold;
+        self.hold = wishes.hold.clone();
         if self.hold.is_some()
             && let Some(ahead) = ahead.take()
         {
