@@ -1,12 +1,13 @@
-//! The platform's configuration: one TOML file, typed, with secrets from the environment.
+//! The platform's configuration: one TOML file, typed, with secrets from the environment and from files.
 //!
-//! Any string may hold `${NAME}`, which is replaced by that environment variable. Errors name the
-//! file, the line and the nearest key that is known.
+//! Any string may hold `${NAME}`, which stands for an environment variable, and `${file:/path}`, which
+//! stands for the content of a file. Errors name the file, the line and the nearest known key.
+
+mod text;
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
-use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ use serde::{Deserialize, Deserializer};
 use crate::batch::BatchLimits;
 use crate::plugin::MOST_STACK_BYTES;
 use crate::policy::Failures;
+
+pub use text::{Text, TextError};
 
 /// Everything that `projector run` is told.
 #[derive(Debug, Clone, Deserialize)]
@@ -356,7 +359,7 @@ fn public_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PublicKey, D
 pub const SESSION_TIMEOUT_MS: u64 = 30_000;
 
 fn default_group_prefix() -> Text {
-    Text("projector".into())
+    Text::from("projector")
 }
 
 fn one_lane() -> NonZeroUsize {
@@ -385,44 +388,6 @@ impl Kafka {
         let own = self.properties.get("session.timeout.ms").and_then(|text| text.parse().ok());
         Duration::from_millis(own.unwrap_or(SESSION_TIMEOUT_MS))
     }
-}
-
-/// A string in which `${NAME}` stands for an environment variable.
-///
-/// Its debug form hides what came from the environment: that is where secrets are.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Text(String);
-
-impl Deref for Text {
-    type Target = str;
-    fn deref(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Text {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("\"…\"")
-    }
-}
-
-impl<'de> Deserialize<'de> for Text {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let written = String::deserialize(deserializer)?;
-        expand(&written, |name| std::env::var(name).ok()).map(Text).map_err(serde::de::Error::custom)
-    }
-}
-
-fn expand(written: &str, variable: impl Fn(&str) -> Option<String>) -> Result<String, String> {
-    let mut text = String::with_capacity(written.len());
-    let mut rest = written;
-    while let Some((before, after)) = rest.split_once("${") {
-        let (name, remaining) = after.split_once('}').ok_or("`${` without its `}`")?;
-        text.push_str(before);
-        text.push_str(&variable(name).ok_or_else(|| format!("the environment variable {name} is not set"))?);
-        rest = remaining;
-    }
-    Ok(text + rest)
 }
 
 /// Why a configuration cannot be used: the file, the place in it, and what to write instead.
@@ -463,11 +428,11 @@ impl Config {
             }),
         };
         for store in std::iter::once(&mut config.store).chain(config.stores.values_mut()) {
-            store.url = store.url.relative_to(&base);
+            store.url = store.url.as_url_below(&base);
         }
         if let Some(tls) = &mut config.kafka.tls {
             for file in [&mut tls.ca, &mut tls.certificate, &mut tls.key].into_iter().flatten() {
-                *file = Text(base.join(&**file).display().to_string());
+                *file = file.as_path_below(&base);
             }
         }
         Ok(config)
@@ -584,22 +549,6 @@ impl Config {
     /// The physical name of a logical topic.
     pub fn physical_topic<'a>(&'a self, logical: &'a str) -> &'a str {
         self.kafka.topics.get(logical).map_or(logical, |physical| physical)
-    }
-}
-
-impl Text {
-    /// A SQLite file's URL made relative to a directory; any other URL as it is.
-    fn relative_to(&self, base: &Path) -> Text {
-        match self.strip_prefix("sqlite://") {
-            Some(file) => Text(format!("sqlite://{}", base.join(file).display())),
-            None => self.clone(),
-        }
-    }
-}
-
-impl From<&str> for Text {
-    fn from(text: &str) -> Self {
-        Text(text.to_owned())
     }
 }
 
@@ -744,13 +693,5 @@ store = "analytics"
         std::fs::write(&path, named).expect("written");
         let named = Config::load(&path).expect("sound").plugins.lock;
         assert_eq!(named, Some(directory.path().join("other.lock")));
-    }
-
-    #[test]
-    fn secrets_come_from_the_environment() {
-        let variable = |name: &str| (name == "PASSWORD").then(|| "s$cret".to_owned());
-        assert_eq!(expand("a${PASSWORD}b", variable), Ok("as$cretb".into()));
-        assert_eq!(expand("${NOPE}", variable), Err("the environment variable NOPE is not set".into()));
-        assert!(expand("${PASSWORD", variable).is_err());
     }
 }
