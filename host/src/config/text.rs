@@ -109,10 +109,7 @@ fn from_environment(name: &str) -> Result<String, TextError> {
 }
 
 /// Replaces every `${…}`, from the innermost on. What is put in is not looked at again.
-fn expand(
-    written: &str,
-    variable: &impl Fn(&str) -> Result<String, TextError>,
-) -> Result<String, TextError> {
+fn expand(written: &str, variable: &impl Fn(&str) -> Result<String, TextError>) -> Result<String, TextError> {
     let mut text = String::with_capacity(written.len());
     let mut rest = written;
     while let Some((before, after)) = rest.split_once("${") {
