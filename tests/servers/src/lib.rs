@@ -9,7 +9,8 @@
 //! What is missing on the machine is installed when that can be done (see [`packages`]), otherwise
 //! the error names it and the command that installs it.
 //!
-//! Tests that need no server of their own use [`Kafka::shared`] and [`Postgres::shared`].
+//! Tests that need no server of their own use [`Kafka::shared`], [`SecuredKafka::shared`] and
+//! [`Postgres::shared`].
 
 pub mod lifeline;
 pub mod packages;
@@ -20,5 +21,8 @@ mod port;
 mod postgres;
 mod process;
 
-pub use kafka::{Kafka, KafkaDistribution};
+pub use kafka::{
+    Authority, ClientCertificate, Kafka, KafkaDistribution, Listener, Resource, Right, SecuredKafka, User,
+    token,
+};
 pub use postgres::{Database, Postgres};

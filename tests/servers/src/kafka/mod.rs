@@ -1,7 +1,10 @@
 //! A single-node Apache Kafka in KRaft mode.
 
+mod authority;
 mod distribution;
 mod handshake;
+mod rights;
+mod secured;
 mod settings;
 
 use std::env;
@@ -13,7 +16,10 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use rustix::process::Signal;
 
+pub use authority::{Authority, ClientCertificate};
 pub use distribution::KafkaDistribution;
+pub use rights::{Resource, Right};
+pub use secured::{Listener, SecuredKafka, User, token};
 
 use crate::directory::ServerDirectory;
 use crate::port;
@@ -32,6 +38,8 @@ pub struct Kafka {
     distribution: KafkaDistribution,
     port: u16,
     controller_port: u16,
+    /// Listeners beside the plain one.
+    further: Vec<settings::Further>,
     settings: Vec<(String, String)>,
     /// Last, so that the process is gone before its directory is removed.
     directory: ServerDirectory,
@@ -45,13 +53,24 @@ impl Kafka {
 
     /// Like [`Kafka::start`], with broker settings beside or instead of those that this crate chose.
     pub fn start_with(settings: &[(&str, &str)]) -> Result<Kafka> {
+        let settings = settings.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        Kafka::start_listening(ServerDirectory::create("kafka")?, Vec::new(), settings)
+    }
+
+    /// With listeners beside the plain one.
+    fn start_listening(
+        directory: ServerDirectory,
+        further: Vec<settings::Further>,
+        settings: Vec<(String, String)>,
+    ) -> Result<Kafka> {
         let mut kafka = Kafka {
             process: None,
             distribution: KafkaDistribution::locate_or_install()?,
             port: port::free()?,
             controller_port: port::free()?,
-            settings: settings.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
-            directory: ServerDirectory::create("kafka")?,
+            further,
+            settings,
+            directory,
         };
         kafka.format()?;
         kafka.launch()?;
@@ -127,7 +146,7 @@ impl Kafka {
 
     /// Writes the settings and gives the empty log directory a cluster id.
     fn format(&self) -> Result<()> {
-        let mut properties = settings::listeners(self.port, self.controller_port);
+        let mut properties = settings::listeners(self.port, self.controller_port, &self.further);
         properties.extend(settings::FIXED.map(|(name, value)| (name.to_owned(), value.to_owned())));
         properties.insert("log.dirs".to_owned(), self.data().display().to_string());
         properties.extend(self.settings.iter().cloned());

@@ -6,23 +6,32 @@ use std::io::Read;
 
 use anyhow::{Context, Result};
 
+/// A listener beside the plain one: its name, Kafka's name of its protocol, and its port.
+pub(super) type Further = (&'static str, &'static str, u16);
+
 /// Settings that depend on the ports.
-pub(super) fn listeners(port: u16, controller_port: u16) -> BTreeMap<String, String> {
+pub(super) fn listeners(port: u16, controller_port: u16, further: &[Further]) -> BTreeMap<String, String> {
+    let mut advertised = format!("PLAINTEXT://127.0.0.1:{port}");
+    let mut protocols = "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT".to_owned();
+    for (name, protocol, port) in further {
+        advertised.push_str(&format!(",{name}://127.0.0.1:{port}"));
+        protocols.push_str(&format!(",{name}:{protocol}"));
+    }
     [
-        ("listeners", format!("PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}")),
-        ("advertised.listeners", format!("PLAINTEXT://127.0.0.1:{port}")),
+        ("listeners", format!("{advertised},CONTROLLER://127.0.0.1:{controller_port}")),
+        ("advertised.listeners", advertised),
+        ("listener.security.protocol.map", protocols),
         ("controller.quorum.voters", format!("1@127.0.0.1:{controller_port}")),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into()
 }
 
-pub(super) const FIXED: [(&str, &str); 31] = [
+pub(super) const FIXED: [(&str, &str); 30] = [
     ("process.roles", "broker,controller"),
     ("node.id", "1"),
     ("controller.listener.names", "CONTROLLER"),
     ("inter.broker.listener.name", "PLAINTEXT"),
-    ("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT"),
     // A killed broker may come back only when its old session with the controller has ended.
     ("broker.session.timeout.ms", "2000"),
     ("broker.heartbeat.interval.ms", "300"),

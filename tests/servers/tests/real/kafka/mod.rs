@@ -1,4 +1,5 @@
 mod lifetime;
+mod secured;
 
 use std::net::TcpStream;
 
