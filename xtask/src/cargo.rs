@@ -68,6 +68,13 @@ impl Cargo {
     pub(crate) fn command(&self, arguments: &[impl AsRef<OsStr>]) -> Command {
         let mut command = Command::new(&self.program);
         command.args(arguments).current_dir(&self.root);
+        // `cargo run` describes this program's package in its environment. Some build scripts (ring's)
+        // run again when that changes, and all that depends on them would be built again.
+        let of_a_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+        let names = env::vars_os().map(|(name, _)| name);
+        names.filter(|name| name.to_str().is_some_and(of_a_package)).for_each(|name| {
+            command.env_remove(name);
+        });
         command
     }
 
