@@ -1,4 +1,4 @@
-//! Days, without a time and without a zone.
+//! Days, without a time and without a zone; and as numbers of days, by declaration.
 
 use std::fmt;
 use std::str::FromStr;
@@ -122,6 +122,36 @@ impl Visitor<'_> for DateVisitor {
     }
 }
 
+/// A field that counts days since 1970-01-01, as Debezium and Kafka Connect write dates:
+/// `#[serde(with = "projector_sdk::date::days")]`, on a `Date` or an `Option<Date>`.
+pub mod days {
+    use super::{Date, Deserialize, Deserializer, Error, Field};
+
+    pub fn deserialize<'de, D: Deserializer<'de>, F: Field>(deserializer: D) -> Result<F, D::Error> {
+        let days = Option::<i32>::deserialize(deserializer)?;
+        F::of(days.map(Date::from_days))
+            .ok_or_else(|| D::Error::custom("null found, a number of days since 1970-01-01 expected"))
+    }
+}
+
+/// A field for a date: a `Date`, or an `Option<Date>` where it may be null.
+pub trait Field: Sized {
+    #[doc(hidden)]
+    fn of(read: Option<Date>) -> Option<Self>;
+}
+
+impl Field for Date {
+    fn of(read: Option<Date>) -> Option<Self> {
+        read
+    }
+}
+
+impl Field for Option<Date> {
+    fn of(read: Option<Date>) -> Option<Self> {
+        Some(read)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,6 +173,23 @@ mod tests {
         }
         assert_eq!(Date::new(2024, 2, 29).map(|date| date.to_string()), Some("2024-02-29".into()));
         assert_eq!(Date::new(1970, 1, 1).map(Date::as_days), Some(0));
+    }
+
+    #[test]
+    fn days_are_counted_by_declaration() {
+        #[derive(serde::Deserialize)]
+        struct Row {
+            #[serde(with = "days")]
+            due: Date,
+            #[serde(default, with = "days")]
+            paid: Option<Date>,
+        }
+        let row: Row = crate::payload::read_json(br#"{"due": 20512, "paid": null}"#).unwrap();
+        assert_eq!((row.due.to_string().as_str(), row.paid), ("2026-02-28", None));
+        for json in [r#"{"due": null}"#, r#"{"due": "2026-02-28"}"#, r#"{"due": 4294967296}"#] {
+            let error = crate::payload::read_json::<Row>(json.as_bytes()).err().unwrap_or_default();
+            assert!(error.contains("`due`"), "{json}: {error}");
+        }
     }
 
     proptest! {

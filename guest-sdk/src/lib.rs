@@ -59,8 +59,9 @@ mod stop;
 pub mod declare;
 
 mod column;
-mod date;
-mod timestamp;
+pub mod date;
+pub mod decimal;
+pub mod timestamp;
 
 #[doc(hidden)]
 pub mod expansion;
@@ -73,7 +74,7 @@ pub mod testing;
 pub mod component;
 
 pub use column::bytes::Bytes;
-pub use column::json::Json;
+pub use column::json::{Json, RawJson};
 pub use column::key::{AsKey, KeyPart};
 pub use column::{Column, DecimalColumn, Fits, TypedColumn};
 pub use context::Context;
@@ -91,7 +92,7 @@ pub use uuid::Uuid;
 /// What a plugin's source needs: `use projector_sdk::prelude::*;`
 pub mod prelude {
     pub use crate::{
-        Bytes, Context, Date, Decimal, Delete, Event, Json, Lookup, Outcome, Stop, Table, Timestamp, Unread,
-        Update, Upsert, Uuid, log, projection,
+        Bytes, Context, Date, Decimal, Delete, Event, Json, Lookup, Outcome, RawJson, Stop, Table, Timestamp,
+        Unread, Update, Upsert, Uuid, log, projection,
     };
 }

@@ -4,10 +4,18 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
+use serde::de::{Deserialize, Deserializer, Error};
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+
 /// Digits that an `i128` always holds, and so the largest precision of a column.
 pub const MAX_PRECISION: u8 = 38;
 
 /// `units / 10^scale`. Equality, order and hash are by value: `1.50 == 1.5`.
+///
+/// In JSON it is read from a number or a string, `12.50`, `"12.50"` or `1250e-2`, without the loss of a
+/// digit, and is written as a number. Below `#[serde(flatten)]`, and in enums that are tagged inside or
+/// not at all, serde reads a number as a float first: digits that would be lost there reject the event.
 #[derive(Debug, Clone, Copy)]
 pub struct Decimal {
     units: i128,
@@ -60,13 +68,33 @@ impl Decimal {
     }
 
     /// The one form that equal numbers share: no trailing zero after the point.
-    fn trimmed(self) -> Self {
+    pub fn trimmed(self) -> Self {
         let Self { mut units, mut scale } = self;
         while scale > 0 && units % 10 == 0 {
             units /= 10;
             scale -= 1;
         }
         Self { units, scale }
+    }
+
+    /// Reads a number as JSON and Java write it: like [`FromStr`], or with an exponent, `1.5E-7`.
+    pub fn read(text: &str) -> Result<Self, String> {
+        let Some((digits, exponent)) = text.split_once(['e', 'E']) else { return text.parse() };
+        let number: Self = digits.parse()?;
+        let too_long = || format!("`{}` has more than {MAX_PRECISION} digits", shown(text));
+        let exponent: i32 = exponent.parse().map_err(|_| not_a_decimal(text))?;
+        if number.units == 0 {
+            return Ok(Self { units: 0, scale: 0 });
+        }
+        let scale = i32::from(number.scale).checked_sub(exponent).ok_or_else(too_long)?;
+        if let Ok(scale) = u8::try_from(scale) {
+            return Self::new(number.units, scale).ok_or_else(too_long);
+        }
+        let factor = 10_i128.checked_pow(scale.unsigned_abs()).filter(|_| scale < 0);
+        factor
+            .and_then(|factor| number.units.checked_mul(factor))
+            .and_then(|units| Self::new(units, 0))
+            .ok_or_else(too_long)
     }
 
     fn parts(self) -> (i128, u128, u8) {
@@ -81,9 +109,7 @@ impl FromStr for Decimal {
 
     /// Plain notation: `-12.50`. No exponent, no NaN, no infinity, no blanks.
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || {
-            format!("`{}` is not a decimal: write it like -12.50", text.chars().take(60).collect::<String>())
-        };
+        let wrong = || not_a_decimal(text);
         let unsigned = text.strip_prefix('-').unwrap_or(text);
         let (whole, fraction) = unsigned.split_once('.').unwrap_or((unsigned, ""));
         let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
@@ -105,6 +131,36 @@ impl FromStr for Decimal {
             units = -units;
         }
         Self::new(units, fraction.len() as u8).ok_or_else(too_long)
+    }
+}
+
+fn not_a_decimal(text: &str) -> String {
+    format!("`{}` is not a decimal: write it like -12.50", shown(text))
+}
+
+fn shown(text: &str) -> String {
+    text.chars().take(60).collect()
+}
+
+impl<'de> Deserialize<'de> for Decimal {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = crate::raw::text(deserializer)?;
+        let text = raw.get();
+        let read = match text.as_bytes().first() {
+            Some(b'"') => {
+                let text: String = serde_json::from_str(text).map_err(D::Error::custom)?;
+                Self::read(&text)
+            }
+            Some(b'-' | b'0'..=b'9') => Self::read(text),
+            _ => Err(not_a_decimal(text)),
+        };
+        read.map_err(D::Error::custom)
+    }
+}
+
+impl Serialize for Decimal {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        RawValue::from_string(self.to_string()).map_err(serde::ser::Error::custom)?.serialize(serializer)
     }
 }
 
@@ -181,6 +237,41 @@ mod tests {
             ["", "-", ".", "1.", ".5", "1e3", "NaN", " 1", "+1", "999999999999999999999999999999999999999"]
         {
             assert!(text.parse::<Decimal>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn json_gives_every_digit() {
+        let read = |json: &str| serde_json::from_str::<Decimal>(json).map(|decimal| decimal.to_string());
+        for (json, text) in [
+            ("12345678901234567890.12", "12345678901234567890.12"),
+            ("\"100.00\"", "100.00"),
+            ("100.00", "100.00"),
+            ("1e-2", "0.01"),
+            ("\"1.5E+3\"", "1500"),
+            ("-12.5e1", "-125"),
+            ("18446744073709551616", "18446744073709551616"),
+            ("0e99999", "0"),
+            ("1e-38", "0.00000000000000000000000000000000000001"),
+        ] {
+            assert_eq!(read(json).map_err(|error| error.to_string()), Ok(text.to_owned()), "{json}");
+            assert_eq!(serde_json::to_string(&decimal(text)).unwrap(), text);
+        }
+        for json in [
+            "1e38",
+            "1e-39",
+            "\"\"",
+            "\"1e\"",
+            "\"1e1e1\"",
+            "\"12,5\"",
+            "null",
+            "true",
+            "[1]",
+            "\"+1\"",
+            "1e9999999999",
+        ] {
+            let error = read(json).unwrap_err().to_string();
+            assert!(error.contains("digits") || error.contains("is not a decimal"), "{json}: {error}");
         }
     }
 

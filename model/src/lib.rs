@@ -13,7 +13,9 @@ pub mod contract;
 pub mod decimal;
 pub mod descriptor;
 pub mod interpret;
+pub mod json;
 pub mod order;
+pub mod raw;
 mod reserved;
 pub mod value;
 

@@ -1,13 +1,24 @@
 //! From a record's value to a handler's payload.
+//!
+//! Nothing of a value is lost unseen: a number that its type cannot hold rejects the event, and so does a
+//! value that is not JSON; the rejection says what is wrong, and then where.
 
-mod place;
+mod exact;
+mod format;
+mod numbers;
+
+use std::borrow::Cow;
 
 use projector_model::Rejection;
 use projector_model::change::codes;
+use projector_model::json::MAX_JSON_DEPTH;
 use serde::de::{Deserialize, Deserializer, Visitor};
 use serde::forward_to_deserialize_any;
+use serde_json::error::Category;
 
 use crate::Stop;
+use exact::Exact;
+use numbers::Numbers;
 
 /// What a handler can take as an [`Event`](crate::Event)'s payload: anything that serde reads from
 /// JSON, or the value as it is, [`Unread`].
@@ -25,7 +36,7 @@ pub trait Payload<'e>: Sized {
 impl<'e, T: Deserialize<'e>> Payload<'e> for T {
     fn read(value: Option<&'e [u8]>) -> Result<Self, Rejection> {
         match value {
-            Some(json) => serde_json::from_slice(json).map_err(|error| misread(json, &error)),
+            Some(json) => read_json(json).map_err(bad),
             None => T::deserialize(Tombstone).map_err(|_| {
                 bad("the record has no value (a tombstone), and the handler does not take an Option")
             }),
@@ -66,12 +77,59 @@ impl<'e> Payload<'e> for Unread<'e> {
     }
 }
 
-#[cold]
-fn misread(json: &[u8], error: &serde_json::Error) -> Rejection {
-    match place::path(json, error.line(), error.column()) {
-        path if path.is_empty() => bad(error),
-        path => bad(format_args!("{path}: {error}")),
+/// Reads JSON in UTF-8, a byte order mark before it or not. The error is for a person.
+pub(crate) fn read_json<'de, T: Deserialize<'de>>(value: &'de [u8]) -> Result<T, String> {
+    let json = value.strip_prefix(b"\xef\xbb\xbf").unwrap_or(value);
+    let numbers = Numbers::of(json);
+    if numbers.is_empty()
+        && let Ok(read) = serde_json::from_slice(json)
+    {
+        return Ok(read);
     }
+    read_with_care(json, &numbers)
+}
+
+/// Reads once more, and knows the path of what cannot be read.
+#[cold]
+fn read_with_care<'de, T: Deserialize<'de>>(json: &'de [u8], numbers: &Numbers<'_>) -> Result<T, String> {
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    let mut track = serde_path_to_error::Track::new();
+    let exact = Exact { inner: &mut deserializer, numbers };
+    let read = T::deserialize(serde_path_to_error::Deserializer::new(exact, &mut track));
+    read.and_then(|read| deserializer.end().map(|()| read))
+        .map_err(|error| misread(json, &error, &track.path().to_string()))
+}
+
+const LONGEST_REASON: usize = 500;
+const LONGEST_PATH: usize = 120;
+
+/// The reason comes first: a path can be as long as a producer's names.
+fn misread(json: &[u8], error: &serde_json::Error, path: &str) -> String {
+    let syntax = matches!(error.classify(), Category::Syntax | Category::Eof);
+    if let Some(format) = syntax.then(|| format::recognise(json)).flatten() {
+        return format;
+    }
+    let reason = error.to_string();
+    let reason = match reason.strip_prefix("recursion limit exceeded") {
+        Some(place) => format!("the value is nested deeper than {MAX_JSON_DEPTH} levels{place}"),
+        None if syntax => format!("the value is not JSON: {reason}"),
+        None => reason,
+    };
+    let reason = shorten(&reason, LONGEST_REASON);
+    match path {
+        "." | "" => reason.into_owned(),
+        path => format!("{reason}, in `{}`", shorten(path, LONGEST_PATH)),
+    }
+}
+
+/// A text of at most so many characters: of a longer one, its beginning and its end.
+fn shorten(text: &str, most: usize) -> Cow<'_, str> {
+    if text.len() <= most || text.chars().count() <= most {
+        return Cow::Borrowed(text);
+    }
+    let kept = (most - 1) / 2;
+    let end = text.chars().rev().take(kept).collect::<Vec<_>>();
+    Cow::Owned(text.chars().take(kept).chain(['…']).chain(end.into_iter().rev()).collect())
 }
 
 fn bad(detail: impl ToString) -> Rejection {
@@ -97,3 +155,6 @@ impl<'de> Deserializer<'de> for Tombstone {
         unit_struct newtype_struct seq tuple tuple_struct map struct enum identifier ignored_any
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use projector_model::contract::{Column, Table};
-use projector_model::{Contract, Type, Value};
+use projector_model::{Contract, Type, Value, json};
 use serde_json::Value as Json;
 
 use super::diff::{
@@ -340,6 +340,11 @@ fn both_shown(old: &Value, new: &Value) -> [Json; 2] {
 }
 
 /// A value for a person: times as in RFC 3339, and as text what JSON has no number for.
+fn numbers_fit(document: &str) -> bool {
+    let fits = |number: &[u8]| std::str::from_utf8(number).is_ok_and(json::fits_64_bits);
+    json::numbers(document.as_bytes()).all(fits)
+}
+
 fn shown(value: &Value) -> Json {
     match value {
         Value::Null => Json::Null,
@@ -348,7 +353,11 @@ fn shown(value: &Value) -> Json {
         Value::Float64(value) if value.is_finite() => Json::from(*value),
         Value::Text(text) => Json::from(text.as_str()),
         Value::Bytes(bytes) => as_json(bytes),
-        Value::Json(text) => serde_json::from_str(text).unwrap_or_else(|_| Json::from(text.as_str())),
+        // As a text where a number of it has more digits than this document's could have.
+        Value::Json(text) => Some(text)
+            .filter(|text| numbers_fit(text))
+            .and_then(|text| serde_json::from_str(text).ok())
+            .unwrap_or_else(|| Json::from(text.as_str())),
         Value::Timestamp(micros) => {
             const DAY: i64 = 86_400_000_000;
             let (days, micros) = (micros.div_euclid(DAY), micros.rem_euclid(DAY));
@@ -398,6 +407,8 @@ mod tests {
         let [old, new] =
             both_shown(&document("10000000000000000000001"), &document("10000000000000000000002"));
         assert_ne!(old, new);
+        let [old, new] = both_shown(&document("[0.1234567890123456789]"), &document("[0.5]"));
+        assert_eq!((old, new), (Json::from("[0.1234567890123456789]"), serde_json::json!([0.5])));
         assert_eq!(both_shown(&Value::Float64(f64::NAN), &Value::Null), [Json::from("NaN"), Json::Null]);
     }
 }

@@ -74,7 +74,7 @@ fn orders_of_other_schemas_and_currencies_are_told_apart() {
     assert_eq!(changed("/schemaVersion", json!(3)).expect_rejected("unknown-schema"), "schemaVersion 3");
     assert_eq!(changed("/order/currency", json!("DOGE")).expect_rejected("unknown-currency"), "DOGE");
     let detail = changed("/order/totalCents", json!("4200")).expect_rejected("bad-payload");
-    assert!(detail.starts_with("order.totalCents: invalid type: string"), "{detail}");
+    assert!(detail.ends_with("in `order.totalCents`"), "{detail}");
     changed("/occurredAt", json!("yesterday")).expect_rejected("bad-payload");
     changed("/order/customerName", json!("A\0nn")).expect_rejected("invalid-value");
     harness.event("order.confirmed.v2").key("o1").send().expect_rejected("bad-payload");

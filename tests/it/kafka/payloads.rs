@@ -49,16 +49,23 @@ fn spoilt_orders() -> Vec<(Option<Vec<u8>>, Fate)> {
     let invalid_utf8 = [&invalid_utf8[..at], b"\xff\xfe\xc0", &invalid_utf8[at + 4..]].concat();
     vec![
         // Fault 13: no UTF-8, no JSON.
-        unread(invalid_utf8, ""),
-        dead(vec![0xff], ""),
-        dead(vec![0], ""),
-        dead(vec![], "EOF"),
+        unread(invalid_utf8, "not UTF-8, as JSON must be: byte 0xff at offset"),
+        dead(vec![0xff], "byte 0xff at offset 0"),
+        dead(vec![0], "not JSON"),
+        dead(vec![], "the value is empty (0 bytes"),
         dead(text.as_bytes()[..text.len() - 1].to_vec(), "EOF"),
         dead([text.as_bytes(), b"}"].concat(), "trailing characters"),
         dead(b"{'single': 'quotes'}".to_vec(), ""),
-        dead(vec![b'['; 20_000], ""),
-        dead((0..=255).collect(), ""),
-        dead(b"\x1f\x8b\x08\0\0\0\0\0\0\xff compressed by hand".to_vec(), ""),
+        dead(vec![b'['; 20_000], "nested deeper than 127 levels"),
+        dead((0..=255).collect(), "schema registry"),
+        dead(b"\x1f\x8b\x08\0\0\0\0\0\0\xff compressed by hand".to_vec(), "compressed with gzip"),
+        dead([b"\0\0\0\x01\xc8", text.as_bytes()].concat(), "schema id 456), not JSON"),
+        dead(b"Obj\x01\x04\x14avro.codec\x08null".to_vec(), "an Avro object container"),
+        dead(text.encode_utf16().flat_map(u16::to_le_bytes).collect(), "UTF-16 without a byte order mark"),
+        dead(
+            [b"\xff\xfe".to_vec(), text.encode_utf16().flat_map(u16::to_le_bytes).collect()].concat(),
+            "UTF-16",
+        ),
         // JSON of another shape.
         dead(b"null".to_vec(), ""),
         dead(b"[]".to_vec(), ""),

@@ -164,22 +164,31 @@ pub(super) fn shown(value: &Value) -> Option<String> {
 fn canonical(ty: Type, text: String) -> String {
     match ty {
         Type::Float64 => text.parse::<f64>().map_or(text, |number| format!("{number:?}")),
-        Type::Json => serde_json::from_str(&text).map_or(text, |document| meaning(&document)),
+        Type::Json => meaning(&text).unwrap_or(text),
         _ => text,
     }
 }
 
-fn meaning(document: &serde_json::Value) -> String {
-    use serde_json::Value as Json;
-    match document {
-        Json::Number(number) => number.as_f64().map_or(number.to_string(), |number| format!("{number:?}")),
-        Json::Array(items) => format!("[{}]", items.iter().map(meaning).collect::<Vec<_>>().join(",")),
-        Json::Object(fields) => {
-            let mut fields: Vec<String> =
-                fields.iter().map(|(name, value)| format!("{name:?}:{}", meaning(value))).collect();
-            fields.sort();
-            format!("{{{}}}", fields.join(","))
+/// Every digit of a number counts, however it is written.
+fn meaning(document: &str) -> Option<String> {
+    use serde_json::value::RawValue;
+    let document = document.trim();
+    Some(match document.as_bytes().first()? {
+        b'[' => {
+            let items: Vec<&RawValue> = serde_json::from_str(document).ok()?;
+            let items: Option<Vec<_>> = items.iter().map(|item| meaning(item.get())).collect();
+            format!("[{}]", items?.join(","))
         }
-        Json::Null | Json::Bool(_) | Json::String(_) => document.to_string(),
-    }
+        b'{' => {
+            let fields: BTreeMap<String, &RawValue> = serde_json::from_str(document).ok()?;
+            let field = |(name, value): (&String, &&RawValue)| {
+                meaning(value.get()).map(|value| format!("{name:?}:{value}"))
+            };
+            let fields: Option<Vec<_>> = fields.iter().map(field).collect();
+            format!("{{{}}}", fields?.join(","))
+        }
+        b'-' | b'0'..=b'9' => projector_model::json::canonical_number(document)?,
+        b'"' => serde_json::from_str::<String>(document).ok().map(|text| format!("{text:?}"))?,
+        _ => document.to_owned(),
+    })
 }

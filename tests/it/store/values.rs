@@ -1,19 +1,25 @@
 //! Values at the edges of their types come back as they went in, the same from both stores.
 
 use anyhow::Result;
+use projector_model::json::canonical_number;
 use projector_model::{Change, LookupCall, Type, Value};
+use projector_sdk::{Column, Decimal, Json, Payload};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use serde_json::json;
 
 use super::home::Home;
 use super::on_both_stores;
 use super::projection::{Projection, call, contract, descriptor, text};
 use super::rows::{self, shown};
+use crate::harness::seed;
 
 on_both_stores!(
     every_value_comes_back_as_it_went_in,
     every_comparable_value_is_a_key,
     the_two_zeros_are_one,
     what_the_contract_lets_through_no_store_refuses,
+    a_number_keeps_every_digit_from_the_payload_to_the_row,
 );
 
 const TYPES: [&str; 11] = [
@@ -221,6 +227,131 @@ async fn what_the_contract_lets_through_no_store_refuses(home: Home) -> Result<(
             let shown = change.arguments[1].to_string().chars().take(40).collect::<String>();
             assert!(projection.write(&[vec![change]]).await.is_ok(), "{shown}");
         }
+    }
+    Ok(())
+}
+
+/// A number as JSON writes it, of up to 45 digits.
+fn random_number(rng: &mut StdRng) -> String {
+    let mut digits = |most: usize| -> String {
+        (0..rng.random_range(1..=most)).map(|_| char::from(b'0' + rng.random_range(0..10_u8))).collect()
+    };
+    let most = *[3, 12, 18, 25].get(digits(1).parse::<usize>().unwrap() % 4).unwrap();
+    let whole = digits(most);
+    let fraction = digits(20);
+    let exponent = digits(2);
+    let whole = whole.trim_start_matches('0');
+    let mut text = String::from(if rng.random_bool(0.3) { "-" } else { "" });
+    text.push_str(if whole.is_empty() { "0" } else { whole });
+    if rng.random_bool(0.6) {
+        text += &format!(".{fraction}");
+    }
+    if rng.random_bool(0.2) {
+        text += &format!("{}{exponent}", ["e", "E-", "e+"][rng.random_range(0..3)]);
+    }
+    text
+}
+
+/// What a plugin reads of a number in a payload, which nobody rounds: all of its digits are in the row, or
+/// the event is rejected, and the column or the field is named.
+async fn a_number_keeps_every_digit_from_the_payload_to_the_row(home: Home) -> Result<()> {
+    const COLUMNS: [&str; 4] = ["kept", "read", "amount", "ratio"];
+    let types = ["json", "json", "decimal(38,12)", "float64"];
+    let mut columns = vec![json!({"name": "id", "type": "int64"})];
+    columns.extend(
+        COLUMNS.iter().zip(types).map(|(name, ty)| json!({"name": name, "type": ty, "nullable": true})),
+    );
+    let set: Vec<_> = COLUMNS.iter().map(|name| json!({"column": name})).collect();
+    let contract = contract(&descriptor(
+        json!([{"name": "number", "key": ["id"], "columns": columns}]),
+        json!([{"name": "put", "table": "number", "kind": "upsert", "set": set}]),
+        json!([{"name": "one", "table": "number", "by": ["id"], "columns": ["id"]}]),
+    ));
+    let projection = Projection::install(home.open().await?, contract).await?;
+    let mut rng = StdRng::seed_from_u64(seed(64));
+    let mut numbers: Vec<String> =
+        ["12345678901234567890.12", "18446744073709551616", "0.1234567890123456789", "100.00", "1e-2"]
+            .map(String::from)
+            .into();
+    numbers.extend((0..400).map(|_| random_number(&mut rng)));
+    let (mut changes, mut refused) = (Vec::new(), 0);
+    for (id, number) in (0..).zip(&numbers) {
+        let payload = format!("{{\"n\": {number}}}");
+        let field = number.as_bytes();
+        let mut value = |column: usize, read: std::result::Result<Value, String>| {
+            let fit = read.and_then(|value| {
+                let mut arguments =
+                    vec![Value::Int64(id), Value::Null, Value::Null, Value::Null, Value::Null];
+                arguments[column + 1] = value;
+                let mut change = call(0, arguments);
+                projection
+                    .deployment
+                    .contract
+                    .fit(&mut change)
+                    .map(|()| change.arguments[column + 1].clone())
+                    .map_err(|rejection| rejection.detail)
+            });
+            fit.unwrap_or_else(|error| {
+                let named = error.contains(COLUMNS[column]) || error.contains("`n`");
+                assert!(named || !error.contains("more than"), "{number}: {error}");
+                assert!(named || error.contains("digits"), "{number}: {error}");
+                refused += 1;
+                Value::Null
+            })
+        };
+        let detail = |rejection: projector_model::Rejection| rejection.detail;
+        let kept = <Json as Payload>::read(Some(payload.as_bytes())).map(Column::into_value).map_err(detail);
+        let read = <Json<serde_json::Value> as Payload>::read(Some(payload.as_bytes()));
+        let amount = <Decimal as Payload>::read(Some(field)).map(Column::into_value).map_err(detail);
+        let ratio = <f64 as Payload>::read(Some(field)).map(Column::into_value).map_err(detail);
+        let arguments = [
+            value(0, kept),
+            value(1, read.map(Column::into_value).map_err(detail)),
+            value(2, amount),
+            value(3, ratio),
+        ];
+        changes.push(call(0, std::iter::once(Value::Int64(id)).chain(arguments)));
+    }
+    assert!(refused > 50, "only {refused} values are refused");
+    projection.write(std::slice::from_ref(&changes)).await?;
+
+    let calls: Vec<_> = (0..numbers.len() as i64)
+        .map(|id| LookupCall { lookup: 0, arguments: vec![Value::Int64(id)] })
+        .collect();
+    let found = projection.read(&calls).await?;
+    let mut compared = [0; 4];
+    for (number, rows) in numbers.iter().zip(&found) {
+        let row = &rows[0];
+        let spelled = canonical_number(number);
+        for (column, value) in row[1..].iter().enumerate() {
+            match value {
+                Value::Null => continue,
+                Value::Json(document) => {
+                    let found = projector_model::json::numbers(document.as_bytes()).next().unwrap();
+                    assert_eq!(
+                        canonical_number(std::str::from_utf8(found)?),
+                        spelled,
+                        "{number}: {document}"
+                    );
+                }
+                Value::Decimal(decimal) => {
+                    assert_eq!(canonical_number(&decimal.to_string()), spelled, "{number}")
+                }
+                // As it is declared: the nearest one.
+                Value::Float64(ratio) => assert_eq!(*ratio, number.parse::<f64>()? + 0.0, "{number}"),
+                other => panic!("{other:?}"),
+            }
+            compared[column] += 1;
+        }
+        assert!(!row[1].is_null(), "{number} can be kept as it is");
+    }
+    assert!(compared.iter().all(|compared| *compared > 100), "{compared:?}");
+
+    let dump =
+        rows::of_store(&home, &projection.deployment.contract, &projection.deployment.generation).await?;
+    for change in &changes {
+        let expected: Vec<_> = change.arguments.iter().map(shown).collect();
+        assert!(dump[0].visible.iter().any(|row| row.values == expected), "{expected:?} for readers");
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
+use projector_model::json::canonical_number;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -36,29 +37,13 @@ fn meaning(document: &str) -> Option<String> {
             format!("[{}]", items.join(","))
         }
         b'"' => format!("{:?}", read::<String>(document)?),
-        b'-' | b'0'..=b'9' => number(document)?,
+        b'-' | b'0'..=b'9' => canonical_number(document)?,
         _ => document.to_owned(),
     })
 }
 
 fn read<'d, T: Deserialize<'d>>(document: &'d str) -> Option<T> {
     serde_json::from_str(document).ok()
-}
-
-/// A number without the zeros at its ends: `-12e3` for `-12.0e+3` and `-12000`.
-fn number(text: &str) -> Option<String> {
-    let (digits, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
-    let mut exponent: i64 = exponent.parse().ok()?;
-    let (sign, digits) = digits.strip_prefix('-').map_or(("", digits), |digits| ("-", digits));
-    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    exponent -= fraction.len() as i64;
-    let digits = format!("{whole}{fraction}");
-    let significant = digits.trim_end_matches('0');
-    exponent += (digits.len() - significant.len()) as i64;
-    Some(match significant.trim_start_matches('0') {
-        "" => "0".into(),
-        significant => format!("{sign}{significant}e{exponent}"),
-    })
 }
 
 #[cfg(test)]

@@ -1,4 +1,7 @@
-//! Instants, to the microsecond.
+//! Instants, to the microsecond; and as numbers or without an offset, by declaration.
+
+mod declared;
+mod parse;
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,13 +10,16 @@ use serde::de::{Deserialize, Deserializer, Error, Visitor};
 use serde::{Serialize, Serializer};
 
 use crate::Date;
-use crate::date::digits;
+pub use declared::{Field, assume_utc, micros, millis, nanos, seconds};
 
 /// An instant, in microseconds since 1970-01-01T00:00:00Z: what both stores hold exactly.
 ///
-/// Read from RFC 3339, with any offset and any number of fractional digits; digits beyond the
-/// microsecond are cut off, so that of two instants the earlier never becomes the later. Written
-/// in UTC: `2026-02-28T12:00:00.5Z`. A table holds the years 1 to 9999.
+/// Read from ISO 8601 as people send it: `2026-02-28T12:00:00.5Z`, with a blank for the `T`, without
+/// seconds, with an offset like `+01:00`, `+0100` or `+01`. It must have an offset; [`assume_utc`] declares
+/// that one without means UTC, and [`seconds`], [`millis`], [`micros`] and [`nanos`] declare what a number
+/// counts. Digits beyond the microsecond are cut off, so that of two instants the earlier never becomes the
+/// later; a leap second (`:60`) is the second after it. Written in UTC: `2026-02-28T12:00:00.5Z`. A table
+/// holds the years 1 to 9999.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp {
     micros: i64,
@@ -49,53 +55,8 @@ impl FromStr for Timestamp {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        parse(text)
-            .map(Self::from_micros)
-            .ok_or_else(|| format!("{text:?} is not a timestamp: write it like 2026-02-28T12:00:00Z"))
+        parse::instant(text)
     }
-}
-
-fn parse(text: &str) -> Option<i64> {
-    let (date, rest) = text.split_at_checked(10)?;
-    let date: Date = date.parse().ok()?;
-    let rest = rest.strip_prefix(['T', 't', ' '])?;
-    let (time, rest) = rest.split_at_checked(8)?;
-    let seconds = clock(time.get(..5)?)? * 60 + two_digits(time.get(5..)?.strip_prefix(':')?, 59)?;
-    let (micros, offset) = fraction(rest)?;
-    let offset_seconds = match offset {
-        "Z" | "z" => 0,
-        _ => {
-            let minutes = clock(offset.get(1..)?)?;
-            match offset.as_bytes()[0] {
-                b'+' => minutes * 60,
-                b'-' => -minutes * 60,
-                _ => return None,
-            }
-        }
-    };
-    let seconds = i64::from(date.as_days()) * 86_400 + seconds - offset_seconds;
-    Some(seconds * MICROS_PER_SECOND + micros)
-}
-
-/// Minutes of `12:30`.
-fn clock(text: &str) -> Option<i64> {
-    let (hours, minutes) = text.split_once(':')?;
-    Some(two_digits(hours, 23)? * 60 + two_digits(minutes, 59)?)
-}
-
-fn two_digits(text: &str, most: u32) -> Option<i64> {
-    let number = digits(text).filter(|number| text.len() == 2 && *number <= most)?;
-    Some(number.into())
-}
-
-/// Microseconds of `.123456789`, if it is there, and what stands behind it.
-fn fraction(text: &str) -> Option<(i64, &str)> {
-    let Some(text) = text.strip_prefix('.') else { return Some((0, text)) };
-    let end = text.find(|digit: char| !digit.is_ascii_digit())?;
-    let (fraction, rest) = text.split_at(end);
-    let first_six = fraction.bytes().chain(std::iter::repeat(b'0')).take(6);
-    let micros = first_six.fold(0, |micros, digit| micros * 10 + i64::from(digit - b'0'));
-    (end > 0).then_some((micros, rest))
 }
 
 impl fmt::Display for Timestamp {
@@ -120,7 +81,7 @@ impl Serialize for Timestamp {
 
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(TimestampVisitor)
+        deserializer.deserialize_any(TimestampVisitor)
     }
 }
 
@@ -135,6 +96,18 @@ impl Visitor<'_> for TimestampVisitor {
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Timestamp, E> {
         text.parse().map_err(E::custom)
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<Timestamp, E> {
+        Err(E::custom(declared::unit_is_missing(number)))
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<Timestamp, E> {
+        Err(E::custom(declared::unit_is_missing(number)))
+    }
+
+    fn visit_f64<E: Error>(self, number: f64) -> Result<Timestamp, E> {
+        Err(E::custom(declared::unit_is_missing(number)))
     }
 }
 
@@ -157,18 +130,40 @@ mod tests {
     }
 
     #[test]
+    fn instants_are_read_as_people_send_them() {
+        let noon = micros("2026-02-28T12:00:00Z");
+        for text in [
+            "2026-02-28T12:00Z",
+            "2026-02-28 12:00:00+00",
+            "2026-02-28T12:00:00+0000",
+            "2026-02-28T13:00:00+01",
+            "2026-02-28T13:30:00+0130",
+            "2026-02-28T12:00:00.000000000Z",
+            "2026-02-28T12:00:00,0Z",
+            "2026-02-28T11:59:60Z",
+            "2026-02-28 12:00:00 +0000",
+            "2026-02-28T12:00+00:00",
+        ] {
+            assert_eq!(micros(text), noon, "{text}");
+        }
+        assert_eq!(micros("2016-12-31T23:59:60.5Z"), micros("2017-01-01T00:00:00.5Z"));
+        let error = micros("2026-02-28T12:00:00").unwrap_err();
+        assert!(error.contains("no offset") && error.contains("assume_utc"), "{error}");
+        let error = micros("2026-02-28").unwrap_err();
+        assert!(error.contains("no time of day"), "{error}");
+    }
+
+    #[test]
     fn what_is_not_an_instant_is_refused() {
         for text in [
             "",
             "2026-02-28",
             "2026-02-28T12:00:00",
-            "2026-02-28T12:00Z",
             "2026-02-28T24:00:00Z",
             "2026-02-28T12:60:00Z",
             "2026-02-28T12:00:61Z",
             "2026-02-29T12:00:00Z",
             "2026-02-28T12:00:00.Z",
-            "2026-02-28T12:00:00+0100",
             "2026-02-28T12:00:00+24:00",
             "2026-02-28T12:00:00Z ",
             "2026-02-28T+1:00:00Z",
