@@ -403,3 +403,54 @@ fn a_malicious_name_in_a_descriptor_is_refused_where_it_stands() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(!said.contains('\u{1b}') && said.contains("\\n"), "{said:?}");
 }
+
+/// What `chrono` with its default features makes of a plugin: its author sees which crate it is, and what to
+/// do, on the way to a component and where the module is looked at.
+#[test]
+fn an_import_of_javascript_is_refused_with_its_crate_and_the_remedy() {
+    let module = |imports: &str| {
+        let text = describing(&descriptor("sound")).text_format();
+        wat::parse_str(text.replacen("(module", &format!("(module {imports}"), 1)).unwrap()
+    };
+    let bench = Bench::new();
+    let wrapped = |module: &[u8]| {
+        let file = bench.directory.path().join("module.wasm");
+        fs::write(&file, module).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_projector"))
+            .args(["component", "-o"])
+            .arg(bench.directory.path().join("out.wasm"))
+            .arg(&file)
+            .env("NO_COLOR", "1")
+            .output()
+            .unwrap();
+        (output.status.code(), one_line(&String::from_utf8_lossy(&output.stderr)))
+    };
+    for (imports, words) in [
+        (
+            r#"(import "__wbindgen_placeholder__" "__wbindgen_throw" (func (param i32 i32)))
+               (import "__wbindgen_placeholder__" "__wbg_new0_f788a2397c7ca929" (func (result i32)))
+               (import "__wbindgen_externref_xform__" "__wbindgen_externref_table_grow" (func (param i32) (result i32)))"#,
+            [
+                "`__wbindgen_placeholder__::__wbg_new0_f788a2397c7ca929` and 2 more functions",
+                "`chrono`",
+                "default-features = false",
+            ],
+        ),
+        (
+            r#"(import "__wbindgen_placeholder__" "__wbg_getRandomValues_3d90134a348e46b3" (func (param i32 i32)))"#,
+            ["__wbg_getRandomValues", "`getrandom`", "uuid"],
+        ),
+        (
+            r#"(import "wasi_snapshot_preview1" "clock_time_get" (func (param i32 i64 i32) (result i32)))"#,
+            ["wasi_snapshot_preview1::clock_time_get", "`std::time`", "an event carries its own time"],
+        ),
+    ] {
+        let module = module(imports);
+        let (code, reason) = wrapped(&module);
+        assert_eq!(code, Some(1), "{reason}");
+        assert_says(&reason, &words);
+        assert_says(&bench.refusal(&module), &words);
+    }
+    let (code, reason) = wrapped(&module(""));
+    assert_eq!(code, Some(1), "a hand-made module carries no contract: {reason}");
+}

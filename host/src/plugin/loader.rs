@@ -8,6 +8,7 @@ use wasmtime::component::{Component, HasSelf, Linker};
 use super::bindings::{Projection, ProjectionPre};
 use super::compile::{self, CompileError, Compiler};
 use super::engine::Engine;
+use super::imports::Forbidden;
 use super::instance::{Instance, State};
 use super::limits::Limits;
 use super::log::Log;
@@ -38,10 +39,8 @@ pub enum LoadError {
     Malformed(String),
     #[error(transparent)]
     Compile(CompileError),
-    #[error(
-        "it imports `{0}`: a projection is a pure function, and may import nothing but `log`; build it for wasm32-unknown-unknown, without WASI"
-    )]
-    Import(String),
+    #[error("{0}")]
+    Import(Forbidden),
     #[error(
         "it was built for another version of the contract: it takes its types from `{0}`, and this host has `{TYPES}`; build it with a projector-sdk of this host's version"
     )]
@@ -97,7 +96,9 @@ impl Plugin {
             return Err(LoadError::TooLarge { bytes: bytes.len(), most: limits.component_bytes });
         }
         match bytes {
-            [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => return Err(LoadError::CoreModule),
+            [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => {
+                return Err(Forbidden::by_module(bytes).map_or(LoadError::CoreModule, LoadError::Import));
+            }
             [0, b'a', b's', b'm', ..] => {}
             _ => return Err(LoadError::Malformed("it does not begin with `\\0asm`".into())),
         }
@@ -142,7 +143,7 @@ fn check_imports(engine: &Engine, component: &Component) -> Result<(), LoadError
             _ if name.starts_with("projector:plugin/types@") => {
                 return Err(LoadError::Version(name.to_owned()));
             }
-            _ => return Err(LoadError::Import(name.to_owned())),
+            _ => return Err(LoadError::Import(Forbidden::by_component(name))),
         }
     }
     Ok(())

@@ -8,12 +8,14 @@ mod bindings;
 pub mod compile;
 mod convert;
 mod engine;
+mod imports;
 mod instance;
 mod limits;
 mod loader;
 mod log;
 
 pub use engine::{Engine, MOST_STACK_BYTES};
+pub use imports::Forbidden;
 pub use instance::{Answer, Found, Instance};
 pub use limits::Limits;
 pub use loader::{LoadError, Plugin};
