@@ -29,6 +29,7 @@ static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine::new(512 * 1024).expec
 fn check(bytes: &[u8]) -> bool {
     let limits = Limits {
         fuel: 1_000_000,
+        fuel_per_byte: 0,
         time: Duration::from_secs(1),
         memory_bytes: 16 * 1024 * 1024,
         output_bytes: 256 * 1024,

@@ -250,7 +250,10 @@ pub struct Limits {
     /// Wasm fuel for one call of one event, about an instruction a unit. An order of order-search
     /// takes some 35,000 for its first call and 50,000 for the one with its customer.
     pub fuel: u64,
-    /// Wall time for one event. It only ends what fuel does not see: it is not the plugin's fault
+    /// What a call has beside that for each byte that it is given: of the event's key, value and headers,
+    /// and of the rows that were found for it. To read an order and write its items takes some 100.
+    pub fuel_per_byte: u64,
+    /// Wall time for one call of one event; more, in proportion, where its bytes give it more fuel. It only ends what fuel does not see: it is not the plugin's fault
     /// when the host is starved, so the batch is tried again.
     #[serde(with = "humantime_serde")]
     pub time: Duration,
@@ -268,7 +271,7 @@ pub struct Limits {
     pub table_elements: usize,
     /// Changes that one event may lead to.
     pub changes: usize,
-    /// Bytes that one event may answer with.
+    /// Bytes that one event may answer with: twice the largest value by default.
     pub output_bytes: usize,
     /// Lookups that one event may ask for, in each of its rounds.
     pub lookups: usize,
@@ -293,14 +296,15 @@ impl Default for Limits {
         const MIB: usize = 1024 * 1024;
         Self {
             fuel: 100_000_000,
+            fuel_per_byte: 250,
             time: Duration::from_secs(2),
             batch_fuel: 1_000_000_000,
             batch_time: Duration::from_secs(2),
-            memory_bytes: 64 * MIB,
+            memory_bytes: 16 * VALUE_BYTES,
             stack_bytes: MIB / 2,
             table_elements: 20_000,
             changes: 10_000,
-            output_bytes: 8 * MIB,
+            output_bytes: 2 * VALUE_BYTES,
             lookups: 100,
             log_lines: 100,
             purity_sample: 0.001,
@@ -366,8 +370,11 @@ fn one_lane() -> NonZeroUsize {
     NonZeroUsize::MIN
 }
 
+/// The default of `kafka.value-bytes`. The limits of plugins are such that one can read and write as much.
+pub const VALUE_BYTES: usize = 8 * 1024 * 1024;
+
 fn eight_mebibytes() -> usize {
-    8 * 1024 * 1024
+    VALUE_BYTES
 }
 
 fn default_connections() -> NonZeroU32 {

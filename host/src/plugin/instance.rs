@@ -33,6 +33,8 @@ pub struct Instance {
     store: Store<State>,
     projection: Projection,
     spent: bool,
+    /// The fuel that the last call was given.
+    fuel: u64,
 }
 
 /// What the host keeps beside an instance.
@@ -58,7 +60,7 @@ impl Instance {
 
     fn logging(plugin: &Plugin, log: Option<Arc<Log>>) -> Result<Self, Failure> {
         let (store, projection) = instantiate(&plugin.engine, &plugin.pre, &plugin.limits, log)?;
-        Ok(Self { plugin: plugin.clone(), store, projection, spent: false })
+        Ok(Self { plugin: plugin.clone(), store, projection, spent: false, fuel: plugin.limits.fuel })
     }
 
     /// Whether the instance broke off and must be replaced.
@@ -69,14 +71,14 @@ impl Instance {
     /// The fuel that the last call used.
     pub fn fuel_used(&self) -> u64 {
         let left = self.store.get_fuel().unwrap_or_default();
-        self.plugin.limits.fuel.saturating_sub(left)
+        self.fuel.saturating_sub(left)
     }
 
     /// Projects one event with the rows that were found for it so far.
     ///
     /// The answer's codes and lookups are declared ones; its changes are checked by `validate`.
     pub fn project(&mut self, event: &Event, found: &[Found]) -> Result<Answer, Failure> {
-        arm(&mut self.store, &self.plugin.limits);
+        self.fuel = arm(&mut self.store, &self.plugin.limits, given_bytes(event, found));
         self.store.data_mut().position = Some(event.position.clone());
         let headers = convert::headers(event);
         let event = convert::event(event, &headers);
@@ -160,18 +162,31 @@ fn instantiate(
     let mut store = Store::new(&engine.inner, state);
     store.limiter(|state| &mut state.growth);
     store.set_hostcall_fuel(limits.output_bytes);
-    arm(&mut store, limits);
+    arm(&mut store, limits, 0);
     let projection = pre.instantiate(&mut store).map_err(|error| failure(&mut store, &error))?;
     Ok((store, projection))
 }
 
-/// Gives the next call its fuel and its time.
-fn arm(store: &mut Store<State>, limits: &Limits) {
+/// Gives the next call its fuel and its time, by the bytes that it is given. Returns the fuel.
+fn arm(store: &mut Store<State>, limits: &Limits, bytes: usize) -> u64 {
+    let fuel = limits.fuel_for(bytes);
     store.data_mut().last_error = None;
-    store.set_epoch_deadline(limits.ticks());
+    store.set_epoch_deadline(limits.ticks_for(bytes));
     // Fails only for an engine without fuel.
-    let armed = store.set_fuel(limits.fuel);
+    let armed = store.set_fuel(fuel);
     debug_assert!(armed.is_ok());
+    fuel
+}
+
+/// What a call is given to read.
+fn given_bytes(event: &Event, found: &[Found]) -> usize {
+    let of_value = |value: &Value| match value {
+        Value::Text(text) | Value::Json(text) => text.len(),
+        Value::Bytes(bytes) => bytes.len(),
+        _ => 0,
+    };
+    let of_rows = |(_, rows): &Found| rows.iter().flatten().map(of_value).sum::<usize>();
+    event.size_bytes() + found.iter().map(of_rows).sum::<usize>()
 }
 
 fn failure(store: &mut Store<State>, error: &wasmtime::Error) -> Failure {
@@ -192,6 +207,13 @@ fn failure(store: &mut Store<State>, error: &wasmtime::Error) -> Failure {
             (FailureKind::Timeout, "time", "it ran longer than one event may".to_owned())
         }
         (Some(Trap::StackOverflow), _) => (FailureKind::Limit, "stack", words),
+        (Some(Trap::MemoryOutOfBounds), _) if is_below_the_stack(&words) => (
+            FailureKind::Limit,
+            "stack",
+            format!(
+                "its stack in linear memory overflowed, most likely by recursion without an end, or by large local values: 1 MiB is what Rust's linker gives it (`-C link-arg=-zstack-size=BYTES` gives more); {words}"
+            ),
+        ),
         (_, Some(bound)) => {
             (FailureKind::Limit, bound, format!("it needed more {bound} than it may have; {words}"))
         }
@@ -204,6 +226,16 @@ fn failure(store: &mut Store<State>, error: &wasmtime::Error) -> Failure {
     };
     let frames = backtrace.as_deref().and_then(|backtrace| backtrace.split_once('\n'));
     Failure { backtrace: frames.map(|(_, frames)| printable(frames)), ..Failure::new(kind, code, detail) }
+}
+
+/// A guest's own stack lies at the beginning of its memory, where Rust's linker puts it, and grows down: what
+/// overflows it reaches below address 0, which is the end of 32 bits.
+fn is_below_the_stack(words: &str) -> bool {
+    const REACH: u64 = 16 * 1024 * 1024;
+    let Some((_, address)) = words.split_once("memory fault at wasm address 0x") else { return false };
+    let digits = address.split(|c: char| !c.is_ascii_hexdigit()).next().unwrap_or_default();
+    // A load may begin before the end and reach beyond.
+    u64::from_str_radix(digits, 16).is_ok_and(|address| address >= (1 << 32) - REACH)
 }
 
 fn undeclared(kind: &str, code: &str) -> Failure {

@@ -9,9 +9,10 @@ use super::engine::TICK;
 /// Limits of one plugin, from the configuration.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Fuel for one event.
+    /// Fuel for one call of one event, and more for each byte that it is given.
     pub fuel: u64,
-    /// Wall time for one event.
+    pub fuel_per_byte: u64,
+    /// Wall time for one call of one event, and more in the proportion in which it has more fuel.
     pub time: Duration,
     /// Fuel and wall time after which a batch ends.
     pub batch_fuel: u64,
@@ -34,6 +35,7 @@ impl From<&crate::config::Limits> for Limits {
     fn from(config: &crate::config::Limits) -> Self {
         Self {
             fuel: config.fuel,
+            fuel_per_byte: config.fuel_per_byte,
             time: config.time,
             batch_fuel: config.batch_fuel,
             batch_time: config.batch_time,
@@ -49,10 +51,19 @@ impl From<&crate::config::Limits> for Limits {
 }
 
 impl Limits {
-    /// The wall time in ticks of the engine's epoch, at least two, so that a call which begins
-    /// just before a tick has a whole one; and no more than a clock can be ahead.
-    pub(super) fn ticks(&self) -> u64 {
-        (self.time.as_millis() / TICK.as_millis()).clamp(1, u32::MAX.into()) as u64 + 1
+    /// The fuel of a call that is given so many bytes.
+    pub(super) fn fuel_for(&self, bytes: usize) -> u64 {
+        self.fuel.saturating_add(self.fuel_per_byte.saturating_mul(bytes as u64))
+    }
+
+    /// The wall time of such a call in ticks of the engine's epoch, at least two, so that a call which
+    /// begins just before a tick has a whole one; and no more than a clock can be ahead.
+    pub(super) fn ticks_for(&self, bytes: usize) -> u64 {
+        let share = self.fuel_for(bytes) as f64 / self.fuel.max(1) as f64;
+        let milliseconds = self.time.as_millis() as f64 * share.max(1.0);
+        // A float beyond an integer becomes the largest one.
+        let ticks = (milliseconds / TICK.as_millis() as f64) as u64;
+        ticks.clamp(1, u32::MAX.into()) + 1
     }
 }
 

@@ -10,6 +10,7 @@ mod clocks;
 mod control;
 mod database;
 mod dead_letters;
+mod defaults;
 mod duplicates;
 mod exactly_once;
 mod generations;

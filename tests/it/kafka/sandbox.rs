@@ -193,7 +193,7 @@ fn bombs_are_stopped_by_their_limits_and_the_host_stays_small() {
         ("memory-bomb", "limit (memory)"),
         ("write", ""),
         // Rust's own stack is in the guest's memory, and ends there.
-        ("recurse", "trap (trap)"),
+        ("recurse", "limit (stack)"),
         ("output-bomb", "limit (output)"),
         ("write", ""),
         ("many-changes", "limit (output)"),
@@ -204,6 +204,7 @@ fn bombs_are_stopped_by_their_limits_and_the_host_stays_small() {
     for letter in &letters {
         assert!(letter.detail.len() < 5_000, "{letter:?}");
     }
+    assert!(letters[1].detail.contains("its stack in linear memory overflowed"), "{:?}", letters[1]);
     let peak = host.peak_memory();
     assert!(peak < MOST_MEMORY, "the host held {} MiB", peak >> 20);
     println!("the host held {} MiB at most", peak >> 20);
