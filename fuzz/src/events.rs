@@ -4,18 +4,17 @@
 //! then a header on each line as `name: value`, an empty line, and the payload. Without the empty line
 //! it is a tombstone.
 
-use std::collections::HashSet;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, UNIX_EPOCH};
 
 use order_search::OrderSearch;
 use projector::batch::Delivery;
-use projector::duplicate::Ids;
+use projector::duplicate::{Ids, Known};
 use projector::event::{Event, Header, Partition, Position};
 use projector::outcome::{Failure, FailureKind};
 use projector::validate;
 use projector_model::change::codes;
-use projector_model::contract::IdSource;
+use projector_model::descriptor::IdPart;
 use projector_model::{Type, Value};
 use projector_sdk::Projection;
 use projector_sdk::testing::{Handled, Harness};
@@ -86,26 +85,29 @@ fn told_by_its_id(event: &Event) {
     let topics: Vec<Arc<str>> = contract.topics.iter().map(|topic| topic.name.as_str().into()).collect();
     let ids = Ids::of(contract, &topics, &batch);
     let has_id = !ids.given().is_empty();
-    let again = ids.duplicates(&HashSet::new());
+    let again = ids.duplicates(&Known::default());
     assert_eq!(again, [false, has_id]);
-    assert_eq!(ids.duplicates(&ids.given().iter().cloned().collect()), [has_id; 2]);
+    assert_eq!(ids.duplicates(&ids.given().iter().map(|id| (id.clone(), None)).collect()), [has_id; 2]);
     assert_eq!(ids.remembered(contract, &batch, &again).len(), usize::from(has_id));
 
-    match declared.map(|id| &id.source) {
+    match declared.map(|id| &id.parts[..]) {
         None => assert!(!has_id),
-        Some(IdSource::Header(name)) => {
-            let first = event.headers.iter().find(|header| header.name == *name);
-            assert_eq!(has_id, first.is_some_and(|header| header.value.is_some()));
+        Some([IdPart::Header(name)]) => {
+            let last = event.headers.iter().rev().find(|header| header.name == *name);
+            let value = last.and_then(|header| header.value.as_deref());
+            assert_eq!(has_id, value.is_some_and(|value| !value.is_empty()));
         }
-        Some(IdSource::Field(name)) => {
+        Some([IdPart::Field(name)]) => {
             let payload = serde_json::from_slice(event.value.as_deref().unwrap_or_default());
             // A payload that is no object at all has no id; half of one may have.
             if let Ok(object) = payload {
                 let object: Map<String, serde_json::Value> = object;
-                let value = object.get(name);
+                let value = object.get(name).filter(|value| value.as_str() != Some(""));
                 assert_eq!(has_id, value.is_some_and(|value| value.is_string() || value.is_number()));
             }
         }
+        // The parts are each told as one alone is.
+        Some(_) => {}
     }
 }
 

@@ -186,7 +186,7 @@ fn the_descriptor_is_what_the_source_says() {
         let list = descriptor[list].as_array().unwrap();
         list.iter().map(|declared| declared["name"].as_str().unwrap()).collect()
     };
-    assert_eq!(names("topics"), ["article.v1", "stock.v1", "sale.v1", "sale.v2", "question.v1"]);
+    assert_eq!(names("topics"), ["article.v1", "stock.v1", "sale.v1", "sale.v2", "cloud.v1", "question.v1"]);
     assert_eq!(names("tables"), ["article", "stock_level"]);
     assert_eq!(
         names("statements"),
@@ -222,7 +222,7 @@ fn the_descriptor_is_what_the_source_says() {
 fn topics_that_are_keyed_alike_name_their_group() {
     let topics = Shop::descriptor().topics;
     let groups: Vec<_> = topics.iter().map(|topic| topic.ordering_group.as_deref()).collect();
-    assert_eq!(groups, [None, None, Some("shelf"), None, None]);
+    assert_eq!(groups, [None, None, Some("shelf"), None, None, None]);
 }
 
 #[test]
@@ -231,5 +231,6 @@ fn a_topic_says_how_its_duplicates_are_told() {
     let declared: Vec<_> = topics.iter().map(|topic| json!(topic)["event-id"].clone()).collect();
     let of_header = json!({"header": "x-event-id", "window-seconds": 604_800});
     let of_field = json!({"field": "saleId", "window-seconds": 129_600});
-    assert_eq!(declared, [json!(null), json!(null), of_header, of_field, json!(null)]);
+    let in_parts = json!({"parts": [{"header": "ce_source"}, {"header": "ce_id"}], "window-seconds": 3_600});
+    assert_eq!(declared, [json!(null), json!(null), of_header, of_field, in_parts, json!(null)]);
 }

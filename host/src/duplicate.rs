@@ -1,20 +1,29 @@
 //! A producer's own duplicates, told by the id that their topic declares.
 //!
 //! An event is a duplicate if one of its topic with the same id was handled before, in this batch or
-//! in any that is remembered. An event that carries no id is no duplicate.
+//! in any that is remembered. An event that carries no id, or an empty one, is no duplicate, and is
+//! counted. The last duplicates are recorded with the position of the first event of their id.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
+use humantime_serde::re::humantime;
 use projector_model::Contract;
-use projector_model::contract::IdSource;
+use projector_model::descriptor::IdPart;
+use serde::Serialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use crate::batch::Delivery;
-use crate::event::Event;
+use crate::event::{Event, Partition, Position};
+
+/// How many duplicates of a generation are recorded: its last ones.
+pub const RECORDED: i64 = 1_000;
+
+/// How many of one batch: recording them must not cost more than projecting them.
+const RECORDED_OF_A_BATCH: usize = 100;
 
 /// An event's id, of a fixed size, whatever the producer wrote.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,10 +38,46 @@ pub struct EventId {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remembered {
     pub id: EventId,
+    /// Where its first event stands.
+    pub first: Position,
     /// The record's own time, in microseconds since 1970.
     pub recorded_at: Option<i64>,
     /// For how long it is remembered at least.
     pub window_seconds: u32,
+}
+
+/// Ids that were handled before, and where their first events stand, if that is remembered as well.
+pub type Known = HashMap<EventId, Option<Position>>;
+
+/// An event that is ignored, because one with its id was handled before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Duplicate<'b> {
+    pub position: &'b Position,
+    pub first: Option<Position>,
+}
+
+/// One that was, as it is recorded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
+pub struct Recorded {
+    pub generation: i32,
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+    /// The position of the first event of its id. Absent where an older host remembered the id.
+    pub first_topic: Option<String>,
+    pub first_partition: Option<i32>,
+    pub first_offset: Option<i64>,
+    /// Microseconds since 1970; in JSON as RFC 3339.
+    #[serde(serialize_with = "rfc3339")]
+    pub ignored_at: i64,
+}
+
+fn rfc3339<S: serde::Serializer>(micros: &i64, serializer: S) -> Result<S::Ok, S::Error> {
+    let time = u64::try_from(*micros)
+        .ok()
+        .and_then(|micros| std::time::UNIX_EPOCH.checked_add(std::time::Duration::from_micros(micros)))
+        .ok_or_else(|| serde::ser::Error::custom("an instant before 1970"))?;
+    serializer.collect_str(&humantime::format_rfc3339_millis(time))
 }
 
 /// The ids of a batch's events.
@@ -58,10 +103,45 @@ impl Ids {
     }
 
     /// Which events are duplicates, given the ids that are known before the batch.
-    pub fn duplicates(&self, known: &HashSet<EventId>) -> Vec<bool> {
+    pub fn duplicates(&self, known: &Known) -> Vec<bool> {
         let mut seen = HashSet::new();
-        let mut again = |id: &EventId| known.contains(id) || !seen.insert(id.clone());
+        let mut again = |id: &EventId| known.contains_key(id) || !seen.insert(id.clone());
         self.places.iter().map(|place| place.is_some_and(|at| again(&self.given[at]))).collect()
+    }
+
+    /// What is to be recorded of those of the batch's events that are settled, which are its first.
+    pub fn ignored<'b>(
+        &self,
+        settled: &'b [Delivery],
+        duplicates: &[bool],
+        known: &Known,
+    ) -> Vec<Duplicate<'b>> {
+        let mut firsts: HashMap<&EventId, &Position> = HashMap::new();
+        let mut ignored = Vec::new();
+        for ((delivery, place), duplicate) in settled.iter().zip(&self.places).zip(duplicates) {
+            let Some(place) = place else { continue };
+            let (id, position) = (&self.given[*place], &delivery.event.position);
+            match (duplicate, known.get(id)) {
+                (false, _) => drop(firsts.insert(id, position)),
+                (true, Some(first)) => ignored.push(Duplicate { position, first: first.clone() }),
+                (true, None) => {
+                    let first = firsts.get(id).map(|first| (*first).clone());
+                    ignored.push(Duplicate { position, first });
+                }
+            }
+        }
+        ignored.split_off(ignored.len().saturating_sub(RECORDED_OF_A_BATCH))
+    }
+
+    /// How many of the settled events have no id, although their topic declares where they carry one.
+    pub fn without(&self, contract: &Contract, settled: &[Delivery]) -> BTreeMap<Partition, i64> {
+        let mut counted = BTreeMap::new();
+        for (Delivery { event, .. }, place) in settled.iter().zip(&self.places) {
+            if place.is_none() && contract.topics[usize::from(event.topic)].event_id.is_some() {
+                *counted.entry(event.position.partition.clone()).or_default() += 1;
+            }
+        }
+        counted
     }
 
     /// What is to be remembered of those of the batch's events that are settled, which are its first.
@@ -76,6 +156,7 @@ impl Ids {
             let declared = contract.topics[usize::from(event.topic)].event_id.as_ref()?;
             Some(Remembered {
                 id: self.given[(*place)?].clone(),
+                first: event.position.clone(),
                 recorded_at: event.recorded_at_micros(),
                 window_seconds: declared.window_seconds,
             })
@@ -97,24 +178,43 @@ impl FromIterator<Option<EventId>> for Ids {
 
 fn id(contract: &Contract, topics: &[Arc<str>], event: &Event) -> Option<EventId> {
     let declared = contract.topics[usize::from(event.topic)].event_id.as_ref()?;
-    let written = match &declared.source {
-        IdSource::Header(name) => {
-            event.headers.iter().find(|header| header.name == *name)?.value.as_deref().map(<[u8]>::to_vec)?
+    let digest = match &declared.parts[..] {
+        [part] => Sha256::digest(written(part, event)?),
+        parts => {
+            let mut digest = Sha256::new();
+            for part in parts {
+                let written = written(part, event)?;
+                // Its length keeps two parts apart.
+                digest.update((written.len() as u64).to_be_bytes());
+                digest.update(written);
+            }
+            digest.finalize()
         }
-        IdSource::Field(name) => field(event.value.as_deref()?, name)?,
     };
-    let digest = Sha256::digest(&written);
     let mut hash = [0; 16];
     hash.copy_from_slice(&digest[..16]);
     Some(EventId { topic: topics[usize::from(event.topic)].clone(), hash })
 }
 
+/// A part of an event's id, as the producer wrote it. An empty one is none.
+fn written<'e>(part: &IdPart, event: &'e Event) -> Option<&'e [u8]> {
+    match part {
+        // As Kafka's `lastHeader`, and as the SDK's `headers.get`.
+        IdPart::Header(name) => {
+            let last = event.headers.iter().rev().find(|header| header.name == *name)?;
+            last.value.as_deref().filter(|value| !value.is_empty())
+        }
+        IdPart::Field(name) => field(event.value.as_deref()?, name),
+    }
+}
+
 /// A text or number at the top level of a JSON object, as it is written there.
-fn field(payload: &[u8], name: &str) -> Option<Vec<u8>> {
+fn field<'p>(payload: &'p [u8], name: &str) -> Option<&'p [u8]> {
+    let payload = payload.strip_prefix(b"\xef\xbb\xbf").unwrap_or(payload);
     let mut json = serde_json::Deserializer::from_slice(payload);
     let raw = Field(name).deserialize(&mut json).ok()??;
     let written = raw.get().as_bytes();
-    matches!(written.first(), Some(b'"' | b'-' | b'0'..=b'9')).then(|| written.to_vec())
+    (matches!(written.first(), Some(b'"' | b'-' | b'0'..=b'9')) && written != b"\"\"").then_some(written)
 }
 
 /// Finds one field, and reads nothing else into memory.
@@ -153,12 +253,25 @@ mod tests {
 
     #[test]
     fn a_field_is_found_as_it_is_written() {
-        let found =
-            |payload: &str| field(payload.as_bytes(), "eventId").map(|id| String::from_utf8(id).unwrap());
+        let found = |payload: &str| {
+            field(payload.as_bytes(), "eventId").map(|id| String::from_utf8(id.to_vec()).unwrap())
+        };
         assert_eq!(found(r#"{"a": {"eventId": 1}, "eventId": "e-1", "b": []}"#).as_deref(), Some("\"e-1\""));
         assert_eq!(found(r#"{"event\u0049d": 17}"#).as_deref(), Some("17"));
-        for none in [r#"{"eventId": null}"#, r#"{"eventId": {}}"#, "{}", "[]", "{\"eventId\": 1", "", "\u{0}"]
-        {
+        assert_eq!(
+            found("\u{feff}{\"eventId\": 12345678901234567890123}").as_deref(),
+            Some("12345678901234567890123")
+        );
+        for none in [
+            r#"{"eventId": null}"#,
+            r#"{"eventId": ""}"#,
+            r#"{"eventId": {}}"#,
+            "{}",
+            "[]",
+            "{\"eventId\": 1",
+            "",
+            "\u{0}",
+        ] {
             assert_eq!(found(none), None, "{none}");
         }
     }
@@ -168,7 +281,113 @@ mod tests {
         let id = |number| EventId { topic: "t".into(), hash: [number; 16] };
         let other = EventId { topic: "u".into(), hash: [1; 16] };
         let ids: Ids = [Some(id(1)), None, Some(id(1)), Some(other), None, Some(id(2))].into_iter().collect();
-        let known = HashSet::from([id(2)]);
+        let known = Known::from([(id(2), None)]);
         assert_eq!(ids.duplicates(&known), [false, false, true, false, false, true]);
+    }
+    fn contract(event_id: serde_json::Value) -> Contract {
+        let descriptor = serde_json::json!({
+            "name": "t", "version": "1",
+            "topics": [{"name": "t", "statements": ["put"], "event-id": event_id}],
+            "tables": [{"name": "t", "key": ["id"], "columns": [{"name": "id", "type": "int64"}]}],
+            "statements": [{"name": "put", "table": "t", "kind": "upsert"}],
+        });
+        projector_model::Descriptor::from_json(&descriptor.to_string())
+            .and_then(projector_model::Descriptor::check)
+            .expect("it is sound")
+    }
+
+    fn event(headers: &[(&str, Option<&str>)], value: &str, offset: i64) -> Delivery {
+        let header = |(name, value): &(&str, Option<&str>)| crate::event::Header {
+            name: (*name).into(),
+            value: value.map(|value| value.as_bytes().to_vec()),
+        };
+        let event = Event {
+            position: Position { partition: Partition::new("t", 0), offset },
+            topic: 0,
+            timestamp_ms: None,
+            key: None,
+            value: Some(value.into()),
+            oversize_bytes: None,
+            headers: headers.iter().map(header).collect(),
+        };
+        Delivery { event, epoch: 0 }
+    }
+
+    fn hashes(event_id: serde_json::Value, batch: &[Delivery]) -> Vec<Option<[u8; 16]>> {
+        let ids = Ids::of(&contract(event_id), &["t".into()], batch);
+        ids.places.iter().map(|place| place.map(|at| ids.given[at].hash)).collect()
+    }
+
+    #[test]
+    fn an_id_of_one_part_has_the_hash_that_older_hosts_remember() {
+        let sha = |text: &str| <[u8; 16]>::try_from(&Sha256::digest(text)[..16]).ok();
+        let batch = [event(&[("h", Some("e-1"))], r#"{"f": "e-1"}"#, 0)];
+        for (declared, text) in [("header", "e-1"), ("field", "\"e-1\"")] {
+            let name = &declared[..1];
+            let single = serde_json::json!({declared: name, "window-seconds": 1});
+            let listed = serde_json::json!({"parts": [{declared: name}], "window-seconds": 1});
+            assert_eq!(hashes(single, &batch), [sha(text)]);
+            assert_eq!(hashes(listed, &batch), [sha(text)]);
+        }
+    }
+
+    #[test]
+    fn the_last_header_counts_and_an_empty_one_is_none() {
+        let declared = serde_json::json!({"header": "h", "window-seconds": 1});
+        let batch = [
+            event(&[("h", Some("a"))], "", 0),
+            event(&[("h", Some("b")), ("H", Some("c")), ("h", Some("a")), ("i", None)], "", 1),
+            event(&[("h", Some("a")), ("h", None)], "", 2),
+            event(&[("h", Some("a")), ("h", Some(""))], "", 3),
+            event(&[], "", 4),
+        ];
+        let found = hashes(declared, &batch);
+        assert_eq!(found[0], found[1]);
+        assert_eq!(found[2..], [None, None, None]);
+    }
+
+    #[test]
+    fn an_id_in_parts_has_all_of_them() {
+        let declared =
+            serde_json::json!({"parts": [{"header": "source"}, {"field": "id"}], "window-seconds": 1});
+        let of = |source: &str, id: &str| event(&[("source", Some(source))], &format!("{{\"id\": {id}}}"), 0);
+        let batch = [
+            of("a", "1"),
+            of("a", "1"),
+            of("b", "1"),
+            of("a1", "1"),
+            of("a", "11"),
+            of("", "1"),
+            of("a", "null"),
+            of("a", "\"\""),
+        ];
+        let found = hashes(declared, &batch);
+        assert_eq!(found[0], found[1]);
+        let different: HashSet<_> = found[1..5].iter().collect();
+        assert_eq!(different.len(), 4);
+        assert_eq!(found[5..], [None, None, None]);
+    }
+
+    #[test]
+    fn duplicates_are_recorded_with_the_first_of_their_id() {
+        let contract = contract(serde_json::json!({"header": "h", "window-seconds": 1}));
+        let batch: Vec<_> = [Some("a"), None, Some("b"), Some("a"), Some("c"), Some("d")]
+            .into_iter()
+            .enumerate()
+            .map(|(at, id)| event(&[("h", id)], "", at as i64))
+            .collect();
+        let ids = Ids::of(&contract, &["t".into()], &batch);
+        let [_, b, _, c, _] = ids.given() else { panic!("{ids:?}") };
+        let elsewhere = Position { partition: Partition::new("t", 7), offset: 70 };
+        let known = Known::from([(b.clone(), Some(elsewhere.clone())), (c.clone(), None)]);
+        let duplicates = ids.duplicates(&known);
+        assert_eq!(duplicates, [false, false, true, true, true, false]);
+        let ignored = ids.ignored(&batch, &duplicates, &known);
+        let found: Vec<_> =
+            ignored.iter().map(|duplicate| (duplicate.position.offset, duplicate.first.clone())).collect();
+        let first = batch[0].event.position.clone();
+        assert_eq!(found, [(2, Some(elsewhere)), (3, Some(first)), (4, None)]);
+        assert_eq!(ids.without(&contract, &batch), BTreeMap::from([(Partition::new("t", 0), 1)]));
+        assert_eq!(ids.without(&contract, &batch[..1]), BTreeMap::new());
     }
 }

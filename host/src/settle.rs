@@ -14,7 +14,7 @@ use projector_model::Contract;
 use tokio::runtime::Handle;
 
 use crate::batch::Delivery;
-use crate::duplicate::Ids;
+use crate::duplicate::{Ids, Known};
 use crate::event::{Partition, Position};
 use crate::failure::{FailureKind, Trouble};
 use crate::ordering::KeyId;
@@ -151,10 +151,11 @@ impl Settler {
             let of_batch = batch.iter().filter_map(|delivery| KeyId::of(contract, &delivery.event));
             keys.blocked = tx.blocked(of_batch.collect()).await?;
         }
-        let duplicates = match ids.given() {
-            [] => Vec::new(),
-            given => ids.duplicates(&tx.known(given).await?),
+        let known = match ids.given() {
+            [] => Known::default(),
+            given => tx.known(given).await?,
         };
+        let duplicates = ids.duplicates(&known);
         let mut outcomes = resolve(caller, &mut *tx, batch, answers, &duplicates, keys, &mut attempt.reads)?;
         self.try_out(&mut outcomes, batch)?;
         let flood = self.hold_back(&mut outcomes, batch, flood)?;
@@ -164,6 +165,8 @@ impl Settler {
         let mut writes = writes(batch, &outcomes);
         writes.advances = advances.clone();
         writes.ids = ids.remembered(contract, batch, &duplicates);
+        writes.duplicates = ids.ignored(batch, &duplicates, &known);
+        writes.without_id = ids.without(contract, batch);
         self.check_room(&mut *tx, &writes).await?;
         attempt.statements = tx.write(&writes).await?;
         tx.commit().await?;

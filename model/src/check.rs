@@ -4,7 +4,9 @@ use std::fmt;
 
 use crate::change::codes;
 use crate::contract::{self, Contract, Guard};
-use crate::descriptor::{Code, Descriptor, EventId, IndexKind, OnMiss, Operation, Statement, StatementKind};
+use crate::descriptor::{
+    Code, Descriptor, EventId, IdPart, IndexKind, OnMiss, Operation, Statement, StatementKind,
+};
 use crate::reserved;
 use crate::value::Type;
 
@@ -594,18 +596,27 @@ impl Checker {
     }
 
     fn event_id(&mut self, place: &str, id: &EventId) -> Option<contract::EventId> {
-        let source = match (&id.header, &id.field) {
-            (Some(header), None) => contract::IdSource::Header(header.clone()),
-            (None, Some(field)) => contract::IdSource::Field(field.clone()),
+        let parts = match (&id.header, &id.field, &id.parts[..]) {
+            (Some(header), None, []) => vec![IdPart::Header(header.clone())],
+            (None, Some(field), []) => vec![IdPart::Field(field.clone())],
+            (None, None, [_, ..]) => id.parts.clone(),
             _ => {
                 self.problem(
                     place,
-                    "an event's id is in one place",
-                    "name either a `header` or a `field`".to_string(),
+                    "an event's id is in one place, or in several parts",
+                    "name either a `header`, or a `field`, or list `parts`".to_string(),
                 );
                 return None;
             }
         };
+        let repeated = parts.iter().enumerate().find(|(at, part)| parts[..*at].contains(part));
+        if let Some((at, _)) = repeated {
+            self.problem(
+                &format!("{place}: parts[{at}]"),
+                "this part of the id is named twice",
+                "name each part once".to_string(),
+            );
+        }
         if id.window_seconds == 0 {
             self.problem(
                 &format!("{place}: window-seconds"),
@@ -613,7 +624,7 @@ impl Checker {
                 "write how long after an event its duplicate may come".to_string(),
             );
         }
-        Some(contract::EventId { source, window_seconds: id.window_seconds })
+        Some(contract::EventId { parts, window_seconds: id.window_seconds })
     }
 
     fn granted(&mut self, place: &str, named: &[String], declared: &[&str]) -> Vec<bool> {

@@ -2,7 +2,7 @@
 //!
 //! Indices are positions in the descriptor's own lists, so they are what a plugin's changes carry.
 
-use crate::descriptor::{Descriptor, IndexKind, OnMiss, Operation, StatementKind};
+use crate::descriptor::{Descriptor, IdPart, IndexKind, OnMiss, Operation, StatementKind};
 use crate::value::Type;
 
 /// What the host may rely on. Made only by [`Descriptor::check`].
@@ -30,15 +30,9 @@ pub struct Topic {
 /// By what a producer's duplicates are told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventId {
-    pub source: IdSource,
+    /// At least one.
+    pub parts: Vec<IdPart>,
     pub window_seconds: u32,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum IdSource {
-    Header(String),
-    /// A field at the top level of the JSON payload.
-    Field(String),
 }
 
 #[derive(Debug, Clone)]

@@ -64,19 +64,32 @@ pub struct Topic {
     pub ordering_group: Option<String>,
 }
 
-/// Where an event carries its id. An event without one there is no duplicate of any other.
+/// Where an event carries its id: in one place, or in several that make it up together, as CloudEvents'
+/// source and id do. An event without one there, or with an empty one, is no duplicate of any other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct EventId {
-    /// The name of a header. Either this or `field`.
+    /// The name of a header, of whose values the last counts. Either this, or `field`, or `parts`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub header: Option<String>,
     /// The name of a field at the top level of a JSON payload, a text or a number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
+    /// The parts of an id, in their order. An event that lacks any of them has no id.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<IdPart>,
     /// For how long, at least, an id is remembered, by the records' own time.
     pub window_seconds: u32,
+}
+
+/// A part of an event's id: a header, or a field at the top level of a JSON payload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum IdPart {
+    Header(String),
+    Field(String),
 }
 
 /// A table. Its primary key is its only unique constraint.

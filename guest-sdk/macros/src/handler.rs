@@ -28,11 +28,15 @@ pub(crate) struct Topic {
     pub(crate) ordering_group: Option<LitStr>,
 }
 
-/// `event_id(header = "x-event-id", window = "7d")`.
+/// `event_id(header = "ce_source", header = "ce_id", window = "7d")`.
 pub(crate) struct EventId {
-    pub(crate) in_header: bool,
-    pub(crate) name: LitStr,
+    pub(crate) parts: Vec<IdPart>,
     pub(crate) window_seconds: u32,
+}
+
+pub(crate) enum IdPart {
+    Header(LitStr),
+    Field(LitStr),
 }
 
 impl Handler {
@@ -114,26 +118,25 @@ impl Parse for On {
     }
 }
 
-const EVENT_ID: &str =
-    "write `event_id(header = \"x-event-id\", window = \"7d\")`, or `field` instead of `header`";
+const EVENT_ID: &str = "write `event_id(header = \"x-event-id\", window = \"7d\")`, or `field` instead of `header`, or several of them for an id in parts";
 
 impl Parse for EventId {
     fn parse(input: ParseStream<'_>) -> Result<Self> {
-        let (mut place, mut window) = (None, None);
+        let (mut parts, mut window) = (Vec::new(), None);
         let options = Punctuated::<MetaNameValue, Token![,]>::parse_terminated(input)?;
         for option in &options {
             let Expr::Lit(ExprLit { lit: Lit::Str(value), .. }) = &option.value else {
                 return Err(Error::new(option.value.span(), EVENT_ID));
             };
             match option.path.get_ident().map(Ident::to_string).as_deref() {
-                Some("header") if place.is_none() => place = Some((true, value.clone())),
-                Some("field") if place.is_none() => place = Some((false, value.clone())),
+                Some("header") => parts.push(IdPart::Header(value.clone())),
+                Some("field") => parts.push(IdPart::Field(value.clone())),
                 Some("window") => window = Some(seconds(value)?),
                 _ => return Err(Error::new(option.path.span(), EVENT_ID)),
             }
         }
-        match (place, window) {
-            (Some((in_header, name)), Some(window_seconds)) => Ok(Self { in_header, name, window_seconds }),
+        match window {
+            Some(window_seconds) if !parts.is_empty() => Ok(Self { parts, window_seconds }),
             _ => Err(input.error(EVENT_ID)),
         }
     }

@@ -152,7 +152,9 @@ pub fn derive_lookup(input: TokenStream) -> TokenStream {
 /// `event_id(header = "x-event-id", window = "7d")` in it, or `field = "eventId"` for a field at the top
 /// level of a JSON payload, has the host tell a producer's duplicates: an event whose id was handled
 /// within the window (`d`, `h`, `m` or `s`) is ignored, with the code `duplicate`. Writes that are
-/// idempotent do not need it; an `add` does.
+/// idempotent do not need it; an `add` does. An id in several parts names each of them:
+/// `event_id(header = "ce_source", header = "ce_id", window = "7d")` is CloudEvents' identity. An event that
+/// lacks a part, or has an empty one, has no id: it is projected, and counted apart.
 ///
 /// `ordering_group = "customer"` says that several topics are keyed alike: where an event of one is
 /// rejected, later events of its key wait behind it in all of them. A topic without it is a group of

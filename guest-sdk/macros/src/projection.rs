@@ -7,7 +7,7 @@ use syn::spanned::Spanned;
 use syn::{Error, Ident, ImplItem, ItemImpl, LitInt, LitStr, Result, Type};
 
 use crate::codes::{self, Code};
-use crate::handler::{EventId, Handler, Topic};
+use crate::handler::{EventId, Handler, IdPart, Topic};
 
 pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> {
     let options = Options::of(arguments)?;
@@ -51,13 +51,22 @@ fn implementation(projection: &Ident, options: &Options, topics: &[Topic]) -> To
             (&topic.name, statements.indices(&topic.writes), lookups.indices(&topic.reads));
         let event_id = match &topic.event_id {
             None => quote!(::core::option::Option::None),
-            Some(EventId { in_header, name, window_seconds }) => quote! {
-                ::core::option::Option::Some(::projector_sdk::expansion::EventIdDeclaration {
-                    in_header: #in_header,
-                    name: #name,
-                    window_seconds: #window_seconds,
-                })
-            },
+            Some(EventId { parts, window_seconds }) => {
+                let parts = parts.iter().map(|part| match part {
+                    IdPart::Header(name) => {
+                        quote!(::projector_sdk::expansion::IdPartDeclaration::Header(#name))
+                    }
+                    IdPart::Field(name) => {
+                        quote!(::projector_sdk::expansion::IdPartDeclaration::Field(#name))
+                    }
+                });
+                quote! {
+                    ::core::option::Option::Some(::projector_sdk::expansion::EventIdDeclaration {
+                        parts: &[#(#parts),*],
+                        window_seconds: #window_seconds,
+                    })
+                }
+            }
         };
         let ordering_group = match &topic.ordering_group {
             None => quote!(::core::option::Option::None),

@@ -9,6 +9,8 @@ mod table;
 
 pub use check::{all_keep_the_key, argument_positions};
 pub use lookup::{Lookup, LookupDeclaration, Query, Reads};
-pub use projection::{EventIdDeclaration, Projection, ProjectionDeclaration, TopicDeclaration};
+pub use projection::{
+    EventIdDeclaration, IdPartDeclaration, Projection, ProjectionDeclaration, TopicDeclaration,
+};
 pub use statement::{Statement, StatementDeclaration, Writes};
 pub use table::{ColumnDeclaration, IndexDeclaration, Table, TableDeclaration};

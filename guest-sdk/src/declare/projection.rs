@@ -1,6 +1,6 @@
 //! The projection as a whole.
 
-use projector_model::descriptor::{Code, EventId, Topic};
+use projector_model::descriptor::{Code, EventId, IdPart, Topic};
 use projector_model::{Descriptor, Rejection};
 
 use super::lookup::LookupDeclaration;
@@ -46,17 +46,32 @@ pub struct TopicDeclaration {
 /// By what the host tells a producer's duplicates.
 #[derive(Debug, Clone, Copy)]
 pub struct EventIdDeclaration {
-    /// The name of a header, or else of a field of the payload.
-    pub in_header: bool,
-    pub name: &'static str,
+    pub parts: &'static [IdPartDeclaration],
     pub window_seconds: u32,
+}
+
+/// A header, or a field at the top level of the payload.
+#[derive(Debug, Clone, Copy)]
+pub enum IdPartDeclaration {
+    Header(&'static str),
+    Field(&'static str),
 }
 
 impl EventIdDeclaration {
     fn describe(self) -> EventId {
-        let name = Some(self.name.to_owned());
-        let (header, field) = if self.in_header { (name, None) } else { (None, name) };
-        EventId { header, field, window_seconds: self.window_seconds }
+        let mut id =
+            EventId { header: None, field: None, parts: Vec::new(), window_seconds: self.window_seconds };
+        match self.parts {
+            [IdPartDeclaration::Header(name)] => id.header = Some((*name).into()),
+            [IdPartDeclaration::Field(name)] => id.field = Some((*name).into()),
+            parts => {
+                id.parts.extend(parts.iter().map(|part| match part {
+                    IdPartDeclaration::Header(name) => IdPart::Header((*name).into()),
+                    IdPartDeclaration::Field(name) => IdPart::Field((*name).into()),
+                }));
+            }
+        }
+        id
     }
 }
 

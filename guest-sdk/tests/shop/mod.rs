@@ -198,6 +198,11 @@ impl Shop {
         Ok(())
     }
 
+    #[on("cloud.v1", event_id(header = "ce_source", header = "ce_id", window = "1h"))]
+    fn cloud(event: Event<String>, cx: &mut Context<Self>) -> Outcome {
+        cx.ignore("asked", event.payload)
+    }
+
     #[on("question.v1", reads(OnShelf, StockLevel, Article))]
     fn question(event: Event<Question>, cx: &mut Context<Self>) -> Outcome {
         let Question { shelf, place, day, prefetch, swallow } = event.payload;

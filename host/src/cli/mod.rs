@@ -5,6 +5,7 @@ mod component;
 mod control;
 mod deploy;
 mod dlq;
+mod duplicates;
 mod generations;
 mod inspect;
 mod run;
@@ -53,6 +54,7 @@ enum Command {
     Start(generations::Start),
     Drop(generations::Drop),
     Dlq(dlq::Arguments),
+    Duplicates(duplicates::Arguments),
     Pause(control::Pause),
     Resume(control::Resume),
     Skip(control::Skip),
@@ -174,6 +176,7 @@ pub fn main() -> ExitCode {
         Command::Start(start) => start.run(),
         Command::Drop(drop) => drop.run(),
         Command::Dlq(arguments) => dlq::run(arguments),
+        Command::Duplicates(arguments) => duplicates::run(arguments),
         Command::Pause(pause) => pause.run(),
         Command::Resume(resume) => resume.run(),
         Command::Skip(skip) => skip.run(),

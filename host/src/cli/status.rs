@@ -76,6 +76,9 @@ fn print(projection: &ProjectionStatus) {
             println!("  {outcome} {code}: {events}");
         }
     }
+    if projection.without_id > 0 {
+        println!("  without an event id: {} (their duplicates cannot be told)", projection.without_id);
+    }
     for topic in &projection.missing_topics {
         println!("  topic {topic} does not exist");
     }

@@ -5,6 +5,7 @@ pub mod component;
 pub mod control;
 pub mod dead_letters;
 pub mod deployments;
+pub mod duplicates;
 pub mod inspect;
 pub mod status;
 

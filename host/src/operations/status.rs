@@ -49,6 +49,9 @@ pub struct ProjectionStatus {
     pub dead_by_code: BTreeMap<String, i64>,
     pub skipped_by_code: BTreeMap<String, i64>,
     pub dead_letters: i64,
+    /// Events without an id, of topics that declare where their events carry one: they were projected, and
+    /// their duplicates cannot be told.
+    pub without_id: i64,
     /// By statement: the changes that the plugin asked for, and the rows that they touched.
     pub statements: BTreeMap<String, StatementCount>,
     pub partitions: Vec<PartitionStatus>,
@@ -195,6 +198,7 @@ async fn of_projection(
         dead_by_code,
         skipped_by_code,
         dead_letters: projection.dead_letters,
+        without_id: projection.without_id,
         statements: projection.statements,
         partitions: statuses,
         missing_topics,

@@ -12,7 +12,7 @@ mod overview;
 pub mod postgres;
 pub mod sqlite;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ use operator::{Operator, Release, Taken};
 use crate::batch::BatchLimits;
 use crate::checkpoint::{Checkpoint, Identity};
 use crate::config;
-use crate::duplicate::{EventId, Remembered};
+use crate::duplicate::{Duplicate, EventId, Known, Recorded, Remembered};
 use crate::event::{Event, Partition, Position};
 use crate::failure::{FailureKind, Trouble};
 use crate::ordering::{Blocked, KeyId};
@@ -96,6 +96,9 @@ pub trait Store: Operator + Deployments {
     /// Every projection in this store, as it is committed: all of it of one moment.
     async fn overview(&self) -> Result<Vec<Projection>, StoreError>;
 
+    /// The last events of a projection that were ignored as duplicates, newest first: so many at most.
+    async fn duplicates(&self, projection: &str, most: i64) -> Result<Vec<Recorded>, StoreError>;
+
     /// The store as it is committed now, to read checkpoints and compare generations in, on a connection of
     /// its own: neither waits for the other's work.
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError>;
@@ -112,7 +115,7 @@ pub trait Transaction: Send {
     async fn read(&mut self, calls: &[LookupCall]) -> Result<Vec<Vec<Row>>, StoreError>;
 
     /// Which of these ids were handled before.
-    async fn known(&mut self, ids: &[EventId]) -> Result<HashSet<EventId>, StoreError>;
+    async fn known(&mut self, ids: &[EventId]) -> Result<Known, StoreError>;
 
     /// Whether any key of the projection is blocked, as it was found at the beginning.
     fn blocks_any(&self) -> bool;
@@ -229,6 +232,10 @@ pub struct Writes<'a> {
     pub parked: Vec<Parked<'a>>,
     /// Ids of events, none of which was [known](Transaction::known).
     pub ids: Vec<Remembered>,
+    /// Its events that are ignored as duplicates, as far as they are recorded.
+    pub duplicates: Vec<Duplicate<'a>>,
+    /// Events without an id, of topics that declare one.
+    pub without_id: BTreeMap<Partition, i64>,
     /// The batch is of events that had waited, and not of the log: nothing advances.
     pub release: Option<Release<'a>>,
 }
@@ -365,6 +372,8 @@ pub struct Projection {
     pub partitions: Vec<PartitionState>,
     pub statements: BTreeMap<String, StatementCount>,
     pub dead_letters: i64,
+    /// Events without an id, of topics that declare one.
+    pub without_id: i64,
     /// The descriptor of the active component.
     #[serde(skip)]
     pub descriptor: String,

@@ -25,6 +25,7 @@ pub(super) struct GenerationRow {
     version: String,
     descriptor: String,
     dead_letters: i64,
+    without_id: i64,
 }
 
 #[derive(sqlx::FromRow)]
@@ -104,6 +105,7 @@ pub(super) fn projection(
         version: generation.version,
         descriptor: generation.descriptor,
         dead_letters: generation.dead_letters,
+        without_id: generation.without_id,
         partitions: checkpoints.into_iter().map(state).collect(),
         statements: effects.into_iter().map(count).collect(),
     })

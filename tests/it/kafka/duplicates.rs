@@ -79,3 +79,62 @@ fn the_id_may_stand_in_the_payload() {
     let records: Vec<Record> = payloads.iter().map(|payload| Record::new(&*topic, "k", *payload)).collect();
     prove(&platform, &records, 9, 2);
 }
+
+/// CloudEvents are one if their source and their id are; what lacks either, or has it empty, has no id, is
+/// applied, and is counted. Of headers of one name the last counts. What was ignored is listed with the
+/// position of the first.
+#[test]
+fn an_id_in_parts_tells_duplicates_which_are_listed_with_their_first() {
+    let declared = json!({"parts": [{"header": "ce_source"}, {"header": "ce_id"}], "window-seconds": 86_400});
+    for read_model in [ReadModel::postgres(), ReadModel::sqlite()] {
+        let (platform, _plugins) = platform("duplicates-parts", read_model, declared.clone());
+        let topic = platform.topic("hostile.events.v1");
+        let record = |headers: &[(&str, Option<&str>)]| {
+            let mut record = Record::new(&*topic, "k", "A");
+            record.partition = Some(0);
+            record.headers = headers
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), value.map(|value| value.as_bytes().to_vec())))
+                .collect();
+            record
+        };
+        let event = |source: &str, id: &str| record(&[("ce_source", Some(source)), ("ce_id", Some(id))]);
+        let records = [
+            event("/shop", "1"),
+            event("/stock", "1"),
+            event("/shop", "11"),
+            event("/shop", "1"),
+            record(&[("ce_id", Some("9")), ("ce_source", Some("/shop")), ("ce_id", Some("1"))]),
+            // Without an id.
+            event("/shop", ""),
+            event("/shop", ""),
+            record(&[("ce_id", Some("1"))]),
+            record(&[("ce_source", Some("/shop")), ("ce_id", Some("1")), ("ce_id", None)]),
+        ];
+        prove(&platform, &records, 9, 2);
+        assert_eq!(platform.ask(&["status"])["projections"][0]["without_id"], 4);
+        let listed = platform.ask(&["duplicates", "counts"]);
+        let place = |one: &Value, of: &str| {
+            [
+                one[format!("{of}topic")].clone(),
+                one[format!("{of}partition")].clone(),
+                one[format!("{of}offset")].clone(),
+            ]
+        };
+        let listed: Vec<_> = listed.as_array().unwrap().iter().collect();
+        for (one, offset) in listed.iter().zip([4, 3]) {
+            assert_eq!(place(one, ""), [json!(topic), json!(0), json!(offset)]);
+            assert_eq!(place(one, "first_"), [json!(topic), json!(0), json!(0)]);
+            assert!(one["ignored_at"].as_str().is_some_and(|at| at.ends_with('Z')), "{one}");
+        }
+        assert_eq!(listed.len(), 2);
+        let (code, _, said) = platform.command(&["duplicates", "counts", "--most", "1"]);
+        assert!(
+            code == 0 && said.contains(&format!("{topic}/0@4")) && said.contains(&format!("{topic}/0@0")),
+            "{said}"
+        );
+        assert!(!said.contains("@3"), "{said}");
+        let (code, _, said) = platform.command(&["duplicates", "nobody"]);
+        assert_eq!(code, 2, "{said}");
+    }
+}

@@ -3,6 +3,7 @@
 mod deployments;
 mod diff;
 mod errors;
+mod ids;
 mod lock_holder;
 mod operator;
 mod overview;
@@ -31,6 +32,7 @@ use super::{
 };
 use crate::checkpoint::{Checkpoint, Identity};
 use crate::config;
+use crate::duplicate::Recorded;
 use crate::event::Partition;
 use crate::failure::Trouble;
 use errors::classify;
@@ -401,6 +403,11 @@ impl Store for Postgres {
     async fn overview(&self) -> Result<Vec<Projection>, StoreError> {
         let mut snapshot = self.begin(BEGIN_SNAPSHOT).await?;
         overview::overview(&mut snapshot).await
+    }
+
+    async fn duplicates(&self, projection: &str, most: i64) -> Result<Vec<Recorded>, StoreError> {
+        let mut snapshot = self.begin(BEGIN_SNAPSHOT).await?;
+        ids::duplicates(&mut snapshot, projection, most).await
     }
 
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError> {

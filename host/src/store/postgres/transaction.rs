@@ -1,6 +1,5 @@
 //! One batch, one transaction.
 
-use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -13,11 +12,11 @@ use sqlx::{Arguments as _, AssertSqlSafe, Row as _};
 
 use super::errors::classify;
 use super::statements::Statements;
-use super::values::{self, Timestamp};
+use super::values;
 use super::waiting::shift;
 use super::{ADVISORY_CLASS, FENCE_CLASS};
 use crate::batch::BatchLimits;
-use crate::duplicate::{EventId, Remembered};
+use crate::duplicate::{EventId, Known};
 use crate::event::Partition;
 use crate::failpoint;
 use crate::ordering::{Blocked, KeyId};
@@ -102,20 +101,8 @@ impl Transaction for Batch {
         Ok(found)
     }
 
-    async fn known(&mut self, ids: &[EventId]) -> Result<HashSet<EventId>, StoreError> {
-        let rows = sqlx::query(
-            "select e.topic, e.id from projector.event_id e
-             join unnest($2::text[], $3::bytea[]) as u(topic, id) on e.topic = u.topic and e.id = u.id
-             where e.generation_id = $1",
-        )
-        .bind(self.generation())
-        .bind(ids.iter().map(|id| &*id.topic).collect::<Vec<&str>>())
-        .bind(ids.iter().map(|id| &id.hash[..]).collect::<Vec<&[u8]>>())
-        .fetch_all(&mut *self.tx)
-        .await
-        .map_err(classify)?;
-        let found: HashSet<(&str, &[u8])> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-        Ok(ids.iter().filter(|id| found.contains(&(&*id.topic, &id.hash[..]))).cloned().collect())
+    async fn known(&mut self, ids: &[EventId]) -> Result<Known, StoreError> {
+        self.find_known(ids).await
     }
 
     fn blocks_any(&self) -> bool {
@@ -165,6 +152,8 @@ impl Transaction for Batch {
         self.bury(&writes.dead, writes.release.is_some()).await?;
         self.park(&writes.parked).await?;
         self.remember(&writes.ids).await?;
+        self.record_duplicates(&writes.duplicates).await?;
+        self.count_without_id(&writes.without_id).await?;
         match &writes.release {
             None => {
                 let books = writes.advances.iter().map(|advance| (&advance.partition, &advance.books));
@@ -277,56 +266,6 @@ impl Batch {
             .await
             .map_err(|error| refused(&self.deployment.contract, step, one_event, error))?;
         Ok(done.rows_affected())
-    }
-
-    /// Makes ids known, in one order for all writers, and forgets those that are out of their window.
-    async fn remember(&mut self, ids: &[Remembered]) -> Result<(), StoreError> {
-        if ids.is_empty() {
-            return Ok(());
-        }
-        let mut ids: Vec<&Remembered> = ids.iter().collect();
-        ids.sort_by(|a, b| a.id.cmp(&b.id));
-        let inserted = sqlx::query(
-            "insert into projector.event_id (generation_id, topic, id, recorded_at)
-             select $1, u.topic, u.id, coalesce(u.recorded_at, now())
-             from unnest($2::text[], $3::bytea[], $4::timestamptz[]) as u(topic, id, recorded_at)
-             on conflict do nothing",
-        )
-        .bind(self.generation())
-        .bind(ids.iter().map(|one| &*one.id.topic).collect::<Vec<&str>>())
-        .bind(ids.iter().map(|one| &one.id.hash[..]).collect::<Vec<&[u8]>>())
-        .bind(ids.iter().map(|one| one.recorded_at.map(Timestamp)).collect::<Vec<_>>())
-        .execute(&mut *self.tx)
-        .await
-        .map_err(classify)?;
-        if inserted.rows_affected() != ids.len() as u64 {
-            let meanwhile = "another writer handled an event with the same id meanwhile";
-            return Err(StoreError::Unavailable(sqlx::Error::Protocol(meanwhile.into())));
-        }
-        // By the records' time, which no producer's clock may put ahead of the database's. What
-        // another writer is about to forget is left to it.
-        let mut latest: BTreeMap<&str, (Option<Timestamp>, i64)> = BTreeMap::new();
-        for one in ids {
-            let (at, window) = latest.entry(&*one.id.topic).or_default();
-            *at = (*at).max(one.recorded_at.map(Timestamp));
-            *window = i64::from(one.window_seconds);
-        }
-        sqlx::query(
-            "delete from projector.event_id where ctid in (
-               select e.ctid from projector.event_id e
-               join unnest($2::text[], $3::timestamptz[], $4::int8[]) as u(topic, latest, seconds)
-                 on e.topic = u.topic and e.recorded_at < least(u.latest, now()) - u.seconds * interval '1 second'
-               where e.generation_id = $1
-               for update of e skip locked)",
-        )
-        .bind(self.generation())
-        .bind(latest.keys().copied().collect::<Vec<&str>>())
-        .bind(latest.values().map(|(at, _)| *at).collect::<Vec<_>>())
-        .bind(latest.values().map(|(_, seconds)| *seconds).collect::<Vec<i64>>())
-        .execute(&mut *self.tx)
-        .await
-        .map_err(classify)?;
-        Ok(())
     }
 
     /// Counts outcomes by code and effects by statement.

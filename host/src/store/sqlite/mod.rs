@@ -4,6 +4,7 @@ mod deployments;
 mod diff;
 mod documents;
 mod errors;
+mod ids;
 mod operator;
 mod overview;
 mod rows;
@@ -32,6 +33,7 @@ use super::{
 };
 use crate::checkpoint::{Checkpoint, Identity};
 use crate::config;
+use crate::duplicate::Recorded;
 use crate::event::Partition;
 use crate::failure::Trouble;
 use errors::classify;
@@ -258,6 +260,11 @@ impl Store for Sqlite {
     async fn overview(&self) -> Result<Vec<Projection>, StoreError> {
         let mut snapshot = self.pool.begin().await.map_err(classify)?;
         overview::overview(&mut snapshot).await
+    }
+
+    async fn duplicates(&self, projection: &str, most: i64) -> Result<Vec<Recorded>, StoreError> {
+        let mut snapshot = self.pool.begin().await.map_err(classify)?;
+        ids::duplicates(&mut snapshot, projection, most).await
     }
 
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError> {

@@ -13,7 +13,7 @@ use super::now_micros;
 use super::rows::{Stored, Writer};
 use super::waiting::shift;
 use crate::batch::BatchLimits;
-use crate::duplicate::{EventId, Remembered};
+use crate::duplicate::{EventId, Known};
 use crate::event::{Partition, Position};
 use crate::failpoint;
 use crate::ordering::{Blocked, KeyId};
@@ -73,23 +73,8 @@ impl Transaction for Batch {
         Ok(found)
     }
 
-    async fn known(&mut self, ids: &[EventId]) -> Result<HashSet<EventId>, StoreError> {
-        let mut known = HashSet::new();
-        for id in ids {
-            let found: i64 = sqlx::query_scalar(
-                "select count(*) from projector_event_id where generation_id = ? and topic = ? and id = ?",
-            )
-            .bind(self.generation())
-            .bind(&*id.topic)
-            .bind(&id.hash[..])
-            .fetch_one(&mut *self.tx)
-            .await
-            .map_err(classify)?;
-            if found > 0 {
-                known.insert(id.clone());
-            }
-        }
-        Ok(known)
+    async fn known(&mut self, ids: &[EventId]) -> Result<Known, StoreError> {
+        self.find_known(ids).await
     }
 
     fn blocks_any(&self) -> bool {
@@ -145,6 +130,8 @@ impl Transaction for Batch {
         self.bury(&writes.dead, writes.release.is_some()).await?;
         self.park(&writes.parked).await?;
         self.remember(&writes.ids).await?;
+        self.record_duplicates(&writes.duplicates).await?;
+        self.count_without_id(&writes.without_id).await?;
         match &writes.release {
             None => {
                 let books = writes.advances.iter().map(|advance| (&advance.partition, &advance.books));
@@ -249,41 +236,6 @@ impl Batch {
             statements += u64::from(!deleted.is_empty()) + u64::from(!written.is_empty());
         }
         Ok(statements)
-    }
-
-    /// Makes ids known, and forgets those that are out of their window.
-    async fn remember(&mut self, ids: &[Remembered]) -> Result<(), StoreError> {
-        let now = now_micros();
-        let mut horizons: BTreeMap<&str, i64> = BTreeMap::new();
-        for one in ids {
-            // No producer's clock may put the horizon ahead.
-            let recorded_at = one.recorded_at.unwrap_or(now);
-            let horizon = recorded_at.min(now) - i64::from(one.window_seconds) * 1_000_000;
-            let latest = horizons.entry(&*one.id.topic).or_insert(horizon);
-            *latest = horizon.max(*latest);
-            sqlx::query(
-                "insert into projector_event_id (generation_id, topic, id, recorded_at) values (?, ?, ?, ?)",
-            )
-            .bind(self.generation())
-            .bind(&*one.id.topic)
-            .bind(&one.id.hash[..])
-            .bind(recorded_at)
-            .execute(&mut *self.tx)
-            .await
-            .map_err(classify)?;
-        }
-        for (topic, horizon) in horizons {
-            sqlx::query(
-                "delete from projector_event_id where generation_id = ? and topic = ? and recorded_at < ?",
-            )
-            .bind(self.generation())
-            .bind(topic)
-            .bind(horizon)
-            .execute(&mut *self.tx)
-            .await
-            .map_err(classify)?;
-        }
-        Ok(())
     }
 
     /// Counts outcomes by code and effects by statement.

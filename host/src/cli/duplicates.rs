@@ -1,0 +1,59 @@
+//! `projector duplicates`: what was ignored because its id was handled before.
+
+use comfy_table::{Table, presets};
+
+use super::dlq::when;
+use super::{CliError, ConfigArgument, Output};
+use crate::duplicate::Recorded;
+use crate::operations::duplicates;
+
+/// List the events that were ignored as duplicates, newest first.
+///
+/// A topic declares where its events carry an id. An event whose id was handled before, within the topic's
+/// window, is ignored. Each is shown with the position of the first event of its id. The last 1,000 of a
+/// generation are recorded, at most 100 of one batch; `projector status` counts all of them, and the events
+/// that carry no id.
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    config: ConfigArgument,
+    /// The projection's name.
+    projection: String,
+    /// How many duplicates to list.
+    #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(i64).range(1..))]
+    most: i64,
+    #[arg(long, value_enum, default_value = "text")]
+    output: Output,
+}
+
+pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
+    let config = arguments.config.load()?;
+    let found =
+        super::runtime()?.block_on(duplicates::list(&config, &arguments.projection, arguments.most))?;
+    if arguments.output == Output::Json {
+        return super::print_json(&found);
+    }
+    if found.is_empty() {
+        println!("No event of {} was ignored as a duplicate.", arguments.projection);
+        return Ok(());
+    }
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_BORDERS_ONLY).set_header(["duplicate", "first", "generation", "ignored"]);
+    for one in &found {
+        table.add_row([
+            format!("{}/{}@{}", one.topic, one.partition, one.offset),
+            first(one),
+            one.generation.to_string(),
+            when(one.ignored_at),
+        ]);
+    }
+    println!("{table}");
+    Ok(())
+}
+
+fn first(one: &Recorded) -> String {
+    match (&one.first_topic, one.first_partition, one.first_offset) {
+        (Some(topic), Some(partition), Some(offset)) => format!("{topic}/{partition}@{offset}"),
+        _ => "not recorded: an older host remembered its id".to_owned(),
+    }
+}

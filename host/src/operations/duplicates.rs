@@ -1,0 +1,13 @@
+//! Events that were ignored as duplicates.
+
+use super::{OperationError, projection};
+use crate::config::Config;
+use crate::duplicate::Recorded;
+
+/// The last ones of a projection, newest first: so many at most.
+pub async fn list(config: &Config, name: &str, most: i64) -> Result<Vec<Recorded>, OperationError> {
+    let (store, _) = projection(config, name).await?;
+    let found = store.duplicates(name, most).await;
+    store.close().await;
+    Ok(found?)
+}
