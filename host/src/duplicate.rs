@@ -201,7 +201,7 @@ fn written<'e>(part: &IdPart, event: &'e Event) -> Option<&'e [u8]> {
     match part {
         // As Kafka's `lastHeader`, and as the SDK's `headers.get`.
         IdPart::Header(name) => {
-            let last = event.headers.iter().rev().find(|header| header.name == *name)?;
+            let last = event.headers.iter().rev().find(|header| header.name == name.as_bytes())?;
             last.value.as_deref().filter(|value| !value.is_empty())
         }
         IdPart::Field(name) => field(event.value.as_deref()?, name),

@@ -23,8 +23,16 @@ pub struct Event {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
-    pub name: String,
+    /// UTF-8 by Kafka's convention, which no broker enforces.
+    pub name: Vec<u8>,
     pub value: Option<Vec<u8>>,
+}
+
+impl Header {
+    /// `None` for a name that is not UTF-8: no plugin can be given it.
+    pub fn text_name(&self) -> Option<&str> {
+        std::str::from_utf8(&self.name).ok()
+    }
 }
 
 impl Event {
@@ -37,7 +45,7 @@ impl Event {
 
     /// The headers as JSON: an array, since names may repeat. What is no UTF-8 stands as `{"hex": …}`.
     pub fn headers_json(&self) -> Json {
-        let header = |header: &Header| serde_json::json!({"name": as_json(header.name.as_bytes()), "value": header.value.as_deref().map(as_json)});
+        let header = |header: &Header| serde_json::json!({"name": as_json(&header.name), "value": header.value.as_deref().map(as_json)});
         self.headers.iter().map(header).collect()
     }
 
@@ -50,10 +58,8 @@ impl Event {
             }
             _ => None,
         };
-        let header = |header: &Json| {
-            let name = String::from_utf8(bytes(&header["name"])?).ok()?;
-            Some(Header { name, value: bytes(&header["value"]) })
-        };
+        let header =
+            |header: &Json| Some(Header { name: bytes(&header["name"])?, value: bytes(&header["value"]) });
         json.as_array().into_iter().flatten().filter_map(header).collect()
     }
 
@@ -120,6 +126,7 @@ mod tests {
             header("", Some(b"")),
             header("n\0", Some(b"\0\xff")),
             header("hex", Some(b"{\"hex\": \"00\"}")),
+            Header { name: vec![b'x', 0xff], value: None },
         ];
         let position = Position { partition: Partition::new("t", 0), offset: 0 };
         let event = Event {

@@ -1,7 +1,11 @@
 //! Places where tests break the host: `PROJECTOR_FAILPOINTS=before-commit=kill@3` kills it the
 //! third time that any projection gets there, `order-search:before-commit=kill@3` the third time
-//! that this one does. Release builds have none.
+//! that this one does, `=panic@2..4` lets it panic the second to the fourth time. Release builds have none.
 
+/// The poll thread has a record. Its projection is told by the consumer group.
+pub const POLL: &str = "poll";
+/// A projection's task begins.
+pub const SUPERVISE: &str = "supervise";
 /// In the transaction, its reads done, nothing written.
 pub const BEFORE_WRITE: &str = "before-write";
 /// In the transaction, everything written.
@@ -41,16 +45,25 @@ mod armed {
         name: String,
         /// `None`: whichever gets there.
         projection: Option<String>,
-        signal: Signal,
-        at: u64,
+        action: Action,
+        /// The first and the last time.
+        at: (u64, u64),
         count: AtomicU64,
+    }
+
+    enum Action {
+        Signal(Signal),
+        Panic,
     }
 
     static ARMED: LazyLock<Vec<Armed>> = LazyLock::new(|| {
         let text = std::env::var("PROJECTOR_FAILPOINTS").unwrap_or_default();
         let points = text.split(';').filter(|point| !point.is_empty());
-        let refuse =
-            |point| panic!("PROJECTOR_FAILPOINTS: {point:?} is not [projection:]name=kill@N or …=stop@N");
+        let refuse = |point| {
+            panic!(
+                "PROJECTOR_FAILPOINTS: {point:?} is not [projection:]name=kill@N, …=stop@N or …=panic@N..M"
+            )
+        };
         points.map(|point| parse(point).unwrap_or_else(|| refuse(point))).collect()
     });
 
@@ -62,16 +75,18 @@ mod armed {
             None => (None, place),
         };
         let (action, at) = action.split_once('@')?;
-        let signal = match action {
-            "kill" => Signal::KILL,
-            "stop" => Signal::STOP,
+        let action = match action {
+            "kill" => Action::Signal(Signal::KILL),
+            "stop" => Action::Signal(Signal::STOP),
+            "panic" => Action::Panic,
             _ => return None,
         };
+        let (first, last) = at.split_once("..").unwrap_or((at, at));
         Some(Armed {
             name: name.to_owned(),
             projection,
-            signal,
-            at: at.parse().ok()?,
+            action,
+            at: (first.parse().ok()?, last.parse().ok()?),
             count: AtomicU64::new(0),
         })
     }
@@ -81,12 +96,17 @@ mod armed {
             armed.name == name && armed.projection.as_deref().is_none_or(|only| only == projection)
         };
         for armed in ARMED.iter().filter(here) {
-            if armed.count.fetch_add(1, Ordering::Relaxed) + 1 == armed.at {
-                eprintln!("failpoint {name}: {:?} of {projection}", armed.signal);
+            let time = armed.count.fetch_add(1, Ordering::Relaxed) + 1;
+            if (armed.at.0..=armed.at.1).contains(&time) {
+                let signal = match armed.action {
+                    Action::Signal(signal) => signal,
+                    Action::Panic => panic!("failpoint {name}: panic of {projection}"),
+                };
+                eprintln!("failpoint {name}: {signal:?} of {projection}");
                 // To this very thread: a signal to the process stops it when some other thread gets
                 // to it, and this one would run on for a moment.
                 // SAFETY: no handler can run, since the signals that are armed cannot be caught.
-                let raised = unsafe { libc::raise(armed.signal.as_raw()) };
+                let raised = unsafe { libc::raise(signal.as_raw()) };
                 assert_eq!(raised, 0, "a thread may signal itself");
             }
         }

@@ -3,6 +3,7 @@
 //! This is the one place for both. Logs, `status` and the dead letters carry the kind, and show the
 //! [advice](FailureKind::advice) that stands here.
 
+use std::any::Any;
 use std::fmt;
 
 use serde::Serialize;
@@ -58,6 +59,21 @@ kinds! {
     /// The brokers do not answer.
     Brokers = "brokers", Retry,
         "nothing is lost, and it goes on by itself: see to the brokers, and to the network between";
+    /// The brokers answer, and a right is missing.
+    Denied = "denied", Retry,
+        "nothing is lost: grant the right that the reason names; the projection goes on then, without a restart";
+    /// A topic that is to be read does not exist.
+    NoTopic = "no-topic", Retry,
+        "nothing is lost: create the topic, or mend its name under `[kafka.topics]`; once it exists, it is read without a restart";
+    /// The brokers refuse this host as it is configured: its login, its certificate, its place in the group.
+    Login = "login", Retry,
+        "nothing is lost, but it does not pass by itself: mend `[kafka]` in the configuration as the reason says";
+    /// The brokers are older than what the host needs.
+    Unsupported = "unsupported", Retry,
+        "nothing is lost, but it does not pass by itself: use brokers of a release that README names";
+    /// A task of the host panicked.
+    Crash = "crash", Retry,
+        "nothing is lost, and the task is started again: this is a bug in Projector, report it with the lines of the log around it";
     /// A component could not be compiled for a reason that lies with this machine.
     Machine = "machine", Retry,
         "it goes on by itself: see to this machine's memory, processes and temporary files";
@@ -74,9 +90,10 @@ kinds! {
     /// The record's value is larger than any may be.
     TooLarge = "too-large", Policy,
         "the value was left in the log and cannot be projected: have its producer send less, and `projector dlq discard` it";
-    /// The plugin answered with what it did not declare, or with what no store can hold.
+    /// The plugin answered with what it did not declare, or with what no store can hold; or the record has
+    /// what no plugin can be given.
     Invalid = "invalid", Policy,
-        "a bug in the plugin or a value beyond its column: deploy a version without it, then `projector dlq retry`";
+        "mend what the detail names: a bug in the plugin, a value beyond its column, or the record's producer; then `projector dlq retry`, or `discard`";
     /// The database refused the event's rows.
     Refused = "refused", Policy,
         "mend the data or the constraint that is named, then `projector dlq retry`";
@@ -137,6 +154,12 @@ impl Serialize for FailureKind {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.as_str())
     }
+}
+
+/// What a panic said.
+pub fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }
 
 /// Why something stands still, for whoever looks.

@@ -5,6 +5,7 @@ use tokio::task::JoinSet;
 
 use crate::checkpoint::Marks;
 use crate::event::Partition;
+use crate::failure::{FailureKind, Trouble};
 use crate::source::{Log, LogError};
 
 /// Questions about single partitions that are under way at once.
@@ -27,55 +28,68 @@ pub struct Visibility {
     pub open_transaction_ms: Option<i64>,
 }
 
-/// Visibility of each partition from its checkpoint on, in the order asked.
-pub async fn visibility(
-    log: &Log,
-    asked: Vec<(Partition, i64, Marks)>,
-    now_ms: i64,
-) -> Result<Vec<Visibility>, LogError> {
-    let mut answers = vec![None; asked.len()];
+/// What could be found out of a partition: its visibility, and why that is not known, or not all of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    pub visibility: Option<Visibility>,
+    pub unknown: Option<Trouble>,
+}
+
+impl Seen {
+    pub fn unknown(why: Trouble) -> Self {
+        Self { visibility: None, unknown: Some(why) }
+    }
+}
+
+/// Visibility of each partition from its checkpoint on, in the order asked. One that cannot be read keeps
+/// no other unknown.
+pub async fn visibility(log: &Log, asked: Vec<(Partition, i64, Marks)>, now_ms: i64) -> Vec<Seen> {
+    let mut answers: Vec<Option<Seen>> = vec![None; asked.len()];
     let mut under_way = JoinSet::new();
     for (at, (partition, checkpoint, marks)) in asked.into_iter().enumerate() {
         if under_way.len() >= AT_ONCE {
-            collect(&mut under_way, &mut answers).await?;
+            collect(&mut under_way, &mut answers).await;
         }
         let log = log.clone();
         under_way.spawn(async move { (at, of_partition(&log, partition, checkpoint, marks, now_ms).await) });
     }
     while !under_way.is_empty() {
-        collect(&mut under_way, &mut answers).await?;
+        collect(&mut under_way, &mut answers).await;
     }
-    Ok(answers.into_iter().flatten().collect())
+    let panicked = || Seen::unknown(Trouble::new(FailureKind::Crash, "the question about it panicked"));
+    answers.into_iter().map(|answer| answer.unwrap_or_else(panicked)).collect()
 }
 
-async fn collect(
-    under_way: &mut JoinSet<(usize, Result<Visibility, LogError>)>,
-    answers: &mut [Option<Visibility>],
-) -> Result<(), LogError> {
-    match under_way.join_next().await {
-        Some(Ok((at, answer))) => answers[at] = Some(answer?),
-        Some(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
-        None => {}
+async fn collect(under_way: &mut JoinSet<(usize, Seen)>, answers: &mut [Option<Seen>]) {
+    if let Some(Ok((at, answer))) = under_way.join_next().await {
+        answers[at] = Some(answer);
     }
-    Ok(())
 }
 
-async fn of_partition(
-    log: &Log,
-    partition: Partition,
-    checkpoint: i64,
-    marks: Marks,
-    now_ms: i64,
-) -> Result<Visibility, LogError> {
+async fn of_partition(log: &Log, partition: Partition, checkpoint: i64, marks: Marks, now_ms: i64) -> Seen {
     let age = |timestamp: i64| (now_ms - timestamp).max(0);
-    let open_transaction_ms = log.open_transaction(partition.clone()).await?.map(age);
-    let fresh = Visibility { log_end: marks.high, lag: 0, freshness_ms: Some(0), open_transaction_ms };
-    if checkpoint >= marks.high {
-        return Ok(fresh);
-    }
-    // What retention removed cannot be fetched; what is left is counted from there.
-    let Some((offset, timestamp_ms)) = log.first_visible(partition, checkpoint.max(marks.low)).await? else {
-        return Ok(fresh);
+    let trouble = |error: LogError| Trouble::new(error.kind(), error);
+    let (open_transaction_ms, mut unknown) = match log.open_transaction(partition.clone()).await {
+        Ok(open) => (open.map(age), None),
+        Err(error) => (None, Some(trouble(error))),
     };
-    Ok(Visibility { lag: marks.high - offset, freshness_ms: timestamp_ms.map(age), ..fresh })
+    let mut seen = Visibility { log_end: marks.high, lag: 0, freshness_ms: Some(0), open_transaction_ms };
+    if checkpoint < marks.high {
+        // What retention removed cannot be fetched; what is left is counted from there.
+        let from = checkpoint.max(marks.low);
+        match log.first_visible(partition, from).await {
+            Ok(None) => {}
+            Ok(Some((offset, timestamp_ms))) => {
+                seen.lag = marks.high - offset;
+                seen.freshness_ms = timestamp_ms.map(age);
+            }
+            // There may be events, or none: so many at most, and nobody knows how old.
+            Err(error) => {
+                seen.lag = marks.high - from;
+                seen.freshness_ms = None;
+                unknown = Some(trouble(error));
+            }
+        }
+    }
+    Seen { visibility: Some(seen), unknown }
 }

@@ -5,9 +5,10 @@
 //! lane as they fence a host. Only a projection whose batches need not see each other has several.
 
 use projector_model::Contract;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::failure::panic_text;
 use crate::pipeline::Pipeline;
 use crate::retry::Halt;
 use crate::store::Store;
@@ -30,7 +31,12 @@ pub async fn run(lanes: Vec<Pipeline>, together: &CancellationToken) -> Result<(
     let mut result = Ok(());
     while let Some(ended) = running.join_next().await {
         together.cancel();
-        let ended = ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        // A lane that panics ends this run of the projection, and no other.
+        let crashed = |error: JoinError| match error.try_into_panic() {
+            Ok(panic) => Err(Halt::Crashed(panic_text(&*panic))),
+            Err(error) => Err(Halt::Restart(error.to_string())),
+        };
+        let ended = ended.unwrap_or_else(crashed);
         // What only a person can mend is worth more than what a new start may.
         if result.is_ok() || matches!(ended, Err(Halt::Stop(_))) {
             result = ended;

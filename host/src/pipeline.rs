@@ -4,6 +4,7 @@
 //! batch is settled when its rows and its checkpoints are committed together; until then nothing
 //! has happened.
 
+mod faults;
 mod positions;
 mod switch;
 
@@ -24,11 +25,12 @@ use crate::project::purity::{self, Call, Sampling};
 use crate::project::{self, Caller, FirstAnswer, ProjectError};
 use crate::retry::{Backoff, Halt, Retries};
 use crate::settle::{self, Attempt, Isolate, Released, Settler, isolate};
-use crate::source::{Hold, Incoming, Log, Source};
+use crate::source::{Hold, Incoming, Log, Source, Subject};
 use crate::store::deployments::Vector;
 use crate::store::operator::{Open, Wishes};
 use crate::store::{Advance, CatchingUp, Deployment, LockHolder, StoreError};
 use crate::wishes::Board;
+use faults::Faults;
 use positions::Positions;
 use switch::Switch;
 
@@ -109,7 +111,11 @@ impl Pipeline {
             stop,
         } = self;
         let generation = settler.deployment.generation.clone();
+        let Deployment { topics, contract, .. } = &settler.deployment;
+        let names = topics.iter().cloned().zip(contract.topics.iter().map(|topic| topic.name.clone()));
+        let faults = Faults::new(generation.clone(), settler.store.clone(), &retries, names.collect());
         let mut run = Run {
+            faults,
             resumes: board.of(generation.id).map(|wishes| wishes.resumes),
             versions,
             backoff: Backoff::new(&generation.projection, &retries),
@@ -182,6 +188,7 @@ struct Run {
     more_lanes: bool,
     stop: CancellationToken,
     positions: Positions,
+    faults: Faults,
     buffer: Buffer,
     /// All partitions were at their ends.
     caught_up: bool,
@@ -191,7 +198,7 @@ struct Run {
     /// Which batches are held against the plugin's promise to be pure.
     sampling: Sampling,
     /// Why the consumer cannot go on.
-    failed: Option<String>,
+    failed: Option<Halt>,
     tally: Tally,
 }
 
@@ -217,12 +224,13 @@ impl Run {
             // None: it is gone.
             let wishes = self.board.of(generation).ok_or(Halt::Switch)?;
             self.follow(&wishes, &mut ahead)?;
-            if let Some(reason) = self.failed.take() {
-                return Err(Halt::Restart(reason));
+            if let Some(ended) = self.failed.take() {
+                return Err(ended);
             }
             if self.stop.is_cancelled() {
                 return Ok(None);
             }
+            self.faults.store().await;
             self.serve(wishes).await?;
             self.positions.settle(&self.source).await;
             self.end_of_catching_up(&ahead).await?;
@@ -237,6 +245,7 @@ impl Run {
                     None => return Err(Halt::Restart("the Kafka consumer ended".into())),
                 },
                 () = self.board.changed() => {}
+                () = self.positions.answered() => {}
                 () = self.stop.cancelled() => {}
                 () = wait_until(retry) => {}
             }
@@ -362,11 +371,14 @@ impl Run {
                 for partition in &partitions {
                     self.positions.forget(partition);
                     self.buffer.forget(partition);
+                    self.faults.forget(&Subject::Partition(partition.clone()));
                 }
             }
             Incoming::CaughtUp => self.caught_up = true,
             Incoming::Recheck => self.reposition(&self.source.granted()),
-            Incoming::Failed(reason) => self.failed = Some(reason),
+            Incoming::Fault { subject, fault } => self.faults.told(subject, fault),
+            Incoming::Failed(reason) => self.failed = Some(Halt::Restart(reason)),
+            Incoming::Panicked(said) => self.failed = Some(Halt::Crashed(format!("the poll thread: {said}"))),
         }
     }
 
@@ -518,7 +530,7 @@ impl Run {
                     return true;
                 }
                 Err(error) => {
-                    self.backoff.failed(FailureKind::Brokers, &error);
+                    self.backoff.failed(error.kind(), &error);
                     self.backoff.wait(&self.stop).await;
                 }
             }

@@ -340,6 +340,9 @@ fn checked(plugin: &Plugin, instance: &mut Instance, event: &Event, found: &[Fou
     if let Some(bytes) = event.oversize_bytes {
         return Err(oversize(event, bytes));
     }
+    if let Some(header) = event.headers.iter().find(|header| header.text_name().is_none()) {
+        return Err(unreadable(event, &header.name));
+    }
     let mut answer = instance.project(event, found)?;
     match &mut answer {
         Answer::Changes(changes) => validate::changes(&plugin.contract, event.topic, changes)?,
@@ -347,6 +350,17 @@ fn checked(plugin: &Plugin, instance: &mut Instance, event: &Event, found: &[Fou
         Answer::Ignored { .. } => {}
     }
     Ok(answer)
+}
+
+/// The contract's header names are text: the plugin is not asked.
+fn unreadable(event: &Event, name: &[u8]) -> Failure {
+    let detail = format!(
+        "the record at {} has a header whose name is not UTF-8, so that no plugin can be given it: \"{}\" (hex {}); mend its producer",
+        event.position,
+        name.escape_ascii(),
+        hex::encode(name)
+    );
+    Failure::new(FailureKind::Invalid, "header-name", detail)
 }
 
 /// Nobody may take this one for a tombstone: the plugin is not asked.

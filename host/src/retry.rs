@@ -1,6 +1,6 @@
 //! What follows a failure that is nobody's event: how long to wait, and when to stop.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,6 +17,8 @@ use crate::failure::{FailureKind, Trouble};
 pub enum Halt {
     /// A new run, with a new consumer and the active component, may well go on.
     Restart(String),
+    /// A lane or its poll thread panicked: what it said. A new run may go on.
+    Crashed(String),
     /// Another version is active, and cannot take over here: a new run has it. Or the generation is gone.
     Switch,
     /// The generation has come to the end of its topics: a new run may have more lanes.
@@ -37,6 +39,8 @@ struct Attempts {
     /// By the number of their backoff.
     open: BTreeMap<u64, Retrying>,
     last: u64,
+    /// What was logged lately of which projection: lanes that meet the same say it once.
+    said: HashMap<(String, String), Instant>,
 }
 
 /// Something that is tried until it works.
@@ -53,8 +57,31 @@ pub struct Retrying {
 }
 
 impl Retries {
+    /// Each cause once, however many lanes meet it: the one that met it first.
     pub fn all(&self) -> Vec<Retrying> {
-        self.lock().open.values().cloned().collect()
+        let mut all: Vec<Retrying> = self.lock().open.values().cloned().collect();
+        all.sort_by_key(|retrying| retrying.since);
+        let mut seen = HashSet::new();
+        all.retain(|Retrying { projection, kind, cause, .. }| {
+            seen.insert((projection.clone(), *kind, cause.clone()))
+        });
+        all
+    }
+
+    /// Whether a cause is to be logged: it is new, or was not for a while.
+    fn is_news(&self, projection: &str, cause: &str) -> bool {
+        let mut attempts = self.lock();
+        attempts.said.retain(|_, at| at.elapsed() < REMINDER);
+        let cause = (projection.to_owned(), cause.to_owned());
+        if attempts.said.contains_key(&cause) || attempts.said.len() >= MOST_SAID {
+            return false;
+        }
+        attempts.said.insert(cause, Instant::now());
+        true
+    }
+
+    fn forget(&self, projection: &str, cause: &str) {
+        self.lock().said.remove(&(projection.to_owned(), cause.to_owned()));
     }
 
     fn lock(&self) -> MutexGuard<'_, Attempts> {
@@ -71,11 +98,14 @@ pub struct Backoff {
     delays: Option<ExponentialBackoff>,
     attempts: u64,
     since: Instant,
-    complained: Option<Instant>,
+    /// What failed the last time.
+    cause: String,
 }
 
-/// One line about the same trouble in this time is enough.
-const COMPLAINT: Duration = Duration::from_secs(30);
+/// One line about the same cause in this time is enough.
+const REMINDER: Duration = Duration::from_secs(300);
+/// So many causes are remembered as said.
+const MOST_SAID: usize = 1_000;
 
 impl Backoff {
     pub fn new(projection: &str, retries: &Retries) -> Self {
@@ -91,7 +121,7 @@ impl Backoff {
             delays: None,
             attempts: 0,
             since: Instant::now(),
-            complained: None,
+            cause: String::new(),
         }
     }
 
@@ -109,8 +139,8 @@ impl Backoff {
         }
     }
 
-    /// Something outside does not answer: kept for whoever asks, and said the first time, and now and
-    /// then.
+    /// An attempt failed: kept for `/v1/retrying`, and logged once for each distinct cause, and again every
+    /// few minutes.
     pub fn failed(&mut self, kind: FailureKind, error: &dyn fmt::Display) {
         let (projection, advice) = (&*self.projection, kind.advice());
         if self.attempts == 0 {
@@ -120,17 +150,17 @@ impl Backoff {
         let elapsed = self.since.elapsed();
         let since =
             SystemTime::now().checked_sub(elapsed).and_then(|since| since.duration_since(UNIX_EPOCH).ok());
+        self.cause = error.to_string();
         let retrying = Retrying {
             projection: projection.to_owned(),
             kind,
-            cause: error.to_string(),
+            cause: self.cause.clone(),
             since: since.map_or(0, |since| since.as_micros() as i64),
             attempts: self.attempts,
             advice,
         };
         self.retries.lock().open.insert(self.number, retrying);
-        if self.complained.is_none_or(|last| last.elapsed() > COMPLAINT) {
-            self.complained = Some(Instant::now());
+        if self.retries.is_news(projection, &self.cause) {
             let (attempts, seconds) = (self.attempts, elapsed.as_secs_f64());
             tracing::warn!(projection, %kind, %error, attempts, seconds, advice, "retrying; no event is lost");
         }
@@ -144,9 +174,11 @@ impl Backoff {
         }
         let (projection, attempts) = (&*self.projection, self.attempts);
         let seconds = self.since.elapsed().as_secs_f64();
-        tracing::info!(projection, attempts, seconds, "available again");
+        let cause = &*self.cause;
+        tracing::info!(projection, attempts, seconds, cause, "available again");
         self.retries.lock().open.remove(&self.number);
-        (self.attempts, self.complained) = (0, None);
+        self.retries.forget(&self.projection, &self.cause);
+        self.attempts = 0;
     }
 }
 

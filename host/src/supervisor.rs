@@ -4,15 +4,17 @@
 //! What runs is what the stores say. Files in the plugin directory are offered to them; one that vanishes
 //! stops nothing.
 
+mod announce;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use projector_model::order;
 use tokio::sync::Mutex;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -25,7 +27,8 @@ use crate::deploy::rollout;
 use crate::deploy::supply::Supply;
 use crate::deploy::versions::{VersionError, Versions};
 use crate::deploy::watch::{File, Watch};
-use crate::failure::{FailureKind, Response, Trouble};
+use crate::failpoint;
+use crate::failure::{FailureKind, Response, Trouble, panic_text};
 use crate::lane;
 use crate::operations::OperationError;
 use crate::pipeline::Pipeline;
@@ -38,14 +41,12 @@ use crate::store::operator::{Asked, Wishes};
 use crate::store::{self, Component, Deployment, Generation, Store, StoreError};
 use crate::wishes::{Attendant, Board};
 
-/// A run that ends after so long says nothing about the next one.
-const SETTLED: Duration = Duration::from_secs(60);
+/// A run that goes on for so long is well: what ended the one before is over.
+const SETTLED: Duration = Duration::from_secs(10);
 /// How often dead letters that are too old are looked for.
 const EXPIRY: Duration = Duration::from_secs(60);
 /// How long a deployment rests that could not be brought on.
 const ROLLOUT: Duration = Duration::from_millis(500);
-/// Before a task that broke off is begun again.
-const BROKEN_OFF: Duration = Duration::from_secs(1);
 /// How often it is tried to promote a generation that is to be promoted by itself.
 const PROMOTION: Duration = Duration::from_secs(2);
 const PROMOTION_AT_MOST: Duration = Duration::from_secs(300);
@@ -117,15 +118,38 @@ impl Host {
 
     /// Runs what the stores say, and offers them what is in the plugin directory, until the host stops.
     pub async fn run(self: Arc<Self>) {
+        announce::starting(&self.config, &self.me.name);
         let mut tasks = JoinSet::new();
+        let host = self.clone();
+        tasks.spawn(self.clone().unbroken("the first question to the brokers", move || {
+            let host = host.clone();
+            async move { announce::brokers(&host.config, &host.log, &host.retries, &host.stop).await }
+        }));
         for settings in self.config.all_stores() {
-            tasks.spawn(self.clone().keep(settings.clone()));
+            let (host, settings) = (self.clone(), settings.clone());
+            let keep = move || host.clone().keep(settings.clone());
+            tasks.spawn(self.clone().unbroken("the task of a database", keep));
         }
-        tasks.spawn(self.clone().watch());
-        while let Some(ended) = tasks.join_next().await {
-            if let Err(error) = ended {
-                tracing::error!(%error, "a task of the host broke off");
+        let host = self.clone();
+        tasks.spawn(self.clone().unbroken("the watch of the plugin directory", move || host.clone().watch()));
+        while tasks.join_next().await.is_some() {}
+    }
+
+    /// Runs a task to its end. One that panics is shown as a blocker, and begun again after a wait, for as
+    /// long as it takes: no task of the host disappears.
+    async fn unbroken<F>(self: Arc<Self>, what: &'static str, mut begin: impl FnMut() -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut backoff = Backoff::new("", &self.retries);
+        loop {
+            let mut task = AbortOnDrop(tokio::spawn(begin()));
+            let Err(error) = task.outlast(&mut backoff).await else { return };
+            if self.stop.is_cancelled() {
+                return;
             }
+            backoff.failed(FailureKind::Crash, &format!("{what} panicked: {}", crash_text(error)));
+            backoff.wait(&self.stop).await;
         }
     }
 
@@ -144,7 +168,13 @@ impl Host {
                         offers.spawn(self.clone().offer(file, plugin));
                     }
                 }
-                Some(_) = offers.join_next() => {}
+                Some(offered) = offers.join_next() => {
+                    if let Err(error) = offered {
+                        let reason = crash_text(error);
+                        let advice = FailureKind::Crash.advice();
+                        tracing::error!(reason, advice, "offering a plugin panicked; copy its file again");
+                    }
+                }
                 () = self.stop.cancelled() => return,
             }
         }
@@ -178,7 +208,8 @@ impl Host {
                 None
             }
             Err(error) => {
-                tracing::error!(file = path, %error, "plugin refused: loading it broke off");
+                let (reason, advice) = (crash_text(error), FailureKind::Crash.advice());
+                tracing::error!(file = path, reason, advice, "plugin refused: loading it panicked");
                 None
             }
         }
@@ -277,10 +308,12 @@ impl Host {
             }
         };
         backoff.succeeded();
+        announce::database(&settings, &*store).await;
         // What stops the task of each generation that runs.
         let mut running: HashMap<i64, CancellationToken> = HashMap::new();
         let mut tasks: JoinSet<()> = JoinSet::new();
-        let mut rollouts: JoinSet<Result<bool, StoreError>> = JoinSet::new();
+        let mut rollouts: JoinSet<Result<Result<bool, StoreError>, String>> = JoinSet::new();
+        let mut crashed = Backoff::new("", &self.retries);
         // Which generation or deployment a task is about.
         let (mut task_of, mut under_way) = (HashMap::new(), HashMap::new());
         while !self.stop.is_cancelled() {
@@ -294,7 +327,7 @@ impl Host {
                     let stop = self.stop.child_token();
                     let (host, id, generation) = (self.clone(), *id, wishes.generation.clone());
                     let (store, board, token) = (store.clone(), board.clone(), stop.clone());
-                    let task = tasks.spawn(host.supervise(store, board, generation, token));
+                    let task = tasks.spawn(host.supervise_unbroken(store, board, generation, token));
                     task_of.insert(task.id(), id);
                     stop
                 });
@@ -312,8 +345,9 @@ impl Host {
                 let (store, versions, open, me) =
                     (store.clone(), self.versions.clone(), open.clone(), self.me.id);
                 let task = rollouts.spawn(async move {
-                    let advanced = rollout::advance(&store, &versions, me, &open).await;
-                    if !matches!(advanced, Ok(true)) {
+                    let advancing = async move { rollout::advance(&store, &versions, me, &open).await };
+                    let advanced = tokio::spawn(advancing).await.map_err(crash_text);
+                    if !matches!(advanced, Ok(Ok(true))) {
                         // What it waits for takes its time, and those that write want their locks meanwhile.
                         tokio::time::sleep(ROLLOUT).await;
                     }
@@ -326,11 +360,7 @@ impl Host {
                 Some(ended) = tasks.join_next_with_id() => {
                     let task = match ended {
                         Ok((task, ())) => task,
-                        Err(error) => {
-                            tracing::error!(%error, "a projection's task broke off; it is begun again");
-                            tokio::time::sleep(BROKEN_OFF).await;
-                            error.id()
-                        }
+                        Err(error) => error.id(),
                     };
                     if let Some(id) = task_of.remove(&task) {
                         running.remove(&id);
@@ -339,14 +369,17 @@ impl Host {
                 Some(advanced) = rollouts.join_next_with_id() => {
                     let task = advanced.as_ref().map_or_else(tokio::task::JoinError::id, |(task, _)| *task);
                     under_way.remove(&task);
-                    if let Err(error) = &advanced {
-                        tracing::error!(%error, "a deployment's task broke off; it is begun again");
-                    }
                     if let Ok((_, advanced)) = advanced {
                         match advanced {
-                            Ok(true) => drop(board.refresh().await),
-                            Ok(false) => {}
-                            Err(error) => tracing::warn!(%error, "a deployment is tried again"),
+                            Ok(Ok(true)) => {
+                                crashed.succeeded();
+                                drop(board.refresh().await);
+                            }
+                            Ok(Ok(false)) => {}
+                            Ok(Err(error)) => tracing::warn!(%error, "a deployment is tried again"),
+                            Err(said) => {
+                                crashed.failed(FailureKind::Crash, &format!("a deployment's task panicked: {said}"));
+                            }
                         }
                         self.versions.trim();
                     }
@@ -358,31 +391,86 @@ impl Host {
         board.leave().await;
     }
 
-    /// Keeps one generation running until it is stopped.
+    /// Keeps one generation running until it is stopped. A panic is its blocker, and it runs again after a
+    /// wait.
+    async fn supervise_unbroken(
+        self: Arc<Self>,
+        store: Arc<dyn Store>,
+        board: Board,
+        generation: Generation,
+        stop: CancellationToken,
+    ) {
+        let mut backoff = Backoff::new(&generation.projection, &self.retries);
+        let mut crashed = false;
+        loop {
+            let (host, own) = (self.clone(), store.clone());
+            let supervised = host.supervise(own, board.clone(), generation.clone(), stop.clone(), crashed);
+            let mut task = AbortOnDrop(tokio::spawn(supervised));
+            let Err(error) = task.outlast(&mut backoff).await else { return };
+            crashed = true;
+            if stop.is_cancelled() {
+                return;
+            }
+            let reason = format!("the projection's task panicked: {}", crash_text(error));
+            backoff.failed(FailureKind::Crash, &reason);
+            Self::show_crash(&*store, &generation, reason).await;
+            backoff.wait(&stop).await;
+        }
+    }
+
+    /// Keeps a crash for `status`, until a run has gone well for a while.
+    async fn show_crash(store: &dyn Store, generation: &Generation, reason: String) {
+        let trouble = Trouble::new(FailureKind::Crash, reason);
+        if let Err(error) = store.set_halted(generation, Some(&trouble)).await {
+            tracing::debug!(projection = generation.projection, %error, "a panic could not be stored");
+        }
+    }
+
+    /// `crashed`: the store shows a panic as what it stands still for.
     async fn supervise(
         self: Arc<Self>,
         store: Arc<dyn Store>,
         mut board: Board,
         generation: Generation,
         stop: CancellationToken,
+        mut crashed: bool,
     ) {
         let name = &*generation.projection;
+        failpoint::reached(failpoint::SUPERVISE, name);
         let mut backoff = Backoff::new(name, &self.retries);
         let mut restarts = Backoff::new(name, &self.retries);
         while !stop.is_cancelled() {
-            match self.prepare(&store, &mut board, &generation, &stop).await {
+            match self.prepare(&store, &mut board, &generation, &stop, crashed).await {
                 Ok(prepared) => {
                     backoff.succeeded();
-                    let began = Instant::now();
-                    match self.run_lanes(prepared, &stop).await {
+                    let lanes = self.run_lanes(prepared, &stop);
+                    tokio::pin!(lanes);
+                    let ended = tokio::select! {
+                        ended = &mut lanes => ended,
+                        () = tokio::time::sleep(SETTLED) => {
+                            restarts.succeeded();
+                            if std::mem::take(&mut crashed)
+                                && let Err(error) = store.set_halted(&generation, None).await
+                            {
+                                tracing::debug!(projection = name, %error, "that it runs well could not be stored");
+                            }
+                            lanes.await
+                        }
+                    };
+                    match ended {
                         Ok(()) => return,
                         // Whatever it waits for, it waits in its preparation.
                         Err(Halt::CaughtUp | Halt::Paused(_) | Halt::Switch | Halt::Stop(_)) => {}
                         Err(Halt::Restart(reason)) => {
                             tracing::warn!(projection = name, reason, "projection starts again");
-                            if began.elapsed() > SETTLED {
-                                restarts.succeeded();
-                            }
+                            restarts.failed(FailureKind::Brokers, &reason);
+                            restarts.wait(&stop).await;
+                        }
+                        Err(Halt::Crashed(said)) => {
+                            let reason = format!("a task of this projection panicked: {said}");
+                            restarts.failed(FailureKind::Crash, &reason);
+                            crashed = true;
+                            Self::show_crash(&*store, &generation, reason).await;
                             restarts.wait(&stop).await;
                         }
                     }
@@ -590,6 +678,7 @@ impl Host {
         board: &mut Board,
         generation: &Generation,
         stop: &CancellationToken,
+        crashed: bool,
     ) -> Result<Prepared, PrepareError> {
         let name = &*generation.projection;
         let wishes = self.wait_while_paused(board, generation, stop).await?;
@@ -602,7 +691,10 @@ impl Host {
             Some(digest) if self.config.deploy_of(name).trial_batches > 0 => version(digest).await.ok(),
             _ => None,
         };
-        store.set_halted(generation, None).await?;
+        // A panic is shown until a run has gone well for a while.
+        if !crashed {
+            store.set_halted(generation, None).await?;
+        }
         let contract = plugin.contract.clone();
         let topics: Vec<Arc<str>> =
             contract.topics.iter().map(|topic| self.config.physical_topic(&topic.name).into()).collect();
@@ -684,11 +776,40 @@ impl Host {
     }
 }
 
+/// A task that does not outlive who waits for it.
+struct AbortOnDrop(JoinHandle<()>);
+
+impl AbortOnDrop {
+    /// Waits for the task's end. When it has run for a while, what ended the one before is over.
+    async fn outlast(&mut self, backoff: &mut Backoff) -> Result<(), JoinError> {
+        tokio::select! {
+            ended = &mut self.0 => return ended,
+            () = tokio::time::sleep(SETTLED) => backoff.succeeded(),
+        }
+        (&mut self.0).await
+    }
+}
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What a task that panicked said.
+fn crash_text(error: JoinError) -> String {
+    match error.try_into_panic() {
+        Ok(panic) => panic_text(&*panic),
+        Err(error) => error.to_string(),
+    }
+}
+
 impl PrepareError {
     fn kind(&self) -> FailureKind {
         match self {
             PrepareError::Store(error) => error.kind(),
-            PrepareError::Log(_) | PrepareError::Stopped => FailureKind::Brokers,
+            PrepareError::Log(error) => error.kind(),
+            PrepareError::Stopped => FailureKind::Brokers,
             PrepareError::Version { error: VersionError::Store(error), .. } => error.kind(),
             PrepareError::Version { error: VersionError::Load(error), .. } if error.is_ours() => {
                 FailureKind::Machine

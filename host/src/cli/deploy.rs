@@ -238,7 +238,7 @@ fn in_words(plan: &Plan) -> String {
             plan.projection
         ));
     }
-    if let Some(Replay { events, estimated_seconds, log_begins_later, missing_topics }) = &plan.replay {
+    if let Some(Replay { events, estimated_seconds, log_begins_later, unknown, .. }) = &plan.replay {
         let time = humantime::format_duration(Duration::from_secs(estimated_seconds.ceil() as u64));
         words.push(format!("  {events} events are to be replayed: about {time}"));
         for (partition, first) in log_begins_later {
@@ -246,7 +246,7 @@ fn in_words(plan: &Plan) -> String {
                 "  the log of {partition} begins at offset {first}: what was before is not in it (`projector backfill` feeds it from a file)"
             ));
         }
-        words.extend(missing_topics.iter().map(|topic| format!("  the topic {topic} does not exist")));
+        words.extend(unknown.iter().map(|why| format!("  not known, and not counted: {why}")));
     }
     if !plan.order_dependent.is_empty() {
         words.push(format!(

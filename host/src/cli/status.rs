@@ -3,7 +3,8 @@
 use comfy_table::{Table, presets};
 
 use super::{CliError, ConfigArgument, Output};
-use crate::operations::status::{PartitionStatus, Progress, ProjectionStatus, status};
+use crate::operations::OperationError;
+use crate::operations::status::{PartitionStatus, Progress, ProjectionStatus, Status, UnknownTopic, status};
 use crate::store::deployments::Role;
 
 /// Show how current and complete every read model is.
@@ -11,6 +12,10 @@ use crate::store::deployments::Role;
 /// Read from the database and the brokers, not from a running host: a dead host's projections are
 /// shown as well. `lag` counts what is committed in the log and not in the read model; `freshness`
 /// is the age of the oldest such event, zero when there is none.
+///
+/// What the brokers or a database do not tell is named with its reason, and the rest is shown: a topic that
+/// does not exist, a missing right, a partition without a leader. The exit code is 0 then. It is 3 if no
+/// broker answers or a database cannot be read, after all that is known was printed.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -25,19 +30,39 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
     let config = arguments.config.load()?;
     let status = super::runtime()?.block_on(status(&config, arguments.projection.as_deref()))?;
     if arguments.output == Output::Json {
-        return super::print_json(&status);
+        super::print_json(&status)?;
+        return complete(&status);
     }
-    if status.projections.is_empty() {
+    if status.projections.is_empty() && status.unreachable_stores.is_empty() {
         println!("No projection was ever installed in these databases.");
     }
     status.projections.iter().for_each(print);
-    Ok(())
+    complete(&status)
+}
+
+/// What could not be asked at all decides the exit code, after all that is known was printed.
+fn complete(status: &Status) -> Result<(), CliError> {
+    let brokers = status.brokers.iter().map(|trouble| {
+        format!(
+            "the brokers do not answer, so that nobody knows how fresh the read models are: {}",
+            trouble.reason
+        )
+    });
+    let missing: Vec<String> = brokers.chain(status.unreachable_stores.iter().cloned()).collect();
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(OperationError::Infrastructure { message: missing.join("; ") }.into()),
+    }
 }
 
 fn print(projection: &ProjectionStatus) {
     let state = match (&projection.halted, projection.fresh) {
         (Some(trouble), _) => format!("STANDS STILL: {}", trouble.reason),
         (None, true) => "fresh".to_owned(),
+        (None, false) if is_unknown(projection) => match projection.lag {
+            0 => "not known to be fresh: see below".to_owned(),
+            lag => format!("not known to be fresh: {lag} events behind in what is known"),
+        },
         (None, false) if projection.lag == 0 => "not fresh: see below".to_owned(),
         (None, false) => match projection.freshness_ms {
             Some(age) => format!("{} events behind, the oldest {} old", projection.lag, seconds(age)),
@@ -79,8 +104,11 @@ fn print(projection: &ProjectionStatus) {
     if projection.without_id > 0 {
         println!("  without an event id: {} (their duplicates cannot be told)", projection.without_id);
     }
-    for topic in &projection.missing_topics {
-        println!("  topic {topic} does not exist");
+    for UnknownTopic { topic, logical, why } in &projection.unknown_topics {
+        let called =
+            if topic == logical { String::new() } else { format!(" (the plugin calls it {logical})") };
+        println!("  NOT KNOWN: {topic}{called}: {}", why.reason);
+        println!("    what to do: {}", why.kind.advice());
     }
     let mut table = Table::new();
     table.load_style(presets::UTF8_BORDERS_ONLY).set_header([
@@ -110,9 +138,16 @@ fn print(projection: &ProjectionStatus) {
     projection.beside.iter().for_each(print);
 }
 
+/// Whether something of it is not known, so that it may be fresh or not.
+fn is_unknown(projection: &ProjectionStatus) -> bool {
+    !projection.unknown_topics.is_empty()
+        || projection.partitions.iter().any(|partition| partition.unknown.is_some())
+}
+
 fn remark(partition: &PartitionStatus) -> String {
     match (&partition.paused, partition.visibility.and_then(|seen| seen.open_transaction_ms)) {
         (Some(reason), _) => format!("PAUSED: {reason}"),
+        (None, _) if let Some(why) = &partition.unknown => format!("NOT KNOWN: {}", why.reason),
         (None, Some(age)) => format!("a producer's transaction has been open for {}", seconds(age)),
         (None, None) => String::new(),
     }

@@ -277,7 +277,7 @@ fn payload(value: &RawValue) -> Result<Option<Vec<u8>>, String> {
 fn headers_of(json: &Json) -> Result<Vec<Header>, String> {
     let header = |name: &str, value: &Json| {
         let value = bytes(value).map_err(|wrong| format!("the header {name:?} {wrong}"))?;
-        Ok(Header { name: name.to_owned(), value })
+        Ok(Header { name: name.into(), value })
     };
     let wrong = || {
         r#"`headers` is neither an object, nor a list of {"name": "…", "value": "…"}, nor null"#.to_owned()

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::compare::{CompareError, compare, hold};
 use crate::config::Config;
-use crate::freshness::{Visibility, visibility};
+use crate::freshness::{Seen, Visibility, visibility};
 use crate::source::{Log, LogError};
 use crate::store::Store;
 use crate::store::deployments::{Origin, Promoted, Standing, Vector};
@@ -183,6 +183,14 @@ async fn lags(
     }
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let partitions: Vec<_> = asked.iter().map(|(partition, ..)| partition.clone()).collect();
-    let seen = visibility(log, asked, now.map_or(0, |now| now.as_millis() as i64)).await?;
-    Ok(partitions.into_iter().zip(seen).collect())
+    let seen = visibility(log, asked, now.map_or(0, |now| now.as_millis() as i64)).await;
+    let known = partitions.into_iter().zip(seen).map(|(partition, seen)| match seen {
+        Seen { visibility: Some(visibility), unknown: None } => Ok((partition, visibility)),
+        // What is not known is not fresh.
+        Seen { unknown, .. } => {
+            let why = unknown.map_or_else(|| format!("{partition} is not known"), |why| why.reason);
+            Err(PromoteError::Refused(format!("whether it is fresh cannot be told: {why}")))
+        }
+    });
+    known.collect()
 }

@@ -16,8 +16,9 @@ use crate::deploy::promote::{self, Ask, PromoteError, Promotion};
 use crate::deploy::supply::{Signer, Supply};
 use crate::deploy::versions::{VersionError, Versions};
 use crate::deploy::{self, Target};
+use crate::failure::FailureKind;
 use crate::plugin::Plugin;
-use crate::source::Log;
+use crate::source::{Log, LogError};
 use crate::store::deployments::{Action, Deployed, Origin, Proposal, Proposed, Role, Standing};
 use crate::store::diff::{Diff, Expected};
 use crate::store::operator::Asked;
@@ -77,6 +78,9 @@ pub struct Replay {
     /// Partitions whose log does not reach back to its beginning, by their first offset.
     pub log_begins_later: Vec<(String, i64)>,
     pub missing_topics: Vec<String>,
+    /// Topics and partitions of which nothing is known, those that do not exist among them, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unknown: Vec<String>,
 }
 
 /// A file that could be deployed, and who vouches for it.
@@ -184,14 +188,31 @@ async fn replay(config: &Config, plugin: &Plugin, beside: bool) -> Result<Replay
         estimated_seconds: 0.0,
         log_begins_later: Vec::new(),
         missing_topics: Vec::new(),
+        unknown: Vec::new(),
     };
     for topic in &plugin.contract.topics {
         let physical: Arc<str> = config.physical_topic(&topic.name).into();
-        let Some(partitions) = log.topic(physical.clone()).await? else {
-            replay.missing_topics.push(physical.to_string());
-            continue;
+        let partitions = match log.topic_each(physical.clone()).await {
+            // What is known of the others is planned with.
+            Err(LogError::Fault(fault)) if !fault.is_everywhere() => {
+                if fault.kind() == FailureKind::NoTopic {
+                    replay.missing_topics.push(physical.to_string());
+                }
+                let called =
+                    if *physical == *topic.name { String::new() } else { format!(" ({})", topic.name) };
+                replay.unknown.push(format!("topic {physical}{called}: {}", fault.reason()));
+                continue;
+            }
+            partitions => partitions?,
         };
         for (partition, marks) in partitions {
+            let marks = match marks {
+                Ok(marks) => marks,
+                Err(fault) => {
+                    replay.unknown.push(fault.to_string());
+                    continue;
+                }
+            };
             replay.events += marks.high - marks.low;
             if marks.low > 0 {
                 replay.log_begins_later.push((partition.to_string(), marks.low));

@@ -1,7 +1,7 @@
 //! How every projection stands, from the store and the log: it needs no running host, and shows
 //! the projections of a dead one.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,17 +10,33 @@ use serde::Serialize;
 
 use super::OperationError;
 use crate::checkpoint::Marks;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::event::Partition;
-use crate::failure::Trouble;
-use crate::freshness::{Visibility, visibility};
-use crate::source::Log;
+use crate::failure::{FailureKind, Trouble};
+use crate::freshness::{Seen, Visibility, visibility};
+use crate::source::{KafkaFault, Log, LogError};
 use crate::store::deployments::Role;
 use crate::store::{self, Counters, PartitionState, Projection, StatementCount};
 
+/// What is known, by projection and by partition; what is not known is named, with its reason.
 #[derive(Debug, Serialize)]
 pub struct Status {
     pub projections: Vec<ProjectionStatus>,
+    /// Why no broker answered: then no projection is known to be fresh.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub brokers: Option<Trouble>,
+    /// Databases that did not answer: their projections are not in the list.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unreachable_stores: Vec<String>,
+}
+
+/// A topic that the brokers do not have, or do not show to this host.
+#[derive(Debug, Serialize)]
+pub struct UnknownTopic {
+    pub topic: String,
+    /// What the plugin calls it.
+    pub logical: String,
+    pub why: Trouble,
 }
 
 #[derive(Debug, Serialize)]
@@ -31,9 +47,10 @@ pub struct ProjectionStatus {
     pub version: String,
     pub digest: String,
     /// Everything that is committed in the log is in the read model, and it will stay so: no
-    /// partition is paused.
+    /// partition is paused. False where it is not known.
     pub fresh: bool,
-    /// Age in milliseconds of the oldest event that is not; absent when it has no timestamp.
+    /// Age in milliseconds of the oldest event that is not; absent when it has no timestamp, or when it is
+    /// not known.
     pub freshness_ms: Option<i64>,
     pub lag: i64,
     /// Of a generation that is built: events per second since it was begun, and seconds until it is through
@@ -57,6 +74,9 @@ pub struct ProjectionStatus {
     pub partitions: Vec<PartitionStatus>,
     /// Topics that do not exist.
     pub missing_topics: Vec<String>,
+    /// Topics of which nothing is known, those that do not exist among them, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unknown_topics: Vec<UnknownTopic>,
     /// Generations beside the live one: one that is built, and those that readers saw before.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub beside: Vec<ProjectionStatus>,
@@ -80,21 +100,62 @@ pub struct PartitionStatus {
     pub visibility: Option<Visibility>,
     pub counters: Counters,
     pub paused: Option<Trouble>,
+    /// Why the brokers do not tell how far its log goes, or what is next in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unknown: Option<Trouble>,
 }
 
-/// Reads every configured store, and asks the brokers how far the log goes.
-pub async fn status(config: &Config, only: Option<&str>) -> Result<Status, OperationError> {
-    let log = Log::open(&config.kafka)?;
-    let mut projections = Vec::new();
-    for settings in config.all_stores() {
-        let store = store::open_to_read(settings).await?;
-        let overview = store.overview().await?;
-        store.close().await;
-        for projection in overview {
-            if only.is_none_or(|only| only == projection.name) {
-                projections.push(of_projection(config, &log, projection).await?);
+/// The brokers, as long as one answers: once none does, they are not asked again.
+struct Brokers {
+    log: Log,
+    gone: Option<Trouble>,
+}
+
+impl Brokers {
+    /// The partitions of a topic, with the marks of each, or why they are not known.
+    async fn topic(&mut self, topic: Arc<str>) -> Result<Vec<(Partition, Result<Marks, Trouble>)>, Trouble> {
+        if let Some(gone) = &self.gone {
+            return Err(gone.clone());
+        }
+        match self.log.topic_each(topic).await {
+            Ok(partitions) => {
+                let told = |fault: KafkaFault| Trouble::new(fault.kind(), fault);
+                Ok(partitions.into_iter().map(|(at, marks)| (at, marks.map_err(told))).collect())
+            }
+            Err(error) => {
+                let trouble = Trouble::new(error.kind(), &error);
+                if matches!(&error, LogError::Fault(fault) if fault.is_everywhere()) {
+                    self.gone = Some(trouble.clone());
+                }
+                Err(trouble)
             }
         }
+    }
+}
+
+/// Reads every configured store, and asks the brokers how far the log goes. An error only if no store could
+/// be read, or none has the projection that is asked for.
+pub async fn status(config: &Config, only: Option<&str>) -> Result<Status, OperationError> {
+    let mut brokers = Brokers { log: Log::open(&config.kafka)?, gone: None };
+    let (mut projections, mut read) = (Vec::new(), 0);
+    let mut failed: Vec<OperationError> = Vec::new();
+    for settings in config.all_stores() {
+        match overview(settings).await {
+            Err(error) => failed.push(error),
+            Ok(overview) => {
+                read += 1;
+                for projection in overview {
+                    if only.is_none_or(|only| only == projection.name) {
+                        projections.push(of_projection(config, &mut brokers, projection).await?);
+                    }
+                }
+            }
+        }
+    }
+    if (read == 0 || (only.is_some() && projections.is_empty()))
+        && let Some(error) = failed.pop()
+    {
+        return Err(error);
     }
     // Those beside it go with the live one.
     let (mut projections, beside): (Vec<_>, Vec<_>) =
@@ -108,13 +169,24 @@ pub async fn status(config: &Config, only: Option<&str>) -> Result<Status, Opera
     }
     match only {
         Some(name) if projections.is_empty() => Err(super::unknown(name)),
-        _ => Ok(Status { projections }),
+        _ => Ok(Status {
+            projections,
+            brokers: brokers.gone,
+            unreachable_stores: failed.iter().map(ToString::to_string).collect(),
+        }),
     }
+}
+
+async fn overview(settings: &config::Store) -> Result<Vec<Projection>, OperationError> {
+    let store = store::open_to_read(settings).await?;
+    let overview = store.overview().await;
+    store.close().await;
+    Ok(overview?)
 }
 
 async fn of_projection(
     config: &Config,
-    log: &Log,
+    brokers: &mut Brokers,
     projection: Projection,
 ) -> Result<ProjectionStatus, OperationError> {
     let descriptor = Descriptor::from_json(&projection.descriptor).map_err(|problems| {
@@ -126,32 +198,52 @@ async fn of_projection(
         .map(|state| ((state.topic.clone(), state.partition), state))
         .collect();
     let mut asked: Vec<(Partition, i64, Marks)> = Vec::new();
-    let mut missing_topics = Vec::new();
+    let mut unknown_topics = Vec::new();
+    let mut of_log: Vec<Partition> = Vec::new();
+    let mut seen: HashMap<Partition, Seen> = HashMap::new();
     for topic in &descriptor.topics {
         let physical: Arc<str> = config.physical_topic(&topic.name).into();
-        match log.topic(physical.clone()).await? {
-            None => missing_topics.push(physical.to_string()),
-            Some(partitions) => asked.extend(partitions.into_iter().map(|(partition, marks)| {
-                let checkpoint = stored.get(&(partition.topic.to_string(), partition.number));
-                (partition, checkpoint.map_or(marks.low, |state| state.checkpoint), marks)
-            })),
+        match brokers.topic(physical.clone()).await {
+            Err(why) => {
+                let (topic, logical) = (physical.to_string(), topic.name.clone());
+                unknown_topics.push(UnknownTopic { topic, logical, why });
+            }
+            Ok(partitions) => {
+                for (partition, marks) in partitions {
+                    of_log.push(partition.clone());
+                    let checkpoint = stored.get(&(partition.topic.to_string(), partition.number));
+                    match marks {
+                        Ok(marks) => {
+                            let from = checkpoint.map_or(marks.low, |state| state.checkpoint);
+                            asked.push((partition, from, marks));
+                        }
+                        Err(why) => drop(seen.insert(partition, Seen::unknown(why))),
+                    }
+                }
+            }
         }
     }
+    let of_missing = |topic: &&UnknownTopic| topic.why.kind == FailureKind::NoTopic;
+    let missing_topics = unknown_topics.iter().filter(of_missing).map(|topic| topic.topic.clone()).collect();
     let created_ms = projection.created_at / 1_000;
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
     let partitions: Vec<Partition> = asked.iter().map(|(partition, ..)| partition.clone()).collect();
-    let mut visible: Vec<Option<Visibility>> =
-        visibility(log, asked, now_ms).await?.into_iter().map(Some).collect();
-    // What was read from elsewhere is in the books as well.
-    let of_log: HashSet<&Partition> = partitions.iter().collect();
+    seen.extend(partitions.into_iter().zip(visibility(&brokers.log, asked, now_ms).await));
+    // What was read from elsewhere is in the books as well, and what is in the books of a topic that is not
+    // known.
     let elsewhere = stored.values().map(|state| Partition::new(state.topic.as_str(), state.partition));
-    let elsewhere: Vec<Partition> = elsewhere.filter(|partition| !of_log.contains(partition)).collect();
-    let partitions: Vec<Partition> = partitions.iter().cloned().chain(elsewhere).collect();
-    visible.resize(partitions.len(), None);
+    let mut elsewhere: Vec<Partition> = elsewhere.filter(|partition| !seen.contains_key(partition)).collect();
+    elsewhere.sort();
+    for partition in &elsewhere {
+        let of_topic = unknown_topics.iter().find(|unknown| *unknown.topic == *partition.topic);
+        let unknown = of_topic.map(|unknown| unknown.why.clone());
+        seen.insert(partition.clone(), Seen { visibility: None, unknown });
+    }
     let mut counters = Counters::default();
     let [mut ignored_by_code, mut dead_by_code, mut skipped_by_code] = [const { BTreeMap::new() }; 3];
     let mut statuses: Vec<PartitionStatus> = Vec::new();
-    for (partition, visibility) in partitions.into_iter().zip(visible) {
+    for partition in of_log.into_iter().chain(elsewhere) {
+        let Some(Seen { visibility, unknown }) = seen.remove(&partition) else { continue };
         let state = stored.remove(&(partition.topic.to_string(), partition.number));
         let own = state.as_ref().map(|state| state.counters).unwrap_or_default();
         counters += own;
@@ -167,6 +259,7 @@ async fn of_projection(
             visibility,
             counters: own,
             paused: state.and_then(|state| state.paused),
+            unknown,
         });
     }
     let visible = || statuses.iter().filter_map(|status| status.visibility);
@@ -177,7 +270,9 @@ async fn of_projection(
         Progress { events_per_second: rate, remaining_seconds: (rate > 0.0).then(|| lag as f64 / rate) }
     });
     let behind = || visible().filter(|visible| visible.lag > 0);
+    let all_known = unknown_topics.is_empty() && statuses.iter().all(|status| status.unknown.is_none());
     let freshness_ms = match behind().count() {
+        _ if !all_known => None,
         0 => Some(0),
         _ => behind().filter_map(|visible| visible.freshness_ms).max(),
     };
@@ -187,7 +282,7 @@ async fn of_projection(
         role: projection.role,
         version: projection.version,
         digest: projection.digest,
-        fresh: lag == 0 && missing_topics.is_empty() && statuses.iter().all(|status| status.paused.is_none()),
+        fresh: lag == 0 && all_known && statuses.iter().all(|status| status.paused.is_none()),
         freshness_ms,
         lag,
         building,
@@ -202,6 +297,7 @@ async fn of_projection(
         statements: projection.statements,
         partitions: statuses,
         missing_topics,
+        unknown_topics,
         beside: Vec::new(),
     })
 }

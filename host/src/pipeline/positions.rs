@@ -1,16 +1,17 @@
 //! Where each partition is read, and how far its checkpoint moves with a batch.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::Instant;
 
 use crate::batch::Delivery;
-use crate::checkpoint::{Identity, Start, start};
+use crate::checkpoint::{Checkpoint, Identity, Start, start};
 use crate::event::Partition;
-use crate::failure::{FailureKind, Trouble};
+use crate::failure::{FailureKind, Trouble, panic_text};
 use crate::retry::{Backoff, Retries};
-use crate::source::{Log, LogError, Source, Span};
+use crate::source::{Inspected, KafkaFault, Log, LogError, Source, Span, Subject};
 use crate::store::{Advance, Generation, Store, StoreError};
 
 pub(super) struct Positions {
@@ -23,8 +24,13 @@ pub(super) struct Positions {
     identities: HashMap<Arc<str>, Identity>,
     /// Granted, and not read yet.
     open: BTreeSet<Partition>,
+    inquiry: Inquiry,
     try_again: Option<Instant>,
+    /// How long to wait before all that is open is asked about again; and what failed for all of it.
     backoff: Backoff,
+    /// Why partitions are open: by the reason, which they share.
+    unknown: BTreeMap<String, Backoff>,
+    retries: Retries,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -33,13 +39,50 @@ enum Unknown {
     Store(#[from] StoreError),
     #[error(transparent)]
     Log(#[from] LogError),
+    #[error("the task that asks where to read panicked: {0}")]
+    Crashed(String),
 }
+
+/// What is asked about the open partitions.
+#[derive(Default)]
+enum Inquiry {
+    #[default]
+    None,
+    Asked(JoinHandle<Result<Vec<Found>, Unknown>>),
+    Answered(Result<Vec<Found>, Unknown>),
+}
+
+/// A partition as the store and the brokers know it.
+struct Found {
+    partition: Partition,
+    checkpoint: Option<Checkpoint>,
+    log: Inspected,
+}
+
+/// What came of an inquiry.
+struct Begun {
+    /// Partitions whose log is not known now, and why.
+    unknown: Vec<(Partition, KafkaFault)>,
+    /// Whether to ask again at once.
+    again: bool,
+}
+
+fn crash(error: JoinError) -> String {
+    match error.try_into_panic() {
+        Ok(panic) => panic_text(&*panic),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// Partitions that are named in one line. Of more, the number is told.
+const NAMED: usize = 8;
 
 impl Unknown {
     fn kind(&self) -> FailureKind {
         match self {
             Unknown::Store(error) => error.kind(),
-            Unknown::Log(_) => FailureKind::Brokers,
+            Unknown::Log(error) => error.kind(),
+            Unknown::Crashed(_) => FailureKind::Crash,
         }
     }
 }
@@ -48,12 +91,15 @@ impl Positions {
     pub(super) fn new(generation: Generation, store: Arc<dyn Store>, log: Log, retries: &Retries) -> Self {
         Self {
             backoff: Backoff::new(&generation.projection, retries),
+            unknown: BTreeMap::new(),
+            retries: retries.clone(),
             generation,
             store,
             log,
             checkpoints: HashMap::new(),
             identities: HashMap::new(),
             open: BTreeSet::new(),
+            inquiry: Inquiry::None,
             try_again: None,
         }
     }
@@ -61,6 +107,8 @@ impl Positions {
     pub(super) fn ask(&mut self, partitions: Vec<Partition>) {
         self.open.extend(partitions);
         self.try_again = None;
+        // What was asked meanwhile may be older than this.
+        self.inquiry = Inquiry::None;
     }
 
     pub(super) fn forget(&mut self, partition: &Partition) {
@@ -78,20 +126,62 @@ impl Positions {
         self.try_again
     }
 
+    /// Waits until what was asked is answered: [`settle`](Self::settle) has something to do then. Cancel
+    /// safe.
+    pub(super) async fn answered(&mut self) {
+        match &mut self.inquiry {
+            Inquiry::Asked(asking) => {
+                let answer = asking.await.unwrap_or_else(|error| Err(Unknown::Crashed(crash(error))));
+                self.inquiry = Inquiry::Answered(answer);
+            }
+            Inquiry::None | Inquiry::Answered(_) => std::future::pending().await,
+        }
+    }
+
     /// Begins to read the partitions whose position can be told now. Nothing is ever read from
-    /// anywhere but a checkpoint.
+    /// anywhere but a checkpoint. Store and brokers are asked in the background: one that is slow to
+    /// answer keeps no batch of other partitions waiting.
     pub(super) async fn settle(&mut self, source: &Source) {
         if self.open.is_empty() {
             self.try_again = None;
+            self.inquiry = Inquiry::None;
             self.backoff.succeeded();
+            self.tell(Vec::new());
             return;
         }
-        if self.try_again.is_some_and(|at| at > Instant::now()) {
-            return;
+        if let Inquiry::Asked(asking) = &self.inquiry
+            && asking.is_finished()
+        {
+            self.answered().await;
         }
-        self.try_again = None;
-        match self.find(source).await {
-            Ok(()) => self.backoff.succeeded(),
+        let answer = match std::mem::take(&mut self.inquiry) {
+            Inquiry::Answered(answer) => answer,
+            Inquiry::None if self.try_again.is_none_or(|at| at <= Instant::now()) => {
+                self.try_again = None;
+                self.inquiry = self.inquire();
+                return;
+            }
+            waiting => {
+                self.inquiry = waiting;
+                return;
+            }
+        };
+        let begun = match answer {
+            Ok(found) => self.begin(found, source).await,
+            Err(error) => Err(error),
+        };
+        match begun {
+            Ok(Begun { unknown, again }) => {
+                let all_known = unknown.is_empty();
+                self.tell(unknown);
+                if again {
+                    self.inquiry = self.inquire();
+                } else if all_known {
+                    self.backoff.succeeded();
+                } else {
+                    self.try_again = Some(Instant::now() + self.backoff.delay());
+                }
+            }
             Err(error) => {
                 self.backoff.failed(error.kind(), &error);
                 self.try_again = Some(Instant::now() + self.backoff.delay());
@@ -99,31 +189,82 @@ impl Positions {
         }
     }
 
-    async fn find(&mut self, source: &Source) -> Result<(), Unknown> {
+    /// Asks for all that is open: the checkpoints first, so that none is beyond an older end of the log.
+    fn inquire(&self) -> Inquiry {
+        let (store, log, generation) = (self.store.clone(), self.log.clone(), self.generation.clone());
         let partitions: Vec<Partition> = self.open.iter().cloned().collect();
-        let mut checkpoints = self.store.checkpoints(&self.generation, &partitions).await?;
-        let logs = self.log.inspect(partitions.clone()).await?;
-        let mut begun = false;
-        for ((partition, checkpoint), (marks, identity)) in partitions.iter().zip(&checkpoints).zip(&logs) {
-            if let Start::Beginning(offset) = start(checkpoint.as_ref(), *marks, identity) {
-                self.store.begin_partition(&self.generation, partition, offset, identity).await?;
-                begun = true;
+        Inquiry::Asked(tokio::spawn(async move {
+            let checkpoints = store.checkpoints(&generation, &partitions).await?;
+            let logs = log.inspect_each(partitions.clone()).await?;
+            let found = partitions.into_iter().zip(checkpoints).zip(logs);
+            Ok(found.map(|((partition, checkpoint), log)| Found { partition, checkpoint, log }).collect())
+        }))
+    }
+
+    /// Shows why partitions stay unread, and the end of what was shown and is over.
+    fn tell(&mut self, unknown: Vec<(Partition, KafkaFault)>) {
+        let mut by_reason: BTreeMap<String, (FailureKind, Vec<String>)> = BTreeMap::new();
+        for (partition, fault) in unknown {
+            let subject = match &fault.subject {
+                Subject::Partition(_) => partition.to_string(),
+                shared => shared.to_string(),
+            };
+            let (_, subjects) = by_reason.entry(fault.reason()).or_insert((fault.kind(), Vec::new()));
+            if subjects.last() != Some(&subject) {
+                subjects.push(subject);
+            }
+        }
+        self.unknown.retain(|reason, backoff| {
+            let goes_on = by_reason.contains_key(reason);
+            if !goes_on {
+                backoff.succeeded();
+            }
+            goes_on
+        });
+        for (reason, (kind, subjects)) in by_reason {
+            let more = subjects.len().saturating_sub(NAMED);
+            let mut cause = subjects[..subjects.len().min(NAMED)].join(", ");
+            if more > 0 {
+                cause = format!("{cause} and {more} more");
+            }
+            let cause = format!("{cause}: {reason}");
+            let new = || Backoff::new(&self.generation.projection, &self.retries);
+            self.unknown.entry(reason).or_insert_with(new).failed(kind, &cause);
+        }
+    }
+
+    /// Reads what can be read. What is not known stays open. If a partition was begun just now, all is
+    /// asked about once more before it is read: another host may have begun first, from another mark.
+    async fn begin(&mut self, found: Vec<Found>, source: &Source) -> Result<Begun, Unknown> {
+        let (mut known, mut unknown, mut begun) = (Vec::new(), Vec::new(), false);
+        for Found { partition, checkpoint, log } in found {
+            // It was taken away meanwhile.
+            if !self.open.contains(&partition) {
+                continue;
+            }
+            match log {
+                Err(fault) => unknown.push((partition, fault)),
+                Ok((marks, identity)) => {
+                    let start = start(checkpoint.as_ref(), marks, &identity);
+                    if let Start::Beginning(offset) = start {
+                        self.store.begin_partition(&self.generation, &partition, offset, &identity).await?;
+                        begun = true;
+                    }
+                    known.push((partition, start, marks, identity));
+                }
             }
         }
         if begun {
-            // Another host may have begun first, from another mark.
-            checkpoints = self.store.checkpoints(&self.generation, &partitions).await?;
+            return Ok(Begun { unknown, again: true });
         }
         // All at once: what is merged by time has to be there together.
         let mut spans = Vec::new();
-        for ((partition, checkpoint), (marks, identity)) in
-            partitions.into_iter().zip(&checkpoints).zip(&logs)
-        {
-            match start(checkpoint.as_ref(), *marks, identity) {
+        for (partition, start, marks, identity) in known {
+            match start {
                 Start::Beginning(_) => continue,
                 Start::Resume(offset) => {
                     self.store.set_paused(&self.generation, &partition, None).await?;
-                    self.identities.insert(partition.topic.clone(), identity.clone());
+                    self.identities.insert(partition.topic.clone(), identity);
                     spans.push(Span { partition, from: offset, end: marks.high });
                 }
                 Start::Refused(mismatch) => {
@@ -144,10 +285,11 @@ impl Positions {
             self.checkpoints.insert(span.partition.clone(), span.from);
         }
         source.read(spans);
-        Ok(())
+        Ok(Begun { unknown, again: false })
     }
 
-    /// The partitions of a batch whose topic is not the one any more that it was when reading began.
+    /// The partitions of a batch whose topic is not the one any more that it was when reading began, or
+    /// cannot be told to be: where each is read is found anew, and the others of the batch go on.
     /// The Kafka client reads on silently in a topic that was created anew, from the old offset, if
     /// that is long enough. A topic never becomes again what it was: what is the same now, after the
     /// events were read, was the same when they were.
@@ -159,10 +301,13 @@ impl Positions {
         if topics.is_empty() {
             return Ok(Vec::new());
         }
-        let found = self.log.identities(topics).await?;
+        let found = self.log.identities_each(topics).await?;
         let is_foreign = |partition: &&Partition| {
             let known = self.identities.get(&partition.topic);
-            known.zip(found.get(&*partition.topic)).is_some_and(|(known, found)| known.differs_from(found))
+            known.zip(found.get(&*partition.topic)).is_some_and(|(known, found)| match found {
+                Ok(found) => known.differs_from(found),
+                Err(_) => true,
+            })
         };
         Ok(partitions.into_iter().filter(is_foreign).cloned().collect())
     }

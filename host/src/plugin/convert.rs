@@ -6,12 +6,11 @@ use super::bindings::projector::plugin::types;
 use super::instance::Found;
 use crate::event::Event;
 
+/// An event with a header whose name is not UTF-8 never comes here: it fails before.
 pub(super) fn headers(event: &Event) -> Vec<types::Header<'_>> {
-    event
-        .headers
-        .iter()
-        .map(|header| types::Header { name: &header.name, value: header.value.as_deref() })
-        .collect()
+    let header = |name, value| types::Header { name, value };
+    let headers = event.headers.iter();
+    headers.map(|of| header(of.text_name().unwrap_or_default(), of.value.as_deref())).collect()
 }
 
 pub(super) fn event<'a>(event: &'a Event, headers: &'a [types::Header<'a>]) -> types::Event<'a> {

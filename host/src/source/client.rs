@@ -26,6 +26,11 @@ pub(super) fn client_config(kafka: &config::Kafka) -> ClientConfig {
         .set("socket.keepalive.enable", "true")
         .set("allow.auto.create.topics", "false")
         .set("isolation.level", "read_committed")
+        // A broker hands out the first record of a fetch whole, however large it is. Of an answer that is
+        // larger than this, librdkafka drops the connection, again and again, and with it all partitions of
+        // that broker. So this is larger than any sensible `max.message.bytes`; a value beyond
+        // `kafka.value-bytes` is not kept anyway.
+        .set("receive.message.max.bytes", "335544320")
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "error");
     let protocol = match (&kafka.tls, &kafka.sasl) {

@@ -1,8 +1,8 @@
 //! What the log holds, asked by a client of its own that belongs to no group.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{CStr, CString};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::bindings as native;
@@ -12,15 +12,17 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{ClientContext, Message, Offset, TopicPartitionList};
 
 use super::client::client_config;
+use super::errors::{Asker, KafkaFault, Subject};
 use crate::checkpoint::{Identity, Marks};
 use crate::config;
 use crate::event::Partition;
+use crate::failure::{FailureKind, panic_text};
 
 /// How long one question to the brokers may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How often a topic's identity is looked at while it is read.
-const IDENTITY_CHECK: Duration = Duration::from_secs(10);
+/// For so long the topic that is most similar to a missing one is not looked up again.
+const SIMILAR_CHECK: Duration = Duration::from_secs(60);
 
 const COMMITTED: &str = "read_committed";
 const UNCOMMITTED: &str = "read_uncommitted";
@@ -32,19 +34,45 @@ pub enum LogError {
     Client(KafkaError),
     #[error("the poll thread cannot be started: {0}")]
     Thread(std::io::Error),
-    #[error("the brokers did not answer: {0}")]
-    Unanswered(KafkaError),
-    #[error("the brokers did not describe topic {topic}: {reason}")]
-    Undescribed { topic: String, reason: String },
+    #[error(transparent)]
+    Fault(#[from] KafkaFault),
+    #[error("a question to the brokers panicked: {0}")]
+    Panicked(String),
 }
 
+impl LogError {
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            LogError::Client(_) => FailureKind::Login,
+            LogError::Thread(_) => FailureKind::Machine,
+            LogError::Fault(fault) => fault.kind(),
+            LogError::Panicked(_) => FailureKind::Crash,
+        }
+    }
+}
+
+/// What is known of one partition: its marks and its topic's identity, or why they are not known.
+pub type Inspected = Result<(Marks, Identity), KafkaFault>;
+
+/// By the missing topic: the most similar one that exists, and when that was looked up.
+type Similar = HashMap<Arc<str>, (Instant, Option<String>)>;
+
+/// The partitions of a topic, each with its leader, or why it has none.
+type Leaders = Vec<(Partition, Result<i32, KafkaFault>)>;
+
 /// A client for questions. One serves the whole host; cheap to clone.
+///
+/// Where a question is about several topics or partitions, each has an answer of its own: one without a
+/// leader, without a right, or that does not exist keeps nothing else unknown.
 #[derive(Clone)]
 pub struct Log {
     client: Arc<BaseConsumer<Quiet>>,
     /// Sees what open transactions have written.
     uncommitted: Arc<BaseConsumer<Quiet>>,
     config: Arc<config::Kafka>,
+    asker: Arc<Asker>,
+    /// For each topic that does not exist: the most similar one that does, and when that was looked up.
+    similar: Arc<Mutex<Similar>>,
 }
 
 impl Log {
@@ -53,62 +81,104 @@ impl Log {
             client: Arc::new(reader(kafka, COMMITTED)?),
             uncommitted: Arc::new(reader(kafka, UNCOMMITTED)?),
             config: Arc::new(kafka.clone()),
+            asker: Arc::new(Asker::of(kafka)),
+            similar: Arc::default(),
         })
     }
 
-    /// Low and high marks and the identity of each partition, in the order asked.
+    /// Low and high marks and the identity of each partition, in the order asked. An error if one of them
+    /// is not known.
     pub async fn inspect(&self, partitions: Vec<Partition>) -> Result<Vec<(Marks, Identity)>, LogError> {
+        let inspected = self.inspect_each(partitions).await?;
+        Ok(inspected.into_iter().collect::<Result<_, _>>()?)
+    }
+
+    /// Low and high marks and the identity of each partition, in the order asked.
+    pub async fn inspect_each(&self, partitions: Vec<Partition>) -> Result<Vec<Inspected>, LogError> {
         let log = self.clone();
         blocking(move || {
-            let mut topics: Vec<&str> = partitions.iter().map(|partition| &*partition.topic).collect();
-            topics.sort_unstable();
-            topics.dedup();
-            let identities = log.ask_identities(&topics)?;
-            partitions
+            let topics: BTreeSet<Arc<str>> =
+                partitions.iter().map(|partition| partition.topic.clone()).collect();
+            let topics: Vec<Arc<str>> = topics.into_iter().collect();
+            let identities = log.ask_identities(&topics);
+            let leaders = log.leaders(&topics);
+            let asked = partitions
                 .iter()
-                .map(|partition| {
-                    let identity = identities.get(&*partition.topic).cloned().unwrap_or_default();
-                    Ok((log.marks(partition)?, identity))
-                })
-                .collect()
+                .map(|partition| (partition.clone(), log.leader_in(&leaders, partition)))
+                .collect();
+            let inspected = log.marks_of(asked).into_iter().map(|(partition, marks)| -> Inspected {
+                let identity = match &identities {
+                    Ok(known) => known.get(&*partition.topic).cloned().unwrap_or(Ok(Identity::default())),
+                    Err(fault) => Err(fault.clone()),
+                };
+                Ok((marks?, identity?))
+            });
+            Ok(inspected.collect())
         })
         .await
     }
 
-    /// The identity of each topic, by its name.
+    /// The identity of each topic, by its name. An error if one of them is not known.
     pub async fn identities(&self, topics: Vec<Arc<str>>) -> Result<HashMap<String, Identity>, LogError> {
-        let log = self.clone();
-        blocking(move || log.ask_identities(&topics.iter().map(|topic| &**topic).collect::<Vec<_>>())).await
+        let identities = self.identities_each(topics).await?.into_iter();
+        Ok(identities.map(|(topic, identity)| Ok((topic, identity?))).collect::<Result<_, KafkaFault>>()?)
     }
 
-    fn ask_identities(&self, topics: &[&str]) -> Result<HashMap<String, Identity>, LogError> {
+    /// The identity of each topic, by its name. An error only if no broker could be asked.
+    pub async fn identities_each(
+        &self,
+        topics: Vec<Arc<str>>,
+    ) -> Result<HashMap<String, Result<Identity, KafkaFault>>, LogError> {
+        let log = self.clone();
+        blocking(move || Ok(log.ask_identities(&topics)?)).await
+    }
+
+    fn ask_identities(
+        &self,
+        topics: &[Arc<str>],
+    ) -> Result<HashMap<String, Result<Identity, KafkaFault>>, KafkaFault> {
         let topic_ids = self.topic_ids(topics)?;
         // After the topics: the client takes it from the last answer that it got.
-        let cluster_id = self.client.client().fetch_cluster_id(PATIENCE).filter(|id| !id.is_empty());
+        let cluster_id = self.cluster_id_now();
         let identity = |topic_id| Identity { topic_id, cluster_id: cluster_id.clone() };
-        Ok(topic_ids.into_iter().map(|(topic, topic_id)| (topic, identity(topic_id))).collect())
+        Ok(topic_ids.into_iter().map(|(topic, topic_id)| (topic, topic_id.map(identity))).collect())
     }
 
-    /// The partitions of each topic that exists, with the marks of each. `None` for one that does
-    /// not exist.
-    pub async fn topic(&self, topic: Arc<str>) -> Result<Option<Vec<(Partition, Marks)>>, LogError> {
+    fn cluster_id_now(&self) -> Option<String> {
+        self.client.client().fetch_cluster_id(PATIENCE).filter(|id| !id.is_empty())
+    }
+
+    /// The id of the cluster behind the brokers' address. `None`: the brokers do not tell one.
+    pub async fn cluster_id(&self) -> Result<Option<String>, LogError> {
         let log = self.clone();
         blocking(move || {
-            let metadata = log.client.fetch_metadata(Some(&topic), PATIENCE).map_err(LogError::Unanswered)?;
-            let partitions =
-                metadata.topics().iter().filter(|found| found.name() == &*topic && found.error().is_none());
-            let partitions: Vec<Partition> = partitions
-                .flat_map(|found| found.partitions())
-                .map(|partition| Partition::new(topic.clone(), partition.id()))
-                .collect();
-            if partitions.is_empty() {
-                return Ok(None);
-            }
-            partitions
-                .into_iter()
-                .map(|partition| log.marks(&partition).map(|marks| (partition, marks)))
-                .collect::<Result<_, _>>()
-                .map(Some)
+            let asked = log.client.client().fetch_metadata(Some("__consumer_offsets"), PATIENCE);
+            asked.map_err(|error| log.fault(Subject::Brokers, &error))?;
+            Ok(log.cluster_id_now())
+        })
+        .await
+    }
+
+    /// The partitions of a topic that exists, with the marks of each. `None` for one that does not exist.
+    /// An error if one of them is not known.
+    pub async fn topic(&self, topic: Arc<str>) -> Result<Option<Vec<(Partition, Marks)>>, LogError> {
+        let partitions = match self.topic_each(topic).await {
+            Err(LogError::Fault(fault)) if fault.kind() == FailureKind::NoTopic => return Ok(None),
+            partitions => partitions?.into_iter(),
+        };
+        let known = partitions.map(|(partition, marks)| Ok((partition, marks?)));
+        Ok(Some(known.collect::<Result<_, KafkaFault>>()?))
+    }
+
+    /// The partitions of a topic, with the marks of each, or why they are not known.
+    pub async fn topic_each(
+        &self,
+        topic: Arc<str>,
+    ) -> Result<Vec<(Partition, Result<Marks, KafkaFault>)>, LogError> {
+        let log = self.clone();
+        blocking(move || {
+            let leaders = log.leaders_of(&topic)?;
+            Ok(log.marks_of(leaders))
         })
         .await
     }
@@ -121,8 +191,8 @@ impl Log {
         partition: Partition,
         from: i64,
     ) -> Result<Option<(i64, Option<i64>)>, LogError> {
-        let config = self.config.clone();
-        blocking(move || first(&reader(&config, COMMITTED)?, &partition, from)).await
+        let log = self.clone();
+        blocking(move || log.first(COMMITTED, &partition, from)).await
     }
 
     /// The timestamp in milliseconds of the first record of a transaction that is open, and holds back
@@ -132,60 +202,223 @@ impl Log {
         blocking(move || {
             let (topic, number) = (&partition.topic, partition.number);
             let written = log.uncommitted.fetch_watermarks(topic, number, PATIENCE);
-            let (_, written) = written.map_err(LogError::Unanswered)?;
+            let (_, written) =
+                written.map_err(|error| log.fault(Subject::Partition(partition.clone()), &error))?;
             // Asked after the other one: it has passed that, unless a transaction holds it back.
             let stable = log.marks(&partition)?.high;
             if stable >= written {
                 return Ok(None);
             }
-            let found = first(&reader(&log.config, UNCOMMITTED)?, &partition, stable)?;
+            let found = log.first(UNCOMMITTED, &partition, stable)?;
             Ok(found.and_then(|(_, timestamp_ms)| timestamp_ms))
         })
         .await
     }
 
-    /// Waits until one of these topics is not the one that it was: created anew under its name, or
-    /// on another cluster. What a consumer reads on from there would be other events.
-    pub(super) async fn wait_for_change(&self, topics: &[Arc<str>]) {
-        let mut known = HashMap::new();
-        loop {
-            for topic in topics {
-                let Ok(found) = self.identities(vec![topic.clone()]).await else { continue };
-                let Some(identity) = found.into_values().next() else { continue };
-                let before = known.insert(topic.clone(), identity.clone());
-                if before.is_some_and(|before| before != identity) {
-                    return;
+    /// With `read_committed` the high mark is the last stable offset.
+    fn marks(&self, partition: &Partition) -> Result<Marks, KafkaFault> {
+        let marks = self.client.fetch_watermarks(&partition.topic, partition.number, PATIENCE);
+        let (low, high) = marks.map_err(|error| self.fault(Subject::Partition(partition.clone()), &error))?;
+        Ok(Marks { low, high })
+    }
+
+    /// The marks of each partition whose leader is known. Leaders are asked side by side; one that does not
+    /// answer in time is not asked again about its other partitions.
+    fn marks_of(&self, partitions: Leaders) -> Vec<(Partition, Result<Marks, KafkaFault>)> {
+        let mut answers: Vec<(Partition, Option<Result<Marks, KafkaFault>>)> = Vec::new();
+        let mut by_leader: BTreeMap<i32, Vec<(usize, Partition)>> = BTreeMap::new();
+        for (at, (partition, leader)) in partitions.into_iter().enumerate() {
+            match leader {
+                Ok(leader) => {
+                    by_leader.entry(leader).or_default().push((at, partition.clone()));
+                    answers.push((partition, None));
+                }
+                Err(fault) => answers.push((partition, Some(Err(fault)))),
+            }
+        }
+        let ask = |asked: Vec<(usize, Partition)>| {
+            let mut silent: Option<RDKafkaErrorCode> = None;
+            let answer = |(at, partition): (usize, Partition)| {
+                let marks = match silent {
+                    Some(code) => Err(self.fault_of(Subject::Partition(partition), code)),
+                    None => self.marks(&partition),
+                };
+                if let Err(fault) = &marks
+                    && is_silence(fault.code)
+                {
+                    silent = Some(fault.code);
+                }
+                (at, marks)
+            };
+            asked.into_iter().map(answer).collect::<Vec<_>>()
+        };
+        std::thread::scope(|scope| {
+            let ask = &ask;
+            let asking: Vec<_> =
+                by_leader.into_values().map(|asked| scope.spawn(move || ask(asked))).collect();
+            for asking in asking {
+                match asking.join() {
+                    Ok(found) => found.into_iter().for_each(|(at, marks)| answers[at].1 = Some(marks)),
+                    Err(panic) => std::panic::resume_unwind(panic),
                 }
             }
-            tokio::time::sleep(IDENTITY_CHECK).await;
+        });
+        let unasked = |partition: &Partition| {
+            Err(self.fault_of(Subject::Partition(partition.clone()), RDKafkaErrorCode::Unknown))
+        };
+        answers
+            .into_iter()
+            .map(|(partition, marks)| {
+                let marks = marks.unwrap_or_else(|| unasked(&partition));
+                (partition, marks)
+            })
+            .collect()
+    }
+
+    /// The leaders of each topic's partitions. Once no broker answers, the others are not asked.
+    fn leaders(&self, topics: &[Arc<str>]) -> HashMap<Arc<str>, Result<Leaders, KafkaFault>> {
+        let mut everywhere: Option<KafkaFault> = None;
+        let leaders = |topic: &Arc<str>| {
+            let leaders = match &everywhere {
+                Some(fault) => Err(fault.clone()),
+                None => self.leaders_of(topic),
+            };
+            if let Err(fault) = &leaders
+                && fault.is_everywhere()
+            {
+                everywhere = Some(fault.clone());
+            }
+            (topic.clone(), leaders)
+        };
+        topics.iter().map(leaders).collect()
+    }
+
+    fn leader_in(
+        &self,
+        leaders: &HashMap<Arc<str>, Result<Leaders, KafkaFault>>,
+        partition: &Partition,
+    ) -> Result<i32, KafkaFault> {
+        let unknown =
+            || self.fault_of(Subject::Partition(partition.clone()), RDKafkaErrorCode::UnknownPartition);
+        match leaders.get(&partition.topic) {
+            Some(Ok(known)) => {
+                let found = known.iter().find(|(known, _)| known == partition);
+                found.map_or_else(|| Err(unknown()), |(_, leader)| leader.clone())
+            }
+            Some(Err(fault)) => Err(fault.clone()),
+            None => Err(unknown()),
         }
     }
 
-    /// With `read_committed` the high mark is the last stable offset.
-    fn marks(&self, partition: &Partition) -> Result<Marks, LogError> {
-        let (low, high) = self
-            .client
-            .fetch_watermarks(&partition.topic, partition.number, PATIENCE)
-            .map_err(LogError::Unanswered)?;
-        Ok(Marks { low, high })
+    /// The partitions of a topic, as the metadata of any broker tells them.
+    fn leaders_of(&self, topic: &Arc<str>) -> Result<Leaders, KafkaFault> {
+        let metadata = self.client.fetch_metadata(Some(topic), PATIENCE);
+        let metadata = metadata.map_err(|error| self.fault(Subject::Brokers, &error))?;
+        let Some(found) = metadata.topics().iter().find(|found| found.name() == &**topic) else {
+            return Err(self.missing(topic, RDKafkaErrorCode::UnknownTopicOrPartition));
+        };
+        match found.error().map(RDKafkaErrorCode::from) {
+            // The partitions that have a leader are in the answer all the same.
+            None | Some(RDKafkaErrorCode::LeaderNotAvailable) if !found.partitions().is_empty() => {}
+            Some(code) => return Err(self.missing(topic, code)),
+            None => return Err(self.missing(topic, RDKafkaErrorCode::UnknownTopicOrPartition)),
+        }
+        let partitions = found.partitions().iter().map(|partition| {
+            let leader = match (partition.leader(), partition.error()) {
+                (leader, _) if leader >= 0 => Ok(leader),
+                (_, error) => Err(error.map_or(RDKafkaErrorCode::LeaderNotAvailable, RDKafkaErrorCode::from)),
+            };
+            let partition = Partition::new(topic.clone(), partition.id());
+            let leader = leader.map_err(|code| self.fault_of(Subject::Partition(partition.clone()), code));
+            (partition, leader)
+        });
+        Ok(partitions.collect())
+    }
+
+    fn fault(&self, subject: Subject, error: &KafkaError) -> KafkaFault {
+        KafkaFault::new(subject, error, &self.asker)
+    }
+
+    fn fault_of(&self, subject: Subject, code: RDKafkaErrorCode) -> KafkaFault {
+        KafkaFault::of_code(subject, code, &self.asker)
+    }
+
+    /// Why a topic is not there; with the most similar one, if its name may be mistyped.
+    fn missing(&self, topic: &Arc<str>, code: RDKafkaErrorCode) -> KafkaFault {
+        let mut fault = self.fault_of(Subject::Topic(topic.clone()), code);
+        if fault.kind() == FailureKind::NoTopic {
+            fault.nearest = self.most_similar(topic);
+        }
+        fault
+    }
+
+    /// The topic that exists, and that this host may see, whose name is most like this one.
+    fn most_similar(&self, topic: &Arc<str>) -> Option<String> {
+        let known = || self.similar.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, similar)) = known().get(topic)
+            && at.elapsed() < SIMILAR_CHECK
+        {
+            return similar.clone();
+        }
+        let metadata = self.client.fetch_metadata(None, PATIENCE).ok()?;
+        let names = metadata.topics().iter().map(|topic| topic.name());
+        let names = names.filter(|name| !name.starts_with("__") && *name != &**topic);
+        let similar = projector_model::check::nearest(topic, names).map(str::to_owned);
+        known().insert(topic.clone(), (Instant::now(), similar.clone()));
+        similar
+    }
+
+    /// The first record from an offset on that a reader finds up to the end of the log.
+    fn first(
+        &self,
+        isolation: &str,
+        partition: &Partition,
+        from: i64,
+    ) -> Result<Option<(i64, Option<i64>)>, LogError> {
+        let reader = reader(&self.config, isolation)?;
+        let subject = || Subject::Partition(partition.clone());
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&partition.topic, partition.number, Offset::Offset(from))
+            .and_then(|()| reader.assign(&list))
+            .map_err(LogError::Client)?;
+        let deadline = Instant::now() + PATIENCE * 2;
+        let mut last = RDKafkaErrorCode::OperationTimedOut;
+        while Instant::now() < deadline {
+            match reader.poll(Duration::from_millis(100)) {
+                Some(Ok(message)) => return Ok(Some((message.offset(), message.timestamp().to_millis()))),
+                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(None),
+                Some(Err(error)) => {
+                    let fault = self.fault(subject(), &error).while_reading();
+                    // What does not pass in a moment is not waited for.
+                    if fault.kind() != FailureKind::Brokers {
+                        return Err(fault.into());
+                    }
+                    last = fault.code;
+                }
+                None => {}
+            }
+        }
+        Err(self.fault_of(subject(), last).into())
     }
 
     /// Kafka's ids of topics; `None` where the broker has none. The safe interface does not reach
     /// `DescribeTopics`.
-    fn topic_ids(&self, topics: &[&str]) -> Result<HashMap<String, Option<String>>, LogError> {
-        let names: Vec<CString> =
-            topics.iter().map(|topic| CString::new(*topic)).collect::<Result<_, _>>().map_err(|_| {
-                LogError::Undescribed { topic: topics.join(", "), reason: "a NUL in its name".into() }
-            })?;
+    fn topic_ids(
+        &self,
+        topics: &[Arc<str>],
+    ) -> Result<HashMap<String, Result<Option<String>, KafkaFault>>, KafkaFault> {
+        if topics.is_empty() {
+            return Ok(HashMap::new());
+        }
+        // No topic has a NUL in its name.
+        let names: Vec<CString> = topics.iter().filter_map(|topic| CString::new(&**topic).ok()).collect();
         let mut pointers: Vec<*const std::ffi::c_char> = names.iter().map(|name| name.as_ptr()).collect();
         let client = self.client.client().native_ptr();
         // Any broker can answer; asking one of them spares the way to the controller, which
         // librdkafka's embedded broker does not have.
-        let metadata =
-            self.client.fetch_metadata(topics.first().copied(), PATIENCE).map_err(LogError::Unanswered)?;
+        let metadata = self.client.fetch_metadata(topics.first().map(|topic| &**topic), PATIENCE);
+        let metadata = metadata.map_err(|error| self.fault(Subject::Brokers, &error))?;
         let broker = metadata.brokers().first().map_or(-1, |broker| broker.id());
-        let undescribed =
-            |reason: &str| LogError::Undescribed { topic: topics.join(", "), reason: reason.to_owned() };
         // SAFETY: every pointer is used between its creation and its destruction below; names and
         // descriptions are copied before the event that owns them is destroyed.
         unsafe {
@@ -200,16 +433,22 @@ impl Log {
             native::rd_kafka_DescribeTopics(client, collection, options, queue);
             let event = native::rd_kafka_queue_poll(queue, PATIENCE.as_millis() as i32);
             let described = if event.is_null() {
-                Err(undescribed("no answer in time"))
+                Err(self.fault_of(Subject::Brokers, RDKafkaErrorCode::OperationTimedOut))
             } else if native::rd_kafka_event_error(event)
                 != native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
             {
-                Err(undescribed(&text(native::rd_kafka_event_error_string(event))))
+                let code = native::rd_kafka_event_error(event).into();
+                Err(self.fault_of(Subject::Brokers, code))
             } else {
                 let result = native::rd_kafka_event_DescribeTopics_result(event);
                 let mut count = 0;
                 let list = native::rd_kafka_DescribeTopics_result_topics(result, &mut count);
-                (0..count).map(|at| describe(*list.add(at))).collect()
+                let described = (0..count).map(|at| {
+                    let (name, id) = describe(*list.add(at));
+                    let topic: Arc<str> = name.as_str().into();
+                    (name, id.map_err(|code| self.missing(&topic, code)))
+                });
+                Ok(described.collect())
             };
             if !event.is_null() {
                 native::rd_kafka_event_destroy(event);
@@ -226,7 +465,7 @@ impl Log {
 /// `topic` belongs to a result that is still alive.
 unsafe fn describe(
     topic: *const native::rd_kafka_TopicDescription_t,
-) -> Result<(String, Option<String>), LogError> {
+) -> (String, Result<Option<String>, RDKafkaErrorCode>) {
     // The zero UUID, which stands for "none".
     const NONE: &str = "AAAAAAAAAAAAAAAAAAAAAA";
     // SAFETY: as the caller promises; the strings belong to the description.
@@ -236,14 +475,11 @@ unsafe fn describe(
         if !error.is_null()
             && native::rd_kafka_error_code(error) != native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
         {
-            return Err(LogError::Undescribed {
-                topic: name,
-                reason: text(native::rd_kafka_error_string(error)),
-            });
+            return (name, Err(native::rd_kafka_error_code(error).into()));
         }
         let id = native::rd_kafka_TopicDescription_topic_id(topic);
         let id = (!id.is_null()).then(|| text(native::rd_kafka_Uuid_base64str(id)));
-        Ok((name, id.filter(|id| !id.is_empty() && id != NONE)))
+        (name, Ok(id.filter(|id| !id.is_empty() && id != NONE)))
     }
 }
 
@@ -268,36 +504,19 @@ fn reader(kafka: &config::Kafka, isolation: &str) -> Result<BaseConsumer<Quiet>,
         .map_err(LogError::Client)
 }
 
-/// The first record from an offset on that a reader finds up to the end of the log.
-fn first(
-    reader: &BaseConsumer<Quiet>,
-    partition: &Partition,
-    from: i64,
-) -> Result<Option<(i64, Option<i64>)>, LogError> {
-    let mut list = TopicPartitionList::new();
-    list.add_partition_offset(&partition.topic, partition.number, Offset::Offset(from))
-        .and_then(|()| reader.assign(&list))
-        .map_err(LogError::Client)?;
-    let deadline = Instant::now() + PATIENCE * 2;
-    while Instant::now() < deadline {
-        match reader.poll(Duration::from_millis(100)) {
-            Some(Ok(message)) => return Ok(Some((message.offset(), message.timestamp().to_millis()))),
-            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(None),
-            Some(Err(error @ KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset))) => {
-                return Err(LogError::Unanswered(error));
-            }
-            Some(Err(_)) | None => {}
-        }
-    }
-    Err(LogError::Unanswered(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut)))
+/// Whether an error says that a broker is silent, so that it is in vain to ask it on.
+fn is_silence(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode::{AllBrokersDown, BrokerTransportFailure, OperationTimedOut, RequestTimedOut};
+    matches!(code, AllBrokersDown | BrokerTransportFailure | OperationTimedOut | RequestTimedOut)
 }
 
+/// A question blocks a thread of its own. One that panics, whatever the brokers answered, is an error.
 async fn blocking<T: Send + 'static>(
     ask: impl FnOnce() -> Result<T, LogError> + Send + 'static,
 ) -> Result<T, LogError> {
     match tokio::task::spawn_blocking(ask).await {
         Ok(answer) => answer,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
+        Err(error) => Err(LogError::Panicked(panic_text(&*error.into_panic()))),
     }
 }
 

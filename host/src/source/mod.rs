@@ -5,11 +5,15 @@
 //! the group grants and takes away is kept in `rebalance`; what the log holds is asked in `log`.
 
 mod client;
+mod errors;
+mod headers;
 mod log;
 mod merge;
 mod poll;
 mod rebalance;
+mod topic_watch;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::Thread;
 use std::time::Duration;
@@ -17,15 +21,18 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 pub use client::RESERVED_PROPERTIES;
-pub use log::{Log, LogError};
+pub use errors::{Asker, KafkaFault, Subject};
+pub use log::{Inspected, Log, LogError};
 pub use merge::Merging;
 pub use rebalance::Hold;
 
 use crate::batch::Delivery;
 use crate::config;
 use crate::event::Partition;
+use crate::failure::panic_text;
 use poll::{Command, Poller};
 use rebalance::Ownership;
+use topic_watch::TopicWatch;
 
 /// Chunks of events between the poll thread and the pipeline. With [`poll::CHUNK_BYTES`] this
 /// bounds what waits between them.
@@ -44,8 +51,15 @@ pub enum Incoming {
     /// The log no longer holds an offset that was to be read, or a topic is not the one that it was.
     /// Everything is to be held against the log again.
     Recheck,
+    /// The brokers refuse something, or do not have it: what, and why. `None`: it is over.
+    Fault {
+        subject: Subject,
+        fault: Option<KafkaFault>,
+    },
     /// The consumer cannot go on; a new one may.
     Failed(String),
+    /// The poll thread panicked, and has ended: what it said.
+    Panicked(String),
 }
 
 /// What is to be read of a partition.
@@ -66,7 +80,7 @@ pub struct Source {
     poll_thread: Thread,
     ownership: Arc<Ownership>,
     stopped: tokio::sync::oneshot::Receiver<()>,
-    /// Looks for topics that were created anew.
+    /// Looks at the topics: see [`topic_watch`].
     watch: tokio::task::JoinHandle<()>,
 }
 
@@ -86,23 +100,16 @@ impl Source {
         let (events, incoming) = mpsc::channel(CHANNEL);
         let (commands, received) = std::sync::mpsc::channel();
         let (stop, stopped) = tokio::sync::oneshot::channel();
-        let watch = tokio::spawn({
-            let (topics, events) = (topics.clone(), events.downgrade());
-            async move {
-                loop {
-                    log.wait_for_change(&topics).await;
-                    let Some(events) = events.upgrade() else { return };
-                    if events.send(Incoming::Recheck).await.is_err() {
-                        return;
-                    }
-                }
-            }
-        });
+        let watch = tokio::spawn(TopicWatch::new(log, topics.clone()).run(events.downgrade()));
+        let last_words = events.clone();
         let poller = Poller::open(kafka, group, topics, merging, ownership.clone(), events, received)?;
         let polling = std::thread::Builder::new()
             .name("kafka-poll".into())
             .spawn(move || {
-                poller.run();
+                // Whatever librdkafka hands over, the pipeline hears of the thread's end.
+                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| poller.run())) {
+                    let _ = last_words.blocking_send(Incoming::Panicked(panic_text(&*panic)));
+                }
                 // The pipeline may be gone already.
                 let _ = stop.send(());
             })

@@ -14,19 +14,23 @@ use rdkafka::bindings as native;
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers};
+use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message, Offset, TopicPartitionList};
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::client::consumer_config;
+use super::errors::{Asker, KafkaFault, Subject};
+use super::headers::headers;
 use super::log::LogError;
 use super::merge::{Merge, Merging};
 use super::rebalance::{GroupContext, Ownership, Rebalance};
 use super::{Incoming, Span, Topics};
 use crate::batch::Delivery;
 use crate::config;
-use crate::event::{Event, Header, Partition, Position};
+use crate::event::{Event, Partition, Position};
+use crate::failpoint;
+use crate::failure::FailureKind;
 
 /// One hand-over to the pipeline: at most this many events and, beside the last one, bytes.
 const CHUNK_EVENTS: usize = 500;
@@ -64,6 +68,10 @@ pub(super) struct Poller {
     /// Whether it was told that nothing is behind any more.
     told_caught_up: bool,
     complained: Option<Instant>,
+    /// Names who asks, where a right is missing.
+    asker: Asker,
+    /// Why the group cannot be joined. librdkafka tells it once, and tries on.
+    group_fault: Option<RDKafkaErrorCode>,
 }
 
 /// A partition that is read.
@@ -74,6 +82,8 @@ struct Reading {
     /// The offset at which it is not behind any more. `None`: it is not.
     end: Option<i64>,
     queue: PartitionQueue<GroupContext>,
+    /// Why nothing can be fetched of it. librdkafka tells it once, and tries on.
+    fault: Option<RDKafkaErrorCode>,
 }
 
 impl Poller {
@@ -108,6 +118,8 @@ impl Poller {
             outbox: VecDeque::new(),
             told_caught_up: false,
             complained: None,
+            asker: Asker::of(kafka),
+            group_fault: None,
         })
     }
 
@@ -172,8 +184,10 @@ impl Poller {
         self.consumer.context().assigned().insert(partition.clone());
         let end = Some(*end).filter(|end| from < end);
         self.merge.add(epoch, end.is_some(), Instant::now());
-        self.readings
-            .insert(epoch, Reading { partition: partition.clone(), topic: topic as u16, end, queue });
+        self.readings.insert(
+            epoch,
+            Reading { partition: partition.clone(), topic: topic as u16, end, queue, fault: None },
+        );
         Ok(())
     }
 
@@ -210,6 +224,8 @@ impl Poller {
             }
         }
         for rebalance in self.consumer.context().take_rebalances() {
+            // So the group takes this host.
+            self.tell_group(None);
             let told = match rebalance {
                 Rebalance::Granted(partitions) => Incoming::Granted(partitions),
                 Rebalance::Revoked(partitions) => {
@@ -271,6 +287,8 @@ impl Poller {
             match reading.queue.poll(Duration::ZERO) {
                 None => return,
                 Some(Ok(message)) => {
+                    failpoint::reached(failpoint::POLL, projection_of(&self.consumer.context().group));
+                    over(&mut reading.fault, &reading.partition, &mut self.outbox);
                     let event = event(reading, &message, self.value_bytes);
                     let (offset, time) = (event.position.offset, event.timestamp_ms);
                     self.merge.offer(epoch, time, now_ms, event);
@@ -284,13 +302,33 @@ impl Poller {
                     return;
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => {
+                    over(&mut reading.fault, &reading.partition, &mut self.outbox);
                     reading.end = None;
                     self.merge.at_end(epoch);
                 }
                 Some(Err(error)) => break error,
             }
         };
-        self.trouble(trouble);
+        match &trouble {
+            KafkaError::MessageConsumption(code) if !is_out_of_range(*code) => {
+                if reading.fault.replace(*code) != Some(*code) {
+                    let subject = Subject::Partition(reading.partition.clone());
+                    let fault = KafkaFault::of_code(subject.clone(), *code, &self.asker).while_reading();
+                    self.outbox.push_back(Incoming::Fault { subject, fault: Some(fault) });
+                }
+            }
+            _ => self.trouble(trouble),
+        }
+    }
+
+    /// Tells why the group does not take this host, when that changes.
+    fn tell_group(&mut self, code: Option<RDKafkaErrorCode>) {
+        if std::mem::replace(&mut self.group_fault, code) == code {
+            return;
+        }
+        let subject = Subject::Group(self.consumer.context().group.as_str().into());
+        let fault = code.map(|code| KafkaFault::of_code(subject.clone(), code, &self.asker));
+        self.outbox.push_back(Incoming::Fault { subject, fault });
     }
 
     fn trouble(&mut self, error: KafkaError) {
@@ -298,9 +336,14 @@ impl Poller {
             KafkaError::MessageConsumptionFatal(_) => {
                 self.outbox.push_back(Incoming::Failed(error.to_string()))
             }
+            KafkaError::MessageConsumption(code) if is_out_of_range(*code) => {
+                self.outbox.push_back(Incoming::Recheck);
+            }
+            // Which topic it is, librdkafka does not say here; the topics are looked at anyway.
             KafkaError::MessageConsumption(
-                RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange,
-            ) => self.outbox.push_back(Incoming::Recheck),
+                RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::TopicAuthorizationFailed,
+            ) => tracing::debug!(%error, "a topic is not available"),
+            KafkaError::MessageConsumption(code) if is_of_the_group(*code) => self.tell_group(Some(*code)),
             _ if self.complained.is_none_or(|last| last.elapsed() > COMPLAINT) => {
                 self.complained = Some(Instant::now());
                 let group = &self.consumer.context().group;
@@ -311,14 +354,32 @@ impl Poller {
     }
 }
 
+/// `PREFIX.PROJECTION.gNUMBER.STORE`.
+fn projection_of(group: &str) -> &str {
+    group.rsplit('.').nth(2).unwrap_or_default()
+}
+
+/// A partition is fetched again: if it was told why not, that is over.
+fn over(fault: &mut Option<RDKafkaErrorCode>, partition: &Partition, outbox: &mut VecDeque<Incoming>) {
+    if fault.take().is_some() {
+        let subject = Subject::Partition(partition.clone());
+        outbox.push_back(Incoming::Fault { subject, fault: None });
+    }
+}
+
+/// The checkpoint and the log do not fit any more: both are to be looked at again.
+fn is_out_of_range(code: RDKafkaErrorCode) -> bool {
+    matches!(code, RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange)
+}
+
+/// The group does not take this host, and will not before somebody mends something.
+fn is_of_the_group(code: RDKafkaErrorCode) -> bool {
+    let subject = Subject::Group(Default::default());
+    KafkaFault::of_code(subject, code, &Asker::default()).kind() != FailureKind::Brokers
+}
+
 /// A value of more than `value_bytes` is not even copied.
 fn event(reading: &Reading, message: &BorrowedMessage<'_>, value_bytes: usize) -> Event {
-    let headers = message.headers().map(|headers| {
-        headers
-            .iter()
-            .map(|header| Header { name: header.key.to_owned(), value: header.value.map(<[u8]>::to_vec) })
-            .collect()
-    });
     let oversize_bytes = message.payload().map(<[u8]>::len).filter(|bytes| *bytes > value_bytes);
     Event {
         position: Position { partition: reading.partition.clone(), offset: message.offset() },
@@ -327,7 +388,7 @@ fn event(reading: &Reading, message: &BorrowedMessage<'_>, value_bytes: usize) -
         key: message.key().map(<[u8]>::to_vec),
         value: message.payload().filter(|_| oversize_bytes.is_none()).map(<[u8]>::to_vec),
         oversize_bytes,
-        headers: headers.unwrap_or_default(),
+        headers: headers(message),
     }
 }
 

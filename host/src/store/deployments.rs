@@ -32,6 +32,9 @@ pub trait Deployments: Send + Sync {
     /// Says that a host is there no more.
     async fn leave(&self, host: Uuid) -> Result<(), StoreError>;
 
+    /// The names of the hosts that were seen in the last seconds.
+    async fn live_hosts(&self) -> Result<Vec<String>, StoreError>;
+
     /// Asks for a component to be the active one. One that was asked for before, and is not decided, is
     /// withdrawn.
     async fn propose(&self, proposal: &Proposal<'_>) -> Result<Proposed, StoreError>;

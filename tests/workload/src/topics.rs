@@ -19,11 +19,18 @@ pub struct Topic {
     pub partitions: i32,
     /// As in Kafka: `("cleanup.policy", "compact")`.
     pub settings: Vec<(String, String)>,
+    /// The broker of each partition. Empty: Kafka chooses.
+    pub brokers: Vec<i32>,
 }
 
 impl Topic {
     pub fn new(name: impl Into<String>, partitions: i32) -> Topic {
-        Topic { name: name.into(), partitions, settings: Vec::new() }
+        Topic { name: name.into(), partitions, settings: Vec::new(), brokers: Vec::new() }
+    }
+
+    /// A partition on each of these brokers, in this order.
+    pub fn on(name: impl Into<String>, brokers: &[i32]) -> Topic {
+        Topic { brokers: brokers.to_vec(), ..Topic::new(name, brokers.len() as i32) }
     }
 
     pub fn setting(mut self, name: &str, value: &str) -> Topic {
@@ -34,12 +41,18 @@ impl Topic {
 
 /// Creates `topics`; an existing one is an error.
 pub fn create(brokers: &str, topics: &[Topic]) -> Result<()> {
+    let chosen: Vec<Vec<&[i32]>> =
+        topics.iter().map(|topic| topic.brokers.iter().map(std::slice::from_ref).collect()).collect();
     let new: Vec<NewTopic<'_>> = topics
         .iter()
-        .map(|topic| NewTopic {
+        .zip(&chosen)
+        .map(|(topic, brokers)| NewTopic {
             name: &topic.name,
             num_partitions: topic.partitions,
-            replication: TopicReplication::Fixed(1),
+            replication: match brokers.is_empty() {
+                true => TopicReplication::Fixed(1),
+                false => TopicReplication::Variable(brokers),
+            },
             config: topic.settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
         })
         .collect();

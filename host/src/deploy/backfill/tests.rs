@@ -39,7 +39,8 @@ fn a_line_is_an_event_at_its_number() {
     assert_eq!(event.position.to_string(), "backfill/0@7");
     assert_eq!((event.topic, event.timestamp_ms), (0, Some(5)));
     assert_eq!(event.key.as_deref(), Some(&b"k"[..]));
-    let headers: Vec<_> = event.headers.iter().map(|header| (&*header.name, &header.value)).collect();
+    let headers: Vec<_> =
+        event.headers.iter().map(|header| (header.text_name().unwrap(), &header.value)).collect();
     assert_eq!(headers, [("a", &Some(b"b".to_vec())), ("none", &None)]);
     assert_eq!(read(r#"{"topic": "customers", "value": 1}"#).unwrap().topic, 1);
     assert_eq!(read(r#"{"topic": "orders", "value": 1}"#).unwrap().topic, 0);
@@ -200,7 +201,7 @@ proptest! {
             prop_assert_eq!(&event.key, &record.key);
             prop_assert_eq!(&event.value, &record.payload);
             prop_assert_eq!(event.timestamp_ms, Some(timestamp));
-            let back: Vec<_> = event.headers.into_iter().map(|header| (header.name, header.value)).collect();
+            let back: Vec<_> = event.headers.into_iter().map(|header| (String::from_utf8(header.name).unwrap(), header.value)).collect();
             prop_assert_eq!(&back, &headers);
         }
         prop_assert_eq!(lines.read(&mut line).unwrap(), None);

@@ -169,6 +169,16 @@ impl Deployments for Postgres {
         Ok(Proposed::Open(id))
     }
 
+    async fn live_hosts(&self) -> Result<Vec<String>, StoreError> {
+        sqlx::query_scalar(
+            "select name from projector.host where seen_at > now() - $1 * interval '1 second' order by name",
+        )
+        .bind(PRESENCE.as_secs_f64())
+        .fetch_all(&mut *self.connection().await?)
+        .await
+        .map_err(classify)
+    }
+
     async fn open_deployments(&self) -> Result<Vec<OpenDeployment>, StoreError> {
         let rows: Vec<OpenRow> = sqlx::query_as(
             "select d.id, d.projection, d.action, d.digest, h.id, h.name, r.host_id is not null, r.refusal

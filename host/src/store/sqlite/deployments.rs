@@ -163,6 +163,17 @@ impl Deployments for Sqlite {
         Ok(Proposed::Open(id))
     }
 
+    async fn live_hosts(&self) -> Result<Vec<String>, StoreError> {
+        sqlx::query_scalar(
+            "select name from projector_host
+             where seen_at > cast(unixepoch('subsec') * 1000000 as integer) - ?1 order by name",
+        )
+        .bind(PRESENCE.as_micros() as i64)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(classify)
+    }
+
     async fn open_deployments(&self) -> Result<Vec<OpenDeployment>, StoreError> {
         let rows: Vec<OpenRow> = sqlx::query_as(
             "select d.id, d.projection, d.action, d.digest, h.id, h.name, r.host_id is not null, r.refusal

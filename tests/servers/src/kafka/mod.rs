@@ -37,9 +37,13 @@ pub struct Kafka {
     process: Option<Process>,
     distribution: KafkaDistribution,
     port: u16,
+    /// Of the controller of its cluster, which may be another broker's.
     controller_port: u16,
     /// Listeners beside the plain one.
     further: Vec<settings::Further>,
+    /// 1 is the controller.
+    node: u32,
+    cluster_id: String,
     settings: Vec<(String, String)>,
     /// Last, so that the process is gone before its directory is removed.
     directory: ServerDirectory,
@@ -68,6 +72,8 @@ impl Kafka {
             distribution: KafkaDistribution::locate_or_install()?,
             port: port::free()?,
             controller_port: port::free()?,
+            node: 1,
+            cluster_id: settings::new_cluster_id()?,
             further,
             settings,
             directory,
@@ -75,6 +81,25 @@ impl Kafka {
         kafka.format()?;
         kafka.launch()?;
         Ok(kafka)
+    }
+
+    /// Starts one more broker in this cluster, under a number of its own (2, 3 …). This one stays the
+    /// controller.
+    pub fn join(&self, node: u32) -> Result<Kafka> {
+        let mut joined = Kafka {
+            process: None,
+            distribution: self.distribution.clone(),
+            port: port::free()?,
+            controller_port: self.controller_port,
+            node,
+            cluster_id: self.cluster_id.clone(),
+            further: Vec::new(),
+            settings: self.settings.clone(),
+            directory: ServerDirectory::create("kafka")?,
+        };
+        joined.format()?;
+        joined.launch()?;
+        Ok(joined)
     }
 
     /// The bootstrap servers of a broker that several tests share: those in `KAFKA_BROKERS` when
@@ -132,6 +157,7 @@ impl Kafka {
     pub fn replace(&mut self) -> Result<()> {
         self.kill();
         fs::remove_dir_all(self.data())?;
+        self.cluster_id = settings::new_cluster_id()?;
         self.format()?;
         self.launch()
     }
@@ -148,6 +174,9 @@ impl Kafka {
     fn format(&self) -> Result<()> {
         let mut properties = settings::listeners(self.port, self.controller_port, &self.further);
         properties.extend(settings::FIXED.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        if self.node != 1 {
+            properties.extend(settings::joining(self.node, self.port));
+        }
         properties.insert("log.dirs".to_owned(), self.data().display().to_string());
         properties.extend(self.settings.iter().cloned());
         let lines: String = properties.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
@@ -156,7 +185,7 @@ impl Kafka {
         let output = self
             .distribution
             .java()
-            .args(["kafka.tools.StorageTool", "format", "--cluster-id", &settings::new_cluster_id()?])
+            .args(["kafka.tools.StorageTool", "format", "--cluster-id", &self.cluster_id])
             .arg("--config")
             .arg(self.settings_file())
             .output()?;

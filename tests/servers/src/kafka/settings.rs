@@ -27,6 +27,17 @@ pub(super) fn listeners(port: u16, controller_port: u16, further: &[Further]) ->
     .into()
 }
 
+/// Settings of a broker that joins the cluster of another one, which is its controller.
+pub(super) fn joining(node: u32, port: u16) -> BTreeMap<String, String> {
+    [
+        ("process.roles", "broker".to_owned()),
+        ("node.id", node.to_string()),
+        ("listeners", format!("PLAINTEXT://127.0.0.1:{port}")),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into()
+}
+
 pub(super) const FIXED: [(&str, &str); 30] = [
     ("process.roles", "broker,controller"),
     ("node.id", "1"),

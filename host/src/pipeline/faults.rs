@@ -1,0 +1,95 @@
+//! What the brokers refuse a projection, or do not have, while it runs: told as blockers, each with its
+//! object.
+//!
+//! A fault of one topic or partition stops nothing else. It is logged once, listed in `/v1/retrying`, and,
+//! where only this host can know it, kept in the store for `projector status`: that a partition cannot be
+//! fetched, or that the group cannot be joined. The Kafka client tries on by itself, and when the cause is
+//! gone the blocker goes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::failure::Trouble;
+use crate::retry::{Backoff, Retries};
+use crate::source::{KafkaFault, Subject};
+use crate::store::{Generation, Store, StoreError};
+
+pub(super) struct Faults {
+    generation: Generation,
+    store: Arc<dyn Store>,
+    retries: Retries,
+    /// Physical and logical name of each topic.
+    topics: Vec<(Arc<str>, String)>,
+    open: BTreeMap<Subject, Backoff>,
+    /// What the store does not know yet.
+    unstored: BTreeMap<Subject, Option<Trouble>>,
+}
+
+impl Faults {
+    pub(super) fn new(
+        generation: Generation,
+        store: Arc<dyn Store>,
+        retries: &Retries,
+        topics: Vec<(Arc<str>, String)>,
+    ) -> Self {
+        let (open, unstored) = (BTreeMap::new(), BTreeMap::new());
+        Self { generation, store, retries: retries.clone(), topics, open, unstored }
+    }
+
+    /// A fault began, or is over.
+    pub(super) fn told(&mut self, subject: Subject, fault: Option<KafkaFault>) {
+        let trouble = fault.map(|fault| Trouble::new(fault.kind(), self.named(&fault)));
+        match &trouble {
+            Some(Trouble { kind, reason }) => {
+                let new = || Backoff::new(&self.generation.projection, &self.retries);
+                self.open.entry(subject.clone()).or_insert_with(new).failed(*kind, reason);
+            }
+            None => {
+                if let Some(mut backoff) = self.open.remove(&subject) {
+                    backoff.succeeded();
+                }
+            }
+        }
+        if matches!(subject, Subject::Group(_) | Subject::Partition(_)) {
+            self.unstored.insert(subject, trouble);
+        }
+    }
+
+    /// A partition is not this host's any more: nothing of it is known here.
+    pub(super) fn forget(&mut self, subject: &Subject) {
+        self.open.remove(subject);
+        self.unstored.remove(subject);
+    }
+
+    /// Keeps for `status` what this host alone knows. What cannot be stored now is stored later.
+    pub(super) async fn store(&mut self) {
+        while let Some((subject, trouble)) = self.unstored.pop_first() {
+            if let Err(error) = self.keep(&subject, trouble.as_ref()).await {
+                tracing::debug!(%subject, %error, "a fault could not be stored; trying on");
+                self.unstored.insert(subject, trouble);
+                return;
+            }
+        }
+    }
+
+    async fn keep(&self, subject: &Subject, trouble: Option<&Trouble>) -> Result<(), StoreError> {
+        match subject {
+            Subject::Partition(partition) => {
+                self.store.set_paused(&self.generation, partition, trouble).await
+            }
+            Subject::Group(_) => self.store.set_halted(&self.generation, trouble).await,
+            Subject::Brokers | Subject::Topic(_) => Ok(()),
+        }
+    }
+
+    /// The fault, with the logical name of its topic where that is another one.
+    fn named(&self, fault: &KafkaFault) -> String {
+        if let Subject::Topic(topic) = &fault.subject
+            && let Some((_, logical)) = self.topics.iter().find(|(physical, _)| physical == topic)
+            && **logical != **topic
+        {
+            return format!("topic {topic} (which the plugin calls {logical}): {}", fault.reason());
+        }
+        fault.to_string()
+    }
+}

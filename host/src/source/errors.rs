@@ -1,0 +1,379 @@
+//! What each error code of Kafka means to an operator.
+//!
+//! One table: for each code what is wrong, whether it passes by itself, and what to do. A [`KafkaFault`]
+//! is a code together with what it is about (a topic, a partition, a group), so that no error is shown
+//! without its object. Whatever the kind, the host tries again with a backoff: once the cause is gone, the
+//! projection goes on without a restart.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+
+use crate::config;
+use crate::event::Partition;
+use crate::failure::FailureKind;
+
+/// What a fault is about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Subject {
+    /// No single one: the brokers did not answer, or the connection to them failed.
+    Brokers,
+    Topic(Arc<str>),
+    Partition(Partition),
+    Group(Arc<str>),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Subject::Brokers => f.write_str("the brokers"),
+            Subject::Topic(topic) => write!(f, "topic {topic}"),
+            Subject::Partition(partition) => write!(f, "{partition}"),
+            Subject::Group(group) => write!(f, "group {group}"),
+        }
+    }
+}
+
+/// The right that an operation of the host needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Right {
+    /// To see a topic, its partitions and how far they go.
+    Describe,
+    /// To fetch records, or to join a group.
+    Read,
+}
+
+/// Who asks: what a fault says of rights names them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Asker {
+    pub brokers: String,
+    /// The principal that the brokers know this host by. Unknown where a certificate or a token tells it.
+    pub principal: Option<String>,
+}
+
+impl Asker {
+    pub fn of(kafka: &config::Kafka) -> Self {
+        let principal = kafka.sasl.as_ref().map(|sasl| format!("User:{}", &*sasl.username));
+        Self { brokers: kafka.brokers.to_string(), principal }
+    }
+}
+
+/// An error of Kafka, and what it is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KafkaFault {
+    pub subject: Subject,
+    pub code: Code,
+    /// The right that was needed. Told where it is missing.
+    pub right: Right,
+    pub asker: Asker,
+    /// The existing topic whose name is most like the one that does not exist.
+    pub nearest: Option<String>,
+}
+
+impl KafkaFault {
+    pub fn new(subject: Subject, error: &KafkaError, asker: &Asker) -> Self {
+        let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
+        Self::of_code(subject, code, asker)
+    }
+
+    pub fn of_code(subject: Subject, code: Code, asker: &Asker) -> Self {
+        let right = match subject {
+            Subject::Group(_) => Right::Read,
+            _ => Right::Describe,
+        };
+        Self { subject, code, right, asker: asker.clone(), nearest: None }
+    }
+
+    /// The same where records were to be read.
+    pub fn while_reading(self) -> Self {
+        Self { right: Right::Read, ..self }
+    }
+
+    pub fn kind(&self) -> FailureKind {
+        meaning(self.code).kind
+    }
+
+    /// Whether no broker can be asked at all, so that other questions are in vain as well.
+    pub fn is_everywhere(&self) -> bool {
+        self.subject == Subject::Brokers
+    }
+
+    /// What is wrong and what to do, without the subject.
+    pub fn reason(&self) -> String {
+        let Meaning { kind, what, remedy } = meaning(self.code);
+        let name = name(self.code);
+        match kind {
+            FailureKind::Denied => format!("{}; Kafka error {name}; {}", self.missing_right(), self.grant()),
+            FailureKind::NoTopic => match &self.nearest {
+                Some(nearest) => {
+                    format!("{what}; Kafka error {name}; the most similar topic that exists is {nearest}")
+                }
+                None => format!("{what}; Kafka error {name}"),
+            },
+            _ if remedy.is_empty() => format!("{what}; Kafka error {name}"),
+            _ => format!("{what}; Kafka error {name}; {remedy}"),
+        }
+    }
+
+    fn missing_right(&self) -> String {
+        let who = self.asker.principal.as_deref().unwrap_or("this host's principal");
+        let right = match self.right {
+            Right::Describe => "Describe",
+            Right::Read => "Read",
+        };
+        match self.code {
+            Code::ClusterAuthorizationFailed => format!("{who} has no right to {right} the cluster"),
+            _ => format!("{who} has no right to {right} it"),
+        }
+    }
+
+    /// The command that grants what is missing. Read includes Describe.
+    fn grant(&self) -> String {
+        let resource = match &self.subject {
+            Subject::Topic(topic) | Subject::Partition(Partition { topic, .. }) => format!("--topic {topic}"),
+            Subject::Group(group) => format!("--group {group}"),
+            Subject::Brokers => "--cluster".to_owned(),
+        };
+        let operation = if self.subject == Subject::Brokers { "Describe" } else { "Read" };
+        let principal = self.asker.principal.as_deref().unwrap_or("User:…");
+        format!(
+            "grant it: kafka-acls --bootstrap-server {} --add --allow-principal {principal} --operation {operation} {resource}",
+            self.asker.brokers
+        )
+    }
+}
+
+impl fmt::Display for KafkaFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.subject {
+            Subject::Brokers => write!(f, "the brokers at {}: {}", self.asker.brokers, self.reason()),
+            subject => write!(f, "{subject}: {}", self.reason()),
+        }
+    }
+}
+
+impl std::error::Error for KafkaFault {}
+
+/// A row of the table.
+struct Meaning {
+    kind: FailureKind,
+    what: &'static str,
+    /// What to do, where the kind's advice does not say it.
+    remedy: &'static str,
+}
+
+/// The table. What is not in it counts as passing: the host tries on, and says the code.
+fn meaning(code: Code) -> Meaning {
+    use FailureKind::*;
+    let (kind, what, remedy) = match code {
+        // Rights.
+        Code::TopicAuthorizationFailed
+        | Code::GroupAuthorizationFailed
+        | Code::ClusterAuthorizationFailed => (Denied, "a right is missing", ""),
+
+        // Names.
+        Code::UnknownTopicOrPartition | Code::UnknownTopic => (NoTopic, "it does not exist", ""),
+        Code::InvalidTopic => (NoTopic, "no topic can have this name", ""),
+        Code::UnknownPartition => (Brokers, "the brokers do not know this partition (yet)", ""),
+        Code::InvalidGroupId => {
+            (Login, "the brokers do not accept this group id", "change `kafka.group-prefix`")
+        }
+
+        // Logging in.
+        Code::Authentication | Code::SaslAuthenticationFailed => (
+            Login,
+            "the brokers refused the login",
+            "mend the user name, the password or the token under `[kafka.sasl]`",
+        ),
+        Code::UnsupportedSASLMechanism | Code::IllegalSASLState | Code::SecurityDisabled => (
+            Login,
+            "the brokers' listener does not take this SASL mechanism",
+            "use the mechanism and the port that the brokers offer",
+        ),
+        Code::SSL => (
+            Login,
+            "the TLS handshake failed",
+            "mend the certificates under `[kafka.tls]`, or the brokers' certificate",
+        ),
+
+        // Records.
+        Code::MessageSizeTooLarge | Code::InvalidMessageSize | Code::MessageBatchTooLarge => (
+            TooLarge,
+            "the next record is larger than this client can fetch",
+            "raise `receive.message.max.bytes` under `[kafka.properties]`, or pass over the record with `projector skip`",
+        ),
+        Code::OffsetOutOfRange | Code::AutoOffsetReset => {
+            (Log, "the log does not hold the offset that is to be read", "")
+        }
+        Code::InvalidMessage | Code::BadMessage | Code::BadCompression | Code::InvalidRecord => (
+            Log,
+            "the next records are damaged in the log, or in a form that this client cannot read",
+            "let the brokers repair the replica, or pass over the records with `projector skip`",
+        ),
+
+        // Versions.
+        Code::UnsupportedVersion | Code::UnsupportedFeature | Code::UnsupportedForMessageFormat => (
+            Unsupported,
+            "the brokers are too old for this request",
+            "README names the oldest release that is supported",
+        ),
+        Code::UnsupportedCompressionType | Code::NotImplemented => {
+            (Unsupported, "the records are in a form that this client does not support", "")
+        }
+
+        // Groups that others use otherwise.
+        Code::InconsistentGroupProtocol | Code::UnknownProtocol => (
+            Login,
+            "other members of the group use another assignment strategy: they are no hosts of Projector",
+            "change `kafka.group-prefix`, or stop those members",
+        ),
+        Code::GroupMaxSizeReached => {
+            (Login, "the group has as many members as the brokers allow", "raise `group.max.size`")
+        }
+        Code::InvalidSessionTimeout => (
+            Login,
+            "the brokers do not allow this session timeout",
+            "set `session.timeout.ms` between the brokers' `group.min.session.timeout.ms` and `group.max.session.timeout.ms`",
+        ),
+        Code::FencedInstanceId | Code::UnreleasedInstanceId => (
+            Login,
+            "another member has the same `group.instance.id`",
+            "give each host one of its own, or none",
+        ),
+        Code::PolicyViolation => (Login, "a policy of the brokers forbids it", ""),
+
+        // What passes: leaders.
+        Code::LeaderNotAvailable | Code::EligibleLeadersNotAvailable | Code::PreferredLeaderNotAvailable => {
+            (Brokers, "no leader", "")
+        }
+        Code::NotLeaderForPartition | Code::FencedLeaderEpoch | Code::UnknownLeaderEpoch => {
+            (Brokers, "the leader moves", "")
+        }
+        Code::ReplicaNotAvailable | Code::BrokerNotAvailable | Code::UnknownBroker => {
+            (Brokers, "its broker is not available", "")
+        }
+        Code::OffsetNotAvailable => (Brokers, "the new leader does not know the end of the log yet", ""),
+        Code::KafkaStorageError | Code::LogDirNotFound => {
+            (Brokers, "the broker's disk failed", "see to the broker's log directories")
+        }
+        Code::UnknownTopicId => (Brokers, "the topic is being created anew", ""),
+
+        // What passes: coordinators.
+        Code::CoordinatorLoadInProgress
+        | Code::CoordinatorNotAvailable
+        | Code::NotCoordinator
+        | Code::WaitingForCoordinator => (Brokers, "the group's coordinator is not available", ""),
+        Code::RebalanceInProgress
+        | Code::IllegalGeneration
+        | Code::UnknownMemberId
+        | Code::MemberIdRequired
+        | Code::FencedMemberEpoch
+        | Code::StaleMemberEpoch
+        | Code::AssignmentLost
+        | Code::Fenced => (Brokers, "the group rebalances", ""),
+        Code::PollExceeded => (Brokers, "the poll thread was too slow, and the group put it out", ""),
+
+        // What passes: connections.
+        Code::BrokerTransportFailure
+        | Code::AllBrokersDown
+        | Code::Resolve
+        | Code::NetworkException
+        | Code::BrokerDestroy
+        | Code::DestroyBroker => (Brokers, "no answer", ""),
+        Code::OperationTimedOut | Code::RequestTimedOut | Code::TimedOutQueue | Code::MessageTimedOut => {
+            (Brokers, "no answer in time", "")
+        }
+        Code::ThrottlingQuotaExceeded => (Brokers, "the brokers throttle this client", ""),
+        _ => (Brokers, "an error that is expected to pass", ""),
+    };
+    Meaning { kind, what, remedy }
+}
+
+/// The name of a code as Kafka's documentation writes it: `LEADER_NOT_AVAILABLE`.
+fn name(code: Code) -> String {
+    let camel = format!("{code:?}");
+    let mut name = String::new();
+    let letters: Vec<char> = camel.chars().collect();
+    for (at, letter) in letters.iter().enumerate() {
+        let begins = letter.is_uppercase()
+            && at > 0
+            && (letters[at - 1].is_lowercase()
+                || letters.get(at + 1).is_some_and(|next| next.is_lowercase()));
+        if begins {
+            name.push('_');
+        }
+        name.extend(letter.to_uppercase());
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asker() -> Asker {
+        Asker { brokers: "b:9092".into(), principal: Some("User:projector".into()) }
+    }
+
+    #[test]
+    fn codes_have_kafkas_names() {
+        assert_eq!(name(Code::LeaderNotAvailable), "LEADER_NOT_AVAILABLE");
+        assert_eq!(name(Code::UnknownTopicOrPartition), "UNKNOWN_TOPIC_OR_PARTITION");
+        assert_eq!(name(Code::UnsupportedSASLMechanism), "UNSUPPORTED_SASL_MECHANISM");
+        assert_eq!(name(Code::SSL), "SSL");
+    }
+
+    #[test]
+    fn a_fault_names_its_object_and_its_code() {
+        let partition = Subject::Partition(Partition::new("orders", 3));
+        let fault = KafkaFault::of_code(partition, Code::LeaderNotAvailable, &asker());
+        assert_eq!(fault.to_string(), "orders/3: no leader; Kafka error LEADER_NOT_AVAILABLE");
+        assert_eq!(fault.kind(), FailureKind::Brokers);
+    }
+
+    #[test]
+    fn a_missing_right_names_who_lacks_it_and_the_command_that_grants_it() {
+        let topic = Subject::Topic("orders".into());
+        let fault = KafkaFault::of_code(topic, Code::TopicAuthorizationFailed, &asker());
+        assert_eq!(fault.kind(), FailureKind::Denied);
+        assert_eq!(
+            fault.to_string(),
+            "topic orders: User:projector has no right to Describe it; Kafka error TOPIC_AUTHORIZATION_FAILED; grant it: kafka-acls --bootstrap-server b:9092 --add --allow-principal User:projector --operation Read --topic orders"
+        );
+        assert!(fault.while_reading().to_string().contains("no right to Read it"));
+        let group = Subject::Group("projector.a".into());
+        let fault = KafkaFault::of_code(group, Code::GroupAuthorizationFailed, &asker());
+        assert!(fault.to_string().contains("no right to Read it"), "{fault}");
+        assert!(fault.to_string().ends_with("--operation Read --group projector.a"), "{fault}");
+    }
+
+    #[test]
+    fn a_topic_that_does_not_exist_is_shown_with_the_most_similar_one() {
+        let topic = Subject::Topic("ordres".into());
+        let mut fault = KafkaFault::of_code(topic, Code::UnknownTopicOrPartition, &asker());
+        fault.nearest = Some("orders".into());
+        let said = fault.to_string();
+        assert!(said.starts_with("topic ordres: it does not exist;"), "{said}");
+        assert!(said.ends_with("the most similar topic that exists is orders"), "{said}");
+    }
+
+    /// What passes by itself, and what does not before somebody mends it.
+    #[test]
+    fn permanent_faults_are_not_told_as_passing() {
+        for (code, kind) in [
+            (Code::GroupAuthorizationFailed, FailureKind::Denied),
+            (Code::ClusterAuthorizationFailed, FailureKind::Denied),
+            (Code::UnknownTopicOrPartition, FailureKind::NoTopic),
+            (Code::SaslAuthenticationFailed, FailureKind::Login),
+            (Code::SSL, FailureKind::Login),
+            (Code::MessageSizeTooLarge, FailureKind::TooLarge),
+            (Code::OffsetOutOfRange, FailureKind::Log),
+            (Code::UnsupportedVersion, FailureKind::Unsupported),
+            (Code::NotCoordinator, FailureKind::Brokers),
+            (Code::AllBrokersDown, FailureKind::Brokers),
+        ] {
+            assert_eq!(meaning(code).kind, kind, "{code:?}");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Looks at the topics of a consumer while it reads: one that was created anew, that does not exist, or
+//! that this host may not see.
+//!
+//! librdkafka tells once that a subscribed topic is not available, and does not say which. So each topic is
+//! asked about, and a change of its answer is told: a fault when it begins, and its end when it is over.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc::WeakSender;
+
+use super::Incoming;
+use super::errors::{KafkaFault, Subject};
+use super::log::{Log, LogError};
+use crate::checkpoint::Identity;
+
+/// How often the topics are looked at while all is well.
+const WELL: Duration = Duration::from_secs(10);
+/// And while one of them has a fault, so that its end is noticed soon.
+const FAULTY: Duration = Duration::from_secs(2);
+
+pub(super) struct TopicWatch {
+    log: Log,
+    /// Physical names.
+    topics: Vec<Arc<str>>,
+    identities: HashMap<String, Identity>,
+    faults: HashMap<Subject, KafkaFault>,
+}
+
+impl TopicWatch {
+    pub(super) fn new(log: Log, topics: Vec<Arc<str>>) -> Self {
+        Self { log, topics, identities: HashMap::new(), faults: HashMap::new() }
+    }
+
+    /// Tells what changes, until nobody listens any more.
+    pub(super) async fn run(mut self, events: WeakSender<Incoming>) {
+        loop {
+            let found = self.look().await;
+            let Some(events) = events.upgrade() else { return };
+            for incoming in found {
+                if events.send(incoming).await.is_err() {
+                    return;
+                }
+            }
+            drop(events);
+            tokio::time::sleep(if self.faults.is_empty() { WELL } else { FAULTY }).await;
+        }
+    }
+
+    async fn look(&mut self) -> Vec<Incoming> {
+        let mut told = Vec::new();
+        let found = match self.log.identities_each(self.topics.clone()).await {
+            Ok(found) => found,
+            // Of the topics nothing new is known.
+            Err(LogError::Fault(fault)) => {
+                self.tell(Subject::Brokers, Some(fault), &mut told);
+                return told;
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the topics could not be looked at; trying on");
+                return told;
+            }
+        };
+        self.tell(Subject::Brokers, None, &mut told);
+        let mut recreated = false;
+        for (topic, identity) in found {
+            let subject = Subject::Topic(topic.as_str().into());
+            match identity {
+                Err(fault) => self.tell(subject, Some(fault), &mut told),
+                Ok(identity) => {
+                    self.tell(subject, None, &mut told);
+                    let before = self.identities.insert(topic, identity.clone());
+                    recreated |= before.is_some_and(|before| before != identity);
+                }
+            }
+        }
+        if recreated {
+            told.push(Incoming::Recheck);
+        }
+        told
+    }
+
+    /// Tells a fault that is new or another one, and the end of one that was told.
+    fn tell(&mut self, subject: Subject, fault: Option<KafkaFault>, told: &mut Vec<Incoming>) {
+        let before = match &fault {
+            Some(fault) => self.faults.insert(subject.clone(), fault.clone()),
+            None => self.faults.remove(&subject),
+        };
+        if before != fault {
+            told.push(Incoming::Fault { subject, fault });
+        }
+    }
+}

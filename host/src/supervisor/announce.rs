@@ -1,0 +1,114 @@
+//! The first lines of a host: what it was given, what it found, and what does not answer.
+//!
+//! A host with wrong brokers and an empty plugin directory would say nothing at all otherwise.
+
+use std::path::Path;
+
+use crate::config::{self, Config};
+use crate::failure::FailureKind;
+use crate::retry::{Backoff, Retries};
+use crate::source::Log;
+use crate::store::Store;
+use tokio_util::sync::CancellationToken;
+
+/// What the configuration names, before anything is asked.
+pub(super) fn starting(config: &Config, host: &str) {
+    let databases: Vec<String> = config.all_stores().map(|store| address(&store.url)).collect();
+    let directory = config.plugins.directory.display().to_string();
+    let plugins = plugins_in(&config.plugins.directory);
+    tracing::info!(
+        host,
+        version = env!("CARGO_PKG_VERSION"),
+        brokers = &*config.kafka.brokers,
+        databases = databases.join(", "),
+        plugin_directory = directory,
+        plugins = plugins.as_ref().map_or(0, Vec::len),
+        found = plugins.as_ref().map_or(String::new(), |plugins| plugins.join(", ")),
+        "host starts"
+    );
+    match plugins {
+        Err(error) => tracing::warn!(
+            plugin_directory = directory, %error,
+            "the plugin directory cannot be read: no file in it is deployed; what the databases have runs"
+        ),
+        Ok(plugins) if plugins.is_empty() => tracing::warn!(
+            plugin_directory = directory,
+            "the plugin directory has no .wasm file: nothing new is deployed; what the databases have runs"
+        ),
+        Ok(_) => {}
+    }
+}
+
+/// Asks the brokers until they answer, and says what cluster they are.
+pub(super) async fn brokers(config: &Config, log: &Log, retries: &Retries, stop: &CancellationToken) {
+    let mut backoff = Backoff::new("", retries);
+    while !stop.is_cancelled() {
+        let asked = tokio::select! {
+            asked = log.cluster_id() => asked,
+            () = stop.cancelled() => return,
+        };
+        match asked {
+            Ok(cluster) => {
+                backoff.succeeded();
+                let cluster = cluster.unwrap_or_else(|| "unknown".to_owned());
+                tracing::info!(brokers = &*config.kafka.brokers, cluster, "connected to Kafka");
+                return;
+            }
+            Err(error) => {
+                backoff.failed(error.kind(), &error);
+                backoff.wait(stop).await;
+            }
+        }
+    }
+}
+
+/// Says which database answered, and which hosts share it.
+pub(super) async fn database(settings: &config::Store, store: &dyn Store) {
+    let database = address(&settings.url);
+    match store.live_hosts().await {
+        Ok(hosts) => {
+            let live_hosts = hosts.join(", ");
+            tracing::info!(database, live_hosts, "connected to the database");
+        }
+        Err(error) => {
+            let advice = FailureKind::Database.advice();
+            tracing::warn!(database, %error, advice, "connected to the database, and its hosts are not known");
+        }
+    }
+}
+
+/// The names of the `.wasm` files of a directory, sorted.
+fn plugins_in(directory: &Path) -> std::io::Result<Vec<String>> {
+    let mut names: Vec<String> = std::fs::read_dir(directory)?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name.ends_with(".wasm"))
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+/// A database's URL without its user, its password and its parameters.
+fn address(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let (place, parameters) = rest.split_once(['?', '#']).unwrap_or((rest, ""));
+    let place = match place.rsplit_once('@') {
+        Some((_, place)) => place,
+        // Where the password has a question mark in it, which it should not, nothing is told.
+        None if parameters.contains('@') => "…",
+        None => place,
+    };
+    format!("{scheme}://{place}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_no_secret() {
+        let shown = address("postgres://me:s3cr@t@db.example:5432/read?password=s3cret&sslmode=require");
+        assert_eq!(shown, "postgres://db.example:5432/read");
+        assert_eq!(address("postgres://me:s3?cr@t@db.example/read"), "postgres://…");
+        assert_eq!(address("sqlite:///var/lib/read.db?mode=rwc"), "sqlite:///var/lib/read.db");
+    }
+}
