@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
-use humantime_serde::re::humantime;
 use projector_model::Contract;
 use projector_model::descriptor::IdPart;
 use serde::Serialize;
@@ -68,16 +67,8 @@ pub struct Recorded {
     pub first_partition: Option<i32>,
     pub first_offset: Option<i64>,
     /// Microseconds since 1970; in JSON as RFC 3339.
-    #[serde(serialize_with = "rfc3339")]
+    #[serde(serialize_with = "crate::instant::serialize")]
     pub ignored_at: i64,
-}
-
-fn rfc3339<S: serde::Serializer>(micros: &i64, serializer: S) -> Result<S::Ok, S::Error> {
-    let time = u64::try_from(*micros)
-        .ok()
-        .and_then(|micros| std::time::UNIX_EPOCH.checked_add(std::time::Duration::from_micros(micros)))
-        .ok_or_else(|| serde::ser::Error::custom("an instant before 1970"))?;
-    serializer.collect_str(&humantime::format_rfc3339_millis(time))
 }
 
 /// The ids of a batch's events.

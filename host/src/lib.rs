@@ -19,6 +19,7 @@ pub mod duplicate;
 pub mod event;
 pub mod failpoint;
 pub mod failure;
+pub mod instant;
 pub mod ordering;
 pub mod outcome;
 pub mod policy;

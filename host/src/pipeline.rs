@@ -681,7 +681,8 @@ impl Run {
             Some(LockHolder { session, application, query, seconds }) => {
                 let projection = &generation.projection;
                 let said = "another session holds the lock";
-                tracing::warn!(projection, session, application, query, seconds, "{said}");
+                let transaction_ms = (seconds * 1_000.0) as u64;
+                tracing::warn!(projection, session, application, query, transaction_ms, "{said}");
                 format!("{said}: {session} ({application:?}), in a transaction of {seconds:.0} s: {query}")
             }
         };

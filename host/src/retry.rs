@@ -51,6 +51,7 @@ pub struct Retrying {
     /// What was said the last time.
     pub cause: String,
     /// Microseconds since 1970.
+    #[serde(serialize_with = "crate::instant::serialize")]
     pub since: i64,
     pub attempts: u64,
     pub advice: &'static str,
@@ -161,8 +162,8 @@ impl Backoff {
         };
         self.retries.lock().open.insert(self.number, retrying);
         if self.retries.is_news(projection, &self.cause) {
-            let (attempts, seconds) = (self.attempts, elapsed.as_secs_f64());
-            tracing::warn!(projection, %kind, %error, attempts, seconds, advice, "retrying; no event is lost");
+            let (attempts, elapsed_ms) = (self.attempts, elapsed.as_millis() as u64);
+            tracing::warn!(projection, %kind, %error, attempts, elapsed_ms, advice, "retrying; no event is lost");
         }
     }
 
@@ -173,9 +174,9 @@ impl Backoff {
             return;
         }
         let (projection, attempts) = (&*self.projection, self.attempts);
-        let seconds = self.since.elapsed().as_secs_f64();
+        let elapsed_ms = self.since.elapsed().as_millis() as u64;
         let cause = &*self.cause;
-        tracing::info!(projection, attempts, seconds, cause, "available again");
+        tracing::info!(projection, attempts, elapsed_ms, cause, "available again");
         self.retries.lock().open.remove(&self.number);
         self.retries.forget(&self.projection, &self.cause);
         self.attempts = 0;

@@ -6,7 +6,7 @@
 
 mod announce;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,6 +31,7 @@ use crate::failpoint;
 use crate::failure::{FailureKind, Response, Trouble, panic_text};
 use crate::lane;
 use crate::operations::OperationError;
+use crate::operations::unused::unused;
 use crate::pipeline::Pipeline;
 use crate::plugin::Plugin;
 use crate::retry::{Backoff, Halt, Retries};
@@ -43,6 +44,8 @@ use crate::wishes::{Attendant, Board};
 
 /// A run that goes on for so long is well: what ended the one before is over.
 const SETTLED: Duration = Duration::from_secs(10);
+/// So long after the start, plugins that were there are taken to be loaded.
+const LOADED: Duration = Duration::from_secs(10);
 /// How often dead letters that are too old are looked for.
 const EXPIRY: Duration = Duration::from_secs(60);
 /// How long a deployment rests that could not be brought on.
@@ -132,6 +135,7 @@ impl Host {
         }
         let host = self.clone();
         tasks.spawn(self.clone().unbroken("the watch of the plugin directory", move || host.clone().watch()));
+        tasks.spawn(self.clone().warn_of_unused());
         while tasks.join_next().await.is_some() {}
     }
 
@@ -150,6 +154,26 @@ impl Host {
             }
             backoff.failed(FailureKind::Crash, &format!("{what} panicked: {}", crash_text(error)));
             backoff.wait(&self.stop).await;
+        }
+    }
+
+    /// Warns, once, of names in the configuration that nothing has: when the plugins that are there at the
+    /// start had time to be loaded, and all databases answer.
+    async fn warn_of_unused(self: Arc<Self>) {
+        let warnings = loop {
+            tokio::select! {
+                () = tokio::time::sleep(LOADED) => {}
+                () = self.stop.cancelled() => return,
+            }
+            let files = self.files.lock().await;
+            let known = files.keys().map(|name| (name.clone(), BTreeSet::new())).collect();
+            drop(files);
+            if let Some(warnings) = unused(&self.config, known).await {
+                break warnings;
+            }
+        };
+        for warning in warnings {
+            tracing::warn!(warning, "a name in the configuration has no effect");
         }
     }
 
@@ -600,8 +624,17 @@ impl Host {
                 }
             };
             match promoted {
-                Ok(Promotion { generation, before, held_ms, .. }) => {
+                Ok(Promotion { generation, before, held_ms, move_readers, .. }) => {
                     tracing::info!(projection = name, generation, before, held_ms, "generation promoted");
+                    if let Some(readers) = move_readers {
+                        let what = readers.to_lines().join("\n");
+                        tracing::warn!(
+                            projection = name,
+                            generation,
+                            what,
+                            "readers must change to new views"
+                        );
+                    }
                 }
                 Err(error) => {
                     // Trying holds the live one for a moment.

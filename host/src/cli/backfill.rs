@@ -3,35 +3,38 @@
 use std::path::PathBuf;
 
 use super::deploy::{Waited, progress};
+use super::terminal::out;
 use super::{CliError, ConfigArgument, Output, executable};
 use crate::operations::backfill::{File, backfill};
 
-/// Build all rows anew beside the live generation: from a file with history that the log no longer has, and
-/// then from the log.
+/// Build all rows again in a new generation: first from a file with history that the log no longer has, then
+/// from the log.
 ///
-/// The file has one JSON object a line, in the order in which they are to be projected: `topic`, `value`,
-/// and, if they are known, `key`, `headers`, `timestamp` (milliseconds since 1970), `partition` and `offset`.
-/// A value that is no string is the payload as it stands there; a string is that text; {"hex": "…"} is bytes,
-/// as it is for keys and headers; null is a tombstone.
+/// The file has one JSON object per line, in the order of projection. Its members: `topic`, `value`, and, if
+/// known, `key`, `headers`, `timestamp` (milliseconds since 1970), `partition` and `offset`. A `value` that is
+/// a string is that text; {"hex": "…"} is bytes (also for keys and headers); null is a tombstone; any other
+/// value is the payload as it is written.
 ///
-/// Where the lines have offsets, the log takes over behind the last one of each partition; where they have
-/// none, it is read from its beginning. Each line is in the rows once, whatever happens: after a kill, the
-/// same command goes on where it was. A line that cannot be read, or whose event fails, ends it; those before
-/// it are done. Then hosts build on, and readers see the generation when it is promoted.
+/// If the lines have offsets, the log is read from after the last offset of each partition. If they have none, the
+/// log is read from its beginning. Each line is projected once: if the command is killed, run it again, and it
+/// goes on where it was. The command ends at a line that cannot be read or whose event fails; the lines before
+/// it are done. After the file, hosts read the log, and `projector promote` shows the generation to readers.
+///
+/// Example: projector backfill order-search --from events.jsonl.zst
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     config: ConfigArgument,
     /// The projection's name.
     projection: String,
-    /// The history: plain, or packed as its name says.
+    /// The file: plain, or compressed if its name ends in .gz or .zst.
     #[arg(long, value_name = "FILE.jsonl[.gz|.zst]")]
     from: PathBuf,
-    /// A line that is not to be projected, counted from 1, as it is named when it fails. It is counted as
-    /// skipped.
+    /// The number of a line to skip, counted from 1, as the error message names it. May be given several
+    /// times. Its event is counted as skipped.
     #[arg(long, value_name = "LINE", requires = "reason", value_parser = clap::value_parser!(i64).range(1..))]
     skip_line: Vec<i64>,
-    /// Although there are events between the file's end and the log's beginning that neither has.
+    /// Go on even if events are missing between the end of the file and the beginning of the log.
     #[arg(long, requires = "reason")]
     allow_gap: bool,
     #[command(flatten)]
@@ -54,9 +57,14 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
     match output {
         Output::Json => super::print_json(&done),
         Output::Text => {
-            println!(
-                "{projection}: generation {} was fed with {} events of {} lines (applied {}, ignored {}, skipped {}); the log takes over.",
-                done.generation, done.events, done.lines, done.applied, done.ignored, done.skipped
+            out!(
+                "{projection}: generation {} has {} events of {} lines (applied {}, ignored {}, skipped {}); hosts go on with the log.",
+                done.generation,
+                done.events,
+                done.lines,
+                done.applied,
+                done.ignored,
+                done.skipped
             );
             Ok(())
         }

@@ -5,16 +5,18 @@ use std::path::PathBuf;
 use super::CliError;
 use crate::operations::component::component;
 
-/// Make a component of a core module.
+/// Make a component from a core module.
 ///
-/// `cargo build --target wasm32-unknown-unknown` makes a core module; the host takes components.
-/// No other tool is needed.
+/// `cargo build --target wasm32-unknown-unknown` makes a core module; the host runs components. No other tool is
+/// needed.
+///
+/// Example: projector component target/wasm32-unknown-unknown/release/customers.wasm -o plugins/customers.wasm
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// The core module: target/wasm32-unknown-unknown/release/NAME.wasm.
     module: PathBuf,
-    /// Where to write the component. It is written beside and then renamed, so that a host which
-    /// watches never sees half of it.
+    /// Where to write the component. The file is written under another name and then renamed, so that a host
+    /// never sees half of it.
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
 }

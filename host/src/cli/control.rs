@@ -1,69 +1,74 @@
 //! `projector pause`, `resume`, `skip` and `operations`.
 
-use comfy_table::{Table, presets};
 use serde_json::json;
 
-use super::dlq::when;
+use super::terminal::{Listing, out};
 use super::{CliError, ConfigArgument, Deed, Output};
 use crate::event::Partition;
+use crate::instant::to_seconds as when;
 use crate::operations::control;
 
-/// Pause a projection, on all hosts, until it is resumed.
+/// Pause a projection on all hosts, until `projector resume`.
 ///
-/// Batches in flight are settled first. Its rows stay as they are, and so do its checkpoints.
+/// The command returns when no batch is in flight any more. Rows and checkpoints stay as they are.
+///
+/// Example: projector pause order-search --reason "database maintenance"
 #[derive(Debug, clap::Args)]
 pub(super) struct Pause {
     #[command(flatten)]
     deed: Deed,
-    /// Why. It is kept, and shown by `projector status`.
+    /// Reason, recorded in the history and shown by `projector status`.
     #[arg(long)]
     reason: String,
 }
 
-/// Let a projection go on that was paused, or that stands still.
+/// Let a projection go on that was paused by an operator, or that stands still after a failure.
 ///
-/// Partitions that are paused are held against the log again.
+/// Hosts also check paused partitions against the log again, and read those that are sound.
 #[derive(Debug, clap::Args)]
 pub(super) struct Resume {
     #[command(flatten)]
     deed: Deed,
-    /// Why, if that is worth keeping.
+    /// Reason, recorded in the history (optional).
     #[arg(long)]
     reason: Option<String>,
 }
 
-/// Pass over events of a partition that are not to be read.
+/// Skip events of a partition: they are never read.
 ///
-/// Moves the checkpoint forward, never back; the events in between are counted as skipped. A host that
-/// reads there notices by itself.
+/// The checkpoint moves forward, never back, and the events in between are counted as skipped. A running host
+/// notices it and needs no restart.
+///
+/// Example: projector skip order-search --partition orders/3 --to 90 --reason "lost by retention"
 #[derive(Debug, clap::Args)]
 pub(super) struct Skip {
     #[command(flatten)]
     deed: Deed,
-    /// The generation, by its number; otherwise the live one.
+    /// The generation's number. Default: the live generation.
     #[arg(long)]
     generation: Option<i32>,
     /// The partition, as `projector status` shows it: `orders/3`.
     #[arg(long, value_name = "TOPIC/NUMBER", value_parser = partition)]
     partition: Partition,
-    /// The next offset that is to be read.
+    /// The next offset to read.
     #[arg(long, value_name = "OFFSET")]
     to: i64,
-    /// Why. It is kept.
+    /// Reason, recorded in the history.
     #[arg(long)]
     reason: String,
 }
 
-/// List what operators asked for, newest first: who, when, why, and what came of it.
+/// List the requests of operators, newest first: who asked for what, when, why, and the result.
 #[derive(Debug, clap::Args)]
 pub(super) struct Operations {
     #[command(flatten)]
     config: ConfigArgument,
     /// Only of this projection.
     projection: Option<String>,
-    /// No more than so many.
+    /// Show at most this many.
     #[arg(long, default_value_t = 50)]
     limit: usize,
+    /// How to print the answer.
     #[arg(long, value_enum, default_value = "text")]
     output: Output,
 }
@@ -95,7 +100,7 @@ impl Resume {
         super::runtime()?.block_on(control::resume(&config, &self.deed.projection, &asked))?;
         said(
             self.deed.output,
-            &format!("{} goes on.", self.deed.projection),
+            &format!("{} is resumed.", self.deed.projection),
             &json!({ "resumed": self.deed.projection }),
         )
     }
@@ -123,7 +128,7 @@ pub(super) fn said(output: Output, words: &str, document: &serde_json::Value) ->
     match output {
         Output::Json => super::print_json(document),
         Output::Text => {
-            println!("{words}");
+            out!("{words}");
             Ok(())
         }
     }
@@ -137,15 +142,7 @@ impl Operations {
         if self.output == Output::Json {
             return super::print_json(&operations);
         }
-        let mut table = Table::new();
-        table.load_style(presets::UTF8_BORDERS_ONLY).set_header([
-            "when",
-            "who",
-            "projection",
-            "what",
-            "why",
-            "what came of it",
-        ]);
+        let mut table = Listing::new(["when", "who", "projection", "what", "why", "what came of it"]);
         for operation in &operations {
             let place = match (&operation.dead_letter, &operation.topic, operation.partition) {
                 (Some(letter), ..) => format!(" {letter}"),
@@ -157,7 +154,7 @@ impl Operations {
                 (None, Some(_)) => "done".to_owned(),
                 (None, None) => "open".to_owned(),
             };
-            table.add_row([
+            table.row([
                 when(operation.asked_at),
                 operation.asked_by.clone(),
                 operation.projection.clone(),
@@ -166,7 +163,7 @@ impl Operations {
                 verdict,
             ]);
         }
-        println!("{table}");
+        table.print();
         Ok(())
     }
 }

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use comfy_table::{Table, presets};
 use humantime_serde::re::humantime;
 
-use super::dlq::when;
+use super::terminal::{Listing, note, out};
 use super::{AskedArgument, CliError, ConfigArgument, Output, executable};
+use crate::instant::to_seconds as when;
 use crate::operations::deployments::{self, Outcome, Plan, Replay};
 
 /// Show what deploying a file would do: nothing, additions in place, or all rows anew.
@@ -18,35 +18,45 @@ use crate::operations::deployments::{self, Outcome, Plan, Replay};
 pub(super) struct PlanArguments {
     #[command(flatten)]
     config: ConfigArgument,
-    /// The component.
+    /// The component file.
     #[arg(value_name = "FILE.wasm")]
     file: PathBuf,
+    /// How to print the answer.
     #[arg(long, value_enum, default_value = "text")]
     output: Output,
 }
 
 /// Deploy a component: check it, show the plan, and have every host run it.
 ///
-/// What is stored is what is compiled. It becomes the active version when every host that is there has
-/// compiled it, and lanes go over to it between two batches; hosts that cannot run it leave its group. If
-/// it fails for an event where the version before does not, within its first batches, that one comes back
-/// by itself. Where the tables, topics or revision are others, a new generation is built beside the live
-/// one: see `projector promote`.
+/// The command waits until every live host has compiled the component. Then the component becomes the active
+/// version, and hosts change to it between two batches. A host that cannot run it leaves the projection's
+/// consumer group. If the new version fails for an event for which the version before does not fail, within
+/// its first batches, the host puts the version before back.
 ///
-/// A file in the plugin directory is deployed likewise, but only if its projection never had it.
+/// If the new version needs other tables, topics or rows, a new generation is built beside the live one. Readers
+/// see it after `projector promote`. `projector plan` shows which of these will happen.
+///
+/// A file that is put into the plugin directory is deployed in the same way, but only if the projection never
+/// had that file before.
+///
+/// Example: projector deploy order-search.wasm --reason "new column: country"
 #[derive(Debug, clap::Args)]
 pub(super) struct DeployArguments {
     #[command(flatten)]
     config: ConfigArgument,
-    /// The component. Its signature, if one is asked for, stands beside it as FILE.wasm.minisig.
+    /// The component file. If the configuration asks for a signature, it is read from FILE.wasm.minisig.
     #[arg(value_name = "FILE.wasm")]
     file: PathBuf,
     #[command(flatten)]
     waited: Waited,
 }
 
-/// Go back to what was before: the version before the active one, or the generation that was live before
-/// the last promotion.
+/// Go back to the version before the active one, or to the generation before the last promotion.
+///
+/// Of the two, the command undoes the one that happened last. Rows are not rewritten when a version is rolled
+/// back: `projector rebuild` does that.
+///
+/// Example: projector rollback order-search --reason "totals are wrong"
 #[derive(Debug, clap::Args)]
 pub(super) struct Rollback {
     #[command(flatten)]
@@ -57,9 +67,9 @@ pub(super) struct Rollback {
     waited: Waited,
 }
 
-/// Build all rows anew, with the active version, beside the live generation.
+/// Build all rows again, with the active version, in a new generation beside the live one.
 ///
-/// Readers see it when it is promoted: `projector promote`.
+/// Readers see the new generation after `projector promote`. `projector diff` compares the two before that.
 #[derive(Debug, clap::Args)]
 pub(super) struct Rebuild {
     #[command(flatten)]
@@ -75,32 +85,34 @@ pub(super) struct Rebuild {
 pub(super) struct Waited {
     #[command(flatten)]
     pub(super) asked: AskedArgument,
-    /// Why, if that is worth keeping.
+    /// Reason, recorded in the history (optional).
     #[arg(long)]
     pub(super) reason: Option<String>,
-    /// How long to wait for the hosts. It stays asked for after that.
+    /// How long to wait for the hosts. After that the command fails, and the deployment stays open.
     #[arg(long, default_value = "2m", value_parser = humantime::parse_duration, value_name = "TIME")]
     pub(super) timeout: Duration,
+    /// How to print the answer.
     #[arg(long, value_enum, default_value = "text")]
     pub(super) output: Output,
 }
 
-/// Show what became of a projection, newest first: versions, generations, who asked, and why.
+/// Show the deployments of a projection, newest first: versions, generations, who asked, why, and the result.
 #[derive(Debug, clap::Args)]
 pub(super) struct History {
     #[command(flatten)]
     config: ConfigArgument,
     /// The projection's name.
     projection: String,
-    /// No more than so many.
+    /// Show at most this many.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..))]
     limit: i64,
+    /// How to print the answer.
     #[arg(long, value_enum, default_value = "text")]
     output: Output,
 }
 
 pub(super) fn progress(words: &str) {
-    eprintln!("{words}");
+    note!("{words}");
 }
 
 impl PlanArguments {
@@ -110,7 +122,7 @@ impl PlanArguments {
         match self.output {
             Output::Json => super::print_json(&plan),
             Output::Text => {
-                println!("{}", in_words(&plan));
+                out!("{}", in_words(&plan));
                 Ok(())
             }
         }
@@ -122,7 +134,7 @@ impl DeployArguments {
         let config = self.config.load()?;
         let Waited { asked, reason, timeout, output } = self.waited;
         let asked = asked.because(reason);
-        let told = |plan: &Plan| eprintln!("{}", in_words(plan));
+        let told = |plan: &Plan| note!("{}", in_words(plan));
         let deployed =
             deployments::deploy(&config, executable()?, &self.file, &asked, timeout, &told, &progress);
         said(output, &super::runtime()?.block_on(deployed)?)
@@ -156,17 +168,17 @@ fn said(output: Output, outcome: &Outcome) -> Result<(), CliError> {
     }
     let name = &outcome.projection;
     match &outcome.deployment {
-        None => println!("{name}: it is the active version already."),
+        None => out!("{name}: this component is the active version already."),
         Some(deployed) => {
             let version = deployed.version.as_deref().unwrap_or("?");
             let generation = deployed.generation.unwrap_or_default();
             let verdict =
                 deployed.verdict.as_ref().map(|verdict| format!(" ({verdict})")).unwrap_or_default();
-            println!("{name}: version {version} is active in generation {generation}{verdict}.");
+            out!("{name}: version {version} is active in generation {generation}{verdict}.");
         }
     }
     for (host, refusal) in &outcome.refusals {
-        println!("  {host} cannot run it, and has left its group: {refusal}");
+        out!("  {host} cannot run it, and has left its group: {refusal}");
     }
     Ok(())
 }
@@ -179,8 +191,7 @@ impl History {
         if self.output == Output::Json {
             return super::print_json(&history);
         }
-        let mut table = Table::new();
-        table.load_style(presets::UTF8_BORDERS_ONLY).set_header([
+        let mut table = Listing::new([
             "when",
             "who",
             "what",
@@ -194,7 +205,7 @@ impl History {
             let version = deployed.version.as_deref().unwrap_or_default();
             let words: Vec<&str> =
                 [deployed.reason.as_deref(), deployed.verdict.as_deref()].into_iter().flatten().collect();
-            table.add_row([
+            table.row([
                 when(deployed.asked_at),
                 deployed.asked_by.clone(),
                 deployed.action.clone(),
@@ -204,7 +215,7 @@ impl History {
                 words.join("; "),
             ]);
         }
-        println!("{table}");
+        table.print();
         Ok(())
     }
 }
@@ -224,6 +235,9 @@ fn in_words(plan: &Plan) -> String {
         "in-place" => format!("  in place of {now}"),
         _ => format!("  a new generation beside {now}, with all rows built anew:"),
     });
+    if plan.store_is_new {
+        words.push("  the store does not exist yet: `projector run` makes it".to_owned());
+    }
     words.extend(plan.reasons.iter().map(|reason| format!("    {reason}")));
     for step in &plan.steps {
         words.push(format!("    {}: locks {}", step.words, step.locks));
@@ -237,6 +251,9 @@ fn in_words(plan: &Plan) -> String {
             plan.rows_stay.join(", "),
             plan.projection
         ));
+    }
+    if let Some(readers) = &plan.move_readers {
+        words.extend(readers.to_lines().into_iter().map(|line| format!("  {line}")));
     }
     if let Some(Replay { events, estimated_seconds, log_begins_later, unknown, .. }) = &plan.replay {
         let time = humantime::format_duration(Duration::from_secs(estimated_seconds.ceil() as u64));
@@ -254,6 +271,7 @@ fn in_words(plan: &Plan) -> String {
             plan.order_dependent.join(", ")
         ));
     }
+    words.extend(plan.warnings.iter().map(|warning| format!("  warning: {warning}")));
     if plan.had_before && plan.change != "nothing" {
         words.push("  the projection had it before: only `projector deploy` brings it back".to_owned());
     }

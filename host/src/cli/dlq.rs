@@ -1,24 +1,27 @@
 //! `projector dlq`: what failed, and what becomes of it.
 
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Subcommand;
-use comfy_table::{Table, presets};
 use humantime_serde::re::humantime;
 use serde_json::Value as Json;
 
+use super::payload::{SHOWN_BYTES, SHOWN_CHARACTERS, escaped, text};
+use super::terminal::{Listing, bounded, note, out};
 use super::{AskedArgument, CliError, ConfigArgument, Output};
 use crate::event::as_json;
+use crate::instant::to_seconds as when;
 use crate::operations::OperationError;
 use crate::operations::dead_letters::{self, DeadLetter, Done, Request, in_words};
 use crate::store::operator::{Action, Filter, Letter};
 
-/// Look at the events that failed, try them again, or drop them.
+/// Show, retry and discard events that failed (dead letters).
 ///
-/// A dead letter keeps the event as it was: key, payload, headers, and why it failed. Under the policy
-/// `park-key`, later events of its key wait behind it; they follow, in order, when it was retried with
-/// success, or discarded. Both are done by the host that is granted the event's partition, in the
-/// transaction that writes its rows; the command waits for what came of it.
+/// A dead letter keeps the event as it was: key, payload, headers, and why it failed. With the policy `park-key`,
+/// later events of the same key wait behind it. They are projected, in order, after the dead letter is retried
+/// with success or discarded. The host that reads the event's partition does this, in the transaction that
+/// writes the rows; the command waits for the result.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(subcommand)]
@@ -37,10 +40,10 @@ enum Command {
 /// Which dead letters.
 #[derive(Debug, clap::Args)]
 struct Selection {
-    /// How it failed: rejected, trap, limit, too-large, invalid, refused or timeout.
+    /// The kind of failure: rejected, trap, limit, too-large, invalid, refused or timeout.
     #[arg(long)]
     kind: Option<String>,
-    /// The plugin's code, or the host's.
+    /// The code of the failure, as `dlq list` shows it in brackets.
     #[arg(long)]
     code: Option<String>,
     /// The record's key, as text.
@@ -49,10 +52,10 @@ struct Selection {
     /// The record's key, as hexadecimal digits.
     #[arg(long, value_name = "HEX", conflicts_with = "key", value_parser = hexadecimal)]
     key_hex: Option<Bytes>,
-    /// Those that failed since then: `2h` ago, or `2026-01-31T12:00:00Z`.
+    /// Failed since this time: `2h` ago, or `2026-01-31T12:00:00Z`.
     #[arg(long, value_name = "TIME", value_parser = time)]
     since: Option<SystemTime>,
-    /// Those that failed until then.
+    /// Failed until this time.
     #[arg(long, value_name = "TIME", value_parser = time)]
     until: Option<SystemTime>,
 }
@@ -109,22 +112,32 @@ struct List {
     projection: Option<String>,
     #[command(flatten)]
     selection: Selection,
-    /// No more than so many.
+    /// Show at most this many.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(i64).range(1..))]
     limit: i64,
+    /// How to print the answer.
     #[arg(long, value_enum, default_value = "text")]
     output: Output,
 }
 
-/// Show the whole of a dead letter: the event, why it failed, what waits behind it, what to do.
+/// Show a dead letter: the event, why it failed, what waits behind it, and what to do.
+///
+/// Of a long payload, the first 16 KiB are printed. Example: projector dlq show order-search 17 --payload-to 17.json
 #[derive(Debug, clap::Args)]
 struct Show {
     #[command(flatten)]
     config: ConfigArgument,
     /// The projection's name.
     projection: String,
-    /// Its number, as in `dlq list`.
+    /// The dead letter's number, as `dlq list` shows it.
     id: i64,
+    /// Print all of the payload, key and headers, however long they are.
+    #[arg(long)]
+    full: bool,
+    /// Write the payload, byte for byte, to this file.
+    #[arg(long, value_name = "FILE")]
+    payload_to: Option<PathBuf>,
+    /// How to print the answer.
     #[arg(long, value_enum, default_value = "text")]
     output: Output,
 }
@@ -134,27 +147,30 @@ struct Show {
 struct Which {
     /// The projection's name.
     projection: String,
-    /// Numbers, as in `dlq list`.
+    /// Numbers of dead letters, as `dlq list` shows them.
     ids: Vec<i64>,
     #[command(flatten)]
     selection: Selection,
-    /// All of the projection's.
+    /// All dead letters of the projection.
     #[arg(long)]
     all: bool,
-    /// Write nothing; show the changes that it would make.
+    /// Write nothing; show the changes that would be made.
     #[arg(long)]
     dry_run: bool,
-    /// How long a host may take to begin with each.
+    /// How long to wait, for each dead letter, until a host begins.
     #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
     timeout: Duration,
+    /// How to print the answer.
     #[arg(long, value_enum, default_value = "text")]
     output: Output,
 }
 
-/// Try dead letters again, with the plugin that is active now.
+/// Project dead letters again, with the version that is active now.
 ///
-/// One that goes well is a dead letter no more, and those that waited behind it follow, in order. One
-/// that fails again stays what it was. Exits with 1 if any did.
+/// If an event succeeds, its dead letter is removed, and the events that wait behind it follow in order. If it
+/// fails again, the dead letter stays. The exit code is 1 if any failed again.
+///
+/// Example: projector dlq retry order-search --code no-country --dry-run
 #[derive(Debug, clap::Args)]
 struct Retry {
     #[command(flatten)]
@@ -163,12 +179,14 @@ struct Retry {
     which: Which,
     #[command(flatten)]
     asked: AskedArgument,
-    /// Why, if that is worth keeping.
+    /// Reason, recorded in the history (optional).
     #[arg(long)]
     reason: Option<String>,
 }
 
-/// Drop dead letters for good. Those that waited behind them follow, in order.
+/// Discard dead letters for good. The events that wait behind them are projected, in order.
+///
+/// Example: projector dlq discard order-search 17 --reason "test order"
 #[derive(Debug, clap::Args)]
 struct Discard {
     #[command(flatten)]
@@ -177,14 +195,15 @@ struct Discard {
     which: Which,
     #[command(flatten)]
     asked: AskedArgument,
-    /// Why. It is kept.
+    /// Reason, recorded in the history.
     #[arg(long)]
     reason: String,
 }
 
-/// Forget everything that is kept of a key: its dead letters and what waits behind them.
+/// Erase the stored events of a key: its dead letters, and the events that wait behind them.
 ///
-/// The events are counted as skipped. Rows that were written before stay; later events of the key flow.
+/// The events are counted as skipped. Rows that were written before stay. Later events of the key are projected
+/// as usual.
 #[derive(Debug, clap::Args)]
 struct Erase {
     #[command(flatten)]
@@ -199,9 +218,10 @@ struct Erase {
     key_hex: Option<Bytes>,
     #[command(flatten)]
     asked: AskedArgument,
-    /// Why. It is kept; do not write the key here.
+    /// Reason, recorded in the history. Do not write the key here: it would be kept.
     #[arg(long)]
     reason: String,
+    /// How to print the answer.
     #[arg(long, value_enum, default_value = "text")]
     output: Output,
 }
@@ -229,23 +249,13 @@ impl List {
             return super::print_json(&letters);
         }
         if letters.is_empty() {
-            println!("No dead letter is of this kind.");
+            out!("There are no such dead letters.");
             return Ok(());
         }
-        let mut table = Table::new();
-        table.load_style(presets::UTF8_BORDERS_ONLY).set_header([
-            "id",
-            "projection",
-            "event",
-            "key",
-            "failed",
-            "why",
-            "tried",
-            "behind it",
-            "died",
-        ]);
+        let mut table =
+            Listing::new(["id", "projection", "event", "key", "failed", "why", "tried", "behind it", "died"]);
         for DeadLetter { letter, .. } in &letters {
-            table.add_row([
+            table.row([
                 letter.id.to_string(),
                 letter.projection.clone(),
                 position(letter),
@@ -257,9 +267,9 @@ impl List {
                 when(letter.died_at),
             ]);
         }
-        println!("{table}");
+        table.print();
         if letters.len() as i64 == self.limit {
-            println!("There may be more: --limit {}", self.limit * 10);
+            out!("There may be more: --limit {}", self.limit * 10);
         }
         Ok(())
     }
@@ -273,13 +283,17 @@ impl Show {
             return super::print_json(&shown);
         }
         let DeadLetter { letter, advice } = shown;
-        println!("dead letter {} of {} (generation {})", letter.id, letter.projection, letter.generation);
-        let line = |name: &str, text: String| println!("  {name:<10} {text}");
+        let short = |text: &str| match self.full {
+            true => escaped(text),
+            false => bounded(&escaped(text), SHOWN_CHARACTERS),
+        };
+        out!("dead letter {} of {} (generation {})", letter.id, letter.projection, letter.generation);
+        let line = |name: &str, text: String| out!("  {name:<10} {text}");
         let recorded =
             letter.timestamp_ms.map_or("without a time".into(), |ms| when(ms.saturating_mul(1_000)));
         line("event", format!("{}, recorded {recorded}", position(&letter)));
-        line("key", letter.key.as_deref().map_or("none".into(), |key| plain(&as_json(key))));
-        line("failed", format!("{} ({}): {}", letter.kind, letter.code, letter.detail));
+        line("key", letter.key.as_deref().map_or("none".into(), |key| short(&raw(&as_json(key)))));
+        line("failed", format!("{} ({}): {}", letter.kind, letter.code, short(&letter.detail)));
         line(
             "in",
             format!(
@@ -305,19 +319,42 @@ impl Show {
             line("what to do", advice.to_owned());
         }
         for header in letter.headers.as_array().into_iter().flatten() {
-            line("header", format!("{} = {}", plain(&header["name"]), plain(&header["value"])));
+            line("header", format!("{} = {}", short(&raw(&header["name"])), short(&raw(&header["value"]))));
         }
         if let Some(backtrace) = &letter.backtrace {
-            println!("\n{}", backtrace.trim_end());
+            out!("\n{}", escaped(backtrace.trim_end()));
         }
-        match letter.payload.as_deref().map(as_json) {
-            None if letter.oversize_bytes.is_some() => println!("\nno payload: it was left in the log"),
-            None => println!("\nno payload: a tombstone"),
-            Some(Json::String(text)) => match serde_json::from_str::<Json>(&text) {
-                Ok(document) => println!("\n{document:#}"),
-                Err(_) => println!("\n{}", crate::outcome::printable(&text)),
-            },
-            Some(bytes) => println!("\n{}", plain(&bytes)),
+        self.payload(&letter)
+    }
+
+    fn payload(&self, letter: &Letter) -> Result<(), CliError> {
+        let Some(payload) = &letter.payload else {
+            out!(
+                "\n{}",
+                match letter.oversize_bytes {
+                    Some(bytes) => format!("no payload: its {bytes} bytes were left in the log"),
+                    None => "no payload: a tombstone".to_owned(),
+                }
+            );
+            return match &self.payload_to {
+                Some(_) => Err(CliError::failed("there is no payload to write to a file")),
+                None => Ok(()),
+            };
+        };
+        if let Some(file) = &self.payload_to {
+            std::fs::write(file, payload).map_err(|error| {
+                CliError::failed(format!("{} cannot be written: {error}", file.display()))
+            })?;
+            out!("\nThe payload, {} bytes, is in {}.", payload.len(), file.display());
+            return Ok(());
+        }
+        let (shown, is_all) = text(payload, if self.full { usize::MAX } else { SHOWN_BYTES });
+        out!("\n{shown}");
+        if !is_all {
+            out!(
+                "\n… The payload has {} bytes: --full prints all of it, --payload-to FILE writes it to a file.",
+                payload.len()
+            );
         }
         Ok(())
     }
@@ -333,8 +370,8 @@ impl Which {
     ) -> Result<(), CliError> {
         if self.ids.is_empty() && self.selection.is_empty() && !self.all {
             return Err(CliError::Operation(OperationError::Usage {
-                message: "which dead letters?".into(),
-                help: "give their numbers, select them (--code, --key, …), or say --all".into(),
+                message: "it is not said which dead letters".into(),
+                help: "give numbers of dead letters, select them (--code, --key, …), or say --all".into(),
             }));
         }
         let config = config.load()?;
@@ -349,7 +386,7 @@ impl Which {
         let progress = |letter: &Letter| {
             if text {
                 let Letter { id, topic, partition, offset, .. } = letter;
-                eprintln!("{} of {id} ({topic}/{partition}@{offset}) …", action.as_str());
+                note!("{} of {id} ({topic}/{partition}@{offset}) …", action.as_str());
             }
         };
         let mut all: Vec<Done> = Vec::new();
@@ -380,14 +417,14 @@ impl Which {
 }
 
 fn print(done: &Done) {
-    println!("{}: {}", done.dead_letter, in_words(&done.verdict));
+    out!("{}: {}", done.dead_letter, in_words(&done.verdict));
     for change in &done.verdict.changes {
-        println!(
+        out!(
             "  {} would {} {} {}",
             plain(&change["event"]),
             plain(&change["statement"]),
             plain(&change["table"]),
-            change["arguments"]
+            raw(&change["arguments"])
         );
     }
 }
@@ -406,7 +443,7 @@ impl Erase {
         match self.output {
             Output::Json => super::print_json(&serde_json::json!({ "erased": erased })),
             Output::Text => {
-                println!("{erased} events were forgotten.");
+                out!("{erased} events are erased.");
                 Ok(())
             }
         }
@@ -417,26 +454,15 @@ fn position(letter: &Letter) -> String {
     format!("{}/{}@{}", letter.topic, letter.partition, letter.offset)
 }
 
-/// Text as it is, fit for a terminal; everything else as JSON.
+/// Text fit for a terminal, of a bounded length; everything else as JSON.
 fn plain(json: &Json) -> String {
+    crate::outcome::printable(&raw(json))
+}
+
+/// Text as it is; everything else as JSON.
+fn raw(json: &Json) -> String {
     match json {
-        Json::String(text) => crate::outcome::printable(text),
+        Json::String(text) => text.clone(),
         other => other.to_string(),
-    }
-}
-
-fn bounded(text: &str, most: usize) -> String {
-    match text.char_indices().nth(most) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
-}
-
-/// Microseconds since 1970, for a person.
-pub(super) fn when(micros: i64) -> String {
-    match u64::try_from(micros).ok().and_then(|micros| UNIX_EPOCH.checked_add(Duration::from_micros(micros)))
-    {
-        Some(time) if micros < 253_402_300_800_000_000 => humantime::format_rfc3339_seconds(time).to_string(),
-        _ => format!("{micros} µs since 1970"),
     }
 }

@@ -1,10 +1,9 @@
 //! `projector duplicates`: what was ignored because its id was handled before.
 
-use comfy_table::{Table, presets};
-
-use super::dlq::when;
+use super::terminal::{Listing, out};
 use super::{CliError, ConfigArgument, Output};
 use crate::duplicate::Recorded;
+use crate::instant::to_seconds as when;
 use crate::operations::duplicates;
 
 /// List the events that were ignored as duplicates, newest first.
@@ -22,6 +21,7 @@ pub(super) struct Arguments {
     /// How many duplicates to list.
     #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(i64).range(1..))]
     most: i64,
+    /// How to print the answer.
     #[arg(long, value_enum, default_value = "text")]
     output: Output,
 }
@@ -34,20 +34,19 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
         return super::print_json(&found);
     }
     if found.is_empty() {
-        println!("No event of {} was ignored as a duplicate.", arguments.projection);
+        out!("No event of {} was ignored as a duplicate.", arguments.projection);
         return Ok(());
     }
-    let mut table = Table::new();
-    table.load_style(presets::UTF8_BORDERS_ONLY).set_header(["duplicate", "first", "generation", "ignored"]);
+    let mut table = Listing::new(["duplicate", "first", "generation", "ignored"]);
     for one in &found {
-        table.add_row([
+        table.row([
             format!("{}/{}@{}", one.topic, one.partition, one.offset),
             first(one),
             one.generation.to_string(),
             when(one.ignored_at),
         ]);
     }
-    println!("{table}");
+    table.print();
     Ok(())
 }
 

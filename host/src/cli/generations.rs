@@ -3,101 +3,119 @@
 use serde_json::json;
 
 use super::control::said;
+use super::terminal::out;
 use super::{CliError, ConfigArgument, Deed, Output};
+use crate::deploy::readers::Move;
 use crate::operations::OperationError;
 use crate::operations::deployments;
 use crate::store::diff::{Diff, TableDiff};
 
 /// Compare a generation with the live one, row by row, at the same offsets.
 ///
-/// Both are held for a moment, until each has come to where the other one is; a snapshot of both is opened
-/// then, and they go on while it is compared. Exits with 1 if they differ in what is not expected to.
+/// Both generations stop for a moment, until each is at the offsets of the other. A snapshot of both is opened
+/// there. Both go on while the snapshot is compared. The exit code is 1 if they differ in what is not expected to
+/// differ.
+///
+/// Example: projector diff order-search --expect order_search.customer_name
 #[derive(Debug, clap::Args)]
 pub(super) struct DiffArguments {
     #[command(flatten)]
     config: ConfigArgument,
     /// The projection's name.
     projection: String,
-    /// The generation, by its number; otherwise the one that is built, or was live before.
+    /// The generation's number. Default: the generation that is being built, or else the one that was live
+    /// before.
     #[arg(long)]
     generation: Option<i32>,
-    /// A table or column that is expected to differ, beside those of the configuration.
+    /// A table or column that may differ, in addition to `expected-differences` of the configuration. May be
+    /// given several times.
     #[arg(long, value_name = "TABLE[.COLUMN]")]
     expect: Vec<String>,
-    /// How many rows to show of each table.
+    /// How many of the rows that differ to show of each table.
     #[arg(long, default_value_t = 10)]
     samples: usize,
+    /// How to print the answer.
     #[arg(long, value_enum, default_value = "text")]
     output: Output,
 }
 
 /// Show another generation to readers, in one transaction.
 ///
-/// Where it has the same tables and columns, the views that readers know show it from then on; otherwise it
-/// gets views of its own, in a schema with its number, and the old ones stay. The generation before is kept
-/// current: `projector rollback` is the same switch back.
+/// If the generation has the same tables and columns as the live one, the views that readers know show it from
+/// then on: rights, comments and dependent objects of the views stay. Otherwise the generation gets new views
+/// in a schema of its own, the old views stay, and the command names the readers that must change.
 ///
-/// Refused while it is behind the live one (readers would see a step back), is not fresh, or differs in
-/// what is not expected to.
+/// The generation before is kept current, so that `projector rollback` can switch back.
+///
+/// The command refuses a generation that is behind the live one (readers would see a step back), that is not
+/// fresh, or that differs from the live one in what is not expected to differ.
 #[derive(Debug, clap::Args)]
 pub(super) struct Promote {
     #[command(flatten)]
     deed: Deed,
-    /// The generation, by its number; otherwise the one that is built, or was live before.
+    /// The generation's number. Default: the generation that is being built, or else the one that was live
+    /// before.
     #[arg(long)]
     generation: Option<i32>,
-    /// Although it is not fresh, or differs. Never although it is behind.
+    /// Promote even if it is not fresh or its rows differ. A generation that is behind is still refused.
     #[arg(long, requires = "reason")]
     force: bool,
-    /// Why. It is kept.
+    /// Reason, recorded in the history.
     #[arg(long)]
     reason: Option<String>,
 }
 
-/// Remove a generation that is not live: its rows, and views that only it had.
+/// Remove a generation that is not live: its tables, and the views that only it has.
+///
+/// The command removes only what Projector made. If a view, table, function or other object of a person would be
+/// lost or broken, nothing is removed, and the command names these objects.
+///
+/// Example: projector retire order-search --generation 1
 #[derive(Debug, clap::Args)]
 pub(super) struct Retire {
     #[command(flatten)]
     deed: Deed,
-    /// The generation, by its number; otherwise the one that was live before, or is built.
+    /// The generation's number. Default: the generation that was live before, or else the one that is being
+    /// built.
     #[arg(long)]
     generation: Option<i32>,
-    /// Why. It is kept.
+    /// Reason, recorded in the history.
     #[arg(long)]
     reason: Option<String>,
 }
 
-/// Stop a projection on all hosts: none runs any of its generations until it is started again.
+/// Stop a projection on all hosts, until `projector start`.
 ///
-/// Its rows stay, and so do its checkpoints. A file that vanishes from the plugin directory stops nothing.
+/// No host runs any generation of the projection. Rows and checkpoints stay. Removing the file from the plugin
+/// directory does not stop a projection; this command does.
 #[derive(Debug, clap::Args)]
 pub(super) struct Stop {
     #[command(flatten)]
     deed: Deed,
-    /// Why. It is kept, and shown by `projector status`.
+    /// Reason, recorded in the history and shown by `projector status`.
     #[arg(long)]
     reason: String,
 }
 
-/// Have hosts run a projection again that was stopped.
+/// Start a projection that was stopped with `projector stop`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Start {
     #[command(flatten)]
     deed: Deed,
-    /// Why, if that is worth keeping.
+    /// Reason, recorded in the history (optional).
     #[arg(long)]
     reason: Option<String>,
 }
 
-/// Drop a stopped projection: its rows, its views, its dead letters. They are lost.
+/// Drop a stopped projection: its tables, its views and its dead letters are deleted.
 ///
-/// What became of it is kept, and its component stays known: a file in the plugin directory does not bring
-/// it back, and `projector deploy` does.
+/// Its history and its components are kept. A file in the plugin directory does not bring it back; `projector
+/// deploy` does. Objects of other people are never dropped: see `projector retire`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Drop {
     #[command(flatten)]
     deed: Deed,
-    /// Why. It is kept.
+    /// Reason, recorded in the history.
     #[arg(long)]
     reason: String,
 }
@@ -130,10 +148,13 @@ impl Promote {
             true => "the views that they know show it",
             false => "in views of its own; the old ones are served as well",
         };
-        let words = format!(
+        let mut words = format!(
             "{}: readers see generation {} at {} ({how}); generation {} is kept current.",
             self.deed.projection, promotion.generation, promotion.promoted.readers, promotion.before
         );
+        for line in promotion.move_readers.iter().flat_map(Move::to_lines) {
+            words = format!("{words}\n  {line}");
+        }
         said(self.deed.output, &words, &json!(promotion))
     }
 }
@@ -144,7 +165,7 @@ impl Retire {
         let asked = self.deed.asked.because(self.reason);
         let retire = deployments::retire(&config, &self.deed.projection, self.generation, &asked);
         let number = super::runtime()?.block_on(retire)?;
-        let words = format!("Generation {number} of {} is gone.", self.deed.projection);
+        let words = format!("Generation {number} of {} is removed.", self.deed.projection);
         said(self.deed.output, &words, &json!({ "projection": self.deed.projection, "retired": number }))
     }
 }
@@ -174,7 +195,7 @@ impl Start {
         ))?;
         said(
             self.deed.output,
-            &format!("{} runs again.", self.deed.projection),
+            &format!("{} is started.", self.deed.projection),
             &json!({ "started": self.deed.projection }),
         )
     }
@@ -196,29 +217,33 @@ impl Drop {
 fn print(diff: &Diff) {
     for table in &diff.tables {
         let TableDiff { table: name, rows_old, rows_new, only_in_old, only_in_new, differ, .. } = table;
-        println!(
+        out!(
             "{name}: {rows_old} rows live, {rows_new} new; only live {only_in_old}, only new {only_in_new}, different {differ}"
         );
         if let Some(reason) = &table.reason {
-            println!("  not compared: {reason}");
+            out!("  not compared: {reason}");
         }
         for (column, rows) in &table.by_column {
-            println!("  {column} differs in {rows} rows");
+            out!("  {column} differs in {rows} rows");
         }
         for sample in &table.samples {
-            println!("  {}", json!(sample));
+            out!("  {}", json!(sample));
         }
     }
     for (which, tables) in [("live", &diff.tables_only_in_old), ("new", &diff.tables_only_in_new)] {
         for table in tables {
-            println!("{table}: only in the {which} one");
+            out!("{table}: only in the {which} generation");
         }
     }
     for (which, waiting) in ["live", "new"].into_iter().zip(&diff.waiting) {
-        println!("waiting in the {which} one: {}", json!(waiting));
+        out!("waiting in the {which} generation: {}", json!(waiting));
     }
-    println!(
+    out!(
         "{}",
-        if diff.is_equal() { "They hold the same, but for what is expected." } else { "They differ." }
+        if diff.is_equal() {
+            "The generations hold the same rows, except for expected differences."
+        } else {
+            "The generations differ."
+        }
     );
 }

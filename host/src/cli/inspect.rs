@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use comfy_table::{Table, presets};
 use projector_model::descriptor::{Operation, Statement, StatementKind};
 
+use super::terminal::out;
 use super::{CliError, Output};
 use crate::config::Limits;
 use crate::operations::inspect::{Inspection, inspect};
@@ -13,15 +14,16 @@ use crate::plugin::{Engine, Plugin, compile::Compiler};
 /// Show what a plugin reads, owns and may write, and where it depends on the order between
 /// partitions.
 ///
-/// The component is checked just as the host checks it at load, without brokers or database.
+/// The component is checked as the host checks it at load. No broker and no database is needed.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// The component.
+    /// The component file.
     file: PathBuf,
-    /// Show also how the planner merges a batch's changes: which statements fold and commute, and why
-    /// others do not. The JSON has that anyway.
+    /// Also show how the changes of a batch are merged: which statements can be merged, and why others cannot.
+    /// The JSON always has it.
     #[arg(long)]
     explain: bool,
+    /// How to print the answer.
     #[arg(long, value_enum, default_value = "text")]
     output: Output,
 }
@@ -52,14 +54,14 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
 
 fn print(inspection: &Inspection) {
     let descriptor = &inspection.descriptor;
-    println!("{} {} (revision {})", descriptor.name, descriptor.version, descriptor.revision);
-    println!("sha256 {}, {} bytes\n", inspection.digest, inspection.bytes);
+    out!("{} {} (revision {})", descriptor.name, descriptor.version, descriptor.revision);
+    out!("sha256 {}, {} bytes\n", inspection.digest, inspection.bytes);
 
     let mut topics = table(["reads topic", "may lead to", "looks up"]);
     for topic in &descriptor.topics {
         topics.add_row([topic.name.clone(), topic.statements.join("\n"), topic.lookups.join("\n")]);
     }
-    println!("{topics}\n");
+    out!("{topics}\n");
 
     let mut tables = table(["owns table", "column", "type", ""]);
     for owned in &descriptor.tables {
@@ -73,52 +75,52 @@ fn print(inspection: &Inspection) {
             tables.add_row(["", "_topic, _partition, _offset, _digest", "", "lineage, hidden from readers"]);
         }
     }
-    println!("{tables}\n");
+    out!("{tables}\n");
 
     let mut statements = table(["may write", "to", "what"]);
     for statement in &descriptor.statements {
         statements.add_row([statement.name.clone(), statement.table.clone(), explain(statement)]);
     }
-    println!("{statements}\n");
+    out!("{statements}\n");
 
     if !descriptor.lookups.is_empty() {
         let mut lookups = table(["may look up", "in", "by"]);
         for lookup in &descriptor.lookups {
             lookups.add_row([lookup.name.clone(), lookup.table.clone(), lookup.by.join(", ")]);
         }
-        println!("{lookups}\n");
+        out!("{lookups}\n");
     }
     for (title, codes) in [("ignores", &descriptor.ignores), ("rejects", &descriptor.rejects)] {
         for code in codes {
-            println!("{title} {}: {}", code.code, code.meaning);
+            out!("{title} {}: {}", code.code, code.meaning);
         }
     }
     match &inspection.one_writer {
-        Some(reason) => println!("\nOne writer at a time: {reason}."),
-        None => println!("\nWrites by key alone: batches need not wait for each other."),
+        Some(reason) => out!("\nOne writer at a time: {reason}."),
+        None => out!("\nWrites by key alone: batches need not wait for each other."),
     }
     if inspection.order_dependences.is_empty() {
-        println!("No column depends on the order between partitions.");
+        out!("No column depends on the order between partitions.");
         return;
     }
-    println!("\nColumns that more than one source writes, and Kafka does not order the sources:");
+    out!("\nColumns that more than one source writes, and Kafka does not order the sources:");
     for dependence in &inspection.order_dependences {
-        println!("  {}.{}: {}", dependence.table, dependence.column, dependence.sources.join(", "));
+        out!("  {}.{}: {}", dependence.table, dependence.column, dependence.sources.join(", "));
         match &dependence.settled_by {
-            Some(read) => println!("    settled by a read, if the plugin decides by it: {read}"),
-            None => println!("    depends on their order; to remove that: {}", dependence.remedy),
+            Some(read) => out!("    settled by a read, if the plugin decides by it: {read}"),
+            None => out!("    depends on their order; to remove that: {}", dependence.remedy),
         }
     }
 }
 
 fn print_merging(inspection: &Inspection) {
-    println!("\nHow a batch's changes are merged; what keeps its order may cost a statement more:");
+    out!("\nHow a batch's changes are merged; what keeps its order may cost a statement more:");
     let mut merging = table(["table", "statement", "with", "they"]);
     for pair in &inspection.merging {
         let with = pair.with.as_deref().unwrap_or("itself, on the same rows");
         merging.add_row([&pair.table, &pair.statement, with, &pair.verdict]);
     }
-    println!("{merging}");
+    out!("{merging}");
 }
 
 fn explain(statement: &Statement) -> String {

@@ -1,5 +1,8 @@
 //! The command line.
 
+// `terminal` writes, and does not panic where nobody reads.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod backfill;
 mod component;
 mod control;
@@ -8,8 +11,10 @@ mod dlq;
 mod duplicates;
 mod generations;
 mod inspect;
+mod payload;
 mod run;
 mod status;
+mod terminal;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,12 +26,13 @@ use crate::config::{Config, ConfigError};
 use crate::operations::OperationError;
 use crate::plugin::compile;
 use crate::store::operator::Asked;
+use terminal::{note, out};
 
 /// Read models from Kafka, kept by sandboxed WebAssembly plugins.
 ///
-/// Drop a projection's `.wasm` into the plugin directory and run the host: it consumes the topics
-/// that the projection declares, hands it each event, and applies the row changes that it returns,
-/// together with the offsets, in one transaction to the read-model database.
+/// Put a projection's `.wasm` file into the plugin directory and run the host. The host consumes the topics
+/// that the projection declares and hands each event to the plugin. It applies the row changes that the
+/// plugin returns, together with the offsets, in one transaction to the read-model database.
 #[derive(Debug, Parser)]
 #[command(name = "projector", version, max_term_width = 100)]
 #[command(
@@ -85,7 +91,7 @@ impl ConfigArgument {
 /// Who asks for something that is kept.
 #[derive(Debug, clap::Args)]
 struct AskedArgument {
-    /// Who asks: it is kept.
+    /// Your name, recorded in the history. Default: the user that runs this command.
     #[arg(long = "as", env = "PROJECTOR_OPERATOR", value_name = "NAME")]
     by: Option<String>,
 }
@@ -106,15 +112,16 @@ struct Deed {
     projection: String,
     #[command(flatten)]
     asked: AskedArgument,
+    /// How to print the answer.
     #[arg(long, value_enum, default_value = "text")]
     output: Output,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Output {
-    /// For a person.
+    /// Text for a person.
     Text,
-    /// For a program: one JSON document.
+    /// One JSON document for a program. Instants are RFC 3339, durations name their unit.
     Json,
 }
 
@@ -146,6 +153,10 @@ impl From<crate::source::LogError> for CliError {
 impl CliError {
     fn failed(message: impl Into<String>) -> Self {
         Self::Operation(OperationError::Failed(message.into()))
+    }
+
+    fn usage(message: impl Into<String>, help: &str) -> Self {
+        Self::Operation(OperationError::Usage { message: message.into(), help: help.to_owned() })
     }
 
     fn exit_code(&self) -> ExitCode {
@@ -184,7 +195,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(arguments) => inspect::run(arguments),
         Command::Component(arguments) => component::run(arguments),
     };
-    match done {
+    match done.and_then(|()| written()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let code = error.exit_code();
@@ -192,9 +203,17 @@ pub fn main() -> ExitCode {
                 CliError::Config(error) => Report::new_boxed(error),
                 CliError::Operation(error) => Report::new(error),
             };
-            eprintln!("{report:?}");
+            note!("{report:?}");
             code
         }
+    }
+}
+
+/// Whether all that was said could be written.
+fn written() -> Result<(), CliError> {
+    match terminal::failure() {
+        None => Ok(()),
+        Some(error) => Err(CliError::failed(format!("standard output cannot be written: {error}"))),
     }
 }
 
@@ -224,6 +243,6 @@ fn read(path: &std::path::Path) -> Result<Vec<u8>, CliError> {
 
 fn print_json(value: &impl serde::Serialize) -> Result<(), CliError> {
     let json = serde_json::to_string_pretty(value).map_err(|error| CliError::failed(error.to_string()))?;
-    println!("{json}");
+    out!("{json}");
     Ok(())
 }

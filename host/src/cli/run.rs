@@ -12,15 +12,15 @@ use crate::supervisor::Host;
 
 /// Run the host: every `.wasm` file in the plugin directory becomes a projection.
 ///
-/// The directory is watched: a file that is new to its projection is deployed, as `projector deploy` does
-/// it. One that vanishes stops nothing: what runs is what the database says.
+/// The host watches the directory. A file that is new to its projection is deployed as by `projector deploy`. A
+/// file that is removed stops nothing: the database says what runs.
 ///
-/// SIGTERM or Ctrl-C settles the transactions in flight, within `shutdown-deadline`, and exits with
-/// 0. What is not settled then is rolled back, and read again by whoever comes next.
+/// On SIGTERM or Ctrl-C the host finishes the transactions in flight, for at most `shutdown-deadline`, and exits
+/// with 0. What is not finished is rolled back; the next host reads those events again.
 ///
-/// With `[admin]` in its configuration it answers HTTP requests, with JSON: GET /v1/projections and
+/// With `[admin]` in its configuration the host answers HTTP requests, with JSON: GET /v1/projections and
 /// /v1/projections/NAME (as `status`), /v1/projections/NAME/dead-letters and /…/dead-letters/ID,
-/// /v1/operations, and /v1/retrying: what this host tries again, since when, and why. POST
+/// /v1/operations, and /v1/retrying (what this host tries again, since when, and why). POST
 /// /v1/projections/NAME/pause, /resume, /skip, /dead-letters/ID/retry and /dead-letters/ID/discard, with a
 /// JSON object: `reason`, where the command of that name has it; of a skip `topic`, `partition` and `to`; of
 /// a retry or discard `dry-run`.
@@ -47,11 +47,15 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
 }
 
 fn start_log(arguments: &Arguments) -> Result<(), CliError> {
-    let filter = EnvFilter::try_new(&arguments.log)
-        .map_err(|error| CliError::failed(format!("--log {:?}: {error}", arguments.log)))?;
+    let filter = EnvFilter::try_new(&arguments.log).map_err(|error| {
+        let help = "write a level, or directives: `info,plugin=debug`";
+        CliError::usage(format!("--log {:?}: {error}", arguments.log), help)
+    })?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // Where standard error is closed, it would panic.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
     match arguments.log_format {
         LogFormat::Text => log.with_target(false).init(),
@@ -71,7 +75,8 @@ async fn host(config: Config) -> Result<(), CliError> {
     tokio::select! {
         () = host.clone().run() => {}
         () = async { stop.cancelled().await; tokio::time::sleep(deadline).await } => {
-            tracing::warn!(?deadline, "not everything ended in time; what is open rolls back");
+            let deadline_ms = deadline.as_millis() as u64;
+            tracing::warn!(deadline_ms, "shutdown deadline passed; open transactions are rolled back");
             return Ok(());
         }
     }

@@ -1,40 +1,48 @@
 //! `projector status`: how every projection stands, for a person.
 
-use comfy_table::{Table, presets};
-
+use super::terminal::{Listing, note, out};
 use super::{CliError, ConfigArgument, Output};
+use crate::config::Known;
 use crate::operations::OperationError;
 use crate::operations::status::{PartitionStatus, Progress, ProjectionStatus, Status, UnknownTopic, status};
+use crate::operations::unused::unused;
 use crate::store::deployments::Role;
 
 /// Show how current and complete every read model is.
 ///
-/// Read from the database and the brokers, not from a running host: a dead host's projections are
-/// shown as well. `lag` counts what is committed in the log and not in the read model; `freshness`
-/// is the age of the oldest such event, zero when there is none.
+/// The command reads the database and the brokers, and asks no host: projections of a host that is down are
+/// shown as well. `lag` is the number of events that are committed in the log and not yet in the read model.
+/// `freshness` is the age of the oldest of these events, and zero if there are none.
 ///
 /// What the brokers or a database do not tell is named with its reason, and the rest is shown: a topic that
 /// does not exist, a missing right, a partition without a leader. The exit code is 0 then. It is 3 if no
 /// broker answers or a database cannot be read, after all that is known was printed.
+///
+/// Example: projector status order-search
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     config: ConfigArgument,
     /// Only this projection.
     projection: Option<String>,
+    /// How to print the answer.
     #[arg(long, value_enum, default_value = "text")]
     output: Output,
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
     let config = arguments.config.load()?;
-    let status = super::runtime()?.block_on(status(&config, arguments.projection.as_deref()))?;
+    let runtime = super::runtime()?;
+    for warning in runtime.block_on(unused(&config, Known::new())).into_iter().flatten() {
+        note!("warning: {warning}");
+    }
+    let status = runtime.block_on(status(&config, arguments.projection.as_deref()))?;
     if arguments.output == Output::Json {
         super::print_json(&status)?;
         return complete(&status);
     }
     if status.projections.is_empty() && status.unreachable_stores.is_empty() {
-        println!("No projection was ever installed in these databases.");
+        out!("No projection was ever installed in these databases.");
     }
     status.projections.iter().for_each(print);
     complete(&status)
@@ -73,24 +81,26 @@ fn print(projection: &ProjectionStatus) {
         Role::Live => String::new(),
         role => format!(" ({})", role.as_str()),
     };
-    println!(
-        "{} {} · generation {}{role} · {state}",
-        projection.name, projection.version, projection.generation
-    );
+    out!("{} {} · generation {}{role} · {state}", projection.name, projection.version, projection.generation);
     if let Some(Progress { events_per_second, remaining_seconds }) = projection.building {
         let remaining = remaining_seconds.map_or("unknown".into(), |left| seconds((left * 1_000.0) as i64));
-        println!("  built with {events_per_second:.0} events per second; remaining: {remaining}");
+        out!("  built with {events_per_second:.0} events per second; remaining: {remaining}");
     }
     if let Some(trouble) = &projection.halted {
-        println!("  what to do: {}", trouble.kind.advice());
+        out!("  what to do: {}", trouble.kind.advice());
     }
     if let Some(report) = &projection.impure {
-        println!("  NOT A PURE FUNCTION: {report}");
+        out!("  NOT A PURE FUNCTION: {report}");
     }
     let counters = projection.counters;
-    println!(
+    out!(
         "  read {} = applied {} + ignored {} + parked {} + dead {} + skipped {}",
-        counters.read, counters.applied, counters.ignored, counters.parked, counters.dead, counters.skipped
+        counters.read,
+        counters.applied,
+        counters.ignored,
+        counters.parked,
+        counters.dead,
+        counters.skipped
     );
     for (outcome, codes) in [
         ("ignored", &projection.ignored_by_code),
@@ -98,32 +108,23 @@ fn print(projection: &ProjectionStatus) {
         ("skipped", &projection.skipped_by_code),
     ] {
         for (code, events) in codes {
-            println!("  {outcome} {code}: {events}");
+            out!("  {outcome} {code}: {events}");
         }
     }
     if projection.without_id > 0 {
-        println!("  without an event id: {} (their duplicates cannot be told)", projection.without_id);
+        out!("  without an event id: {} (their duplicates cannot be told)", projection.without_id);
     }
     for UnknownTopic { topic, logical, why } in &projection.unknown_topics {
         let called =
             if topic == logical { String::new() } else { format!(" (the plugin calls it {logical})") };
-        println!("  NOT KNOWN: {topic}{called}: {}", why.reason);
-        println!("    what to do: {}", why.kind.advice());
+        out!("  NOT KNOWN: {topic}{called}: {}", why.reason);
+        out!("    what to do: {}", why.kind.advice());
     }
-    let mut table = Table::new();
-    table.load_style(presets::UTF8_BORDERS_ONLY).set_header([
-        "topic",
-        "partition",
-        "checkpoint",
-        "log end",
-        "lag",
-        "freshness",
-        "dead",
-        "",
-    ]);
+    let mut table =
+        Listing::new(["topic", "partition", "checkpoint", "log end", "lag", "freshness", "dead", ""]);
     for partition in &projection.partitions {
         let seen = partition.visibility;
-        table.add_row([
+        table.row([
             partition.topic.clone(),
             partition.partition.to_string(),
             partition.checkpoint.map_or("-".into(), |checkpoint| checkpoint.to_string()),
@@ -134,7 +135,8 @@ fn print(projection: &ProjectionStatus) {
             remark(partition),
         ]);
     }
-    println!("{table}\n");
+    table.print();
+    out!("");
     projection.beside.iter().for_each(print);
 }
 

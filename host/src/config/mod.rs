@@ -3,7 +3,9 @@
 //! Any string may hold `${NAME}`, which stands for an environment variable, and `${file:/path}`, which
 //! stands for the content of a file. Errors name the file, the line and the nearest known key.
 
+mod shown;
 mod text;
+mod unused;
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
@@ -20,6 +22,7 @@ use crate::plugin::MOST_STACK_BYTES;
 use crate::policy::Failures;
 
 pub use text::{Text, TextError};
+pub use unused::Known;
 
 /// Everything that `projector run` is told.
 #[derive(Debug, Clone, Deserialize)]
@@ -454,7 +457,7 @@ impl Config {
                 path: path.into(),
                 line: text[..start.min(text.len())].matches('\n').count() + 1,
                 message,
-                text: miette::NamedSource::new(path, text.to_owned()),
+                text: miette::NamedSource::new(path, shown::masked(text, span.as_ref())),
                 span: span.map(Into::into),
                 help,
             })

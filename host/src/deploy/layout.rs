@@ -166,6 +166,33 @@ impl Layout {
         ordered
     }
 
+    /// What readers see change when this is replaced: views and columns that are new, gone, or of another type.
+    pub fn changes_for_readers(&self, next: &Layout) -> Vec<String> {
+        let mut changes = Vec::new();
+        for table in &self.tables {
+            let name = &table.name;
+            let Some(then) = next.table(name) else {
+                changes.push(format!("the view {name} is gone"));
+                continue;
+            };
+            for column in &table.columns {
+                match then.columns.iter().find(|then| then.name == column.name) {
+                    None => changes.push(format!("the column {name}.{} is gone", column.name)),
+                    Some(then) if then.ty.to_string() != column.ty.to_string() => {
+                        changes.push(format!("{name}.{} is {}, and was {}", column.name, then.ty, column.ty));
+                    }
+                    Some(_) => {}
+                }
+            }
+            let new = |then: &&Column| !table.columns.iter().any(|column| column.name == then.name);
+            let new = then.columns.iter().filter(new);
+            changes.extend(new.map(|column| format!("the column {name}.{} is new", column.name)));
+        }
+        let new = next.tables.iter().filter(|table| self.table(&table.name).is_none());
+        changes.extend(new.map(|table| format!("the view {} is new", table.name)));
+        changes
+    }
+
     /// Whether readers could not tell one from the other: the same tables, of the same columns.
     pub fn reads_like(&self, other: &Layout) -> bool {
         let shown = |layout: &Layout| -> BTreeMap<String, BTreeMap<String, String>> {
@@ -320,6 +347,29 @@ mod tests {
                 fit => panic!("{expected}: {fit:?}"),
             }
         }
+    }
+
+    #[test]
+    fn what_changes_for_readers_is_named() {
+        let now = Layout::of(&contract(&descriptor()));
+        let next = Layout::of(&with(|json| {
+            json["tables"][0]["columns"][1]["type"] = "text".into();
+            let note = json!({"name": "note", "type": "text", "nullable": true});
+            add(&mut json["tables"][0]["columns"], note);
+            add(
+                &mut json["tables"],
+                json!({"name": "extra", "key": ["id"], "columns": [{"name": "id", "type": "int64"}]}),
+            );
+        }));
+        assert_eq!(
+            now.changes_for_readers(&next),
+            ["sale.total is text, and was int64", "the column sale.note is new", "the view extra is new"]
+        );
+        assert_eq!(
+            next.changes_for_readers(&now)[1..],
+            ["the column sale.note is gone".to_owned(), "the view extra is gone".to_owned()]
+        );
+        assert!(now.changes_for_readers(&now).is_empty());
     }
 
     #[test]

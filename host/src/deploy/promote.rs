@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::compare::{CompareError, compare, hold};
+use super::readers::{self, Move};
 use crate::config::Config;
 use crate::freshness::{Seen, Visibility, visibility};
 use crate::source::{Log, LogError};
@@ -62,6 +63,8 @@ pub struct Promotion {
     pub before: i32,
     #[serde(flatten)]
     pub promoted: Promoted,
+    /// What readers of the views of the generation before must do; absent if they need do nothing.
+    pub move_readers: Option<Move>,
     /// For so long the live generation was held.
     pub held_ms: u64,
 }
@@ -101,7 +104,13 @@ pub async fn promote(
         store.let_go(&[live.generation.id], by).await?;
     }
     let held_ms = began.elapsed().as_millis() as u64;
-    Ok(Promotion { generation: number, before: live.generation.number, promoted: promoted?, held_ms })
+    let promoted = promoted?;
+    let move_readers = match live.readers.as_deref() == Some(&*promoted.readers) {
+        true => None,
+        // The promotion is done, whatever is found out here.
+        false => readers::from(store, live, &new.layout, false).await.ok().flatten(),
+    };
+    Ok(Promotion { generation: number, before: live.generation.number, promoted, move_readers, held_ms })
 }
 
 /// Whether two builds of a generation hold the same rows: not where those depend on the order between

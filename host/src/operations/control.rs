@@ -53,10 +53,10 @@ pub async fn skip(
     match end {
         Some((_, Marks { high, .. })) if to > high => {
             return Err(OperationError::Failed(format!(
-                "{partition} ends at {high}: what is not written yet cannot be passed over"
+                "the log of {partition} ends at {high}: events that are not written yet cannot be skipped"
             )));
         }
-        None => return Err(OperationError::Failed(format!("there is no partition {partition}"))),
+        None => return Err(OperationError::Failed(format!("Kafka has no partition {partition}"))),
         Some(_) => {}
     }
     let (store, live) = projection(config, name).await?;

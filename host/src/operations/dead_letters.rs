@@ -88,8 +88,8 @@ async fn request_in(
     let letters = store.dead_letters(&request.filter).await?;
     if letters.is_empty() {
         return Err(OperationError::Usage {
-            message: "no dead letter is of this kind".into(),
-            help: "`projector dlq list` shows those that there are".into(),
+            message: "there are no such dead letters".into(),
+            help: "`projector dlq list` lists all dead letters".into(),
         });
     }
     let mut all = Vec::new();
@@ -126,7 +126,7 @@ async fn await_verdict(
             Ok(Some(verdict)) => return Ok(verdict),
             Ok(None) if overdue && store.withdraw(operation).await? => {
                 return Err(OperationError::Failed(format!(
-                    "no host took it within {timeout:?}, and nothing was done: does one run that is granted {}/{}, and is {} not paused?",
+                    "no host began within {timeout:?}, and nothing was done. Is there a running host that reads {}/{}, and is {} not paused? `projector status` shows it",
                     letter.topic, letter.partition, letter.projection
                 )));
             }

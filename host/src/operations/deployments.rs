@@ -9,10 +9,12 @@ use projector_model::order;
 use serde::Serialize;
 
 use super::OperationError;
-use crate::config::Config;
+use super::unused::{self, unused};
+use crate::config::{Config, Known};
 use crate::deploy::compare::{CompareError, compare};
-use crate::deploy::layout::Step;
+use crate::deploy::layout::{Layout, Step};
 use crate::deploy::promote::{self, Ask, PromoteError, Promotion};
+use crate::deploy::readers::{self, Move};
 use crate::deploy::supply::{Signer, Supply};
 use crate::deploy::versions::{VersionError, Versions};
 use crate::deploy::{self, Target};
@@ -39,6 +41,10 @@ pub struct Plan {
     pub signer: Option<String>,
     /// `nothing`, `first`, `in-place` or `anew`.
     pub change: &'static str,
+    /// The store does not exist yet: a host makes it.
+    pub store_is_new: bool,
+    /// Names in the configuration that nothing has.
+    pub warnings: Vec<String>,
     /// Of the generation that it goes to, or that readers see meanwhile.
     pub active: Option<Active>,
     /// The projection had it before: a file in the plugin directory alone does not bring it back.
@@ -49,6 +55,8 @@ pub struct Plan {
     pub reasons: Vec<String>,
     /// Tables whose rows stay as earlier versions made them.
     pub rows_stay: Vec<String>,
+    /// What readers must do; absent if they need do nothing.
+    pub move_readers: Option<Move>,
     pub replay: Option<Replay>,
     /// Columns that depend on the order between partitions.
     pub order_dependent: Vec<String>,
@@ -140,6 +148,15 @@ async fn plan_in(config: &Config, store: &dyn Store, candidate: &Candidate) -> R
     };
     let standing = standings.iter().find(of_target);
     let is_active = standing.is_some_and(|standing| standing.active == *digest);
+    let live = standings.iter().find(|standing| standing.role == Role::Live);
+    let move_readers = match (&target, live) {
+        (_, None) | (Target::First, _) => None,
+        _ if is_active => None,
+        (Target::InPlace { generation, .. }, Some(live)) if live.generation.id == *generation => {
+            readers::from(store, live, &live.layout.extended(contract), true).await?
+        }
+        (_, Some(live)) => readers::from(store, live, &Layout::of(contract), false).await?,
+    };
     let (change, steps, reasons) = match target {
         _ if is_active => ("nothing", Vec::new(), Vec::new()),
         Target::First => ("first", Vec::new(), Vec::new()),
@@ -160,6 +177,8 @@ async fn plan_in(config: &Config, store: &dyn Store, candidate: &Candidate) -> R
         digest: digest.clone(),
         signer: signer.owner(),
         change,
+        warnings: warnings(config, plugin).await,
+        store_is_new: store::is_yet_to_be_made(config.store_of(name)),
         active: standing.map(|standing| Active {
             generation: standing.generation.number,
             version: standing.descriptor.version.clone(),
@@ -172,12 +191,20 @@ async fn plan_in(config: &Config, store: &dyn Store, candidate: &Candidate) -> R
             .collect(),
         reasons,
         rows_stay,
+        move_readers,
         replay,
         order_dependent: order::unsettled(contract)
             .iter()
             .map(|dependence| format!("{}.{}", dependence.table, dependence.column))
             .collect(),
     })
+}
+
+/// Names in the configuration that nothing has, this plugin included.
+async fn warnings(config: &Config, plugin: &Plugin) -> Vec<String> {
+    let mut known = Known::new();
+    unused::add(&mut known, &plugin.contract.descriptor);
+    unused(config, known).await.unwrap_or_default()
 }
 
 /// What the log holds of a plugin's topics.
@@ -295,7 +322,7 @@ pub async fn rollback(
                 .find(|standing| before.is_none_or(|before| standing.generation.number == before))
                 .ok_or_else(|| {
                     OperationError::Failed(format!(
-                        "{name} was promoted, and the generation before is not kept any more"
+                        "{name} cannot be rolled back: the generation before the last promotion was retired. `projector rebuild {name}` builds all rows again"
                     ))
                 })?;
             progress(&format!("generation {} is shown to readers again", warm.generation.number));
@@ -314,7 +341,7 @@ pub async fn rollback(
         let before = history.iter().find(is_active).and_then(|deployed| deployed.replaced.clone());
         let before = before.ok_or_else(|| {
             OperationError::Failed(format!(
-                "{name} has no version before the active one in its live generation"
+                "{name} cannot be rolled back: its live generation has had no version before the active one"
             ))
         })?;
         let candidate = stored(config, executable, &*store, name, &before).await?;
@@ -416,9 +443,11 @@ async fn await_decision(
         let silent: Vec<&str> =
             (open.hosts.iter().filter(|report| report.said.is_none())).map(|report| &*report.name).collect();
         let words = match (open.hosts.is_empty(), silent.is_empty()) {
-            (true, _) => "no host is there; it is done here".to_owned(),
-            (false, false) => format!("waiting for {}", silent.join(", ")),
-            (false, true) => "every host can tell; it is carried out".to_owned(),
+            (true, _) => "no host is live; this command carries the deployment out".to_owned(),
+            (false, false) => {
+                format!("waiting until these hosts have compiled the component: {}", silent.join(", "))
+            }
+            (false, true) => "every live host has answered; a host carries the deployment out".to_owned(),
         };
         if told != words {
             progress(&words);
@@ -429,7 +458,7 @@ async fn await_decision(
         }
         if Instant::now() > deadline {
             return Err(OperationError::Failed(format!(
-                "it is not decided after {patience:?}, and stays asked for: {told} (`projector history {name}` tells)"
+                "the deployment of {name} is not done after {patience:?}: {told}. It stays open, and hosts go on with it: `projector history {name}` shows the result"
             )));
         }
         tokio::time::sleep(INTERVAL).await;
@@ -488,7 +517,7 @@ pub async fn drop_projection(config: &Config, name: &str, asked: &Asked) -> Resu
         let wishes = store.wishes().await?;
         if wishes.iter().any(|wishes| wishes.generation.projection == name && !wishes.stopped) {
             return Err(OperationError::Failed(format!(
-                "{name} runs: `projector stop {name}` first, and make sure that nobody reads it any more"
+                "{name} is not stopped: run `projector stop {name}` first, and make sure that nobody reads its views any more"
             )));
         }
         Ok(store.drop_projection(name, asked).await?)

@@ -8,6 +8,7 @@ pub mod deployments;
 pub mod duplicates;
 pub mod inspect;
 pub mod status;
+pub mod unused;
 
 use std::sync::Arc;
 

@@ -12,6 +12,7 @@ use projector_model::{Contract, Descriptor};
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::foreign::Readers;
 use super::operator::Asked;
 use super::{Component, Generation, Installed, StoreError, list};
 use crate::deploy::layout::Layout;
@@ -118,10 +119,15 @@ pub trait Deployments: Send + Sync {
     /// Keeps hosts from running a projection, or lets them again.
     async fn set_stopped(&self, projection: &str, stopped: bool, asked: &Asked) -> Result<(), StoreError>;
 
-    /// Removes a generation that is not live, its rows and its views.
+    /// Who reads a generation's views: roles, and objects that the host did not make.
+    async fn readers(&self, standing: &Standing) -> Result<Readers, StoreError>;
+
+    /// Removes a generation that is not live, its rows and its views. Refused where something that the host
+    /// did not make stands in its schemas or depends on its tables and views.
     async fn retire(&self, generation: &Generation, asked: &Asked) -> Result<(), StoreError>;
 
-    /// Removes a stopped projection, its rows and its views. What became of it is kept.
+    /// Removes a stopped projection, its rows and its views. What became of it is kept. Refused as `retire`
+    /// is.
     async fn drop_projection(&self, projection: &str, asked: &Asked) -> Result<(), StoreError>;
 }
 
@@ -260,11 +266,14 @@ pub struct Deployed {
     pub asked_by: String,
     pub reason: Option<String>,
     /// Microseconds since 1970.
+    #[serde(serialize_with = "crate::instant::serialize")]
     pub asked_at: i64,
     /// `open`, `done`, `refused` or `withdrawn`.
     pub state: String,
     pub verdict: Option<String>,
+    #[serde(serialize_with = "crate::instant::option::serialize")]
     pub decided_at: Option<i64>,
+    #[serde(serialize_with = "crate::instant::option::serialize")]
     pub proven_at: Option<i64>,
 }
 

@@ -6,6 +6,7 @@
 mod compare;
 pub mod deployments;
 pub mod diff;
+pub mod foreign;
 mod names;
 pub mod operator;
 mod overview;
@@ -362,6 +363,7 @@ pub struct Projection {
     pub generation: i32,
     pub role: Role,
     /// Microseconds since 1970.
+    #[serde(serialize_with = "crate::instant::serialize")]
     pub created_at: i64,
     pub version: String,
     pub digest: String,
@@ -488,6 +490,15 @@ pub async fn open(settings: &config::Store) -> Result<Arc<dyn Store>, StoreError
         Some("sqlite") => Ok(Arc::new(sqlite::Sqlite::open(settings).await?)),
         _ => Err(StoreError::Unusable("a store's url begins with postgres:// or sqlite://".into())),
     }
+}
+
+/// Whether a store's database is yet to be made: only a SQLite file can be.
+pub fn is_yet_to_be_made(settings: &config::Store) -> bool {
+    let file = settings.url.strip_prefix("sqlite://");
+    file.is_some_and(|file| {
+        let file = file.split('?').next().unwrap_or(file);
+        std::path::Path::new(file).try_exists().is_ok_and(|exists| !exists)
+    })
 }
 
 /// Opens a store to look at it, beside a host that uses it.

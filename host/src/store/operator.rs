@@ -198,6 +198,7 @@ pub struct Letter {
     pub digest: String,
     pub attempts: i32,
     /// Microseconds since 1970.
+    #[serde(serialize_with = "crate::instant::serialize")]
     pub died_at: i64,
     /// Events of its key that wait behind it; `None`: none would.
     pub parked: Option<i64>,
@@ -369,7 +370,9 @@ pub struct Operation {
     pub reason: Option<String>,
     pub asked_by: String,
     /// Microseconds since 1970.
+    #[serde(serialize_with = "crate::instant::serialize")]
     pub asked_at: i64,
+    #[serde(serialize_with = "crate::instant::option::serialize")]
     pub done_at: Option<i64>,
     #[sqlx(json(nullable))]
     pub verdict: Option<Json>,

@@ -51,6 +51,6 @@ fn what_cannot_be_asked_for_is_answered_with_what_can() {
     }
     let (code, _, said) =
         gates.platform.command(&["skip", GATES, "--partition", "t/7", "--to", "1", "--reason", "x"]);
-    assert!(code == 1 && said.contains("there is no partition t/7"), "{code}: {said}");
+    assert!(code == 1 && said.contains("Kafka has no partition t/7"), "{code}: {said}");
     host.sigterm();
 }

@@ -854,3 +854,57 @@ fn order_search_is_built_anew_compared_promoted_and_rolled_back() {
         host.sigterm();
     }
 }
+
+#[test]
+fn plan_and_promote_say_what_readers_must_do_and_retire_removes_nothing_of_theirs() {
+    let it = Counts::new("readers", 1, ReadModel::postgres());
+    it.publish("AB");
+    let host = it.platform.start_host("host");
+    it.platform.until_through(COUNTS);
+    let ReadModel::Postgres { url } = it.platform.read_model() else { unreachable!("it is on Postgres") };
+    let mut hand = Session::open(url).unwrap();
+    let role = format!("reader_{}", uuid::Uuid::new_v4().simple());
+    for statement in [
+        &*format!("create role {role}"),
+        &*format!("grant usage on schema counts to {role}"),
+        &*format!("grant select on counts.seen to {role}"),
+        "create view report as select kind from counts.seen",
+    ] {
+        hand.run(statement);
+    }
+    let next = counts("2.0.0", |declared| {
+        with_additions(declared);
+        revision(2)(declared);
+    });
+    let planned = it.platform.ask(&["plan", &it.file(&next)]);
+    let told = &planned["move_readers"];
+    assert_eq!(told["changes"], json!(["the column seen.note is new", "the view extra is new"]));
+    assert_eq!(told["grants"], json!([format!("select on counts.seen to {role}")]));
+    assert_eq!(told["dependants"], json!(["view public.report"]));
+    let (_, _, said) = it.platform.command(&["plan", &it.file(&next)]);
+    assert!(said.contains("readers of counts must change") && said.contains(&role), "{said}");
+    it.deploy(&next);
+    until_beside_is_fresh(&it.platform, COUNTS);
+    let promoted =
+        eventually_done(&it.platform, &["promote", COUNTS, "--force", "--reason", "a column more"]);
+    assert_eq!(
+        (&promoted["readers"], &promoted["move_readers"]["dependants"]),
+        (&json!("counts_v2"), &told["dependants"])
+    );
+    assert_refused(&it.platform, &["retire", COUNTS], "view public.report");
+    assert_eq!(it.total_at("counts"), 2, "nothing is removed");
+    hand.run("drop view report");
+    it.platform.ask(&["retire", COUNTS]);
+    host.sigterm();
+}
+
+/// A new SQLite file is not there before a host makes it.
+#[test]
+fn a_plan_for_a_store_that_does_not_exist_yet_is_that_of_a_new_projection() {
+    let it = Counts::new("no-store", 1, ReadModel::sqlite());
+    it.publish("AB");
+    let planned = it.platform.ask(&["plan", &it.file(&counts("1.0.0", |_| {}))]);
+    assert_eq!((&planned["change"], &planned["store_is_new"]), (&json!("first"), &json!(true)));
+    assert_eq!(planned["replay"]["events"], 2);
+    assert_eq!(it.platform.ask(&["status"])["projections"], json!([]));
+}

@@ -7,15 +7,18 @@ mod rows;
 
 mod activation;
 mod checkpoints;
+mod commands;
 mod dead_letters;
 mod diff;
 mod drift;
+mod foreign_objects;
 mod generations;
 mod ids;
 mod install;
 mod lineage;
 mod one_writer;
 mod parking;
+mod readers;
 mod reads;
 mod refusals;
 mod same_rows;

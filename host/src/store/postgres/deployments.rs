@@ -9,6 +9,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use uuid::Uuid;
 
 use super::errors::classify;
+use super::foreign::{self, KnownView, Own};
 use super::tables::{self, Addition};
 use super::{ADVISORY_CLASS, BEGIN, Postgres, fence};
 use crate::checkpoint::FILE;
@@ -22,6 +23,7 @@ use crate::store::deployments::{
     Report, ReportRow, Role, Standing, StandingRow, StoredComponent, Vector, known, no_step_back, open,
     promotable, report, vector_json,
 };
+use crate::store::foreign::{Readers, none_goes_along};
 use crate::store::names::{generation_schema, quote, schema_name};
 use crate::store::operator::Asked;
 use crate::store::{Generation, Installed, StoreError};
@@ -480,6 +482,10 @@ impl Deployments for Postgres {
         tx.commit().await.map_err(classify)
     }
 
+    async fn readers(&self, standing: &Standing) -> Result<Readers, StoreError> {
+        foreign::readers(&mut *self.connection().await?, standing).await
+    }
+
     async fn drop_projection(&self, projection: &str, asked: &Asked) -> Result<(), StoreError> {
         let mut tx = self.decide(projection).await?;
         for standing in standings(&mut tx, projection).await? {
@@ -567,7 +573,8 @@ impl Postgres {
                 let standing = standing.ok_or_else(|| StoreError::Unusable("no such generation".into()))?;
                 let extended = standing.layout.extended(contract);
                 if let (false, Some(readers)) = (steps.is_empty(), &standing.readers) {
-                    show_layout(&mut tx, &extended, &standing.generation.schema, readers).await?;
+                    let shown = (&extended, Some(&standing.layout));
+                    show_layout(&mut tx, shown, &standing.generation.schema, readers).await?;
                 }
                 fence(&mut tx, &[generation]).await?;
                 let switched: PgQueryResult = sqlx::query(
@@ -756,7 +763,7 @@ async fn create(
     }
     if let Some(readers) = &readers {
         run(tx, format!("create schema {}", quote(readers))).await?;
-        show_layout(tx, &layout, &schema, readers).await?;
+        show_layout(tx, (&layout, None), &schema, readers).await?;
     }
     Ok(Generation { id, projection: name.to_owned(), number, schema })
 }
@@ -777,7 +784,7 @@ async fn show(tx: &mut Tx, new: &Standing, old: &Standing) -> Result<Promoted, S
             (readers, new.layout.clone())
         }
     };
-    show_layout(tx, &layout, schema, &readers).await?;
+    show_layout(tx, (&layout, known.map(|_| &old.layout)), schema, &readers).await?;
     set_readers(tx, new, Some(&readers), &layout).await?;
     Ok(Promoted { readers, replaced: known.is_some() })
 }
@@ -798,28 +805,65 @@ async fn set_readers(
     Ok(())
 }
 
-/// Readers' views of a layout. Those that are there are replaced: whoever reads them sees the one or the
-/// other. Whatever the transaction waits for from then on keeps readers waiting, so it waits for no longer
-/// than they may.
-async fn show_layout(tx: &mut Tx, layout: &Layout, schema: &str, readers: &str) -> Result<(), StoreError> {
+/// Readers' views of a layout. Those of the layout that readers know are replaced: whoever reads them sees
+/// the one or the other, and grants, comments, options and dependent objects stay. Whatever the transaction
+/// waits for from then on keeps readers waiting, so it waits for no longer than they may.
+async fn show_layout(
+    tx: &mut Tx,
+    (layout, known): (&Layout, Option<&Layout>),
+    schema: &str,
+    readers: &str,
+) -> Result<(), StoreError> {
     run(tx, format!("set local lock_timeout = {READERS_WAIT_MS}")).await?;
     for table in &layout.tables {
-        run(tx, tables::view(table, schema, readers)).await?;
+        let is_known = known.is_some_and(|known| known.table(&table.name).is_some());
+        let view = match is_known {
+            // One that a person dropped is made anew.
+            true => foreign::known_view(tx, readers, &table.name).await?.unwrap_or_default(),
+            false => KnownView::default(),
+        };
+        if let (Some(owner), false) = (&view.owner, view.ours) {
+            let view = tables::qualified(readers, &table.name);
+            return Err(StoreError::Unusable(format!(
+                "the view {view} belongs to the role {owner}, so Projector cannot replace it: `alter view {view} owner to` the role of the store's url, or grant that role the role {owner}"
+            )));
+        }
+        run(tx, tables::view(table, schema, readers, is_known.then_some(&view.options))).await?;
+        // A view reads its table with its owner's rights.
+        if let Some(owner) = &view.owner {
+            let (owner, from) = (quote(owner), tables::qualified(schema, &table.name));
+            run(tx, format!("grant usage on schema {} to {owner}", quote(schema))).await?;
+            run(tx, format!("grant select on {from} to {owner}")).await?;
+        }
     }
     Ok(())
 }
 
-/// Removes a generation, with its rows and its views.
+/// Removes a generation, with its rows and its views; refused if something would go along that the host did
+/// not make.
 async fn remove(tx: &mut Tx, standing: &Standing) -> Result<(), StoreError> {
     // Whoever begins after it finds no generation.
     fence(tx, &[standing.generation.id]).await?;
+    let own = Own::of(tx, standing).await?;
+    none_goes_along(standing, &foreign::objects(tx, &own).await?)?;
     sqlx::query("delete from projector.generation where id = $1")
         .bind(standing.generation.id)
         .execute(&mut **tx)
         .await
         .map_err(classify)?;
-    for schema in standing.readers.iter().chain([&standing.generation.schema]) {
-        run(tx, format!("drop schema if exists {} cascade", quote(schema))).await?;
+    for statement in own.removal() {
+        run(tx, statement).await?;
+    }
+    // A schema that somebody else made for the projection stays, empty.
+    let made: Vec<String> = sqlx::query_scalar(
+        "select nspname::text from pg_namespace where nspname = any($1) and pg_has_role(nspowner, 'usage')",
+    )
+    .bind(&own.schemas)
+    .fetch_all(&mut **tx)
+    .await
+    .map_err(classify)?;
+    for schema in made {
+        run(tx, format!("drop schema {}", quote(&schema))).await?;
     }
     Ok(())
 }
@@ -834,6 +878,7 @@ async fn add(
     async fn run(session: &mut PgConnection, sql: &str) -> Result<(), StoreError> {
         sqlx::query(AssertSqlSafe(sql.to_owned())).execute(session).await.map(drop).map_err(classify)
     }
+    is_free(session, step, schema).await?;
     for Addition { sql, index } in tables::add(step, contract, schema) {
         match index {
             None => run(session, &format!("set lock_timeout = {READERS_WAIT_MS}")).await?,
@@ -859,11 +904,56 @@ async fn add(
     Ok(())
 }
 
+/// Refuses an addition whose name a person's table or column has. What a deployment left that came to nothing
+/// is another matter: the host's own table, or a column that has no value in any row.
+async fn is_free(session: &mut PgConnection, step: &Step, schema: &str) -> Result<(), StoreError> {
+    let taken = |what: String| {
+        StoreError::Unusable(format!(
+            "{what} is there already, and Projector did not make it: rename or drop it, and deploy again"
+        ))
+    };
+    match step {
+        Step::CreateTable { table } => match foreign::is_own_table(session, schema, table).await? {
+            Some(false) => Err(taken(format!("the table or view {schema}.{table}"))),
+            Some(true) | None => Ok(()),
+        },
+        Step::AddColumn { table, column } => {
+            let there: bool = sqlx::query_scalar(
+                "select exists (select from pg_attribute where attrelid = to_regclass($1) and attname = $2 and not attisdropped)",
+            )
+            .bind(tables::qualified(schema, table))
+            .bind(column)
+            .fetch_one(&mut *session)
+            .await
+            .map_err(classify)?;
+            if !there {
+                return Ok(());
+            }
+            let sql = format!(
+                "select exists (select from {} where {} is not null)",
+                tables::qualified(schema, table),
+                quote(column)
+            );
+            let filled: bool =
+                sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(session).await.map_err(classify)?;
+            match filled {
+                true => Err(taken(format!("the column {column} of {schema}.{table}"))),
+                false => Ok(()),
+            }
+        }
+        Step::CreateIndex { .. } => Ok(()),
+    }
+}
+
 async fn run(tx: &mut Tx, statement: String) -> Result<(), StoreError> {
     sqlx::query(AssertSqlSafe(statement)).execute(&mut **tx).await.map_err(|error| {
         match error.as_database_error().and_then(|error| error.code()).as_deref() {
             Some("42P06") => StoreError::Unusable(format!(
                 "the database has a schema of the projection's name already ({error}); Projector made none: rename the projection, or give it a database of its own (`store`)"
+            )),
+            // It came to be after these were looked for.
+            Some("2BP01") => StoreError::Unusable(format!(
+                "objects that Projector did not make depend on what is to be removed ({error}): drop them, or change them to read the views of the live generation, and try again"
             )),
             _ => classify(error),
         }

@@ -3,6 +3,7 @@
 mod deployments;
 mod diff;
 mod errors;
+mod foreign;
 mod ids;
 mod lock_holder;
 mod operator;

@@ -27,8 +27,8 @@ pub(super) struct Addition {
     pub(super) index: Option<String>,
 }
 
-/// The statements that add something to tables in use. What is there already, no version knows of: it was
-/// left by a deployment that came to nothing, and may be of another shape.
+/// The statements that add something to tables in use. What is there already was left by a deployment that
+/// came to nothing, and may be of another shape: the caller has made sure that it is nobody else's.
 pub(super) fn add(step: &Step, contract: &Contract, schema: &str) -> Vec<Addition> {
     let declared = |name: &str| {
         let tables = contract.tables.iter().zip(&contract.descriptor.tables);
@@ -74,6 +74,11 @@ pub(super) fn add(step: &Step, contract: &Contract, schema: &str) -> Vec<Additio
 fn own(table: &str, what: &str) -> String {
     let hash = hex::encode(&Sha256::digest(format!("{table}\0{what}"))[..4]);
     quote(&format!("{}__{hash}", &table[..table.len().min(45)]))
+}
+
+/// The name of a table's primary key: it tells a table that the host made from one that it did not.
+pub(super) fn key_name(table: &str) -> String {
+    own(table, "key").trim_matches('"').to_owned()
 }
 
 fn index_name(table: &str, index: &Index) -> String {
@@ -125,13 +130,21 @@ fn create_table(create: &str, table: &Table, schema: &str) -> String {
     format!("{create} {} (\n  {}\n)", qualified(schema, &table.name), parts.join(",\n  "))
 }
 
-/// The statement that makes readers' view of a table, or replaces it.
-pub(super) fn view(table: &LaidTable, schema: &str, readers: &str) -> String {
+/// The statement that makes readers' view of a table, or replaces the one that is `known` and keeps its
+/// options.
+pub(super) fn view(table: &LaidTable, schema: &str, readers: &str, known: Option<&[String]>) -> String {
     let columns: Vec<_> = table.columns.iter().map(|column| quote(&column.name)).collect();
     let visible = if table.tombstones { format!(" where not {DELETED}") } else { String::new() };
+    let option = |option: &String| {
+        let (name, value) = option.split_once('=').unwrap_or((option, "true"));
+        format!("{} = '{}'", quote(name), value.replace('\'', "''"))
+    };
+    let options: Vec<String> = known.into_iter().flatten().map(option).collect();
     format!(
-        "create or replace view {} as select {} from {}{visible}",
+        "{} {}{} as select {} from {}{visible}",
+        if known.is_some() { "create or replace view" } else { "create view" },
         qualified(readers, &table.name),
+        if options.is_empty() { String::new() } else { format!(" with ({})", options.join(", ")) },
         columns.join(", "),
         qualified(schema, &table.name)
     )

@@ -9,6 +9,7 @@ use sqlx::sqlite::{SqliteConnection, SqliteQueryResult};
 use uuid::Uuid;
 
 use super::errors::classify;
+use super::foreign::{self, Others, Own};
 use super::{Sqlite, tables};
 use crate::checkpoint::FILE;
 use crate::deploy::layout::Layout;
@@ -21,6 +22,7 @@ use crate::store::deployments::{
     Report, ReportRow, Role, Standing, StandingRow, StoredComponent, Vector, known, no_step_back, open,
     promotable, report, vector_json,
 };
+use crate::store::foreign::{Readers, none_goes_along};
 use crate::store::names::{generation_schema, schema_name};
 use crate::store::operator::Asked;
 use crate::store::{Generation, Installed, StoreError};
@@ -459,6 +461,11 @@ impl Deployments for Sqlite {
         tx.commit().await.map_err(classify)
     }
 
+    async fn readers(&self, standing: &Standing) -> Result<Readers, StoreError> {
+        let mut connection = self.pool.acquire().await.map_err(classify)?;
+        foreign::readers(&mut connection, standing).await
+    }
+
     async fn drop_projection(&self, projection: &str, asked: &Asked) -> Result<(), StoreError> {
         let mut tx = self.immediate().await?;
         for standing in standings(&mut tx, projection).await? {
@@ -532,7 +539,8 @@ impl Sqlite {
                     failpoint::reached(failpoint::AFTER_STEP, name);
                 }
                 if let (false, Some(readers)) = (steps.is_empty(), &standing.readers) {
-                    show_layout(&mut tx, &extended, &standing.generation.schema, readers).await?;
+                    let shown = (&extended, Some(&standing.layout));
+                    show_layout(&mut tx, shown, &standing.generation.schema, readers).await?;
                 }
                 let switched: SqliteQueryResult = sqlx::query(
                     "update projector_generation set active_digest = ?2, halted = null, halted_kind = null,
@@ -701,7 +709,7 @@ async fn create(
         run(tx, statement).await?;
     }
     if let Some(readers) = &readers {
-        show_layout(tx, &layout, &schema, readers).await?;
+        show_layout(tx, (&layout, None), &schema, readers).await?;
     }
     Ok(Generation { id, projection: name.to_owned(), number, schema })
 }
@@ -721,7 +729,7 @@ async fn show(tx: &mut Tx, new: &Standing, old: &Standing) -> Result<Promoted, S
             (readers, new.layout.clone())
         }
     };
-    show_layout(tx, &layout, schema, &readers).await?;
+    show_layout(tx, (&layout, known.map(|_| &old.layout)), schema, &readers).await?;
     set_readers(tx, new, Some(&readers), &layout).await?;
     Ok(Promoted { readers, replaced: known.is_some() })
 }
@@ -742,33 +750,44 @@ async fn set_readers(
     Ok(())
 }
 
-/// Readers' views of a layout. Those that are there are replaced: whoever reads them sees the one or the
-/// other.
-async fn show_layout(tx: &mut Tx, layout: &Layout, schema: &str, readers: &str) -> Result<(), StoreError> {
-    for statement in layout.tables.iter().flat_map(|table| tables::view(table, schema, readers)) {
-        run(tx, statement).await?;
+/// Readers' views of a layout. Those of the layout that readers know are replaced, and keep their triggers:
+/// whoever reads them sees the one or the other.
+async fn show_layout(
+    tx: &mut Tx,
+    (layout, known): (&Layout, Option<&Layout>),
+    schema: &str,
+    readers: &str,
+) -> Result<(), StoreError> {
+    for table in &layout.tables {
+        let is_known = known.is_some_and(|known| known.table(&table.name).is_some());
+        let mut triggers = Vec::new();
+        if is_known {
+            triggers = foreign::triggers(tx, &format!("{readers}__{}", table.name)).await?;
+            run(tx, format!("drop view if exists {}", tables::qualified(readers, &table.name))).await?;
+        }
+        run(tx, tables::view(table, schema, readers)).await?;
+        for trigger in triggers {
+            run(tx, trigger).await?;
+        }
     }
     Ok(())
 }
 
-/// Removes a generation, with its rows and its views.
+/// Removes a generation, with its rows and its views; refused if something that the host did not make would
+/// go along, or would not work any more.
 async fn remove(tx: &mut Tx, standing: &Standing) -> Result<(), StoreError> {
+    let own = Own::of(standing);
+    let others = Others::look(tx, &own).await?;
+    none_goes_along(standing, others.lost())?;
     sqlx::query("delete from projector_generation where id = ?")
         .bind(standing.generation.id)
         .execute(&mut **tx)
         .await
         .map_err(classify)?;
-    for table in &standing.layout.tables {
-        if let Some(readers) = &standing.readers {
-            run(tx, format!("drop view if exists {}", tables::qualified(readers, &table.name))).await?;
-        }
-        run(
-            tx,
-            format!("drop table if exists {}", tables::qualified(&standing.generation.schema, &table.name)),
-        )
-        .await?;
+    for statement in own.removal() {
+        run(tx, statement).await?;
     }
-    Ok(())
+    none_goes_along(standing, &others.broken(tx, &own).await)
 }
 
 async fn run(tx: &mut Tx, statement: String) -> Result<(), StoreError> {

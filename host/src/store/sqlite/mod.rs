@@ -4,6 +4,7 @@ mod deployments;
 mod diff;
 mod documents;
 mod errors;
+mod foreign;
 mod ids;
 mod operator;
 mod overview;
@@ -75,15 +76,40 @@ impl Sqlite {
         Self::with(pool, Some(lock)).await
     }
 
-    /// Opens a file that a host may be using, to look at it, or to ask that host for something.
+    /// Opens a file that a host may be using, to look at it, or to ask that host for something. To look at, a
+    /// file that is not there yet is a store without projections.
     pub async fn open_beside(settings: &config::Store, read_only: bool) -> Result<Self, StoreError> {
         let options = options(settings)?.create_if_missing(false).read_only(read_only);
+        match options.get_filename().try_exists() {
+            Ok(false) if read_only => return Self::empty().await,
+            Ok(false) => {
+                let file = options.get_filename().display();
+                let missing = format!("the SQLite file {file} does not exist: `projector run` makes it");
+                return Err(StoreError::Unavailable(std::io::Error::other(missing).into()));
+            }
+            Ok(true) | Err(_) => {}
+        }
         let pool = SqlitePoolOptions::new()
             .max_connections(1)
             .connect_with(options)
             .await
             .map_err(StoreError::Unavailable)?;
         Self::with(pool, None).await
+    }
+
+    /// A store without projections, which is nowhere kept.
+    async fn empty() -> Result<Self, StoreError> {
+        let options = SqliteConnectOptions::new().in_memory(true).shared_cache(false);
+        let pool = SqlitePoolOptions::new()
+            .max_connections(1)
+            // The database is gone with its connection.
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_with(options)
+            .await
+            .map_err(StoreError::Unavailable)?;
+        migrate(&pool).await?;
+        Ok(Self { pool, id: Uuid::new_v4(), _lock: None })
     }
 
     async fn with(pool: SqlitePool, lock: Option<File>) -> Result<Self, StoreError> {

@@ -57,16 +57,12 @@ fn create_index(table: &str, index: &Index, schema: &str) -> Option<String> {
     Some(format!("create index {name} on {} ({})", qualified(schema, table), columns.join(", ")))
 }
 
-/// The statements that make readers' view of a table, or another one of it.
-pub(super) fn view(table: &LaidTable, schema: &str, readers: &str) -> [String; 2] {
+/// The statement that makes readers' view of a table.
+pub(super) fn view(table: &LaidTable, schema: &str, readers: &str) -> String {
     let columns: Vec<_> = table.columns.iter().map(|column| quote(&column.name)).collect();
     let visible = if table.tombstones { format!(" where not {DELETED}") } else { String::new() };
-    let view = qualified(readers, &table.name);
-    let name = qualified(schema, &table.name);
-    [
-        format!("drop view if exists {view}"),
-        format!("create view {view} as select {} from {name}{visible}", columns.join(", ")),
-    ]
+    let (view, name) = (qualified(readers, &table.name), qualified(schema, &table.name));
+    format!("create view {view} as select {} from {name}{visible}", columns.join(", "))
 }
 
 fn create_table(table: &Table, name: &str) -> String {

@@ -1,0 +1,64 @@
+//! A configuration's text as errors show it: the lines around a mistake may hold passwords.
+
+use std::ops::Range;
+
+/// The text with the content of every string and comment masked, but for what stands in `span`. Every byte
+/// keeps its place, so that a span of the one is a span of the other.
+pub(super) fn masked(text: &str, span: Option<&Range<usize>>) -> String {
+    let mut shown = String::with_capacity(text.len());
+    // The quotes that end the string that is open, or a line's end for a comment.
+    let mut until: Option<&str> = None;
+    let mut at = 0;
+    while let Some(character) = text[at..].chars().next() {
+        let rest = &text[at..];
+        let mut taken = character.len_utf8();
+        let is_kept = span.is_some_and(|span| span.contains(&at)) || character.is_whitespace();
+        match until {
+            None => {
+                until = ["\"\"\"", "'''", "\"", "'"].into_iter().find(|quotes| rest.starts_with(quotes));
+                taken = until.map_or(taken, str::len);
+                if character == '#' {
+                    until = Some("\n");
+                }
+                shown.push_str(&rest[..taken]);
+            }
+            Some(end) if rest.starts_with(end) => {
+                until = None;
+                taken = end.len();
+                shown.push_str(end);
+            }
+            Some(end) => {
+                // An escaped quote ends no basic string.
+                if character == '\\' && end.starts_with('"') {
+                    taken += rest[1..].chars().next().map_or(0, char::len_utf8);
+                }
+                for character in rest[..taken].chars() {
+                    match is_kept || character == '\n' {
+                        true => shown.push(character),
+                        false => shown.extend(std::iter::repeat_n('*', character.len_utf8())),
+                    }
+                }
+            }
+        }
+        at += taken;
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings_and_comments_are_masked_and_keep_their_length() {
+        let text = "a = \"hunter2 \\\" hunter2\" # hunter2\nb = 'hunter2'\nc = \"\"\"\nhunter2\"\"\"\nd = 1\n\"é\" = 2\n";
+        let shown = masked(text, None);
+        assert_eq!(
+            shown,
+            "a = \"******* ** *******\" # *******\nb = '*******'\nc = \"\"\"\n*******\"\"\"\nd = 1\n\"**\" = 2\n"
+        );
+        assert_eq!(shown.len(), text.len());
+        assert!(masked(text, Some(&(0..text.len()))).contains("hunter2"));
+        assert_eq!(masked("a = \"open", None), "a = \"****");
+    }
+}

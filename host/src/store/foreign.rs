@@ -1,0 +1,45 @@
+//! Objects of other people: views, tables, functions, triggers and grants that the host did not make.
+//!
+//! What the host removes never takes one of them along. The host names them and refuses; a person decides
+//! what becomes of them.
+
+use serde::Serialize;
+
+use super::StoreError;
+use super::deployments::Standing;
+
+/// So many objects are named in a message.
+const NAMED: usize = 20;
+
+/// Who reads a generation's views: what they must be told when its views are not the live ones any more.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Readers {
+    /// The schema (Postgres), or the prefix (SQLite), of the views.
+    pub schema: String,
+    /// Rights that roles have on the views, as `select on counts.seen to reporting`. SQLite has none.
+    pub grants: Vec<String>,
+    /// Objects that the host did not make, and that depend on the views.
+    pub dependants: Vec<String>,
+}
+
+/// Refuses to remove a generation if that would remove or break objects that the host did not make.
+pub(super) fn none_goes_along(standing: &Standing, objects: &[String]) -> Result<(), StoreError> {
+    if objects.is_empty() {
+        return Ok(());
+    }
+    Err(StoreError::Unusable(format!(
+        "generation {} of {} is not removed, because these objects are not Projector's, and would be lost or broken with it: {}. Drop them, or change them to read the views of the live generation, and try again",
+        standing.generation.number,
+        standing.generation.projection,
+        named(objects)
+    )))
+}
+
+/// The first of them, and how many more there are.
+pub(crate) fn named(objects: &[String]) -> String {
+    let first = objects.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match objects.len().saturating_sub(NAMED) {
+        0 => first,
+        more => format!("{first}, and {more} more"),
+    }
+}

@@ -1,0 +1,214 @@
+//! What readers have of their views stays through deployments, as far as columns allow: rights, comments,
+//! options, and what depends on them.
+
+use anyhow::{Context, Result};
+use projector::deploy::layout::Layout;
+use projector::deploy::readers;
+use projector::store::deployments::{Origin, Promoted, Role, Standing};
+use projector::store::operator::Asked;
+use projector::store::{Generation, Store};
+use serde_json::{Value as Json, json};
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection, Executor, Row};
+use uuid::Uuid;
+
+use super::home::{Home, Session};
+use super::projection::{contract, numbers, offer};
+
+const NAME: &str = "some-orders";
+
+fn with(change: impl FnOnce(&mut Json)) -> Json {
+    let mut json = numbers();
+    change(&mut json);
+    json
+}
+
+fn with_note(revision: u32) -> Json {
+    let note = json!({"name": "note", "type": "text", "nullable": true});
+    with(|json| {
+        json["revision"] = revision.into();
+        json["tables"][0]["columns"].as_array_mut().expect("a list").push(note);
+    })
+}
+
+async fn standing(store: &dyn Store, role: Role) -> Result<Standing> {
+    let standings = store.standings(NAME).await?;
+    standings.into_iter().find(|standing| standing.role == role).context("there is none")
+}
+
+async fn promote(store: &dyn Store, generation: &Generation) -> Result<Promoted> {
+    store.set_caught_up(generation).await?;
+    Ok(store.promote(generation, &[], Origin::Command, &Asked::default()).await?)
+}
+
+/// A role that may read one view, and logs in as itself.
+struct Reader {
+    role: String,
+    session: PgConnection,
+}
+
+impl Reader {
+    async fn new(home: &Home) -> Result<Self> {
+        let role = format!("reader_{}", Uuid::new_v4().simple());
+        home.by_hand(
+            &format!(
+                "create role {role};
+                 grant usage on schema some_orders to {role};
+                 grant select on some_orders.number to {role};
+                 create schema reports authorization {role}"
+            ),
+            "",
+        )
+        .await?;
+        let mut session = PgConnection::connect(&home.url()).await?;
+        session.execute(AssertSqlSafe(format!("set role {role}"))).await?;
+        Ok(Self { role, session })
+    }
+
+    async fn sum(&mut self, relation: &str) -> Result<i64> {
+        // Prepared once a session, as a driver does it.
+        let sql = AssertSqlSafe(format!("select coalesce(sum(n), 0)::int8 from {relation}"));
+        Ok(sqlx::query(sql).persistent(true).fetch_one(&mut self.session).await?.get(0))
+    }
+}
+
+#[tokio::test]
+async fn rights_and_dependants_of_readers_survive_in_place_rebuild_promote_rollback_and_retire() -> Result<()>
+{
+    let home = Home::postgres()?;
+    let store = home.open().await?;
+    offer(&*store, "one", &contract(&numbers())).await?;
+    home.by_hand("insert into some_orders_g1.number values (1, 10)", "").await?;
+    let mut reader = Reader::new(&home).await?;
+    reader
+        .session
+        .execute(
+            "create view reports.report as select id, n from some_orders.number;
+             create materialized view reports.totals as select sum(n)::int8 as n from reports.report",
+        )
+        .await?;
+    home.by_hand(
+        "comment on view some_orders.number is 'read me';
+         alter view some_orders.number set (security_barrier = true)",
+        "",
+    )
+    .await?;
+    let mut is_as_it_was = async |total: i64| -> Result<()> {
+        assert_eq!(reader.sum("some_orders.number").await?, total);
+        assert_eq!(reader.sum("reports.report").await?, total);
+        reader.session.execute("refresh materialized view reports.totals").await?;
+        assert_eq!(reader.sum("reports.totals").await?, total);
+        let Session::Postgres(mut session) = home.session().await? else { unreachable!("it is Postgres") };
+        let kept: (Option<String>, Option<Vec<String>>) = sqlx::query_as(
+            "select obj_description(oid), reloptions from pg_class where oid = 'some_orders.number'::regclass",
+        )
+        .fetch_one(&mut session)
+        .await?;
+        assert_eq!(kept, (Some("read me".into()), Some(vec!["security_barrier=true".into()])));
+        Ok(())
+    };
+    is_as_it_was(10).await?;
+    // In place, with a column more.
+    offer(&*store, "two", &contract(&with_note(1))).await?;
+    is_as_it_was(10).await?;
+    // Built anew, with the same columns.
+    let rebuilt = offer(&*store, "three", &contract(&with_note(3))).await?;
+    assert_eq!(rebuilt.generation.number, 2);
+    home.by_hand("insert into some_orders_g2.number values (1, 30)", "").await?;
+    let building = standing(&*store, Role::Building).await?;
+    let live = standing(&*store, Role::Live).await?;
+    assert_eq!(
+        readers::from(&*store, &live, &building.layout, false).await?,
+        None,
+        "readers need do nothing"
+    );
+    assert!(promote(&*store, &building.generation).await?.replaced);
+    is_as_it_was(30).await?;
+    // Back, and forth again; then the one before goes.
+    assert!(promote(&*store, &live.generation).await?.replaced);
+    is_as_it_was(10).await?;
+    assert!(promote(&*store, &building.generation).await?.replaced);
+    store.retire(&live.generation, &Asked::default()).await?;
+    is_as_it_was(30).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_readers_must_do_is_said_where_columns_change() -> Result<()> {
+    let home = Home::postgres()?;
+    let store = home.open().await?;
+    offer(&*store, "one", &contract(&with_note(1))).await?;
+    let mut reader = Reader::new(&home).await?;
+    reader.session.execute("create view reports.report as select id from some_orders.number").await?;
+    let live = standing(&*store, Role::Live).await?;
+    // A view more, in place: nobody may read it yet.
+    let mut more = with_note(1);
+    let extra = json!({"name": "extra", "key": ["id"], "columns": [{"name": "id", "type": "int64"}]});
+    more["tables"].as_array_mut().expect("a list").push(extra);
+    let grown = live.layout.extended(&contract(&more));
+    let told = readers::from(&*store, &live, &grown, true).await?.context("a view is new")?.to_lines();
+    let granted = format!("select on some_orders.number to {}", reader.role);
+    assert!(told[0].contains("the view extra is new") && told[1].contains(&granted), "{told:#?}");
+    // A column less: other views.
+    let next = contract(&with(|json| json["revision"] = 2.into()));
+    let told = readers::from(&*store, &live, &Layout::of(&next), false).await?.context("a column is gone")?;
+    assert_eq!(told.changes, ["the column number.note is gone"]);
+    assert_eq!(told.readers.grants, [granted]);
+    assert_eq!(told.readers.dependants, ["view reports.report"]);
+    offer(&*store, "two", &next).await?;
+    let building = standing(&*store, Role::Building).await?.generation;
+    let promoted = promote(&*store, &building).await?;
+    assert_eq!((&*promoted.readers, promoted.replaced), ("some_orders_v2", false));
+    // Both are served.
+    assert_eq!(reader.sum("some_orders.number").await?, 0);
+    Ok(())
+}
+
+/// A view reads its table with its owner's rights.
+#[tokio::test]
+async fn a_view_that_a_person_gave_to_another_role_keeps_it_and_can_be_read() -> Result<()> {
+    let home = Home::postgres()?;
+    let store = home.open().await?;
+    offer(&*store, "one", &contract(&numbers())).await?;
+    let mut reader = Reader::new(&home).await?;
+    let role = &reader.role;
+    home.by_hand(
+        &format!(
+            "grant usage on schema some_orders_g1 to {role}; grant select on some_orders_g1.number to {role};
+             grant create on schema some_orders to {role}; alter view some_orders.number owner to {role}"
+        ),
+        "",
+    )
+    .await?;
+    offer(&*store, "two", &contract(&with(|json| json["revision"] = 2.into()))).await?;
+    home.by_hand("insert into some_orders_g2.number values (1, 7)", "").await?;
+    promote(&*store, &standing(&*store, Role::Building).await?.generation).await?;
+    assert_eq!(reader.sum("some_orders.number").await?, 7);
+    Ok(())
+}
+
+/// Triggers of a view go along when SQLite drops it: they are made again.
+#[tokio::test]
+async fn a_persons_trigger_on_a_view_survives_promote_and_additions_on_sqlite() -> Result<()> {
+    let home = Home::sqlite()?;
+    let store = home.open().await?;
+    offer(&*store, "one", &contract(&numbers())).await?;
+    home.by_hand(
+        "",
+        "create table mine (id integer);
+         create view report as select n from some_orders__number;
+         create trigger catch instead of insert on some_orders__number
+           begin insert into mine values (new.id); end",
+    )
+    .await?;
+    offer(&*store, "two", &contract(&with_note(1))).await?;
+    offer(&*store, "three", &contract(&with_note(3))).await?;
+    let building = standing(&*store, Role::Building).await?.generation;
+    assert!(promote(&*store, &building).await?.replaced);
+    home.by_hand("", "insert into some_orders__number (id) values (5)").await?;
+    let Session::Sqlite(mut session) = home.session().await? else { unreachable!("it is SQLite") };
+    let caught: i64 = sqlx::query_scalar("select id from mine").fetch_one(&mut session).await?;
+    assert_eq!(caught, 5);
+    assert_eq!(store.readers(&standing(&*store, Role::Live).await?).await?.dependants.len(), 2);
+    Ok(())
+}
