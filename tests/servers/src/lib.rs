@@ -9,7 +9,7 @@
 //! What is missing on the machine is installed when that can be done (see [`packages`]), otherwise
 //! the error names it and the command that installs it.
 //!
-//! Tests that need no server of their own use [`Kafka::shared`], [`SecuredKafka::shared`] and
+//! Tests that need no server of their own use [`Kafka::shared`], `SecuredKafka::shared` and
 //! [`Postgres::shared`].
 
 pub mod lifeline;
@@ -21,8 +21,7 @@ mod port;
 mod postgres;
 mod process;
 
-pub use kafka::{
-    Authority, ClientCertificate, Kafka, KafkaDistribution, Listener, Resource, Right, SecuredKafka, User,
-    token,
-};
+pub use kafka::{Authority, ClientCertificate, Kafka, KafkaDistribution};
+#[cfg(feature = "secured")]
+pub use kafka::{Listener, Resource, Right, SecuredKafka, User, token};
 pub use postgres::{Database, Postgres};

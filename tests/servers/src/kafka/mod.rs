@@ -3,7 +3,9 @@
 mod authority;
 mod distribution;
 mod handshake;
+#[cfg(feature = "secured")]
 mod rights;
+#[cfg(feature = "secured")]
 mod secured;
 mod settings;
 
@@ -18,7 +20,9 @@ use rustix::process::Signal;
 
 pub use authority::{Authority, ClientCertificate};
 pub use distribution::KafkaDistribution;
+#[cfg(feature = "secured")]
 pub use rights::{Resource, Right};
+#[cfg(feature = "secured")]
 pub use secured::{Listener, SecuredKafka, User, token};
 
 use crate::directory::ServerDirectory;
