@@ -97,6 +97,23 @@ impl fmt::Display for Mismatch {
     }
 }
 
+/// The first checkpoint of a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Beginning {
+    /// The first offset that is read.
+    pub offset: i64,
+    /// Offsets that the log holds before it: they are not read, and counted apart.
+    pub before_start: i64,
+    pub identity: Identity,
+}
+
+impl Beginning {
+    /// At the beginning of a log that nothing is known of.
+    pub fn at(offset: i64) -> Self {
+        Self { offset, before_start: 0, identity: Identity::default() }
+    }
+}
+
 /// Decides where to read a partition. An unknown id on either side proves nothing.
 pub fn start(checkpoint: Option<&Checkpoint>, marks: Marks, found: &Identity) -> Start {
     let Some(checkpoint) = checkpoint else { return Start::Beginning(marks.low) };

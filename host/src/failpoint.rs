@@ -22,6 +22,10 @@ pub const AFTER_ACTIVATION: &str = "after-activation";
 pub const AFTER_REVERT: &str = "after-revert";
 /// Readers are about to see another generation.
 pub const BEFORE_PROMOTE: &str = "before-promote";
+/// Checkpoints are about to be of another log.
+pub const BEFORE_MOVE: &str = "before-move";
+/// They are, and nobody was told.
+pub const AFTER_MOVE: &str = "after-move";
 /// Two generations are held, to be compared.
 pub const HELD: &str = "held";
 

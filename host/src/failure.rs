@@ -89,7 +89,7 @@ kinds! {
         "raise the projection's limit or make the plugin need less, then `projector dlq retry`";
     /// The record's value is larger than any may be.
     TooLarge = "too-large", Policy,
-        "the value was left in the log and cannot be projected: have its producer send less, and `projector dlq discard` it";
+        "the value was left in the log: raise `kafka.value-bytes` above it and restart the hosts, then `projector dlq retry` reads it from the log again, while the log holds it; or `projector dlq discard` it";
     /// The plugin answered with what it did not declare, or with what no store can hold; or the record has
     /// what no plugin can be given.
     Invalid = "invalid", Policy,
@@ -103,7 +103,10 @@ kinds! {
         "give the machine room or raise `limits.time`, then `projector resume`";
     /// The log is not the one that the checkpoint is about.
     Log = "log", Pause,
-        "bring the log back, then `projector resume`; events that are lost for good can be passed over with `projector skip`, but no offset of another log is trusted";
+        "bring the log back, then `projector resume`; events that are lost for good can be passed over with `projector skip`. Another cluster that holds the same events: `projector move-checkpoints`. A topic that was created anew: `projector rebuild`";
+    /// The configured start is not in the log, or not of a topic that the plugin reads.
+    Start = "start", Pause,
+        "correct `[projections.NAME] start` in the configuration, and restart the hosts";
     /// The tables are not as the host made them.
     Drift = "drift", Pause,
         "undo what was changed by hand, then `projector resume`";

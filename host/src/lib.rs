@@ -32,6 +32,7 @@ pub mod source;
 pub mod store;
 pub mod validate;
 
+pub mod beginning;
 pub mod lane;
 pub mod pipeline;
 pub mod retry;

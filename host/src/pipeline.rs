@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::{BatchLimits, Buffer, Delivery};
+use crate::beginning::Starts;
 use crate::config::Deploy;
 use crate::deploy::versions::Versions;
 use crate::event::Partition;
@@ -48,6 +49,8 @@ const HELD_BATCHES: usize = 16;
 pub struct Pipeline {
     pub settler: Settler,
     pub log: Log,
+    /// Where partitions begin that have no checkpoint.
+    pub starts: Starts,
     /// Where a version is found that becomes the active one.
     pub versions: Arc<Versions>,
     pub source: Source,
@@ -100,6 +103,7 @@ impl Pipeline {
         let Self {
             settler,
             log,
+            starts,
             versions,
             source,
             limits,
@@ -120,7 +124,7 @@ impl Pipeline {
             versions,
             backoff: Backoff::new(&generation.projection, &retries),
             sampling: Sampling::new(settler.plugin.limits.purity_sample),
-            positions: Positions::new(generation, settler.store.clone(), log, &retries),
+            positions: Positions::new(generation, settler.store.clone(), log, starts, &retries),
             settler,
             source,
             limits,
@@ -282,7 +286,7 @@ impl Run {
 
     /// Lets go what waits, as an operator asked for: as much as one transaction takes.
     async fn release(&mut self, operation: &Open) -> Result<(), Halt> {
-        match self.settler.release(operation, self.limits).await {
+        match self.settler.release(operation, self.limits, self.positions.log()).await {
             Ok(Released::More) => self.operations_again = Some(Instant::now()),
             Ok(Released::Done) => self.served.push(operation.id),
             // It stays asked for, and is done when it can be.

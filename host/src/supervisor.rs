@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use projector_model::order;
+use projector_model::{Contract, order};
 use tokio::sync::Mutex;
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use crate::admin;
 use crate::batch::BatchLimits;
+use crate::beginning::Starts;
 use crate::catch_up;
 use crate::config::{self, Config};
 use crate::deploy::promote::{self, Ask, PromoteError, Promotion};
@@ -89,6 +90,8 @@ enum PrepareError {
     Log(#[from] LogError),
     #[error("the active component cannot run here: {error}")]
     Version { digest: String, error: VersionError },
+    #[error("{0}")]
+    Start(String),
     #[error("the host stops")]
     Stopped,
 }
@@ -580,7 +583,7 @@ impl Host {
                 }
                 continue;
             };
-            match settler.release(operation, limits).await {
+            match settler.release(operation, limits, &self.log).await {
                 Ok(Released::More) => {}
                 Ok(Released::Done) => served.push(operation.id),
                 Err(error) => {
@@ -724,11 +727,12 @@ impl Host {
             Some(digest) if self.config.deploy_of(name).trial_batches > 0 => version(digest).await.ok(),
             _ => None,
         };
+        let contract = plugin.contract.clone();
+        let starts = self.starts(&**store, generation, &contract).await?;
         // A panic is shown until a run has gone well for a while.
         if !crashed {
             store.set_halted(generation, None).await?;
         }
-        let contract = plugin.contract.clone();
         let topics: Vec<Arc<str>> =
             contract.topics.iter().map(|topic| self.config.physical_topic(&topic.name).into()).collect();
         let group =
@@ -773,6 +777,7 @@ impl Host {
             Ok(Pipeline {
                 settler: settler.clone(),
                 log: self.log.clone(),
+                starts: starts.clone(),
                 versions: self.versions.clone(),
                 source,
                 limits,
@@ -786,6 +791,24 @@ impl Host {
         });
         let lanes = lanes.collect::<Result<_, LogError>>()?;
         Ok(Prepared { lanes, together, settler, limits, board: board.clone() })
+    }
+
+    /// Where partitions begin that have no checkpoint. A generation that has begun runs whatever is configured.
+    async fn starts(
+        &self,
+        store: &dyn Store,
+        generation: &Generation,
+        contract: &Contract,
+    ) -> Result<Starts, PrepareError> {
+        let starts = Starts::of(&self.config, contract.name(), &contract.descriptor);
+        if let Some(reason) = starts.unknown()
+            && store.began_with(generation).await?.is_none()
+        {
+            let trouble = Trouble::new(FailureKind::Start, reason);
+            store.set_halted(generation, Some(&trouble)).await?;
+            return Err(PrepareError::Start(trouble.reason));
+        }
+        Ok(starts)
     }
 
     async fn store(&self, settings: &config::Store) -> Result<(Arc<dyn Store>, Board), StoreError> {
@@ -841,6 +864,7 @@ impl PrepareError {
     fn kind(&self) -> FailureKind {
         match self {
             PrepareError::Store(error) => error.kind(),
+            PrepareError::Start(_) => FailureKind::Start,
             PrepareError::Log(error) => error.kind(),
             PrepareError::Stopped => FailureKind::Brokers,
             PrepareError::Version { error: VersionError::Store(error), .. } => error.kind(),

@@ -16,6 +16,7 @@ pub mod interpret;
 pub mod json;
 pub mod order;
 pub mod raw;
+pub mod repeat;
 mod reserved;
 pub mod value;
 

@@ -8,12 +8,13 @@ use humantime_serde::re::humantime;
 use super::terminal::{Listing, note, out};
 use super::{AskedArgument, CliError, ConfigArgument, Output, executable};
 use crate::instant::to_seconds as when;
-use crate::operations::deployments::{self, Outcome, Plan, Replay};
+use crate::operations::deployments::{self, Outcome, PartitionStart, Plan, Replay};
 
 /// Show what deploying a file would do: nothing, additions in place, or all rows anew.
 ///
 /// Which locks it takes, which rows would stay as earlier versions made them, how much is to be replayed,
-/// and whether the log still reaches back to its beginning. Nothing is changed.
+/// whether the log still reaches back to its beginning, and where a new generation would begin to read
+/// (`[projections.NAME] start`). Nothing is changed.
 #[derive(Debug, clap::Args)]
 pub(super) struct PlanArguments {
     #[command(flatten)]
@@ -68,6 +69,9 @@ pub(super) struct Rollback {
 }
 
 /// Build all rows again, with the active version, in a new generation beside the live one.
+///
+/// The new generation begins where `[projections.NAME] start` says, or at the beginning of its topics. The
+/// start "latest" means for it: where the live generation began.
 ///
 /// Readers see the new generation after `projector promote`. `projector diff` compares the two before that.
 #[derive(Debug, clap::Args)]
@@ -203,8 +207,11 @@ impl History {
         for deployed in &history {
             let digest = deployed.digest.as_deref().unwrap_or_default();
             let version = deployed.version.as_deref().unwrap_or_default();
-            let words: Vec<&str> =
-                [deployed.reason.as_deref(), deployed.verdict.as_deref()].into_iter().flatten().collect();
+            let start = deployed.start.as_ref().map(|start| format!("began at: {start}"));
+            let words: Vec<&str> = [&deployed.reason, &deployed.verdict, &start]
+                .into_iter()
+                .filter_map(|words| words.as_deref())
+                .collect();
             table.row([
                 when(deployed.asked_at),
                 deployed.asked_by.clone(),
@@ -218,6 +225,33 @@ impl History {
         table.print();
         Ok(())
     }
+}
+
+/// Where a new generation begins to read, unless that is at the beginning of every topic.
+fn starts(replay: &Replay) -> Vec<String> {
+    let mut words = Vec::new();
+    if let Some(problem) = &replay.start_problem {
+        words.push(format!("  it would not run: {problem}"));
+    }
+    let behind = |found: &&PartitionStart| found.start != Some(found.log_begin);
+    let behind: Vec<&PartitionStart> = replay.starts.iter().filter(behind).collect();
+    if behind.is_empty() && replay.start == "earliest" {
+        return words;
+    }
+    words.push(format!("  reading begins at the configured start: {}", replay.start));
+    for PartitionStart { topic, partition, log_begin, log_end, start, problem } in behind {
+        words.push(match (start, problem) {
+            (Some(start), _) => format!(
+                "    {topic}/{partition} begins at offset {start}; its log goes from {log_begin} to {log_end}, so {} offsets are not read",
+                start - log_begin
+            ),
+            (None, problem) => format!(
+                "    {topic}/{partition} would not be read: {}",
+                problem.as_deref().unwrap_or_default()
+            ),
+        });
+    }
+    words
 }
 
 /// A plan for a person.
@@ -255,9 +289,11 @@ fn in_words(plan: &Plan) -> String {
     if let Some(readers) = &plan.move_readers {
         words.extend(readers.to_lines().into_iter().map(|line| format!("  {line}")));
     }
-    if let Some(Replay { events, estimated_seconds, log_begins_later, unknown, .. }) = &plan.replay {
+    if let Some(replay) = &plan.replay {
+        let Replay { events, estimated_seconds, log_begins_later, unknown, .. } = replay;
         let time = humantime::format_duration(Duration::from_secs(estimated_seconds.ceil() as u64));
         words.push(format!("  {events} events are to be replayed: about {time}"));
+        words.extend(starts(replay));
         for (partition, first) in log_begins_later {
             words.push(format!(
                 "  the log of {partition} begins at offset {first}: what was before is not in it (`projector backfill` feeds it from a file)"

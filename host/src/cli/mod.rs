@@ -11,6 +11,7 @@ mod dlq;
 mod duplicates;
 mod generations;
 mod inspect;
+mod move_checkpoints;
 mod payload;
 mod run;
 mod status;
@@ -64,6 +65,7 @@ enum Command {
     Pause(control::Pause),
     Resume(control::Resume),
     Skip(control::Skip),
+    MoveCheckpoints(move_checkpoints::Arguments),
     Operations(control::Operations),
     Inspect(inspect::Arguments),
     Component(component::Arguments),
@@ -191,6 +193,7 @@ pub fn main() -> ExitCode {
         Command::Pause(pause) => pause.run(),
         Command::Resume(resume) => resume.run(),
         Command::Skip(skip) => skip.run(),
+        Command::MoveCheckpoints(arguments) => move_checkpoints::run(arguments),
         Command::Operations(operations) => operations.run(),
         Command::Inspect(arguments) => inspect::run(arguments),
         Command::Component(arguments) => component::run(arguments),

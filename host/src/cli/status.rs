@@ -102,6 +102,12 @@ fn print(projection: &ProjectionStatus) {
         counters.dead,
         counters.skipped
     );
+    if projection.before_start > 0 {
+        out!(
+            "  before start {}: offsets that the log held before the configured start",
+            projection.before_start
+        );
+    }
     for (outcome, codes) in [
         ("ignored", &projection.ignored_by_code),
         ("dead", &projection.dead_by_code),
@@ -120,13 +126,23 @@ fn print(projection: &ProjectionStatus) {
         out!("  NOT KNOWN: {topic}{called}: {}", why.reason);
         out!("    what to do: {}", why.kind.advice());
     }
-    let mut table =
-        Listing::new(["topic", "partition", "checkpoint", "log end", "lag", "freshness", "dead", ""]);
+    let mut table = Listing::new([
+        "topic",
+        "partition",
+        "start",
+        "checkpoint",
+        "log end",
+        "lag",
+        "freshness",
+        "dead",
+        "",
+    ]);
     for partition in &projection.partitions {
         let seen = partition.visibility;
         table.row([
             partition.topic.clone(),
             partition.partition.to_string(),
+            partition.start.map_or("-".into(), |start| start.to_string()),
             partition.checkpoint.map_or("-".into(), |checkpoint| checkpoint.to_string()),
             seen.map_or("-".into(), |seen| seen.log_end.to_string()),
             seen.map_or("-".into(), |seen| seen.lag.to_string()),

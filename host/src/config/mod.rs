@@ -4,6 +4,7 @@
 //! stands for the content of a file. Errors name the file, the line and the nearest known key.
 
 mod shown;
+mod start;
 mod text;
 mod unused;
 
@@ -21,6 +22,7 @@ use crate::batch::BatchLimits;
 use crate::plugin::MOST_STACK_BYTES;
 use crate::policy::Failures;
 
+pub use start::{Start, StartAt, rfc3339, time};
 pub use text::{Text, TextError};
 pub use unused::Known;
 
@@ -243,6 +245,9 @@ pub struct Projection {
     pub failures: Option<Failures>,
     pub lanes: Option<NonZeroUsize>,
     pub deploy: Option<Deploy>,
+    /// Where a new generation begins to read; at the beginning of its topics, if this is left out. It changes
+    /// nothing in a generation that has begun.
+    pub start: Option<Start>,
 }
 
 /// What a plugin may use. A limit of an event ends the one event that hits it, one of a batch the batch
@@ -548,6 +553,12 @@ impl Config {
 
     pub fn lanes_of(&self, projection: &str) -> usize {
         self.projections.get(projection).and_then(|own| own.lanes).unwrap_or(self.lanes).get()
+    }
+
+    /// Where a new generation of a projection begins to read.
+    pub fn start_of(&self, projection: &str) -> Start {
+        let own = self.projections.get(projection).and_then(|own| own.start.clone());
+        own.unwrap_or(Start::Everywhere(StartAt::Earliest))
     }
 
     /// Whether a projection is granted a topic, by its logical name.

@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::OperationError;
 use super::deployments::{Progress, propose, stored};
 use crate::batch::{BatchLimits, Buffer, Delivery};
-use crate::checkpoint::Identity;
+use crate::checkpoint::{Beginning, Identity};
 use crate::config::Config;
 use crate::deploy::backfill::{Line, Lines, Scanned, TOPIC, Topics, digest, event, is_blank, partition};
 use crate::event::Partition;
@@ -129,7 +129,10 @@ async fn feed(
     let generation = fed.map(|fed| fed.generation).ok_or_else(|| {
         OperationError::Failed(format!("{name}: another generation is built meanwhile (`projector history`)"))
     })?;
-    store.begin_partition(&generation, &partition(), 0, &identity).await?;
+    // What the file does not have is read from the log's beginning.
+    store.begin_generation(&generation, &BTreeSet::new(), "a file, then earliest").await?;
+    let beginning = Beginning { identity, ..Beginning::at(0) };
+    store.begin_partition(&generation, &partition(), &beginning).await?;
     let checkpoints = store.checkpoints(&generation, &[partition()]).await?;
     let checkpoint = checkpoints.into_iter().flatten().next().map_or(0, |checkpoint| checkpoint.next_offset);
     progress(&match checkpoint {
@@ -162,7 +165,8 @@ async fn feed(
 
     for (partition, next, identity) in take_over(&log, &scanned.ends, file.allow_gap).await? {
         progress(&format!("the log of {partition} takes over at {next}"));
-        store.begin_partition(&generation, &partition, next, &identity).await?;
+        let beginning = Beginning { identity, ..Beginning::at(next) };
+        store.begin_partition(&generation, &partition, &beginning).await?;
     }
     let counters = counters(&**store, name, generation.number).await?;
     let verdict = format!(

@@ -10,7 +10,8 @@ use serde::Serialize;
 
 use super::OperationError;
 use super::unused::{self, unused};
-use crate::config::{Config, Known};
+use crate::beginning::Starts;
+use crate::config::{Config, Known, StartAt};
 use crate::deploy::compare::{CompareError, compare};
 use crate::deploy::layout::{Layout, Step};
 use crate::deploy::promote::{self, Ask, PromoteError, Promotion};
@@ -21,6 +22,7 @@ use crate::deploy::{self, Target};
 use crate::failure::FailureKind;
 use crate::plugin::Plugin;
 use crate::source::{Log, LogError};
+use crate::store::beginnings::EarlierStarts;
 use crate::store::deployments::{Action, Deployed, Origin, Proposal, Proposed, Role, Standing};
 use crate::store::diff::{Diff, Expected};
 use crate::store::operator::Asked;
@@ -83,12 +85,32 @@ pub struct Replay {
     pub events: i64,
     /// At 10,000 events per second, times the share that `rebuild-share` leaves it.
     pub estimated_seconds: f64,
+    /// The configured start.
+    pub start: String,
+    /// Where each partition begins.
+    pub starts: Vec<PartitionStart>,
+    /// What is wrong with the configured start: the generation would not be begun.
+    pub start_problem: Option<String>,
     /// Partitions whose log does not reach back to its beginning, by their first offset.
     pub log_begins_later: Vec<(String, i64)>,
     pub missing_topics: Vec<String>,
     /// Topics and partitions of which nothing is known, those that do not exist among them, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unknown: Vec<String>,
+}
+
+/// Where a new generation would begin to read a partition.
+#[derive(Debug, Serialize)]
+pub struct PartitionStart {
+    pub topic: String,
+    pub partition: i32,
+    /// What the log holds: from its first offset to the one after its last.
+    pub log_begin: i64,
+    pub log_end: i64,
+    /// Absent if the configured start is not in the log.
+    pub start: Option<i64>,
+    /// Why the partition would not be read.
+    pub problem: Option<String>,
 }
 
 /// A file that could be deployed, and who vouches for it.
@@ -168,7 +190,10 @@ async fn plan_in(config: &Config, store: &dyn Store, candidate: &Candidate) -> R
         _ => Vec::new(),
     };
     let replay = match change {
-        "first" | "anew" => Some(replay(config, plugin, change == "anew").await?),
+        "first" | "anew" => {
+            let earlier = store.earlier_starts(name, None).await?;
+            Some(replay(config, plugin, change == "anew", &earlier).await?)
+        }
         _ => None,
     };
     Ok(Plan {
@@ -208,11 +233,20 @@ async fn warnings(config: &Config, plugin: &Plugin) -> Vec<String> {
 }
 
 /// What the log holds of a plugin's topics.
-async fn replay(config: &Config, plugin: &Plugin, beside: bool) -> Result<Replay, OperationError> {
+async fn replay(
+    config: &Config,
+    plugin: &Plugin,
+    beside: bool,
+    earlier: &EarlierStarts,
+) -> Result<Replay, OperationError> {
     let log = Log::open(&config.kafka)?;
+    let starts = Starts::of(config, plugin.contract.name(), &plugin.contract.descriptor);
     let mut replay = Replay {
         events: 0,
         estimated_seconds: 0.0,
+        start: starts.to_string(),
+        starts: Vec::new(),
+        start_problem: starts.unknown(),
         log_begins_later: Vec::new(),
         missing_topics: Vec::new(),
         unknown: Vec::new(),
@@ -232,6 +266,8 @@ async fn replay(config: &Config, plugin: &Plugin, beside: bool) -> Result<Replay
             }
             partitions => partitions?,
         };
+        let mut identities = log.identities_each(vec![physical.clone()]).await?;
+        let identity = identities.remove(&*physical).and_then(Result::ok).unwrap_or_default();
         for (partition, marks) in partitions {
             let marks = match marks {
                 Ok(marks) => marks,
@@ -240,10 +276,25 @@ async fn replay(config: &Config, plugin: &Plugin, beside: bool) -> Result<Replay
                     continue;
                 }
             };
-            replay.events += marks.high - marks.low;
-            if marks.low > 0 {
+            let found = match starts.find(&log, &partition, (marks, &identity), earlier).await {
+                Err(LogError::Fault(fault)) if !fault.is_everywhere() => {
+                    replay.unknown.push(fault.to_string());
+                    continue;
+                }
+                found => found?,
+            };
+            replay.events += found.as_ref().map_or(0, |start| marks.high - start);
+            if marks.low > 0 && *starts.of_topic(&physical) == StartAt::Earliest {
                 replay.log_begins_later.push((partition.to_string(), marks.low));
             }
+            replay.starts.push(PartitionStart {
+                topic: physical.to_string(),
+                partition: partition.number,
+                log_begin: marks.low,
+                log_end: marks.high,
+                start: found.as_ref().ok().copied(),
+                problem: found.err().map(|problem| problem.to_string()),
+            });
         }
     }
     let share = if beside { config.deploy_of(plugin.contract.name()).rebuild_share.max(0.01) } else { 1.0 };

@@ -7,6 +7,7 @@ pub mod dead_letters;
 pub mod deployments;
 pub mod duplicates;
 pub mod inspect;
+pub mod move_checkpoints;
 pub mod status;
 pub mod unused;
 

@@ -9,12 +9,14 @@ use projector_model::Descriptor;
 use serde::Serialize;
 
 use super::OperationError;
-use crate::checkpoint::Marks;
+use crate::beginning::Starts;
+use crate::checkpoint::{Identity, Marks};
 use crate::config::{self, Config};
 use crate::event::Partition;
 use crate::failure::{FailureKind, Trouble};
 use crate::freshness::{Seen, Visibility, visibility};
 use crate::source::{KafkaFault, Log, LogError};
+use crate::store::beginnings::EarlierStarts;
 use crate::store::deployments::Role;
 use crate::store::{self, Counters, PartitionState, Projection, StatementCount};
 
@@ -62,6 +64,8 @@ pub struct ProjectionStatus {
     /// The last time that the plugin answered otherwise to the same event than it had.
     pub impure: Option<String>,
     pub counters: Counters,
+    /// Offsets that the log held before the configured start: they are not read, and are none of `read`.
+    pub before_start: i64,
     pub ignored_by_code: BTreeMap<String, i64>,
     pub dead_by_code: BTreeMap<String, i64>,
     pub skipped_by_code: BTreeMap<String, i64>,
@@ -95,6 +99,10 @@ pub struct PartitionStatus {
     pub partition: i32,
     /// The next offset to read; absent before the partition was first granted to a host.
     pub checkpoint: Option<i64>,
+    /// The first offset that was read.
+    pub start: Option<i64>,
+    /// How many offsets the log held before it then.
+    pub before_start: i64,
     /// Absent for what is no log: a file that it was fed from.
     #[serde(flatten)]
     pub visibility: Option<Visibility>,
@@ -129,6 +137,22 @@ impl Brokers {
                 }
                 Err(trouble)
             }
+        }
+    }
+}
+
+impl Brokers {
+    /// Where a partition would begin that has no checkpoint, or why it does not.
+    async fn first_offset(
+        &self,
+        starts: &Starts,
+        partition: &Partition,
+        marks: Marks,
+    ) -> Result<i64, Trouble> {
+        let log_is = (marks, &Identity::default());
+        match starts.find(&self.log, partition, log_is, &EarlierStarts::new()).await {
+            Ok(found) => found.map_err(|problem| Trouble::new(FailureKind::Start, problem)),
+            Err(error) => Err(Trouble::new(error.kind(), &error)),
         }
     }
 }
@@ -201,6 +225,9 @@ async fn of_projection(
     let mut unknown_topics = Vec::new();
     let mut of_log: Vec<Partition> = Vec::new();
     let mut seen: HashMap<Partition, Seen> = HashMap::new();
+    let starts = Starts::of(config, &projection.name, &descriptor);
+    // Why partitions that have no checkpoint are not begun.
+    let mut not_begun: HashMap<Partition, Trouble> = HashMap::new();
     for topic in &descriptor.topics {
         let physical: Arc<str> = config.physical_topic(&topic.name).into();
         match brokers.topic(physical.clone()).await {
@@ -214,7 +241,17 @@ async fn of_projection(
                     let checkpoint = stored.get(&(partition.topic.to_string(), partition.number));
                     match marks {
                         Ok(marks) => {
-                            let from = checkpoint.map_or(marks.low, |state| state.checkpoint);
+                            let existed = projection.began_with.as_ref();
+                            let existed = existed.is_none_or(|existed| existed.contains(&partition));
+                            let from = match checkpoint {
+                                Some(state) => Ok(state.checkpoint),
+                                None if !existed => Ok(marks.low),
+                                None => brokers.first_offset(&starts, &partition, marks).await,
+                            };
+                            let from = from.unwrap_or_else(|trouble| {
+                                not_begun.insert(partition.clone(), trouble);
+                                marks.low
+                            });
                             asked.push((partition, from, marks));
                         }
                         Err(why) => drop(seen.insert(partition, Seen::unknown(why))),
@@ -256,9 +293,14 @@ async fn of_projection(
             topic: partition.topic.to_string(),
             partition: partition.number,
             checkpoint: state.as_ref().map(|state| state.checkpoint),
+            start: state.as_ref().map(|state| state.start),
+            before_start: state.as_ref().map_or(0, |state| state.before_start),
             visibility,
             counters: own,
-            paused: state.and_then(|state| state.paused),
+            paused: match state {
+                Some(state) => state.paused,
+                None => not_begun.remove(&partition),
+            },
             unknown,
         });
     }
@@ -289,6 +331,7 @@ async fn of_projection(
         halted: projection.halted,
         impure: projection.impure,
         counters,
+        before_start: statuses.iter().map(|status| status.before_start).sum(),
         ignored_by_code,
         dead_by_code,
         skipped_by_code,

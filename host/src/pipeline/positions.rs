@@ -7,7 +7,9 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio::time::Instant;
 
 use crate::batch::Delivery;
-use crate::checkpoint::{Checkpoint, Identity, Start, start};
+use crate::beginning::{NotInLog, Starts};
+use crate::checkpoint::{Beginning, Checkpoint, Identity, Marks, Start, start};
+use crate::config::StartAt;
 use crate::event::Partition;
 use crate::failure::{FailureKind, Trouble, panic_text};
 use crate::retry::{Backoff, Retries};
@@ -18,6 +20,10 @@ pub(super) struct Positions {
     generation: Generation,
     store: Arc<dyn Store>,
     log: Log,
+    /// Where partitions begin that have no checkpoint.
+    starts: Starts,
+    /// The partitions that existed when the generation began, once that is known.
+    began_with: Option<BTreeSet<Partition>>,
     /// The checkpoint of each partition that is read, as the store had it last.
     checkpoints: HashMap<Partition, i64>,
     /// The log that each topic was when it was last held against a checkpoint.
@@ -39,8 +45,16 @@ enum Unknown {
     Store(#[from] StoreError),
     #[error(transparent)]
     Log(#[from] LogError),
+    #[error("{0}")]
+    NotInLog(NotInLog),
     #[error("the task that asks where to read panicked: {0}")]
     Crashed(String),
+}
+
+impl From<NotInLog> for Unknown {
+    fn from(problem: NotInLog) -> Self {
+        Self::NotInLog(problem)
+    }
 }
 
 /// What is asked about the open partitions.
@@ -83,12 +97,19 @@ impl Unknown {
             Unknown::Store(error) => error.kind(),
             Unknown::Log(error) => error.kind(),
             Unknown::Crashed(_) => FailureKind::Crash,
+            Unknown::NotInLog(_) => FailureKind::Start,
         }
     }
 }
 
 impl Positions {
-    pub(super) fn new(generation: Generation, store: Arc<dyn Store>, log: Log, retries: &Retries) -> Self {
+    pub(super) fn new(
+        generation: Generation,
+        store: Arc<dyn Store>,
+        log: Log,
+        starts: Starts,
+        retries: &Retries,
+    ) -> Self {
         Self {
             backoff: Backoff::new(&generation.projection, retries),
             unknown: BTreeMap::new(),
@@ -96,12 +117,18 @@ impl Positions {
             generation,
             store,
             log,
+            starts,
+            began_with: None,
             checkpoints: HashMap::new(),
             identities: HashMap::new(),
             open: BTreeSet::new(),
             inquiry: Inquiry::None,
             try_again: None,
         }
+    }
+
+    pub(super) fn log(&self) -> &Log {
+        &self.log
     }
 
     pub(super) fn ask(&mut self, partitions: Vec<Partition>) {
@@ -246,9 +273,17 @@ impl Positions {
                 Err(fault) => unknown.push((partition, fault)),
                 Ok((marks, identity)) => {
                     let start = start(checkpoint.as_ref(), marks, &identity);
-                    if let Start::Beginning(offset) = start {
-                        self.store.begin_partition(&self.generation, &partition, offset, &identity).await?;
-                        begun = true;
+                    if let Start::Beginning(_) = start {
+                        match self.begin_partition(&partition, marks, &identity).await {
+                            Ok(()) => begun = true,
+                            Err(Unknown::NotInLog(problem)) => self.refuse_start(&partition, &problem),
+                            // Of this partition; the others are read.
+                            Err(Unknown::Log(LogError::Fault(fault))) if !fault.is_everywhere() => {
+                                unknown.push((partition, fault));
+                                continue;
+                            }
+                            Err(error) => return Err(error),
+                        }
                     }
                     known.push((partition, start, marks, identity));
                 }
@@ -286,6 +321,73 @@ impl Positions {
         }
         source.read(spans);
         Ok(Begun { unknown, again: false })
+    }
+
+    /// Stores the first checkpoint of a partition. Another host may do so as well: the first one counts.
+    async fn begin_partition(
+        &mut self,
+        partition: &Partition,
+        marks: Marks,
+        identity: &Identity,
+    ) -> Result<(), Unknown> {
+        let offset = match self.existed(partition).await? {
+            // It was added later.
+            false => marks.low,
+            true => {
+                let (projection, besides) = (&self.generation.projection, Some(self.generation.id));
+                let earlier = self.store.earlier_starts(projection, besides).await?;
+                self.starts.find(&self.log, partition, (marks, identity), &earlier).await??
+            }
+        };
+        let before_start = offset - marks.low;
+        let beginning = Beginning { offset, before_start, identity: identity.clone() };
+        self.store.begin_partition(&self.generation, partition, &beginning).await?;
+        if before_start > 0 {
+            let projection = &self.generation.projection;
+            tracing::info!(projection, %partition, offset, before_start, "reading begins behind the log's beginning");
+        }
+        Ok(())
+    }
+
+    /// Whether a partition existed when the generation began. All hosts give the same answer: the first one
+    /// that asks begins the generation, and what existed then is stored.
+    async fn existed(&mut self, partition: &Partition) -> Result<bool, Unknown> {
+        if self.began_with.is_none() {
+            self.began_with = self.store.began_with(&self.generation).await?;
+        }
+        let began_with = match self.began_with.take() {
+            Some(began_with) => began_with,
+            None => {
+                let now = self.existing().await?;
+                let start = self.starts.to_string();
+                self.store.begin_generation(&self.generation, &now, &start).await?
+            }
+        };
+        Ok(self.began_with.insert(began_with).contains(partition))
+    }
+
+    /// The partitions of all topics as they exist now. A topic that does not exist has none; a topic whose
+    /// partitions are not known can wait if it is read from its beginning anyway.
+    async fn existing(&self) -> Result<BTreeSet<Partition>, Unknown> {
+        let mut existing = BTreeSet::new();
+        for (topic, partitions) in self.log.partitions(self.starts.topics()).await? {
+            match partitions {
+                Ok(partitions) => existing.extend(partitions),
+                Err(fault) if fault.kind() == FailureKind::NoTopic => {}
+                Err(fault)
+                    if *self.starts.of_topic(&topic) == StartAt::Earliest && !fault.is_everywhere() => {}
+                Err(fault) => return Err(LogError::Fault(fault).into()),
+            }
+        }
+        Ok(existing)
+    }
+
+    /// A partition that has no checkpoint is not read, because the configured start is not in its log.
+    fn refuse_start(&mut self, partition: &Partition, problem: &NotInLog) {
+        let projection = &self.generation.projection;
+        let (reason, advice) = (problem.to_string(), FailureKind::Start.advice());
+        tracing::error!(projection, %partition, reason, advice, "partition not begun");
+        self.open.remove(partition);
     }
 
     /// The partitions of a batch whose topic is not the one any more that it was when reading began, or

@@ -7,10 +7,12 @@ use serde_json::{Value as Json, json};
 
 use super::{Isolate, Settler, isolate, resolve, writes};
 use crate::batch::{BatchLimits, Delivery};
+use crate::checkpoint::{Checkpoint, Identity};
 use crate::event::{Event, Partition, Position};
 use crate::failure::FailureKind;
 use crate::outcome::{Failure, Outcome};
 use crate::project::{self, Caller, FirstAnswer, Keys, ProjectError};
+use crate::source::{Log, LogError, Recalled};
 use crate::store::operator::{Action, Fate, Kept, Open, Release, Taken, Verdict};
 use crate::store::{Books, StoreError, add};
 
@@ -27,16 +29,29 @@ pub enum Released {
 }
 
 impl Settler {
-    /// Does what an operator asked for, as much of it as one transaction takes.
-    pub async fn release(&self, operation: &Open, limits: BatchLimits) -> Result<Released, StoreError> {
-        // Events that failed in a way that only shows when they are written, or called.
-        let mut failed: HashMap<Position, Failure> = HashMap::new();
+    /// Does what an operator asked for, as much of it as one transaction takes. What was left in the log is
+    /// read there.
+    pub async fn release(
+        &self,
+        operation: &Open,
+        limits: BatchLimits,
+        log: &Log,
+    ) -> Result<Released, StoreError> {
+        let mut known = Known { value_bytes: log.value_bytes(), ..Known::default() };
         let mut tried = limits;
         loop {
-            let (error, events) = match self.release_some(operation, tried, &failed).await {
-                Ok(released) => return Ok(released),
+            let (error, events) = match self.release_some(operation, tried, &known).await {
+                Ok(Tried::Released(released)) => return Ok(released),
+                Ok(Tried::InLog(left)) => {
+                    // Outside the transaction: the brokers take their time.
+                    if let Err(error) = self.recall(left.clone(), &mut known, log).await? {
+                        return self.unanswered(operation, &left, error).await;
+                    }
+                    continue;
+                }
                 Err(Failed { error, events }) => (error, events),
             };
+            let failed = &mut known.failed;
             match error {
                 ProjectError::Store(error) => match isolate(error, events.len())? {
                     // It is refused although it writes no rows: trying on would change nothing.
@@ -61,14 +76,19 @@ impl Settler {
         &self,
         operation: &Open,
         limits: BatchLimits,
-        failed: &HashMap<Position, Failure>,
-    ) -> Result<Released, Failed> {
+        known: &Known,
+    ) -> Result<Tried, Failed> {
         let contract = &self.deployment.contract;
         let mut tx = self.store.begin(&self.deployment).await?;
-        let Some(taken) = tx.take(operation.id, limits).await? else { return Ok(Released::Done) };
+        let Some(taken) = tx.take(operation.id, limits).await? else {
+            return Ok(Tried::Released(Released::Done));
+        };
         let dry_run = taken.dry_run;
         let mut work = Work::of(taken, limits.events)?;
-        let answers = work.ask(self, failed)?;
+        if let Some(left) = work.recall(known) {
+            return Ok(Tried::InLog(left));
+        }
+        let answers = work.ask(self, &known.failed)?;
         // What waited keeps waiting behind the next one that fails, whatever the policy is by now.
         let keys = Keys { park: true, ..Keys::default() };
         let mut caller = Caller::new(&self.plugin);
@@ -113,8 +133,118 @@ impl Settler {
             waiting,
             "dead letter dealt with"
         );
-        Ok(if stuck || frees || dry_run { Released::Done } else { Released::More })
+        Ok(Tried::Released(if stuck || frees || dry_run { Released::Done } else { Released::More }))
     }
+
+    /// Reads a record that was left in the log. What the log does not hold fails for good.
+    async fn recall(
+        &self,
+        left: LeftInLog,
+        known: &mut Known,
+        log: &Log,
+    ) -> Result<Result<(), LogError>, StoreError> {
+        let at = &left.position;
+        let fails = |code: &str, detail: String| Failure::new(FailureKind::TooLarge, code, detail);
+        if let Some(operation) = left.moved_by {
+            let detail = format!(
+                "its value was left in the log, at {at}, before operation {operation} moved the partition to another log: there, that offset is another record"
+            );
+            known.failed.insert(left.position, fails("other-log", detail));
+            return Ok(Ok(()));
+        }
+        let partitions = std::slice::from_ref(&at.partition);
+        let checkpoints = self.store.checkpoints(&self.deployment.generation, partitions).await?;
+        let stored = checkpoints
+            .into_iter()
+            .flatten()
+            .next()
+            .unwrap_or_else(|| Checkpoint { next_offset: 0, identity: Identity::default() });
+        let recalled = match log.recall(at.clone(), stored.identity).await {
+            Ok(recalled) => recalled,
+            Err(error) => return Ok(Err(error)),
+        };
+        let failure = match recalled {
+            Recalled::Value(value) => {
+                known.recalled = Some((left.position, value));
+                return Ok(Ok(()));
+            }
+            Recalled::TooLarge { bytes } => fails(
+                "value-bytes",
+                format!(
+                    "its value has {bytes} bytes, more than `kafka.value-bytes`; it was left in the log, at {at}"
+                ),
+            ),
+            Recalled::Gone => fails(
+                "gone",
+                format!(
+                    "its value was left in the log, and the log does not hold the record at {at} any more"
+                ),
+            ),
+            Recalled::OtherLog { stored, found } => fails(
+                "other-log",
+                format!(
+                    "its value was left in the log, at {at}, and the topic is another one now: topic id {} and cluster id {}, and not {} and {}",
+                    shown(&found.topic_id),
+                    shown(&found.cluster_id),
+                    shown(&stored.topic_id),
+                    shown(&stored.cluster_id)
+                ),
+            ),
+        };
+        known.failed.insert(left.position, failure);
+        Ok(Ok(()))
+    }
+
+    /// The brokers did not say whether the log holds a record. The operation says so and ends, as long as it
+    /// has changed nothing; otherwise it is tried again.
+    async fn unanswered(
+        &self,
+        operation: &Open,
+        left: &LeftInLog,
+        error: LogError,
+    ) -> Result<Released, StoreError> {
+        let detail = format!("the record at {} could not be read from the log: {error}", left.position);
+        match left.is_letter {
+            true => {
+                let failure = Failure::new(FailureKind::Brokers, "log", detail);
+                self.store.answer(operation.id, &Verdict::failed(&failure)).await?;
+                Ok(Released::Done)
+            }
+            false => Err(StoreError::Brokers(detail)),
+        }
+    }
+}
+
+fn shown(id: &Option<String>) -> &str {
+    id.as_deref().unwrap_or("(unknown)")
+}
+
+/// How far one try came.
+enum Tried {
+    Released(Released),
+    /// First, this record is to be read from the log.
+    InLog(LeftInLog),
+}
+
+/// A record whose value was left in the log.
+#[derive(Clone)]
+struct LeftInLog {
+    position: Position,
+    /// The operation that moved the partition to another log since.
+    moved_by: Option<i64>,
+    /// It is the dead letter itself, and not one of the events behind it.
+    is_letter: bool,
+}
+
+/// What is known of the events from earlier tries.
+#[derive(Default)]
+struct Known {
+    /// Events that failed in a way that only shows when they are written, called, or read from the log.
+    failed: HashMap<Position, Failure>,
+    /// The value of the first event, if it was left in the log.
+    recalled: Option<(Position, Option<Vec<u8>>)>,
+    /// What a value may weigh.
+    value_bytes: usize,
 }
 
 /// Why events that waited were not let go, and which.
@@ -167,6 +297,31 @@ impl Work {
             }
         }
         Ok(Self { taken, events, tries_letter })
+    }
+
+    /// Takes the value of the first event, if it was left in the log; returns what is to be read there before.
+    /// Only one value is held at a time: the next event that was left in the log waits for its turn.
+    fn recall(&mut self, known: &Known) -> Option<LeftInLog> {
+        let fits = |event: &Event| event.oversize_bytes.is_some_and(|bytes| bytes <= known.value_bytes);
+        let is_open = |event: &Event| fits(event) && !known.failed.contains_key(&event.position);
+        if let Some(later) = self.events.iter().skip(1).position(|delivery| is_open(&delivery.event)) {
+            self.events.truncate(1 + later);
+        }
+        let first = self.events.first_mut().filter(|first| is_open(&first.event))?;
+        if let Some((_, value)) = known.recalled.as_ref().filter(|(at, _)| *at == first.event.position) {
+            first.event.value = value.clone();
+            first.event.oversize_bytes = None;
+            return None;
+        }
+        let kept = match (&self.taken.letter, self.tries_letter) {
+            (Some((kept, ..)), true) => Some(kept),
+            _ => self.taken.parked.first().map(|(kept, _)| kept),
+        };
+        Some(LeftInLog {
+            position: first.event.position.clone(),
+            moved_by: kept.and_then(|kept| kept.moved_by),
+            is_letter: self.tries_letter,
+        })
     }
 
     /// What the plugin says of the events, up to the first that is known to fail.
@@ -246,11 +401,15 @@ impl Work {
             }
         });
         let mut settled = Vec::new();
+        let mut moved_by = None;
         for (outcome, (kept, _)) in self.of_parked(outcomes).iter().zip(&self.taken.parked) {
             if let (false, Some(event)) = (matches!(outcome, Outcome::Park(_)), &kept.event) {
                 let books = shifts.entry(event.position.partition.clone()).or_default();
                 books.parked -= 1;
                 books.count(outcome);
+                if matches!(outcome, Outcome::Dead { .. }) {
+                    moved_by = kept.moved_by;
+                }
                 settled.push(kept.id);
             }
         }
@@ -261,6 +420,7 @@ impl Work {
             letter,
             settled,
             shifts,
+            moved_by,
             frees,
             verdict,
             done,

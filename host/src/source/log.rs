@@ -1,5 +1,8 @@
 //! What the log holds, asked by a client of its own that belongs to no group.
 
+mod record;
+mod times;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{CStr, CString};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +20,8 @@ use crate::checkpoint::{Identity, Marks};
 use crate::config;
 use crate::event::Partition;
 use crate::failure::{FailureKind, panic_text};
+
+pub use record::Recalled;
 
 /// How long one question to the brokers may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -179,6 +184,44 @@ impl Log {
         blocking(move || {
             let leaders = log.leaders_of(&topic)?;
             Ok(log.marks_of(leaders))
+        })
+        .await
+    }
+
+    /// The partitions of each topic, whether or not they have a leader; or why they are not known.
+    pub async fn partitions(
+        &self,
+        topics: BTreeSet<Arc<str>>,
+    ) -> Result<Vec<(Arc<str>, Result<Vec<Partition>, KafkaFault>)>, LogError> {
+        let log = self.clone();
+        blocking(move || {
+            let topics: Vec<Arc<str>> = topics.into_iter().collect();
+            let known = log.leaders(&topics).into_iter();
+            let partitions = |leaders: Leaders| leaders.into_iter().map(|(partition, _)| partition).collect();
+            Ok(known.map(|(topic, leaders)| (topic, leaders.map(partitions))).collect())
+        })
+        .await
+    }
+
+    /// The offset of the first record of this time or later, in milliseconds since 1970. `None`: no record
+    /// is as young.
+    pub async fn offset_at(&self, partition: Partition, time_ms: i64) -> Result<Option<i64>, LogError> {
+        let log = self.clone();
+        blocking(move || {
+            let fault = |error: KafkaError| log.fault(Subject::Partition(partition.clone()), &error);
+            let mut asked = TopicPartitionList::new();
+            asked
+                .add_partition_offset(&partition.topic, partition.number, Offset::Offset(time_ms))
+                .map_err(LogError::Client)?;
+            let found = log.client.offsets_for_times(asked, PATIENCE).map_err(fault)?;
+            let Some(found) = found.find_partition(&partition.topic, partition.number) else {
+                return Ok(None);
+            };
+            found.error().map_err(fault)?;
+            match found.offset() {
+                Offset::Offset(offset) => Ok(Some(offset)),
+                _ => Ok(None),
+            }
         })
         .await
     }

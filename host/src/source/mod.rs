@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 
 pub use client::RESERVED_PROPERTIES;
 pub use errors::{Asker, KafkaFault, Subject};
-pub use log::{Inspected, Log, LogError};
+pub use log::{Inspected, Log, LogError, Recalled};
 pub use merge::Merging;
 pub use rebalance::Hold;
 

@@ -275,6 +275,8 @@ pub struct Deployed {
     pub decided_at: Option<i64>,
     #[serde(serialize_with = "crate::instant::option::serialize")]
     pub proven_at: Option<i64>,
+    /// Of a new generation: the start that was configured when it began to read.
+    pub start: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

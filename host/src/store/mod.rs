@@ -3,17 +3,19 @@
 //! Two stores keep one promise. Postgres writes a batch as few set-wise statements; SQLite lets
 //! the model's own interpreter write. Whatever one refuses, the other refuses as well.
 
+pub mod beginnings;
 mod compare;
 pub mod deployments;
 pub mod diff;
 pub mod foreign;
+pub mod moves;
 mod names;
 pub mod operator;
 mod overview;
 pub mod postgres;
 pub mod sqlite;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,12 +26,14 @@ use serde::Serialize;
 use sqlx::Connection;
 use uuid::Uuid;
 
+use beginnings::Beginnings;
 use deployments::{Deployments, Role, Vector, vector_from};
 use diff::Snapshot;
+use moves::Moves;
 use operator::{Operator, Release, Taken};
 
 use crate::batch::BatchLimits;
-use crate::checkpoint::{Checkpoint, Identity};
+use crate::checkpoint::Checkpoint;
 use crate::config;
 use crate::duplicate::{Duplicate, EventId, Known, Recorded, Remembered};
 use crate::event::{Event, Partition, Position};
@@ -41,7 +45,7 @@ use crate::outcome::{Failure, Outcome, Refusal};
 ///
 /// Every method may be tried again after [`StoreError::Unavailable`].
 #[async_trait]
-pub trait Store: Operator + Deployments {
+pub trait Store: Operator + Deployments + Beginnings + Moves {
     /// The identity that was created with this store.
     fn id(&self) -> Uuid;
 
@@ -54,15 +58,6 @@ pub trait Store: Operator + Deployments {
         generation: &Generation,
         partitions: &[Partition],
     ) -> Result<Vec<Option<Checkpoint>>, StoreError>;
-
-    /// Creates the first checkpoint of a partition. One that is there stays.
-    async fn begin_partition(
-        &self,
-        generation: &Generation,
-        partition: &Partition,
-        offset: i64,
-        identity: &Identity,
-    ) -> Result<(), StoreError>;
 
     /// Whether a generation has come to the end of its topics once; if not, who is to bring it there:
     /// everybody, or one host `alone`, the first that asks, until it lets go or is gone.
@@ -371,6 +366,9 @@ pub struct Projection {
     pub halted: Option<Trouble>,
     /// The last time that the plugin answered otherwise to the same event than it had.
     pub impure: Option<String>,
+    /// The partitions that existed when it began to read; `None`: it has not begun.
+    #[serde(skip)]
+    pub began_with: Option<BTreeSet<Partition>>,
     pub partitions: Vec<PartitionState>,
     pub statements: BTreeMap<String, StatementCount>,
     pub dead_letters: i64,
@@ -386,6 +384,9 @@ pub struct PartitionState {
     pub topic: String,
     pub partition: i32,
     pub checkpoint: i64,
+    /// The first offset that was read, and how many the log held before it then.
+    pub start: i64,
+    pub before_start: i64,
     pub counters: Counters,
     pub ignored_by_code: BTreeMap<String, i64>,
     pub dead_by_code: BTreeMap<String, i64>,
@@ -451,6 +452,9 @@ pub enum StoreError {
     /// The tables are not as the host made them.
     #[error("the tables were changed by hand: {0}")]
     Drift(#[source] sqlx::Error),
+    /// The brokers were to be asked, and did not answer.
+    #[error("{0}")]
+    Brokers(String),
     /// The store itself cannot be used as it is; the message says what to do.
     #[error("{0}")]
     Unusable(String),
@@ -474,6 +478,7 @@ impl StoreError {
             StoreError::Rejected { .. } | StoreError::Data(_) => FailureKind::Refused,
             StoreError::Drift(_) => FailureKind::Drift,
             StoreError::Held(_) => FailureKind::Held,
+            StoreError::Brokers(_) => FailureKind::Brokers,
             StoreError::Unusable(_) => FailureKind::Store,
         }
     }

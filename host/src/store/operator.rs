@@ -228,6 +228,8 @@ pub struct Kept {
     pub id: i64,
     /// `None`: it cannot be projected, because the component does not read its topic any more.
     pub event: Option<Event>,
+    /// Its offset is of the log before the partition was moved to another one, by this operation.
+    pub moved_by: Option<i64>,
 }
 
 /// What an operation is about.
@@ -258,6 +260,9 @@ pub struct Release<'a> {
     pub settled: Vec<i64>,
     /// How the events are counted now.
     pub shifts: Vec<(Partition, Books)>,
+    /// Of the parked event that failed in its turn, if there is one: the operation that moved its partition to
+    /// another log after it was parked.
+    pub moved_by: Option<i64>,
     /// Nothing waits any more, and nothing blocks the key.
     pub frees: bool,
     /// What came of it so far.
@@ -453,6 +458,7 @@ pub(super) struct KeptRow {
     pub(super) offset: i64,
     pub(super) timestamp_ms: Option<i64>,
     pub(super) oversize_bytes: Option<i64>,
+    pub(super) moved_by: i64,
     pub(super) key: Option<Vec<u8>>,
     pub(super) payload: Option<Vec<u8>>,
     pub(super) headers: String,
@@ -476,6 +482,7 @@ impl KeptRow {
             oversize_bytes: self.oversize_bytes.and_then(|bytes| bytes.try_into().ok()),
             headers,
         });
-        (Kept { id: self.id, event }, partition)
+        let moved_by = Some(self.moved_by).filter(|operation| *operation > 0);
+        (Kept { id: self.id, event, moved_by }, partition)
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::failure::{FailureKind, Trouble};
 
+use super::beginnings::partitions_from;
 use super::deployments::Role;
 use super::{Counters, PartitionState, Projection, StatementCount, StoreError};
 
@@ -22,6 +23,7 @@ pub(super) struct GenerationRow {
     halted_kind: Option<String>,
     paused: Option<String>,
     impure: Option<String>,
+    began_with: Option<String>,
     version: String,
     descriptor: String,
     dead_letters: i64,
@@ -33,6 +35,8 @@ pub(super) struct CheckpointRow {
     topic: String,
     partition: i32,
     next_offset: i64,
+    first_offset: i64,
+    before_start: i64,
     read: i64,
     applied: i64,
     ignored: i64,
@@ -75,6 +79,8 @@ pub(super) fn projection(
             topic: row.topic,
             partition: row.partition,
             checkpoint: row.next_offset,
+            start: row.first_offset,
+            before_start: row.before_start,
             counters: Counters {
                 read: row.read,
                 applied: row.applied,
@@ -102,6 +108,7 @@ pub(super) fn projection(
             .map(|reason| Trouble::new(FailureKind::Operator, reason)))
         .or(Trouble::stored(generation.halted_kind, generation.halted)),
         impure: generation.impure,
+        began_with: generation.began_with.as_deref().map(partitions_from).transpose()?,
         version: generation.version,
         descriptor: generation.descriptor,
         dead_letters: generation.dead_letters,

@@ -14,7 +14,7 @@ pub(crate) const GATES: &str = "gates";
 pub(crate) struct Gates {
     pub(crate) platform: Platform,
     /// What the host was given lives as long as it.
-    _plugins: Plugins,
+    plugins: Plugins,
 }
 
 /// A step on a key's trail; with `gate`, one that is rejected until that gate is open.
@@ -38,11 +38,16 @@ impl Gates {
         let plugins = Plugins::new(&["gates-guest"]);
         let platform = Platform::new(name, &[], read_model).set(&["plugins", "directory"], plugins.path());
         platform.create_topics(partitions);
-        Gates { platform, _plugins: plugins }
+        Gates { platform, plugins }
     }
 
     pub(crate) fn set(self, path: &[&str], value: impl Into<Setting>) -> Gates {
         Gates { platform: self.platform.set(path, value), ..self }
+    }
+
+    /// The plugin directory.
+    pub(crate) fn directory(&self) -> &std::path::Path {
+        self.plugins.directory()
     }
 
     pub(crate) fn record(&self, topic: &str, step: &Step<'_>) -> Record {

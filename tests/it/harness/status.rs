@@ -26,6 +26,8 @@ pub(crate) struct Projection {
     pub(crate) lag: i64,
     pub(crate) halted: Option<Trouble>,
     pub(crate) counters: Counters,
+    /// Offsets that were in the log before the configured start.
+    pub(crate) before_start: i64,
     pub(crate) ignored_by_code: BTreeMap<String, u64>,
     pub(crate) skipped_by_code: BTreeMap<String, u64>,
     pub(crate) dead_letters: u64,
@@ -38,6 +40,9 @@ pub(crate) struct Partition {
     pub(crate) partition: i32,
     /// The next offset to read.
     pub(crate) checkpoint: Option<i64>,
+    /// The first offset that was read.
+    pub(crate) start: Option<i64>,
+    pub(crate) before_start: i64,
     /// Where a reader of committed events ends. None of a file has these.
     #[serde(default)]
     pub(crate) log_end: i64,

@@ -305,7 +305,7 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
 }
 
 /// Removes what lies before an offset.
-fn delete_records(platform: &Platform, topic: &str, partition: i32, before: i64) {
+pub(super) fn delete_records(platform: &Platform, topic: &str, partition: i32, before: i64) {
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(topic, partition, Offset::Offset(before)).unwrap();
     block_on(admin(platform).delete_records(&list, &options())).unwrap();

@@ -6,7 +6,7 @@ use std::future::{Future, poll_fn};
 use std::task::Poll;
 
 use anyhow::Result;
-use projector::checkpoint::{Checkpoint, Identity};
+use projector::checkpoint::{Beginning, Checkpoint, Identity};
 use projector::event::{Event, Partition, Position};
 use projector::failure::Trouble;
 use projector::outcome::{Failure, FailureKind};
@@ -91,8 +91,14 @@ async fn a_partition_is_begun_once(home: Home) -> Result<()> {
     let generation = &projection.deployment.generation;
     let identity = Identity { topic_id: Some("T".into()), cluster_id: None };
     let changed = Identity { topic_id: Some("other".into()), cluster_id: Some("C".into()) };
-    projection.store.begin_partition(generation, &other(), 42, &identity).await?;
-    projection.store.begin_partition(generation, &other(), 7, &changed).await?;
+    projection
+        .store
+        .begin_partition(generation, &other(), &Beginning { identity: identity.clone(), ..Beginning::at(42) })
+        .await?;
+    projection
+        .store
+        .begin_partition(generation, &other(), &Beginning { identity: changed, ..Beginning::at(7) })
+        .await?;
     let found = projection.store.checkpoints(generation, &[other()]).await?;
     assert_eq!(found, [Some(Checkpoint { next_offset: 42, identity })]);
     Ok(())
@@ -101,7 +107,7 @@ async fn a_partition_is_begun_once(home: Home) -> Result<()> {
 async fn checkpoints_come_in_the_order_asked(home: Home) -> Result<()> {
     let projection = Projection::install(home.open().await?, contract(&numbers())).await?;
     let generation = &projection.deployment.generation;
-    projection.store.begin_partition(generation, &other(), 42, &Identity::default()).await?;
+    projection.store.begin_partition(generation, &other(), &Beginning::at(42)).await?;
     let asked = [other(), Partition::new("unknown", 0), partition(), other()];
     let found = projection.store.checkpoints(generation, &asked).await?;
     let offsets: Vec<_> = found.iter().map(|found| found.as_ref().map(|found| found.next_offset)).collect();
@@ -112,7 +118,7 @@ async fn checkpoints_come_in_the_order_asked(home: Home) -> Result<()> {
 async fn a_moved_checkpoint_is_named_and_nothing_is_written(home: Home) -> Result<()> {
     let projection = Projection::install(home.open().await?, contract(&numbers())).await?;
     let generation = projection.deployment.generation.clone();
-    projection.store.begin_partition(&generation, &other(), 42, &Identity::default()).await?;
+    projection.store.begin_partition(&generation, &other(), &Beginning::at(42)).await?;
     let untouched = serde_json::to_value(projection.overview().await?)?;
     let unknown = Advance { partition: Partition::new("unknown", 1), ..advance(0, 2) };
     let batch = Batch::new(42);
@@ -136,7 +142,7 @@ async fn a_moved_checkpoint_is_named_and_nothing_is_written(home: Home) -> Resul
 async fn a_commit_that_is_given_up_at_any_wait_leaves_all_of_it_or_nothing(home: Home) -> Result<()> {
     let projection = Projection::install(home.open().await?, contract(&numbers())).await?;
     let generation = projection.deployment.generation.clone();
-    projection.store.begin_partition(&generation, &other(), 0, &Identity::default()).await?;
+    projection.store.begin_partition(&generation, &other(), &Beginning::at(0)).await?;
     let session = tokio::sync::Mutex::new(home.session().await?);
     let (mut commits, mut patience) = (0, 0);
     while commits < 3 {
@@ -187,7 +193,7 @@ async fn give_up_after<T>(waits: i64, future: impl Future<Output = T>) -> Option
 async fn rows_checkpoints_dead_letters_and_counters_move_together(home: Home) -> Result<()> {
     let projection = Projection::install(home.open().await?, contract(&numbers())).await?;
     let generation = projection.deployment.generation.clone();
-    projection.store.begin_partition(&generation, &other(), 0, &Identity::default()).await?;
+    projection.store.begin_partition(&generation, &other(), &Beginning::at(0)).await?;
     for round in [0, 10] {
         let batch = Batch::new(round);
         projection.commit(&batch.writes([advance(round / 5, 2), of_other(round)])).await?;
@@ -219,7 +225,7 @@ async fn what_is_shown_is_of_one_moment(home: Home) -> Result<()> {
     const BATCHES: i64 = 300;
     let projection = Projection::install(home.open().await?, contract(&numbers())).await?;
     let generation = projection.deployment.generation.clone();
-    projection.store.begin_partition(&generation, &other(), 0, &Identity::default()).await?;
+    projection.store.begin_partition(&generation, &other(), &Beginning::at(0)).await?;
     let write = async {
         for at in 0..BATCHES {
             let batch = Batch::new(10 * at);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use projector::checkpoint::Identity;
+use projector::checkpoint::Beginning;
 use projector::store::deployments::{Origin, Role, Standing, Vector};
 use projector::store::operator::Asked;
 use projector::store::{Store, StoreError};
@@ -124,7 +124,7 @@ async fn a_generation_that_is_behind_or_not_caught_up_is_not_shown(home: Home) -
     store.set_caught_up(&building).await?;
     // Of a topic that it reads, and of which it began nothing.
     refused(promote().await, "behind the live one in t/0");
-    store.begin_partition(&building, &partition(), 1, &Identity::default()).await?;
+    store.begin_partition(&building, &partition(), &Beginning::at(1)).await?;
     refused(promote().await, "behind the live one in t/0");
     assert_eq!(store.behind(building.id, live.deployment.generation.id, &[]).await?, []);
     assert_eq!(standing(&*store, Role::Live).await?.generation, live.deployment.generation);

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use projector::batch::{BatchLimits, Delivery};
-use projector::checkpoint::Identity;
+use projector::checkpoint::Beginning;
 use projector::config::Limits;
 use projector::event::{Event, Partition, Position};
 use projector::plugin::Plugin;
 use projector::policy::{Failures, Flood};
 use projector::project::{self, Caller};
 use projector::settle::{Released, Settler};
+use projector::source::Log;
 use projector::store::operator::{Action, Asked, Filter, NewOperation, Open};
 use projector::store::{Counters, Deployment, StoreError};
 use projector_model::LookupCall;
@@ -119,6 +120,8 @@ struct World<'h> {
     home: &'h Home,
     /// There is none while the host is started again.
     settler: Option<Settler>,
+    /// Nothing was left in it.
+    log: Log,
     model: Model,
     offsets: [i64; 3],
 }
@@ -128,7 +131,7 @@ impl<'h> World<'h> {
         let store = home.open().await?;
         let generation = offer(&*store, &plugin.digest, &plugin.contract).await?.generation;
         for topic in TOPICS {
-            store.begin_partition(&generation, &Partition::new(topic, 0), 0, &Identity::default()).await?;
+            store.begin_partition(&generation, &Partition::new(topic, 0), &Beginning::at(0)).await?;
         }
         let settler = Settler {
             deployment: Deployment {
@@ -142,7 +145,9 @@ impl<'h> World<'h> {
             failures: Failures { consecutive: usize::MAX, ratio: 1.0, ..Failures::default() },
             on_trial: None,
         };
-        Ok(World { home, settler: Some(settler), model: Model::default(), offsets: [0; 3] })
+        let kafka: projector::config::Kafka = toml::from_str("brokers = 'localhost:1'")?;
+        let log = Log::open(&kafka)?;
+        Ok(World { home, settler: Some(settler), log, model: Model::default(), offsets: [0; 3] })
     }
 
     fn settler(&self) -> &Settler {
@@ -208,7 +213,7 @@ impl<'h> World<'h> {
         let open: Open = wishes.into_iter().flat_map(|wishes| wishes.open).next().context("it is open")?;
         ensure!(open.id == id && open.action == action);
         let limits = BatchLimits { events: most, bytes: 1 << 20 };
-        while self.settler().release(&open, limits).await? == Released::More {}
+        while self.settler().release(&open, limits, &self.log).await? == Released::More {}
         ensure!(self.settler().store.verdict(id).await?.is_some(), "the verdict is kept");
         self.model.release(key, action == Action::Discard);
         Ok(())

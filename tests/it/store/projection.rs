@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use projector::checkpoint::Identity;
+use projector::checkpoint::Beginning;
 use projector::deploy::supply::Signer;
 use projector::event::{Partition, Position};
 use projector::store::deployments::{Action, Origin, Proposal, Proposed, Role, Standing};
@@ -123,7 +123,7 @@ impl Projection {
             contract: Arc::new(contract),
             topics: vec!["t".into()],
         };
-        store.begin_partition(&deployment.generation, &partition(), 0, &Identity::default()).await?;
+        store.begin_partition(&deployment.generation, &partition(), &Beginning::at(0)).await?;
         Ok(Self { store, deployment })
     }
 

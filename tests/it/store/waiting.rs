@@ -86,6 +86,7 @@ async fn free(mut tx: Box<dyn Transaction>, operation: i64) -> Result<usize> {
         letter: Some((letter.id, Fate::Gone)),
         settled: taken.parked.iter().map(|(kept, _)| kept.id).collect(),
         shifts: Vec::new(),
+        moved_by: None,
         frees: true,
         verdict: &verdict,
         done: true,

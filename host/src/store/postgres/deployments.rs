@@ -259,7 +259,7 @@ impl Deployments for Postgres {
             "select d.id, d.action, c.version, d.digest, d.generation, d.replaced, d.source, d.asked_by, d.reason,
                (extract(epoch from d.asked_at) * 1000000)::int8 as asked_at, d.state, d.verdict,
                (extract(epoch from d.decided_at) * 1000000)::int8 as decided_at,
-               (extract(epoch from d.proven_at) * 1000000)::int8 as proven_at
+               (extract(epoch from d.proven_at) * 1000000)::int8 as proven_at, d.start
              from projector.deployment d left join projector.component c on c.digest = d.digest
              where d.projection = $1 order by d.id desc limit $2",
         )

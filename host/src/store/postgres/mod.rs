@@ -1,11 +1,13 @@
 //! Postgres: set-wise statements over `UNNEST` arrays, several hosts at once.
 
+mod beginnings;
 mod deployments;
 mod diff;
 mod errors;
 mod foreign;
 mod ids;
 mod lock_holder;
+mod moves;
 mod operator;
 mod overview;
 mod statements;
@@ -275,30 +277,6 @@ impl Store for Postgres {
                 next_offset.map(|next_offset| Checkpoint { next_offset, identity })
             })
             .collect())
-    }
-
-    async fn begin_partition(
-        &self,
-        generation: &Generation,
-        partition: &Partition,
-        offset: i64,
-        identity: &Identity,
-    ) -> Result<(), StoreError> {
-        sqlx::query(
-            "insert into projector.checkpoint
-               (generation_id, topic, partition, next_offset, first_offset, topic_id, cluster_id)
-             values ($1, $2, $3, $4, $4, $5, $6) on conflict do nothing",
-        )
-        .bind(generation.id)
-        .bind(&*partition.topic)
-        .bind(partition.number)
-        .bind(offset)
-        .bind(&identity.topic_id)
-        .bind(&identity.cluster_id)
-        .execute(&mut *self.connection().await?)
-        .await
-        .map_err(classify)?;
-        Ok(())
     }
 
     async fn catch_up(&self, generation: &Generation, alone: bool) -> Result<CatchUp, StoreError> {

@@ -309,19 +309,19 @@ async fn recount(
     Ok(())
 }
 
-/// Keeps what was asked for and is done.
-async fn record(
+/// Keeps what was asked for and is done. Returns its number.
+pub(super) async fn record(
     tx: &mut sqlx::Transaction<'static, sqlx::Postgres>,
     generation: &Generation,
     action: &str,
     partition: Option<&Partition>,
     asked: &Asked,
     verdict: Option<serde_json::Value>,
-) -> Result<(), StoreError> {
-    sqlx::query(
+) -> Result<i64, StoreError> {
+    sqlx::query_scalar(
         "insert into projector.operation
            (generation_id, action, topic, partition, reason, asked_by, done_at, verdict)
-         values ($1, $2, $3, $4, $5, $6, now(), $7::jsonb)",
+         values ($1, $2, $3, $4, $5, $6, now(), $7::jsonb) returning id",
     )
     .bind(generation.id)
     .bind(action)
@@ -330,8 +330,7 @@ async fn record(
     .bind(&asked.reason)
     .bind(&asked.by)
     .bind(verdict.map(|verdict| verdict.to_string()))
-    .execute(&mut **tx)
+    .fetch_one(&mut **tx)
     .await
-    .map_err(classify)?;
-    Ok(())
+    .map_err(classify)
 }

@@ -149,7 +149,7 @@ impl Transaction for Batch {
         if let Some(release) = &writes.release {
             self.release(release).await?;
         }
-        self.bury(&writes.dead, writes.release.is_some()).await?;
+        self.bury(&writes.dead, writes.release.as_ref()).await?;
         self.park(&writes.parked).await?;
         self.remember(&writes.ids).await?;
         self.record_duplicates(&writes.duplicates).await?;

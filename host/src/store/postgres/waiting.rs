@@ -28,9 +28,13 @@ impl Batch {
         Ok(blocked.iter().filter_map(|id| key_id(id)).collect())
     }
 
-    /// Keeps what failed, and blocks the keys of those behind which others are to wait. `anew`: a key may
+    /// Keeps what failed, and blocks the keys of those behind which others are to wait. In a release, a key may
     /// be blocked by nobody at the moment, because the event that blocked it was let go.
-    pub(super) async fn bury(&mut self, dead: &[DeadLetter<'_>], anew: bool) -> Result<(), StoreError> {
+    pub(super) async fn bury(
+        &mut self,
+        dead: &[DeadLetter<'_>],
+        release: Option<&Release<'_>>,
+    ) -> Result<(), StoreError> {
         if dead.is_empty() {
             return Ok(());
         }
@@ -49,9 +53,9 @@ impl Batch {
              ), buried as (
                insert into projector.dead_letter
                  (generation_id, digest, topic, partition, \"offset\", recorded_at, timestamp_ms, key, payload, headers,
-                  kind, code, detail, backtrace, db_table, db_column, db_constraint, oversize_bytes)
+                  kind, code, detail, backtrace, db_table, db_column, db_constraint, oversize_bytes, moved_by)
                select $1, $2, topic, partition, \"offset\", recorded_at, timestamp_ms, key, payload, headers::jsonb,
-                 kind, code, detail, backtrace, db_table, db_column, db_constraint, oversize_bytes
+                 kind, code, detail, backtrace, db_table, db_column, db_constraint, oversize_bytes, $21
                from given
                returning id, topic, partition, \"offset\"
              )
@@ -79,8 +83,9 @@ impl Batch {
         .bind(said(|refusal| refusal.column.as_deref()))
         .bind(said(|refusal| refusal.constraint.as_deref()))
         .bind(dead.iter().map(|letter| letter.blocks.as_ref().map(|key| &key.0[..])).collect::<Vec<_>>())
-        .bind(anew)
+        .bind(release.is_some())
         .bind(events().map(weight).collect::<Vec<_>>())
+        .bind(release.and_then(|release| release.moved_by).unwrap_or_default())
         .execute(&mut *self.tx)
         .await
         .map_err(classify)?;
@@ -153,7 +158,7 @@ impl Batch {
         let letter: Option<LetterRow> = sqlx::query_as(
             "select id, topic, partition, \"offset\",
                coalesce(timestamp_ms, (extract(epoch from recorded_at) * 1000)::int8) as timestamp_ms, key, payload,
-               headers::text as headers, oversize_bytes, code
+               headers::text as headers, oversize_bytes, moved_by, code
              from projector.dead_letter where generation_id = $1 and id = $2 for update",
         )
         .bind(self.generation())
@@ -170,7 +175,7 @@ impl Batch {
         if let Some(key) = &key {
             let rows: Vec<KeptRow> = sqlx::query_as(
                 "select id, topic, partition, \"offset\", timestamp_ms, key, payload, headers::text as headers,
-                   oversize_bytes
+                   oversize_bytes, moved_by
                  from (select *, coalesce(sum(coalesce(octet_length(payload), 0)) over (
                          order by id rows between unbounded preceding and 1 preceding), 0) as before
                        from (select * from projector.parked where generation_id = $1 and key_id = $2

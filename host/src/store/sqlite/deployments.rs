@@ -240,7 +240,7 @@ impl Deployments for Sqlite {
             "select d.id, d.action, c.version, d.digest, d.generation, d.replaced, d.source, d.asked_by, d.reason,
                d.asked_at, d.state, d.verdict,
                d.decided_at,
-               d.proven_at
+               d.proven_at, d.start
              from projector_deployment d left join projector_component c on c.digest = d.digest
              where d.projection = ?1 order by d.id desc limit ?2",
         )

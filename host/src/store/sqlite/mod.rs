@@ -1,11 +1,13 @@
 //! SQLite: one file, one host, one writer. The model's own interpreter decides what a change does.
 
+mod beginnings;
 mod deployments;
 mod diff;
 mod documents;
 mod errors;
 mod foreign;
 mod ids;
+mod moves;
 mod operator;
 mod overview;
 mod rows;
@@ -187,31 +189,6 @@ impl Store for Sqlite {
             .iter()
             .map(|partition| known.get(&(partition.topic.to_string(), partition.number)).cloned())
             .collect())
-    }
-
-    async fn begin_partition(
-        &self,
-        generation: &Generation,
-        partition: &Partition,
-        offset: i64,
-        identity: &Identity,
-    ) -> Result<(), StoreError> {
-        sqlx::query(
-            "insert into projector_checkpoint
-               (generation_id, topic, partition, next_offset, first_offset, topic_id, cluster_id, updated_at)
-             values (?1, ?2, ?3, ?4, ?4, ?5, ?6, ?7) on conflict do nothing",
-        )
-        .bind(generation.id)
-        .bind(&*partition.topic)
-        .bind(partition.number)
-        .bind(offset)
-        .bind(&identity.topic_id)
-        .bind(&identity.cluster_id)
-        .bind(now_micros())
-        .execute(&self.pool)
-        .await
-        .map_err(classify)?;
-        Ok(())
     }
 
     async fn catch_up(&self, generation: &Generation, _alone: bool) -> Result<CatchUp, StoreError> {

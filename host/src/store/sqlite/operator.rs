@@ -317,19 +317,19 @@ async fn recount(
     Ok(())
 }
 
-/// Keeps what was asked for and is done.
-async fn record(
+/// Keeps what was asked for and is done. Returns its number.
+pub(super) async fn record(
     tx: &mut sqlx::Transaction<'static, sqlx::Sqlite>,
     generation: &Generation,
     action: &str,
     partition: Option<&Partition>,
     asked: &Asked,
     verdict: Option<serde_json::Value>,
-) -> Result<(), StoreError> {
-    sqlx::query(
+) -> Result<i64, StoreError> {
+    sqlx::query_scalar(
         "insert into projector_operation
            (generation_id, action, topic, partition, reason, asked_by, asked_at, done_at, verdict)
-         values (?1, ?2, ?3, ?4, ?5, ?6, ?8, ?8, ?7)",
+         values (?1, ?2, ?3, ?4, ?5, ?6, ?8, ?8, ?7) returning id",
     )
     .bind(generation.id)
     .bind(action)
@@ -339,8 +339,7 @@ async fn record(
     .bind(&asked.by)
     .bind(verdict.map(|verdict| verdict.to_string()))
     .bind(now_micros())
-    .execute(&mut **tx)
+    .fetch_one(&mut **tx)
     .await
-    .map_err(classify)?;
-    Ok(())
+    .map_err(classify)
 }

@@ -32,16 +32,21 @@ impl Batch {
         Ok(blocked)
     }
 
-    /// Keeps what failed, and blocks the keys of those behind which others are to wait. `anew`: a key may
+    /// Keeps what failed, and blocks the keys of those behind which others are to wait. In a release, a key may
     /// be blocked by nobody at the moment, because the event that blocked it was let go.
-    pub(super) async fn bury(&mut self, dead: &[DeadLetter<'_>], anew: bool) -> Result<(), StoreError> {
+    pub(super) async fn bury(
+        &mut self,
+        dead: &[DeadLetter<'_>],
+        release: Option<&Release<'_>>,
+    ) -> Result<(), StoreError> {
         for DeadLetter { event, failure, blocks } in dead {
             let refusal = failure.refusal.clone().unwrap_or_default();
             let id: i64 = sqlx::query_scalar(
                 "insert into projector_dead_letter
                    (generation_id, digest, topic, partition, \"offset\", recorded_at, timestamp_ms, key, payload, headers,
-                    kind, code, detail, backtrace, db_table, db_column, db_constraint, died_at, oversize_bytes)
-                 values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) returning id",
+                    kind, code, detail, backtrace, db_table, db_column, db_constraint, died_at, oversize_bytes,
+                    moved_by)
+                 values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) returning id",
             )
             .bind(self.generation())
             .bind(&*self.deployment.digest)
@@ -62,6 +67,7 @@ impl Batch {
             .bind(refusal.constraint)
             .bind(now_micros())
             .bind(event.oversize_bytes.map(|bytes| bytes as i64))
+            .bind(release.and_then(|release| release.moved_by).unwrap_or_default())
             .fetch_one(&mut *self.tx)
             .await
             .map_err(classify)?;
@@ -75,7 +81,7 @@ impl Batch {
                 .bind(&key.0[..])
                 .bind(id)
                 .bind(now_micros())
-                .bind(anew)
+                .bind(release.is_some())
                 .execute(&mut *self.tx)
                 .await
                 .map_err(classify)?;
@@ -139,7 +145,7 @@ impl Batch {
         .map_err(classify)?;
         let letter: Option<LetterRow> = sqlx::query_as(
             "select id, topic, partition, \"offset\", coalesce(timestamp_ms, recorded_at / 1000) as timestamp_ms, key, payload, headers,
-               oversize_bytes, code from projector_dead_letter where generation_id = ? and id = ?",
+               oversize_bytes, moved_by, code from projector_dead_letter where generation_id = ? and id = ?",
         )
         .bind(self.generation())
         .bind(letter_id)
@@ -154,7 +160,7 @@ impl Batch {
         let (mut parked, mut parked_count) = (Vec::new(), 0);
         if let Some(key) = &key {
             let rows: Vec<KeptRow> = sqlx::query_as(
-                "select id, topic, partition, \"offset\", timestamp_ms, key, payload, headers, oversize_bytes
+                "select id, topic, partition, \"offset\", timestamp_ms, key, payload, headers, oversize_bytes, moved_by
                  from (select *, coalesce(sum(coalesce(length(payload), 0)) over (
                          order by id rows between unbounded preceding and 1 preceding), 0) as before
                        from (select * from projector_parked where generation_id = ? and key_id = ?

@@ -1,0 +1,176 @@
+//! Where a generation begins to read a partition that it has no checkpoint of.
+//!
+//! [`begin`] decides, and is pure; [`Starts::find`] asks the log for what it needs.
+//!
+//! The configured start is for the partitions that existed when the generation began; one that is added later
+//! begins at its beginning. What is decided is stored with the first checkpoint, and is never decided again.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::sync::Arc;
+
+use projector_model::Descriptor;
+use projector_model::check::nearest;
+
+use crate::checkpoint::{Identity, Marks};
+use crate::config::{Config, Start, StartAt};
+use crate::event::Partition;
+use crate::source::{Log, LogError};
+use crate::store::beginnings::EarlierStarts;
+
+/// The configured start of a projection, by the physical names of its topics.
+#[derive(Debug, Clone)]
+pub struct Starts {
+    configured: Start,
+    at: HashMap<Arc<str>, StartAt>,
+    logical: Vec<String>,
+}
+
+impl Starts {
+    /// A topic may be configured by its logical or by its physical name.
+    pub fn of(config: &Config, projection: &str, descriptor: &Descriptor) -> Self {
+        let configured = config.start_of(projection);
+        let (mut at, mut logical) = (HashMap::new(), Vec::new());
+        for topic in &descriptor.topics {
+            let physical: Arc<str> = config.physical_topic(&topic.name).into();
+            let is_named = configured.topics().any(|named| *named == *physical);
+            let start = configured.of(if is_named { &physical } else { &topic.name });
+            at.insert(physical, start);
+            logical.push(topic.name.clone());
+        }
+        Self { configured, at, logical }
+    }
+
+    /// Where a topic begins. A topic that is not among those of the projection begins at its beginning.
+    pub fn of_topic(&self, topic: &str) -> &StartAt {
+        self.at.get(topic).unwrap_or(&StartAt::Earliest)
+    }
+
+    pub fn topics(&self) -> BTreeSet<Arc<str>> {
+        self.at.keys().cloned().collect()
+    }
+
+    /// Names that are configured, and are not of the projection's topics: what is wrong, and the nearest name.
+    pub fn unknown(&self) -> Option<String> {
+        let known = || self.logical.iter().map(String::as_str).chain(self.at.keys().map(|name| &**name));
+        let unknown = self.configured.topics().find(|name| !known().any(|known| known == *name))?;
+        let meant = nearest(unknown, known()).map(|near| format!("; did you mean {near:?}?"));
+        Some(format!(
+            "`start` names the topic {unknown:?}, which the plugin does not read{}",
+            meant.unwrap_or_else(|| format!(": it reads {}", self.logical.join(", ")))
+        ))
+    }
+
+    /// The first offset to read of a partition that existed when the generation began.
+    pub async fn find(
+        &self,
+        log: &Log,
+        partition: &Partition,
+        (marks, identity): (Marks, &Identity),
+        earlier: &EarlierStarts,
+    ) -> Result<Result<i64, NotInLog>, LogError> {
+        let at = self.of_topic(&partition.topic);
+        let found = match at {
+            StartAt::Earliest | StartAt::Offsets(_) => None,
+            StartAt::Time(ms) => log.offset_at(partition.clone(), *ms).await?,
+            // Of another log, it would mean another event; from its beginning on, no event is missing.
+            StartAt::Latest => earlier.get(partition).map(|(offset, of)| match of.differs_from(identity) {
+                true => marks.low,
+                false => *offset,
+            }),
+        };
+        Ok(begin(at, partition, marks, found))
+    }
+}
+
+impl fmt::Display for Starts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.configured.fmt(f)
+    }
+}
+
+/// The first offset to read. `found`: the offset of the first record of the time; or, for `latest`, where
+/// another generation began.
+///
+/// `latest` means the end of what is committed for a projection's first generation. For a later generation, it
+/// means where the one before began: its rows would be missing otherwise.
+pub fn begin(at: &StartAt, partition: &Partition, marks: Marks, found: Option<i64>) -> Result<i64, NotInLog> {
+    let Marks { low, high } = marks;
+    match at {
+        StartAt::Earliest => Ok(low),
+        // Retention may have moved the beginning since. A record of the time may lie behind a transaction that
+        // is open: reading ends before it.
+        StartAt::Latest | StartAt::Time(_) => Ok(found.unwrap_or(high).clamp(low, high.max(low))),
+        StartAt::Offsets(offsets) => {
+            let offset = offsets.get(&partition.number).copied();
+            match offset {
+                Some(offset) if (low..=high).contains(&offset) => Ok(offset),
+                _ => Err(NotInLog { partition: partition.clone(), offset, marks }),
+            }
+        }
+    }
+}
+
+/// The configured start is not an offset of the log: the partition is not read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotInLog {
+    pub partition: Partition,
+    /// `None`: none is configured.
+    pub offset: Option<i64>,
+    pub marks: Marks,
+}
+
+impl fmt::Display for NotInLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { partition, offset, marks: Marks { low, high } } = self;
+        match offset {
+            Some(offset) if offset < low => write!(
+                f,
+                "`start` is offset {offset} of {partition}, and its log begins at {low}: the events between are gone"
+            ),
+            Some(offset) => {
+                write!(f, "`start` is offset {offset} of {partition}, and its log ends at {high}")
+            }
+            None => write!(
+                f,
+                "`start` has offsets of this topic, and none for {partition}: its log goes from {low} to {high}"
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    const MARKS: Marks = Marks { low: 10, high: 20 };
+
+    fn at(start: &StartAt, found: Option<i64>) -> Result<i64, String> {
+        begin(start, &Partition::new("t", 1), MARKS, found).map_err(|problem| problem.to_string())
+    }
+
+    #[test]
+    fn each_place_is_an_offset_of_the_log() {
+        assert_eq!(at(&StartAt::Earliest, None), Ok(10));
+        assert_eq!(at(&StartAt::Latest, None), Ok(20));
+        assert_eq!(at(&StartAt::Latest, Some(12)), Ok(12));
+        assert_eq!(at(&StartAt::Latest, Some(4)), Ok(10));
+        assert_eq!(at(&StartAt::Time(1), Some(15)), Ok(15));
+        assert_eq!(at(&StartAt::Time(1), Some(25)), Ok(20), "behind an open transaction");
+        assert_eq!(at(&StartAt::Time(1), None), Ok(20), "no record is as young");
+    }
+
+    #[test]
+    fn an_offset_is_taken_as_it_is_or_refused() {
+        let start = |offset| StartAt::Offsets(BTreeMap::from([(1, offset)]));
+        for offset in [10, 15, 20] {
+            assert_eq!(at(&start(offset), None), Ok(offset));
+        }
+        assert!(at(&start(9), None).unwrap_err().contains("its log begins at 10"));
+        assert!(at(&start(21), None).unwrap_err().contains("its log ends at 20"));
+        let other = StartAt::Offsets(BTreeMap::from([(0, 15)]));
+        assert!(at(&other, None).unwrap_err().contains("none for t/1"));
+    }
+}

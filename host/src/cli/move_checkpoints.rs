@@ -1,0 +1,200 @@
+//! `projector move-checkpoints`.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use humantime_serde::re::humantime;
+
+use super::terminal::{Listing, out};
+use super::{AskedArgument, CliError, ConfigArgument, Output};
+use crate::config::{self, Config, Text};
+use crate::operations::OperationError;
+use crate::operations::move_checkpoints::{self, MovePlan, Request, Target, parse};
+
+/// Set a projection on another cluster that holds the same events: a mirror after a failover, or a managed
+/// service.
+///
+/// The configuration names the new cluster (`kafka.brokers`). Topics have the same names there, and at least as
+/// many partitions. The projection stands still: it is paused or stopped, or its partitions are refused because
+/// the cluster or the topic is another one.
+///
+/// The new offsets come from a map (--map), or from the time of the last event that was read, less an overlap:
+/// the old cluster tells that time (--from-brokers, --from-config), or you do (--time). What is read again is
+/// kept from the rows by the event ids that each topic declares, if they are remembered for long enough; a topic
+/// whose statements only set values needs none. Other topics are refused without --accept-duplicates.
+///
+/// Without --yes, the command shows what it would do, and asks. Checkpoints, topic ids and the cluster's id are
+/// written in one transaction. Dead letters and parked events keep their old positions; `projector dlq retry` of
+/// them still works, except where the value was left in the old log because it was too large. Afterwards,
+/// restart the hosts with this configuration, and `projector resume` the projection.
+#[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("way").args(["map", "time", "from_brokers", "from_config"]).required(true).multiple(true)))]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    config: ConfigArgument,
+    /// The projection's name.
+    projection: String,
+    /// The generation, by its number; otherwise the live one.
+    #[arg(long)]
+    generation: Option<i32>,
+    /// The next offset to read of each partition: lines of `topic,partition,offset`, or a JSON array of objects
+    /// with these names.
+    #[arg(long, value_name = "FILE", conflicts_with = "time")]
+    map: Option<PathBuf>,
+    /// When the last event was read of all partitions, by the events' own time: `2026-11-01T00:00:00Z`.
+    #[arg(long, value_name = "TIME", value_parser = config::time)]
+    time: Option<i64>,
+    /// The old cluster, with the security settings of this configuration: `host:port`.
+    #[arg(long, value_name = "BROKERS")]
+    from_brokers: Option<String>,
+    /// The old cluster, as the [kafka] section of this configuration file names it.
+    #[arg(long, value_name = "FILE", conflicts_with = "from_brokers")]
+    from_config: Option<PathBuf>,
+    /// How much earlier than the last event reading begins.
+    #[arg(long, default_value = "10m", value_parser = humantime::parse_duration, value_name = "TIME", conflicts_with = "map")]
+    overlap: Duration,
+    /// Move although events may be applied twice.
+    #[arg(long)]
+    accept_duplicates: bool,
+    /// Do it. Without, the command only shows what it would do, and asks if it can.
+    #[arg(long, requires = "reason", conflicts_with = "dry_run")]
+    yes: bool,
+    /// Only show what it would do.
+    #[arg(long)]
+    dry_run: bool,
+    /// Reason, recorded with the operation.
+    #[arg(long)]
+    reason: Option<String>,
+    #[command(flatten)]
+    asked: AskedArgument,
+    #[arg(long, value_enum, default_value = "text")]
+    output: Output,
+}
+
+pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
+    let config = arguments.config.load()?;
+    let request = arguments.request(&config)?;
+    let Arguments { projection, yes, dry_run, reason, asked, output, .. } = arguments;
+    let asked = asked.because(reason);
+    super::runtime()?.block_on(async {
+        let planned = move_checkpoints::plan(&config, &projection, &request).await?;
+        if output == Output::Text {
+            print(&planned.plan);
+        }
+        let go = match (yes, planned.plan.problems.is_empty()) {
+            (true, _) => true,
+            (false, true) => !dry_run && output == Output::Text && confirmed(&projection),
+            (false, false) => false,
+        };
+        let plan = if go { planned.carry_out(&asked).await? } else { planned.leave().await };
+        match (output, plan.operation) {
+            (Output::Json, _) => super::print_json(&plan)?,
+            (Output::Text, Some(operation)) => out!(
+                "Moved, as operation {operation}. Restart the hosts with this configuration, then `projector resume {projection}`."
+            ),
+            (Output::Text, None) => out!("Nothing was changed: --yes with a --reason does it."),
+        }
+        match plan.problems.first() {
+            Some(problem) => Err(CliError::failed(format!("it would be refused: {problem}"))),
+            None => Ok(()),
+        }
+    })
+}
+
+impl Arguments {
+    fn request(&self, config: &Config) -> Result<Request, CliError> {
+        let to = match &self.map {
+            Some(file) => {
+                let text = String::from_utf8_lossy(&super::read(file)?).into_owned();
+                let map = parse(&text).map_err(|message| {
+                    CliError::Operation(OperationError::Usage {
+                        message: format!("{}: {message}", file.display()),
+                        help: "a map has the next offset to read of each partition, in the new cluster"
+                            .into(),
+                    })
+                })?;
+                Target::Map(map)
+            }
+            None => Target::Time { last: self.time, overlap: self.overlap },
+        };
+        let from = match (&self.from_brokers, &self.from_config) {
+            (Some(brokers), _) => {
+                Some(config::Kafka { brokers: Text::from(brokers.as_str()), ..config.kafka.clone() })
+            }
+            (None, Some(file)) => Some(Config::load(file).map_err(CliError::Config)?.kafka),
+            (None, None) => None,
+        };
+        let (generation, accept_duplicates) = (self.generation, self.accept_duplicates);
+        Ok(Request { generation, to, from, accept_duplicates })
+    }
+}
+
+/// Asks a person, if there is one.
+fn confirmed(name: &str) -> bool {
+    if !std::io::stdin().is_terminal() {
+        return false;
+    }
+    let mut stdout = std::io::stdout().lock();
+    let mut answer = String::new();
+    write!(stdout, "Type the projection's name to move it: ").and_then(|()| stdout.flush()).is_ok()
+        && std::io::stdin().read_line(&mut answer).is_ok()
+        && answer.trim() == name
+}
+
+fn print(plan: &MovePlan) {
+    out!("{} · generation {}", plan.projection, plan.generation);
+    let mut table = Listing::new([
+        "topic",
+        "partition",
+        "old offset",
+        "old cluster",
+        "new offset",
+        "new cluster",
+        "new log",
+        "last event read",
+        "read again",
+        "never read",
+        "",
+    ]);
+    let number = |number: Option<i64>| number.map_or("unknown".to_owned(), |number| number.to_string());
+    for of in &plan.partitions {
+        table.row([
+            of.topic.clone(),
+            of.partition.to_string(),
+            of.old_offset.to_string(),
+            of.old_cluster.clone().unwrap_or_default(),
+            of.new_offset.map_or("-".to_owned(), |offset| offset.to_string()),
+            of.new_cluster.clone().unwrap_or_default(),
+            format!("{} to {}", of.log_begin, of.log_end),
+            of.last_read.clone().unwrap_or_else(|| "unknown".to_owned()),
+            number(of.read_again),
+            number(of.never_read),
+            of.remark.clone().unwrap_or_default(),
+        ]);
+    }
+    table.print();
+    if !plan.stay.is_empty() {
+        out!("Already of this cluster, and not moved: {}.", plan.stay.join(", "));
+    }
+    for (topic, why) in &plan.duplicates {
+        out!("Events of {topic} could be applied twice: {why}.");
+    }
+    if plan.kept.events > 0 {
+        out!(
+            "{} dead letters and parked events keep their old positions, and can still be retried{}.",
+            plan.kept.events,
+            match plan.kept.left_in_old_log {
+                0 => String::new(),
+                left => format!(", except {left} whose value was left in the old log"),
+            }
+        );
+    }
+    out!("This command cannot know:");
+    for unknown in plan.cannot_know {
+        out!("  - {unknown}");
+    }
+    for problem in &plan.problems {
+        out!("Refused: {problem}");
+    }
+}

@@ -1,0 +1,96 @@
+//! One record, read from the log again: one that was left there because its value was too large.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::Consumer;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::BorrowedMessage;
+use rdkafka::{Message, Offset, TopicPartitionList};
+
+use super::{COMMITTED, Log, LogError, PATIENCE, blocking, reader};
+use crate::checkpoint::Identity;
+use crate::event::{Partition, Position};
+use crate::failure::FailureKind;
+use crate::source::errors::Subject;
+
+/// What the log holds at a position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recalled {
+    Value(Option<Vec<u8>>),
+    /// The value is larger than any may be now.
+    TooLarge {
+        bytes: usize,
+    },
+    /// Retention or compaction removed it.
+    Gone,
+    /// The log is not the one that the position is about.
+    OtherLog {
+        stored: Identity,
+        found: Identity,
+    },
+}
+
+impl Log {
+    /// What the value of a record may weigh.
+    pub fn value_bytes(&self) -> usize {
+        self.config.value_bytes
+    }
+
+    /// The value of the record at a position of the log that `stored` names. It takes some seconds at most.
+    pub async fn recall(&self, position: Position, stored: Identity) -> Result<Recalled, LogError> {
+        let log = self.clone();
+        blocking(move || {
+            let Position { partition, offset } = &position;
+            let marks = log.marks(partition)?;
+            let found = match (marks.low..marks.high).contains(offset) {
+                true => log.record_at(partition, *offset)?,
+                false => Recalled::Gone,
+            };
+            // Afterwards: a topic never becomes again what it was, so it was the same while it was read.
+            let topics = [partition.topic.clone()];
+            let found_in =
+                log.ask_identities(&topics)?.remove(&*partition.topic).transpose()?.unwrap_or_default();
+            match stored.differs_from(&found_in) {
+                true => Ok(Recalled::OtherLog { stored, found: found_in }),
+                false => Ok(found),
+            }
+        })
+        .await
+    }
+
+    fn record_at(&self, partition: &Partition, offset: i64) -> Result<Recalled, LogError> {
+        let reader = reader(&self.config, COMMITTED)?;
+        let subject = || Subject::Partition(partition.clone());
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&partition.topic, partition.number, Offset::Offset(offset))
+            .and_then(|()| reader.assign(&list))
+            .map_err(LogError::Client)?;
+        let deadline = Instant::now() + 2 * PATIENCE;
+        let mut last = RDKafkaErrorCode::OperationTimedOut;
+        while Instant::now() < deadline {
+            match reader.poll(Duration::from_millis(100)) {
+                Some(Ok(message)) if message.offset() == offset => {
+                    return Ok(value(&message, self.value_bytes()));
+                }
+                Some(Ok(_)) | Some(Err(KafkaError::PartitionEOF(_))) => return Ok(Recalled::Gone),
+                Some(Err(error)) => {
+                    let fault = self.fault(subject(), &error).while_reading();
+                    // What does not pass in a moment is not waited for.
+                    if fault.kind() != FailureKind::Brokers {
+                        return Err(fault.into());
+                    }
+                    last = fault.code;
+                }
+                None => {}
+            }
+        }
+        Err(self.fault_of(subject(), last).into())
+    }
+}
+
+fn value(message: &BorrowedMessage<'_>, most: usize) -> Recalled {
+    match message.payload() {
+        Some(value) if value.len() > most => Recalled::TooLarge { bytes: value.len() },
+        value => Recalled::Value(value.map(<[u8]>::to_vec)),
+    }
+}
