@@ -53,6 +53,9 @@ kinds! {
     /// The read-model database is gone, full, read-only, out of connections, or in a deadlock.
     Database = "database", Retry,
         "nothing is lost, and it goes on by itself: see to the read-model database";
+    /// The store's settings, its database or a right in it keep the host out, until a person changes that.
+    DatabaseSetup = "database-setup", Retry,
+        "nothing is lost, but it does not mend itself: do what the reason says; the host needs no restart afterwards";
     /// A statement waited for a lock longer than it may.
     Locked = "locked", Retry,
         "nothing is lost, and it goes on by itself: end the session that holds the lock";
@@ -174,7 +177,8 @@ pub struct Trouble {
 
 impl Trouble {
     pub fn new(kind: FailureKind, reason: impl fmt::Display) -> Self {
-        Self { kind, reason: reason.to_string() }
+        // No database holds a NUL in a text.
+        Self { kind, reason: reason.to_string().replace('\0', "\\0") }
     }
 
     /// As it was stored. A word of a later version stands for the store's own trouble.
@@ -205,6 +209,11 @@ impl Serialize for Trouble {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reason_can_be_stored() {
+        assert_eq!(Trouble::new(FailureKind::Rejected, "a\0b").reason, "a\\0b");
+    }
 
     #[test]
     fn a_stored_word_means_its_kind() {

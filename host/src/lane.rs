@@ -21,6 +21,11 @@ pub fn count(allowed: usize, contract: &Contract, store: &dyn Store) -> usize {
     }
 }
 
+/// Whether lanes wait for a connection that another one has, or that the host asks with what is wanted.
+pub fn are_short_of_connections(allowed: usize, contract: &Contract, store: &dyn Store) -> bool {
+    allowed > 1 && !contract.needs_one_writer() && store.writers() > 1 && allowed >= store.writers()
+}
+
 /// Runs lanes until the host stops (`Ok`), or one of them cannot go on; `together` then stops the
 /// others, whose batches in flight are settled or let go.
 pub async fn run(lanes: Vec<Pipeline>, together: &CancellationToken) -> Result<(), Halt> {

@@ -130,6 +130,7 @@ impl Pipeline {
             limits,
             board,
             lock_timeouts: 0,
+            shows_trouble: false,
             operations_again: None,
             served: Vec::new(),
             flood: Flood::default(),
@@ -173,6 +174,8 @@ struct Run {
     backoff: Backoff,
     /// In a row.
     lock_timeouts: u32,
+    /// The status says why it does not go on, though it tries.
+    shows_trouble: bool,
     /// When to go on with what operators asked for.
     operations_again: Option<Instant>,
     /// What they asked for, and is done.
@@ -442,6 +445,9 @@ impl Run {
                         self.tally.retries += 1;
                         self.backoff.failed(error.kind(), &error);
                         self.name_lock_holder(&error).await;
+                        if error.kind() == FailureKind::DatabaseSetup {
+                            self.show_trouble(Trouble::new(FailureKind::DatabaseSetup, &error)).await;
+                        }
                         let recovered = self.recover(&mut batch).await;
                         if let Some(catching_up) = &mut self.catching_up
                             && !catching_up.is_held().await
@@ -631,7 +637,8 @@ impl Run {
             let found = tokio::task::block_in_place(check);
             self.tally.impure += found.len() as u64;
             if let Some(impurity) = found.first()
-                && let Err(error) = store.set_impure(&deployment.generation, &impurity.to_string()).await
+                && let Err(error) =
+                    store.set_impure(&deployment.generation, &crate::outcome::shown(impurity)).await
             {
                 tracing::debug!(%error, "that the plugin is not pure could not be stored");
             }
@@ -691,17 +698,24 @@ impl Run {
             }
         };
         if self.lock_timeouts >= LOCK_TIMEOUTS {
-            let trouble = Trouble::new(FailureKind::Locked, held);
-            if let Err(error) = store.set_halted(generation, Some(&trouble)).await {
-                tracing::debug!(%error, "that it waits for a lock could not be stored");
-            }
+            self.show_trouble(Trouble::new(FailureKind::Locked, held)).await;
+        }
+    }
+
+    /// In the status, until it goes on.
+    async fn show_trouble(&mut self, trouble: Trouble) {
+        self.shows_trouble = true;
+        let Settler { store, deployment, .. } = &self.settler;
+        if let Err(error) = store.set_halted(&deployment.generation, Some(&trouble)).await {
+            tracing::debug!(%error, "why it does not go on could not be stored");
         }
     }
 
     /// What was tried again works.
     async fn available_again(&mut self) {
         self.backoff.succeeded();
-        if std::mem::take(&mut self.lock_timeouts) >= LOCK_TIMEOUTS {
+        self.lock_timeouts = 0;
+        if std::mem::take(&mut self.shows_trouble) {
             let Settler { store, deployment, .. } = &self.settler;
             if let Err(error) = store.set_halted(&deployment.generation, None).await {
                 tracing::debug!(%error, "that it goes on could not be stored");

@@ -46,7 +46,11 @@ struct Attempts {
 /// Something that is tried until it works.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Retrying {
+    /// Empty: it is about a store.
     pub projection: String,
+    /// The store, where it is about one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store: Option<String>,
     pub kind: FailureKind,
     /// What was said the last time.
     pub cause: String,
@@ -93,6 +97,7 @@ impl Retries {
 /// Waits between attempts: from 50 ms, doubling, with jitter, to 10 s; for as long as it takes.
 pub struct Backoff {
     projection: String,
+    store: Option<String>,
     retries: Retries,
     number: u64,
     /// Those to come; none were taken yet if there are none.
@@ -117,6 +122,7 @@ impl Backoff {
         };
         Self {
             projection: projection.to_owned(),
+            store: None,
             retries: retries.clone(),
             number,
             delays: None,
@@ -124,6 +130,13 @@ impl Backoff {
             since: Instant::now(),
             cause: String::new(),
         }
+    }
+
+    /// Of attempts to open a store, by its address.
+    pub fn of_store(store: &str, retries: &Retries) -> Self {
+        let mut backoff = Self::new("", retries);
+        backoff.store = Some(store.to_owned());
+        backoff
     }
 
     /// How long to wait before the next attempt.
@@ -143,7 +156,7 @@ impl Backoff {
     /// An attempt failed: kept for `/v1/retrying`, and logged once for each distinct cause, and again every
     /// few minutes.
     pub fn failed(&mut self, kind: FailureKind, error: &dyn fmt::Display) {
-        let (projection, advice) = (&*self.projection, kind.advice());
+        let advice = kind.advice();
         if self.attempts == 0 {
             self.since = Instant::now();
         }
@@ -153,7 +166,8 @@ impl Backoff {
             SystemTime::now().checked_sub(elapsed).and_then(|since| since.duration_since(UNIX_EPOCH).ok());
         self.cause = error.to_string();
         let retrying = Retrying {
-            projection: projection.to_owned(),
+            projection: self.projection.clone(),
+            store: self.store.clone(),
             kind,
             cause: self.cause.clone(),
             since: since.map_or(0, |since| since.as_micros() as i64),
@@ -161,10 +175,23 @@ impl Backoff {
             advice,
         };
         self.retries.lock().open.insert(self.number, retrying);
-        if self.retries.is_news(projection, &self.cause) {
+        if self.retries.is_news(&self.projection, &self.cause) {
             let (attempts, elapsed_ms) = (self.attempts, elapsed.as_millis() as u64);
-            tracing::warn!(projection, %kind, %error, attempts, elapsed_ms, advice, "retrying; no event is lost");
+            let (projection, store) = self.subject();
+            match kind {
+                FailureKind::DatabaseSetup => {
+                    tracing::error!(projection, store, %kind, %error, attempts, elapsed_ms, advice, "not until this is mended; no event is lost");
+                }
+                _ => {
+                    tracing::warn!(projection, store, %kind, %error, attempts, elapsed_ms, advice, "retrying; no event is lost");
+                }
+            }
         }
+    }
+
+    /// The projection or the store: what there is not stands in no log line.
+    fn subject(&self) -> (Option<&str>, Option<&str>) {
+        (Some(&*self.projection).filter(|name| !name.is_empty()), self.store.as_deref())
     }
 
     /// It works again. Says so, if it was said that it did not.
@@ -173,10 +200,10 @@ impl Backoff {
         if self.attempts == 0 {
             return;
         }
-        let (projection, attempts) = (&*self.projection, self.attempts);
-        let elapsed_ms = self.since.elapsed().as_millis() as u64;
+        let (attempts, elapsed_ms) = (self.attempts, self.since.elapsed().as_millis() as u64);
         let cause = &*self.cause;
-        tracing::info!(projection, attempts, elapsed_ms, cause, "available again");
+        let (projection, store) = self.subject();
+        tracing::info!(projection, store, attempts, elapsed_ms, cause, "available again");
         self.retries.lock().open.remove(&self.number);
         self.retries.forget(&self.projection, &self.cause);
         self.attempts = 0;

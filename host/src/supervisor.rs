@@ -306,36 +306,33 @@ impl Host {
                     return;
                 }
                 Ok((_, Proposed::Foreign(reason))) => return refused(reason),
-                Err(error) if error.kind().response() == Response::Retry => {
-                    backoff.failed(error.kind(), &error);
+                // The store's trouble is not the plugin's.
+                Err(error) => {
+                    backoff.failed(store_trouble(&error), &error);
                     backoff.wait(&self.stop).await;
                 }
-                Err(error) => return refused(error.to_string()),
             }
         }
     }
 
     /// Runs the generations of one store, and does what is to be done for its deployments.
     async fn keep(self: Arc<Self>, settings: config::Store) {
-        let mut backoff = Backoff::new("", &self.retries);
+        let mut backoff = Backoff::of_store(&settings.shown(), &self.retries);
         let (store, mut board) = loop {
             if self.stop.is_cancelled() {
                 return;
             }
             match self.store(&settings).await {
                 Ok(opened) => break opened,
-                Err(error) if error.kind().response() == Response::Retry => {
-                    backoff.failed(error.kind(), &error);
-                    backoff.wait(&self.stop).await;
-                }
                 Err(error) => {
-                    tracing::error!(%error, advice = error.kind().advice(), "a store cannot be used");
-                    return;
+                    backoff.failed(store_trouble(&error), &error);
+                    backoff.wait(&self.stop).await;
                 }
             }
         };
         backoff.succeeded();
         announce::database(&settings, &*store).await;
+        let mut deploying = Backoff::of_store(&settings.shown(), &self.retries);
         // What stops the task of each generation that runs.
         let mut running: HashMap<i64, CancellationToken> = HashMap::new();
         let mut tasks: JoinSet<()> = JoinSet::new();
@@ -400,9 +397,13 @@ impl Host {
                         match advanced {
                             Ok(Ok(true)) => {
                                 crashed.succeeded();
+                                deploying.succeeded();
                                 drop(board.refresh().await);
                             }
                             Ok(Ok(false)) => {}
+                            Ok(Err(error)) if error.kind() == FailureKind::DatabaseSetup => {
+                                deploying.failed(error.kind(), &error);
+                            }
                             Ok(Err(error)) => tracing::warn!(%error, "a deployment is tried again"),
                             Err(said) => {
                                 crashed.failed(FailureKind::Crash, &format!("a deployment's task panicked: {said}"));
@@ -505,6 +506,11 @@ impl Host {
                 Err(PrepareError::Stopped) => return,
                 Err(error) if error.may_pass() => {
                     backoff.failed(error.kind(), &error);
+                    if error.kind() == FailureKind::DatabaseSetup {
+                        let trouble = Trouble::new(error.kind(), &error);
+                        // Where even that cannot be stored, the log tells.
+                        let _ = store.set_halted(&generation, Some(&trouble)).await;
+                    }
                     backoff.wait(&stop).await;
                 }
                 Err(error) => {
@@ -751,6 +757,15 @@ impl Host {
             (false, None) => Merging::Never,
         };
         let allowed = lane::count(self.config.lanes_of(name), &contract, &**store);
+        if lane::are_short_of_connections(self.config.lanes_of(name), &contract, &**store) {
+            tracing::warn!(
+                projection = name,
+                lanes = self.config.lanes_of(name),
+                connections = self.config.store_of(name).connections.get(),
+                most_lanes = store.writers() - 1,
+                "the store has too few connections for the projection's lanes, which wait for each other: raise its `connections`"
+            );
+        }
         let lanes = if order_shows && catching_up.is_some() { 1 } else { allowed };
         tracing::info!(
             projection = name,
@@ -857,6 +872,14 @@ fn crash_text(error: JoinError) -> String {
     match error.try_into_panic() {
         Ok(panic) => panic_text(&*panic),
         Err(error) => error.to_string(),
+    }
+}
+
+/// What keeps a store from being opened, or from taking an offer, is tried until it is mended.
+fn store_trouble(error: &StoreError) -> FailureKind {
+    match error.kind() {
+        kind if kind.response() == Response::Retry => kind,
+        _ => FailureKind::DatabaseSetup,
     }
 }
 

@@ -149,8 +149,10 @@ pub struct Team {
 pub struct Store {
     /// `postgres://user:password@host/database` or `sqlite://path/relative/to/this/file.db`.
     pub url: Text,
-    /// Postgres: connections that the host holds at most, beside one for each projection that it
-    /// catches up alone.
+    /// Postgres: the password, beside the url. Read again for each new connection, if it is from a file.
+    pub password: Option<Text>,
+    /// Postgres: connections that the host holds at most, for everything that it does: 3 for deployments,
+    /// comparisons and catching up, the rest for lanes and for what operators ask.
     #[serde(default = "default_connections")]
     pub connections: NonZeroU32,
     /// Postgres: how long a statement may run.
@@ -163,6 +165,16 @@ pub struct Store {
     /// was stopped in the middle of one holds its locks no longer than this.
     #[serde(default = "ten_seconds", with = "humantime_serde")]
     pub idle_in_transaction_timeout: Duration,
+}
+
+impl Store {
+    /// Its url without role, password and parameters.
+    pub fn shown(&self) -> String {
+        let Some((scheme, rest)) = self.url.split_once("://") else { return "a store".into() };
+        let place = rest.split_once('?').map_or(rest, |(place, _)| place);
+        let place = place.rsplit_once('@').map_or(place, |(_, place)| place);
+        format!("{scheme}://{place}")
+    }
 }
 
 /// How new versions and generations come about.

@@ -33,7 +33,7 @@ pub async fn advance(
             Err(error) => {
                 let advice = FailureKind::Component.advice();
                 tracing::error!(projection, digest, %error, advice, "this host cannot run the component");
-                Some(error.to_string())
+                Some(crate::outcome::shown(error))
             }
         };
         store.report(open.id, host, refusal.as_deref()).await?;
@@ -79,7 +79,7 @@ pub async fn advance(
         Err(error) if error.kind().response() == Response::Retry => Err(error),
         Err(error) => {
             tracing::error!(projection, digest, %error, "deployment refused");
-            store.refuse(open.id, &error.to_string()).await?;
+            store.refuse(open.id, &crate::outcome::shown(&error)).await?;
             Ok(true)
         }
     }

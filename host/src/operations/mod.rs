@@ -66,6 +66,12 @@ impl From<store::StoreError> for OperationError {
         match error {
             // The store answers, and says no.
             store::StoreError::Unusable(reason) => Self::Failed(reason),
+            store::StoreError::Setup(store::Setup { problem, remedy }) => {
+                Self::Usage { message: format!("the read-model database: {problem}"), help: remedy }
+            }
+            store::StoreError::Unavailable(outage) => {
+                Self::Infrastructure { message: format!("the read-model database: {outage}") }
+            }
             error => Self::Infrastructure { message: format!("the read-model database: {error}") },
         }
     }

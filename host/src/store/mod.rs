@@ -7,6 +7,7 @@ pub mod beginnings;
 mod compare;
 pub mod deployments;
 pub mod diff;
+mod fault;
 pub mod foreign;
 pub mod moves;
 mod names;
@@ -17,18 +18,17 @@ pub mod sqlite;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use projector_model::interpret::Row;
 use projector_model::{Change, Contract, LookupCall, Rejection};
 use serde::Serialize;
-use sqlx::Connection;
 use uuid::Uuid;
 
 use beginnings::Beginnings;
 use deployments::{Deployments, Role, Vector, vector_from};
 use diff::Snapshot;
+pub use fault::{Outage, Setup};
 use moves::Moves;
 use operator::{Operator, Release, Taken};
 
@@ -191,15 +191,16 @@ pub struct Progress {
 /// A generation is caught up by this host. If alone, no other one is told to as long as this lives
 /// and its session with the database does.
 pub struct CatchingUp {
-    session: Option<sqlx::PgConnection>,
+    lock: Option<postgres::CatchUpLock>,
 }
 
 impl CatchingUp {
     /// Whether it is still this host's: the database may have been restarted.
     pub async fn is_held(&mut self) -> bool {
-        let Some(session) = &mut self.session else { return true };
-        let answer = tokio::time::timeout(Duration::from_secs(5), session.ping());
-        answer.await.is_ok_and(|answer| answer.is_ok())
+        match &self.lock {
+            Some(lock) => lock.is_held().await,
+            None => true,
+        }
     }
 }
 
@@ -430,7 +431,10 @@ pub struct StatementCount {
 pub enum StoreError {
     /// Gone, full, read-only, locked, in a deadlock: it may well work later.
     #[error("the database is not available: {0}")]
-    Unavailable(#[source] sqlx::Error),
+    Unavailable(Outage),
+    /// The configuration, the database or a right in it keeps the host from it, until a person changes that.
+    #[error("{0}")]
+    Setup(Setup),
     /// Another host moved these checkpoints.
     #[error("the checkpoint moved: {}", list(.0))]
     CheckpointMoved(Vec<Partition>),
@@ -451,7 +455,7 @@ pub enum StoreError {
     Data(Refusal),
     /// The tables are not as the host made them.
     #[error("the tables were changed by hand: {0}")]
-    Drift(#[source] sqlx::Error),
+    Drift(String),
     /// The brokers were to be asked, and did not answer.
     #[error("{0}")]
     Brokers(String),
@@ -461,17 +465,15 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// What a stored row has is not what the host wrote.
+    fn drift(error: sqlx::Error) -> Self {
+        StoreError::Drift(fault::in_words(&error))
+    }
+
     pub fn kind(&self) -> FailureKind {
-        // `lock_timeout` has run out.
-        const LOCK_NOT_AVAILABLE: &str = "55P03";
         match self {
-            StoreError::Unavailable(error) => {
-                let code = error.as_database_error().and_then(|error| error.code());
-                match code.as_deref() {
-                    Some(LOCK_NOT_AVAILABLE) => FailureKind::Locked,
-                    _ => FailureKind::Database,
-                }
-            }
+            StoreError::Unavailable(outage) => outage.kind,
+            StoreError::Setup(_) => FailureKind::DatabaseSetup,
             StoreError::CheckpointMoved(_) => FailureKind::Fenced,
             StoreError::Inactive(_) => FailureKind::Superseded,
             StoreError::Paused(_) => FailureKind::Operator,
@@ -492,8 +494,15 @@ fn list(partitions: &[Partition]) -> String {
 pub async fn open(settings: &config::Store) -> Result<Arc<dyn Store>, StoreError> {
     match settings.url.split_once("://").map(|(scheme, _)| scheme) {
         Some("postgres" | "postgresql") => Ok(Arc::new(postgres::Postgres::open(settings).await?)),
+        Some("sqlite") if settings.password.is_some() => Err(StoreError::Setup(Setup::new(
+            "the store has a password, and is a SQLite file",
+            "leave `password` out",
+        ))),
         Some("sqlite") => Ok(Arc::new(sqlite::Sqlite::open(settings).await?)),
-        _ => Err(StoreError::Unusable("a store's url begins with postgres:// or sqlite://".into())),
+        _ => Err(StoreError::Setup(Setup::new(
+            "the store's url has another scheme",
+            "it begins with postgres:// or sqlite://",
+        ))),
     }
 }
 

@@ -31,6 +31,7 @@ mod reload;
 mod sandbox;
 mod start;
 mod stopping;
+mod store_setup;
 mod swaps;
 mod too_large;
 mod transactions;

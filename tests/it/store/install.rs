@@ -107,11 +107,15 @@ async fn another_layout_is_built_beside_the_live_one_which_goes_on(home: Home) -
 
 async fn a_schema_that_somebody_else_made_is_not_taken_over(home: Home) -> Result<()> {
     let store = home.open().await?;
-    home.by_hand("create schema some_orders", "create table some_orders__number (mine text)").await?;
+    home.by_hand(
+        "create schema some_orders create table mine (mine text)",
+        "create table some_orders__number (mine text)",
+    )
+    .await?;
     let refused = offer(&*store, "one", &contract(&numbers())).await;
     assert!(matches!(refused, Err(StoreError::Unusable(_))), "{refused:?}");
     assert!(store.overview().await?.is_empty(), "all or nothing");
-    home.by_hand("drop schema some_orders", "drop table some_orders__number").await?;
+    home.by_hand("drop schema some_orders cascade", "drop table some_orders__number").await?;
     Projection::install(store, contract(&numbers())).await?;
     Ok(())
 }

@@ -8,6 +8,7 @@ mod rows;
 mod activation;
 mod checkpoints;
 mod commands;
+mod connecting;
 mod dead_letters;
 mod diff;
 mod drift;

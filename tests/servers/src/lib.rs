@@ -24,4 +24,4 @@ mod process;
 pub use kafka::{Authority, ClientCertificate, Kafka, KafkaDistribution};
 #[cfg(feature = "secured")]
 pub use kafka::{Listener, Resource, Right, SecuredKafka, User, token};
-pub use postgres::{Database, Postgres};
+pub use postgres::{Certificate, Database, Issuer, PgBouncer, Postgres};

@@ -53,7 +53,7 @@ impl Beginnings for Postgres {
             .await
             .map_err(classify)?;
         }
-        tx.commit().await.map_err(classify)?;
+        tx.commit().await?;
         Ok(self.began_with(generation).await?.unwrap_or_default())
     }
 

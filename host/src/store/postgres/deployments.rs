@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use projector_model::Contract;
+use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgConnection, PgQueryResult};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use uuid::Uuid;
 
 use super::errors::classify;
 use super::foreign::{self, KnownView, Own};
+use super::sessions::Tx;
 use super::tables::{self, Addition};
-use super::{ADVISORY_CLASS, BEGIN, Postgres, fence};
+use super::{ADVISORY_CLASS, BEGIN, Postgres, fence, make_schema};
 use crate::checkpoint::FILE;
 use crate::deploy::layout::{Layout, Step};
 use crate::deploy::supply::may_take_over;
@@ -34,8 +35,6 @@ const DEPLOY_CLASS: i32 = ADVISORY_CLASS + 2;
 /// Whoever waits for a lock on tables or views that readers use keeps those waiting that come after it: so
 /// it waits for no longer, and tries again.
 const READERS_WAIT_MS: u32 = 1_000;
-
-type Tx = sqlx::Transaction<'static, sqlx::Postgres>;
 
 #[async_trait]
 impl Deployments for Postgres {
@@ -112,7 +111,7 @@ impl Deployments for Postgres {
             && digest == component.digest
             && *action == Action::Deploy
         {
-            tx.commit().await.map_err(classify)?;
+            tx.commit().await?;
             return Ok(Proposed::Open(id));
         }
         let had: bool = sqlx::query_scalar(
@@ -125,7 +124,7 @@ impl Deployments for Postgres {
         .map_err(classify)?;
         let known = known(*action, *origin, is_active, had);
         if let (Some(known), Origin::Directory) = (&known, origin) {
-            tx.commit().await.map_err(classify)?;
+            tx.commit().await?;
             return Ok(known.clone());
         }
         sqlx::query(
@@ -138,7 +137,7 @@ impl Deployments for Postgres {
         .map_err(classify)?;
         // Whoever says so means that one, and not what was asked for before.
         if let Some(known) = known {
-            tx.commit().await.map_err(classify)?;
+            tx.commit().await?;
             return Ok(known);
         }
         sqlx::query(
@@ -167,7 +166,7 @@ impl Deployments for Postgres {
         .fetch_one(&mut *tx)
         .await
         .map_err(classify)?;
-        tx.commit().await.map_err(classify)?;
+        tx.commit().await?;
         Ok(Proposed::Open(id))
     }
 
@@ -239,18 +238,18 @@ impl Deployments for Postgres {
     async fn activate(&self, deployment: i64, contract: &Contract) -> Result<Option<Installed>, StoreError> {
         let name = contract.name();
         // Of its own: an index may take long, and the lock is to last until all is done.
-        let mut session = self.pool.connect_options().connect().await.map_err(classify)?;
+        let mut session = self.sessions.own().await?;
         let ours: bool = sqlx::query_scalar("select pg_try_advisory_lock($1, hashtext($2))")
             .bind(DEPLOY_CLASS)
             .bind(name)
-            .fetch_one(&mut session)
+            .fetch_one(&mut *session)
             .await
             .map_err(classify)?;
         let done = match ours {
             true => self.carry_out(&mut session, deployment, contract).await,
             false => Ok(None),
         };
-        let _ = session.close().await;
+        session.close().await;
         done
     }
 
@@ -295,7 +294,7 @@ impl Deployments for Postgres {
         let entry = Entry { action: "revert", origin: Origin::Host, generation: Some(generation.number) };
         let asked = Asked::new("the host".into(), Some(reason.to_owned()));
         entry.record(&mut tx, &generation.projection, Some(to), Some(from), &asked).await?;
-        tx.commit().await.map_err(classify)?;
+        tx.commit().await?;
         failpoint::reached(failpoint::AFTER_REVERT, &generation.projection);
         Ok(true)
     }
@@ -352,7 +351,7 @@ impl Deployments for Postgres {
         if held.rows_affected() < generations.len() as u64 {
             return Ok(false);
         }
-        tx.commit().await.map_err(classify)?;
+        tx.commit().await?;
         Ok(true)
     }
 
@@ -368,7 +367,7 @@ impl Deployments for Postgres {
         .execute(&mut *tx)
         .await
         .map_err(classify)?;
-        tx.commit().await.map_err(classify)
+        tx.commit().await
     }
 
     async fn vector(&self, generation: i64) -> Result<Vector, StoreError> {
@@ -399,7 +398,7 @@ impl Deployments for Postgres {
         .execute(&mut *tx)
         .await
         .map_err(classify)?;
-        tx.commit().await.map_err(classify)
+        tx.commit().await
     }
 
     async fn behind(
@@ -444,7 +443,7 @@ impl Deployments for Postgres {
         let entry = Entry { action: "promote", origin, generation: Some(generation.number) };
         entry.record(&mut tx, name, Some(&new.active), Some(&old.active), asked).await?;
         failpoint::reached(failpoint::BEFORE_PROMOTE, name);
-        tx.commit().await.map_err(classify)?;
+        tx.commit().await?;
         Ok(promoted)
     }
 
@@ -463,7 +462,7 @@ impl Deployments for Postgres {
         let action = if stopped { "stop" } else { "start" };
         let entry = Entry { action, origin: Origin::Command, generation: None };
         entry.record(&mut tx, projection, None, None, asked).await?;
-        tx.commit().await.map_err(classify)
+        tx.commit().await
     }
 
     async fn retire(&self, generation: &Generation, asked: &Asked) -> Result<(), StoreError> {
@@ -479,7 +478,7 @@ impl Deployments for Postgres {
         }
         let entry = Entry { action: "retire", origin: Origin::Command, generation: Some(generation.number) };
         entry.record(&mut tx, name, None, None, asked).await?;
-        tx.commit().await.map_err(classify)
+        tx.commit().await
     }
 
     async fn readers(&self, standing: &Standing) -> Result<Readers, StoreError> {
@@ -500,7 +499,7 @@ impl Deployments for Postgres {
         }
         let entry = Entry { action: "drop", origin: Origin::Command, generation: None };
         entry.record(&mut tx, projection, None, None, asked).await?;
-        tx.commit().await.map_err(classify)
+        tx.commit().await
     }
 }
 
@@ -607,7 +606,7 @@ impl Postgres {
         .await
         .map_err(classify)?;
         failpoint::reached(failpoint::BEFORE_ACTIVATION, name);
-        tx.commit().await.map_err(classify)?;
+        tx.commit().await?;
         failpoint::reached(failpoint::AFTER_ACTIVATION, name);
         Ok(Some(Installed { generation, active: digest }))
     }
@@ -758,11 +757,12 @@ async fn create(
     .fetch_one(&mut **tx)
     .await
     .map_err(classify)?;
+    make_schema(tx, &schema).await?;
     for statement in tables::create(contract, &schema) {
         run(tx, statement).await?;
     }
     if let Some(readers) = &readers {
-        run(tx, format!("create schema {}", quote(readers))).await?;
+        make_schema(tx, readers).await?;
         show_layout(tx, (&layout, None), &schema, readers).await?;
     }
     Ok(Generation { id, projection: name.to_owned(), number, schema })
@@ -780,7 +780,7 @@ async fn show(tx: &mut Tx, new: &Standing, old: &Standing) -> Result<Promoted, S
         }
         None => {
             let readers = format!("{}_v{number}", schema_name(projection));
-            run(tx, format!("create schema {}", quote(&readers))).await?;
+            make_schema(tx, &readers).await?;
             (readers, new.layout.clone())
         }
     };

@@ -4,9 +4,9 @@ use async_trait::async_trait;
 use projector_model::contract::Table;
 use projector_model::{Type, Value};
 use sqlx::AssertSqlSafe;
-use sqlx::postgres::PgConnection;
 
 use super::errors::classify;
+use super::sessions::Session;
 use super::tables::qualified;
 use super::{BEGIN_SNAPSHOT, values};
 use crate::event::Partition;
@@ -14,7 +14,7 @@ use crate::store::compare::{self, Comparison, Reader};
 use crate::store::diff::{Diff, DiffRequest, Snapshot};
 use crate::store::{Generation, StoreError};
 
-pub(super) struct OwnSession(PgConnection);
+pub(super) struct OwnSession(Session);
 
 /// Nothing ends the session for how long it takes; only that its host is gone. A transaction sees what was
 /// committed at its first query, which this is.
@@ -24,9 +24,9 @@ const FOR_LONG: &str = "
       'idle_in_transaction_session_timeout', 'client_connection_check_interval')";
 
 impl OwnSession {
-    pub(super) async fn begin(mut session: PgConnection) -> Result<Self, StoreError> {
+    pub(super) async fn begin(mut session: Session) -> Result<Self, StoreError> {
         for statement in [BEGIN_SNAPSHOT, FOR_LONG] {
-            sqlx::query(statement).execute(&mut session).await.map_err(classify)?;
+            sqlx::query(statement).execute(&mut *session).await.map_err(classify)?;
         }
         Ok(Self(session))
     }
@@ -78,10 +78,10 @@ impl Reader for OwnSession {
     async fn rows(&mut self, sql: String, types: &[Type]) -> Result<Vec<Vec<Value>>, StoreError> {
         let rows = sqlx::query(AssertSqlSafe(sql))
             .persistent(false)
-            .fetch_all(&mut self.0)
+            .fetch_all(&mut *self.0)
             .await
             .map_err(classify)?;
         let values = |row| types.iter().enumerate().map(|(at, ty)| values::decode(row, at, *ty)).collect();
-        rows.iter().map(values).collect::<Result<_, sqlx::Error>>().map_err(StoreError::Drift)
+        rows.iter().map(values).collect::<Result<_, sqlx::Error>>().map_err(StoreError::drift)
     }
 }

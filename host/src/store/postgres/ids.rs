@@ -10,7 +10,7 @@ use super::transaction::Batch;
 use super::values::Timestamp;
 use crate::duplicate::{Duplicate, EventId, Known, RECORDED, Recorded, Remembered};
 use crate::event::{Partition, Position};
-use crate::store::StoreError;
+use crate::store::{Outage, StoreError};
 
 impl Batch {
     /// Which of these ids were handled before.
@@ -69,7 +69,7 @@ impl Batch {
         .map_err(classify)?;
         if inserted.rows_affected() != ids.len() as u64 {
             let meanwhile = "another writer handled an event with the same id meanwhile";
-            return Err(StoreError::Unavailable(sqlx::Error::Protocol(meanwhile.into())));
+            return Err(StoreError::Unavailable(Outage::new(meanwhile)));
         }
         self.forget(&ids).await
     }

@@ -1,6 +1,6 @@
 //! Who holds the lock that one of the host's transactions waited for in vain.
 
-use sqlx::postgres::PgPool;
+use sqlx::postgres::PgConnection;
 
 use super::ADVISORY_CLASS;
 use crate::store::{Generation, LockHolder};
@@ -26,12 +26,12 @@ const HOLDER: &str = "
     limit 1";
 
 /// `None` as well when it is gone meanwhile, or cannot be asked for.
-pub(super) async fn find(pool: &PgPool, generation: &Generation) -> Option<LockHolder> {
+pub(super) async fn find(connection: &mut PgConnection, generation: &Generation) -> Option<LockHolder> {
     let asked = sqlx::query_as(HOLDER)
         .bind(ADVISORY_CLASS)
         .bind(generation.id as i32)
         .bind(&generation.schema)
-        .fetch_optional(pool)
+        .fetch_optional(connection)
         .await;
     let (session, application, query, seconds) = asked.inspect_err(unanswered).ok()??;
     Some(LockHolder { session, application, query, seconds })

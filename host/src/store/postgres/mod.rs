@@ -1,6 +1,9 @@
 //! Postgres: set-wise statements over `UNNEST` arrays, several hosts at once.
 
+mod address;
 mod beginnings;
+mod catch_up_lock;
+mod connect;
 mod deployments;
 mod diff;
 mod errors;
@@ -10,27 +13,27 @@ mod lock_holder;
 mod moves;
 mod operator;
 mod overview;
+mod sessions;
 mod statements;
 mod tables;
+mod tls;
 mod transaction;
 mod values;
 mod waiting;
 
 use std::collections::HashMap;
-use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use sqlx::Row;
 use sqlx::migrate::{MigrateError, Migration, Migrator};
-use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, Row};
+use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use super::diff::Snapshot;
+use super::names;
 use super::{
-    CatchUp, CatchingUp, Deployment, Generation, LockHolder, Progress, Projection, Store, StoreError,
+    CatchUp, CatchingUp, Deployment, Generation, LockHolder, Progress, Projection, Setup, Store, StoreError,
     Transaction,
 };
 use crate::checkpoint::{Checkpoint, Identity};
@@ -38,9 +41,10 @@ use crate::config;
 use crate::duplicate::Recorded;
 use crate::event::Partition;
 use crate::failure::Trouble;
+pub use catch_up_lock::CatchUpLock;
 use errors::classify;
+use sessions::{Session, Sessions, Tx};
 use statements::Statements;
-use waiting::meanwhile;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/postgres");
 
@@ -53,11 +57,8 @@ const CATCH_UP_CLASS: i32 = ADVISORY_CLASS + 1;
 type DeploymentKey = (i64, Arc<str>);
 
 pub struct Postgres {
-    pool: PgPool,
-    /// When and why the database did not answer last, if it did not, and whoever asks it whether it does
-    /// again: one at a time, so that many projections are no storm on a database that comes back.
-    down: Mutex<Option<(Instant, String)>>,
-    probe: tokio::sync::Mutex<()>,
+    sessions: Arc<Sessions>,
+    catch_up_locks: catch_up_lock::Holder,
     id: Uuid,
     /// The SQL of each deployment, built once.
     statements: Mutex<HashMap<DeploymentKey, Arc<Statements>>>,
@@ -66,85 +67,29 @@ pub struct Postgres {
 impl Postgres {
     /// Connects, and brings the host's own tables up to date.
     pub async fn open(settings: &config::Store) -> Result<Self, StoreError> {
-        let wrong =
-            |error: sqlx::Error| StoreError::Unusable(format!("the store's url cannot be used: {error}"));
-        let milliseconds = |timeout: Duration| timeout.as_millis().to_string();
-        let options = PgConnectOptions::from_str(&settings.url)
-            .map_err(wrong)?
-            .application_name("projector")
-            .statement_cache_capacity(1_000)
-            .log_statements(tracing::log::LevelFilter::Off)
-            .log_slow_statements(tracing::log::LevelFilter::Off, Duration::from_secs(1))
-            .options([
-                ("statement_timeout", milliseconds(settings.statement_timeout)),
-                ("lock_timeout", milliseconds(settings.lock_timeout)),
-                ("idle_in_transaction_session_timeout", milliseconds(settings.idle_in_transaction_timeout)),
-                ("tcp_user_timeout", milliseconds(settings.idle_in_transaction_timeout)),
-                ("tcp_keepalives_idle", "10".into()),
-                ("tcp_keepalives_interval", "5".into()),
-                ("tcp_keepalives_count", "3".into()),
-                // What is committed is durable, whatever the server's default.
-                ("synchronous_commit", "on".into()),
-                ("default_transaction_isolation", "read committed".into()),
-                ("timezone", "UTC".into()),
-            ]);
-        let pool = PgPoolOptions::new()
-            .max_connections(settings.connections.get())
-            .acquire_timeout(Duration::from_secs(10))
-            .test_before_acquire(false)
-            .connect_with(options)
+        let sessions = Sessions::open(settings).await?;
+        let mut session = sessions.session().await?;
+        if !is_up_to_date(&mut session).await? {
+            // Of its own: it is set otherwise meanwhile.
+            let mut own = sessions.own().await?;
+            migrate(&mut own).await?;
+            own.close().await;
+        }
+        let id = sqlx::query_scalar("select id from projector.store")
+            .fetch_one(&mut *session)
             .await
-            .map_err(StoreError::Unavailable)?;
-        migrate(&pool).await?;
-        let id =
-            sqlx::query_scalar("select id from projector.store").fetch_one(&pool).await.map_err(classify)?;
-        Ok(Self {
-            pool,
-            down: Mutex::default(),
-            probe: tokio::sync::Mutex::default(),
-            id,
-            statements: Mutex::default(),
-        })
+            .map_err(classify)?;
+        drop(session);
+        Ok(Self { sessions, catch_up_locks: Default::default(), id, statements: Mutex::default() })
     }
 
-    /// A connection of the pool.
-    async fn connection(&self) -> Result<PoolConnection<sqlx::Postgres>, StoreError> {
-        self.one_probe(async { self.pool.acquire().await.map_err(classify) }).await
+    async fn connection(&self) -> Result<Session, StoreError> {
+        self.sessions.session().await
     }
 
     /// Begins a transaction.
-    async fn begin(
-        &self,
-        statement: &'static str,
-    ) -> Result<sqlx::Transaction<'static, sqlx::Postgres>, StoreError> {
-        self.one_probe(begin(&self.pool, statement)).await
-    }
-
-    /// Connects; while the database is down, one at a time: whoever else asks waits for what that one finds
-    /// out.
-    async fn one_probe<T>(
-        &self,
-        connect: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        let asked = Instant::now();
-        let down = || self.down.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut probe = None;
-        if down().is_some() {
-            probe = Some(self.probe.lock().await);
-            match down() {
-                Some((since, cause)) if since > asked => return Err(meanwhile(&cause)),
-                Some(_) => {}
-                None => probe = None,
-            }
-        }
-        let connected = connect.await;
-        // A pool that is all lent out is busy, and not down.
-        let busy = self.pool.size() >= self.pool.options().get_max_connections();
-        let cause =
-            connected.as_ref().err().filter(|_| !busy).map(|error| (Instant::now(), error.to_string()));
-        *self.down.lock().unwrap_or_else(PoisonError::into_inner) = cause;
-        drop(probe);
-        connected
+    async fn begin(&self, statement: &'static str) -> Result<Tx, StoreError> {
+        self.sessions.begin(statement).await
     }
 
     fn statements(&self, deployment: &Deployment) -> Arc<Statements> {
@@ -178,43 +123,81 @@ async fn fence(connection: &mut PgConnection, generations: &[i64]) -> Result<(),
 const BEGIN: &str = "begin";
 const BEGIN_SNAPSHOT: &str = "begin isolation level repeatable read, read only";
 
-/// Begins a transaction. sqlx does not know of one whose `begin` was dropped before the answer came,
-/// and would leave it open in the pool: so it is begun where nobody drops it.
-async fn begin(
-    pool: &PgPool,
-    statement: &'static str,
-) -> Result<sqlx::Transaction<'static, sqlx::Postgres>, StoreError> {
-    let pool = pool.clone();
-    let begun = tokio::spawn(async move { pool.begin_with(statement).await }).await;
-    begun.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())).map_err(classify)
-}
-
 /// The host's own tables, in a schema of their own; hosts that start together wait for each other.
-async fn migrate(pool: &PgPool) -> Result<(), StoreError> {
-    let mut connection = pool.acquire().await.map_err(classify)?;
-    if is_up_to_date(&mut connection).await? {
-        return Ok(());
-    }
-    // sqlx keeps its ledger in the first schema of the search path.
-    for statement in ["create schema if not exists projector", "set search_path to projector"] {
-        if let Err(error) = sqlx::query(statement).execute(&mut *connection).await {
-            // Two hosts at once: the other one made it.
-            let duplicate = error.as_database_error().is_some_and(|error| error.is_unique_violation());
-            if !duplicate {
-                return Err(classify(error));
-            }
+async fn migrate(connection: &mut PgConnection) -> Result<(), StoreError> {
+    if let Err(error) = make_schema(connection, "projector").await {
+        // Two hosts at once: the other one made it.
+        let there = schema_is_there(connection, "projector").await;
+        if !matches!(there, Ok(true)) {
+            return Err(error);
         }
     }
+    // sqlx keeps its ledger in the first schema of the search path.
+    sqlx::query("set search_path to projector").execute(&mut *connection).await.map_err(classify)?;
     let mut migrator = Migrator { ..Migrator::DEFAULT };
     migrator.migrations = MIGRATIONS.migrations.clone();
     // A host one version older still runs beside this one.
     migrator.set_ignore_missing(true);
     let migrated = migrator.run_direct(None, &mut *connection, false).await;
-    sqlx::query("reset search_path").execute(&mut *connection).await.map_err(classify)?;
     migrated.map_err(|error| match error {
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => classify(error),
         error => StoreError::Unusable(format!("the host's own tables cannot be brought up to date: {error}")),
     })
+}
+
+async fn schema_is_there(connection: &mut PgConnection, schema: &str) -> Result<bool, StoreError> {
+    sqlx::query_scalar("select to_regnamespace($1) is not null")
+        .bind(names::quote(schema))
+        .fetch_one(connection)
+        .await
+        .map_err(classify)
+}
+
+/// Makes a schema, unless a DBA made it for the host. Looked for first: `create schema if not exists` needs
+/// the right to create one all the same.
+async fn make_schema(connection: &mut PgConnection, schema: &str) -> Result<(), StoreError> {
+    let (is_there, may_create, role, database): (bool, bool, String, String) = sqlx::query_as(
+        "select to_regnamespace($1) is not null, has_database_privilege(current_database(), 'create'),
+           current_user::text, current_database()::text",
+    )
+    .bind(names::quote(schema))
+    .fetch_one(&mut *connection)
+    .await
+    .map_err(classify)?;
+    let (schema, role, database) = (names::quote(schema), names::quote(&role), names::quote(&database));
+    if !is_there {
+        if !may_create {
+            return Err(StoreError::Setup(Setup::new(
+                format!("the role {role} may not create the schema {schema} in the database {database}"),
+                format!(
+                    "as its owner, `grant create on database {database} to {role}`, or `create schema {schema} authorization {role}`"
+                ),
+            )));
+        }
+        let create = sqlx::AssertSqlSafe(format!("create schema {schema}"));
+        return sqlx::query(create).execute(connection).await.map(drop).map_err(classify);
+    }
+    let (may_use, is_empty): (bool, bool) = sqlx::query_as(
+        "select has_schema_privilege(n.oid, 'create') and has_schema_privilege(n.oid, 'usage'),
+           not exists (select from pg_class c where c.relnamespace = n.oid)
+         from pg_namespace n where n.oid = to_regnamespace($1)",
+    )
+    .bind(&schema)
+    .fetch_one(connection)
+    .await
+    .map_err(classify)?;
+    match (is_empty, may_use) {
+        (true, true) => Ok(()),
+        (true, false) => Err(StoreError::Setup(Setup::new(
+            format!(
+                "the role {role} may not create tables in the schema {schema} of the database {database}"
+            ),
+            format!("as its owner, `alter schema {schema} owner to {role}`"),
+        ))),
+        (false, _) => Err(StoreError::Unusable(format!(
+            "the database has a schema {schema} already, which is not empty, and Projector did not fill it: rename the projection, or give it a database of its own (`store`)"
+        ))),
+    }
 }
 
 /// Whether there is nothing to migrate. Found out by reading alone: a database that is read-only
@@ -246,7 +229,7 @@ impl Store for Postgres {
     }
 
     fn writers(&self) -> usize {
-        self.pool.options().get_max_connections() as usize
+        self.sessions.writers()
     }
 
     async fn checkpoints(
@@ -297,24 +280,16 @@ impl Store for Postgres {
             return Ok(CatchUp::Done);
         }
         if !alone {
-            return Ok(CatchUp::Ours(CatchingUp { session: None }));
+            return Ok(CatchUp::Ours(CatchingUp { lock: None }));
         }
         if let Some(session) = session {
             return Ok(CatchUp::Theirs(Progress { session, offsets }));
         }
-        // A session of its own: it may last for hours.
-        let mut session = self.pool.connect_options().connect().await.map_err(classify)?;
-        let ours: bool = sqlx::query_scalar("select pg_try_advisory_lock($1, $2)")
-            .bind(CATCH_UP_CLASS)
-            .bind(generation.id as i32)
-            .fetch_one(&mut session)
-            .await
-            .map_err(classify)?;
-        match ours {
-            true => Ok(CatchUp::Ours(CatchingUp { session: Some(session) })),
+        Ok(match self.catch_up_locks.lock(&self.sessions, generation).await? {
+            lock @ Some(_) => CatchUp::Ours(CatchingUp { lock }),
             // Another one was quicker; whose it is will be seen the next time.
-            false => Ok(CatchUp::Theirs(Progress { session: 0, offsets })),
-        }
+            None => CatchUp::Theirs(Progress { session: 0, offsets }),
+        })
     }
 
     async fn set_caught_up(&self, generation: &Generation) -> Result<(), StoreError> {
@@ -376,7 +351,8 @@ impl Store for Postgres {
     }
 
     async fn lock_holder(&self, generation: &Generation) -> Option<LockHolder> {
-        lock_holder::find(&self.pool, generation).await
+        let mut session = self.connection().await.ok()?;
+        lock_holder::find(&mut session, generation).await
     }
 
     async fn overview(&self) -> Result<Vec<Projection>, StoreError> {
@@ -390,12 +366,10 @@ impl Store for Postgres {
     }
 
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError> {
-        let options = self.pool.connect_options();
-        let session = self.one_probe(async { options.connect().await.map_err(classify) }).await?;
-        Ok(Box::new(diff::OwnSession::begin(session).await?))
+        Ok(Box::new(diff::OwnSession::begin(self.sessions.own().await?).await?))
     }
 
     async fn close(&self) {
-        self.pool.close().await;
+        self.sessions.close().await;
     }
 }

@@ -82,7 +82,7 @@ impl Moves for Postgres {
             .await
             .map_err(classify)?;
         failpoint::reached(failpoint::BEFORE_MOVE, &generation.projection);
-        tx.commit().await.map_err(classify)?;
+        tx.commit().await?;
         failpoint::reached(failpoint::AFTER_MOVE, &generation.projection);
         Ok(operation)
     }

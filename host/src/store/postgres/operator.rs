@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 
 use super::errors::classify;
+use super::sessions::Tx;
 use super::values::Timestamp;
 use super::waiting::shift;
 use super::{BEGIN, Postgres, fence};
@@ -141,7 +142,7 @@ impl Operator for Postgres {
         .await
         .map_err(classify)?;
         record(&mut tx, generation, if go_on { "resume" } else { "pause" }, None, asked, None).await?;
-        tx.commit().await.map_err(classify)
+        tx.commit().await
     }
 
     async fn skip(
@@ -179,7 +180,7 @@ impl Operator for Postgres {
         recount(&mut tx, generation.id, &[(partition.clone(), books)]).await?;
         let verdict = serde_json::to_value(&moved).unwrap_or_default();
         record(&mut tx, generation, "skip", Some(partition), asked, Some(verdict)).await?;
-        tx.commit().await.map_err(classify)?;
+        tx.commit().await?;
         Ok(moved)
     }
 
@@ -226,7 +227,7 @@ impl Operator for Postgres {
         recount(&mut tx, generation.id, &skipped(&gone, "erased")).await?;
         let verdict = serde_json::json!({ "erased": gone.len() });
         record(&mut tx, generation, "erase", None, asked, Some(verdict)).await?;
-        tx.commit().await.map_err(classify)?;
+        tx.commit().await?;
         Ok(gone.len() as u64)
     }
 
@@ -251,7 +252,7 @@ impl Operator for Postgres {
         recount(&mut tx, generation.id, &skipped(&gone, "expired")).await?;
         let verdict = serde_json::json!({ "expired": gone.len() });
         record(&mut tx, generation, "expire", None, asked, Some(verdict)).await?;
-        tx.commit().await.map_err(classify)?;
+        tx.commit().await?;
         Ok(gone.len() as u64)
     }
 
@@ -282,11 +283,7 @@ impl Operator for Postgres {
 }
 
 /// Counts events anew, in all and by code.
-async fn recount(
-    tx: &mut sqlx::Transaction<'static, sqlx::Postgres>,
-    generation: i64,
-    shifts: &[(Partition, Books)],
-) -> Result<(), StoreError> {
+async fn recount(tx: &mut Tx, generation: i64, shifts: &[(Partition, Books)]) -> Result<(), StoreError> {
     shift(tx, generation, shifts).await?;
     for (partition, books) in shifts {
         for (outcome, code, events) in books.outcomes() {
@@ -311,7 +308,7 @@ async fn recount(
 
 /// Keeps what was asked for and is done. Returns its number.
 pub(super) async fn record(
-    tx: &mut sqlx::Transaction<'static, sqlx::Postgres>,
+    tx: &mut Tx,
     generation: &Generation,
     action: &str,
     partition: Option<&Partition>,

@@ -8,9 +8,9 @@ use sha2::{Digest, Sha256};
 use crate::deploy::layout::{LaidTable, Step};
 use crate::store::names::{DELETED, LINEAGE, quote};
 
-/// The statements that create a generation's schema and tables, in order.
+/// The statements that create a generation's tables in its schema, in order.
 pub(super) fn create(contract: &Contract, schema: &str) -> Vec<String> {
-    let mut statements = vec![format!("create schema {}", quote(schema))];
+    let mut statements = Vec::new();
     for (table, declared) in contract.tables.iter().zip(&contract.descriptor.tables) {
         statements.push(create_table("create table", table, schema));
         statements.extend(
@@ -67,6 +67,16 @@ pub(super) fn add(step: &Step, contract: &Contract, schema: &str) -> Vec<Additio
             index: Some(format!("{}.{}", quote(schema), index_name(table, index))),
         }],
     }
+}
+
+/// The names and columns of the indexes that have a value's whole bytes: the key's, and those for ranges.
+pub(super) fn indexed(table: &str, key: &[&str], indexes: &[Index]) -> Vec<(String, Vec<String>)> {
+    let bare = |name: String| name.trim_matches('"').to_owned();
+    let of_key = (bare(own(table, "key")), key.iter().map(|column| (*column).to_owned()).collect());
+    let ordered = indexes.iter().filter(|index| index.kind == IndexKind::Ordered);
+    std::iter::once(of_key)
+        .chain(ordered.map(|index| (bare(index_name(table, index)), index.columns.clone())))
+        .collect()
 }
 
 /// A name that no table of a projection's has: theirs have no double underscore. It is the same for the

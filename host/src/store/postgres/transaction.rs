@@ -11,7 +11,9 @@ use sqlx::postgres::PgArguments;
 use sqlx::{Arguments as _, AssertSqlSafe, Row as _};
 
 use super::errors::classify;
+use super::sessions::Tx;
 use super::statements::Statements;
+use super::tables;
 use super::values;
 use super::waiting::shift;
 use super::{ADVISORY_CLASS, FENCE_CLASS};
@@ -20,13 +22,14 @@ use crate::duplicate::{EventId, Known};
 use crate::event::Partition;
 use crate::failpoint;
 use crate::ordering::{Blocked, KeyId};
+use crate::outcome::Refusal;
 use crate::plan::{self, Step};
 use crate::store::deployments::Vector;
 use crate::store::operator::Taken;
 use crate::store::{Admission, Advance, Books, Counters, Deployment, StoreError, Transaction, Writes};
 
 pub(super) struct Batch {
-    pub(super) tx: sqlx::Transaction<'static, sqlx::Postgres>,
+    pub(super) tx: Tx,
     pub(super) deployment: Deployment,
     statements: Arc<Statements>,
     any_blocked: bool,
@@ -35,7 +38,7 @@ pub(super) struct Batch {
 }
 
 pub(super) async fn begin(
-    mut tx: sqlx::Transaction<'static, sqlx::Postgres>,
+    mut tx: Tx,
     deployment: &Deployment,
     statements: Arc<Statements>,
     only_to_look: bool,
@@ -94,7 +97,7 @@ impl Transaction for Batch {
                     .enumerate()
                     .map(|(at, column)| values::decode(&row, at + 1, column.ty))
                     .collect::<Result<Vec<Value>, _>>()
-                    .map_err(StoreError::Drift)?;
+                    .map_err(StoreError::drift)?;
                 found[asked[(ordinal - 1) as usize]].push(Row { values, tombstone: false });
             }
         }
@@ -170,7 +173,7 @@ impl Transaction for Batch {
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {
         let projection = self.deployment.generation.projection.clone();
         failpoint::reached(failpoint::BEFORE_COMMIT, &projection);
-        self.tx.commit().await.map_err(classify)?;
+        self.tx.commit().await?;
         failpoint::reached(failpoint::AFTER_COMMIT, &projection);
         Ok(())
     }
@@ -329,7 +332,12 @@ impl Batch {
 fn refused(contract: &Contract, step: &Step, one_event: bool, error: sqlx::Error) -> StoreError {
     let overflow =
         error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "22003");
+    let too_large =
+        error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "54000");
     match classify(error) {
+        StoreError::Data(refusal) if too_large => {
+            StoreError::Data(too_long_for_an_index(contract, step, refusal))
+        }
         StoreError::Data(_) if overflow && (one_event || step.changes == 1) => {
             let write = &contract.writes[usize::from(step.statement)];
             let table = &contract.tables[write.table];
@@ -346,6 +354,38 @@ fn refused(contract: &Contract, step: &Step, one_event: bool, error: sqlx::Error
             }
         }
         error => error,
+    }
+}
+
+/// Names table, columns and index: Postgres does not always.
+fn too_long_for_an_index(contract: &Contract, step: &Step, refusal: Refusal) -> Refusal {
+    let table = contract.writes[usize::from(step.statement)].table;
+    let (declared, table) = (&contract.descriptor.tables[table], &contract.tables[table]);
+    let key: Vec<&str> = table.column_names(&table.key).collect();
+    let indexes = tables::indexed(&table.name, &key, &declared.indexes);
+    let meant: Vec<_> = match &refusal.constraint {
+        Some(name) => indexes.iter().filter(|(known, _)| known == name).collect(),
+        None => indexes.iter().collect(),
+    };
+    let columns: Vec<&str> =
+        meant.iter().flat_map(|(_, columns)| columns.iter().map(String::as_str)).collect();
+    let names: Vec<&str> = meant.iter().map(|(name, _)| name.as_str()).collect();
+    let message = format!(
+        "{}: a value of {} is too long for the index {} ({}): have it shortened, or leave it out of the index",
+        table.name,
+        columns.join(" or "),
+        names.join(" or "),
+        refusal.message
+    );
+    let only = |all: &[&str]| match all {
+        [only] => Some((*only).to_owned()),
+        _ => None,
+    };
+    Refusal {
+        message,
+        table: Some(table.name.clone()),
+        column: only(&columns),
+        constraint: refusal.constraint.or_else(|| only(&names)),
     }
 }
 

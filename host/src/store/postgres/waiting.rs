@@ -8,7 +8,7 @@ use crate::event::{Event, Partition};
 use crate::ordering::{Blocked, KeyId};
 use crate::outcome::Refusal;
 use crate::store::operator::{Action, Fate, KeptRow, LetterRow, OperationRow, Release, Taken, Verdict};
-use crate::store::{Books, DeadLetter, Parked, StoreError};
+use crate::store::{Books, DeadLetter, Outage, Parked, StoreError};
 
 impl Batch {
     /// Which keys are blocked. Whoever is about to free one waits for this transaction, and this one for
@@ -310,7 +310,7 @@ pub(super) async fn shift(
 
 /// Something that a new attempt will see.
 pub(super) fn meanwhile(what: &str) -> StoreError {
-    StoreError::Unavailable(sqlx::Error::Protocol(what.into()))
+    StoreError::Unavailable(Outage::new(what))
 }
 
 fn key_id(bytes: &[u8]) -> Option<KeyId> {

@@ -79,6 +79,6 @@ impl Reader for OwnConnection {
             .await
             .map_err(classify)?;
         let values = |row| types.iter().enumerate().map(|(at, ty)| rows::decode(row, at, *ty)).collect();
-        rows.iter().map(values).collect::<Result<_, sqlx::Error>>().map_err(StoreError::Drift)
+        rows.iter().map(values).collect::<Result<_, sqlx::Error>>().map_err(StoreError::drift)
     }
 }

@@ -16,8 +16,8 @@ pub(super) fn classify(error: sqlx::Error) -> StoreError {
             StoreError::Data(Refusal { message: error.to_string(), ..Refusal::default() })
         }
         // No such table or column.
-        Some(ERROR) => StoreError::Drift(error),
+        Some(ERROR) => StoreError::drift(error),
         // Busy, locked, full, read-only, an I/O error.
-        _ => StoreError::Unavailable(error),
+        _ => StoreError::Unavailable(error.into()),
     }
 }

@@ -32,7 +32,8 @@ use uuid::Uuid;
 
 use super::diff::Snapshot;
 use super::{
-    CatchUp, CatchingUp, Deployment, Generation, LockHolder, Projection, Store, StoreError, Transaction,
+    CatchUp, CatchingUp, Deployment, Generation, LockHolder, Outage, Projection, Setup, Store, StoreError,
+    Transaction,
 };
 use crate::checkpoint::{Checkpoint, Identity};
 use crate::config;
@@ -64,7 +65,7 @@ impl Sqlite {
             .acquire_timeout(Duration::from_secs(60))
             .connect_with(options)
             .await
-            .map_err(StoreError::Unavailable)?;
+            .map_err(|error| StoreError::Unavailable(error.into()))?;
         migrate(&pool).await?;
         // SQLite numbers an integer primary key on its own, whatever its default says.
         sqlx::query(
@@ -87,7 +88,7 @@ impl Sqlite {
             Ok(false) => {
                 let file = options.get_filename().display();
                 let missing = format!("the SQLite file {file} does not exist: `projector run` makes it");
-                return Err(StoreError::Unavailable(std::io::Error::other(missing).into()));
+                return Err(StoreError::Unavailable(Outage::new(missing)));
             }
             Ok(true) | Err(_) => {}
         }
@@ -95,7 +96,7 @@ impl Sqlite {
             .max_connections(1)
             .connect_with(options)
             .await
-            .map_err(StoreError::Unavailable)?;
+            .map_err(|error| StoreError::Unavailable(error.into()))?;
         Self::with(pool, None).await
     }
 
@@ -109,7 +110,7 @@ impl Sqlite {
             .max_lifetime(None)
             .connect_with(options)
             .await
-            .map_err(StoreError::Unavailable)?;
+            .map_err(|error| StoreError::Unavailable(error.into()))?;
         migrate(&pool).await?;
         Ok(Self { pool, id: Uuid::new_v4(), _lock: None })
     }
@@ -131,7 +132,9 @@ async fn migrate(pool: &SqlitePool) -> Result<(), StoreError> {
 
 fn options(settings: &config::Store) -> Result<SqliteConnectOptions, StoreError> {
     Ok(SqliteConnectOptions::from_str(&settings.url)
-        .map_err(|error| StoreError::Unusable(format!("the store's url cannot be used: {error}")))?
+        .map_err(|error| {
+            StoreError::Setup(Setup::new(format!("the store's url cannot be used: {error}"), "correct it"))
+        })?
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Normal)
         .busy_timeout(Duration::from_secs(5))
@@ -199,7 +202,7 @@ impl Store for Sqlite {
                 .await
                 .map_err(classify)?;
         // The file has one host.
-        Ok(if done { CatchUp::Done } else { CatchUp::Ours(CatchingUp { session: None }) })
+        Ok(if done { CatchUp::Done } else { CatchUp::Ours(CatchingUp { lock: None }) })
     }
 
     async fn set_caught_up(&self, generation: &Generation) -> Result<(), StoreError> {

@@ -118,8 +118,8 @@ impl<'c> Stored<'c> {
                 .await
                 .map_err(classify)?;
             for row in &rows {
-                let number: i64 = row.try_get(0).map_err(StoreError::Drift)?;
-                found[first + number as usize].push(self.decode(row, 2).map_err(StoreError::Drift)?);
+                let number: i64 = row.try_get(0).map_err(StoreError::drift)?;
+                found[first + number as usize].push(self.decode(row, 2).map_err(StoreError::drift)?);
             }
         }
         Ok(found)
@@ -192,7 +192,7 @@ impl<'c> Stored<'c> {
     ) -> Result<Vec<Row>, StoreError> {
         let rows =
             sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_all(connection).await.map_err(classify)?;
-        rows.iter().map(|row| self.decode(row, 0).map_err(StoreError::Drift)).collect()
+        rows.iter().map(|row| self.decode(row, 0).map_err(StoreError::drift)).collect()
     }
 
     fn on_conflict(&self) -> String {

@@ -61,6 +61,19 @@ impl Installation {
         }
         Ok(())
     }
+
+    /// Copies a file for the server's owner alone, as it wants its key.
+    pub(super) fn give(&self, from: &Path, to: &Path) -> Result<()> {
+        use std::os::unix::fs::PermissionsExt;
+        let next = to.with_extension("next");
+        fs::copy(from, &next)?;
+        fs::set_permissions(&next, fs::Permissions::from_mode(0o600))?;
+        if let Some(user) = &self.stand_in {
+            chown(&next, Some(user.uid), Some(user.gid))?;
+        }
+        fs::rename(&next, to)?;
+        Ok(())
+    }
 }
 
 /// Debian's newest version, otherwise the directory in `PATH` that has `initdb`.

@@ -1,7 +1,9 @@
 //! A Postgres cluster of one's own.
 
+mod certificates;
 mod database;
 mod installation;
+mod pgbouncer;
 
 use std::env;
 use std::fs;
@@ -14,8 +16,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
+pub use certificates::{Certificate, Issuer};
 pub use database::Database;
 use installation::Installation;
+pub use pgbouncer::PgBouncer;
 
 use crate::directory::ServerDirectory;
 use crate::port;
@@ -131,6 +135,39 @@ impl Postgres {
         self.stop_fast()?;
         self.remember(settings);
         self.launch()
+    }
+
+    /// Who may connect, and how: the lines of `pg_hba.conf`, from the next connection on. The superuser of
+    /// this machine's sockets is let in besides, and so is this crate.
+    pub fn let_in(&self, lines: &str) -> Result<()> {
+        let lines = format!("local all postgres trust\nhost postgres postgres 127.0.0.1/32 trust\n{lines}\n");
+        fs::write(self.data().join("pg_hba.conf"), lines)?;
+        self.reload()
+    }
+
+    /// Has the server read its files again; returns when new sessions see them.
+    fn reload(&self) -> Result<()> {
+        const LOADED: &str = "select pg_conf_load_time();\n";
+        let before = self.execute(LOADED)?;
+        self.execute("select pg_reload_conf();\n")?;
+        let deadline = Instant::now() + START_PATIENCE;
+        while self.execute(LOADED)? == before {
+            ensure!(Instant::now() < deadline, "the server does not read its files again");
+        }
+        Ok(())
+    }
+
+    /// Turns TLS on, or gives it another certificate; `authority` vouches for clients.
+    pub fn encrypt(&self, own: &Certificate, authority: &Issuer) -> Result<()> {
+        for (from, to) in [
+            (&own.certificate, "server.crt"),
+            (&own.key, "server.key"),
+            (&authority.certificate(), "root.crt"),
+        ] {
+            self.installation.give(from, &self.data().join(to))?;
+        }
+        self.execute("alter system set ssl_ca_file = 'root.crt';\nalter system set ssl = on;\n")?;
+        self.reload()
     }
 
     /// Changes a setting of the running server, for all sessions, without a restart. One that was
