@@ -58,6 +58,8 @@ fn called(plugin: &Plugin) {
         timestamp_ms: Some(0),
         key: Some(b"key".to_vec()),
         value: Some(b"{}".to_vec()),
+        also: Vec::new(),
+        topic_name: "t".into(),
         oversize_bytes: None,
         headers: vec![],
     };

@@ -67,6 +67,7 @@ impl From<wit::Event> for Record {
         let header = |header: wit::Header| Header { name: header.name, value: header.value };
         Self {
             topic: event.topic,
+            topic_name: event.topic_name,
             partition: event.partition,
             offset: event.offset,
             timestamp_ms: event.timestamp,

@@ -18,6 +18,9 @@ pub struct Event<'e, T> {
     /// the producer or by the broker, as the topic is configured.
     pub timestamp_ms: Option<i64>,
     pub position: Position,
+    /// The physical topic's name: what it is called in the log. The platform may have one for each tenant,
+    /// region or version, all of which are one logical topic.
+    pub topic_name: &'e str,
 }
 
 /// Where a record stands: unique in the cluster, and rising within its partition.
@@ -41,6 +44,7 @@ impl<'e, T> Event<'e, T> {
             headers: Headers(&record.headers),
             timestamp_ms: record.timestamp_ms,
             position: Position { topic, partition: record.partition, offset: record.offset },
+            topic_name: &record.topic_name,
         }
     }
 

@@ -10,6 +10,8 @@ use projector_model::{Change, LookupCall, Value};
 pub struct Record {
     /// Index into the descriptor's topics.
     pub topic: u16,
+    /// The physical topic: what it is called in the log.
+    pub topic_name: String,
     pub partition: i32,
     pub offset: i64,
     /// The record's own timestamp, in milliseconds since 1970, when it has one.

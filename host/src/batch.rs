@@ -110,6 +110,8 @@ mod tests {
             timestamp_ms: None,
             key: None,
             value: Some(vec![0; bytes]),
+            also: Vec::new(),
+            topic_name: "t".into(),
             oversize_bytes: None,
             headers: vec![],
         };

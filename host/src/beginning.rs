@@ -5,11 +5,8 @@
 //! The configured start is for the partitions that existed when the generation began; one that is added later
 //! begins at its beginning. What is decided is stored with the first checkpoint, and is never decided again.
 
-use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::sync::Arc;
 
-use projector_model::Descriptor;
 use projector_model::check::nearest;
 
 use crate::checkpoint::{Identity, Marks};
@@ -17,47 +14,51 @@ use crate::config::{Config, Start, StartAt};
 use crate::event::Partition;
 use crate::source::{Log, LogError};
 use crate::store::beginnings::EarlierStarts;
+use crate::topics::TopicMapping;
 
-/// The configured start of a projection, by the physical names of its topics.
+/// The configured start of a projection.
 #[derive(Debug, Clone)]
 pub struct Starts {
     configured: Start,
-    at: HashMap<Arc<str>, StartAt>,
-    logical: Vec<String>,
+    topics: TopicMapping,
 }
 
 impl Starts {
-    /// A topic may be configured by its logical or by its physical name.
-    pub fn of(config: &Config, projection: &str, descriptor: &Descriptor) -> Self {
-        let configured = config.start_of(projection);
-        let (mut at, mut logical) = (HashMap::new(), Vec::new());
-        for topic in &descriptor.topics {
-            let physical: Arc<str> = config.physical_topic(&topic.name).into();
-            let is_named = configured.topics().any(|named| *named == *physical);
-            let start = configured.of(if is_named { &physical } else { &topic.name });
-            at.insert(physical, start);
-            logical.push(topic.name.clone());
+    pub fn of(config: &Config, projection: &str, topics: &TopicMapping) -> Self {
+        Self { configured: config.start_of(projection), topics: topics.clone() }
+    }
+
+    /// Where a physical topic begins. It may be configured by its own name, or by that of the first logical topic
+    /// that it is. One that is not among those of the projection begins at its beginning.
+    pub fn of_topic(&self, topic: &str) -> StartAt {
+        let is_named = self.configured.topics().any(|named| named == topic);
+        match self.topics.logical(topic).next() {
+            None => StartAt::Earliest,
+            Some(_) if is_named => self.configured.of(topic),
+            Some(logical) => self.configured.of(logical),
         }
-        Self { configured, at, logical }
     }
 
-    /// Where a topic begins. A topic that is not among those of the projection begins at its beginning.
-    pub fn of_topic(&self, topic: &str) -> &StartAt {
-        self.at.get(topic).unwrap_or(&StartAt::Earliest)
-    }
-
-    pub fn topics(&self) -> BTreeSet<Arc<str>> {
-        self.at.keys().cloned().collect()
+    pub fn topics(&self) -> &TopicMapping {
+        &self.topics
     }
 
     /// Names that are configured, and are not of the projection's topics: what is wrong, and the nearest name.
     pub fn unknown(&self) -> Option<String> {
-        let known = || self.logical.iter().map(String::as_str).chain(self.at.keys().map(|name| &**name));
-        let unknown = self.configured.topics().find(|name| !known().any(|known| known == *name))?;
+        let declared = self.topics.declared();
+        let known = || {
+            let physical = declared.iter().flat_map(|(_, physical)| physical.names());
+            declared.iter().map(|(logical, _)| logical).chain(physical).map(String::as_str)
+        };
+        let is_known = |name: &str| self.topics.reads(name) || known().any(|known| known == name);
+        let unknown = self.configured.topics().find(|name| !is_known(name))?;
         let meant = nearest(unknown, known()).map(|near| format!("; did you mean {near:?}?"));
         Some(format!(
             "`start` names the topic {unknown:?}, which the plugin does not read{}",
-            meant.unwrap_or_else(|| format!(": it reads {}", self.logical.join(", ")))
+            meant.unwrap_or_else(|| {
+                let logical: Vec<&str> = declared.iter().map(|(logical, _)| &**logical).collect();
+                format!(": it reads {}", logical.join(", "))
+            })
         ))
     }
 
@@ -70,7 +71,7 @@ impl Starts {
         earlier: &EarlierStarts,
     ) -> Result<Result<i64, NotInLog>, LogError> {
         let at = self.of_topic(&partition.topic);
-        let found = match at {
+        let found = match &at {
             StartAt::Earliest | StartAt::Offsets(_) => None,
             StartAt::Time(ms) => log.offset_at(partition.clone(), *ms).await?,
             // Of another log, it would mean another event; from its beginning on, no event is missing.
@@ -79,7 +80,7 @@ impl Starts {
                 false => *offset,
             }),
         };
-        Ok(begin(at, partition, marks, found))
+        Ok(begin(&at, partition, marks, found))
     }
 }
 

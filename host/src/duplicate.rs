@@ -3,6 +3,10 @@
 //! An event is a duplicate if one of its topic with the same id was handled before, in this batch or
 //! in any that is remembered. An event that carries no id, or an empty one, is no duplicate, and is
 //! counted. The last duplicates are recorded with the position of the first event of their id.
+//!
+//! An id is one of its physical topic: the producers of several may give the same ids. Where several logical
+//! topics are one physical topic, each declares its own ids, and an event may be a duplicate for one of them
+//! alone.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -48,6 +52,9 @@ pub struct Remembered {
 /// Ids that were handled before, and where their first events stand, if that is remembered as well.
 pub type Known = HashMap<EventId, Option<Position>>;
 
+/// For which of its logical topics an event is a duplicate. Empty: for none.
+pub type Again = Vec<bool>;
+
 /// An event that is ignored, because one with its id was handled before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Duplicate<'b> {
@@ -75,17 +82,18 @@ pub struct Recorded {
 #[derive(Debug, Default)]
 pub struct Ids {
     given: Vec<EventId>,
-    /// By event: its place among those given, if it has one.
-    places: Vec<Option<usize>>,
+    /// By event, and by its logical topics: its place among those given, if it has one.
+    places: Vec<Vec<Option<usize>>>,
 }
 
 impl Ids {
-    /// Empty where no topic declares an id. `topics`: the physical ones, in the order of the contract's.
-    pub fn of(contract: &Contract, topics: &[Arc<str>], batch: &[Delivery]) -> Self {
+    /// Empty where no topic declares an id.
+    pub fn of(contract: &Contract, batch: &[Delivery]) -> Self {
         if contract.topics.iter().all(|topic| topic.event_id.is_none()) {
             return Self::default();
         }
-        batch.iter().map(|delivery| id(contract, topics, &delivery.event)).collect()
+        let of_event = |event: &Event| (0..event.topic_count()).map(|nth| id(contract, event, nth)).collect();
+        batch.iter().map(|delivery| of_event(&delivery.event)).collect()
     }
 
     /// In the order of the events.
@@ -94,31 +102,43 @@ impl Ids {
     }
 
     /// Which events are duplicates, given the ids that are known before the batch.
-    pub fn duplicates(&self, known: &Known) -> Vec<bool> {
+    pub fn duplicates(&self, known: &Known) -> Vec<Again> {
         let mut seen = HashSet::new();
         let mut again = |id: &EventId| known.contains_key(id) || !seen.insert(id.clone());
-        self.places.iter().map(|place| place.is_some_and(|at| again(&self.given[at]))).collect()
+        let mut of_event = |places: &Vec<Option<usize>>| -> Again {
+            let told: Vec<bool> =
+                places.iter().map(|place| place.is_some_and(|at| again(&self.given[at]))).collect();
+            if told.contains(&true) { told } else { Vec::new() }
+        };
+        self.places.iter().map(&mut of_event).collect()
     }
 
     /// What is to be recorded of those of the batch's events that are settled, which are its first.
     pub fn ignored<'b>(
         &self,
         settled: &'b [Delivery],
-        duplicates: &[bool],
+        duplicates: &[Again],
         known: &Known,
     ) -> Vec<Duplicate<'b>> {
         let mut firsts: HashMap<&EventId, &Position> = HashMap::new();
         let mut ignored = Vec::new();
-        for ((delivery, place), duplicate) in settled.iter().zip(&self.places).zip(duplicates) {
-            let Some(place) = place else { continue };
-            let (id, position) = (&self.given[*place], &delivery.event.position);
-            match (duplicate, known.get(id)) {
-                (false, _) => drop(firsts.insert(id, position)),
-                (true, Some(first)) => ignored.push(Duplicate { position, first: first.clone() }),
-                (true, None) => {
-                    let first = firsts.get(id).map(|first| (*first).clone());
-                    ignored.push(Duplicate { position, first });
+        for ((delivery, places), again) in settled.iter().zip(&self.places).zip(duplicates) {
+            let position = &delivery.event.position;
+            let mut first_of_event = None;
+            for (nth, place) in places.iter().enumerate() {
+                let Some(place) = place else { continue };
+                let id = &self.given[*place];
+                match (is_again(again, nth), known.get(id)) {
+                    (false, _) => drop(firsts.insert(id, position)),
+                    (true, Some(first)) => first_of_event = first_of_event.or(first.clone()),
+                    (true, None) => {
+                        first_of_event = first_of_event.or(firsts.get(id).map(|first| (*first).clone()));
+                    }
                 }
+            }
+            // One that is a duplicate for some of its topics alone is not ignored.
+            if !again.is_empty() && again.iter().all(|again| *again) {
+                ignored.push(Duplicate { position, first: first_of_event });
             }
         }
         ignored.split_off(ignored.len().saturating_sub(RECORDED_OF_A_BATCH))
@@ -127,8 +147,9 @@ impl Ids {
     /// How many of the settled events have no id, although their topic declares where they carry one.
     pub fn without(&self, contract: &Contract, settled: &[Delivery]) -> BTreeMap<Partition, i64> {
         let mut counted = BTreeMap::new();
-        for (Delivery { event, .. }, place) in settled.iter().zip(&self.places) {
-            if place.is_none() && contract.topics[usize::from(event.topic)].event_id.is_some() {
+        for (Delivery { event, .. }, places) in settled.iter().zip(&self.places) {
+            let declares = |nth: usize| contract.topics[usize::from(event.nth_topic(nth))].event_id.is_some();
+            if places.iter().enumerate().any(|(nth, place)| place.is_none() && declares(nth)) {
                 *counted.entry(event.position.partition.clone()).or_default() += 1;
             }
         }
@@ -140,51 +161,71 @@ impl Ids {
         &self,
         contract: &Contract,
         settled: &[Delivery],
-        duplicates: &[bool],
+        duplicates: &[Again],
     ) -> Vec<Remembered> {
-        let new = settled.iter().zip(&self.places).zip(duplicates).filter(|(_, duplicate)| !**duplicate);
-        let remembered = |((Delivery { event, .. }, place), _): ((&Delivery, &Option<usize>), _)| {
-            let declared = contract.topics[usize::from(event.topic)].event_id.as_ref()?;
-            Some(Remembered {
-                id: self.given[(*place)?].clone(),
-                first: event.position.clone(),
-                recorded_at: event.recorded_at_micros(),
-                window_seconds: declared.window_seconds,
-            })
-        };
-        new.filter_map(remembered).collect()
-    }
-}
-
-impl FromIterator<Option<EventId>> for Ids {
-    fn from_iter<I: IntoIterator<Item = Option<EventId>>>(ids: I) -> Self {
-        let mut all = Self::default();
-        for id in ids {
-            all.places.push(id.is_some().then_some(all.given.len()));
-            all.given.extend(id);
+        let mut all = Vec::new();
+        for ((Delivery { event, .. }, places), again) in settled.iter().zip(&self.places).zip(duplicates) {
+            for (nth, place) in places.iter().enumerate().filter(|(nth, _)| !is_again(again, *nth)) {
+                let declared = &contract.topics[usize::from(event.nth_topic(nth))].event_id;
+                if let (Some(place), Some(declared)) = (place, declared) {
+                    all.push(Remembered {
+                        id: self.given[*place].clone(),
+                        first: event.position.clone(),
+                        recorded_at: event.recorded_at_micros(),
+                        window_seconds: declared.window_seconds,
+                    });
+                }
+            }
         }
         all
     }
 }
 
-fn id(contract: &Contract, topics: &[Arc<str>], event: &Event) -> Option<EventId> {
-    let declared = contract.topics[usize::from(event.topic)].event_id.as_ref()?;
-    let digest = match &declared.parts[..] {
-        [part] => Sha256::digest(written(part, event)?),
+fn is_again(again: &Again, nth: usize) -> bool {
+    again.get(nth) == Some(&true)
+}
+
+/// Of each event: its ids, by its logical topics.
+impl FromIterator<Vec<Option<EventId>>> for Ids {
+    fn from_iter<I: IntoIterator<Item = Vec<Option<EventId>>>>(events: I) -> Self {
+        let mut all = Self::default();
+        for ids in events {
+            let mut places = Vec::with_capacity(ids.len());
+            for id in ids {
+                places.push(id.is_some().then_some(all.given.len()));
+                all.given.extend(id);
+            }
+            all.places.push(places);
+        }
+        all
+    }
+}
+
+/// The id of an event for the `nth` of its logical topics.
+fn id(contract: &Contract, event: &Event, nth: usize) -> Option<EventId> {
+    let topic = &contract.topics[usize::from(event.nth_topic(nth))];
+    let declared = topic.event_id.as_ref()?;
+    let mut digest = Sha256::new();
+    if nth > 0 {
+        // The same id, declared by another logical topic, is another one: else the event would be its own
+        // duplicate.
+        digest.update((topic.name.len() as u64).to_be_bytes());
+        digest.update(&topic.name);
+    }
+    match &declared.parts[..] {
+        [part] => digest.update(written(part, event)?),
         parts => {
-            let mut digest = Sha256::new();
             for part in parts {
                 let written = written(part, event)?;
                 // Its length keeps two parts apart.
                 digest.update((written.len() as u64).to_be_bytes());
                 digest.update(written);
             }
-            digest.finalize()
         }
-    };
+    }
     let mut hash = [0; 16];
-    hash.copy_from_slice(&digest[..16]);
-    Some(EventId { topic: topics[usize::from(event.topic)].clone(), hash })
+    hash.copy_from_slice(&digest.finalize()[..16]);
+    Some(EventId { topic: event.topic_name.clone(), hash })
 }
 
 /// A part of an event's id, as the producer wrote it. An empty one is none.
@@ -271,10 +312,49 @@ mod tests {
     fn the_first_of_equal_ids_is_no_duplicate_unless_it_was_known() {
         let id = |number| EventId { topic: "t".into(), hash: [number; 16] };
         let other = EventId { topic: "u".into(), hash: [1; 16] };
-        let ids: Ids = [Some(id(1)), None, Some(id(1)), Some(other), None, Some(id(2))].into_iter().collect();
+        let ids = [Some(id(1)), None, Some(id(1)), Some(other), None, Some(id(2))];
+        let ids: Ids = ids.into_iter().map(|id| vec![id]).collect();
         let known = Known::from([(id(2), None)]);
-        assert_eq!(ids.duplicates(&known), [false, false, true, false, false, true]);
+        assert_eq!(ids.duplicates(&known), [vec![], vec![], vec![true], vec![], vec![], vec![true]]);
     }
+
+    #[test]
+    fn an_event_of_two_logical_topics_is_a_duplicate_for_each_of_its_own() {
+        let topic = |name: &str, header: &str| {
+            serde_json::json!({"name": name, "statements": ["put"],
+            "event-id": {"header": header, "window-seconds": 60}})
+        };
+        let descriptor = serde_json::json!({
+            "name": "t", "version": "1", "topics": [topic("a", "x"), topic("b", "x"), topic("c", "y")],
+            "tables": [{"name": "t", "key": ["id"], "columns": [{"name": "id", "type": "int64"}]}],
+            "statements": [{"name": "put", "table": "t", "kind": "upsert"}],
+        });
+        let contract = projector_model::Descriptor::from_json(&descriptor.to_string())
+            .and_then(projector_model::Descriptor::check)
+            .expect("it is sound");
+        let of = |also: &[u16], x: &str, y: &str, offset: i64| {
+            let mut delivery = event(&[("x", Some(x)), ("y", Some(y))], "", offset);
+            delivery.event.also = also.into();
+            delivery
+        };
+        let batch =
+            [of(&[1, 2], "1", "1", 0), of(&[1, 2], "1", "2", 1), of(&[], "2", "3", 2), of(&[], "2", "3", 3)];
+        let ids = Ids::of(&contract, &batch);
+        let duplicates = ids.duplicates(&Known::default());
+        assert_eq!(
+            duplicates,
+            [vec![], vec![true, true, false], vec![], vec![true]],
+            "none is its own duplicate"
+        );
+        assert_eq!(ids.remembered(&contract, &batch, &duplicates).len(), 3 + 1 + 1);
+        let ignored = ids.ignored(&batch, &duplicates, &Known::default());
+        assert_eq!(ignored.len(), 1, "the other one is applied for one of its topics: {ignored:?}");
+        assert_eq!(
+            (ignored[0].position.offset, ignored[0].first.as_ref().map(|first| first.offset)),
+            (3, Some(2))
+        );
+    }
+
     fn contract(event_id: serde_json::Value) -> Contract {
         let descriptor = serde_json::json!({
             "name": "t", "version": "1",
@@ -295,6 +375,8 @@ mod tests {
         let event = Event {
             position: Position { partition: Partition::new("t", 0), offset },
             topic: 0,
+            also: Vec::new(),
+            topic_name: "t".into(),
             timestamp_ms: None,
             key: None,
             value: Some(value.into()),
@@ -305,8 +387,8 @@ mod tests {
     }
 
     fn hashes(event_id: serde_json::Value, batch: &[Delivery]) -> Vec<Option<[u8; 16]>> {
-        let ids = Ids::of(&contract(event_id), &["t".into()], batch);
-        ids.places.iter().map(|place| place.map(|at| ids.given[at].hash)).collect()
+        let ids = Ids::of(&contract(event_id), batch);
+        ids.places.iter().map(|places| places[0].map(|at| ids.given[at].hash)).collect()
     }
 
     #[test]
@@ -367,12 +449,12 @@ mod tests {
             .enumerate()
             .map(|(at, id)| event(&[("h", id)], "", at as i64))
             .collect();
-        let ids = Ids::of(&contract, &["t".into()], &batch);
+        let ids = Ids::of(&contract, &batch);
         let [_, b, _, c, _] = ids.given() else { panic!("{ids:?}") };
         let elsewhere = Position { partition: Partition::new("t", 7), offset: 70 };
         let known = Known::from([(b.clone(), Some(elsewhere.clone())), (c.clone(), None)]);
         let duplicates = ids.duplicates(&known);
-        assert_eq!(duplicates, [false, false, true, true, true, false]);
+        assert_eq!(duplicates, [vec![], vec![], vec![true], vec![true], vec![true], vec![]]);
         let ignored = ids.ignored(&batch, &duplicates, &known);
         let found: Vec<_> =
             ignored.iter().map(|duplicate| (duplicate.position.offset, duplicate.first.clone())).collect();

@@ -1,5 +1,6 @@
 //! What comes from Kafka, as plain data.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -9,8 +10,12 @@ use serde_json::Value as Json;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     pub position: Position,
-    /// Index of the topic in the projection's descriptor.
+    /// Index of the logical topic in the projection's descriptor; of the first, if it belongs to several.
     pub topic: u16,
+    /// The others, in declared order: each has a handler, and the event fails if one of them does.
+    pub also: Vec<u16>,
+    /// The physical topic that it was published to. Not that of its position, if it came from a file.
+    pub topic_name: Arc<str>,
     /// The record's own timestamp in milliseconds since 1970, when it has one.
     pub timestamp_ms: Option<i64>,
     pub key: Option<Vec<u8>>,
@@ -36,6 +41,24 @@ impl Header {
 }
 
 impl Event {
+    /// How many logical topics it belongs to.
+    pub fn topic_count(&self) -> usize {
+        1 + self.also.len()
+    }
+
+    /// The index of the `nth` of its logical topics.
+    pub fn nth_topic(&self, nth: usize) -> u16 {
+        nth.checked_sub(1).map_or(self.topic, |at| self.also[at])
+    }
+
+    /// The event as one of the `nth` of its logical topics.
+    pub fn as_of(&self, nth: usize) -> Cow<'_, Event> {
+        match nth.checked_sub(1) {
+            None => Cow::Borrowed(self),
+            Some(at) => Cow::Owned(Event { topic: self.also[at], ..self.clone() }),
+        }
+    }
+
     /// The record's timestamp in microseconds since 1970, unless a producer's clock puts it where no
     /// database can.
     pub fn recorded_at_micros(&self) -> Option<i64> {
@@ -135,6 +158,8 @@ mod tests {
             timestamp_ms: None,
             key: None,
             value: None,
+            also: Vec::new(),
+            topic_name: "t".into(),
             oversize_bytes: None,
             headers,
         };

@@ -23,6 +23,7 @@ pub mod instant;
 pub mod ordering;
 pub mod outcome;
 pub mod policy;
+pub mod topics;
 
 pub mod plan;
 pub mod plugin;

@@ -26,6 +26,24 @@ pub enum Outcome<'a> {
     },
 }
 
+impl Outcome<'_> {
+    /// What becomes of an event of several logical topics, neither of which fails: it is applied, with the
+    /// changes of both in their order, unless both ignore it, which counts as the first one does.
+    pub fn and(self, next: Self) -> Self {
+        match (self, next) {
+            (Outcome::Apply(changes), Outcome::Apply(more)) => {
+                let mut changes = changes.into_owned();
+                changes.extend(more.into_owned());
+                Outcome::Apply(Cow::Owned(changes))
+            }
+            (Outcome::Ignore { .. }, applied @ Outcome::Apply(_)) => applied,
+            (failed_or_parked @ (Outcome::Dead { .. } | Outcome::Park(_)), _) => failed_or_parked,
+            (_, failed_or_parked @ (Outcome::Dead { .. } | Outcome::Park(_))) => failed_or_parked,
+            (first, Outcome::Ignore { .. }) => first,
+        }
+    }
+}
+
 /// Why an event cannot be projected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {

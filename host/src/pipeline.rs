@@ -23,10 +23,10 @@ use crate::failure::{FailureKind, Response, Trouble};
 use crate::outcome::Failure;
 use crate::policy::Flood;
 use crate::project::purity::{self, Call, Sampling};
-use crate::project::{self, Caller, FirstAnswer, ProjectError};
+use crate::project::{self, Caller, FirstAnswers, ProjectError};
 use crate::retry::{Backoff, Halt, Retries};
 use crate::settle::{self, Attempt, Isolate, Released, Settler, isolate};
-use crate::source::{Hold, Incoming, Log, Source, Subject};
+use crate::source::{Hold, Incoming, Log, Source, Subject, TopicsChange};
 use crate::store::deployments::Vector;
 use crate::store::operator::{Open, Wishes};
 use crate::store::{Advance, CatchingUp, Deployment, LockHolder, StoreError};
@@ -88,7 +88,7 @@ struct Tally {
 struct Batch {
     deliveries: Vec<Delivery>,
     /// What the plugin said of each.
-    answers: Option<Vec<FirstAnswer>>,
+    answers: Option<Vec<FirstAnswers>>,
     /// How long that took.
     asked: Duration,
     /// The calls with rows, of a batch of the sample.
@@ -115,9 +115,8 @@ impl Pipeline {
             stop,
         } = self;
         let generation = settler.deployment.generation.clone();
-        let Deployment { topics, contract, .. } = &settler.deployment;
-        let names = topics.iter().cloned().zip(contract.topics.iter().map(|topic| topic.name.clone()));
-        let faults = Faults::new(generation.clone(), settler.store.clone(), &retries, names.collect());
+        let topics = settler.deployment.topics.clone();
+        let faults = Faults::new(generation.clone(), settler.store.clone(), &retries, topics);
         let mut run = Run {
             faults,
             resumes: board.of(generation.id).map(|wishes| wishes.resumes),
@@ -144,6 +143,7 @@ impl Pipeline {
             buffer: Buffer::default(),
             caught_up: false,
             until_caught_up: None,
+            topics: None,
             failed: None,
             tally: Tally::default(),
         };
@@ -204,6 +204,8 @@ struct Run {
     until_caught_up: Option<usize>,
     /// Which batches are held against the plugin's promise to be pure.
     sampling: Sampling,
+    /// The topics that match now, and those that left: to be recorded.
+    topics: Option<TopicsChange>,
     /// Why the consumer cannot go on.
     failed: Option<Halt>,
     tally: Tally,
@@ -239,6 +241,7 @@ impl Run {
             }
             self.faults.store().await;
             self.serve(wishes).await?;
+            self.record_topics().await;
             self.positions.settle(&self.source).await;
             self.end_of_catching_up(&ahead).await?;
             if let Some(batch) = ahead.take().or_else(|| self.take_batch()) {
@@ -256,6 +259,16 @@ impl Run {
                 () = self.stop.cancelled() => {}
                 () = wait_until(retry) => {}
             }
+        }
+    }
+
+    /// Records which topics match. Nothing depends on it: if it fails, it is done with the next batch.
+    async fn record_topics(&mut self) {
+        let Some(TopicsChange { read, left }) = &self.topics else { return };
+        let generation = &self.settler.deployment.generation;
+        match self.settler.store.record_topics(generation, read, left).await {
+            Ok(()) => self.topics = None,
+            Err(error) => tracing::debug!(%error, "the topics that match could not be recorded; tried again"),
         }
     }
 
@@ -383,6 +396,7 @@ impl Run {
             }
             Incoming::CaughtUp => self.caught_up = true,
             Incoming::Recheck => self.reposition(&self.source.granted()),
+            Incoming::Topics(change) => self.topics = Some(change),
             Incoming::Fault { subject, fault } => self.faults.told(subject, fault),
             Incoming::Failed(reason) => self.failed = Some(Halt::Restart(reason)),
             Incoming::Panicked(said) => self.failed = Some(Halt::Crashed(format!("the poll thread: {said}"))),
@@ -472,10 +486,10 @@ impl Run {
                     Response::Policy => match isolate(error, batch.deliveries.len()).map_err(halt)? {
                         Isolate::First(failure) => match batch.answers.as_deref_mut() {
                             // It is refused although it writes no rows: trying on would change nothing.
-                            None | Some([] | [Err(_), ..]) => {
-                                return Err(Halt::Stop(Trouble::new(FailureKind::Store, failure)));
+                            Some([first, ..]) if first.failure().is_none() => {
+                                *first = FirstAnswers::failed(failure);
                             }
-                            Some([first, ..]) => *first = Err(failure),
+                            _ => return Err(Halt::Stop(Trouble::new(FailureKind::Store, failure))),
                         },
                         Isolate::Cut(events) => self.cut(&mut batch, events),
                     },
@@ -656,8 +670,9 @@ impl Run {
                 () = self.stop.cancelled() => {}
             }
         }
-        let broke_limits =
-            |answer: &FirstAnswer| matches!(answer, Err(failure) if failure.kind == FailureKind::Limit);
+        let broke_limits = |answers: &FirstAnswers| {
+            answers.failure().is_some_and(|failure| failure.kind == FailureKind::Limit)
+        };
         if batch.answers.iter().flatten().any(broke_limits) {
             tokio::select! {
                 () = tokio::time::sleep((3 * batch.asked).min(LONGEST_REST)) => {}

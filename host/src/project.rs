@@ -18,6 +18,7 @@ use projector_model::interpret::Row;
 use projector_model::{Contract, LookupCall};
 
 use crate::batch::Delivery;
+use crate::duplicate::Again;
 use crate::event::{Event, Position};
 use crate::failure::Trouble;
 use crate::ordering::{Blocked, KeyId};
@@ -33,6 +34,38 @@ const ROUNDS: usize = 3;
 
 /// An event's answer to its first call, without any rows. A failure is confirmed.
 pub type FirstAnswer = Result<Answer, Failure>;
+
+/// An event's answers to its first calls: one for each of its logical topics, in declared order, up to the
+/// first failure.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FirstAnswers {
+    first: FirstAnswer,
+    also: Vec<FirstAnswer>,
+}
+
+impl FirstAnswers {
+    pub fn failed(failure: Failure) -> Self {
+        Self::from(Err(failure))
+    }
+
+    pub fn failure(&self) -> Option<&Failure> {
+        self.iter().find_map(|answer| answer.as_ref().err())
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &FirstAnswer> {
+        std::iter::once(&self.first).chain(&self.also)
+    }
+
+    fn nth(&self, nth: usize) -> Option<&FirstAnswer> {
+        self.iter().nth(nth)
+    }
+}
+
+impl From<FirstAnswer> for FirstAnswers {
+    fn from(first: FirstAnswer) -> Self {
+        Self { first, also: Vec::new() }
+    }
+}
 
 #[derive(Debug)]
 pub enum ProjectError {
@@ -56,13 +89,20 @@ pub type Read<'r> = dyn FnMut(&[LookupCall]) -> Result<Vec<Vec<Row>>, StoreError
 
 /// Calls the plugin for each event, in one fresh instance. Blocks.
 ///
-/// Returns an answer for each event, or for fewer, but for one at least: those that remain are to begin
+/// Returns answers for each event, or for fewer, but for one at least: those that remain are to begin
 /// the next batch, because this one has used its fuel or its time.
-pub fn ask(plugin: &Plugin, batch: &[Delivery]) -> Result<Vec<FirstAnswer>, ProjectError> {
+pub fn ask(plugin: &Plugin, batch: &[Delivery]) -> Result<Vec<FirstAnswers>, ProjectError> {
     let mut caller = Caller::new(plugin);
     let mut answers = Vec::with_capacity(batch.len());
-    for delivery in batch {
-        answers.push(caller.call(&delivery.event, &[])?);
+    for Delivery { event, .. } in batch {
+        let mut of_event = FirstAnswers::from(caller.call(event, &[])?);
+        for nth in 1..event.topic_count() {
+            if of_event.failure().is_some() {
+                break;
+            }
+            of_event.also.push(caller.call(&event.as_of(nth), &[])?);
+        }
+        answers.push(of_event);
         if caller.has_used(1.0) {
             break;
         }
@@ -81,14 +121,18 @@ pub struct Keys {
 /// Brings each event to its outcome, in order. Blocks. What is a duplicate leads to nothing; what is of
 /// a blocked key waits, and is not projected.
 ///
+/// An event of several logical topics has an answer for each, in declared order, and one outcome: it fails
+/// if one of them does; otherwise it is applied, with the changes of all, unless all ignore it, which counts
+/// under the code of the first. A later one is shown the rows as the earlier ones made them.
+///
 /// Returns an outcome for each event, or for fewer, but for one at least: those that remain are to
 /// begin the next batch, because a lookup of theirs could find rows that this one has not written
 /// yet, or because they are to be called and this one has used its fuel or its time.
 pub fn resolve<'a, 'r>(
     caller: &'r mut Caller<'_>,
     batch: &'r [Delivery],
-    answers: &'a [FirstAnswer],
-    duplicates: &'r [bool],
+    answers: &'a [FirstAnswers],
+    duplicates: &'r [Again],
     keys: Keys,
     read: &'r mut Read<'r>,
 ) -> Result<Vec<Outcome<'a>>, ProjectError> {
@@ -103,6 +147,7 @@ pub fn resolve<'a, 'r>(
         read,
         rounds_read: 0,
         foreseen: HashMap::new(),
+        is_spoilt: false,
     };
     let mut outcomes = Vec::with_capacity(batch.len());
     for at in 0..batch.len() {
@@ -110,14 +155,17 @@ pub fn resolve<'a, 'r>(
             Some(outcome) => outcomes.push(outcome),
             None => break,
         }
+        if resolver.is_spoilt {
+            break;
+        }
     }
     Ok(outcomes)
 }
 
 struct Resolver<'a, 'r, 'p> {
     batch: &'r [Delivery],
-    answers: &'a [FirstAnswer],
-    duplicates: &'r [bool],
+    answers: &'a [FirstAnswers],
+    duplicates: &'r [Again],
     keys: Keys,
     contract: &'r Contract,
     caller: &'r mut Caller<'p>,
@@ -125,9 +173,11 @@ struct Resolver<'a, 'r, 'p> {
     read: &'r mut Read<'r>,
     /// Rounds whose rows were read for all of the batch.
     rounds_read: usize,
-    /// By event. The plugin is a pure function, so that is what it would answer to the same rows in its
-    /// turn.
-    foreseen: HashMap<usize, Vec<Foreseen>>,
+    /// By event and place among its logical topics. The plugin is a pure function, so that is what it would
+    /// answer to the same rows in its turn.
+    foreseen: HashMap<(usize, usize), Vec<Foreseen>>,
+    /// The overlay holds changes of an event that failed for another of its topics: the batch ends with it.
+    is_spoilt: bool,
 }
 
 /// The rows that an event was shown before its turn, and its answer.
@@ -136,35 +186,65 @@ type Foreseen = (Vec<Found>, FirstAnswer);
 impl<'a> Resolver<'a, '_, '_> {
     /// `None`: the batch ends before this event.
     fn resolve(&mut self, at: usize) -> Result<Option<Outcome<'a>>, ProjectError> {
-        if self.is_duplicate(at) {
+        let topics = self.batch[at].event.topic_count();
+        if (0..topics).all(|nth| self.is_duplicate(at, nth)) {
             return Ok(Some(Outcome::Ignore { code: codes::DUPLICATE.into() }));
         }
         if let Some(key) = self.waits_behind(at) {
             return Ok(Some(Outcome::Park(key)));
         }
-        let mut foreseen = self.foreseen.remove(&at).unwrap_or_default();
-        let mut answer = Cow::Borrowed(&self.answers[at]);
+        let mut so_far: Option<Outcome<'a>> = None;
+        for nth in 0..topics {
+            let outcome = match self.is_duplicate(at, nth) {
+                true => Outcome::Ignore { code: codes::DUPLICATE.into() },
+                false => match self.resolve_for(at, nth)? {
+                    Some(outcome) => outcome,
+                    None => return Ok(None),
+                },
+            };
+            if let Outcome::Dead { failure, .. } = outcome {
+                self.is_spoilt = matches!(so_far, Some(Outcome::Apply(_)));
+                let failure = self.naming_the_topic(failure, at, nth);
+                return Ok(Some(Outcome::Dead { failure, blocks: self.block(at) }));
+            }
+            if let Outcome::Apply(changes) = &outcome {
+                self.overlay.apply(changes);
+            }
+            so_far = Some(match so_far {
+                None => outcome,
+                Some(before) => before.and(outcome),
+            });
+        }
+        Ok(so_far)
+    }
+
+    /// What an event leads to for the `nth` of its logical topics, without blocking its key.
+    fn resolve_for(&mut self, at: usize, nth: usize) -> Result<Option<Outcome<'a>>, ProjectError> {
+        let mut foreseen = self.foreseen.remove(&(at, nth)).unwrap_or_default();
+        let mut answer = match self.answers[at].nth(nth) {
+            Some(answer) => Cow::Borrowed(answer),
+            // Not asked yet: an earlier one failed, of which the event turns out to be a duplicate.
+            None => Cow::Owned(self.caller.call(&self.batch[at].event.as_of(nth), &[])?),
+        };
         let mut found: Vec<Found> = Vec::new();
         let mut round = 0;
         loop {
             let calls = match needs(answer) {
                 Needs::Rows(calls) => calls,
-                Needs::Nothing(mut outcome) => {
-                    match &mut outcome {
-                        Outcome::Apply(changes) => self.overlay.apply(changes),
-                        Outcome::Dead { blocks, .. } => *blocks = self.block(at),
-                        Outcome::Ignore { .. } | Outcome::Park(_) => {}
-                    }
-                    return Ok(Some(outcome));
-                }
+                Needs::Nothing(outcome) => return Ok(Some(outcome)),
             };
             if round == ROUNDS || calls.is_empty() {
                 let detail = format!("it still asks for rows after {ROUNDS} rounds, or asks for none");
-                let failure = Failure::new(FailureKind::Limit, "rounds", detail);
-                return Ok(Some(Outcome::Dead { failure: Cow::Owned(failure), blocks: self.block(at) }));
+                return Ok(Some(limit("rounds", &detail)));
             }
             if calls.iter().any(|call| self.overlay.is_unsure(call)) {
-                return Ok(None);
+                // Alone in its batch, it waits for what it wrote itself.
+                return Ok((at == 0).then(|| {
+                    limit(
+                        "lookup",
+                        "it looks up rows by other columns than the key, in a table that the event changed as one of another logical topic: declare that topic after this one, or look the rows up by their key",
+                    )
+                }));
             }
             if !self.overlay.knows(&calls) {
                 self.read_ahead(at, round, &calls)?;
@@ -173,10 +253,23 @@ impl<'a> Resolver<'a, '_, '_> {
             answer = Cow::Owned(match foreseen.iter().position(|(shown, _)| *shown == found) {
                 Some(at) => foreseen.swap_remove(at).1,
                 None if at > 0 && self.caller.has_used(1.0) => return Ok(None),
-                None => self.caller.call(&self.batch[at].event, &found)?,
+                None => self.caller.call(&self.batch[at].event.as_of(nth), &found)?,
             });
             round += 1;
         }
+    }
+
+    /// Of an event of several logical topics: for which of them it failed.
+    fn naming_the_topic(&self, failure: Cow<'a, Failure>, at: usize, nth: usize) -> Cow<'a, Failure> {
+        let event = &self.batch[at].event;
+        // The database refuses the changes of all of them together.
+        if event.also.is_empty() || failure.kind == FailureKind::Refused {
+            return failure;
+        }
+        let logical = &self.contract.topics[usize::from(event.nth_topic(nth))].name;
+        let mut failure = failure.into_owned();
+        failure.detail.insert_str(0, &format!("as an event of {logical}: "));
+        Cow::Owned(failure)
     }
 
     /// Reads what an event asks for in a round, and with it, the first time, what all later events
@@ -186,24 +279,27 @@ impl<'a> Resolver<'a, '_, '_> {
         let mut needs = calls.to_vec();
         if self.rounds_read <= round {
             self.rounds_read = round + 1;
-            for later in at + 1..self.batch.len() {
-                match self.foresee(later, round) {
-                    // There the batch will end.
-                    Some(calls) if calls.iter().any(|call| self.overlay.is_unsure(call)) => break,
-                    Some(calls) => needs.extend(calls),
-                    None => {}
+            'batch: for later in at + 1..self.batch.len() {
+                for nth in 0..self.batch[later].event.topic_count() {
+                    match self.foresee(later, nth, round) {
+                        // There the batch will end.
+                        Some(calls) if calls.iter().any(|call| self.overlay.is_unsure(call)) => break 'batch,
+                        Some(calls) => needs.extend(calls),
+                        None => {}
+                    }
                 }
             }
         }
         self.overlay.load(needs, self.read).map_err(ProjectError::Store)
     }
 
-    /// What an event will ask for in a round, as far as that can be told from the rows that were read.
-    fn foresee(&mut self, at: usize, round: usize) -> Option<Vec<LookupCall>> {
-        if self.is_duplicate(at) || self.waits_behind(at).is_some() {
+    /// What an event will ask for in a round, for the `nth` of its logical topics, as far as that can be told
+    /// from the rows that were read.
+    fn foresee(&mut self, at: usize, nth: usize, round: usize) -> Option<Vec<LookupCall>> {
+        if self.is_duplicate(at, nth) || self.waits_behind(at).is_some() {
             return None;
         }
-        let Ok(Answer::Needs(calls)) = &self.answers[at] else { return None };
+        let Some(Ok(Answer::Needs(calls))) = self.answers[at].nth(nth) else { return None };
         let mut calls = calls.clone();
         let mut found = Vec::new();
         for _ in 0..round {
@@ -211,14 +307,14 @@ impl<'a> Resolver<'a, '_, '_> {
                 return None;
             }
             self.overlay.show(&calls, &mut found);
-            let foreseen = self.foreseen.entry(at).or_default();
+            let foreseen = self.foreseen.entry((at, nth)).or_default();
             let place = match foreseen.iter().position(|(shown, _)| *shown == found) {
                 Some(place) => place,
                 // The rest is for their turns: what they answer ahead is lost where the batch ends.
                 None if self.caller.has_used(0.5) => return None,
                 None => {
                     // If it runs out of time, it will do so again in its turn.
-                    let answer = self.caller.call(&self.batch[at].event, &found).ok()?;
+                    let answer = self.caller.call(&self.batch[at].event.as_of(nth), &found).ok()?;
                     foreseen.push((found.clone(), answer));
                     foreseen.len() - 1
                 }
@@ -244,9 +340,15 @@ impl<'a> Resolver<'a, '_, '_> {
         Some(key)
     }
 
-    fn is_duplicate(&self, at: usize) -> bool {
-        self.duplicates.get(at) == Some(&true)
+    fn is_duplicate(&self, at: usize, nth: usize) -> bool {
+        self.duplicates.get(at).is_some_and(|duplicate| duplicate.get(nth) == Some(&true))
     }
+}
+
+/// An event that asks for what it cannot be given.
+fn limit<'a>(code: &str, detail: &str) -> Outcome<'a> {
+    let failure = Failure::new(FailureKind::Limit, code, detail);
+    Outcome::Dead { failure: Cow::Owned(failure), blocks: None }
 }
 
 enum Needs<'r> {

@@ -14,14 +14,14 @@ use projector_model::Contract;
 use tokio::runtime::Handle;
 
 use crate::batch::Delivery;
-use crate::duplicate::{Ids, Known};
+use crate::duplicate::{Again, Ids, Known};
 use crate::event::{Partition, Position};
 use crate::failure::{FailureKind, Trouble};
 use crate::ordering::KeyId;
 use crate::outcome::{Failure, Outcome};
 use crate::plugin::Plugin;
 use crate::policy::{Failures, Flood, Policy};
-use crate::project::{self, Caller, FirstAnswer, Keys, ProjectError};
+use crate::project::{self, Caller, FirstAnswers, Keys, ProjectError};
 use crate::store::{Advance, Books, DeadLetter, Deployment, Parked, Store, StoreError, Transaction, Writes};
 
 /// What a lane writes with.
@@ -67,11 +67,16 @@ impl Before {
     /// own answer, or because the database refuses what it writes. Topics are told by `contract`.
     pub async fn fails_for(&self, delivery: &Delivery, contract: &Contract) -> Result<bool, ProjectError> {
         let mut delivery = delivery.clone();
-        let topic = &contract.topics[usize::from(delivery.event.topic)].name;
-        let Some(at) = self.plugin.contract.topics.iter().position(|known| known.name == *topic) else {
-            return Ok(true);
+        let event = &mut delivery.event;
+        let place = |topic: u16| {
+            let name = &contract.topics[usize::from(topic)].name;
+            let at = self.plugin.contract.topics.iter().position(|known| known.name == *name);
+            at.map(|at| at as u16)
         };
-        delivery.event.topic = at as u16;
+        // Those that this version does not read do not fail in it.
+        let mut known = (0..event.topic_count()).filter_map(|nth| place(event.nth_topic(nth)));
+        let Some(first) = known.next() else { return Ok(true) };
+        (event.also, event.topic) = (known.collect(), first);
         let batch = [delivery];
         // What runs out of time fails as well.
         let answers = match tokio::task::block_in_place(|| project::ask(&self.plugin, &batch)) {
@@ -123,7 +128,7 @@ impl Settler {
         &self,
         caller: &mut Caller<'_>,
         batch: &[Delivery],
-        answers: &[FirstAnswer],
+        answers: &[FirstAnswers],
         checkpoint: &(dyn Fn(&Partition) -> i64 + Sync),
         flood: &Flood,
     ) -> Attempt {
@@ -137,13 +142,13 @@ impl Settler {
         &self,
         caller: &mut Caller<'_>,
         batch: &[Delivery],
-        answers: &[FirstAnswer],
+        answers: &[FirstAnswers],
         checkpoint: &(dyn Fn(&Partition) -> i64 + Sync),
         flood: &Flood,
         attempt: &mut Attempt,
     ) -> Result<(Vec<Advance>, Flood), ProjectError> {
         let contract = &*self.deployment.contract;
-        let ids = Ids::of(contract, &self.deployment.topics, batch);
+        let ids = Ids::of(contract, batch);
         let mut tx = self.store.begin(&self.deployment).await?;
         let park = self.failures.policy == Policy::ParkKey;
         let mut keys = Keys { park, ..Keys::default() };
@@ -233,8 +238,8 @@ fn resolve<'a>(
     caller: &mut Caller<'_>,
     tx: &mut dyn Transaction,
     batch: &'a [Delivery],
-    answers: &'a [FirstAnswer],
-    duplicates: &'a [bool],
+    answers: &'a [FirstAnswers],
+    duplicates: &'a [Again],
     keys: Keys,
     reads: &mut u64,
 ) -> Result<Vec<Outcome<'a>>, ProjectError> {

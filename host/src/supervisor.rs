@@ -41,6 +41,7 @@ use crate::source::{Log, LogError, Merging, Source};
 use crate::store::deployments::{Action, Origin, Proposal, Proposed, Role};
 use crate::store::operator::{Asked, Wishes};
 use crate::store::{self, Component, Deployment, Generation, Store, StoreError};
+use crate::topics::TopicMapping;
 use crate::wishes::{Attendant, Board};
 
 /// A run that goes on for so long is well: what ended the one before is over.
@@ -734,13 +735,12 @@ impl Host {
             _ => None,
         };
         let contract = plugin.contract.clone();
-        let starts = self.starts(&**store, generation, &contract).await?;
+        let topics = self.topics(&**store, generation, &contract).await?;
+        let starts = self.starts(&**store, generation, &topics).await?;
         // A panic is shown until a run has gone well for a while.
         if !crashed {
             store.set_halted(generation, None).await?;
         }
-        let topics: Vec<Arc<str>> =
-            contract.topics.iter().map(|topic| self.config.physical_topic(&topic.name).into()).collect();
         let group =
             format!("{}.{name}.g{}.{}", &*self.config.kafka.group_prefix, generation.number, store.id());
         let batch = self.config.batch_of(name);
@@ -808,14 +808,44 @@ impl Host {
         Ok(Prepared { lanes, together, settler, limits, board: board.clone() })
     }
 
+    /// What a generation's topics are in the log: as it was built. If the configuration says otherwise by now,
+    /// that is for the next generation.
+    async fn topics(
+        &self,
+        store: &dyn Store,
+        generation: &Generation,
+        contract: &Contract,
+    ) -> Result<TopicMapping, PrepareError> {
+        let configured = self.versions.topics(contract).map_err(|error| PrepareError::Version {
+            digest: String::new(),
+            error: VersionError::Load(error.into()),
+        })?;
+        let standings = store.standings(&generation.projection).await?;
+        let Some(built) = standings.iter().find(|standing| standing.generation.id == generation.id) else {
+            return Ok(configured);
+        };
+        for change in built.layout.remapped(&configured) {
+            let (projection, number) = (&generation.projection, generation.number);
+            tracing::warn!(
+                projection,
+                generation = number,
+                advice = format!(
+                    "`projector rebuild {projection}` builds a generation of what the configuration says"
+                ),
+                "the generation goes on reading what it is built from: {change}"
+            );
+        }
+        Ok(built.layout.mapping(&configured))
+    }
+
     /// Where partitions begin that have no checkpoint. A generation that has begun runs whatever is configured.
     async fn starts(
         &self,
         store: &dyn Store,
         generation: &Generation,
-        contract: &Contract,
+        topics: &TopicMapping,
     ) -> Result<Starts, PrepareError> {
-        let starts = Starts::of(&self.config, contract.name(), &contract.descriptor);
+        let starts = Starts::of(&self.config, &generation.projection, topics);
         if let Some(reason) = starts.unknown()
             && store.began_with(generation).await?.is_none()
         {

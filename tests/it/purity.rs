@@ -121,5 +121,5 @@ fn what_others_decided_is_not_held_against_the_plugin() {
     let plugin = load(&guest("hostile-guest"), &limits);
     let batch = batch(&["write", "loop"].map(|deed| format!(r#"{{"do": "{deed}", "id": "1"}}"#)));
     let refused = Failure::new(FailureKind::Refused, "overflow", "the sum is too large");
-    assert_eq!(check(&plugin, &batch, &[Err(refused), Ok(Answer::Changes(vec![]))], &[]), []);
+    assert_eq!(check(&plugin, &batch, &[Err(refused).into(), Ok(Answer::Changes(vec![])).into()], &[]), []);
 }

@@ -47,6 +47,12 @@ impl<P: Projection> Delivery<'_, P> {
         self
     }
 
+    /// The name of the physical topic; the logical one's, if nothing else is said.
+    pub fn topic_name(mut self, name: &str) -> Self {
+        self.record.topic_name = name.to_owned();
+        self
+    }
+
     pub fn partition(mut self, partition: i32) -> Self {
         self.record.partition = partition;
         self

@@ -57,7 +57,12 @@ impl<P: Projection> Harness<P> {
         let Some(topic) = self.contract.topics.iter().position(|declared| declared.name == topic) else {
             panic!("the projection has no handler for {topic:?}");
         };
-        let record = Record { topic: topic as u16, offset: self.next_offset, ..Record::default() };
+        let record = Record {
+            topic: topic as u16,
+            topic_name: self.contract.topics[topic].name.clone(),
+            offset: self.next_offset,
+            ..Record::default()
+        };
         Delivery { harness: self, record }
     }
 

@@ -126,6 +126,9 @@ fn print(projection: &ProjectionStatus) {
         out!("  NOT KNOWN: {topic}{called}: {}", why.reason);
         out!("    what to do: {}", why.kind.advice());
     }
+    for topic in projection.topics.iter().filter(|topic| topic.left_ms.is_some()) {
+        out!("  topic {} left: it does not exist any more, and its rows stay", topic.topic);
+    }
     let mut table = Listing::new([
         "topic",
         "partition",
@@ -140,7 +143,7 @@ fn print(projection: &ProjectionStatus) {
     for partition in &projection.partitions {
         let seen = partition.visibility;
         table.row([
-            partition.topic.clone(),
+            topic_named(projection, &partition.topic),
             partition.partition.to_string(),
             partition.start.map_or("-".into(), |start| start.to_string()),
             partition.checkpoint.map_or("-".into(), |checkpoint| checkpoint.to_string()),
@@ -160,6 +163,16 @@ fn print(projection: &ProjectionStatus) {
 fn is_unknown(projection: &ProjectionStatus) -> bool {
     !projection.unknown_topics.is_empty()
         || projection.partitions.iter().any(|partition| partition.unknown.is_some())
+}
+
+/// A physical topic, and the logical topics that it is where those have other names.
+fn topic_named(projection: &ProjectionStatus, physical: &str) -> String {
+    match projection.topics.iter().find(|topic| topic.topic == physical) {
+        Some(topic) if topic.logical != [physical] && !topic.logical.is_empty() => {
+            format!("{physical}\n({})", topic.logical.join(", "))
+        }
+        _ => physical.to_owned(),
+    }
 }
 
 fn remark(partition: &PartitionStatus) -> String {

@@ -9,6 +9,7 @@ mod text;
 mod unused;
 
 use std::collections::{BTreeMap, HashSet};
+use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use serde::{Deserialize, Deserializer};
 use crate::batch::BatchLimits;
 use crate::plugin::MOST_STACK_BYTES;
 use crate::policy::Failures;
+use crate::topics::{PhysicalTopics, TopicError, TopicMapping, Written};
 
 pub use start::{Start, StartAt, rfc3339, time};
 pub use text::{Text, TextError};
@@ -79,10 +81,10 @@ pub struct Kafka {
     /// Any librdkafka property; it wins over everything above.
     #[serde(default)]
     pub properties: BTreeMap<String, Text>,
-    /// Physical names of topics, by the logical names that plugins use. A topic not listed has
-    /// the same name in both worlds.
-    #[serde(default)]
-    pub topics: BTreeMap<String, Text>,
+    /// What topics are in the log, by the logical names that plugins use: a name, a list of names, or a
+    /// pattern. A topic not listed has the same name in both worlds.
+    #[serde(default, deserialize_with = "physical_topics")]
+    pub topics: BTreeMap<String, PhysicalTopics>,
 }
 
 /// TLS to the brokers; paths are relative to the configuration file.
@@ -382,6 +384,9 @@ fn public_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PublicKey, D
 /// That of the services which a projector replaces: found dead after 30 s.
 pub const SESSION_TIMEOUT_MS: u64 = 30_000;
 
+/// How soon new topics and partitions are found.
+pub const METADATA_REFRESH_MS: u64 = 30_000;
+
 fn default_group_prefix() -> Text {
     Text::from("projector")
 }
@@ -414,6 +419,13 @@ impl Kafka {
     pub fn session_timeout(&self) -> Duration {
         let own = self.properties.get("session.timeout.ms").and_then(|text| text.parse().ok());
         Duration::from_millis(own.unwrap_or(SESSION_TIMEOUT_MS))
+    }
+
+    /// How often topics that match a pattern are looked for.
+    pub fn metadata_refresh(&self) -> Duration {
+        let own = self.properties.get("topic.metadata.refresh.interval.ms");
+        let own = own.and_then(|text| text.parse().ok()).filter(|ms| *ms > 0);
+        Duration::from_millis(own.unwrap_or(METADATA_REFRESH_MS)).max(Duration::from_millis(100))
     }
 }
 
@@ -579,10 +591,32 @@ impl Config {
         granted.is_none_or(|granted| granted.iter().any(|name| **name == *topic))
     }
 
-    /// The physical name of a logical topic.
-    pub fn physical_topic<'a>(&'a self, logical: &'a str) -> &'a str {
-        self.kafka.topics.get(logical).map_or(logical, |physical| physical)
+    /// What a projection's topics are in the log: of their logical names, in the order of its contract's.
+    pub fn topics_of<'n>(
+        &self,
+        logical: impl IntoIterator<Item = &'n str>,
+    ) -> Result<TopicMapping, TopicError> {
+        let physical = |name: &str| match self.kafka.topics.get(name) {
+            Some(topics) => Ok(topics.clone()),
+            None => PhysicalTopics::named(name),
+        };
+        let pairs = logical.into_iter().map(|name| Ok((name.to_owned(), physical(name)?)));
+        Ok(TopicMapping::new(pairs.collect::<Result<Vec<_>, _>>()?))
     }
+}
+
+/// The values of `[kafka.topics]`, whose strings may hold variables.
+fn physical_topics<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, PhysicalTopics>, D::Error> {
+    struct Value(PhysicalTopics);
+    impl<'de> Deserialize<'de> for Value {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_any(Written::<Text>(PhantomData)).map(Value)
+        }
+    }
+    let written = BTreeMap::<String, Value>::deserialize(deserializer)?;
+    Ok(written.into_iter().map(|(logical, Value(topics))| (logical, topics)).collect())
 }
 
 /// "did you mean" for serde's message about an unknown field or variant.
@@ -653,8 +687,34 @@ store = "analytics"
         assert_eq!(&*config.store_of("sales").url, "postgres://localhost/analytics");
         assert_eq!(config.store_of("sales").lock_timeout, Duration::from_secs(2));
         assert_eq!(&*config.store_of("order-search").url, "sqlite://readmodel.db");
-        assert_eq!(config.physical_topic("order.confirmed.v2"), "prod.order.confirmed.v2");
-        assert_eq!(config.physical_topic("other"), "other");
+        let topics = config.topics_of(["order.confirmed.v2", "other"]).expect("sound");
+        let names: Vec<String> = topics.topics::<&str>([]).iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["other", "prod.order.confirmed.v2"]);
+    }
+
+    #[test]
+    fn a_logical_topic_is_one_several_or_all_that_match() {
+        let written = r#"
+"a" = ["eu.a", "us.a"]
+"b" = { pattern = '^tenant-[a-z]+\.b$' }
+[plugins]"#;
+        let text = SOUND.replace("\n[plugins]", written);
+        let config = Config::parse("projector.toml", &text).expect("sound");
+        let mapping = config.topics_of(["a", "b", "c"]).expect("sound");
+        assert_eq!(mapping.places("us.a"), [0]);
+        assert_eq!(mapping.places("tenant-x.b"), [1]);
+        assert_eq!(mapping.places("c"), [2]);
+        for (wrong, expected) in [
+            ("[]", "projector.toml:5: the list of physical topics is empty"),
+            ("[\"x\", \"x\"]", "projector.toml:5: the list of physical topics names `x` twice"),
+            ("\"^x\"", "projector.toml:5: `^x` is a pattern, not a topic's name: write { pattern = '^x' }"),
+            ("{ pattern = '^.*$' }", "projector.toml:5: the pattern `^.*$` matches `__consumer_offsets`"),
+            ("{ patern = '^x$' }", "projector.toml:5: unknown field `patern`"),
+            ("\"__consumer_offsets\"", "projector.toml:5: `__consumer_offsets` is a topic that Kafka keeps"),
+        ] {
+            let (message, _) = error(&SOUND.replace("\"prod.order.confirmed.v2\"", wrong));
+            assert!(message.starts_with(expected), "{wrong}: {message}");
+        }
     }
 
     #[test]

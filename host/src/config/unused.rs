@@ -40,6 +40,11 @@ impl Config {
                 "[stores.{name}] has no effect: no projection has `store = \"{name}\"` in its `[projections.NAME]`"
             ));
         }
+        let declared: BTreeSet<&str> = known.values().flatten().map(String::as_str).collect();
+        for topic in self.kafka.topics.keys().filter(|topic| !declared.contains(topic.as_str())) {
+            let near = nearest_of(topic, &mut declared.iter().copied());
+            warnings.push(format!("kafka.topics names `{topic}`, which no plugin declares{near}"));
+        }
         warnings
     }
 }

@@ -16,45 +16,48 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use crate::event::{Event, Header, Partition, Position};
+use crate::topics::{FILE_TOPIC, PhysicalTopics, TopicMapping};
 
 /// What stands for the topic of events from a file: they are of its partition 0, and their offsets are the
 /// numbers of their lines, from 0.
-pub const TOPIC: &str = "backfill";
+pub const TOPIC: &str = FILE_TOPIC;
 
 /// The partition that a file is.
 pub fn partition() -> Partition {
     Partition::new(TOPIC, 0)
 }
 
-/// The topics of a plugin, as a file may name them.
+/// The topics of a plugin, as a file may name them: by their names in the log, or by a logical name that
+/// stands for one topic.
 #[derive(Debug, Clone)]
 pub struct Topics {
-    /// By physical and by logical name: its place in the contract.
-    places: BTreeMap<String, u16>,
-    /// In the order of the contract's.
-    physical: Vec<Arc<str>>,
+    mapping: TopicMapping,
     file: Partition,
 }
 
 impl Topics {
-    /// Of pairs of a logical and a physical name, in the order of the contract's.
-    pub fn new(named: impl IntoIterator<Item = (String, Arc<str>)>) -> Self {
-        let named: Vec<_> = named.into_iter().collect();
-        let mut places = BTreeMap::new();
-        for (at, (logical, _)) in named.iter().enumerate() {
-            places.insert(logical.clone(), at as u16);
-        }
-        // Where one topic's name is another one's in the log, the log has the last word.
-        for (at, (_, physical)) in named.iter().enumerate() {
-            places.insert(physical.to_string(), at as u16);
-        }
-        let physical = named.into_iter().map(|(_, physical)| physical).collect();
-        Self { places, physical, file: partition() }
+    pub fn new(mapping: TopicMapping) -> Self {
+        Self { mapping, file: partition() }
     }
 
-    /// In the order of the contract's.
-    pub fn physical(&self) -> &[Arc<str>] {
-        &self.physical
+    /// What a name in the file is called in the log.
+    fn physical<'n>(&'n self, named: &'n str) -> Result<&'n str, String> {
+        let declared = self.mapping.declared();
+        // Where one topic's name is another one's in the log, the log has the last word.
+        if self.mapping.reads(named) {
+            return Ok(named);
+        }
+        match declared.iter().find(|(logical, _)| logical == named).map(|(_, topics)| topics) {
+            Some(PhysicalTopics::Named(names)) if names.len() == 1 => Ok(&names[0]),
+            Some(several) => Err(format!(
+                "the topic {named:?} may be any of several in the log ({several}): name the one that the event was published to"
+            )),
+            None => {
+                let known: Vec<String> = declared.iter().map(|(_, topics)| topics.to_string()).collect();
+                let known = known.join(", ");
+                Err(format!("the topic {named:?} is none that the plugin reads, which are {known}"))
+            }
+        }
     }
 }
 
@@ -179,10 +182,10 @@ impl Scanned {
             scanned.lines += 1;
             told(lines);
             let Ok(Where { topic, partition, offset }) = serde_json::from_slice(&line) else { continue };
-            let Some(topic) = topics.places.get(&topic).filter(|_| is_possible(partition, offset)) else {
+            let Ok(physical) = topics.physical(&topic) else { continue };
+            if !is_possible(partition, offset) {
                 continue;
-            };
-            let physical = topics.physical[usize::from(*topic)].clone();
+            }
             let end = scanned.ends.entry(Partition::new(physical, partition)).or_default();
             *end = (*end).max(offset + 1);
         }
@@ -215,10 +218,9 @@ pub fn event(line: &[u8], number: i64, topics: &Topics, value_bytes: usize) -> R
         (Some(_), Some(_)) => return Err("`partition` or `offset` is out of range".to_owned()),
         _ => return Err("`partition` and `offset` go together: give both, or none".to_owned()),
     }
-    let place = topics.places.get(&topic).ok_or_else(|| {
-        let known = topics.physical.join(", ");
-        format!("the topic {topic:?} is none that the plugin reads, which are {known}")
-    })?;
+    let physical = topics.physical(&topic)?;
+    let mut places = topics.mapping.places(physical).into_iter();
+    let place = places.next().ok_or_else(|| format!("the topic {topic:?} is none that the plugin reads"))?;
     let key = bytes(&key).map_err(|wrong| format!("`key` {wrong}"))?;
     let value = payload(value).map_err(|wrong| format!("`value` {wrong}"))?;
     if let Some(value) = value.as_ref().filter(|value| value.len() > value_bytes) {
@@ -226,10 +228,12 @@ pub fn event(line: &[u8], number: i64, topics: &Topics, value_bytes: usize) -> R
     }
     Ok(Event {
         position: Position { partition: topics.file.clone(), offset: number },
-        topic: *place,
+        topic: place,
         timestamp_ms: timestamp,
         key,
         value,
+        also: places.collect(),
+        topic_name: physical.into(),
         oversize_bytes: None,
         headers: headers_of(&headers)?,
     })

@@ -8,12 +8,26 @@ use projector_model::Contract;
 use projector_model::descriptor::{Column, Index};
 use serde::{Deserialize, Serialize};
 
+use crate::topics::{PhysicalTopics, TopicMapping};
+
+/// A version, and what its topics are in the log.
+#[derive(Clone, Copy)]
+pub struct Offered<'a> {
+    pub contract: &'a Contract,
+    pub topics: &'a TopicMapping,
+}
+
 /// What has to stay as it is for rows to stay right. Stored with the generation, as JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Layout {
     pub revision: u32,
     /// Topics by their logical names, and the group of those that are keyed alike.
     pub topics: BTreeMap<String, String>,
+    /// What they are in the log, by their logical names: as it was declared, not what matched. It is read from
+    /// there for as long as the generation lives, whatever the configuration says by now. Empty: unknown, as a
+    /// host of an older version made it; then the configuration tells.
+    #[serde(default)]
+    pub physical: BTreeMap<String, PhysicalTopics>,
     pub tables: Vec<LaidTable>,
 }
 
@@ -75,9 +89,15 @@ impl Step {
 
 impl Layout {
     /// As a generation is made for a version.
-    pub fn of(contract: &Contract) -> Self {
+    pub fn of(offered: Offered<'_>) -> Self {
+        Self { physical: offered.topics.by_name(), ..Self::unmapped(offered.contract) }
+    }
+
+    /// The same where nothing tells what the topics are in the log.
+    pub fn unmapped(contract: &Contract) -> Self {
         let declared = contract.descriptor.tables.iter().zip(&contract.tables);
         Self {
+            physical: BTreeMap::new(),
             revision: contract.descriptor.revision,
             topics: contract
                 .topics
@@ -103,8 +123,8 @@ impl Layout {
 
     /// What a version needs of these tables, while `active` uses them: what that one does not declare either
     /// was added for another version, and is left.
-    pub fn fit(&self, offered: &Contract, active: &Contract) -> Fit {
-        let (wanted, used) = (Layout::of(offered), Layout::of(active));
+    pub fn fit(&self, offered: Offered<'_>, active: &Contract) -> Fit {
+        let (wanted, used) = (Layout::of(offered), Layout::unmapped(active));
         let mut reasons = Vec::new();
         if self.revision != wanted.revision {
             reasons.push(format!("its revision is {}, and was {}", wanted.revision, self.revision));
@@ -117,6 +137,7 @@ impl Layout {
             // What waits behind a dead letter would be of another key.
             reasons.push("it changes which of its topics are keyed alike".to_owned());
         }
+        reasons.extend(self.remapped(offered.topics));
         let mut steps = Vec::new();
         for table in &wanted.tables {
             match self.table(&table.name) {
@@ -132,10 +153,33 @@ impl Layout {
         if reasons.is_empty() { Fit::InPlace(steps) } else { Fit::Anew(reasons) }
     }
 
+    /// Which topics are another thing in the log than the generation is built from, in words.
+    pub fn remapped(&self, wanted: &TopicMapping) -> Vec<String> {
+        let changed = wanted.declared().iter().filter_map(|(logical, now)| {
+            let was = self.physical.get(logical).filter(|was| *was != now)?;
+            Some(format!("in the log, its topic {logical} is {now}, and was {was} (`kafka.topics`)"))
+        });
+        changed.collect()
+    }
+
+    /// What the topics of a version are in the log: as the generation is built, or, where that does not tell, as
+    /// the configuration has it.
+    pub fn mapping(&self, configured: &TopicMapping) -> TopicMapping {
+        TopicMapping::new(
+            configured
+                .declared()
+                .iter()
+                .map(|(logical, now)| (logical.clone(), self.physical.get(logical).unwrap_or(now).clone())),
+        )
+    }
+
     /// With what a version adds. What is there stays as it is, in its order.
-    pub fn extended(&self, offered: &Contract) -> Layout {
+    pub fn extended(&self, offered: Offered<'_>) -> Layout {
         let mut extended = self.clone();
-        for table in Layout::of(offered).tables {
+        if extended.physical.is_empty() {
+            extended.physical = offered.topics.by_name();
+        }
+        for table in Layout::unmapped(offered.contract).tables {
             match extended.tables.iter_mut().find(|laid| laid.name == table.name) {
                 None => extended.tables.push(table),
                 Some(laid) => {
@@ -279,9 +323,41 @@ mod tests {
         contract(&json)
     }
 
+    fn mapping(physical: &str) -> TopicMapping {
+        TopicMapping::new([("t".to_owned(), PhysicalTopics::named(physical).expect("legal"))])
+    }
+
+    fn offered<'a>(contract: &'a Contract, topics: &'a TopicMapping) -> Offered<'a> {
+        Offered { contract, topics }
+    }
+
+    #[test]
+    fn rows_are_built_anew_where_a_topic_is_another_one_in_the_log() {
+        let active = contract(&descriptor());
+        let (live, other) = (mapping("live.t"), mapping("other.t"));
+        let pattern = PhysicalTopics::matching("^live.t$").expect("sound");
+        let pattern = TopicMapping::new([("t".to_owned(), pattern)]);
+        let built = Layout::of(offered(&active, &live));
+        assert_eq!(built.fit(offered(&active, &live), &active), Fit::InPlace(vec![]));
+        for another in [&other, &pattern] {
+            let Fit::Anew(reasons) = built.fit(offered(&active, another), &active) else {
+                panic!("it is another")
+            };
+            assert!(reasons[0].starts_with("in the log, its topic t is "), "{reasons:?}");
+            // It goes on as it was built.
+            assert_eq!(built.mapping(another), live);
+        }
+        // One that was made before this was kept is taken for what the configuration says.
+        let old = Layout::unmapped(&active);
+        assert_eq!(old.fit(offered(&active, &other), &active), Fit::InPlace(vec![]));
+        assert_eq!(old.mapping(&other), other);
+        assert_eq!(old.extended(offered(&active, &other)).mapping(&live), other);
+    }
+
     fn fit(change: impl FnOnce(&mut Json)) -> Fit {
         let active = contract(&descriptor());
-        Layout::of(&active).fit(&with(change), &active)
+        let (wanted, topics) = (with(change), mapping("live.t"));
+        Layout::of(offered(&active, &topics)).fit(offered(&wanted, &topics), &active)
     }
 
     fn add(list: &mut Json, item: Json) {
@@ -351,8 +427,8 @@ mod tests {
 
     #[test]
     fn what_changes_for_readers_is_named() {
-        let now = Layout::of(&contract(&descriptor()));
-        let next = Layout::of(&with(|json| {
+        let now = Layout::unmapped(&contract(&descriptor()));
+        let next = Layout::unmapped(&with(|json| {
             json["tables"][0]["columns"][1]["type"] = "text".into();
             let note = json!({"name": "note", "type": "text", "nullable": true});
             add(&mut json["tables"][0]["columns"], note);
@@ -378,11 +454,12 @@ mod tests {
             let columns = json["tables"][0]["columns"].as_array_mut().expect("a list");
             columns.reverse();
         });
-        let (one, other) = (Layout::of(&contract(&descriptor())), Layout::of(&swapped));
+        let (one, other) = (Layout::unmapped(&contract(&descriptor())), Layout::unmapped(&swapped));
         assert!(one.reads_like(&other));
-        let longer = one.extended(&with(|json| {
+        let longer = with(|json| {
             add(&mut json["tables"][0]["columns"], json!({"name": "a", "type": "text", "nullable": true}));
-        }));
+        });
+        let longer = one.extended(offered(&longer, &mapping("t")));
         assert!(!one.reads_like(&longer));
         let names: Vec<_> = longer.tables[0].columns.iter().map(|column| &*column.name).collect();
         assert_eq!(names, ["id", "total", "a"], "what is there stays in its place");
@@ -396,7 +473,8 @@ mod tests {
         ) {
             let mut json = descriptor();
             let mut active = contract(&json);
-            let mut layout = Layout::of(&active);
+            let topics = mapping("t");
+            let mut layout = Layout::of(offered(&active, &topics));
             for (kind, name) in additions {
                 let name = format!("x_{name}");
                 let mut next = json.clone();
@@ -413,11 +491,11 @@ mod tests {
                 let Ok(checked) = Descriptor::from_json(&next.to_string()).and_then(Descriptor::check) else {
                     continue;
                 };
-                prop_assert!(matches!(layout.fit(&checked, &active), Fit::InPlace(_)));
-                layout = layout.extended(&checked);
-                prop_assert_eq!(layout.fit(&checked, &checked), Fit::InPlace(vec![]));
+                prop_assert!(matches!(layout.fit(offered(&checked, &topics), &active), Fit::InPlace(_)));
+                layout = layout.extended(offered(&checked, &topics));
+                prop_assert_eq!(layout.fit(offered(&checked, &topics), &checked), Fit::InPlace(vec![]));
                 // One that was made for the version before, as well: it leaves what it does not know.
-                prop_assert_eq!(layout.fit(&active, &active), Fit::InPlace(vec![]));
+                prop_assert_eq!(layout.fit(offered(&active, &topics), &active), Fit::InPlace(vec![]));
                 let stored: Layout = serde_json::from_str(&serde_json::to_string(&layout).expect("JSON")).expect("JSON");
                 prop_assert_eq!(&stored, &layout);
                 (json, active) = (next, checked);

@@ -10,10 +10,8 @@ pub mod supply;
 pub mod versions;
 pub mod watch;
 
-use projector_model::Contract;
-
 use crate::store::deployments::{Action, Role, Standing};
-use layout::{Fit, Step};
+use layout::{Fit, Offered, Step};
 
 /// Where a version goes, and what that takes.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,7 +29,7 @@ pub enum Target {
 pub fn target(
     action: Action,
     standings: &[Standing],
-    contract: &Contract,
+    offered: Offered<'_>,
     had: impl Fn(&Standing) -> bool,
 ) -> Target {
     let of = |role| standings.iter().find(|standing| standing.role == role);
@@ -39,7 +37,7 @@ pub fn target(
     let building = of(Role::Building);
     let instead_of = building.map(|building| building.generation.id);
     let fit = |standing: &Standing| match standing.descriptor.clone().check() {
-        Ok(active) => standing.layout.fit(contract, &active),
+        Ok(active) => standing.layout.fit(offered, &active),
         Err(problems) => Fit::Anew(vec![format!("what is active is not sound: {problems}")]),
     };
     let in_place = |standing: &Standing| match fit(standing) {

@@ -17,6 +17,7 @@ use crate::store::Store;
 use crate::store::deployments::{Origin, Promoted, Standing, Vector};
 use crate::store::diff::{Diff, Expected};
 use crate::store::operator::Asked;
+use crate::topics::TopicMapping;
 
 /// How old the oldest event may be that is not in a generation that is to be shown.
 const FRESH: Duration = Duration::from_secs(10);
@@ -96,8 +97,8 @@ pub async fn promote(
             ));
         }
     }
-    let topics = new.descriptor.topics.iter();
-    let topics: Vec<String> = topics.map(|topic| config.physical_topic(&topic.name).to_owned()).collect();
+    let topics = log.topics(&mapping(config, new)?).await?;
+    let topics: Vec<String> = topics.iter().map(ToString::to_string).collect();
     let (began, by) = (Instant::now(), Uuid::new_v4());
     let promoted = switch(store, (live, new), &topics, by, (origin, asked)).await;
     if promoted.is_err() {
@@ -174,6 +175,11 @@ async fn check_fresh(
     }
 }
 
+/// What a generation's topics are in the log.
+fn mapping(config: &Config, standing: &Standing) -> Result<TopicMapping, PromoteError> {
+    standing.topics(config).map_err(|error| PromoteError::Refused(error.to_string()))
+}
+
 /// What of each partition of a generation's topics is not in it.
 async fn lags(
     config: &Config,
@@ -183,8 +189,7 @@ async fn lags(
 ) -> Result<BTreeMap<crate::event::Partition, Visibility>, PromoteError> {
     let at: Vector = store.vector(standing.generation.id).await?;
     let mut asked = Vec::new();
-    for topic in &standing.descriptor.topics {
-        let physical = config.physical_topic(&topic.name).into();
+    for physical in log.topics(&mapping(config, standing)?).await? {
         for (partition, marks) in log.topic(physical).await?.into_iter().flatten() {
             let next = at.get(&partition).copied().unwrap_or(marks.low);
             asked.push((partition, next, marks));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::layout::Offered;
 use super::versions::{VersionError, Versions};
 use crate::failure::{FailureKind, Response};
 use crate::store::deployments::OpenDeployment;
@@ -66,7 +67,15 @@ pub async fn advance(
             return Ok(false);
         }
     };
-    match store.activate(open.id, &plugin.contract).await {
+    let topics = match versions.topics(&plugin.contract) {
+        Ok(topics) => topics,
+        Err(error) => {
+            store.refuse(open.id, &error.to_string()).await?;
+            return Ok(true);
+        }
+    };
+    let offered = Offered { contract: &plugin.contract, topics: &topics };
+    match store.activate(open.id, offered).await {
         Ok(None) => Ok(false),
         Ok(Some(installed)) => {
             let (generation, version) = (installed.generation.number, &plugin.contract.descriptor.version);

@@ -4,11 +4,14 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use projector_model::Contract;
+
 use super::supply::{Signer, Supply};
 use crate::config::{self, Config};
 use crate::plugin::compile::Compiler;
 use crate::plugin::{Engine, LoadError, Plugin};
 use crate::store::{Store, StoreError};
+use crate::topics::{TopicError, TopicMapping};
 
 pub struct Versions {
     config: Arc<Config>,
@@ -119,11 +122,17 @@ impl Versions {
         if let Some(topic) = plugin.contract.topics.iter().find(|topic| !config.may_read(name, &topic.name)) {
             return Err(LoadError::NotGranted { projection: name.to_owned(), topic: topic.name.clone() });
         }
+        self.topics(&plugin.contract)?;
         let own = config.limits_of(name);
         if !std::ptr::eq(own, supposed) {
             plugin = under(own)?;
         }
         Ok(plugin)
+    }
+
+    /// What a version's topics are in the log, as the configuration has it.
+    pub fn topics(&self, contract: &Contract) -> Result<TopicMapping, TopicError> {
+        self.config.topics_of(contract.topics.iter().map(|topic| &*topic.name))
     }
 
     /// Lets go of versions that nobody uses and that were not asked for lately.

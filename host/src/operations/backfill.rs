@@ -90,15 +90,14 @@ async fn feed(
     // That of the generation which is built already, if there is one: it is that one's rows that lack history.
     let active = &building.as_ref().unwrap_or(live).active;
     let candidate = stored(config, executable, &**store, name, active).await?;
-    let topics = Topics::new(candidate.plugin.contract.topics.iter().map(|topic| {
-        let physical = config.physical_topic(&topic.name);
-        (topic.name.clone(), physical.into())
-    }));
-    if topics.physical().iter().any(|topic| **topic == *TOPIC) {
-        return Err(OperationError::Failed(format!(
-            "{name} reads a topic that is called {TOPIC:?}, as the events of a file are: give it another name in the log"
-        )));
-    }
+    let mapping = match &building {
+        // One that is fed already is fed as it was begun.
+        Some(building) => {
+            building.topics(config).map_err(|error| OperationError::Failed(error.to_string()))?
+        }
+        None => candidate.topics.clone(),
+    };
+    let topics = Topics::new(mapping.clone());
     let bytes = std::fs::metadata(&file.path).map_err(|error| file.unreadable(&error))?.len();
     let mut told = Pace::new(progress, bytes);
     let sha256 = tokio::task::block_in_place(|| {
@@ -144,7 +143,7 @@ async fn feed(
         generation: generation.clone(),
         digest: plugin.digest.as_str().into(),
         contract: plugin.contract.clone(),
-        topics: topics.physical().to_vec(),
+        topics: mapping,
     };
     // The first event that fails ends it.
     let failures = Failures { policy: Policy::Halt, ..Failures::default() };

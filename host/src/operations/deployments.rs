@@ -13,7 +13,7 @@ use super::unused::{self, unused};
 use crate::beginning::Starts;
 use crate::config::{Config, Known, StartAt};
 use crate::deploy::compare::{CompareError, compare};
-use crate::deploy::layout::{Layout, Step};
+use crate::deploy::layout::{Layout, Offered, Step};
 use crate::deploy::promote::{self, Ask, PromoteError, Promotion};
 use crate::deploy::readers::{self, Move};
 use crate::deploy::supply::{Signer, Supply};
@@ -27,6 +27,7 @@ use crate::store::deployments::{Action, Deployed, Origin, Proposal, Proposed, Ro
 use crate::store::diff::{Diff, Expected};
 use crate::store::operator::Asked;
 use crate::store::{self, Component, Store};
+use crate::topics::TopicMapping;
 
 /// How often it is looked what came of a deployment.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -119,6 +120,8 @@ pub(super) struct Candidate {
     bytes: Vec<u8>,
     signature: Option<String>,
     signer: Signer,
+    /// What its topics are in the log, as the configuration has it.
+    pub(super) topics: TopicMapping,
 }
 
 /// Where versions are compiled for a command.
@@ -141,7 +144,8 @@ fn candidate(config: &Config, executable: PathBuf, file: &Path) -> Result<Candid
     let plugin = versions.load(file, &bytes).map_err(|error| refused(&error))?;
     let signer =
         versions.vouched_for(&plugin, &bytes, signature.as_deref()).map_err(|error| refused(&error))?;
-    Ok(Candidate { plugin, bytes, signature, signer })
+    let topics = versions.topics(&plugin.contract).map_err(|error| refused(&error))?;
+    Ok(Candidate { plugin, bytes, signature, signer, topics })
 }
 
 /// What deploying a file would do. Nothing is changed.
@@ -154,7 +158,7 @@ pub async fn plan(config: &Config, executable: PathBuf, file: &Path) -> Result<P
 }
 
 async fn plan_in(config: &Config, store: &dyn Store, candidate: &Candidate) -> Result<Plan, OperationError> {
-    let Candidate { plugin, signer, .. } = candidate;
+    let Candidate { plugin, signer, topics, .. } = candidate;
     let contract = &plugin.contract;
     let (name, digest) = (contract.name(), &plugin.digest);
     let standings = store.standings(name).await?;
@@ -163,7 +167,8 @@ async fn plan_in(config: &Config, store: &dyn Store, candidate: &Candidate) -> R
     let had_in = |standing: &Standing| {
         history.iter().filter(had).any(|had| had.generation == Some(standing.generation.number))
     };
-    let target = deploy::target(Action::Deploy, &standings, contract, had_in);
+    let offered = Offered { contract, topics };
+    let target = deploy::target(Action::Deploy, &standings, offered, had_in);
     let of_target = |standing: &&Standing| match &target {
         Target::InPlace { generation, .. } => standing.generation.id == *generation,
         _ => standing.role == Role::Live,
@@ -175,9 +180,9 @@ async fn plan_in(config: &Config, store: &dyn Store, candidate: &Candidate) -> R
         (_, None) | (Target::First, _) => None,
         _ if is_active => None,
         (Target::InPlace { generation, .. }, Some(live)) if live.generation.id == *generation => {
-            readers::from(store, live, &live.layout.extended(contract), true).await?
+            readers::from(store, live, &live.layout.extended(offered), true).await?
         }
-        (_, Some(live)) => readers::from(store, live, &Layout::of(contract), false).await?,
+        (_, Some(live)) => readers::from(store, live, &Layout::of(offered), false).await?,
     };
     let (change, steps, reasons) = match target {
         _ if is_active => ("nothing", Vec::new(), Vec::new()),
@@ -192,7 +197,7 @@ async fn plan_in(config: &Config, store: &dyn Store, candidate: &Candidate) -> R
     let replay = match change {
         "first" | "anew" => {
             let earlier = store.earlier_starts(name, None).await?;
-            Some(replay(config, plugin, change == "anew", &earlier).await?)
+            Some(replay(config, plugin, topics, change == "anew", &earlier).await?)
         }
         _ => None,
     };
@@ -236,11 +241,12 @@ async fn warnings(config: &Config, plugin: &Plugin) -> Vec<String> {
 async fn replay(
     config: &Config,
     plugin: &Plugin,
+    topics: &TopicMapping,
     beside: bool,
     earlier: &EarlierStarts,
 ) -> Result<Replay, OperationError> {
     let log = Log::open(&config.kafka)?;
-    let starts = Starts::of(config, plugin.contract.name(), &plugin.contract.descriptor);
+    let starts = Starts::of(config, plugin.contract.name(), topics);
     let mut replay = Replay {
         events: 0,
         estimated_seconds: 0.0,
@@ -251,16 +257,19 @@ async fn replay(
         missing_topics: Vec::new(),
         unknown: Vec::new(),
     };
-    for topic in &plugin.contract.topics {
-        let physical: Arc<str> = config.physical_topic(&topic.name).into();
+    for physical in log.topics(topics).await? {
         let partitions = match log.topic_each(physical.clone()).await {
             // What is known of the others is planned with.
             Err(LogError::Fault(fault)) if !fault.is_everywhere() => {
                 if fault.kind() == FailureKind::NoTopic {
                     replay.missing_topics.push(physical.to_string());
                 }
-                let called =
-                    if *physical == *topic.name { String::new() } else { format!(" ({})", topic.name) };
+                let logical: Vec<&str> = topics.logical(&physical).collect();
+                let called = match &logical[..] {
+                    [] => String::new(),
+                    [own] if **own == *physical => String::new(),
+                    others => format!(" ({})", others.join(", ")),
+                };
                 replay.unknown.push(format!("topic {physical}{called}: {}", fault.reason()));
                 continue;
             }
@@ -284,7 +293,7 @@ async fn replay(
                 found => found?,
             };
             replay.events += found.as_ref().map_or(0, |start| marks.high - start);
-            if marks.low > 0 && *starts.of_topic(&physical) == StartAt::Earliest {
+            if marks.low > 0 && starts.of_topic(&physical) == StartAt::Earliest {
                 replay.log_begins_later.push((partition.to_string(), marks.low));
             }
             replay.starts.push(PartitionStart {
@@ -441,7 +450,9 @@ pub(super) async fn stored(
     })?;
     let signature = stored.signature;
     let signer = versions.vouched_for(&plugin, &stored.bytes, signature.as_deref()).map_err(refused)?;
-    Ok(Candidate { plugin, bytes: stored.bytes, signature, signer })
+    let topics =
+        versions.topics(&plugin.contract).map_err(|error| OperationError::Failed(error.to_string()))?;
+    Ok(Candidate { plugin, bytes: stored.bytes, signature, signer, topics })
 }
 
 pub(super) async fn propose(
@@ -452,7 +463,7 @@ pub(super) async fn propose(
     patience: Duration,
     progress: Progress<'_>,
 ) -> Result<Outcome, OperationError> {
-    let Candidate { plugin, bytes, signature, signer } = candidate;
+    let Candidate { plugin, bytes, signature, signer, .. } = candidate;
     let name = plugin.contract.name();
     let proposal = Proposal {
         component: Component {
@@ -473,7 +484,7 @@ pub(super) async fn propose(
         }
         Proposed::Foreign(reason) => return Err(OperationError::Failed(format!("{name}: {reason}"))),
     };
-    await_decision(store, id, plugin, patience, progress).await
+    await_decision(store, id, candidate, patience, progress).await
 }
 
 /// Waits until every host that is there said whether it can run it, and one carried it out. Where no host
@@ -481,7 +492,7 @@ pub(super) async fn propose(
 async fn await_decision(
     store: &dyn Store,
     id: i64,
-    plugin: &Plugin,
+    Candidate { plugin, topics, .. }: &Candidate,
     patience: Duration,
     progress: Progress<'_>,
 ) -> Result<Outcome, OperationError> {
@@ -505,7 +516,7 @@ async fn await_decision(
             told = words;
         }
         if open.hosts.is_empty() {
-            store.activate(id, &plugin.contract).await?;
+            store.activate(id, Offered { contract: &plugin.contract, topics }).await?;
         }
         if Instant::now() > deadline {
             return Err(OperationError::Failed(format!(

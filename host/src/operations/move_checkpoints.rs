@@ -24,6 +24,7 @@ use crate::store::Store;
 use crate::store::deployments::Standing;
 use crate::store::moves::Move;
 use crate::store::operator::Asked;
+use crate::topics::TopicMapping;
 
 /// What no look at the two clusters can tell.
 const CANNOT_KNOW: [&str; 3] = [
@@ -217,7 +218,8 @@ async fn plan_in(
             format!("{} is in the map, and is not a partition that is to be moved", mapped.partition)
         }));
     }
-    let duplicates = duplicates(config, &contract, &places, &partitions, &request.to);
+    let topics = standing.topics(config).map_err(|error| OperationError::Failed(error.to_string()))?;
+    let duplicates = duplicates(&topics, &contract, &places, &partitions, &request.to);
     if let (false, Some((topic, why))) = (request.accept_duplicates, duplicates.first_key_value()) {
         problems.push(format!(
             "events of {topic} could be applied twice: {why}; go on with --accept-duplicates, or move by a map"
@@ -363,7 +365,7 @@ async fn find(
 
 /// Topics whose events could be applied twice, and why.
 fn duplicates(
-    config: &Config,
+    topics: &TopicMapping,
     contract: &Contract,
     places: &[Place],
     partitions: &[PartitionMove],
@@ -371,8 +373,8 @@ fn duplicates(
 ) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     for (at, topic) in contract.topics.iter().enumerate() {
-        let physical = config.physical_topic(&topic.name);
-        let own = || places.iter().zip(partitions).filter(|(place, _)| *place.partition.topic == *physical);
+        let is_own = |physical: &str| topics.places(physical).contains(&(at as u16));
+        let own = || places.iter().zip(partitions).filter(|(place, _)| is_own(&place.partition.topic));
         let overlap = match target {
             Target::Time { overlap, .. } => *overlap,
             // As far as it is known, nothing comes again.
@@ -395,7 +397,7 @@ fn duplicates(
             ),
             None => format!("{repeats}, and it declares no event id"),
         };
-        found.insert(physical.to_owned(), why);
+        found.extend(own().map(|(place, _)| (place.partition.topic.to_string(), why.clone())));
     }
     found
 }

@@ -1,11 +1,10 @@
 //! How every projection stands, from the store and the log: it needs no running host, and shows
 //! the projections of a dead one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use projector_model::Descriptor;
 use serde::Serialize;
 
 use super::OperationError;
@@ -18,7 +17,9 @@ use crate::freshness::{Seen, Visibility, visibility};
 use crate::source::{KafkaFault, Log, LogError};
 use crate::store::beginnings::EarlierStarts;
 use crate::store::deployments::Role;
-use crate::store::{self, Counters, PartitionState, Projection, StatementCount};
+use crate::store::source_topics::RecordedTopic;
+use crate::store::{self, Counters, PartitionState, Projection, StatementCount, Store};
+use crate::topics::TopicMapping;
 
 /// What is known, by projection and by partition; what is not known is named, with its reason.
 #[derive(Debug, Serialize)]
@@ -76,6 +77,8 @@ pub struct ProjectionStatus {
     /// By statement: the changes that the plugin asked for, and the rows that they touched.
     pub statements: BTreeMap<String, StatementCount>,
     pub partitions: Vec<PartitionStatus>,
+    /// The physical topics that it reads, and those that matched before.
+    pub topics: Vec<TopicStatus>,
     /// Topics that do not exist.
     pub missing_topics: Vec<String>,
     /// Topics of which nothing is known, those that do not exist among them, and why.
@@ -120,6 +123,18 @@ struct Brokers {
 }
 
 impl Brokers {
+    /// The topics of a generation. Where the brokers do not tell which match: those that matched last.
+    async fn topics(&mut self, mapping: &TopicMapping, recorded: &[RecordedTopic]) -> Vec<Arc<str>> {
+        if self.gone.is_none() {
+            match self.log.topics(mapping).await {
+                Ok(topics) => return topics,
+                Err(error) => self.gone = Some(Trouble::new(error.kind(), &error)),
+            }
+        }
+        let last = recorded.iter().filter(|recorded| recorded.left_at.is_none());
+        mapping.topics(last.map(|recorded| &*recorded.topic))
+    }
+
     /// The partitions of a topic, with the marks of each, or why they are not known.
     async fn topic(&mut self, topic: Arc<str>) -> Result<Vec<(Partition, Result<Marks, Trouble>)>, Trouble> {
         if let Some(gone) = &self.gone {
@@ -164,13 +179,13 @@ pub async fn status(config: &Config, only: Option<&str>) -> Result<Status, Opera
     let (mut projections, mut read) = (Vec::new(), 0);
     let mut failed: Vec<OperationError> = Vec::new();
     for settings in config.all_stores() {
-        match overview(settings).await {
+        match overview(config, settings).await {
             Err(error) => failed.push(error),
             Ok(overview) => {
                 read += 1;
-                for projection in overview {
+                for (topics, projection) in overview {
                     if only.is_none_or(|only| only == projection.name) {
-                        projections.push(of_projection(config, &mut brokers, projection).await?);
+                        projections.push(of_projection(config, &mut brokers, topics, projection).await?);
                     }
                 }
             }
@@ -201,21 +216,70 @@ pub async fn status(config: &Config, only: Option<&str>) -> Result<Status, Opera
     }
 }
 
-async fn overview(settings: &config::Store) -> Result<Vec<Projection>, OperationError> {
+async fn overview(
+    config: &Config,
+    settings: &config::Store,
+) -> Result<Vec<(Shown, Projection)>, OperationError> {
     let store = store::open_to_read(settings).await?;
-    let overview = store.overview().await;
+    let shown = shown(config, &*store).await;
     store.close().await;
-    Ok(overview?)
+    shown
+}
+
+async fn shown(config: &Config, store: &dyn Store) -> Result<Vec<(Shown, Projection)>, OperationError> {
+    let mut shown = Vec::new();
+    for projection in store.overview().await? {
+        let standings = store.standings(&projection.name).await?;
+        let own = standings.iter().find(|it| it.generation.number == projection.generation);
+        // Or it was removed a moment ago.
+        let Some(own) = own else { continue };
+        let mapping = own.topics(config).map_err(|error| OperationError::Failed(error.to_string()))?;
+        let recorded = store.recorded_topics(own.generation.id).await?;
+        shown.push((Shown { mapping, recorded }, projection));
+    }
+    Ok(shown)
+}
+
+/// What a generation's topics are in the log, and what was recorded of them.
+struct Shown {
+    mapping: TopicMapping,
+    recorded: Vec<RecordedTopic>,
+}
+
+/// A physical topic that a generation reads, or read before.
+#[derive(Debug, Serialize)]
+pub struct TopicStatus {
+    pub topic: String,
+    /// The logical topics that it is.
+    pub logical: Vec<String>,
+    /// Of one that matches a pattern: when it was found, and when it was found to be there no more. In
+    /// milliseconds since 1970.
+    pub since_ms: Option<i64>,
+    pub left_ms: Option<i64>,
+}
+
+/// All topics that are read, and those that left.
+fn topic_statuses(mapping: &TopicMapping, read: &[Arc<str>], recorded: &[RecordedTopic]) -> Vec<TopicStatus> {
+    let names = read.iter().map(|topic| &**topic).chain(recorded.iter().map(|recorded| &*recorded.topic));
+    let names: BTreeSet<&str> = names.collect();
+    let status = |topic: &str| {
+        let recorded = recorded.iter().find(|recorded| recorded.topic == topic);
+        TopicStatus {
+            topic: topic.to_owned(),
+            logical: mapping.logical(topic).map(str::to_owned).collect(),
+            since_ms: recorded.map(|recorded| recorded.joined_at / 1_000),
+            left_ms: recorded.and_then(|recorded| recorded.left_at).map(|at| at / 1_000),
+        }
+    };
+    names.into_iter().map(status).collect()
 }
 
 async fn of_projection(
     config: &Config,
     brokers: &mut Brokers,
+    Shown { mapping, recorded }: Shown,
     projection: Projection,
 ) -> Result<ProjectionStatus, OperationError> {
-    let descriptor = Descriptor::from_json(&projection.descriptor).map_err(|problems| {
-        OperationError::Failed(format!("the descriptor of {}: {problems}", projection.name))
-    })?;
     let mut stored: HashMap<(String, i32), PartitionState> = projection
         .partitions
         .into_iter()
@@ -225,14 +289,16 @@ async fn of_projection(
     let mut unknown_topics = Vec::new();
     let mut of_log: Vec<Partition> = Vec::new();
     let mut seen: HashMap<Partition, Seen> = HashMap::new();
-    let starts = Starts::of(config, &projection.name, &descriptor);
+    let starts = Starts::of(config, &projection.name, &mapping);
     // Why partitions that have no checkpoint are not begun.
     let mut not_begun: HashMap<Partition, Trouble> = HashMap::new();
-    for topic in &descriptor.topics {
-        let physical: Arc<str> = config.physical_topic(&topic.name).into();
+    let read = brokers.topics(&mapping, &recorded).await;
+    let topics = topic_statuses(&mapping, &read, &recorded);
+    for physical in read {
         match brokers.topic(physical.clone()).await {
             Err(why) => {
-                let (topic, logical) = (physical.to_string(), topic.name.clone());
+                let logical = mapping.logical(&physical).collect::<Vec<_>>().join(", ");
+                let topic = physical.to_string();
                 unknown_topics.push(UnknownTopic { topic, logical, why });
             }
             Ok(partitions) => {
@@ -338,6 +404,7 @@ async fn of_projection(
         dead_letters: projection.dead_letters,
         without_id: projection.without_id,
         statements: projection.statements,
+        topics,
         partitions: statuses,
         missing_topics,
         unknown_topics,

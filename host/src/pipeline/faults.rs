@@ -13,13 +13,13 @@ use crate::failure::Trouble;
 use crate::retry::{Backoff, Retries};
 use crate::source::{KafkaFault, Subject};
 use crate::store::{Generation, Store, StoreError};
+use crate::topics::TopicMapping;
 
 pub(super) struct Faults {
     generation: Generation,
     store: Arc<dyn Store>,
     retries: Retries,
-    /// Physical and logical name of each topic.
-    topics: Vec<(Arc<str>, String)>,
+    topics: TopicMapping,
     open: BTreeMap<Subject, Backoff>,
     /// What the store does not know yet.
     unstored: BTreeMap<Subject, Option<Trouble>>,
@@ -30,7 +30,7 @@ impl Faults {
         generation: Generation,
         store: Arc<dyn Store>,
         retries: &Retries,
-        topics: Vec<(Arc<str>, String)>,
+        topics: TopicMapping,
     ) -> Self {
         let (open, unstored) = (BTreeMap::new(), BTreeMap::new());
         Self { generation, store, retries: retries.clone(), topics, open, unstored }
@@ -85,8 +85,8 @@ impl Faults {
     /// The fault, with the logical name of its topic where that is another one.
     fn named(&self, fault: &KafkaFault) -> String {
         if let Subject::Topic(topic) = &fault.subject
-            && let Some((_, logical)) = self.topics.iter().find(|(physical, _)| physical == topic)
-            && **logical != **topic
+            && let logical = self.topics.logical(topic).collect::<Vec<_>>().join(", ")
+            && *logical != **topic
         {
             return format!("topic {topic} (which the plugin calls {logical}): {}", fault.reason());
         }

@@ -370,12 +370,13 @@ impl Positions {
     /// partitions are not known can wait if it is read from its beginning anyway.
     async fn existing(&self) -> Result<BTreeSet<Partition>, Unknown> {
         let mut existing = BTreeSet::new();
-        for (topic, partitions) in self.log.partitions(self.starts.topics()).await? {
+        let topics = self.log.topics(self.starts.topics()).await?.into_iter().collect();
+        for (topic, partitions) in self.log.partitions(topics).await? {
             match partitions {
                 Ok(partitions) => existing.extend(partitions),
                 Err(fault) if fault.kind() == FailureKind::NoTopic => {}
-                Err(fault)
-                    if *self.starts.of_topic(&topic) == StartAt::Earliest && !fault.is_everywhere() => {}
+                Err(fault) if self.starts.of_topic(&topic) == StartAt::Earliest && !fault.is_everywhere() => {
+                }
                 Err(fault) => return Err(LogError::Fault(fault).into()),
             }
         }

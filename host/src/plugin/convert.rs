@@ -16,6 +16,7 @@ pub(super) fn headers(event: &Event) -> Vec<types::Header<'_>> {
 pub(super) fn event<'a>(event: &'a Event, headers: &'a [types::Header<'a>]) -> types::Event<'a> {
     types::Event {
         topic: event.topic,
+        topic_name: &event.topic_name,
         partition: event.position.partition.number,
         offset: event.position.offset,
         timestamp: event.timestamp_ms,

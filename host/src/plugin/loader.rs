@@ -55,6 +55,8 @@ pub enum LoadError {
     Descriptor(Problems),
     #[error("it reads the topic `{topic}`, which `projections.{projection}.topics` does not grant")]
     NotGranted { projection: String, topic: String },
+    #[error("it reads a topic that cannot be read: {0}; say in `kafka.topics` what it is called in the log")]
+    Topic(#[from] crate::topics::TopicError),
 }
 
 impl LoadError {

@@ -5,12 +5,13 @@
 //! Where they differ, the rows depend on how events were batched, and would come out otherwise if they
 //! were built again.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Instant;
 
 use projector_model::{Contract, Value};
 
-use super::{FirstAnswer, checked};
+use super::{FirstAnswer, FirstAnswers, checked};
 use crate::batch::Delivery;
 use crate::event::{Event, Position};
 use crate::outcome::{FailureKind, shown};
@@ -70,10 +71,13 @@ impl fmt::Display for Impurity {
 
 /// Makes a batch's calls again, reports the events that are answered otherwise, and returns them. Blocks,
 /// for the time that a batch has at most.
-pub fn check(plugin: &Plugin, batch: &[Delivery], answers: &[FirstAnswer], calls: &[Call]) -> Vec<Impurity> {
+pub fn check(plugin: &Plugin, batch: &[Delivery], answers: &[FirstAnswers], calls: &[Call]) -> Vec<Impurity> {
     let began = Instant::now();
-    let first = batch.iter().zip(answers).map(|(delivery, answer)| (&delivery.event, &[][..], answer));
-    let with_rows = calls.iter().map(|call| (&call.event, &call.found[..], &call.answer));
+    let first = batch.iter().zip(answers).flat_map(|(delivery, answers)| {
+        let topics = answers.iter().enumerate();
+        topics.map(move |(nth, answer)| (delivery.event.as_of(nth), &[][..], answer))
+    });
+    let with_rows = calls.iter().map(|call| (Cow::Borrowed(&call.event), &call.found[..], &call.answer));
     let mut impurities: Vec<Impurity> = Vec::new();
     for (event, found, answer) in first.chain(with_rows) {
         if impurities.iter().any(|impurity| impurity.position == event.position) {
@@ -81,7 +85,7 @@ pub fn check(plugin: &Plugin, batch: &[Delivery], answers: &[FirstAnswer], calls
         }
         // Its lines were logged the first time.
         let again =
-            Instance::silent(plugin).and_then(|mut instance| checked(plugin, &mut instance, event, found));
+            Instance::silent(plugin).and_then(|mut instance| checked(plugin, &mut instance, &event, found));
         if is_the_plugins_own(answer) && is_the_plugins_own(&again) && *answer != again {
             let impurity = Impurity {
                 position: event.position.clone(),

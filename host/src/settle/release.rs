@@ -11,7 +11,7 @@ use crate::checkpoint::{Checkpoint, Identity};
 use crate::event::{Event, Partition, Position};
 use crate::failure::FailureKind;
 use crate::outcome::{Failure, Outcome};
-use crate::project::{self, Caller, FirstAnswer, Keys, ProjectError};
+use crate::project::{self, Caller, FirstAnswers, Keys, ProjectError};
 use crate::source::{Log, LogError, Recalled};
 use crate::store::operator::{Action, Fate, Kept, Open, Release, Taken, Verdict};
 use crate::store::{Books, StoreError, add};
@@ -329,12 +329,12 @@ impl Work {
         &mut self,
         settler: &Settler,
         failed: &HashMap<Position, Failure>,
-    ) -> Result<Vec<FirstAnswer>, ProjectError> {
+    ) -> Result<Vec<FirstAnswers>, ProjectError> {
         let failing = self.events.iter().position(|delivery| failed.contains_key(&delivery.event.position));
         let asked = &self.events[..failing.unwrap_or(self.events.len())];
         let mut answers = tokio::task::block_in_place(|| project::ask(&settler.plugin, asked))?;
         if let Some(at) = failing.filter(|at| *at == answers.len()) {
-            answers.push(Err(failed[&self.events[at].event.position].clone()));
+            answers.push(FirstAnswers::failed(failed[&self.events[at].event.position].clone()));
         }
         self.events.truncate(answers.len());
         Ok(answers)

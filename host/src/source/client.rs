@@ -82,7 +82,7 @@ pub(super) fn consumer_config(kafka: &config::Kafka, group: &str) -> ClientConfi
         .set("queued.min.messages", "10000")
         .set("fetch.queue.backoff.ms", "20")
         .set("fetch.wait.max.ms", "100")
-        .set("topic.metadata.refresh.interval.ms", "30000");
+        .set("topic.metadata.refresh.interval.ms", config::METADATA_REFRESH_MS.to_string());
     for (property, value) in client_config(kafka).config_map() {
         config.set(property.to_owned(), value.to_owned());
     }

@@ -20,6 +20,7 @@ use crate::checkpoint::{Identity, Marks};
 use crate::config;
 use crate::event::Partition;
 use crate::failure::{FailureKind, panic_text};
+use crate::topics::TopicMapping;
 
 pub use record::Recalled;
 
@@ -147,6 +148,23 @@ impl Log {
         let cluster_id = self.cluster_id_now();
         let identity = |topic_id| Identity { topic_id, cluster_id: cluster_id.clone() };
         Ok(topic_ids.into_iter().map(|(topic, topic_id)| (topic, topic_id.map(identity))).collect())
+    }
+
+    /// The topics of a projection: those that are named, and all that exist and match.
+    pub async fn topics(&self, mapping: &TopicMapping) -> Result<Vec<Arc<str>>, LogError> {
+        if !mapping.has_patterns() {
+            return Ok(mapping.topics::<&str>([]));
+        }
+        let (log, mapping) = (self.clone(), mapping.clone());
+        blocking(move || {
+            let metadata = log
+                .client
+                .fetch_metadata(None, PATIENCE)
+                .map_err(|error| log.fault(Subject::Brokers, &error))?;
+            let existing = metadata.topics().iter().filter(|topic| topic.error().is_none());
+            Ok(mapping.topics(existing.map(|topic| topic.name())))
+        })
+        .await
     }
 
     fn cluster_id_now(&self) -> Option<String> {

@@ -8,6 +8,7 @@ mod client;
 mod errors;
 mod headers;
 mod log;
+mod matches;
 mod merge;
 mod poll;
 mod rebalance;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 use std::thread::Thread;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 pub use client::RESERVED_PROPERTIES;
 pub use errors::{Asker, KafkaFault, Subject};
@@ -30,6 +31,8 @@ use crate::batch::Delivery;
 use crate::config;
 use crate::event::Partition;
 use crate::failure::panic_text;
+use crate::topics::TopicMapping;
+use matches::Matches;
 use poll::{Command, Poller};
 use rebalance::Ownership;
 use topic_watch::TopicWatch;
@@ -56,10 +59,19 @@ pub enum Incoming {
         subject: Subject,
         fault: Option<KafkaFault>,
     },
+    /// A pattern matches other topics than before.
+    Topics(TopicsChange),
     /// The consumer cannot go on; a new one may.
     Failed(String),
     /// The poll thread panicked, and has ended: what it said.
     Panicked(String),
+}
+
+/// The topics that are read now, and those that are not any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicsChange {
+    pub read: Vec<Arc<str>>,
+    pub left: Vec<Arc<str>>,
 }
 
 /// What is to be read of a partition.
@@ -82,17 +94,16 @@ pub struct Source {
     stopped: tokio::sync::oneshot::Receiver<()>,
     /// Looks at the topics: see [`topic_watch`].
     watch: tokio::task::JoinHandle<()>,
+    /// Looks for topics that match.
+    follow: tokio::task::JoinHandle<()>,
 }
-
-/// A topic by its physical name, at the position that it has in the descriptor.
-pub type Topics = Vec<Arc<str>>;
 
 impl Source {
     /// Joins the group and begins to poll.
     pub fn open(
         kafka: &config::Kafka,
         group: &str,
-        topics: Topics,
+        topics: TopicMapping,
         merging: Merging,
         log: Log,
     ) -> Result<Self, LogError> {
@@ -100,9 +111,22 @@ impl Source {
         let (events, incoming) = mpsc::channel(CHANNEL);
         let (commands, received) = std::sync::mpsc::channel();
         let (stop, stopped) = tokio::sync::oneshot::channel();
-        let watch = tokio::spawn(TopicWatch::new(log, topics.clone()).run(events.downgrade()));
+        let (subscribed, subscription) = watch::channel(matches::at_once(&topics));
+        let (every, group_id) = (kafka.metadata_refresh(), group.to_owned());
+        let follow = tokio::spawn(
+            Matches {
+                log: log.clone(),
+                mapping: topics.clone(),
+                group: group_id,
+                subscribed,
+                events: events.downgrade(),
+            }
+            .follow(every),
+        );
+        let watch = tokio::spawn(TopicWatch::new(log, subscription.clone()).run(events.downgrade()));
         let last_words = events.clone();
-        let poller = Poller::open(kafka, group, topics, merging, ownership.clone(), events, received)?;
+        let poller =
+            Poller::open(kafka, group, (topics, subscription), merging, ownership.clone(), events, received)?;
         let polling = std::thread::Builder::new()
             .name("kafka-poll".into())
             .spawn(move || {
@@ -115,7 +139,7 @@ impl Source {
             })
             .map_err(LogError::Thread)?;
         let poll_thread = polling.thread().clone();
-        Ok(Self { incoming, commands, poll_thread, ownership, stopped, watch })
+        Ok(Self { incoming, commands, poll_thread, ownership, stopped, watch, follow })
     }
 
     /// The next thing that happened. `None` when the poll thread has ended. Cancel safe.
@@ -167,6 +191,7 @@ impl Source {
     /// Leaves the group. Waits at most `deadline`: librdkafka can take without end.
     pub async fn close(self, deadline: Duration) {
         self.watch.abort();
+        self.follow.abort();
         self.command(Command::Stop);
         drop(self.incoming);
         if tokio::time::timeout(deadline, self.stopped).await.is_err() {

@@ -18,19 +18,22 @@ use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message, Offset, TopicPartitionList};
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::watch;
 
 use super::client::consumer_config;
 use super::errors::{Asker, KafkaFault, Subject};
 use super::headers::headers;
 use super::log::LogError;
+use super::matches::Subscribed;
 use super::merge::{Merge, Merging};
 use super::rebalance::{GroupContext, Ownership, Rebalance};
-use super::{Incoming, Span, Topics};
+use super::{Incoming, Span};
 use crate::batch::Delivery;
 use crate::config;
 use crate::event::{Event, Partition, Position};
 use crate::failpoint;
 use crate::failure::FailureKind;
+use crate::topics::TopicMapping;
 
 /// One hand-over to the pipeline: at most this many events and, beside the last one, bytes.
 const CHUNK_EVENTS: usize = 500;
@@ -57,8 +60,9 @@ pub(super) struct Poller {
     merge: Merge<Event>,
     consumer: Arc<BaseConsumer<GroupContext>>,
     ownership: Arc<Ownership>,
-    /// Physical names, each at its place in the descriptor.
-    topics: Topics,
+    topics: TopicMapping,
+    /// What is to be subscribed to.
+    subscription: watch::Receiver<Subscribed>,
     /// What a value may weigh.
     value_bytes: usize,
     events: Sender<Incoming>,
@@ -77,8 +81,9 @@ pub(super) struct Poller {
 /// A partition that is read.
 struct Reading {
     partition: Partition,
-    /// The topic's place in the descriptor.
+    /// The places of its logical topics in the descriptor.
     topic: u16,
+    also: Vec<u16>,
     /// The offset at which it is not behind any more. `None`: it is not.
     end: Option<i64>,
     queue: PartitionQueue<GroupContext>,
@@ -90,7 +95,7 @@ impl Poller {
     pub(super) fn open(
         kafka: &config::Kafka,
         group: &str,
-        topics: Topics,
+        (topics, mut subscription): (TopicMapping, watch::Receiver<Subscribed>),
         merging: Merging,
         ownership: Arc<Ownership>,
         events: Sender<Incoming>,
@@ -101,17 +106,18 @@ impl Poller {
             rebalances: Default::default(),
             assigned: Default::default(),
             group: group.to_owned(),
+            topics: topics.clone(),
         };
         let consumer: BaseConsumer<GroupContext> =
             consumer_config(kafka, group).create_with_context(context).map_err(LogError::Client)?;
-        let names: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
-        consumer.subscribe(&names).map_err(LogError::Client)?;
+        subscribe(&consumer, &subscription.borrow_and_update()).map_err(LogError::Client)?;
         Ok(Self {
             readings: HashMap::new(),
             merge: Merge::new(merging),
             consumer: Arc::new(consumer),
             ownership,
             topics,
+            subscription,
             value_bytes: kafka.value_bytes,
             events,
             commands,
@@ -168,8 +174,9 @@ impl Poller {
         if !self.ownership.is_current(partition, epoch) {
             return Ok(());
         }
-        let topic =
-            self.topics.iter().position(|topic| *topic == partition.topic).ok_or("nobody asked for it")?;
+        let mut places = self.topics.places(&partition.topic).into_iter();
+        let topic = places.next().ok_or("it belongs to no topic of the projection")?;
+        let also = places.collect();
         // Before it is assigned: else its first events could still go to the consumer's own queue.
         let mut queue = self
             .consumer
@@ -184,10 +191,8 @@ impl Poller {
         self.consumer.context().assigned().insert(partition.clone());
         let end = Some(*end).filter(|end| from < end);
         self.merge.add(epoch, end.is_some(), Instant::now());
-        self.readings.insert(
-            epoch,
-            Reading { partition: partition.clone(), topic: topic as u16, end, queue, fault: None },
-        );
+        let reading = Reading { partition: partition.clone(), topic, also, end, queue, fault: None };
+        self.readings.insert(epoch, reading);
         Ok(())
     }
 
@@ -214,6 +219,11 @@ impl Poller {
 
     /// Lets the group's rebalances happen.
     fn follow_the_group(&mut self) {
+        if self.subscription.has_changed().unwrap_or(false)
+            && let Err(error) = subscribe(&self.consumer, &self.subscription.borrow_and_update())
+        {
+            self.outbox.push_back(Incoming::Failed(format!("the topics cannot be subscribed to: {error}")));
+        }
         match self.consumer.clone().poll(Duration::ZERO) {
             None => {}
             Some(Err(error)) => self.trouble(error),
@@ -378,12 +388,25 @@ fn is_of_the_group(code: RDKafkaErrorCode) -> bool {
     KafkaFault::of_code(subject, code, &Asker::default()).kind() != FailureKind::Brokers
 }
 
+/// Subscribes to these topics, and to no others. Not yet known: nothing changes.
+fn subscribe(consumer: &BaseConsumer<GroupContext>, topics: &Subscribed) -> Result<(), KafkaError> {
+    let Some(topics) = topics else { return Ok(()) };
+    match &topics.iter().map(|topic| &**topic).collect::<Vec<_>>()[..] {
+        // librdkafka takes no empty subscription.
+        [] => consumer.unsubscribe(),
+        names => return consumer.subscribe(names),
+    }
+    Ok(())
+}
+
 /// A value of more than `value_bytes` is not even copied.
 fn event(reading: &Reading, message: &BorrowedMessage<'_>, value_bytes: usize) -> Event {
     let oversize_bytes = message.payload().map(<[u8]>::len).filter(|bytes| *bytes > value_bytes);
     Event {
         position: Position { partition: reading.partition.clone(), offset: message.offset() },
         topic: reading.topic,
+        also: reading.also.clone(),
+        topic_name: reading.partition.topic.clone(),
         timestamp_ms: message.timestamp().to_millis(),
         key: message.key().map(<[u8]>::to_vec),
         value: message.payload().filter(|_| oversize_bytes.is_none()).map(<[u8]>::to_vec),

@@ -12,6 +12,7 @@ use rdkafka::{ClientContext, TopicPartitionList};
 
 use crate::batch::Delivery;
 use crate::event::Partition;
+use crate::topics::TopicMapping;
 
 /// How long a revoke waits for the transaction in flight. Whatever commits later finds its
 /// checkpoint moved.
@@ -116,9 +117,24 @@ pub(super) struct GroupContext {
     /// Partitions that librdkafka itself reads: a granted one only after its checkpoint is known.
     pub(super) assigned: Mutex<HashSet<Partition>>,
     pub(super) group: String,
+    pub(super) topics: TopicMapping,
 }
 
 impl GroupContext {
+    /// Whether a partition is of a topic that the projection reads. Kafka grants no others; if it did, nothing
+    /// of them would be read or written.
+    fn is_ours(&self, partition: &Partition) -> bool {
+        let is_ours = self.topics.reads(&partition.topic);
+        if !is_ours {
+            tracing::error!(
+                group = self.group,
+                %partition,
+                "the group granted a partition of a topic that the projection does not read; it stays unread"
+            );
+        }
+        is_ours
+    }
+
     pub(super) fn assigned(&self) -> MutexGuard<'_, HashSet<Partition>> {
         self.assigned.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -163,6 +179,7 @@ impl ConsumerContext for GroupContext {
             .elements()
             .iter()
             .map(|element| Partition::new(element.topic(), element.partition()))
+            .filter(|partition| self.is_ours(partition))
             .collect();
         let (done, rebalance) = match code {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
@@ -202,6 +219,8 @@ mod tests {
                 timestamp_ms: None,
                 key: None,
                 value: None,
+                also: Vec::new(),
+                topic_name: "t".into(),
                 oversize_bytes: None,
                 headers: vec![],
             },

@@ -5,14 +5,15 @@
 //! asked about, and a change of its answer is told: a fault when it begins, and its end when it is over.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::WeakSender;
+use tokio::sync::watch;
 
 use super::Incoming;
 use super::errors::{KafkaFault, Subject};
 use super::log::{Log, LogError};
+use super::matches::Subscribed;
 use crate::checkpoint::Identity;
 
 /// How often the topics are looked at while all is well.
@@ -22,15 +23,15 @@ const FAULTY: Duration = Duration::from_secs(2);
 
 pub(super) struct TopicWatch {
     log: Log,
-    /// Physical names.
-    topics: Vec<Arc<str>>,
+    /// What is read.
+    subscription: watch::Receiver<Subscribed>,
     identities: HashMap<String, Identity>,
     faults: HashMap<Subject, KafkaFault>,
 }
 
 impl TopicWatch {
-    pub(super) fn new(log: Log, topics: Vec<Arc<str>>) -> Self {
-        Self { log, topics, identities: HashMap::new(), faults: HashMap::new() }
+    pub(super) fn new(log: Log, subscription: watch::Receiver<Subscribed>) -> Self {
+        Self { log, subscription, identities: HashMap::new(), faults: HashMap::new() }
     }
 
     /// Tells what changes, until nobody listens any more.
@@ -50,7 +51,16 @@ impl TopicWatch {
 
     async fn look(&mut self) -> Vec<Incoming> {
         let mut told = Vec::new();
-        let found = match self.log.identities_each(self.topics.clone()).await {
+        let topics = self.subscription.borrow().clone().unwrap_or_default();
+        // What is not read any more has no fault.
+        let is_left =
+            |subject: &&Subject| matches!(subject, Subject::Topic(topic) if !topics.contains(topic));
+        let left: Vec<Subject> = self.faults.keys().filter(is_left).cloned().collect();
+        left.into_iter().for_each(|subject| self.tell(subject, None, &mut told));
+        if topics.is_empty() {
+            return told;
+        }
+        let found = match self.log.identities_each(topics).await {
             Ok(found) => found,
             // Of the topics nothing new is known.
             Err(LogError::Fault(fault)) => {

@@ -8,16 +8,18 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use projector_model::{Contract, Descriptor};
+use projector_model::Descriptor;
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::foreign::Readers;
 use super::operator::Asked;
 use super::{Component, Generation, Installed, StoreError, list};
-use crate::deploy::layout::Layout;
+use crate::config::Config;
+use crate::deploy::layout::{Layout, Offered};
 use crate::deploy::supply::Signer;
 use crate::event::Partition;
+use crate::topics::{TopicError, TopicMapping};
 
 /// A host that was not seen for so long is not waited for.
 pub const PRESENCE: Duration = Duration::from_secs(5);
@@ -54,7 +56,7 @@ pub trait Deployments: Send + Sync {
 
     /// Carries an open deployment out: additions to tables in use, each of which may be there already;
     /// then all the rest in one transaction. `None`: somebody else does, or did.
-    async fn activate(&self, deployment: i64, contract: &Contract) -> Result<Option<Installed>, StoreError>;
+    async fn activate(&self, deployment: i64, offered: Offered<'_>) -> Result<Option<Installed>, StoreError>;
 
     /// What became of a projection, newest first.
     async fn history(&self, projection: &str, most: i64) -> Result<Vec<Deployed>, StoreError>;
@@ -331,6 +333,12 @@ pub struct Standing {
 }
 
 impl Standing {
+    /// What its topics are in the log: as it was built, whatever the configuration says by now.
+    pub fn topics(&self, config: &Config) -> Result<TopicMapping, TopicError> {
+        let configured = config.topics_of(self.descriptor.topics.iter().map(|topic| &*topic.name))?;
+        Ok(self.layout.mapping(&configured))
+    }
+
     /// Whether all that it is fed with is in it; an error: it may be shown to nobody.
     pub(crate) fn is_fed(&self) -> Result<(), StoreError> {
         let Generation { projection, number, .. } = &self.generation;
@@ -370,7 +378,7 @@ impl StandingRow {
             // Made by a host that had none.
             None => {
                 let contract = descriptor.clone().check();
-                Layout::of(&contract.map_err(|problems| unusable("descriptor", &problems))?)
+                Layout::unmapped(&contract.map_err(|problems| unusable("descriptor", &problems))?)
             }
         };
         let role = Role::from_word(&self.role)?;

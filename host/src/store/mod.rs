@@ -14,6 +14,7 @@ mod names;
 pub mod operator;
 mod overview;
 pub mod postgres;
+pub mod source_topics;
 pub mod sqlite;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +32,7 @@ use diff::Snapshot;
 pub use fault::{Outage, Setup};
 use moves::Moves;
 use operator::{Operator, Release, Taken};
+use source_topics::SourceTopics;
 
 use crate::batch::BatchLimits;
 use crate::checkpoint::Checkpoint;
@@ -40,12 +42,13 @@ use crate::event::{Event, Partition, Position};
 use crate::failure::{FailureKind, Trouble};
 use crate::ordering::{Blocked, KeyId};
 use crate::outcome::{Failure, Outcome, Refusal};
+use crate::topics::TopicMapping;
 
 /// A database that holds read models, and the host's own tables beside them.
 ///
 /// Every method may be tried again after [`StoreError::Unavailable`].
 #[async_trait]
-pub trait Store: Operator + Deployments + Beginnings + Moves {
+pub trait Store: Operator + Deployments + Beginnings + Moves + SourceTopics {
     /// The identity that was created with this store.
     fn id(&self) -> Uuid;
 
@@ -141,8 +144,8 @@ pub struct Deployment {
     pub generation: Generation,
     pub digest: Arc<str>,
     pub contract: Arc<Contract>,
-    /// The physical topics, in the order of the contract's.
-    pub topics: Vec<Arc<str>>,
+    /// What its topics are in the log.
+    pub topics: TopicMapping,
 }
 
 /// One build of a projection's tables.

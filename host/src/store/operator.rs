@@ -5,7 +5,6 @@
 //! who asked for what, when and why, and what came of it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize, Serializer};
@@ -16,6 +15,7 @@ use super::{Books, Generation, StoreError, add};
 use crate::event::{Event, Header, Partition, Position, as_json};
 use crate::ordering::KeyId;
 use crate::outcome::Failure;
+use crate::topics::TopicMapping;
 
 #[async_trait]
 pub trait Operator: Send + Sync {
@@ -465,17 +465,17 @@ pub(super) struct KeptRow {
 }
 
 impl KeptRow {
-    /// The event as it was, and its partition. `topics`: the physical ones that the component reads.
-    pub(super) fn kept(self, topics: &[Arc<str>]) -> (Kept, Partition) {
+    /// The event as it was, and its partition. `topics`: those that the component reads.
+    pub(super) fn kept(self, topics: &TopicMapping) -> (Kept, Partition) {
         let partition = Partition::new(self.topic.as_str(), self.partition);
         let headers: Vec<Header> =
             serde_json::from_str(&self.headers).map(|json| Event::headers_from(&json)).unwrap_or_default();
-        let event = topics.iter().position(|topic| **topic == *self.topic).map(|at| Event {
-            position: Position {
-                partition: Partition { topic: topics[at].clone(), number: self.partition },
-                offset: self.offset,
-            },
-            topic: at as u16,
+        let mut places = topics.places(&self.topic).into_iter();
+        let event = places.next().map(|first| Event {
+            position: Position { partition: partition.clone(), offset: self.offset },
+            topic: first,
+            also: places.collect(),
+            topic_name: partition.topic.clone(),
             timestamp_ms: self.timestamp_ms,
             key: self.key,
             value: self.payload,

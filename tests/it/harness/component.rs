@@ -11,6 +11,26 @@ pub(crate) const WIT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../wit/v1");
 
 /// Before it there is nothing, so that no answer is at the null pointer.
 const MEMORY_START: usize = 16;
+/// What the host hands over stands in memory, as the component model lays it out: more than 16 flat values do.
+const LOADS: &str = "
+    (local.set $topic (i32.load16_u (local.get $event)))
+    (local.set $topic_name (i32.load offset=4 (local.get $event)))
+    (local.set $topic_name_len (i32.load offset=8 (local.get $event)))
+    (local.set $partition (i32.load offset=12 (local.get $event)))
+    (local.set $offset (i64.load offset=16 (local.get $event)))
+    (local.set $timestamp? (i32.load8_u offset=24 (local.get $event)))
+    (local.set $timestamp (i64.load offset=32 (local.get $event)))
+    (local.set $key? (i32.load8_u offset=40 (local.get $event)))
+    (local.set $key (i32.load offset=44 (local.get $event)))
+    (local.set $key_len (i32.load offset=48 (local.get $event)))
+    (local.set $value? (i32.load8_u offset=52 (local.get $event)))
+    (local.set $value (i32.load offset=56 (local.get $event)))
+    (local.set $value_len (i32.load offset=60 (local.get $event)))
+    (local.set $headers (i32.load offset=64 (local.get $event)))
+    (local.set $headers_len (i32.load offset=68 (local.get $event)))
+    (local.set $found (i32.load offset=72 (local.get $event)))
+    (local.set $found_len (i32.load offset=76 (local.get $event)))";
+
 /// Where what the host hands over is put.
 const HEAP: usize = 512 * 1024;
 
@@ -116,6 +136,13 @@ impl Guest {
         self.calls(&calls)
     }
 
+    /// The answer `err(rejection)`.
+    pub(crate) fn rejection(&mut self, code: &str, detail: &str) -> Address {
+        let ([code, code_length], [detail, detail_length]) =
+            (self.text(code.as_bytes()), self.text(detail.as_bytes()));
+        self.put(&words(&[1, code, code_length, detail, detail_length, 0]))
+    }
+
     /// The answer `ok(needs([(lookup, arguments), …]))`.
     pub(crate) fn needs(&mut self, calls: &[(u16, &[Argument<'_>])]) -> Address {
         let answer = self.changes(calls);
@@ -173,11 +200,12 @@ impl Guest {
     (local.get $at))
   {declarations}
   (func (export "describe") (result i32) {describe})
-  (func (export "project")
-    (param $topic i32) (param $partition i32) (param $offset i64) (param $timestamp? i32) (param $timestamp i64)
-    (param $key? i32) (param $key i32) (param $key_len i32) (param $value? i32) (param $value i32) (param $value_len i32)
-    (param $headers i32) (param $headers_len i32) (param $found i32) (param $found_len i32)
-    (result i32)
+  (func (export "project") (param $event i32) (result i32)
+    (local $topic i32) (local $topic_name i32) (local $topic_name_len i32)
+    (local $partition i32) (local $offset i64) (local $timestamp? i32) (local $timestamp i64)
+    (local $key? i32) (local $key i32) (local $key_len i32) (local $value? i32) (local $value i32) (local $value_len i32)
+    (local $headers i32) (local $headers_len i32) (local $found i32) (local $found_len i32)
+    {LOADS}
     (global.set $heap (i32.const {HEAP}))
     (global.set $calls (i32.add (global.get $calls) (i32.const 1)))
     {project}))"#

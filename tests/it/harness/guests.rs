@@ -36,6 +36,8 @@ pub(crate) fn event(offset: i64, payload: &str) -> Event {
         timestamp_ms: None,
         key: None,
         value: Some(payload.as_bytes().to_vec()),
+        also: Vec::new(),
+        topic_name: "t".into(),
         oversize_bytes: None,
         headers: vec![],
     }

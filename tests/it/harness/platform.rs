@@ -177,6 +177,32 @@ impl Platform {
         (output.status.code().unwrap_or(-1), printed, said)
     }
 
+    /// With one value of the configuration for this command alone.
+    pub(crate) fn command_with(
+        &self,
+        path: &[&str],
+        value: impl Into<Value>,
+        arguments: &[&str],
+    ) -> (i32, serde_json::Value, String) {
+        let (key, tables) = path.split_last().expect("a path has a key");
+        let mut config = self.config.clone();
+        let table = tables.iter().fold(&mut config, |table, name| {
+            table.get_mut(*name).and_then(Value::as_table_mut).expect("the table is there")
+        });
+        table.insert((*key).to_owned(), value.into());
+        let file = self.directory.path().join("spoilt.toml");
+        fs::write(&file, toml::to_string(&config).unwrap()).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_projector"))
+            .args(arguments)
+            .arg("--config")
+            .arg(file)
+            .output()
+            .unwrap();
+        let printed = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        (output.status.code().unwrap_or(-1), printed, said)
+    }
+
     /// Runs a command up to a failpoint that kills it, and makes sure that it was this one.
     #[track_caller]
     pub(crate) fn command_killed_at(&self, failpoint: &str, arguments: &[&str]) {

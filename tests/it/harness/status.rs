@@ -31,7 +31,17 @@ pub(crate) struct Projection {
     pub(crate) ignored_by_code: BTreeMap<String, u64>,
     pub(crate) skipped_by_code: BTreeMap<String, u64>,
     pub(crate) dead_letters: u64,
+    pub(crate) topics: Vec<SourceTopic>,
     pub(crate) partitions: Vec<Partition>,
+}
+
+/// A physical topic that is read, or was.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct SourceTopic {
+    pub(crate) topic: String,
+    pub(crate) logical: Vec<String>,
+    pub(crate) since_ms: Option<i64>,
+    pub(crate) left_ms: Option<i64>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

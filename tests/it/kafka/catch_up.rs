@@ -2,11 +2,11 @@
 //! does not apply all of one before the other.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use projector::config;
 use projector::source::{Incoming, Log, Merging, Source, Span};
+use projector::topics::TopicMapping;
 use projector_test_servers::Kafka;
 use projector_workload::topics::{self, Topic};
 use projector_workload::{CUSTOMER_COUNTRY_CHANGED, Mix, ORDER_CONFIRMED, Record};
@@ -64,7 +64,7 @@ fn two_topics_of_a_million_events_are_never_further_apart_than_the_skew() {
     publish(brokers, &made[1], &[b'x'; 150]);
 
     let kafka: config::Kafka = toml::from_str(&format!("brokers = {brokers:?}")).unwrap();
-    let names: Vec<Arc<str>> = made.iter().map(|topic| topic.name.as_str().into()).collect();
+    let names = TopicMapping::same_names(made.iter().map(|topic| topic.name.as_str()));
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let started = Instant::now();
     let (events, apart) = runtime.block_on(async {

@@ -34,4 +34,5 @@ mod stopping;
 mod store_setup;
 mod swaps;
 mod too_large;
+mod topic_mapping;
 mod transactions;

@@ -6,11 +6,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use projector::config::{self, Limits};
+use projector::deploy::layout::Offered;
 use projector::deploy::supply::Signer;
 use projector::plugin::Plugin;
 use projector::store::deployments::{Action, Origin, Proposal, Proposed};
 use projector::store::operator::Asked;
 use projector::store::{self, Component, Store};
+use projector::topics::TopicMapping;
 use projector_workload::{Publisher, Record};
 use tokio::runtime::Runtime;
 
@@ -55,7 +57,9 @@ impl Deployer {
         self.runtime.block_on(async {
             let Proposed::Open(id) = self.store.propose(&proposal).await.unwrap() else { return };
             if !wait {
-                self.store.activate(id, contract).await.unwrap();
+                let topics =
+                    TopicMapping::same_names(contract.topics.iter().map(|topic| topic.name.as_str()));
+                self.store.activate(id, Offered { contract, topics: &topics }).await.unwrap();
                 return;
             }
             let deadline = Instant::now() + Duration::from_secs(40);

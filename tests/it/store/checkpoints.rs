@@ -54,6 +54,8 @@ impl Batch {
                 timestamp_ms: None,
                 key: None,
                 value: None,
+                also: Vec::new(),
+                topic_name: "t".into(),
                 oversize_bytes: None,
                 headers: Vec::new(),
             },

@@ -44,6 +44,8 @@ impl Desk {
             timestamp_ms: Some(1_700_000_000_123),
             key: Some(b"k".to_vec()),
             value: Some(payload),
+            also: Vec::new(),
+            topic_name: "t".into(),
             oversize_bytes: None,
             headers: vec![Header { name: "trace".into(), value: Some(vec![b'h'; 10_000]) }],
         };

@@ -28,6 +28,8 @@ fn event(offset: i64, key: Bytes, value: Bytes, headers: Vec<Header>) -> Event {
         timestamp_ms: Some(1_700_000_000_123),
         key,
         value,
+        also: Vec::new(),
+        topic_name: "t".into(),
         oversize_bytes: None,
         headers,
     }

@@ -3,6 +3,7 @@
 //! every dead letter retried, each key's trail is that of its events in order.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -25,7 +26,7 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 
 use super::home::Home;
-use super::projection::offer;
+use super::projection::{offer, topics};
 use crate::harness::{guest, load};
 
 /// Topics of the plugin, by their places: two that are keyed alike, and the gates.
@@ -138,7 +139,7 @@ impl<'h> World<'h> {
                 generation,
                 digest: plugin.digest.as_str().into(),
                 contract: plugin.contract.clone(),
-                topics: plugin.contract.topics.iter().map(|topic| topic.name.as_str().into()).collect(),
+                topics: topics(&plugin.contract),
             },
             plugin: plugin.clone(),
             store,
@@ -155,17 +156,18 @@ impl<'h> World<'h> {
     }
 
     fn delivery(&mut self, topic: usize, key: &str, payload: serde_json::Value) -> Delivery {
-        let names = &self.settler().deployment.topics;
-        let at = names.iter().position(|name| **name == *TOPICS[topic]).expect("the plugin reads it");
-        let name = names[at].clone();
+        let name: Arc<str> = TOPICS[topic].into();
+        let place = self.settler().deployment.topics.places(&name);
         let offset = self.offsets[topic];
         self.offsets[topic] += 1;
         let event = Event {
-            position: Position { partition: Partition { topic: name, number: 0 }, offset },
-            topic: at as u16,
+            position: Position { partition: Partition { topic: name.clone(), number: 0 }, offset },
+            topic: place[0],
             timestamp_ms: Some(1_700_000_000_000 + offset),
             key: Some(key.into()),
             value: Some(payload.to_string().into_bytes()),
+            also: Vec::new(),
+            topic_name: name,
             oversize_bytes: None,
             headers: Vec::new(),
         };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use projector::checkpoint::Beginning;
+use projector::deploy::layout::Offered;
 use projector::deploy::supply::Signer;
 use projector::event::{Partition, Position};
 use projector::store::deployments::{Action, Origin, Proposal, Proposed, Role, Standing};
@@ -12,6 +13,7 @@ use projector::store::{
     Advance, Books, Component, Deployment, Installed, PartitionState, Projection as Overview, Store,
     StoreError, Transaction, Writes,
 };
+use projector::topics::TopicMapping;
 use projector_model::{Change, Contract, Descriptor, LookupCall, Value};
 use serde_json::{Value as Json, json};
 
@@ -85,6 +87,11 @@ pub(super) fn proposal<'a>(digest: &'a str, contract: &'a Contract, origin: Orig
     }
 }
 
+/// Every topic has the same name in both worlds.
+pub(super) fn topics(contract: &Contract) -> TopicMapping {
+    TopicMapping::same_names(contract.topics.iter().map(|topic| topic.name.as_str()))
+}
+
 /// Offers a component as the plugin directory does, with no host that is asked.
 pub(super) async fn offer(
     store: &dyn Store,
@@ -92,7 +99,9 @@ pub(super) async fn offer(
     contract: &Contract,
 ) -> Result<Installed, StoreError> {
     let activated = match store.propose(&proposal(digest, contract, Origin::Directory)).await? {
-        Proposed::Open(deployment) => store.activate(deployment, contract).await?,
+        Proposed::Open(deployment) => {
+            store.activate(deployment, Offered { contract, topics: &topics(contract) }).await?
+        }
         Proposed::Active | Proposed::Had => None,
         Proposed::Foreign(owner) => panic!("it belongs to {owner}"),
     };
@@ -117,11 +126,12 @@ impl Projection {
     pub(super) async fn install(store: Arc<dyn Store>, contract: Contract) -> Result<Self> {
         let digest = format!("digest of {}", contract.name());
         let installed = offer(&*store, &digest, &contract).await?;
+        let topics = topics(&contract);
         let deployment = Deployment {
             generation: installed.generation,
             digest: digest.into(),
             contract: Arc::new(contract),
-            topics: vec!["t".into()],
+            topics,
         };
         store.begin_partition(&deployment.generation, &partition(), &Beginning::at(0)).await?;
         Ok(Self { store, deployment })

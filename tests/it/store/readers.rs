@@ -2,7 +2,7 @@
 //! options, and what depends on them.
 
 use anyhow::{Context, Result};
-use projector::deploy::layout::Layout;
+use projector::deploy::layout::{Layout, Offered};
 use projector::deploy::readers;
 use projector::store::deployments::{Origin, Promoted, Role, Standing};
 use projector::store::operator::Asked;
@@ -13,7 +13,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, Row};
 use uuid::Uuid;
 
 use super::home::{Home, Session};
-use super::projection::{contract, numbers, offer};
+use super::projection::{contract, numbers, offer, topics};
 
 const NAME: &str = "some-orders";
 
@@ -145,13 +145,15 @@ async fn what_readers_must_do_is_said_where_columns_change() -> Result<()> {
     let mut more = with_note(1);
     let extra = json!({"name": "extra", "key": ["id"], "columns": [{"name": "id", "type": "int64"}]});
     more["tables"].as_array_mut().expect("a list").push(extra);
-    let grown = live.layout.extended(&contract(&more));
+    let more = contract(&more);
+    let grown = live.layout.extended(Offered { contract: &more, topics: &topics(&more) });
     let told = readers::from(&*store, &live, &grown, true).await?.context("a view is new")?.to_lines();
     let granted = format!("select on some_orders.number to {}", reader.role);
     assert!(told[0].contains("the view extra is new") && told[1].contains(&granted), "{told:#?}");
     // A column less: other views.
     let next = contract(&with(|json| json["revision"] = 2.into()));
-    let told = readers::from(&*store, &live, &Layout::of(&next), false).await?.context("a column is gone")?;
+    let told =
+        readers::from(&*store, &live, &Layout::unmapped(&next), false).await?.context("a column is gone")?;
     assert_eq!(told.changes, ["the column number.note is gone"]);
     assert_eq!(told.readers.grants, [granted]);
     assert_eq!(told.readers.dependants, ["view reports.report"]);

@@ -20,6 +20,8 @@ fn event(offset: i64) -> Event {
         timestamp_ms: None,
         key: Some(b"k".to_vec()),
         value: Some(b"v".to_vec()),
+        also: Vec::new(),
+        topic_name: "t".into(),
         oversize_bytes: None,
         headers: Vec::new(),
     }

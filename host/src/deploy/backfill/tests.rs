@@ -10,7 +10,15 @@ use super::*;
 const MOST: usize = 1_000;
 
 fn topics() -> Topics {
-    Topics::new([("orders".to_owned(), "live.orders".into()), ("customers".to_owned(), "customers".into())])
+    let named = |logical: &str, physical: &[&str]| {
+        (logical.to_owned(), PhysicalTopics::listed(physical.iter().copied()).unwrap())
+    };
+    Topics::new(TopicMapping::new([
+        named("orders", &["live.orders"]),
+        named("customers", &["customers"]),
+        named("items", &["eu.items", "us.items"]),
+        named("european", &["eu.items"]),
+    ]))
 }
 
 fn read(line: &str) -> Result<Event, String> {
@@ -44,6 +52,9 @@ fn a_line_is_an_event_at_its_number() {
     assert_eq!(headers, [("a", &Some(b"b".to_vec())), ("none", &None)]);
     assert_eq!(read(r#"{"topic": "customers", "value": 1}"#).unwrap().topic, 1);
     assert_eq!(read(r#"{"topic": "orders", "value": 1}"#).unwrap().topic, 0);
+    // One of two logical topics, and of one of several physical ones.
+    let event = read(r#"{"topic": "european", "value": 1}"#).unwrap();
+    assert_eq!((event.topic, &event.also[..], &*event.topic_name), (2, &[3][..], "eu.items"));
 }
 
 #[test]
@@ -74,6 +85,7 @@ fn keys_and_headers_are_text_or_bytes_and_headers_may_repeat() {
 fn what_is_wrong_with_a_line_is_said() {
     refused(r#"{"topic": "orders", "payload": 1}"#, "unknown field `payload`");
     refused(r#"{"topic": "orders"}"#, "missing field `value`");
+    refused(r#"{"topic": "items", "value": 1}"#, "may be any of several in the log (eu.items, us.items)");
     refused(r#"{"topic": "others", "value": 1}"#, "none that the plugin reads, which are live.orders");
     refused(r#"{"topic": "orders", "offset": 1, "value": 1}"#, "give both, or none");
     refused(r#"{"topic": "orders", "partition": -1, "offset": 1, "value": 1}"#, "out of range");

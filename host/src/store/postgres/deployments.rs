@@ -14,7 +14,7 @@ use super::sessions::Tx;
 use super::tables::{self, Addition};
 use super::{ADVISORY_CLASS, BEGIN, Postgres, fence, make_schema};
 use crate::checkpoint::FILE;
-use crate::deploy::layout::{Layout, Step};
+use crate::deploy::layout::{Layout, Offered, Step};
 use crate::deploy::supply::may_take_over;
 use crate::deploy::{self, Target};
 use crate::event::Partition;
@@ -235,8 +235,8 @@ impl Deployments for Postgres {
         Ok(())
     }
 
-    async fn activate(&self, deployment: i64, contract: &Contract) -> Result<Option<Installed>, StoreError> {
-        let name = contract.name();
+    async fn activate(&self, deployment: i64, offered: Offered<'_>) -> Result<Option<Installed>, StoreError> {
+        let name = offered.contract.name();
         // Of its own: an index may take long, and the lock is to last until all is done.
         let mut session = self.sessions.own().await?;
         let ours: bool = sqlx::query_scalar("select pg_try_advisory_lock($1, hashtext($2))")
@@ -246,7 +246,7 @@ impl Deployments for Postgres {
             .await
             .map_err(classify)?;
         let done = match ours {
-            true => self.carry_out(&mut session, deployment, contract).await,
+            true => self.carry_out(&mut session, deployment, offered).await,
             false => Ok(None),
         };
         session.close().await;
@@ -520,8 +520,9 @@ impl Postgres {
         &self,
         session: &mut PgConnection,
         deployment: i64,
-        contract: &Contract,
+        offered: Offered<'_>,
     ) -> Result<Option<Installed>, StoreError> {
+        let contract = offered.contract;
         let name = contract.name();
         let asked: Option<(String, String)> = sqlx::query_as(
             "select action, digest from projector.deployment where id = $1 and state = 'open'",
@@ -532,7 +533,7 @@ impl Postgres {
         .map_err(classify)?;
         let Some((action, digest)) = asked else { return Ok(None) };
         let action = Action::from_word(&action)?;
-        let (standings, target) = aim(&mut *session, action, &digest, contract).await?;
+        let (standings, target) = aim(&mut *session, action, &digest, offered).await?;
         if let Target::InPlace { generation, steps } = &target
             && let Some(standing) = standings.iter().find(|standing| standing.generation.id == *generation)
         {
@@ -550,12 +551,12 @@ impl Postgres {
         .await
         .map_err(classify)?;
         // A promotion or a revert may have come between: then all of this is for the next try.
-        let (standings, again) = aim(&mut tx, action, &digest, contract).await?;
+        let (standings, again) = aim(&mut tx, action, &digest, offered).await?;
         if open.is_none() || again != target {
             return Ok(None);
         }
         let (generation, replaced, verdict) = match target {
-            Target::First => (create(&mut tx, contract, &digest, Role::Live, false).await?, None, None),
+            Target::First => (create(&mut tx, offered, &digest, Role::Live, false).await?, None, None),
             Target::Anew { reasons, instead_of } => {
                 if let Some(given_up) =
                     standings.iter().find(|standing| Some(standing.generation.id) == instead_of)
@@ -563,14 +564,14 @@ impl Postgres {
                     remove(&mut tx, given_up).await?;
                 }
                 let backfilling = action == Action::Backfill;
-                let generation = create(&mut tx, contract, &digest, Role::Building, backfilling).await?;
+                let generation = create(&mut tx, offered, &digest, Role::Building, backfilling).await?;
                 let verdict = format!("generation {}: {}", generation.number, reasons.join("; "));
                 (generation, None, Some(verdict))
             }
             Target::InPlace { generation, steps } => {
                 let standing = standings.into_iter().find(|standing| standing.generation.id == generation);
                 let standing = standing.ok_or_else(|| StoreError::Unusable("no such generation".into()))?;
-                let extended = standing.layout.extended(contract);
+                let extended = standing.layout.extended(offered);
                 if let (false, Some(readers)) = (steps.is_empty(), &standing.readers) {
                     let shown = (&extended, Some(&standing.layout));
                     show_layout(&mut tx, shown, &standing.generation.schema, readers).await?;
@@ -617,8 +618,9 @@ async fn aim(
     connection: &mut PgConnection,
     action: Action,
     digest: &str,
-    contract: &Contract,
+    offered: Offered<'_>,
 ) -> Result<(Vec<Standing>, Target), StoreError> {
+    let contract = offered.contract;
     let had: Vec<i32> = sqlx::query_scalar(
         "select generation from projector.deployment
          where projection = $1 and digest = $2 and state = 'done' and generation is not null",
@@ -630,7 +632,7 @@ async fn aim(
     .map_err(classify)?;
     let standings = standings(connection, contract.name()).await?;
     let had = |standing: &Standing| had.contains(&standing.generation.number);
-    let target = deploy::target(action, &standings, contract, had);
+    let target = deploy::target(action, &standings, offered, had);
     Ok((standings, target))
 }
 
@@ -724,11 +726,12 @@ async fn behind(
 /// A new generation with its tables; the first one is shown to readers.
 async fn create(
     tx: &mut Tx,
-    contract: &Contract,
+    offered: Offered<'_>,
     digest: &str,
     role: Role,
     backfilling: bool,
 ) -> Result<Generation, StoreError> {
+    let contract = offered.contract;
     let name = contract.name();
     let number: i32 = sqlx::query_scalar(
         "update projector.projection set generations = generations + 1 where name = $1 returning generations",
@@ -738,7 +741,7 @@ async fn create(
     .await
     .map_err(classify)?;
     let schema = generation_schema(name, number);
-    let layout = Layout::of(contract);
+    let layout = Layout::of(offered);
     let readers = (role == Role::Live).then(|| schema_name(name));
     let id: i64 = sqlx::query_scalar(
         "insert into projector.generation

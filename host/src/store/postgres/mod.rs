@@ -14,6 +14,7 @@ mod moves;
 mod operator;
 mod overview;
 mod sessions;
+mod source_topics;
 mod statements;
 mod tables;
 mod tls;

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use projector_model::Contract;
 use sqlx::AssertSqlSafe;
 use sqlx::sqlite::{SqliteConnection, SqliteQueryResult};
 use uuid::Uuid;
@@ -12,7 +11,7 @@ use super::errors::classify;
 use super::foreign::{self, Others, Own};
 use super::{Sqlite, tables};
 use crate::checkpoint::FILE;
-use crate::deploy::layout::Layout;
+use crate::deploy::layout::{Layout, Offered};
 use crate::deploy::supply::may_take_over;
 use crate::deploy::{self, Target};
 use crate::event::Partition;
@@ -231,8 +230,8 @@ impl Deployments for Sqlite {
         Ok(())
     }
 
-    async fn activate(&self, deployment: i64, contract: &Contract) -> Result<Option<Installed>, StoreError> {
-        self.carry_out(deployment, contract).await
+    async fn activate(&self, deployment: i64, offered: Offered<'_>) -> Result<Option<Installed>, StoreError> {
+        self.carry_out(deployment, offered).await
     }
 
     async fn history(&self, projection: &str, most: i64) -> Result<Vec<Deployed>, StoreError> {
@@ -486,11 +485,16 @@ impl Deployments for Sqlite {
 
 impl Sqlite {
     /// A transaction in which nobody else writes.
-    async fn immediate(&self) -> Result<Tx, StoreError> {
+    pub(super) async fn immediate(&self) -> Result<Tx, StoreError> {
         self.pool.begin_with("begin immediate").await.map_err(classify)
     }
 
-    async fn carry_out(&self, deployment: i64, contract: &Contract) -> Result<Option<Installed>, StoreError> {
+    async fn carry_out(
+        &self,
+        deployment: i64,
+        offered: Offered<'_>,
+    ) -> Result<Option<Installed>, StoreError> {
+        let contract = offered.contract;
         let name = contract.name();
         let mut tx = self.immediate().await?;
         let asked: Option<(String, String)> = sqlx::query_as(
@@ -512,11 +516,10 @@ impl Sqlite {
         .await
         .map_err(classify)?;
         let standings = standings(&mut tx, name).await?;
-        let target = deploy::target(action, &standings, contract, |standing| {
-            had.contains(&standing.generation.number)
-        });
+        let target =
+            deploy::target(action, &standings, offered, |standing| had.contains(&standing.generation.number));
         let (generation, replaced, verdict) = match target {
-            Target::First => (create(&mut tx, contract, &digest, Role::Live, false).await?, None, None),
+            Target::First => (create(&mut tx, offered, &digest, Role::Live, false).await?, None, None),
             Target::Anew { reasons, instead_of } => {
                 if let Some(given_up) =
                     standings.iter().find(|standing| Some(standing.generation.id) == instead_of)
@@ -524,14 +527,14 @@ impl Sqlite {
                     remove(&mut tx, given_up).await?;
                 }
                 let backfilling = action == Action::Backfill;
-                let generation = create(&mut tx, contract, &digest, Role::Building, backfilling).await?;
+                let generation = create(&mut tx, offered, &digest, Role::Building, backfilling).await?;
                 let verdict = format!("generation {}: {}", generation.number, reasons.join("; "));
                 (generation, None, Some(verdict))
             }
             Target::InPlace { generation, steps } => {
                 let standing = standings.into_iter().find(|standing| standing.generation.id == generation);
                 let standing = standing.ok_or_else(|| StoreError::Unusable("no such generation".into()))?;
-                let extended = standing.layout.extended(contract);
+                let extended = standing.layout.extended(offered);
                 for step in &steps {
                     for statement in tables::add(step, contract, &standing.generation.schema) {
                         run(&mut tx, statement).await?;
@@ -668,11 +671,12 @@ async fn behind(
 /// A new generation with its tables; the first one is shown to readers.
 async fn create(
     tx: &mut Tx,
-    contract: &Contract,
+    offered: Offered<'_>,
     digest: &str,
     role: Role,
     backfilling: bool,
 ) -> Result<Generation, StoreError> {
+    let contract = offered.contract;
     let name = contract.name();
     let number: i32 = sqlx::query_scalar(
         "update projector_projection set generations = generations + 1 where name = ?1 returning generations",
@@ -682,7 +686,7 @@ async fn create(
     .await
     .map_err(classify)?;
     let schema = generation_schema(name, number);
-    let layout = Layout::of(contract);
+    let layout = Layout::of(offered);
     let readers = (role == Role::Live).then(|| schema_name(name));
     // SQLite gives the number of a row that is gone again, and hosts know generations by it: so it is that
     // of all generations that there ever were.

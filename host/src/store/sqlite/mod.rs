@@ -11,6 +11,7 @@ mod moves;
 mod operator;
 mod overview;
 mod rows;
+mod source_topics;
 mod tables;
 mod transaction;
 mod waiting;

@@ -52,6 +52,7 @@ impl Gates {
             assert!(!panic, "gate {gate} is closed");
             return cx.reject("closed", gate);
         }
+        let step = if step == "where" { event.topic_name.to_owned() } else { step };
         let before = cx.get::<Trail>(&of)?.map(|trail| trail.steps + " ").unwrap_or_default();
         cx.write(Trail { id: of, steps: before + &step });
         Ok(())
