@@ -328,7 +328,10 @@ fn a_database_that_is_down_is_asked_by_one_at_a_time() {
     platform.assert_orders_are_right();
     platform.assert_sales_are_right();
     let (_, retrying) = request(address.field("address"), Some("ann's"), "GET /v1/retrying", "");
-    assert_eq!(retrying, serde_json::json!([]));
+    // Topics that do not exist are another matter.
+    let of_database = |one: &&serde_json::Value| one["kind"] != "no-topic";
+    let left: Vec<_> = retrying.as_array().into_iter().flatten().filter(of_database).collect();
+    assert!(left.is_empty(), "{left:?}");
     host.sigterm();
 }
 

@@ -28,6 +28,7 @@ mod rebalance;
 mod refused;
 mod rejections;
 mod reload;
+mod rights;
 mod sandbox;
 mod start;
 mod stopping;
