@@ -788,7 +788,7 @@ impl Host {
         settler.on_trial = before.map(|before| OnTrial::against(&settler, before));
         let limits = batch.limits();
         let lanes = (0..lanes).map(|_| {
-            let source = Source::open(&self.config.kafka, &group, topics.clone(), merging, self.log.clone())?;
+            let source = Source::open(&group, topics.clone(), merging, self.log.clone())?;
             Ok(Pipeline {
                 settler: settler.clone(),
                 log: self.log.clone(),

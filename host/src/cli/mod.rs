@@ -86,7 +86,9 @@ struct ConfigArgument {
 
 impl ConfigArgument {
     fn load(&self) -> Result<Config, CliError> {
-        Config::load(&self.config).map_err(CliError::Config)
+        let config = Config::load(&self.config).map_err(CliError::Config)?;
+        crate::source::verify(&config.kafka).map_err(|problem| CliError::Config(config.invalid(problem)))?;
+        Ok(config)
     }
 }
 

@@ -39,6 +39,9 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
     let config = arguments.config.load()?;
     start_log(&arguments)?;
+    if let Some(warning) = config.kafka.plain_text_warning() {
+        tracing::warn!("{warning}");
+    }
     let runtime = super::runtime()?;
     let done = runtime.block_on(host(config));
     // What did not end in time is let go: its transactions roll back with their connections.

@@ -3,6 +3,7 @@
 use super::terminal::{Listing, note, out};
 use super::{CliError, ConfigArgument, Output};
 use crate::config::Known;
+use crate::failure::FailureKind;
 use crate::operations::OperationError;
 use crate::operations::status::{PartitionStatus, Progress, ProjectionStatus, Status, UnknownTopic, status};
 use crate::operations::unused::unused;
@@ -57,9 +58,13 @@ fn complete(status: &Status) -> Result<(), CliError> {
         )
     });
     let missing: Vec<String> = brokers.chain(status.unreachable_stores.iter().cloned()).collect();
-    match missing.is_empty() {
-        true => Ok(()),
-        false => Err(OperationError::Infrastructure { message: missing.join("; ") }.into()),
+    let message = missing.join("; ");
+    match &status.brokers {
+        _ if missing.is_empty() => Ok(()),
+        Some(trouble) if trouble.kind == FailureKind::Login => {
+            Err(OperationError::Usage { message, help: trouble.kind.advice().into() }.into())
+        }
+        _ => Err(OperationError::Infrastructure { message }.into()),
     }
 }
 

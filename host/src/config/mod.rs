@@ -3,6 +3,9 @@
 //! Any string may hold `${NAME}`, which stands for an environment variable, and `${file:/path}`, which
 //! stands for the content of a file. Errors name the file, the line and the nearest known key.
 
+mod kafka;
+mod mask;
+mod origin;
 mod shown;
 mod start;
 mod text;
@@ -24,6 +27,9 @@ use crate::plugin::MOST_STACK_BYTES;
 use crate::policy::Failures;
 use crate::topics::{PhysicalTopics, TopicError, TopicMapping, Written};
 
+pub use kafka::{Oidc, Problem, Protocol, Sasl, SaslMechanism, Tls, nearest_property};
+pub use mask::is_secret_key as is_secret;
+use origin::Origin;
 pub use start::{Start, StartAt, rfc3339, time};
 pub use text::{Text, TextError};
 pub use unused::Known;
@@ -62,6 +68,8 @@ pub struct Config {
     /// How long a stop waits for the transactions in flight before it lets them roll back.
     #[serde(default = "ten_seconds", with = "humantime_serde")]
     pub shutdown_deadline: Duration,
+    #[serde(skip)]
+    origin: Origin,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -85,36 +93,6 @@ pub struct Kafka {
     /// pattern. A topic not listed has the same name in both worlds.
     #[serde(default, deserialize_with = "physical_topics")]
     pub topics: BTreeMap<String, PhysicalTopics>,
-}
-
-/// TLS to the brokers; paths are relative to the configuration file.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Tls {
-    /// PEM file of the authorities to trust, instead of the system's.
-    pub ca: Option<Text>,
-    /// PEM files of the client's own certificate and key.
-    pub certificate: Option<Text>,
-    pub key: Option<Text>,
-    pub key_password: Option<Text>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Sasl {
-    pub mechanism: SaslMechanism,
-    pub username: Text,
-    pub password: Text,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-pub enum SaslMechanism {
-    #[serde(rename = "PLAIN")]
-    Plain,
-    #[serde(rename = "SCRAM-SHA-256")]
-    ScramSha256,
-    #[serde(rename = "SCRAM-SHA-512")]
-    ScramSha512,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -474,25 +452,23 @@ impl Config {
                 *file = file.as_path_below(&base);
             }
         }
+        if let Some(ca) = config.kafka.sasl.as_mut().and_then(|sasl| sasl.oidc.as_mut()?.ca.as_mut()) {
+            *ca = ca.as_path_below(&base);
+        }
         Ok(config)
     }
 
     /// Checks a configuration's text; `path` is for its errors alone, and paths stay as they are written.
     pub fn parse(path: &str, text: &str) -> Result<Self, Box<ConfigError>> {
+        let origin = Origin { path: path.into(), text: text.into() };
         let invalid = |message: String, span: Option<std::ops::Range<usize>>| {
-            let start = span.as_ref().map_or(0, |span| span.start);
             let help = nearest_key(&message);
-            Box::new(ConfigError::Invalid {
-                path: path.into(),
-                line: text[..start.min(text.len())].matches('\n').count() + 1,
-                message,
-                text: miette::NamedSource::new(path, shown::masked(text, span.as_ref())),
-                span: span.map(Into::into),
-                help,
-            })
+            origin.invalid(message, span, help)
         };
-        let config: Config =
+        let mut config: Config =
             toml::from_str(text).map_err(|error| invalid(error.message().to_owned(), error.span()))?;
+        config.origin = origin.clone();
+        config.kafka.check().map_err(|problem| config.invalid(problem))?;
         let mut signers: Vec<(&String, &Team)> = Vec::new();
         for (name, team) in &config.plugins.teams {
             if let Some((other, _)) = signers.iter().find(|(_, other)| other.key == team.key) {
@@ -539,6 +515,12 @@ impl Config {
             }
         }
         Ok(config)
+    }
+
+    /// A problem that came to light later, told at its place in the file.
+    pub fn invalid(&self, problem: Problem) -> Box<ConfigError> {
+        let help = problem.help.or_else(|| nearest_key(&problem.message));
+        self.origin.invalid(problem.message, self.origin.find(&problem.key), help)
     }
 
     /// The settings of a projection's store.

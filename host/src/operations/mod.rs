@@ -57,7 +57,30 @@ pub enum OperationError {
 
 impl From<crate::source::LogError> for OperationError {
     fn from(error: crate::source::LogError) -> Self {
-        Self::Infrastructure { message: format!("Kafka: {error}") }
+        use crate::source::LogError;
+        match error {
+            LogError::Client(_) | LogError::Secret(_) => Self::Usage {
+                message: format!("Kafka: {error}"),
+                help: "correct [kafka] in the configuration".into(),
+            },
+            LogError::Fault(fault) => fault.into(),
+            error => Self::Infrastructure { message: format!("Kafka: {error}") },
+        }
+    }
+}
+
+impl From<crate::source::KafkaFault> for OperationError {
+    fn from(fault: crate::source::KafkaFault) -> Self {
+        use crate::source::FaultKind;
+        match fault.connection {
+            Some(fault) if fault.kind.is_permanent() => {
+                Self::Usage { message: format!("Kafka: {}", fault.message), help: fault.kind.remedy().into() }
+            }
+            Some(fault) if fault.kind == FaultKind::Unreachable => {
+                Self::Infrastructure { message: format!("Kafka: {}", fault.message) }
+            }
+            _ => Self::Infrastructure { message: format!("Kafka: {fault}") },
+        }
     }
 }
 

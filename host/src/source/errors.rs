@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
+use super::fault::Fault;
 use crate::config;
 use crate::event::Partition;
 use crate::failure::FailureKind;
@@ -54,7 +55,7 @@ pub struct Asker {
 
 impl Asker {
     pub fn of(kafka: &config::Kafka) -> Self {
-        let principal = kafka.sasl.as_ref().map(|sasl| format!("User:{}", &*sasl.username));
+        let principal = kafka.username().map(|user| format!("User:{}", &**user));
         Self { brokers: kafka.brokers.to_string(), principal }
     }
 }
@@ -67,6 +68,8 @@ pub struct KafkaFault {
     /// The right that was needed. Told where it is missing.
     pub right: Right,
     pub asker: Asker,
+    /// Why there is no connection to a broker, where that is known.
+    pub connection: Option<Box<Fault>>,
     /// The existing topic whose name is most like the one that does not exist.
     pub nearest: Option<String>,
 }
@@ -82,7 +85,7 @@ impl KafkaFault {
             Subject::Group(_) => Right::Read,
             _ => Right::Describe,
         };
-        Self { subject, code, right, asker: asker.clone(), nearest: None }
+        Self { subject, code, right, asker: asker.clone(), connection: None, nearest: None }
     }
 
     /// The same where records were to be read.
@@ -91,7 +94,7 @@ impl KafkaFault {
     }
 
     pub fn kind(&self) -> FailureKind {
-        meaning(self.code).kind
+        self.connection.as_ref().map_or(meaning(self.code).kind, |fault| fault.kind.failure_kind())
     }
 
     /// Whether no broker can be asked at all, so that other questions are in vain as well.
@@ -101,6 +104,9 @@ impl KafkaFault {
 
     /// What is wrong and what to do, without the subject.
     pub fn reason(&self) -> String {
+        if let Some(fault) = &self.connection {
+            return fault.to_string();
+        }
         let Meaning { kind, what, remedy } = meaning(self.code);
         let name = name(self.code);
         match kind {
@@ -147,6 +153,7 @@ impl KafkaFault {
 impl fmt::Display for KafkaFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.subject {
+            Subject::Brokers if self.connection.is_some() => f.write_str(&self.reason()),
             Subject::Brokers => write!(f, "the brokers at {}: {}", self.asker.brokers, self.reason()),
             subject => write!(f, "{subject}: {}", self.reason()),
         }

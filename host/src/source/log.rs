@@ -12,12 +12,15 @@ use rdkafka::bindings as native;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::Metadata;
 use rdkafka::{ClientContext, Message, Offset, TopicPartitionList};
 
 use super::client::client_config;
+use super::connection::{Connection, Registered};
 use super::errors::{Asker, KafkaFault, Subject};
+use super::fault::Faults;
 use crate::checkpoint::{Identity, Marks};
-use crate::config;
+use crate::config::{self, TextError};
 use crate::event::Partition;
 use crate::failure::{FailureKind, panic_text};
 use crate::topics::TopicMapping;
@@ -26,6 +29,13 @@ pub use record::Recalled;
 
 /// How long one question to the brokers may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the first answer is waited for before the reason why there is none is looked for; then twice as
+/// long, and so on.
+const FIRST_LOOK: Duration = Duration::from_millis(200);
+
+/// How long the addresses of a host name are tried one after the other.
+const ADDRESSES: Duration = Duration::from_secs(1);
 
 /// For so long the topic that is most similar to a missing one is not looked up again.
 const SIMILAR_CHECK: Duration = Duration::from_secs(60);
@@ -38,6 +48,8 @@ const UNCOMMITTED: &str = "read_uncommitted";
 pub enum LogError {
     #[error("the Kafka client cannot be made: {0}")]
     Client(KafkaError),
+    #[error("a secret of Kafka cannot be read: {0}")]
+    Secret(TextError),
     #[error("the poll thread cannot be started: {0}")]
     Thread(std::io::Error),
     #[error(transparent)]
@@ -49,7 +61,7 @@ pub enum LogError {
 impl LogError {
     pub fn kind(&self) -> FailureKind {
         match self {
-            LogError::Client(_) => FailureKind::Login,
+            LogError::Client(_) | LogError::Secret(_) => FailureKind::Login,
             LogError::Thread(_) => FailureKind::Machine,
             LogError::Fault(fault) => fault.kind(),
             LogError::Panicked(_) => FailureKind::Crash,
@@ -72,24 +84,53 @@ type Leaders = Vec<(Partition, Result<i32, KafkaFault>)>;
 /// leader, without a right, or that does not exist keeps nothing else unknown.
 #[derive(Clone)]
 pub struct Log {
-    client: Arc<BaseConsumer<Quiet>>,
-    /// Sees what open transactions have written.
-    uncommitted: Arc<BaseConsumer<Quiet>>,
-    config: Arc<config::Kafka>,
+    connection: Connection,
+    clients: Arc<Mutex<Arc<Clients>>>,
     asker: Arc<Asker>,
     /// For each topic that does not exist: the most similar one that does, and when that was looked up.
     similar: Arc<Mutex<Similar>>,
 }
 
+/// Made anew when the connection's files changed.
+struct Clients {
+    edition: u64,
+    committed: Reader,
+    /// Sees what open transactions have written.
+    uncommitted: Reader,
+}
+
+impl Clients {
+    fn open(connection: &Connection) -> Result<Self, LogError> {
+        Ok(Self {
+            edition: connection.edition(),
+            committed: Reader::open(connection, COMMITTED)?,
+            uncommitted: Reader::open(connection, UNCOMMITTED)?,
+        })
+    }
+}
+
 impl Log {
     pub fn open(kafka: &config::Kafka) -> Result<Self, LogError> {
-        Ok(Self {
-            client: Arc::new(reader(kafka, COMMITTED)?),
-            uncommitted: Arc::new(reader(kafka, UNCOMMITTED)?),
-            config: Arc::new(kafka.clone()),
-            asker: Arc::new(Asker::of(kafka)),
-            similar: Arc::default(),
-        })
+        let connection = Connection::open(kafka).map_err(LogError::Secret)?;
+        let clients = Arc::new(Mutex::new(Arc::new(Clients::open(&connection)?)));
+        Ok(Self { connection, clients, asker: Arc::new(Asker::of(kafka)), similar: Arc::default() })
+    }
+
+    /// What the host's other clients are made with.
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// The clients of now. Those before serve on while no new ones can be made.
+    fn clients(&self) -> Arc<Clients> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if clients.edition != self.connection.edition() {
+            match Clients::open(&self.connection) {
+                Ok(new) => *clients = Arc::new(new),
+                Err(error) => tracing::warn!(%error, "the Kafka clients before the change of files serve on"),
+            }
+        }
+        clients.clone()
     }
 
     /// Low and high marks and the identity of each partition, in the order asked. An error if one of them
@@ -157,10 +198,7 @@ impl Log {
         }
         let (log, mapping) = (self.clone(), mapping.clone());
         blocking(move || {
-            let metadata = log
-                .client
-                .fetch_metadata(None, PATIENCE)
-                .map_err(|error| log.fault(Subject::Brokers, &error))?;
+            let metadata = log.clients().committed.metadata(None)?;
             let existing = metadata.topics().iter().filter(|topic| topic.error().is_none());
             Ok(mapping.topics(existing.map(|topic| topic.name())))
         })
@@ -168,15 +206,14 @@ impl Log {
     }
 
     fn cluster_id_now(&self) -> Option<String> {
-        self.client.client().fetch_cluster_id(PATIENCE).filter(|id| !id.is_empty())
+        self.clients().committed.client.client().fetch_cluster_id(PATIENCE).filter(|id| !id.is_empty())
     }
 
     /// The id of the cluster behind the brokers' address. `None`: the brokers do not tell one.
     pub async fn cluster_id(&self) -> Result<Option<String>, LogError> {
         let log = self.clone();
         blocking(move || {
-            let asked = log.client.client().fetch_metadata(Some("__consumer_offsets"), PATIENCE);
-            asked.map_err(|error| log.fault(Subject::Brokers, &error))?;
+            log.clients().committed.metadata(Some("__consumer_offsets"))?;
             Ok(log.cluster_id_now())
         })
         .await
@@ -231,7 +268,7 @@ impl Log {
             asked
                 .add_partition_offset(&partition.topic, partition.number, Offset::Offset(time_ms))
                 .map_err(LogError::Client)?;
-            let found = log.client.offsets_for_times(asked, PATIENCE).map_err(fault)?;
+            let found = log.clients().committed.client.offsets_for_times(asked, PATIENCE).map_err(fault)?;
             let Some(found) = found.find_partition(&partition.topic, partition.number) else {
                 return Ok(None);
             };
@@ -262,9 +299,11 @@ impl Log {
         let log = self.clone();
         blocking(move || {
             let (topic, number) = (&partition.topic, partition.number);
-            let written = log.uncommitted.fetch_watermarks(topic, number, PATIENCE);
+            let clients = log.clients();
+            let reader = &clients.uncommitted;
+            let written = reader.client.fetch_watermarks(topic, number, PATIENCE);
             let (_, written) =
-                written.map_err(|error| log.fault(Subject::Partition(partition.clone()), &error))?;
+                written.map_err(|error| reader.fault(Subject::Partition(partition.clone()), &error))?;
             // Asked after the other one: it has passed that, unless a transaction holds it back.
             let stable = log.marks(&partition)?.high;
             if stable >= written {
@@ -278,8 +317,11 @@ impl Log {
 
     /// With `read_committed` the high mark is the last stable offset.
     fn marks(&self, partition: &Partition) -> Result<Marks, KafkaFault> {
-        let marks = self.client.fetch_watermarks(&partition.topic, partition.number, PATIENCE);
-        let (low, high) = marks.map_err(|error| self.fault(Subject::Partition(partition.clone()), &error))?;
+        let clients = self.clients();
+        let reader = &clients.committed;
+        let marks = reader.client.fetch_watermarks(&partition.topic, partition.number, PATIENCE);
+        let (low, high) =
+            marks.map_err(|error| reader.fault(Subject::Partition(partition.clone()), &error))?;
         Ok(Marks { low, high })
     }
 
@@ -373,8 +415,7 @@ impl Log {
 
     /// The partitions of a topic, as the metadata of any broker tells them.
     fn leaders_of(&self, topic: &Arc<str>) -> Result<Leaders, KafkaFault> {
-        let metadata = self.client.fetch_metadata(Some(topic), PATIENCE);
-        let metadata = metadata.map_err(|error| self.fault(Subject::Brokers, &error))?;
+        let metadata = self.clients().committed.metadata(Some(topic))?;
         let Some(found) = metadata.topics().iter().find(|found| found.name() == &**topic) else {
             return Err(self.missing(topic, RDKafkaErrorCode::UnknownTopicOrPartition));
         };
@@ -421,7 +462,7 @@ impl Log {
         {
             return similar.clone();
         }
-        let metadata = self.client.fetch_metadata(None, PATIENCE).ok()?;
+        let metadata = self.clients().committed.client.fetch_metadata(None, PATIENCE).ok()?;
         let names = metadata.topics().iter().map(|topic| topic.name());
         let names = names.filter(|name| !name.starts_with("__") && *name != &**topic);
         let similar = projector_model::check::nearest(topic, names).map(str::to_owned);
@@ -436,16 +477,16 @@ impl Log {
         partition: &Partition,
         from: i64,
     ) -> Result<Option<(i64, Option<i64>)>, LogError> {
-        let reader = reader(&self.config, isolation)?;
+        let reader = Reader::open(&self.connection, isolation)?;
         let subject = || Subject::Partition(partition.clone());
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(&partition.topic, partition.number, Offset::Offset(from))
-            .and_then(|()| reader.assign(&list))
+            .and_then(|()| reader.client.assign(&list))
             .map_err(LogError::Client)?;
         let deadline = Instant::now() + PATIENCE * 2;
         let mut last = RDKafkaErrorCode::OperationTimedOut;
         while Instant::now() < deadline {
-            match reader.poll(Duration::from_millis(100)) {
+            match reader.client.poll(Duration::from_millis(100)) {
                 Some(Ok(message)) => return Ok(Some((message.offset(), message.timestamp().to_millis()))),
                 Some(Err(KafkaError::PartitionEOF(_))) => return Ok(None),
                 Some(Err(error)) => {
@@ -474,11 +515,11 @@ impl Log {
         // No topic has a NUL in its name.
         let names: Vec<CString> = topics.iter().filter_map(|topic| CString::new(&**topic).ok()).collect();
         let mut pointers: Vec<*const std::ffi::c_char> = names.iter().map(|name| name.as_ptr()).collect();
-        let client = self.client.client().native_ptr();
+        let clients = self.clients();
+        let client = clients.committed.client.client().native_ptr();
         // Any broker can answer; asking one of them spares the way to the controller, which
         // librdkafka's embedded broker does not have.
-        let metadata = self.client.fetch_metadata(topics.first().map(|topic| &**topic), PATIENCE);
-        let metadata = metadata.map_err(|error| self.fault(Subject::Brokers, &error))?;
+        let metadata = clients.committed.metadata(topics.first().map(|topic| &**topic))?;
         let broker = metadata.brokers().first().map_or(-1, |broker| broker.id());
         // SAFETY: every pointer is used between its creation and its destruction below; names and
         // descriptions are copied before the event that owns them is destroyed.
@@ -555,14 +596,64 @@ unsafe fn text(text: *const std::ffi::c_char) -> String {
 }
 
 /// A client that can read partitions by hand, and never joins a group.
-fn reader(kafka: &config::Kafka, isolation: &str) -> Result<BaseConsumer<Quiet>, LogError> {
-    client_config(kafka)
-        .set("isolation.level", isolation)
-        .set("group.id", format!("{}.questions", &*kafka.group_prefix))
-        .set("enable.auto.commit", "false")
-        .set("enable.partition.eof", "true")
-        .create_with_context(Quiet)
-        .map_err(LogError::Client)
+struct Reader {
+    /// Before the client, which is to be open as long as it is registered.
+    _registered: Registered,
+    client: BaseConsumer<Quiet>,
+    connection: Connection,
+}
+
+impl Reader {
+    fn open(connection: &Connection, isolation: &str) -> Result<Self, LogError> {
+        let kafka = connection.kafka();
+        let context = Quiet { faults: Faults::default(), connection: connection.clone() };
+        let client: BaseConsumer<Quiet> = client_config(kafka)
+            .map_err(LogError::Secret)?
+            .set("isolation.level", isolation)
+            .set("group.id", format!("{}.questions", &*kafka.group_prefix))
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
+            .create_with_context(context)
+            .map_err(LogError::Client)?;
+        let registered = connection.register(client.client());
+        Ok(Self { _registered: registered, client, connection: connection.clone() })
+    }
+
+    /// Waits for an answer, and no longer than it takes to know that there is none to come: no broker is
+    /// left, and that is not because a host name has several addresses, which are tried one after the other.
+    fn metadata(&self, topic: Option<&str>) -> Result<Metadata, KafkaFault> {
+        let faults = &self.client.context().faults;
+        let started = Instant::now();
+        let mut wait = FIRST_LOOK;
+        loop {
+            let left = PATIENCE.saturating_sub(started.elapsed());
+            let fault = match self.client.fetch_metadata(topic, wait.min(left)) {
+                Ok(metadata) => {
+                    faults.set(None);
+                    return Ok(metadata);
+                }
+                Err(error) => self.fault(Subject::Brokers, &error),
+            };
+            let is_permanent = fault.connection.as_ref().is_some_and(|fault| fault.kind.is_permanent());
+            let is_known = faults.are_all_down() && (is_permanent || started.elapsed() > ADDRESSES);
+            if is_known || left <= wait {
+                return Err(fault);
+            }
+            wait *= 2;
+        }
+    }
+
+    /// Why a question has no answer. What librdkafka tells its callbacks is told here, so that a connection
+    /// that cannot be made has its reason.
+    fn fault(&self, subject: Subject, error: &KafkaError) -> KafkaFault {
+        while self.client.poll(Duration::ZERO).is_some() {}
+        let mut fault = KafkaFault::new(subject, error, &Asker::of(self.connection.kafka()));
+        if fault.kind() == FailureKind::Brokers {
+            let known = self.client.context().faults.last();
+            fault.connection = known.or_else(|| self.connection.token_trouble()).map(Box::new);
+        }
+        fault
+    }
 }
 
 /// Whether an error says that a broker is silent, so that it is in vain to ask it on.
@@ -582,7 +673,10 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// Trouble shows in the answers, so these clients keep their lines to themselves.
-struct Quiet;
+struct Quiet {
+    faults: Faults,
+    connection: Connection,
+}
 
 impl ClientContext for Quiet {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -591,6 +685,7 @@ impl ClientContext for Quiet {
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "Kafka client");
+        self.faults.note(&error, reason, self.connection.kafka());
     }
 }
 

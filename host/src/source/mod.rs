@@ -2,17 +2,24 @@
 //!
 //! This wing is the only one that sees rdkafka. A consumer is polled by a thread of its own
 //! (`poll`), which hands events over a bounded channel, the partitions merged by time (`merge`). What
-//! the group grants and takes away is kept in `rebalance`; what the log holds is asked in `log`.
+//! the group grants and takes away is kept in `rebalance`; what the log holds is asked in `log`. How
+//! all of them connect, with secrets that change, is the matter of `connection`, and what is wrong with a
+//! connection that of `fault`.
 
+mod certificate;
 mod client;
+mod connection;
 mod errors;
+mod fault;
 mod headers;
 mod log;
 mod matches;
 mod merge;
+mod oauth;
 mod poll;
 mod rebalance;
 mod topic_watch;
+mod verify;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -23,12 +30,13 @@ use tokio::sync::{mpsc, watch};
 
 pub use client::RESERVED_PROPERTIES;
 pub use errors::{Asker, KafkaFault, Subject};
+pub use fault::{Fault, FaultKind};
 pub use log::{Inspected, Log, LogError, Recalled};
 pub use merge::Merging;
 pub use rebalance::Hold;
+pub use verify::verify;
 
 use crate::batch::Delivery;
-use crate::config;
 use crate::event::Partition;
 use crate::failure::panic_text;
 use crate::topics::TopicMapping;
@@ -100,19 +108,14 @@ pub struct Source {
 
 impl Source {
     /// Joins the group and begins to poll.
-    pub fn open(
-        kafka: &config::Kafka,
-        group: &str,
-        topics: TopicMapping,
-        merging: Merging,
-        log: Log,
-    ) -> Result<Self, LogError> {
+    pub fn open(group: &str, topics: TopicMapping, merging: Merging, log: Log) -> Result<Self, LogError> {
         let ownership = Arc::new(Ownership::default());
         let (events, incoming) = mpsc::channel(CHANNEL);
         let (commands, received) = std::sync::mpsc::channel();
         let (stop, stopped) = tokio::sync::oneshot::channel();
+        let connection = log.connection().clone();
         let (subscribed, subscription) = watch::channel(matches::at_once(&topics));
-        let (every, group_id) = (kafka.metadata_refresh(), group.to_owned());
+        let (every, group_id) = (connection.kafka().metadata_refresh(), group.to_owned());
         let follow = tokio::spawn(
             Matches {
                 log: log.clone(),
@@ -125,8 +128,8 @@ impl Source {
         );
         let watch = tokio::spawn(TopicWatch::new(log, subscription.clone()).run(events.downgrade()));
         let last_words = events.clone();
-        let poller =
-            Poller::open(kafka, group, (topics, subscription), merging, ownership.clone(), events, received)?;
+        let topics = (topics, subscription);
+        let poller = Poller::open(&connection, group, topics, merging, ownership.clone(), events, received)?;
         let polling = std::thread::Builder::new()
             .name("kafka-poll".into())
             .spawn(move || {

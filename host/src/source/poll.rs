@@ -21,6 +21,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::watch;
 
 use super::client::consumer_config;
+use super::connection::{Connection, Registered};
 use super::errors::{Asker, KafkaFault, Subject};
 use super::headers::headers;
 use super::log::LogError;
@@ -29,7 +30,6 @@ use super::merge::{Merge, Merging};
 use super::rebalance::{GroupContext, Ownership, Rebalance};
 use super::{Incoming, Span};
 use crate::batch::Delivery;
-use crate::config;
 use crate::event::{Event, Partition, Position};
 use crate::failpoint;
 use crate::failure::FailureKind;
@@ -58,7 +58,12 @@ pub(super) struct Poller {
     /// What is read now, by its epoch.
     readings: HashMap<u64, Reading>,
     merge: Merge<Event>,
+    /// Before the consumer, which is to be open as long as it is registered.
+    _registered: Registered,
     consumer: Arc<BaseConsumer<GroupContext>>,
+    connection: Connection,
+    /// Of the connection, when the consumer was made.
+    edition: u64,
     ownership: Arc<Ownership>,
     topics: TopicMapping,
     /// What is to be subscribed to.
@@ -93,7 +98,7 @@ struct Reading {
 
 impl Poller {
     pub(super) fn open(
-        kafka: &config::Kafka,
+        connection: &Connection,
         group: &str,
         (topics, mut subscription): (TopicMapping, watch::Receiver<Subscribed>),
         merging: Merging,
@@ -101,6 +106,8 @@ impl Poller {
         events: Sender<Incoming>,
         commands: Receiver<Command>,
     ) -> Result<Self, LogError> {
+        let kafka = connection.kafka();
+        let edition = connection.edition();
         let context = GroupContext {
             ownership: ownership.clone(),
             rebalances: Default::default(),
@@ -108,13 +115,19 @@ impl Poller {
             group: group.to_owned(),
             topics: topics.clone(),
         };
-        let consumer: BaseConsumer<GroupContext> =
-            consumer_config(kafka, group).create_with_context(context).map_err(LogError::Client)?;
+        let consumer: BaseConsumer<GroupContext> = consumer_config(kafka, group)
+            .map_err(LogError::Secret)?
+            .create_with_context(context)
+            .map_err(LogError::Client)?;
+        let registered = connection.register(consumer.client());
         subscribe(&consumer, &subscription.borrow_and_update()).map_err(LogError::Client)?;
         Ok(Self {
             readings: HashMap::new(),
             merge: Merge::new(merging),
+            _registered: registered,
             consumer: Arc::new(consumer),
+            connection: connection.clone(),
+            edition,
             ownership,
             topics,
             subscription,
@@ -133,6 +146,7 @@ impl Poller {
     pub(super) fn run(mut self) {
         while self.obey() {
             self.follow_the_group();
+            self.follow_the_files();
             if !(self.flush() && self.collect()) {
                 thread::park_timeout(NAP);
             }
@@ -244,6 +258,16 @@ impl Poller {
                 }
             };
             self.outbox.push_back(told);
+        }
+    }
+
+    /// Files of the connection that changed want a new consumer.
+    fn follow_the_files(&mut self) {
+        let edition = self.connection.edition();
+        if edition != self.edition {
+            self.edition = edition;
+            let reason = "files of the connection to Kafka changed: a new consumer is made with them";
+            self.outbox.push_back(Incoming::Failed(reason.to_owned()));
         }
     }
 

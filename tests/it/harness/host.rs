@@ -19,8 +19,7 @@ pub(crate) struct Host {
 
 impl Host {
     /// `failpoints` as in the host's `failpoint`: `before-commit=kill@3`.
-    pub(super) fn start(name: &str, config: &Path, failpoints: &str) -> Host {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_projector"));
+    pub(super) fn start(name: &str, mut command: Command, config: &Path, failpoints: &str) -> Host {
         command
             .args([
                 "run",

@@ -21,6 +21,7 @@ mod raw_record;
 mod read_model;
 mod seed;
 mod session;
+mod snippet;
 mod status;
 pub(crate) mod topic;
 mod views;

@@ -40,6 +40,8 @@ pub(crate) struct Platform {
     /// Makes the topics' names unique: tests share a broker.
     topic_prefix: String,
     config: Table,
+    /// Of every host and command: what `${NAME}` stands for in the configuration.
+    environment: Vec<(String, String)>,
     logs: Mutex<Vec<Arc<HostLog>>>,
     directory: TempDir,
 }
@@ -59,6 +61,7 @@ impl Platform {
             plugins: plugins.to_vec(),
             topic_prefix: format!("{name}-{}.", &Uuid::new_v4().simple().to_string()[..8]),
             config: Table::new(),
+            environment: Vec::new(),
             logs: Mutex::default(),
             directory,
             read_model,
@@ -94,6 +97,22 @@ impl Platform {
         }
         table.insert((*key).to_owned(), value.into());
         self
+    }
+
+    /// What `${NAME}` stands for in the configuration.
+    pub(crate) fn env(mut self, name: &str, value: impl Into<String>) -> Platform {
+        self.environment.push((name.to_owned(), value.into()));
+        self
+    }
+
+    pub(super) fn config(&mut self) -> &mut Table {
+        &mut self.config
+    }
+
+    fn projector(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_projector"));
+        command.envs(self.environment.iter().cloned());
+        command
     }
 
     pub(crate) fn brokers(&self) -> &str {
@@ -141,7 +160,7 @@ impl Platform {
     /// With failpoints, as in `before-commit=kill@3`.
     pub(crate) fn start_host_with(&self, name: &str, failpoints: &str) -> Host {
         let config = self.write_config();
-        let host = Host::start(name, &config, failpoints);
+        let host = Host::start(name, self.projector(), &config, failpoints);
         self.logs.lock().unwrap().push(host.shared_log());
         host
     }
@@ -165,7 +184,8 @@ impl Platform {
         failpoints: &str,
         arguments: &[&str],
     ) -> (i32, serde_json::Value, String) {
-        let output = Command::new(env!("CARGO_BIN_EXE_projector"))
+        let output = self
+            .projector()
             .args(arguments)
             .env("PROJECTOR_FAILPOINTS", failpoints)
             .arg("--config")
@@ -206,7 +226,8 @@ impl Platform {
     /// Runs a command up to a failpoint that kills it, and makes sure that it was this one.
     #[track_caller]
     pub(crate) fn command_killed_at(&self, failpoint: &str, arguments: &[&str]) {
-        let output = Command::new(env!("CARGO_BIN_EXE_projector"))
+        let output = self
+            .projector()
             .args(arguments)
             .arg("--config")
             .arg(self.write_config())
@@ -230,7 +251,8 @@ impl Platform {
 
     /// What `projector status` prints, by projection; an error is what it complains of.
     pub(crate) fn status(&self) -> Result<BTreeMap<String, Projection>, String> {
-        let output = Command::new(env!("CARGO_BIN_EXE_projector"))
+        let output = self
+            .projector()
             .args(["status", "--output", "json", "--config"])
             .arg(self.write_config())
             .output()

@@ -70,7 +70,7 @@ fn two_topics_of_a_million_events_are_never_further_apart_than_the_skew() {
     let (events, apart) = runtime.block_on(async {
         let log = Log::open(&kafka).unwrap();
         let mut source =
-            Source::open(&kafka, &name, names, Merging::UntilCaughtUp { skew: SKEW }, log.clone()).unwrap();
+            Source::open(&name, names, Merging::UntilCaughtUp { skew: SKEW }, log.clone()).unwrap();
         let mut events: BTreeMap<(u16, i32), i64> = BTreeMap::new();
         let (mut latest, mut apart) = (0, 0);
         while events.values().sum::<i64>() < 2 * EVENTS {

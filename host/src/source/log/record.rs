@@ -7,7 +7,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message, Offset, TopicPartitionList};
 
-use super::{COMMITTED, Log, LogError, PATIENCE, blocking, reader};
+use super::{COMMITTED, Log, LogError, PATIENCE, Reader, blocking};
 use crate::checkpoint::Identity;
 use crate::event::{Partition, Position};
 use crate::failure::FailureKind;
@@ -33,7 +33,7 @@ pub enum Recalled {
 impl Log {
     /// What the value of a record may weigh.
     pub fn value_bytes(&self) -> usize {
-        self.config.value_bytes
+        self.connection.kafka().value_bytes
     }
 
     /// The value of the record at a position of the log that `stored` names. It takes some seconds at most.
@@ -59,16 +59,16 @@ impl Log {
     }
 
     fn record_at(&self, partition: &Partition, offset: i64) -> Result<Recalled, LogError> {
-        let reader = reader(&self.config, COMMITTED)?;
+        let reader = Reader::open(&self.connection, COMMITTED)?;
         let subject = || Subject::Partition(partition.clone());
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(&partition.topic, partition.number, Offset::Offset(offset))
-            .and_then(|()| reader.assign(&list))
+            .and_then(|()| reader.client.assign(&list))
             .map_err(LogError::Client)?;
         let deadline = Instant::now() + 2 * PATIENCE;
         let mut last = RDKafkaErrorCode::OperationTimedOut;
         while Instant::now() < deadline {
-            match reader.poll(Duration::from_millis(100)) {
+            match reader.client.poll(Duration::from_millis(100)) {
                 Some(Ok(message)) if message.offset() == offset => {
                     return Ok(value(&message, self.value_bytes()));
                 }

@@ -41,14 +41,20 @@ impl KafkaDistribution {
             ensure!(libs.is_dir(), "PROJECTOR_KAFKA_DIST: no directory {}", libs.display());
             return Ok(KafkaDistribution { libs });
         }
-        let home = servers_directory().join(format!("kafka-{VERSION}"));
+        KafkaDistribution::of_release(VERSION)
+    }
+
+    /// The jars of a certain release, fetched from Maven Central the first time.
+    pub fn of_release(version: &str) -> Result<KafkaDistribution> {
+        packages::ensure_installed(&[&JAVA])?;
+        let home = servers_directory().join(format!("kafka-{version}"));
         let libs = home.join("libs");
         if !libs.is_dir() {
             fs::create_dir_all(&home).with_context(|| format!("cannot create {}", home.display()))?;
             let installing = File::create(home.join("lock"))?;
             installing.lock()?;
             if !libs.is_dir() {
-                fetch(&home, &libs)?;
+                fetch(version, &home, &libs)?;
             }
         }
         Ok(KafkaDistribution { libs })
@@ -70,11 +76,11 @@ impl KafkaDistribution {
 }
 
 /// `libs` appears whole or not at all.
-fn fetch(home: &Path, libs: &Path) -> Result<()> {
+fn fetch(version: &str, home: &Path, libs: &Path) -> Result<()> {
     packages::ensure_installed(&[&MAVEN])?;
-    println!("fetching Apache Kafka {VERSION} from Maven Central to {}", libs.display());
+    println!("fetching Apache Kafka {version} from Maven Central to {}", libs.display());
     let pom = home.join("pom.xml");
-    fs::write(&pom, include_str!("pom.xml").replace("KAFKA_VERSION", VERSION))?;
+    fs::write(&pom, include_str!("pom.xml").replace("KAFKA_VERSION", version))?;
     let arriving = home.join("libs.arriving");
     if arriving.exists() {
         fs::remove_dir_all(&arriving)?;

@@ -1,4 +1,4 @@
-//! A single-node Apache Kafka in KRaft mode.
+//! A single-node Apache Kafka in KRaft mode, or of a release before it with its ZooKeeper.
 
 mod authority;
 mod distribution;
@@ -8,6 +8,7 @@ mod rights;
 #[cfg(feature = "secured")]
 mod secured;
 mod settings;
+mod zookeeper;
 
 use std::env;
 use std::fs;
@@ -28,6 +29,7 @@ pub use secured::{Listener, SecuredKafka, User, token};
 use crate::directory::ServerDirectory;
 use crate::port;
 use crate::process::Process;
+use zookeeper::ZooKeeper;
 
 const START_PATIENCE: Duration = Duration::from_secs(90);
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
@@ -49,6 +51,8 @@ pub struct Kafka {
     node: u32,
     cluster_id: String,
     settings: Vec<(String, String)>,
+    /// Of a release that needs one. It runs until the value is dropped.
+    zookeeper: Option<ZooKeeper>,
     /// Last, so that the process is gone before its directory is removed.
     directory: ServerDirectory,
 }
@@ -63,6 +67,31 @@ impl Kafka {
     pub fn start_with(settings: &[(&str, &str)]) -> Result<Kafka> {
         let settings = settings.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
         Kafka::start_listening(ServerDirectory::create("kafka")?, Vec::new(), settings)
+    }
+
+    /// A broker of an older release: `3.9.1`, say. One before 3 is started with a ZooKeeper.
+    pub fn start_release(version: &str) -> Result<Kafka> {
+        let distribution = KafkaDistribution::of_release(version)?;
+        let directory = ServerDirectory::create("kafka")?;
+        let zookeeper = match version.split('.').next() {
+            Some("2") => Some(ZooKeeper::start(&distribution, directory.path())?),
+            _ => None,
+        };
+        let mut kafka = Kafka {
+            process: None,
+            distribution,
+            port: port::free()?,
+            controller_port: port::free()?,
+            node: 1,
+            cluster_id: settings::new_cluster_id()?,
+            further: Vec::new(),
+            settings: Vec::new(),
+            zookeeper,
+            directory,
+        };
+        kafka.format()?;
+        kafka.launch()?;
+        Ok(kafka)
     }
 
     /// With listeners beside the plain one.
@@ -80,6 +109,7 @@ impl Kafka {
             cluster_id: settings::new_cluster_id()?,
             further,
             settings,
+            zookeeper: None,
             directory,
         };
         kafka.format()?;
@@ -99,6 +129,7 @@ impl Kafka {
             cluster_id: self.cluster_id.clone(),
             further: Vec::new(),
             settings: self.settings.clone(),
+            zookeeper: None,
             directory: ServerDirectory::create("kafka")?,
         };
         joined.format()?;
@@ -182,9 +213,15 @@ impl Kafka {
             properties.extend(settings::joining(self.node, self.port));
         }
         properties.insert("log.dirs".to_owned(), self.data().display().to_string());
+        if let Some(zookeeper) = &self.zookeeper {
+            zookeeper.adapt(&mut properties);
+        }
         properties.extend(self.settings.iter().cloned());
         let lines: String = properties.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
         fs::write(self.settings_file(), lines)?;
+        if self.zookeeper.is_some() {
+            return Ok(());
+        }
 
         let output = self
             .distribution

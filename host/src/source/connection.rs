@@ -1,0 +1,344 @@
+//! What all clients of the host have in common: the configuration, and secrets that change while it runs.
+//!
+//! A thread looks at the files of secrets every second. A user, a password or a token is handed to the
+//! clients that are open ([`Registered`]), which use it for their next connection. What a client reads only
+//! when it is made (certificates, keys, the list of brokers) raises the [edition](Connection::edition): whoever
+//! holds a client of an older one makes a new one. New files are taken only once a client can be made of
+//! them: certificate and key are seldom replaced in the same moment.
+//!
+//! The clients never ask for a token themselves: most of them are not polled.
+
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientContext;
+use rdkafka::bindings as native;
+use rdkafka::client::Client;
+use sha2::{Digest, Sha256};
+
+use super::fault::{Fault, FaultKind, Faults};
+use super::oauth::{self, Token};
+use super::verify;
+use crate::config::{self, SaslMechanism, TextError};
+
+/// How often the files of secrets are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// One line about the same trouble in this time is enough.
+const COMPLAINT: Duration = Duration::from_secs(30);
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Connection(Arc<Shared>);
+
+struct Shared {
+    kafka: config::Kafka,
+    clients: Mutex<Clients>,
+    edition: AtomicU64,
+    /// Why there is no token, if there is none.
+    token_trouble: Faults,
+}
+
+#[derive(Default)]
+struct Clients {
+    /// By their number.
+    open: BTreeMap<u64, Native>,
+    last: u64,
+    /// For those that are opened later.
+    login: Option<(String, String)>,
+    token: Option<Token>,
+}
+
+/// A client that is open as long as it is registered.
+struct Native(*mut native::rd_kafka_t);
+
+// SAFETY: librdkafka's clients are thread-safe, and this one is open while it is registered.
+unsafe impl Send for Native {}
+
+/// While this lives, a client is given new secrets. It must be dropped before the client.
+pub(super) struct Registered {
+    connection: Connection,
+    number: u64,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.connection.clients().open.remove(&self.number);
+    }
+}
+
+impl Connection {
+    /// Reads every secret, and begins to look after them.
+    pub(super) fn open(kafka: &config::Kafka) -> Result<Self, TextError> {
+        let seen = Seen::read(kafka)?;
+        let connection = Self(Arc::new(Shared {
+            kafka: kafka.clone(),
+            clients: Mutex::default(),
+            edition: AtomicU64::new(0),
+            token_trouble: Faults::default(),
+        }));
+        {
+            let mut clients = connection.clients();
+            clients.login = seen.login.clone();
+            clients.token = seen.token.as_deref().map(Token::given);
+        }
+        if seen.may_change(kafka) {
+            let shared = Arc::downgrade(&connection.0);
+            // Without the thread nothing changes; what is in force now goes on.
+            let started = std::thread::Builder::new()
+                .name("kafka-secrets".into())
+                .spawn(move || Watch::new(shared, seen).run());
+            if let Err(error) = started {
+                tracing::error!(%error, "secrets of Kafka that change will not be read again");
+            }
+        }
+        Ok(connection)
+    }
+
+    pub(super) fn kafka(&self) -> &config::Kafka {
+        &self.0.kafka
+    }
+
+    /// Raised when a client has to be made anew.
+    pub(super) fn edition(&self) -> u64 {
+        self.0.edition.load(Ordering::Acquire)
+    }
+
+    /// Why there is no token, if there is none.
+    pub(super) fn token_trouble(&self) -> Option<Fault> {
+        self.0.token_trouble.last()
+    }
+
+    /// Gives a client the secrets of now, and those to come.
+    pub(super) fn register<C: ClientContext>(&self, client: &Client<C>) -> Registered {
+        let client = Native(client.native_ptr());
+        let mut clients = self.clients();
+        if let Some(login) = &clients.login {
+            client.set_login(login);
+        }
+        if let Some(token) = &clients.token {
+            self.told(client.set_token(token, &self.0.kafka));
+        }
+        clients.last += 1;
+        let number = clients.last;
+        clients.open.insert(number, client);
+        Registered { connection: self.clone(), number }
+    }
+
+    fn set_login(&self, login: (String, String)) {
+        let mut clients = self.clients();
+        clients.open.values().for_each(|client| client.set_login(&login));
+        clients.login = Some(login);
+    }
+
+    fn set_token(&self, token: Token) {
+        let mut clients = self.clients();
+        for client in clients.open.values() {
+            self.told(client.set_token(&token, &self.0.kafka));
+        }
+        clients.token = Some(token);
+    }
+
+    fn told(&self, taken: Result<(), String>) {
+        let trouble = taken.err().map(|reason| Fault::new(FaultKind::Token, reason));
+        self.0.token_trouble.set(trouble);
+    }
+
+    fn clients(&self) -> MutexGuard<'_, Clients> {
+        self.0.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Native {
+    fn set_login(&self, (user, password): &(String, String)) {
+        let (Ok(user), Ok(password)) = (CString::new(&**user), CString::new(&**password)) else { return };
+        // SAFETY: the client is open; the strings outlive the call, which copies them.
+        unsafe {
+            let error = native::rd_kafka_sasl_set_credentials(self.0, user.as_ptr(), password.as_ptr());
+            if !error.is_null() {
+                native::rd_kafka_error_destroy(error);
+            }
+        }
+    }
+
+    fn set_token(&self, token: &Token, kafka: &config::Kafka) -> Result<(), String> {
+        let c_string = |text: &str| CString::new(text).map_err(|_| "the token holds a NUL".to_owned());
+        let value = c_string(&token.value)?;
+        let extensions = kafka.sasl.iter().flat_map(|sasl| &sasl.extensions);
+        let extensions = extensions.flat_map(|(name, value)| [c_string(name), c_string(value)]);
+        let extensions: Vec<CString> = extensions.collect::<Result<_, _>>()?;
+        let mut pointers: Vec<_> = extensions.iter().map(|text| text.as_ptr()).collect();
+        let mut reason = [0; 512];
+        // SAFETY: the client is open; everything outlives the call, which copies what it keeps.
+        let taken = unsafe {
+            native::rd_kafka_oauthbearer_set_token(
+                self.0,
+                value.as_ptr(),
+                token.expires_ms,
+                c"projector".as_ptr(),
+                pointers.as_mut_ptr(),
+                pointers.len(),
+                reason.as_mut_ptr(),
+                reason.len(),
+            )
+        };
+        if taken == native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+            return Ok(());
+        }
+        if token.has_expired() {
+            return Err("the token of [kafka.sasl] has expired".to_owned());
+        }
+        // SAFETY: librdkafka ends what it writes with a NUL.
+        let reason = unsafe { CStr::from_ptr(reason.as_ptr()) }.to_string_lossy();
+        Err(format!("the token of [kafka.sasl] cannot be used: {}", reason.replace(&token.value, "…")))
+    }
+}
+
+/// Every secret, as it was seen last.
+struct Seen {
+    login: Option<(String, String)>,
+    token: Option<String>,
+    /// Of everything that a client reads when it is made.
+    files: [u8; 32],
+}
+
+impl Seen {
+    fn read(kafka: &config::Kafka) -> Result<Self, TextError> {
+        let login = match (kafka.username(), kafka.password()) {
+            (Some(user), Some(password)) => Some((user.current()?, password.current()?)),
+            _ => None,
+        };
+        let token = kafka.sasl.as_ref().and_then(|sasl| sasl.token.as_ref());
+        let token = token.map(|token| token.current()).transpose()?;
+        let mut files = Sha256::new();
+        let of_tls = kafka.tls.iter().flat_map(|tls| [&tls.ca, &tls.certificate, &tls.key]).flatten();
+        for file in of_tls {
+            // One that cannot be read now is not another one.
+            files.update(std::fs::read(&**file).unwrap_or_default());
+        }
+        let passwords = kafka.tls.iter().filter_map(|tls| tls.key_password.as_ref());
+        let others = kafka.properties.iter().filter(|(name, _)| !is_login(name)).map(|(_, value)| value);
+        for text in passwords.chain(others).chain([&kafka.brokers]) {
+            files.update(text.current()?);
+            files.update([0]);
+        }
+        Ok(Self { login, token, files: files.finalize().into() })
+    }
+
+    /// Whether anything of it can change while the host runs.
+    fn may_change(&self, kafka: &config::Kafka) -> bool {
+        let has_files = kafka.tls.as_ref().is_some_and(|tls| tls.ca.is_some() || tls.certificate.is_some());
+        let texts = [kafka.username(), kafka.password(), Some(&kafka.brokers)];
+        let mut texts = texts.into_iter().flatten().chain(kafka.properties.values());
+        has_files
+            || kafka.mechanism() == Some(SaslMechanism::OauthBearer)
+            || texts.any(|text| text.is_from_file())
+            || kafka.tls.iter().filter_map(|tls| tls.key_password.as_ref()).any(|text| text.is_from_file())
+    }
+}
+
+fn is_login(property: &str) -> bool {
+    ["sasl.username", "sasl.password"].contains(&property)
+}
+
+/// The thread that looks after secrets. It ends with the last user of the connection.
+struct Watch {
+    shared: Weak<Shared>,
+    seen: Seen,
+    /// When the next token is fetched.
+    fetch: Instant,
+    failures: u32,
+    complained: Option<Instant>,
+}
+
+impl Watch {
+    fn new(shared: Weak<Shared>, seen: Seen) -> Self {
+        Self { shared, seen, fetch: Instant::now(), failures: 0, complained: None }
+    }
+
+    fn run(mut self) {
+        while let Some(connection) = self.shared.upgrade().map(Connection) {
+            self.look(&connection);
+            self.fetch_token(&connection);
+            drop(connection);
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Takes over what changed in the files.
+    fn look(&mut self, connection: &Connection) {
+        let now = match Seen::read(connection.kafka()) {
+            Ok(now) => now,
+            Err(error) => {
+                return self.complain(&error, "a secret of Kafka cannot be read: the last one stays");
+            }
+        };
+        if now.login != self.seen.login
+            && let Some(login) = now.login.clone()
+        {
+            tracing::info!(
+                user = login.0,
+                "the Kafka user or its password changed: connections use it from now on"
+            );
+            connection.set_login(login);
+            self.seen.login = now.login;
+        }
+        if now.token != self.seen.token
+            && let Some(token) = &now.token
+        {
+            tracing::info!("the Kafka token changed: connections use it from now on");
+            connection.set_token(Token::given(token));
+            self.seen.token = now.token;
+        }
+        if now.files != self.seen.files {
+            match verify::make_client(connection.kafka()) {
+                Ok(()) => {
+                    tracing::info!(
+                        "files of the connection to Kafka changed: new clients are made with them"
+                    );
+                    self.seen.files = now.files;
+                    connection.0.edition.fetch_add(1, Ordering::AcqRel);
+                }
+                Err(error) => self.complain(
+                    &error,
+                    "files of the connection to Kafka changed, and cannot be used: those before them stay",
+                ),
+            }
+        }
+    }
+
+    /// Fetches the next token in good time before the last one expires.
+    fn fetch_token(&mut self, connection: &Connection) {
+        let Some(oidc) = connection.kafka().sasl.as_ref().and_then(|sasl| sasl.oidc.as_ref()) else { return };
+        if self.fetch > Instant::now() {
+            return;
+        }
+        match oauth::fetch(oidc) {
+            Ok(token) => {
+                if std::mem::take(&mut self.failures) > 0 {
+                    tracing::info!("the token endpoint gives tokens again");
+                }
+                self.complained = None;
+                self.fetch = Instant::now() + token.renew_after();
+                tracing::debug!("a new Kafka token was fetched");
+                connection.set_token(token);
+            }
+            Err(reason) => {
+                self.failures += 1;
+                self.fetch = Instant::now() + Duration::from_secs(u64::from(self.failures).min(30));
+                let fault = Fault::new(FaultKind::Token, reason);
+                self.complain(&fault, "no Kafka token was fetched: trying on");
+                connection.0.token_trouble.set(Some(fault));
+            }
+        }
+    }
+
+    fn complain(&mut self, error: &dyn std::fmt::Display, what: &str) {
+        if self.complained.is_none_or(|last| last.elapsed() > COMPLAINT) {
+            self.complained = Some(Instant::now());
+            tracing::warn!(%error, "{what}");
+        }
+    }
+}

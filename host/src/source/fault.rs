@@ -1,0 +1,248 @@
+//! What a broker, or the way to it, has against this host: told in one sentence, with what to do.
+//!
+//! librdkafka tells such things only to callbacks, in words of its own, once, while the calls that wait for
+//! the broker run into their time-outs. [`Faults`] keeps the last one, so that those who wait can name it.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use super::certificate;
+use crate::config;
+use crate::failure::FailureKind;
+
+/// What is wrong with a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FaultKind {
+    /// The broker answers, and does not let this host in.
+    Login,
+    /// The listener does not offer this mechanism.
+    Mechanism,
+    /// The broker's certificate is not signed by an authority that is trusted here, or is for another host.
+    Untrusted,
+    /// The broker does not take this host's certificate.
+    ClientCertificate,
+    /// One side speaks TLS or SASL, the other does not.
+    Protocol,
+    /// No token could be had.
+    Token,
+    /// Nobody listens, or nobody answers.
+    Unreachable,
+}
+
+impl FaultKind {
+    /// Whether it stays until somebody changes a configuration, a certificate or a user.
+    pub fn is_permanent(self) -> bool {
+        !matches!(self, FaultKind::Unreachable | FaultKind::Token)
+    }
+
+    pub fn failure_kind(self) -> FailureKind {
+        match self.is_permanent() {
+            true => FailureKind::Login,
+            false => FailureKind::Brokers,
+        }
+    }
+
+    /// What an operator does about it.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            FaultKind::Login => {
+                "correct the user or its password, here ([kafka.sasl]) or at the brokers: both are case-sensitive"
+            }
+            FaultKind::Mechanism => {
+                "name another `mechanism` in [kafka.sasl], or connect to another listener"
+            }
+            FaultKind::Untrusted => {
+                "name the file of the authority that signed the brokers' certificates as `ca` in [kafka.tls], and connect by a host name that their certificates carry"
+            }
+            FaultKind::ClientCertificate => {
+                "replace `certificate` and `key` in [kafka.tls] by ones that are valid now and signed by an authority that the brokers trust"
+            }
+            FaultKind::Protocol => {
+                "compare [kafka.tls] and [kafka.sasl] with the listener that this address belongs to, or connect to the port of another listener"
+            }
+            FaultKind::Token => {
+                "see to the token's file, or to the token endpoint, its client id and its secret"
+            }
+            FaultKind::Unreachable => "is it running, and does `brokers` name it?",
+        }
+    }
+}
+
+/// What is wrong with a connection, and whose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    pub kind: FaultKind,
+    pub message: String,
+}
+
+/// With the remedy.
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.message, self.kind.remedy())
+    }
+}
+
+impl Fault {
+    pub(super) fn new(kind: FaultKind, message: String) -> Self {
+        Self { kind, message }
+    }
+
+    /// From what librdkafka tells its error callback. `None` for what is no trouble with a connection.
+    fn of(code: RDKafkaErrorCode, reason: &str, kafka: &config::Kafka) -> Option<Self> {
+        let (listener, detail) = listener(reason);
+        let has = |words: &str| detail.contains(words);
+        let protocol = kafka.protocol();
+        let fault = |kind, message: String| {
+            Some(Self { kind, message: format!("the broker at {listener} {message}") })
+        };
+        match code {
+            RDKafkaErrorCode::Authentication if has("OAUTHBEARER token") => {
+                Some(Self { kind: FaultKind::Token, message: detail.to_owned() })
+            }
+            RDKafkaErrorCode::Authentication if has("mechanism handshake failed") => {
+                let offered = detail.rsplit("supported mechanisms: ").next().unwrap_or_default();
+                let mechanism = kafka.mechanism().map_or("", |mechanism| mechanism.as_str());
+                let offered = offered.split(" (after").next().unwrap_or_default().replace(',', ", ");
+                fault(
+                    FaultKind::Mechanism,
+                    format!("does not offer the SASL mechanism {mechanism}: it offers {offered}"),
+                )
+            }
+            RDKafkaErrorCode::Authentication => {
+                let mechanism = kafka.mechanism().map_or("", |mechanism| mechanism.as_str());
+                let who = match kafka.username() {
+                    Some(user) => format!("user {}", &**user),
+                    None => "this host's token".to_owned(),
+                };
+                fault(FaultKind::Login, format!("refuses {who} ({mechanism}): {}", cause(detail)))
+            }
+            RDKafkaErrorCode::SSL if has("certificate verify failed") || has("verify broker certificate") => {
+                let reason = if has("hostname mismatch") || has("IP address mismatch") {
+                    "its certificate is for another host name"
+                } else if has("certificate has expired") {
+                    "its certificate has expired"
+                } else {
+                    "its certificate is not signed by an authority that is trusted here"
+                };
+                fault(FaultKind::Untrusted, format!("cannot be trusted: {reason}"))
+            }
+            RDKafkaErrorCode::SSL
+                if has("wrong version number")
+                    || has("packet length too long")
+                    || has("record layer failure") =>
+            {
+                fault(
+                    FaultKind::Protocol,
+                    "does not speak TLS on this port, and [kafka.tls] asks for it".into(),
+                )
+            }
+            // With TLS 1.3 the broker looks at this host's certificate when the handshake is over: then it is
+            // a connection that ends.
+            _ if protocol.is_tls && (has("alert") || has("unexpected message")) => {
+                let own = kafka.tls.as_ref().and_then(|tls| tls.certificate.as_ref());
+                let expired = own.and_then(|file| certificate::expired(Path::new(&**file)));
+                let reason = match (own, expired) {
+                    (Some(file), Some(day)) => format!("{} has expired on {day}", &**file),
+                    (Some(file), None) => format!("{} is not taken ({})", &**file, cause(detail)),
+                    (None, _) => "is missing: the broker asks for one".to_owned(),
+                };
+                fault(
+                    FaultKind::ClientCertificate,
+                    format!("refuses the connection: the client certificate {reason}"),
+                )
+            }
+            RDKafkaErrorCode::SSL => {
+                fault(FaultKind::Protocol, format!("and this host do not agree on TLS: {}", cause(detail)))
+            }
+            RDKafkaErrorCode::BrokerTransportFailure if has("connecting to a PLAINTEXT") => fault(
+                FaultKind::Protocol,
+                "does not speak TLS on this port, and [kafka.tls] asks for it".into(),
+            ),
+            RDKafkaErrorCode::BrokerTransportFailure if has("connecting to a SSL listener") => fault(
+                FaultKind::Protocol,
+                "ends the connection at once: it expects TLS on this port, or the port is not Kafka's".into(),
+            ),
+            RDKafkaErrorCode::BrokerTransportFailure if has("require SASL") => {
+                fault(FaultKind::Protocol, "ends the connection at once: it expects SASL on this port".into())
+            }
+            RDKafkaErrorCode::BrokerTransportFailure
+            | RDKafkaErrorCode::Resolve
+            | RDKafkaErrorCode::OperationTimedOut
+                if !listener.is_empty() =>
+            {
+                let detail = cause(detail)
+                    .trim_start_matches("Connect to ipv4#")
+                    .trim_start_matches("Connect to ipv6#");
+                let detail =
+                    detail.trim_start_matches(&format!("{listener} ")).trim_start_matches("failed: ");
+                fault(FaultKind::Unreachable, format!("cannot be reached: {detail}"))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// `sasl_ssl://host:port/bootstrap: what is wrong (after 5ms in state AUTH_REQ)`.
+fn listener(reason: &str) -> (&str, &str) {
+    let Some((name, detail)) = reason.split_once(": ") else { return ("", reason) };
+    match name.split_once("://") {
+        Some((_, address)) => (address.split('/').next().unwrap_or(address), detail),
+        None if name.starts_with("GroupCoordinator") => {
+            let (address, detail) = detail.split_once(": ").unwrap_or((name, detail));
+            (address, detail)
+        }
+        None => ("", reason),
+    }
+}
+
+/// Without librdkafka's own state.
+fn cause(detail: &str) -> &str {
+    let detail = detail.split(" (after ").next().unwrap_or(detail);
+    detail.rsplit("authentication failure: ").next().unwrap_or(detail).trim()
+}
+
+/// The last trouble of one client's connections. Cheap to clone.
+#[derive(Clone, Default)]
+pub(super) struct Faults(Arc<Mutex<Known>>);
+
+#[derive(Default)]
+struct Known {
+    last: Option<Fault>,
+    /// Whether no broker is left to answer.
+    all_down: bool,
+}
+
+impl Faults {
+    pub(super) fn last(&self) -> Option<Fault> {
+        self.lock().last.clone()
+    }
+
+    pub(super) fn set(&self, last: Option<Fault>) {
+        *self.lock() = Known { last, all_down: false };
+    }
+
+    pub(super) fn are_all_down(&self) -> bool {
+        self.lock().all_down
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What librdkafka tells its error callback. A permanent fault is not covered by a passing one: many
+    /// brokers may be down beside the one that refuses.
+    pub(super) fn note(&self, error: &KafkaError, reason: &str, kafka: &config::Kafka) {
+        let Some(code) = error.rdkafka_error_code() else { return };
+        let mut known = self.lock();
+        if code == RDKafkaErrorCode::AllBrokersDown {
+            known.all_down = true;
+        }
+        let Some(fault) = Fault::of(code, reason, kafka) else { return };
+        if fault.kind.is_permanent() || known.last.as_ref().is_none_or(|last| !last.kind.is_permanent()) {
+            known.last = Some(fault);
+        }
+    }
+}
