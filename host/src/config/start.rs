@@ -8,7 +8,7 @@ use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use humantime_serde::re::humantime;
-use serde::de::{Error, MapAccess, Visitor, value::MapAccessDeserializer};
+use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 /// Where to begin in a topic.
@@ -161,18 +161,16 @@ impl<'de> Visitor<'de> for OfProjection {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Start, A::Error> {
-        let mut topics = BTreeMap::new();
+        let (mut everywhere, mut topics) = (None, BTreeMap::new());
         while let Some(key) = map.next_key::<String>()? {
             match key.as_str() {
-                "time" if topics.is_empty() => {
-                    let first = time(&map.next_value::<String>()?).map_err(A::Error::custom)?;
-                    let rest: BTreeMap<String, toml::Value> =
-                        Deserialize::deserialize(MapAccessDeserializer::new(map))?;
-                    return match rest.keys().next() {
-                        None => Ok(Start::Everywhere(StartAt::Time(first))),
-                        Some(other) => Err(A::Error::unknown_field(other, &["time"])),
-                    };
-                }
+                "time" => match map.next_value::<toml::Value>()? {
+                    toml::Value::String(written) if !matches!(&*written, "earliest" | "latest") => {
+                        everywhere = Some(time(&written).map_err(A::Error::custom)?);
+                    }
+                    // A topic of this name.
+                    at => drop(topics.insert(key, StartAt::deserialize(at).map_err(A::Error::custom)?)),
+                },
                 "offsets" => {
                     return Err(A::Error::custom(
                         "offsets belong to one topic: write them under its name, as in \"order.confirmed.v2\" = { offsets = { 0 = 1200 } }",
@@ -181,7 +179,11 @@ impl<'de> Visitor<'de> for OfProjection {
                 _ => drop(topics.insert(key, map.next_value()?)),
             }
         }
-        Ok(Start::ByTopic(topics))
+        match (everywhere, topics.keys().next()) {
+            (Some(time), None) => Ok(Start::Everywhere(StartAt::Time(time))),
+            (Some(_), Some(topic)) => Err(A::Error::unknown_field(topic, &["time"])),
+            (None, _) => Ok(Start::ByTopic(topics)),
+        }
     }
 }
 

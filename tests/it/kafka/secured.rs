@@ -141,7 +141,7 @@ fn a_token_is_read_again_from_its_file_before_it_expires() {
     let platform = with_secrets(platform("token-file", Listener::SaslTls)).with_snippet("kafka-token");
     grant(&platform, "bearer-file");
     let file = secrets(&platform).join("kafka-token");
-    let lifetime = Duration::from_secs(6);
+    let lifetime = Duration::from_secs(25);
     replace(&file, token("bearer-file", lifetime).unwrap());
     let records: Vec<Record> = platform.workload(seed(902), EVENTS).records().collect();
     let (before, after) = records.split_at(EVENTS / 2);
