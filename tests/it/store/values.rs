@@ -252,6 +252,11 @@ fn random_number(rng: &mut StdRng) -> String {
     text
 }
 
+#[derive(serde::Deserialize)]
+struct Field<T> {
+    n: T,
+}
+
 /// What a plugin reads of a number in a payload, which nobody rounds: all of its digits are in the row, or
 /// the event is rejected, and the column or the field is named.
 async fn a_number_keeps_every_digit_from_the_payload_to_the_row(home: Home) -> Result<()> {
@@ -277,7 +282,6 @@ async fn a_number_keeps_every_digit_from_the_payload_to_the_row(home: Home) -> R
     let (mut changes, mut refused) = (Vec::new(), 0);
     for (id, number) in (0..).zip(&numbers) {
         let payload = format!("{{\"n\": {number}}}");
-        let field = number.as_bytes();
         let mut value = |column: usize, read: std::result::Result<Value, String>| {
             let fit = read.and_then(|value| {
                 let mut arguments =
@@ -293,8 +297,7 @@ async fn a_number_keeps_every_digit_from_the_payload_to_the_row(home: Home) -> R
             });
             fit.unwrap_or_else(|error| {
                 let named = error.contains(COLUMNS[column]) || error.contains("`n`");
-                assert!(named || !error.contains("more than"), "{number}: {error}");
-                assert!(named || error.contains("digits"), "{number}: {error}");
+                assert!(named, "{number}: {error}");
                 refused += 1;
                 Value::Null
             })
@@ -302,13 +305,13 @@ async fn a_number_keeps_every_digit_from_the_payload_to_the_row(home: Home) -> R
         let detail = |rejection: projector_model::Rejection| rejection.detail;
         let kept = <Json as Payload>::read(Some(payload.as_bytes())).map(Column::into_value).map_err(detail);
         let read = <Json<serde_json::Value> as Payload>::read(Some(payload.as_bytes()));
-        let amount = <Decimal as Payload>::read(Some(field)).map(Column::into_value).map_err(detail);
-        let ratio = <f64 as Payload>::read(Some(field)).map(Column::into_value).map_err(detail);
+        let amount = <Field<Decimal> as Payload>::read(Some(payload.as_bytes()));
+        let ratio = <Field<f64> as Payload>::read(Some(payload.as_bytes()));
         let arguments = [
             value(0, kept),
             value(1, read.map(Column::into_value).map_err(detail)),
-            value(2, amount),
-            value(3, ratio),
+            value(2, amount.map(|field| field.n.into_value()).map_err(detail)),
+            value(3, ratio.map(|field| field.n.into_value()).map_err(detail)),
         ];
         changes.push(call(0, std::iter::once(Value::Int64(id)).chain(arguments)));
     }
