@@ -12,6 +12,7 @@ pub(crate) const WIT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../wit/v1");
 /// Before it there is nothing, so that no answer is at the null pointer.
 const MEMORY_START: usize = 16;
 /// What the host hands over stands in memory, as the component model lays it out: more than 16 flat values do.
+/// Of what is absent, the length may be anything there: it counts as 0.
 const LOADS: &str = "
     (local.set $topic (i32.load16_u (local.get $event)))
     (local.set $topic_name (i32.load offset=4 (local.get $event)))
@@ -22,10 +23,10 @@ const LOADS: &str = "
     (local.set $timestamp (i64.load offset=32 (local.get $event)))
     (local.set $key? (i32.load8_u offset=40 (local.get $event)))
     (local.set $key (i32.load offset=44 (local.get $event)))
-    (local.set $key_len (i32.load offset=48 (local.get $event)))
+    (local.set $key_len (select (i32.load offset=48 (local.get $event)) (i32.const 0) (i32.load8_u offset=40 (local.get $event))))
     (local.set $value? (i32.load8_u offset=52 (local.get $event)))
     (local.set $value (i32.load offset=56 (local.get $event)))
-    (local.set $value_len (i32.load offset=60 (local.get $event)))
+    (local.set $value_len (select (i32.load offset=60 (local.get $event)) (i32.const 0) (i32.load8_u offset=52 (local.get $event))))
     (local.set $headers (i32.load offset=64 (local.get $event)))
     (local.set $headers_len (i32.load offset=68 (local.get $event)))
     (local.set $found (i32.load offset=72 (local.get $event)))
