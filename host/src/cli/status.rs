@@ -52,10 +52,7 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
 /// What could not be asked at all decides the exit code, after all that is known was printed.
 fn complete(status: &Status) -> Result<(), CliError> {
     let brokers = status.brokers.iter().map(|trouble| {
-        format!(
-            "the brokers do not answer, so that nobody knows how fresh the read models are: {}",
-            trouble.reason
-        )
+        format!("no broker answers, so the freshness of the read models is not known: {}", trouble.reason)
     });
     let missing: Vec<String> = brokers.chain(status.unreachable_stores.iter().cloned()).collect();
     let message = missing.join("; ");

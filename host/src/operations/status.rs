@@ -196,6 +196,13 @@ pub async fn status(config: &Config, only: Option<&str>) -> Result<Status, Opera
     {
         return Err(error);
     }
+    // Without a projection no topic was asked about: whether the brokers can be reached is told all the same.
+    if only.is_none()
+        && projections.is_empty()
+        && let Err(error) = brokers.log.cluster_id().await
+    {
+        brokers.gone = Some(Trouble::new(error.kind(), &error));
+    }
     // Those beside it go with the live one.
     let (mut projections, beside): (Vec<_>, Vec<_>) =
         projections.into_iter().partition(|status| status.role == Role::Live);

@@ -271,8 +271,13 @@ impl Platform {
             let status = self.status()?;
             for name in &self.plugins {
                 let projection = status.get(*name).ok_or_else(|| format!("{name} is not installed"))?;
-                if let Some(reason) = &projection.halted {
-                    panic!("{name} stands still: {reason:?}");
+                match &projection.halted {
+                    // The host tries these again by itself.
+                    Some(trouble) if ["login", "denied", "no-topic", "crash"].contains(&&*trouble.kind) => {
+                        return Err(format!("{name} waits: {trouble:?}"));
+                    }
+                    Some(trouble) => panic!("{name} stands still: {trouble:?}"),
+                    None => {}
                 }
                 if !projection.fresh {
                     return Err(format!("{name}: {} events behind", projection.lag));

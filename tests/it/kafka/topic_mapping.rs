@@ -113,7 +113,8 @@ fn what_matches_is_read_from_its_beginning_as_long_as_it_is_there() {
     assert_eq!(left, [(&*tenant("a"), false), (&*gone, true), (&*new, false)]);
     assert!(shown[2].since_ms > shown[0].since_ms, "{shown:?}");
     let read = read_topics(&gates.platform, GATES);
-    assert_eq!(read, set(&["tenant-a.step", "tenant-b.step", "tenant-c.step"]), "and no foreign topic");
+    let declared = ["gate.v1", "step.v2", "tenant-a.step", "tenant-b.step", "tenant-c.step"];
+    assert_eq!(read, set(&declared), "and no foreign topic");
     host.sigterm();
 }
 
@@ -144,7 +145,13 @@ fn a_generation_goes_on_with_the_topics_that_it_is_built_from() {
 
     gates.platform.ask(&["rebuild", GATES]);
     eventually("the new generation is shown", || {
-        let (code, _, said) = gates.platform.command(&["promote", GATES]);
+        let (code, _, said) = gates.platform.command(&[
+            "promote",
+            GATES,
+            "--force",
+            "--reason",
+            "it reads another topic as well",
+        ]);
         if code == 0 { Ok(()) } else { Err(said) }
     });
     assert_eq!(gates.trails_of(["a", "b"]), ["1 2", "1"]);
@@ -288,6 +295,8 @@ fn a_mapping_that_cannot_be_meant_is_named_at_start() {
         (list(&[topic.clone(), topic.clone()]), "twice"),
     ] {
         let (code, _, told) = gates.platform.command_with(&["kafka", "topics", "step.v1"], wrong, &["run"]);
+        // The report is broken into lines for a terminal.
+        let told = told.replace('│', " ").split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(code == 2 && told.contains(said), "{code}: {told}");
     }
     let gates = gates.set(&["kafka", "topics", "stepp.v1"], topic);

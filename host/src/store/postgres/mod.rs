@@ -26,9 +26,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use sqlx::Row;
 use sqlx::migrate::{MigrateError, Migration, Migrator};
 use sqlx::postgres::PgConnection;
+use sqlx::{Row, SqlSafeStr};
 use uuid::Uuid;
 
 use super::diff::Snapshot;
@@ -136,7 +136,14 @@ async fn migrate(connection: &mut PgConnection) -> Result<(), StoreError> {
     // sqlx keeps its ledger in the first schema of the search path.
     sqlx::query("set search_path to projector").execute(&mut *connection).await.map_err(classify)?;
     let mut migrator = Migrator { ..Migrator::DEFAULT };
-    migrator.migrations = MIGRATIONS.migrations.clone();
+    // `make_schema` did this already, and without the right on the database that the statement needs even
+    // where the schema is there.
+    const MAKE_SCHEMA: &str = "create schema if not exists projector;";
+    let migrations = MIGRATIONS.iter().map(|migration| Migration {
+        sql: sqlx::AssertSqlSafe(migration.sql.as_str().replace(MAKE_SCHEMA, "")).into_sql_str(),
+        ..migration.clone()
+    });
+    migrator.migrations = migrations.collect::<Vec<_>>().into();
     // A host one version older still runs beside this one.
     migrator.set_ignore_missing(true);
     let migrated = migrator.run_direct(None, &mut *connection, false).await;
