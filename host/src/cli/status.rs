@@ -61,7 +61,8 @@ fn complete(status: &Status) -> Result<(), CliError> {
         Some(trouble) if trouble.kind == FailureKind::Login => {
             Err(OperationError::Usage { message, help: trouble.kind.advice().into() }.into())
         }
-        _ => Err(OperationError::Infrastructure { message }.into()),
+        Some(trouble) => Err(OperationError::Infrastructure { message, help: trouble.kind.advice() }.into()),
+        None => Err(OperationError::unanswered(message).into()),
     }
 }
 

@@ -435,11 +435,9 @@ impl Feeder<'_> {
             StoreError::Paused(reason) => OperationError::Failed(format!(
                 "the projection is not to write: {reason}; the lines before {line} are done, and the same command goes on after `projector resume`"
             )),
-            StoreError::Unavailable(error) => OperationError::Infrastructure {
-                message: format!(
-                    "the read-model database: {error}. The lines before {line} are done, and the same command goes on"
-                ),
-            },
+            StoreError::Unavailable(error) => OperationError::unanswered(format!(
+                "the read-model database: {error}. The lines before {line} are done, and the same command goes on"
+            )),
             error => error.into(),
         }
     }

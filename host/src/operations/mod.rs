@@ -51,8 +51,18 @@ pub enum OperationError {
     },
     /// The brokers or the database could not be asked.
     #[error("{message}")]
-    #[diagnostic(help("is it running, and does this configuration name it?"))]
-    Infrastructure { message: String },
+    Infrastructure {
+        message: String,
+        #[help]
+        help: &'static str,
+    },
+}
+
+impl OperationError {
+    /// Brokers or a database do not answer, for a reason that says nothing of what to do.
+    pub fn unanswered(message: String) -> Self {
+        Self::Infrastructure { message, help: "is it running, and does this configuration name it?" }
+    }
 }
 
 impl From<crate::source::LogError> for OperationError {
@@ -64,7 +74,7 @@ impl From<crate::source::LogError> for OperationError {
                 help: "correct [kafka] in the configuration".into(),
             },
             LogError::Fault(fault) => fault.into(),
-            error => Self::Infrastructure { message: format!("Kafka: {error}") },
+            error => Self::unanswered(format!("Kafka: {error}")),
         }
     }
 }
@@ -76,10 +86,11 @@ impl From<crate::source::KafkaFault> for OperationError {
             Some(fault) if fault.kind.is_permanent() => {
                 Self::Usage { message: format!("Kafka: {}", fault.message), help: fault.kind.remedy().into() }
             }
-            Some(fault) if fault.kind == FaultKind::Unreachable => {
-                Self::Infrastructure { message: format!("Kafka: {}", fault.message) }
-            }
-            _ => Self::Infrastructure { message: format!("Kafka: {fault}") },
+            Some(fault) if fault.kind == FaultKind::Unreachable => Self::Infrastructure {
+                message: format!("Kafka: {}", fault.message),
+                help: fault.kind.remedy(),
+            },
+            _ => Self::unanswered(format!("Kafka: {fault}")),
         }
     }
 }
@@ -93,9 +104,9 @@ impl From<store::StoreError> for OperationError {
                 Self::Usage { message: format!("the read-model database: {problem}"), help: remedy }
             }
             store::StoreError::Unavailable(outage) => {
-                Self::Infrastructure { message: format!("the read-model database: {outage}") }
+                Self::unanswered(format!("the read-model database: {outage}"))
             }
-            error => Self::Infrastructure { message: format!("the read-model database: {error}") },
+            error => Self::unanswered(format!("the read-model database: {error}")),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::RDKafkaErrorCode;
 
 use super::certificate;
 use crate::config;
@@ -91,10 +91,12 @@ impl Fault {
     }
 
     /// From what librdkafka tells its error callback. `None` for what is no trouble with a connection.
-    fn of(code: RDKafkaErrorCode, reason: &str, kafka: &config::Kafka) -> Option<Self> {
+    /// `is_known`: the brokers answered before, so that they speak the protocol that is configured.
+    fn of(code: RDKafkaErrorCode, reason: &str, kafka: &config::Kafka, is_known: bool) -> Option<Self> {
         let (listener, detail) = listener(reason);
         let has = |words: &str| detail.contains(words);
         let protocol = kafka.protocol();
+        let is_closed = has("Disconnected");
         let fault = |kind, message: String| {
             Some(Self { kind, message: format!("the broker at {listener} {message}") })
         };
@@ -102,6 +104,10 @@ impl Fault {
             RDKafkaErrorCode::Authentication if has("OAUTHBEARER token") => {
                 Some(Self { kind: FaultKind::Token, message: detail.to_owned() })
             }
+            RDKafkaErrorCode::Authentication if has("Request not valid in current SASL state") => fault(
+                FaultKind::Protocol,
+                "does not speak SASL on this port, and [kafka.sasl] asks for it".into(),
+            ),
             RDKafkaErrorCode::Authentication if has("mechanism handshake failed") => {
                 let offered = detail.rsplit("supported mechanisms: ").next().unwrap_or_default();
                 let mechanism = kafka.mechanism().map_or("", |mechanism| mechanism.as_str());
@@ -161,11 +167,20 @@ impl Fault {
                 FaultKind::Protocol,
                 "does not speak TLS on this port, and [kafka.tls] asks for it".into(),
             ),
-            RDKafkaErrorCode::BrokerTransportFailure if has("connecting to a SSL listener") => fault(
-                FaultKind::Protocol,
-                "ends the connection at once: it expects TLS on this port, or the port is not Kafka's".into(),
-            ),
-            RDKafkaErrorCode::BrokerTransportFailure if has("require SASL") => {
+            // A listener closes the connection when it cannot read the first request, or will not answer the one
+            // after it.
+            RDKafkaErrorCode::BrokerTransportFailure
+                if has("in state APIVERSION_QUERY") && is_closed && !protocol.is_tls && !is_known =>
+            {
+                fault(
+                    FaultKind::Protocol,
+                    "ends the connection at once: it expects TLS on this port, or the port is not Kafka's"
+                        .into(),
+                )
+            }
+            RDKafkaErrorCode::BrokerTransportFailure
+                if has("in state UP") && is_closed && kafka.mechanism().is_none() && !is_known =>
+            {
                 fault(FaultKind::Protocol, "ends the connection at once: it expects SASL on this port".into())
             }
             RDKafkaErrorCode::BrokerTransportFailure
@@ -173,11 +188,9 @@ impl Fault {
             | RDKafkaErrorCode::OperationTimedOut
                 if !listener.is_empty() =>
             {
-                let detail = cause(detail)
-                    .trim_start_matches("Connect to ipv4#")
-                    .trim_start_matches("Connect to ipv6#");
-                let detail =
-                    detail.trim_start_matches(&format!("{listener} ")).trim_start_matches("failed: ");
+                let detail = cause(detail);
+                // `Connect to ipv4#127.0.0.1:9092 failed: Connection refused`.
+                let detail = detail.split_once(" failed: ").map_or(detail, |(_, reason)| reason);
                 fault(FaultKind::Unreachable, format!("cannot be reached: {detail}"))
             }
             _ => None,
@@ -185,15 +198,17 @@ impl Fault {
     }
 }
 
-/// `sasl_ssl://host:port/bootstrap: what is wrong (after 5ms in state AUTH_REQ)`.
+/// The address of the broker, and what is wrong. librdkafka's forms, which leave the scheme out where it is
+/// plaintext: `sasl_ssl://host:port/bootstrap: what is wrong (after 5ms in state AUTH_REQ)`,
+/// `host:port/1: what is wrong`, `GroupCoordinator: host:port: what is wrong`.
 fn listener(reason: &str) -> (&str, &str) {
     let Some((name, detail)) = reason.split_once(": ") else { return ("", reason) };
-    match name.split_once("://") {
-        Some((_, address)) => (address.split('/').next().unwrap_or(address), detail),
-        None if name.starts_with("GroupCoordinator") => {
-            let (address, detail) = detail.split_once(": ").unwrap_or((name, detail));
-            (address, detail)
-        }
+    if name.starts_with("GroupCoordinator") {
+        return detail.split_once(": ").unwrap_or((name, detail));
+    }
+    let address = name.split_once("://").map_or(name, |(_, address)| address);
+    match address.split_once('/') {
+        Some((address, _broker)) => (address, detail),
         None => ("", reason),
     }
 }
@@ -213,6 +228,7 @@ struct Known {
     last: Option<Fault>,
     /// Whether no broker is left to answer.
     all_down: bool,
+    have_answered: bool,
 }
 
 impl Faults {
@@ -220,8 +236,11 @@ impl Faults {
         self.lock().last.clone()
     }
 
+    /// `None`: there is no trouble, since a broker answered.
     pub(super) fn set(&self, last: Option<Fault>) {
-        *self.lock() = Known { last, all_down: false };
+        let mut known = self.lock();
+        let have_answered = known.have_answered || last.is_none();
+        *known = Known { last, all_down: false, have_answered };
     }
 
     pub(super) fn are_all_down(&self) -> bool {
@@ -234,15 +253,34 @@ impl Faults {
 
     /// What librdkafka tells its error callback. A permanent fault is not covered by a passing one: many
     /// brokers may be down beside the one that refuses.
-    pub(super) fn note(&self, error: &KafkaError, reason: &str, kafka: &config::Kafka) {
-        let Some(code) = error.rdkafka_error_code() else { return };
+    pub(super) fn note(&self, code: RDKafkaErrorCode, reason: &str, kafka: &config::Kafka) {
         let mut known = self.lock();
         if code == RDKafkaErrorCode::AllBrokersDown {
             known.all_down = true;
         }
-        let Some(fault) = Fault::of(code, reason, kafka) else { return };
+        let Some(fault) = Fault::of(code, reason, kafka, known.have_answered) else { return };
         if fault.kind.is_permanent() || known.last.as_ref().is_none_or(|last| !last.kind.is_permanent()) {
             known.last = Some(fault);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As librdkafka says it: each of its forms of a broker's name.
+    #[test]
+    fn the_address_of_the_broker_is_told_apart_from_what_is_wrong() {
+        for (reason, address, detail) in [
+            ("sasl_ssl://b-1:9096/bootstrap: no way (after 5ms)", "b-1:9096", "no way (after 5ms)"),
+            ("ssl://[::1]:9093/1: no way", "[::1]:9093", "no way"),
+            ("127.0.0.1:1/bootstrap: Connect failed: no", "127.0.0.1:1", "Connect failed: no"),
+            ("GroupCoordinator: b-1:9092: Disconnected", "b-1:9092", "Disconnected"),
+            ("FindCoordinator response error: no", "", "FindCoordinator response error: no"),
+            ("1/1 brokers are down", "", "1/1 brokers are down"),
+        ] {
+            assert_eq!(listener(reason), (address, detail), "{reason}");
         }
     }
 }

@@ -12,6 +12,7 @@ use rdkafka::bindings as native;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::BorrowedMessage;
 use rdkafka::metadata::Metadata;
 use rdkafka::{ClientContext, Message, Offset, TopicPartitionList};
 
@@ -33,6 +34,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the first answer is waited for before the reason why there is none is looked for; then twice as
 /// long, and so on.
 const FIRST_LOOK: Duration = Duration::from_millis(200);
+
+/// How long librdkafka's callbacks are given after a question.
+const HEARING: Duration = Duration::from_millis(2);
 
 /// How long the addresses of a host name are tried one after the other.
 const ADDRESSES: Duration = Duration::from_secs(1);
@@ -290,7 +294,7 @@ impl Log {
         from: i64,
     ) -> Result<Option<(i64, Option<i64>)>, LogError> {
         let log = self.clone();
-        blocking(move || log.first(COMMITTED, &partition, from)).await
+        blocking(move || log.first(COMMITTED, &partition, from, place)).await
     }
 
     /// The timestamp in milliseconds of the first record of a transaction that is open, and holds back
@@ -309,7 +313,7 @@ impl Log {
             if stable >= written {
                 return Ok(None);
             }
-            let found = log.first(UNCOMMITTED, &partition, stable)?;
+            let found = log.first(UNCOMMITTED, &partition, stable, place)?;
             Ok(found.and_then(|(_, timestamp_ms)| timestamp_ms))
         })
         .await
@@ -470,13 +474,15 @@ impl Log {
         similar
     }
 
-    /// The first record from an offset on that a reader finds up to the end of the log.
-    fn first(
+    /// What `take` makes of the first record from an offset on that a reader finds. `None`: there is none up
+    /// to the end of the log. It takes some seconds at most.
+    fn first<T>(
         &self,
         isolation: &str,
         partition: &Partition,
         from: i64,
-    ) -> Result<Option<(i64, Option<i64>)>, LogError> {
+        take: impl FnOnce(&BorrowedMessage<'_>) -> T,
+    ) -> Result<Option<T>, LogError> {
         let reader = Reader::open(&self.connection, isolation)?;
         let subject = || Subject::Partition(partition.clone());
         let mut list = TopicPartitionList::new();
@@ -487,7 +493,7 @@ impl Log {
         let mut last = RDKafkaErrorCode::OperationTimedOut;
         while Instant::now() < deadline {
             match reader.client.poll(Duration::from_millis(100)) {
-                Some(Ok(message)) => return Ok(Some((message.offset(), message.timestamp().to_millis()))),
+                Some(Ok(message)) => return Ok(Some(take(&message))),
                 Some(Err(KafkaError::PartitionEOF(_))) => return Ok(None),
                 Some(Err(error)) => {
                     let fault = self.fault(subject(), &error).while_reading();
@@ -563,6 +569,11 @@ impl Log {
     }
 }
 
+/// The offset of a record and its timestamp in milliseconds.
+fn place(message: &BorrowedMessage<'_>) -> (i64, Option<i64>) {
+    (message.offset(), message.timestamp().to_millis())
+}
+
 /// # Safety
 /// `topic` belongs to a result that is still alive.
 unsafe fn describe(
@@ -609,6 +620,9 @@ impl Reader {
         let context = Quiet { faults: Faults::default(), connection: connection.clone() };
         let client: BaseConsumer<Quiet> = client_config(kafka)
             .map_err(LogError::Secret)?
+            .set_log_level(RDKafkaLogLevel::Info)
+            // A listener of another protocol closes the connection, which is told only as a line of the log.
+            .set("log.connection.close", "true")
             .set("isolation.level", isolation)
             .set("group.id", format!("{}.questions", &*kafka.group_prefix))
             .set("enable.auto.commit", "false")
@@ -629,6 +643,7 @@ impl Reader {
             let left = PATIENCE.saturating_sub(started.elapsed());
             let fault = match self.client.fetch_metadata(topic, wait.min(left)) {
                 Ok(metadata) => {
+                    self.hear();
                     faults.set(None);
                     return Ok(metadata);
                 }
@@ -643,10 +658,15 @@ impl Reader {
         }
     }
 
-    /// Why a question has no answer. What librdkafka tells its callbacks is told here, so that a connection
-    /// that cannot be made has its reason.
+    /// Lets librdkafka tell its callbacks what it has to say, which it keeps until then. Polls for at least
+    /// [`HEARING`]: a poll without patience ends at the first log line.
+    fn hear(&self) {
+        while self.client.poll(HEARING).is_some() {}
+    }
+
+    /// Why a question has no answer: a connection that cannot be made has its reason.
     fn fault(&self, subject: Subject, error: &KafkaError) -> KafkaFault {
-        while self.client.poll(Duration::ZERO).is_some() {}
+        self.hear();
         let mut fault = KafkaFault::new(subject, error, &Asker::of(self.connection.kafka()));
         if fault.kind() == FailureKind::Brokers {
             let known = self.client.context().faults.last();
@@ -681,12 +701,26 @@ struct Quiet {
 impl ClientContext for Quiet {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         tracing::debug!(?level, facility, "{message}");
+        if facility == "FAIL" && !is_told_as_error(level) {
+            let closed = RDKafkaErrorCode::BrokerTransportFailure;
+            // Without the name of librdkafka's thread: `[thrd:NAME]: `.
+            let reason = message.split_once("]: ").map_or(message, |(_, reason)| reason);
+            self.faults.note(closed, reason, self.connection.kafka());
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "Kafka client");
-        self.faults.note(&error, reason, self.connection.kafka());
+        if let Some(code) = error.rdkafka_error_code() {
+            self.faults.note(code, reason, self.connection.kafka());
+        }
     }
 }
 
 impl ConsumerContext for Quiet {}
+
+/// Whether librdkafka tells its error callback what it logs at this level.
+fn is_told_as_error(level: RDKafkaLogLevel) -> bool {
+    use RDKafkaLogLevel::{Alert, Critical, Emerg, Error};
+    matches!(level, Emerg | Alert | Critical | Error)
+}

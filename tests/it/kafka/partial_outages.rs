@@ -129,7 +129,7 @@ fn without_brokers_status_shows_what_the_database_knows() {
 
     let (code, _, said) = platform.command(&["status"]);
     assert_eq!(code, 3, "{said}");
-    for words in ["hostile", "read 1 = applied 1", "not known to be fresh", "the brokers do not answer"] {
+    for words in ["hostile", "read 1 = applied 1", "not known to be fresh", "no broker answers"] {
         assert!(said.contains(words), "{words:?} is not in {said}");
     }
     let (code, shown, said) = platform.command(&["status", "--output", "json"]);

@@ -1,17 +1,11 @@
 //! One record, read from the log again: one that was left there because its value was too large.
 
-use std::time::{Duration, Instant};
-
-use rdkafka::consumer::Consumer;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::Message;
 use rdkafka::message::BorrowedMessage;
-use rdkafka::{Message, Offset, TopicPartitionList};
 
-use super::{COMMITTED, Log, LogError, PATIENCE, Reader, blocking};
+use super::{COMMITTED, Log, LogError, blocking};
 use crate::checkpoint::Identity;
 use crate::event::{Partition, Position};
-use crate::failure::FailureKind;
-use crate::source::errors::Subject;
 
 /// What the log holds at a position.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,32 +53,10 @@ impl Log {
     }
 
     fn record_at(&self, partition: &Partition, offset: i64) -> Result<Recalled, LogError> {
-        let reader = Reader::open(&self.connection, COMMITTED)?;
-        let subject = || Subject::Partition(partition.clone());
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(&partition.topic, partition.number, Offset::Offset(offset))
-            .and_then(|()| reader.client.assign(&list))
-            .map_err(LogError::Client)?;
-        let deadline = Instant::now() + 2 * PATIENCE;
-        let mut last = RDKafkaErrorCode::OperationTimedOut;
-        while Instant::now() < deadline {
-            match reader.client.poll(Duration::from_millis(100)) {
-                Some(Ok(message)) if message.offset() == offset => {
-                    return Ok(value(&message, self.value_bytes()));
-                }
-                Some(Ok(_)) | Some(Err(KafkaError::PartitionEOF(_))) => return Ok(Recalled::Gone),
-                Some(Err(error)) => {
-                    let fault = self.fault(subject(), &error).while_reading();
-                    // What does not pass in a moment is not waited for.
-                    if fault.kind() != FailureKind::Brokers {
-                        return Err(fault.into());
-                    }
-                    last = fault.code;
-                }
-                None => {}
-            }
-        }
-        Err(self.fault_of(subject(), last).into())
+        let found = self.first(COMMITTED, partition, offset, |message| {
+            (message.offset() == offset).then(|| value(message, self.value_bytes()))
+        })?;
+        Ok(found.flatten().unwrap_or(Recalled::Gone))
     }
 }
 

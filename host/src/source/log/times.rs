@@ -1,6 +1,6 @@
 //! The time of records that were read already.
 
-use super::{COMMITTED, Log, LogError, blocking};
+use super::{COMMITTED, Log, LogError, blocking, place};
 use crate::event::Partition;
 
 impl Log {
@@ -22,7 +22,7 @@ impl Log {
         while from > low {
             from = (offset - step).max(low);
             step *= 2;
-            let found = self.first(COMMITTED, partition, from)?;
+            let found = self.first(COMMITTED, partition, from, place)?;
             if let Some((_, timestamp_ms)) = found.filter(|(found, _)| *found < offset) {
                 return Ok(timestamp_ms);
             }
