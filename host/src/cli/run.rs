@@ -8,6 +8,8 @@ use tracing_subscriber::EnvFilter;
 
 use super::{CliError, ConfigArgument, LogFormat};
 use crate::config::Config;
+use crate::operations::OperationError;
+use crate::store::{self, StoreError};
 use crate::supervisor::Host;
 
 /// Run the host: every `.wasm` file in the plugin directory becomes a projection.
@@ -17,6 +19,10 @@ use crate::supervisor::Host;
 ///
 /// On SIGTERM or Ctrl-C the host finishes the transactions in flight, for at most `shutdown-deadline`, and exits
 /// with 0. What is not finished is rolled back; the next host reads those events again.
+///
+/// The host exits with 2 at once if its configuration is wrong, or if no database lets it in: a wrong role, password
+/// or database, or a TLS connection that cannot be trusted. Once the host runs, it waits for such things to be
+/// corrected.
 ///
 /// With `[admin]` in its configuration the host answers HTTP requests, with JSON: GET /v1/projections and
 /// /v1/projections/NAME (as `status`), /v1/projections/NAME/dead-letters and /…/dead-letters/ID,
@@ -71,6 +77,7 @@ async fn host(config: Config) -> Result<(), CliError> {
     let deadline = config.shutdown_deadline;
     let stop = CancellationToken::new();
     stop_on_signal(stop.clone())?;
+    check_logins(&config).await?;
     let host = Arc::new(Host::new(config, super::executable()?, stop.clone())?);
     if let Some(address) = host.open_admin().await? {
         tracing::info!(%address, "the admin API listens");
@@ -85,6 +92,19 @@ async fn host(config: Config) -> Result<(), CliError> {
     }
     host.close().await;
     Ok(())
+}
+
+/// A host that none of its databases lets in does not start: the configuration is wrong. Where one of several
+/// lets it in, or does not answer, the host starts, and tries the others again by itself.
+async fn check_logins(config: &Config) -> Result<(), CliError> {
+    let mut refused = None;
+    for settings in config.all_stores() {
+        match store::check_login(settings).await {
+            Err(error @ StoreError::Setup(_)) => refused = Some(error),
+            Ok(()) | Err(_) => return Ok(()),
+        }
+    }
+    refused.map_or(Ok(()), |error| Err(OperationError::from(error).into()))
 }
 
 fn stop_on_signal(stop: CancellationToken) -> Result<(), CliError> {

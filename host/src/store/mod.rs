@@ -509,6 +509,15 @@ pub async fn open(settings: &config::Store) -> Result<Arc<dyn Store>, StoreError
     }
 }
 
+/// Connects to a store's database, and closes the connection. It changes nothing there. Of a SQLite file
+/// nothing is asked.
+pub async fn check_login(settings: &config::Store) -> Result<(), StoreError> {
+    match settings.url.split_once("://") {
+        Some(("postgres" | "postgresql", _)) => postgres::check_login(settings).await,
+        _ => Ok(()),
+    }
+}
+
 /// Whether a store's database is yet to be made: only a SQLite file can be.
 pub fn is_yet_to_be_made(settings: &config::Store) -> bool {
     let file = settings.url.strip_prefix("sqlite://");

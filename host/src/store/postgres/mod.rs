@@ -57,6 +57,15 @@ const CATCH_UP_CLASS: i32 = ADVISORY_CLASS + 1;
 /// A generation and the digest that writes to it.
 type DeploymentKey = (i64, Arc<str>);
 
+/// Connects, and closes the connection.
+pub(super) async fn check_login(settings: &config::Store) -> Result<(), StoreError> {
+    use sqlx::Connection as _;
+    let connected = connect::connect(settings).await?;
+    // How it closes says nothing of the login.
+    let _ = connected.connection.close().await;
+    Ok(())
+}
+
 pub struct Postgres {
     sessions: Arc<Sessions>,
     catch_up_locks: catch_up_lock::Holder,
