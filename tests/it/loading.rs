@@ -354,8 +354,8 @@ fn a_compile_bomb_is_refused_when_its_time_is_up() {
 /// Fault 28.
 #[test]
 fn a_compile_bomb_is_refused_when_its_memory_is_full() {
-    const LIMIT: u64 = 150_000_000;
-    let reason = refused_by_host(&bomb(3_000), &format!("compile-memory-bytes = {LIMIT}"));
+    const LIMIT: u64 = 50_000_000;
+    let reason = refused_by_host(&bomb(6_000), &format!("compile-memory-bytes = {LIMIT}"));
     assert_says(&reason, &[&format!("more than {LIMIT} bytes of memory")]);
 
     // Which is enough for a plugin.

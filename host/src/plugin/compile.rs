@@ -98,7 +98,9 @@ const REFUSED: i32 = 65;
 /// code.
 pub fn worker(memory_bytes: u64, seconds: u64) -> std::process::ExitCode {
     let limit = |most| Rlimit { current: Some(most), maximum: Some(most) };
-    let limited = setrlimit(Resource::As, limit(memory_bytes))
+    // Of the memory that is written to. All address space (`Resource::As`) would count the program's own code,
+    // and what the allocator reserves for each thread.
+    let limited = setrlimit(Resource::Data, limit(memory_bytes))
         // All threads together: two cores' worth, and the parent's clock ends it before.
         .and_then(|()| setrlimit(Resource::Cpu, limit(seconds.saturating_mul(64))))
         .and_then(|()| setrlimit(Resource::Core, limit(0)));
