@@ -18,6 +18,7 @@ mod lanes;
 mod lineage;
 mod locks;
 mod log_identity;
+mod messages;
 mod move_cluster;
 mod no_way_in;
 mod odd_records;
