@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 /// How a client commits: a simple query, with its type and length before it, and its NUL behind.
@@ -12,27 +12,30 @@ const COMMIT: &[u8] = b"Q\0\0\0\x0bCOMMIT\0";
 /// Lives as long as the process.
 pub(crate) struct LossyProxy {
     port: u16,
-    /// Commits that are still answered before one is not; negative: nothing is lost any more.
-    commits_left: Arc<AtomicI64>,
+    /// Whether the answer to the next commit is to be lost.
+    armed: Arc<AtomicBool>,
 }
 
 impl LossyProxy {
-    /// The answer to the n-th commit from now is lost, together with its connection.
-    pub(crate) fn losing_the_answer_to_commit(n: i64, server_port: u16) -> LossyProxy {
+    /// Loses nothing before it is told to.
+    pub(crate) fn to(server_port: u16) -> LossyProxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let proxy = LossyProxy {
-            port: listener.local_addr().unwrap().port(),
-            commits_left: Arc::new(AtomicI64::new(n)),
-        };
-        let commits_left = proxy.commits_left.clone();
+        let port = listener.local_addr().unwrap().port();
+        let proxy = LossyProxy { port, armed: Arc::default() };
+        let armed = proxy.armed.clone();
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server_port)) else { continue };
-                let commits_left = commits_left.clone();
-                thread::spawn(move || serve(client, server, &commits_left));
+                let armed = armed.clone();
+                thread::spawn(move || serve(client, server, &armed));
             }
         });
         proxy
+    }
+
+    /// The answer to the next commit is lost, together with its connection.
+    pub(crate) fn lose_the_answer_to_the_next_commit(&self) {
+        self.armed.store(true, Ordering::SeqCst);
     }
 
     /// The same database, by this way.
@@ -44,12 +47,12 @@ impl LossyProxy {
     }
 
     pub(crate) fn has_lost_an_answer(&self) -> bool {
-        self.commits_left.load(Ordering::SeqCst) <= 0
+        !self.armed.load(Ordering::SeqCst)
     }
 }
 
 /// Carries one connection until it ends, or until an answer is lost.
-fn serve(client: TcpStream, server: TcpStream, commits_left: &AtomicI64) {
+fn serve(client: TcpStream, server: TcpStream, armed: &AtomicBool) {
     let lost = Arc::new(AtomicBool::new(false));
     let answers = thread::spawn({
         let (server, client, lost) = (server.try_clone().unwrap(), client.try_clone().unwrap(), lost.clone());
@@ -57,7 +60,7 @@ fn serve(client: TcpStream, server: TcpStream, commits_left: &AtomicI64) {
         move || carry(server, client, |_| !lost.load(Ordering::SeqCst))
     });
     carry(client, server, |bytes| {
-        if bytes == COMMIT && commits_left.fetch_sub(1, Ordering::SeqCst) == 1 {
+        if bytes == COMMIT && armed.swap(false, Ordering::SeqCst) {
             lost.store(true, Ordering::SeqCst);
         }
         true

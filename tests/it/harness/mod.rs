@@ -46,4 +46,5 @@ pub(crate) use raw_record::publish_with_header;
 pub(crate) use read_model::ReadModel;
 pub(crate) use seed::seed;
 pub(crate) use session::Session;
+pub(crate) use snippet::postgres_snippet;
 pub(crate) use status::{Partition, Projection, check_books};

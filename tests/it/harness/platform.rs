@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::{Duration, UNIX_EPOCH};
 
+use projector::failure::{FailureKind, Response};
 use projector_test_servers::Kafka;
 use projector_workload::topics::Topic;
 use projector_workload::{Publisher, Record, Workload, topics};
@@ -32,6 +33,11 @@ const LOGICAL_TOPICS: [&str; 7] = [
 
 /// The end of every history, so that a seed gives the same bytes on every day.
 const NOW: Duration = Duration::from_secs(1_760_000_000);
+
+/// Whether a host goes on by itself after a failure of this kind.
+fn is_tried_again(kind: &str) -> bool {
+    FailureKind::ALL.iter().any(|known| known.as_str() == kind && known.response() == Response::Retry)
+}
 
 pub(crate) struct Platform {
     brokers: String,
@@ -272,8 +278,8 @@ impl Platform {
             for name in &self.plugins {
                 let projection = status.get(*name).ok_or_else(|| format!("{name} is not installed"))?;
                 match &projection.halted {
-                    // The host tries these again by itself.
-                    Some(trouble) if ["login", "denied", "no-topic", "crash"].contains(&&*trouble.kind) => {
+                    // The host tries it again by itself.
+                    Some(trouble) if is_tried_again(&trouble.kind) => {
                         return Err(format!("{name} waits: {trouble:?}"));
                     }
                     Some(trouble) => panic!("{name} stands still: {trouble:?}"),

@@ -1,29 +1,33 @@
-//! The configurations that `docs/connecting.md` shows: the tests run them.
+//! What the pages about connecting show: the tests run it.
 //!
-//! Each fenced `toml` block there is preceded by its name: `<!-- snippet: kafka-scram -->`. What is
-//! particular to a reader (addresses, passwords) stands in it as `${NAME}`, and a test gives the value with
-//! [`Platform::env`].
+//! Each fenced block there is preceded by its name: `<!-- snippet: kafka-scram -->`. What is particular to a
+//! reader (addresses, passwords) stands in those of `docs/connecting.md` as `${NAME}`, and a test gives the
+//! value with [`Platform::env`]; in those of `docs/connecting-postgres.md` a test replaces the example.
 
 use toml::{Table, Value};
 
 use super::Platform;
 
-const PAGE: &str = include_str!("../../../docs/connecting.md");
+const KAFKA: &str = include_str!("../../../docs/connecting.md");
+const POSTGRES: &str = include_str!("../../../docs/connecting-postgres.md");
 
-/// The block of this name.
-pub(crate) fn snippet(name: &str) -> Table {
-    let comment = format!("<!-- snippet: {name} -->\n");
-    let (_, rest) =
-        PAGE.split_once(&comment).unwrap_or_else(|| panic!("docs/connecting.md has no {comment}"));
-    let block = rest.strip_prefix("```toml\n").and_then(|rest| rest.split_once("\n```"));
-    let (block, _) = block.unwrap_or_else(|| panic!("no toml block follows {comment}"));
-    block.parse().unwrap_or_else(|error| panic!("{name}: {error}"))
+/// The block of this name on the page about Postgres.
+pub(crate) fn postgres_snippet(name: &str) -> &'static str {
+    block(POSTGRES, name)
+}
+
+fn block(page: &'static str, name: &str) -> &'static str {
+    let comment = format!("<!-- snippet: {name} -->\n```");
+    let (_, rest) = page.split_once(&comment).unwrap_or_else(|| panic!("no page has {comment}"));
+    let block = rest.split_once('\n').and_then(|(_language, rest)| rest.split_once("```"));
+    block.unwrap_or_else(|| panic!("the block after {comment} does not end")).0
 }
 
 impl Platform {
     /// Adds a block of `docs/connecting.md` to this configuration: its values replace those of the same keys.
     pub(crate) fn with_snippet(mut self, name: &str) -> Platform {
-        merge(self.config(), snippet(name));
+        let snippet = block(KAFKA, name).parse().unwrap_or_else(|error| panic!("{name}: {error}"));
+        merge(self.config(), snippet);
         self
     }
 }

@@ -5,7 +5,9 @@ use std::fs;
 
 use projector_test_servers::{PgBouncer, Postgres};
 
-use crate::harness::{Host, Line, Platform, ReadModel, SALES_BY_COUNTRY, Session, eventually, seed};
+use crate::harness::{
+    Host, Line, Platform, ReadModel, SALES_BY_COUNTRY, Session, eventually, postgres_snippet, seed,
+};
 
 /// A database to which the role `projector` is let in, and its url.
 fn database(postgres: &Postgres, password: &str) -> String {
@@ -101,9 +103,23 @@ fn a_store_that_lets_nobody_in_is_no_fault_of_a_plugin() {
             .set(&["store", "password"], format!("${{file:{}}}", file.display()));
     platform.create_topics(2);
     let history = platform.workload(seed(343), 600).records().collect::<Vec<_>>();
-    let (before, after) = history.split_at(300);
-    platform.publish(before);
+    let (first, rest) = history.split_at(200);
+    let (second, third) = rest.split_at(200);
+    platform.publish(first);
+    // At its start, the configuration is wrong.
+    let (code, _, said) = platform.command(&["run"]);
+    assert!(code == 2 && said.contains("\"projector\"") && said.contains("password"), "{code}: {said}");
+    assert!(!said.contains("wrong-one"), "{said}");
+    fs::write(&file, "one\n").unwrap();
     let host = platform.start_host("patient");
+    platform.until_fresh();
+
+    // While it runs, it waits until that is mended.
+    fs::write(&file, "wrong-one").unwrap();
+    postgres
+        .execute("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'projector';\n")
+        .unwrap();
+    platform.publish(second);
     until_told(&host, &["\"projector\"", "password"]);
     fs::write(&file, "one\n").unwrap();
     platform.until_fresh();
@@ -113,7 +129,7 @@ fn a_store_that_lets_nobody_in_is_no_fault_of_a_plugin() {
     postgres
         .execute("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'projector';\n")
         .unwrap();
-    platform.publish(after);
+    platform.publish(third);
     fs::write(&file, "two\n").unwrap();
     platform.assert_sales_are_right();
     assert_never_said(&host, &["replace the file", "plugin refused", "wrong-one"]);
@@ -125,7 +141,7 @@ fn a_store_that_lets_nobody_in_is_no_fault_of_a_plugin() {
 fn a_stopped_hosts_transaction_ends_behind_a_pooler() {
     let postgres = Postgres::start().unwrap();
     postgres.create_database("readmodels").unwrap();
-    let pooler = PgBouncer::start(&postgres, "session").unwrap();
+    let pooler = PgBouncer::start(&postgres, postgres_snippet("pooler")).unwrap();
     let platform =
         Platform::new("pooled", &[SALES_BY_COUNTRY], ReadModel::Postgres { url: admin(&postgres) })
             .set(&["store", "url"], pooler.url("readmodels"))
@@ -152,7 +168,7 @@ fn a_stopped_hosts_transaction_ends_behind_a_pooler() {
 fn a_host_behind_a_pooler_in_transaction_mode_says_so() {
     let postgres = Postgres::start().unwrap();
     postgres.create_database("readmodels").unwrap();
-    let pooler = PgBouncer::start(&postgres, "transaction").unwrap();
+    let pooler = PgBouncer::start(&postgres, "pool_mode = transaction").unwrap();
     let platform =
         Platform::new("pooled-short", &[SALES_BY_COUNTRY], ReadModel::Postgres { url: admin(&postgres) })
             .set(&["store", "url"], pooler.url("readmodels"));
@@ -161,4 +177,25 @@ fn a_host_behind_a_pooler_in_transaction_mode_says_so() {
     until_told(&host, &["pooler", "session mode"]);
     assert_never_said(&host, &["replace the file", "\"kind\":\"database\""]);
     host.sigterm();
+}
+
+/// What works, and is worth a word: passwords and rows that leave the machine unencrypted, and lanes that
+/// have to wait for each other's connections.
+#[test]
+fn plain_text_and_too_few_connections_are_warned_of() {
+    let postgres = Postgres::start().unwrap();
+    let warned = |host: &Host, text: &str| host.log().lines().iter().any(|line| line.text.contains(text));
+    for (address, exposed) in [("127.0.0.1", false), ("0.0.0.0", true)] {
+        let url = postgres.create_database(&format!("at-{address}")).unwrap();
+        let platform = Platform::new("warned", &[SALES_BY_COUNTRY], ReadModel::Postgres { url: url.clone() })
+            .set(&["store", "url"], url.replace("127.0.0.1", address))
+            .set(&["store", "connections"], if exposed { 6 } else { 20 })
+            .set(&["lanes"], 4);
+        platform.create_topics(2);
+        let host = platform.start_host("warned");
+        host.log().wait_for("that it runs", |line| line.message() == "projection runs");
+        assert_eq!(warned(&host, "the connection to the store is not encrypted"), exposed);
+        assert_eq!(warned(&host, "the store has too few connections for the projection's lanes"), exposed);
+        host.sigterm();
+    }
 }

@@ -14,14 +14,18 @@ use tempfile::TempDir;
 use super::home::{Home, wait_until};
 use super::projection::{PUT, Projection, contract, numbers, numeric};
 use super::settings;
+use crate::harness::postgres_snippet;
 
 /// `projector dlq list` on this store: it asks for nothing but the database. The exit code, and its words.
 fn asked(url: &str, more: &str, environment: &[(&str, &Path)]) -> (i32, String) {
+    asked_with(&format!("[store]\nurl = \"{url}\"\n{more}\n"), environment)
+}
+
+/// The same, by the configuration's table `store`.
+fn asked_with(store: &str, environment: &[(&str, &Path)]) -> (i32, String) {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("projector.toml");
-    let config = format!(
-        "[kafka]\nbrokers = \"127.0.0.1:1\"\n[plugins]\ndirectory = \"plugins\"\n[store]\nurl = \"{url}\"\n{more}\n"
-    );
+    let config = format!("[kafka]\nbrokers = \"127.0.0.1:1\"\n[plugins]\ndirectory = \"plugins\"\n{store}");
     std::fs::write(&file, config).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_projector"));
     command.args(["dlq", "list", "--config"]).arg(&file).env_remove("SSL_CERT_DIR");
@@ -131,6 +135,53 @@ fn a_certificate_is_checked_as_sslmode_says() -> Result<()> {
     server.postgres.encrypt(&expired, &server.authority)?;
     for query in [format!("sslmode=verify-full&sslrootcert={root}"), "sslmode=verify-full".into()] {
         is_refused(&server.url("localhost", &query), &[("SSL_CERT_FILE", &ours)], &["has expired", "renew"]);
+    }
+    Ok(())
+}
+
+/// What the page about connecting shows, on a new server: with the right to create schemas, and with schemas
+/// that a DBA made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_page_shows_is_enough() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let secret = directory.path().join("password");
+    std::fs::write(&secret, PASSWORD)?;
+    let role = postgres_snippet("role").replace('…', PASSWORD);
+    for by_dba in [false, true] {
+        let authorities = tempfile::tempdir()?;
+        let authority = Issuer::new(authorities.path())?;
+        let server = Postgres::start_with(&[("fsync", "off")])?;
+        server.encrypt(&authority.vouch("server", "server", "DNS:localhost", 30)?, &authority)?;
+        server.let_in(
+            "hostssl all projector 127.0.0.1/32 scram-sha-256\nhost all postgres 127.0.0.1/32 trust",
+        )?;
+        match by_dba {
+            false => drop(server.execute(&role)?),
+            true => {
+                let without = role.lines().filter(|line| !line.starts_with("grant create"));
+                server.execute(&without.map(|line| format!("{line}\n")).collect::<String>())?;
+                let schemas = postgres_snippet("schemas").replace("order_search", "some_orders");
+                server.execute_in("readmodels", &schemas)?;
+            }
+        }
+        let adapted = |block: &str| {
+            let (root, secret) = (authority.certificate(), secret.display().to_string());
+            let text = block.replace("/etc/projector/pg-ca.pem", &root.display().to_string());
+            let text = text.replace("/run/secrets/pg", &secret);
+            let address = format!("localhost:{}", server.port());
+            ["db.example:5432", "a.example:5432", "b.example:5432"]
+                .iter()
+                .fold(text, |text, example| text.replace(example, &address))
+        };
+        let store: toml::Table = adapted(postgres_snippet("store")).parse()?;
+        let opened = store::open(&store["store"].clone().try_into()?).await?;
+        let projection = Projection::install(opened, contract(&numbers())).await?;
+        projection.write(&[vec![numeric(PUT, &[1, 1])]]).await?;
+
+        let several = adapted(postgres_snippet("several-servers"));
+        let several = format!("{several}password = \"${{file:{}}}\"\n", secret.display());
+        let (code, said) = asked_with(&several, &[("SSL_CERT_FILE", &authority.certificate())]);
+        assert_eq!(code, 0, "{several}: {said}");
     }
     Ok(())
 }
@@ -276,7 +327,7 @@ fn a_pooler_in_transaction_mode_is_refused_with_the_reason() -> Result<()> {
     let postgres = Postgres::start_with(&[("fsync", "off")])?;
     postgres.create_database("readmodels")?;
     for mode in ["transaction", "statement"] {
-        let pooler = PgBouncer::start(&postgres, mode)?;
+        let pooler = PgBouncer::start(&postgres, &format!("pool_mode = {mode}"))?;
         is_refused(&pooler.url("readmodels"), &[], &["pool", "session mode"]);
         // The more so where other clients keep its sessions moving.
         is_refused(&pooler.url("readmodels"), &[], &["session mode"]);
@@ -289,7 +340,7 @@ fn a_pooler_in_transaction_mode_is_refused_with_the_reason() -> Result<()> {
 async fn a_pooler_in_session_mode_takes_the_hosts_time_limits() -> Result<()> {
     let postgres = Postgres::start_with(&[("fsync", "off")])?;
     postgres.create_database("readmodels")?;
-    let pooler = PgBouncer::start(&postgres, "session")?;
+    let pooler = PgBouncer::start(&postgres, postgres_snippet("pooler"))?;
     let mut settings = settings(&pooler.url("readmodels"));
     settings.idle_in_transaction_timeout = Duration::from_secs(2);
     let projection = Projection::install(store::open(&settings).await?, contract(&numbers())).await?;

@@ -46,21 +46,9 @@ impl Administrator {
     /// Lets a user do something, from any host.
     pub(super) fn grant(&self, user: &str, right: Right, resource: Resource<'_>) -> Result<()> {
         let acl = Acl::new(user, right, resource)?;
-        let mut reason = [0; 256];
-        // SAFETY: the strings of `acl` outlive the call, which copies them; `binding` is destroyed below.
+        // SAFETY: `binding` is destroyed below, and not used after that.
         unsafe {
-            let mut binding = native::rd_kafka_AclBinding_new(
-                acl.kind,
-                acl.name.as_ptr(),
-                acl.pattern,
-                acl.principal.as_ptr(),
-                c"*".as_ptr(),
-                acl.operation,
-                native::rd_kafka_AclPermissionType_t::RD_KAFKA_ACL_PERMISSION_TYPE_ALLOW,
-                reason.as_mut_ptr(),
-                reason.len(),
-            );
-            ensure!(!binding.is_null(), "{}", text(reason.as_ptr()));
+            let mut binding = acl.binding(native::rd_kafka_AclBinding_new)?;
             let done = self.ask(
                 |client, queue| native::rd_kafka_CreateAcls(client, &mut binding, 1, ptr::null(), queue),
                 |event| {
@@ -81,21 +69,9 @@ impl Administrator {
     /// Takes a right away that was granted in the same words.
     pub(super) fn revoke(&self, user: &str, right: Right, resource: Resource<'_>) -> Result<()> {
         let acl = Acl::new(user, right, resource)?;
-        let mut reason = [0; 256];
-        // SAFETY: as in `grant`.
+        // SAFETY: `filter` is destroyed below, and not used after that.
         unsafe {
-            let mut filter = native::rd_kafka_AclBindingFilter_new(
-                acl.kind,
-                acl.name.as_ptr(),
-                acl.pattern,
-                acl.principal.as_ptr(),
-                c"*".as_ptr(),
-                acl.operation,
-                native::rd_kafka_AclPermissionType_t::RD_KAFKA_ACL_PERMISSION_TYPE_ALLOW,
-                reason.as_mut_ptr(),
-                reason.len(),
-            );
-            ensure!(!filter.is_null(), "{}", text(reason.as_ptr()));
+            let mut filter = acl.binding(native::rd_kafka_AclBindingFilter_new)?;
             let done = self.ask(
                 |client, queue| native::rd_kafka_DeleteAcls(client, &mut filter, 1, ptr::null(), queue),
                 |_| Vec::new(),
@@ -189,6 +165,19 @@ impl Administrator {
     }
 }
 
+/// How librdkafka makes a right to be granted, or a filter for rights.
+type NewBinding = unsafe extern "C" fn(
+    native::rd_kafka_ResourceType_t,
+    *const c_char,
+    native::rd_kafka_ResourcePatternType_t,
+    *const c_char,
+    *const c_char,
+    native::rd_kafka_AclOperation_t,
+    native::rd_kafka_AclPermissionType_t,
+    *mut c_char,
+    usize,
+) -> *mut native::rd_kafka_AclBinding_t;
+
 /// A right in librdkafka's words.
 struct Acl {
     kind: native::rd_kafka_ResourceType_t,
@@ -199,6 +188,28 @@ struct Acl {
 }
 
 impl Acl {
+    /// The caller destroys what it returns, which is not null.
+    fn binding(&self, new: NewBinding) -> Result<*mut native::rd_kafka_AclBinding_t> {
+        let mut reason = [0; 256];
+        let allow = native::rd_kafka_AclPermissionType_t::RD_KAFKA_ACL_PERMISSION_TYPE_ALLOW;
+        // SAFETY: all strings outlive the call, which copies them.
+        unsafe {
+            let binding = new(
+                self.kind,
+                self.name.as_ptr(),
+                self.pattern,
+                self.principal.as_ptr(),
+                c"*".as_ptr(),
+                self.operation,
+                allow,
+                reason.as_mut_ptr(),
+                reason.len(),
+            );
+            ensure!(!binding.is_null(), "{}", text(reason.as_ptr()));
+            Ok(binding)
+        }
+    }
+
     fn new(user: &str, right: Right, resource: Resource<'_>) -> Result<Acl> {
         use native::rd_kafka_AclOperation_t as Operation;
         use native::rd_kafka_ResourcePatternType_t as Pattern;

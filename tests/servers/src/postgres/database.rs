@@ -27,9 +27,18 @@ impl Database {
     /// Runs `sql` with psql, one statement after the other, each on its own; returns the rows, one
     /// a line, with columns separated by `|`.
     pub fn execute(&self, sql: &str) -> Result<String> {
+        self.execute_at(&self.url, sql)
+    }
+
+    /// The same, in another database of the server.
+    pub fn execute_in(&self, database: &str, sql: &str) -> Result<String> {
+        self.execute_at(&self.sibling_url(database), sql)
+    }
+
+    fn execute_at(&self, url: &str, sql: &str) -> Result<String> {
         let output = Command::new(&self.psql)
             .args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align"])
-            .args(["--set", "ON_ERROR_STOP=1", "--dbname", &self.url])
+            .args(["--set", "ON_ERROR_STOP=1", "--dbname", url])
             .args(sql.split_inclusive(";\n").flat_map(|statement| ["--command", statement]))
             .output()
             .with_context(|| format!("cannot run {}", self.psql.display()))?;

@@ -26,8 +26,8 @@ pub struct PgBouncer {
 }
 
 impl PgBouncer {
-    /// `mode`: `session`, `transaction` or `statement`.
-    pub fn start(postgres: &Postgres, mode: &str) -> Result<PgBouncer> {
+    /// `settings`: lines of its configuration file, such as `pool_mode = session`.
+    pub fn start(postgres: &Postgres, settings: &str) -> Result<PgBouncer> {
         packages::ensure_installed(&[&PGBOUNCER])?;
         let installation = Installation::locate_or_install()?;
         let (port, directory) = (port::free()?, ServerDirectory::create("pgbouncer")?);
@@ -37,7 +37,7 @@ impl PgBouncer {
         fs::write(
             &config,
             format!(
-                "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\nauth_file = {}\npool_mode = {mode}\ndefault_pool_size = 40\n",
+                "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\nauth_file = {}\n{settings}\n",
                 postgres.port(),
                 users.display()
             ),
