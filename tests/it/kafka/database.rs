@@ -82,7 +82,7 @@ fn a_transaction_that_outlived_postgres_is_not_done_again() {
 #[test]
 fn a_commit_whose_answer_was_lost_is_recognised() {
     let server = Postgres::start().unwrap();
-    let proxy = LossyProxy::losing_the_answer_to_commit(9, server.port());
+    let proxy = LossyProxy::to(server.port());
     let read_model = ReadModel::on(&server);
     let ReadModel::Postgres { url } = &read_model else { unreachable!("it is on Postgres") };
     let url = proxy.url(url);
@@ -90,8 +90,14 @@ fn a_commit_whose_answer_was_lost_is_recognised() {
         .set(&["batch", "events"], 100)
         .set(&["store", "url"], url);
     platform.create_topics(2);
-    platform.publish(&history(&platform, seed(313), 3_000));
+    let records = history(&platform, seed(313), 3_000);
+    let (before, after) = records.split_at(1_000);
+    platform.publish(before);
     let host = platform.start_host("uncertain");
+    // From then on only batches are committed.
+    platform.until_fresh();
+    proxy.lose_the_answer_to_the_next_commit();
+    platform.publish(after);
     until_retrying(&host, SALES_BY_COUNTRY);
     assert!(proxy.has_lost_an_answer(), "something else went wrong");
     platform.assert_sales_are_right();

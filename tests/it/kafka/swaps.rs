@@ -12,7 +12,7 @@ use projector::plugin::Plugin;
 use projector::store::deployments::{Action, Origin, Proposal, Proposed};
 use projector::store::operator::Asked;
 use projector::store::{self, Component, Store};
-use projector::topics::TopicMapping;
+use projector::topics::{PhysicalTopics, TopicMapping};
 use projector_workload::{Publisher, Record};
 use tokio::runtime::Runtime;
 
@@ -31,16 +31,23 @@ struct Deployer {
     runtime: Runtime,
     store: Arc<dyn Store>,
     versions: Vec<(Vec<u8>, Plugin)>,
+    topics: TopicMapping,
 }
 
 impl Deployer {
-    fn new(read_model: &ReadModel, versions: &[Vec<u8>]) -> Deployer {
-        let ReadModel::Postgres { url } = read_model else { panic!("SQLite has one host") };
+    fn new(platform: &Platform, versions: &[Vec<u8>]) -> Deployer {
+        let ReadModel::Postgres { url } = platform.read_model() else { panic!("SQLite has one host") };
         let settings: config::Store = toml::from_str(&format!("url = '{url}'")).unwrap();
         let runtime = Runtime::new().unwrap();
         let store = runtime.block_on(store::open(&settings)).unwrap();
         let loaded = versions.iter().map(|bytes| (bytes.clone(), load(bytes, &Limits::default())));
-        Deployer { store, versions: loaded.collect(), runtime }
+        let versions: Vec<(Vec<u8>, Plugin)> = loaded.collect();
+        // As the configuration of the hosts maps them.
+        let topics = TopicMapping::new(versions[0].1.contract.topics.iter().map(|topic| {
+            let physical = PhysicalTopics::named(&platform.topic(&topic.name));
+            (topic.name.clone(), physical.expect("its name is legal"))
+        }));
+        Deployer { store, versions, topics, runtime }
     }
 
     /// `wait`: until the hosts say that they can run it, and one of them carries it out.
@@ -57,9 +64,7 @@ impl Deployer {
         self.runtime.block_on(async {
             let Proposed::Open(id) = self.store.propose(&proposal).await.unwrap() else { return };
             if !wait {
-                let topics =
-                    TopicMapping::same_names(contract.topics.iter().map(|topic| topic.name.as_str()));
-                self.store.activate(id, Offered { contract, topics: &topics }).await.unwrap();
+                self.store.activate(id, Offered { contract, topics: &self.topics }).await.unwrap();
                 return;
             }
             let deadline = Instant::now() + Duration::from_secs(40);
@@ -107,7 +112,7 @@ fn two_hundred_swaps_under_load_lose_and_double_nothing() {
     let records: Vec<Record> = platform.workload(seed(5_000), 300_000).records().collect();
     let host = platform.start_host("host");
     host.group(SALES_BY_COUNTRY);
-    let deployer = Deployer::new(platform.read_model(), &versions);
+    let deployer = Deployer::new(&platform, &versions);
     let flowing = AtomicBool::new(true);
     let begun = Instant::now();
     let published = thread::scope(|scope| {
@@ -166,7 +171,7 @@ fn versions_change_during_rebalances() {
     let residents = [platform.start_host("one"), platform.start_host("two")];
     let group = residents[0].group(SALES_BY_COUNTRY);
     platform.until_shared_by(&group, 2);
-    let deployer = Deployer::new(platform.read_model(), &versions);
+    let deployer = Deployer::new(&platform, &versions);
     let flowing = AtomicBool::new(true);
     thread::scope(|scope| {
         let _last = StopWhenDropped(&flowing);
@@ -284,7 +289,7 @@ fn a_batch_of_the_old_version_is_not_written_once_another_one_is_active() {
     platform.publish(before);
     let stopped = platform.start_host_with("stopped", "before-commit=stop@4");
     stopped.group(SALES_BY_COUNTRY);
-    let deployer = Deployer::new(platform.read_model(), &versions);
+    let deployer = Deployer::new(&platform, &versions);
     platform.publish(after);
     stopped.until_stopped_at("before-commit");
     // Waits for the batch's share of the lock, until the server ends that session.

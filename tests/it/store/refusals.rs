@@ -176,12 +176,23 @@ async fn an_entry_that_is_too_long_for_an_index_is_no_reason_to_try_again_on_pos
     let projection = Projection::install(home.open().await?, contract(&accounts())).await?;
     // Postgres compresses; this does not compress well.
     let mut state = 1_u64;
-    let long = (0..20_000).fold(String::new(), |mut text, _| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let _ = write!(text, "{:x}", state >> 60);
-        text
-    });
-    let error = refused(&home, &projection, &[vec![own(1, &long)]]).await?;
-    assert!(matches!(error, StoreError::Data(_)), "{error:?}");
+    let mut long = |length: usize| {
+        (0..length).fold(String::new(), |mut text, _| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let _ = write!(text, "{:x}", state >> 60);
+            text
+        })
+    };
+    // Of an entry that does not even fit into a page, Postgres does not say which index it is for.
+    for (length, columns, column) in [(7_000, "owner", Some("owner")), (20_000, "id or owner", None)] {
+        let error = refused(&home, &projection, &[vec![own(1, &long(length))]]).await?;
+        let StoreError::Data(refusal) = &error else { panic!("{error:?}") };
+        assert_eq!(refusal.table.as_deref(), Some("account"), "{error}");
+        assert_eq!(refusal.column.as_deref(), column, "{error}");
+        let said = error.to_string();
+        let begin = format!("account: a value of {columns} is too long for the index account__");
+        assert!(said.contains(&begin), "{said}");
+        assert!(!said.contains("at line"), "Postgres' own source is named: {said}");
+    }
     Ok(())
 }
