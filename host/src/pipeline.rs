@@ -268,7 +268,7 @@ impl Run {
         let generation = &self.settler.deployment.generation;
         match self.settler.store.record_topics(generation, read, left).await {
             Ok(()) => self.topics = None,
-            Err(error) => tracing::debug!(%error, "the topics that match could not be recorded; tried again"),
+            Err(error) => self.backoff.missed("the topics that match could not be recorded", &error),
         }
     }
 
@@ -332,7 +332,7 @@ impl Run {
         let projection = self.name();
         let generation = &self.settler.deployment.generation;
         if let Err(error) = self.settler.store.set_caught_up(generation).await {
-            tracing::debug!(projection, %error, "that it is caught up could not be stored; trying on");
+            self.backoff.missed("that it is caught up could not be stored", &error);
             return Ok(());
         }
         tracing::info!(projection, "caught up");
@@ -654,7 +654,7 @@ impl Run {
                 && let Err(error) =
                     store.set_impure(&deployment.generation, &crate::outcome::shown(impurity)).await
             {
-                tracing::debug!(%error, "that the plugin is not pure could not be stored");
+                self.backoff.missed("that the plugin is not pure could not be stored", &error);
             }
         }
     }
@@ -722,7 +722,7 @@ impl Run {
         self.shows_trouble = true;
         let Settler { store, deployment, .. } = &self.settler;
         if let Err(error) = store.set_halted(&deployment.generation, Some(&trouble)).await {
-            tracing::debug!(%error, "why it does not go on could not be stored");
+            self.backoff.missed("why it does not go on could not be stored", &error);
         }
     }
 
@@ -733,7 +733,7 @@ impl Run {
         if std::mem::take(&mut self.shows_trouble) {
             let Settler { store, deployment, .. } = &self.settler;
             if let Err(error) = store.set_halted(&deployment.generation, None).await {
-                tracing::debug!(%error, "that it goes on could not be stored");
+                self.backoff.missed("that it goes on could not be stored", &error);
             }
         }
     }

@@ -36,7 +36,8 @@ pub struct Failures {
     pub dead_letters: i64,
     /// Events that may wait behind them.
     pub parked: i64,
-    /// Dead letters that nothing waits behind are discarded after so long; never, if not set.
+    /// Dead letters that no parked event waits behind are discarded after so long, and their keys freed; never,
+    /// if not set.
     #[serde(with = "humantime_serde")]
     pub retention: Option<Duration>,
 }

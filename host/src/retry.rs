@@ -40,7 +40,27 @@ struct Attempts {
     open: BTreeMap<u64, Retrying>,
     last: u64,
     /// What was logged lately of which projection: lanes that meet the same say it once.
-    said: HashMap<(String, String), Instant>,
+    said: News,
+}
+
+/// Tells a cause that is to be logged from one that was logged lately.
+#[derive(Default)]
+pub struct News(HashMap<String, Instant>);
+
+impl News {
+    /// Whether a cause is to be logged: it is new, or was not logged for a while.
+    pub fn is_news(&mut self, cause: &str) -> bool {
+        self.0.retain(|_, at| at.elapsed() < REMINDER);
+        if self.0.contains_key(cause) || self.0.len() >= MOST_SAID {
+            return false;
+        }
+        self.0.insert(cause.to_owned(), Instant::now());
+        true
+    }
+
+    fn forget(&mut self, cause: &str) {
+        self.0.remove(cause);
+    }
 }
 
 /// Something that is tried until it works.
@@ -73,20 +93,20 @@ impl Retries {
         all
     }
 
-    /// Whether a cause is to be logged: it is new, or was not for a while.
-    fn is_news(&self, projection: &str, cause: &str) -> bool {
-        let mut attempts = self.lock();
-        attempts.said.retain(|_, at| at.elapsed() < REMINDER);
-        let cause = (projection.to_owned(), cause.to_owned());
-        if attempts.said.contains_key(&cause) || attempts.said.len() >= MOST_SAID {
-            return false;
+    /// Something beside the batches failed, and is done again at its next occasion: at warn, once for each
+    /// cause, and again every few minutes. `what`: what did not come to be.
+    pub fn missed(&self, projection: &str, what: &str, error: &dyn fmt::Display) {
+        if self.is_news(projection, &format!("{what}: {error}")) {
+            tracing::warn!(projection, %error, "{what}; it is tried again");
         }
-        attempts.said.insert(cause, Instant::now());
-        true
+    }
+
+    fn is_news(&self, projection: &str, cause: &str) -> bool {
+        self.lock().said.is_news(&said(projection, cause))
     }
 
     fn forget(&self, projection: &str, cause: &str) {
-        self.lock().said.remove(&(projection.to_owned(), cause.to_owned()));
+        self.lock().said.forget(&said(projection, cause));
     }
 
     fn lock(&self) -> MutexGuard<'_, Attempts> {
@@ -189,6 +209,11 @@ impl Backoff {
         }
     }
 
+    /// Like [`Retries::missed`], of this projection.
+    pub fn missed(&self, what: &str, error: &dyn fmt::Display) {
+        self.retries.missed(&self.projection, what, error);
+    }
+
     /// The projection or the store: what there is not stands in no log line.
     fn subject(&self) -> (Option<&str>, Option<&str>) {
         (Some(&*self.projection).filter(|name| !name.is_empty()), self.store.as_deref())
@@ -214,6 +239,11 @@ impl Drop for Backoff {
     fn drop(&mut self) {
         self.retries.lock().open.remove(&self.number);
     }
+}
+
+/// A cause is another one in another projection.
+fn said(projection: &str, cause: &str) -> String {
+    format!("{projection}: {cause}")
 }
 
 fn delays() -> ExponentialBackoff {

@@ -442,16 +442,16 @@ impl Host {
             }
             let reason = format!("the projection's task panicked: {}", crash_text(error));
             backoff.failed(FailureKind::Crash, &reason);
-            Self::show_crash(&*store, &generation, reason).await;
+            self.show_crash(&*store, &generation, reason).await;
             backoff.wait(&stop).await;
         }
     }
 
     /// Keeps a crash for `status`, until a run has gone well for a while.
-    async fn show_crash(store: &dyn Store, generation: &Generation, reason: String) {
+    async fn show_crash(&self, store: &dyn Store, generation: &Generation, reason: String) {
         let trouble = Trouble::new(FailureKind::Crash, reason);
         if let Err(error) = store.set_halted(generation, Some(&trouble)).await {
-            tracing::debug!(projection = generation.projection, %error, "a panic could not be stored");
+            self.retries.missed(&generation.projection, "the panic is not shown by `status`", &error);
         }
     }
 
@@ -481,7 +481,8 @@ impl Host {
                             if std::mem::take(&mut crashed)
                                 && let Err(error) = store.set_halted(&generation, None).await
                             {
-                                tracing::debug!(projection = name, %error, "that it runs well could not be stored");
+                                let what = "`status` still shows the panic that is over";
+                                self.retries.missed(name, what, &error);
                             }
                             lanes.await
                         }
@@ -499,7 +500,7 @@ impl Host {
                             let reason = format!("a task of this projection panicked: {said}");
                             restarts.failed(FailureKind::Crash, &reason);
                             crashed = true;
-                            Self::show_crash(&*store, &generation, reason).await;
+                            self.show_crash(&*store, &generation, reason).await;
                             restarts.wait(&stop).await;
                         }
                     }
@@ -617,7 +618,13 @@ impl Host {
             if board.of(generation.id).is_none_or(|wishes| wishes.role != Role::Building) {
                 continue;
             }
-            let Ok(standings) = store.standings(name).await else { continue };
+            let standings = match store.standings(name).await {
+                Ok(standings) => standings,
+                Err(error) => {
+                    self.retries.missed(name, "whether to promote could not be found out", &error);
+                    continue;
+                }
+            };
             let of = |role| standings.iter().find(|standing| standing.role == role);
             let (Some(live), Some(new)) = (of(Role::Live), of(Role::Building)) else { continue };
             if new.generation.id != generation.id || !new.caught_up {
@@ -672,10 +679,16 @@ impl Host {
                 humantime_serde::re::humantime::format_duration(retention)
             )),
         };
+        let mut backoff = Backoff::new(&generation.projection, &self.retries);
         loop {
             match store.expire(generation, retention.as_secs() as i64, &asked).await {
-                Ok(0) => {}
+                Ok(0) => {
+                    backoff.succeeded();
+                    tokio::time::sleep(EXPIRY).await;
+                }
+                // There may be more of them.
                 Ok(letters) => {
+                    backoff.succeeded();
                     tracing::info!(
                         projection = generation.projection,
                         letters,
@@ -683,10 +696,11 @@ impl Host {
                     );
                 }
                 Err(error) => {
-                    tracing::debug!(projection = generation.projection, %error, "to be tried again")
+                    let reason = format!("old dead letters could not be discarded: {error}");
+                    backoff.failed(error.kind(), &reason);
+                    tokio::time::sleep(backoff.delay()).await;
                 }
             }
-            tokio::time::sleep(EXPIRY).await;
         }
     }
 

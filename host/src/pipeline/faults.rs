@@ -65,7 +65,8 @@ impl Faults {
     pub(super) async fn store(&mut self) {
         while let Some((subject, trouble)) = self.unstored.pop_first() {
             if let Err(error) = self.keep(&subject, trouble.as_ref()).await {
-                tracing::debug!(%subject, %error, "a fault could not be stored; trying on");
+                let what = format!("`status` does not show what is wrong with {subject}");
+                self.retries.missed(&self.generation.projection, &what, &error);
                 self.unstored.insert(subject, trouble);
                 return;
             }

@@ -83,7 +83,7 @@ impl Run {
         if self.settler.on_trial.is_some() && self.switch.batches >= self.trial_batches {
             match self.settler.store.prove(generation, digest).await {
                 Ok(()) => self.settler.on_trial = None,
-                Err(error) => tracing::debug!(%error, "that a trial is over could not be stored"),
+                Err(error) => self.backoff.missed("that a trial is over could not be stored", &error),
             }
         }
     }
@@ -123,7 +123,7 @@ impl Run {
                         );
                         self.backoff.succeeded();
                         if let Err(error) = self.board.refresh().await {
-                            tracing::debug!(projection, %error, "what is active now is heard later");
+                            self.backoff.missed("what is active now could not be asked", &error);
                         }
                     }
                     Err(error) => {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::{Incoming, Log, TopicsChange};
+use crate::retry::News;
 use crate::topics::TopicMapping;
 
 /// The topics that are read, by name. `None`: not known yet.
@@ -38,6 +39,7 @@ impl Matches {
             return std::future::pending().await;
         }
         let mut missing: Vec<Arc<str>> = Vec::new();
+        let mut said = News::default();
         loop {
             match self.log.topics(&self.mapping).await {
                 Ok(found) => {
@@ -56,9 +58,10 @@ impl Matches {
                         self.subscribed.send_replace(Some(now));
                     }
                 }
-                Err(error) => {
-                    tracing::debug!(group = self.group, %error, "topics that match are looked for again");
+                Err(error) if said.is_news(&error.to_string()) => {
+                    tracing::warn!(group = self.group, %error, "topics that match could not be looked for; trying on");
                 }
+                Err(_) => {}
             }
             tokio::time::sleep(every).await;
         }

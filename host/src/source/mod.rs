@@ -198,7 +198,10 @@ impl Source {
         self.command(Command::Stop);
         drop(self.incoming);
         if tokio::time::timeout(deadline, self.stopped).await.is_err() {
-            tracing::debug!("the Kafka consumer did not close in time; its session will expire");
+            tracing::warn!(
+                ?deadline,
+                "the Kafka consumer did not close in time: its partitions are given to others when its session expires"
+            );
         }
     }
 

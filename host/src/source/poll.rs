@@ -153,7 +153,12 @@ impl Poller {
         }
         // So that Kafka's own tools see where the read model stands; closing must not fail for it.
         if let Err(error) = self.consumer.commit_consumer_state(CommitMode::Sync) {
-            tracing::debug!(%error, "the last offsets were not told to Kafka");
+            let group = &self.consumer.context().group;
+            tracing::warn!(
+                group,
+                %error,
+                "the last offsets were not told to Kafka: its own tools show older ones; nothing else reads them"
+            );
         }
     }
 

@@ -15,6 +15,7 @@ use super::errors::{KafkaFault, Subject};
 use super::log::{Log, LogError};
 use super::matches::Subscribed;
 use crate::checkpoint::Identity;
+use crate::retry::News;
 
 /// How often the topics are looked at while all is well.
 const WELL: Duration = Duration::from_secs(10);
@@ -27,11 +28,13 @@ pub(super) struct TopicWatch {
     subscription: watch::Receiver<Subscribed>,
     identities: HashMap<String, Identity>,
     faults: HashMap<Subject, KafkaFault>,
+    said: News,
 }
 
 impl TopicWatch {
     pub(super) fn new(log: Log, subscription: watch::Receiver<Subscribed>) -> Self {
-        Self { log, subscription, identities: HashMap::new(), faults: HashMap::new() }
+        let (identities, faults) = (HashMap::new(), HashMap::new());
+        Self { log, subscription, identities, faults, said: News::default() }
     }
 
     /// Tells what changes, until nobody listens any more.
@@ -68,7 +71,9 @@ impl TopicWatch {
                 return told;
             }
             Err(error) => {
-                tracing::debug!(%error, "the topics could not be looked at; trying on");
+                if self.said.is_news(&error.to_string()) {
+                    tracing::warn!(%error, "the topics could not be looked at; trying on");
+                }
                 return told;
             }
         };

@@ -67,7 +67,8 @@ pub trait Operator: Send + Sync {
         asked: &Asked,
     ) -> Result<u64, StoreError>;
 
-    /// Discards dead letters that are older and that nothing waits behind. Returns how many those were.
+    /// Discards dead letters that are older and that no parked event waits behind, and frees their keys: so
+    /// many of them as one transaction takes. Returns how many those were.
     async fn expire(&self, generation: &Generation, seconds: i64, asked: &Asked) -> Result<u64, StoreError>;
 
     /// The last plugin's answer that was not the first one's.
@@ -76,6 +77,9 @@ pub trait Operator: Send + Sync {
     /// What was asked for, newest first.
     async fn operations(&self, projection: Option<&str>, most: i64) -> Result<Vec<Operation>, StoreError>;
 }
+
+/// So many dead letters expire in one transaction: writers that want their keys or counters wait for it.
+pub(super) const EXPIRED_AT_ONCE: i64 = 1_000;
 
 /// How a generation stands, and what operators want of it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -141,6 +141,26 @@ impl ReadModel {
             }
         })
     }
+
+    /// Runs statements that write, as a person with a database client would.
+    pub(crate) fn execute(&self, sql: &str) {
+        let sql = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
+        block_on(async {
+            match self {
+                ReadModel::Postgres { url } => {
+                    let mut connection = PgConnection::connect(url).await.unwrap();
+                    sql.execute(&mut connection).await.unwrap();
+                }
+                ReadModel::Sqlite { file } => {
+                    let file = file.get().expect("a platform has it");
+                    let options = SqliteConnectOptions::new().filename(file);
+                    let mut connection: SqliteConnection =
+                        options.busy_timeout(super::PATIENCE).connect().await.unwrap();
+                    sql.execute(&mut connection).await.unwrap();
+                }
+            }
+        });
+    }
 }
 
 fn texts<R: sqlx::Row>(row: &R) -> Vec<Option<String>>

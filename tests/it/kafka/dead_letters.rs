@@ -193,33 +193,67 @@ fn an_erased_key_leaves_nothing_behind_and_flows_again() {
     host.sigterm();
 }
 
-/// Dead letters that nothing waits behind are discarded when they are old; others are not.
+/// Dead letters that no event waits behind are discarded when they are old, and their keys are free; others
+/// stay. As long as that fails, the log and `/v1/retrying` say so.
 #[test]
 fn old_dead_letters_are_discarded_if_nothing_waits_behind_them() {
-    let gates = Gates::new("old", 1, ReadModel::postgres());
-    gates.publish(&["a1 if x", "a2"]);
-    gates.platform.publish(&[{
-        let mut keyless = gates.record("step.v1", &step("b1 if x"));
-        keyless.key = None;
-        keyless
-    }]);
-    let host = gates.start_host("keeps all");
-    gates.until_through();
-    assert_eq!(gates.letters().len(), 2);
-    host.sigterm();
-    gates
-        .platform
-        .read_model()
-        .query("update projector.dead_letter set died_at = died_at - interval '2 days' returning id::text");
-    let gates = gates.set(&["failures", "retention"], "1day");
-    let host = gates.start_host("forgets");
-    eventually("the old one is gone", || match gates.letters().as_slice() {
-        [left] if left["key"] == "a" => Ok(()),
-        letters => Err(format!("{letters:#?}")),
-    });
-    let status = gates.until_through();
-    assert_eq!((status.counters.dead, status.counters.skipped), (1, 1), "{:?}", status.counters);
-    host.sigterm();
+    for read_model in [ReadModel::postgres(), ReadModel::sqlite()] {
+        let (letters, two_days, refuse) = match &read_model {
+            ReadModel::Postgres { .. } => (
+                "projector.dead_letter",
+                "interval '2 days'",
+                "create function public.refuse() returns trigger language plpgsql as
+                   $$ begin raise exception 'not yet' using errcode = '55000'; end $$;
+                 create trigger refuse before delete on projector.dead_letter
+                   for each row execute function public.refuse()",
+            ),
+            ReadModel::Sqlite { .. } => (
+                "projector_dead_letter",
+                "172800000000",
+                "create trigger refuse before delete on projector_dead_letter begin
+                   select raise(fail, 'not yet'); end",
+            ),
+        };
+        let gates = Gates::new("old", 1, read_model);
+        gates.publish(&["a1 if x", "a2", "c1 if x"]);
+        gates.platform.publish(&[{
+            let mut keyless = gates.record("step.v1", &step("b1 if x"));
+            keyless.key = None;
+            keyless
+        }]);
+        let host = gates.start_host("keeps all");
+        gates.until_through();
+        assert_eq!(gates.letters().len(), 3);
+        host.sigterm();
+        let database = gates.platform.read_model();
+        database.execute(&format!("update {letters} set died_at = died_at - {two_days}"));
+        database.execute(refuse);
+        let gates = gates.set(&["failures", "retention"], "1day");
+        let host = gates.start_host("forgets");
+        host.log().wait_for("that it fails", |line| {
+            line.field("level") == "WARN"
+                && line.field("error").contains("old dead letters could not be discarded")
+                && line.field("error").contains("not yet")
+        });
+        gates.platform.read_model().execute(match letters {
+            "projector_dead_letter" => "drop trigger refuse",
+            _ => "drop trigger refuse on projector.dead_letter",
+        });
+        eventually("the old ones are gone", || match gates.letters().as_slice() {
+            [left] if left["key"] == "a" => Ok(()),
+            letters => Err(format!("{letters:#?}")),
+        });
+        gates.publish(&["c2"]);
+        let status = gates.until_through();
+        assert_eq!(gates.trails_of(["a", "c"]), ["", "2"], "the key c is free");
+        assert_eq!(
+            (status.counters.dead, status.counters.parked, status.counters.skipped),
+            (1, 1, 2),
+            "{:?}",
+            status.counters
+        );
+        host.sigterm();
+    }
 }
 
 /// What waited and runs out of time in its turn is the dead letter then: nothing is left that nobody sees.

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use projector::event::{Event, Header, Position};
+use projector::ordering::KeyId;
 use projector::outcome::{Failure, FailureKind};
 use projector::store::operator::{Asked, Filter};
-use projector::store::{Advance, Books, DeadLetter, Writes};
+use projector::store::{Advance, Books, DeadLetter, Parked, Writes};
 use serde_json::json;
 
 use super::home::{Home, Session};
@@ -16,7 +17,8 @@ use super::projection::{Projection, contract, numbers, partition};
 on_both_stores!(
     a_dead_letter_keeps_every_byte,
     a_time_that_no_database_can_hold_is_left_out,
-    no_number_is_given_twice
+    no_number_is_given_twice,
+    old_dead_letters_expire_and_free_their_keys
 );
 
 type Bytes = Option<Vec<u8>>;
@@ -146,5 +148,47 @@ async fn no_number_is_given_twice(home: Home) -> Result<()> {
         })
         .await?;
     assert_ne!(store.dead_letters(&all).await?[0].id, first);
+    Ok(())
+}
+
+/// By their age, keyed or not; what an event waits behind stays.
+async fn old_dead_letters_expire_and_free_their_keys(home: Home) -> Result<()> {
+    let projection = Projection::install(home.open().await?, contract(&numbers())).await?;
+    let (store, generation) = (&projection.store, &projection.deployment.generation);
+    let failure = Failure::new(FailureKind::Rejected, "no", "no");
+    let named = |name: &str| event(i64::from(name.as_bytes()[0] - b'a'), Some(name.into()), None, Vec::new());
+    let [alone, waited_for, keyless, young] = ["a", "b", "c", "d"].map(named);
+    let [id_of_alone, id_of_waited_for] = [KeyId([1; 16]), KeyId([2; 16])];
+    let dead = |event, blocks| DeadLetter { event, failure: &failure, blocks };
+    let waits = event(4, Some(b"b".to_vec()), None, Vec::new());
+    let books = Books { dead: BTreeMap::from([("no".into(), 4)]), parked: 1, ..Books::default() };
+    projection
+        .commit(&Writes {
+            advances: vec![Advance { partition: partition(), expected: 0, next: 5, books }],
+            dead: vec![
+                dead(&alone, Some(id_of_alone)),
+                dead(&waited_for, Some(id_of_waited_for)),
+                dead(&keyless, None),
+                dead(&young, None),
+            ],
+            parked: vec![Parked { event: &waits, key: id_of_waited_for }],
+            ..Writes::default()
+        })
+        .await?;
+    let two_days_ago = "where \"offset\" < 3";
+    home.by_hand(
+        &format!("update projector.dead_letter set died_at = died_at - interval '2 days' {two_days_ago}"),
+        &format!("update projector_dead_letter set died_at = died_at - 172800000000 {two_days_ago}"),
+    )
+    .await?;
+    let asked = Asked::new("a test".into(), None);
+    assert_eq!(store.expire(generation, 86_400, &asked).await?, 2);
+    assert_eq!(store.expire(generation, 86_400, &asked).await?, 0);
+    let left = store.dead_letters(&Filter { most: 9, ..Filter::default() }).await?;
+    assert_eq!(left.iter().map(|letter| letter.offset).collect::<Vec<_>>(), [1, 3]);
+    let blocked = projection.begin().await?.blocked(vec![id_of_alone, id_of_waited_for]).await?;
+    assert!(!blocked.contains(&id_of_alone) && blocked.contains(&id_of_waited_for));
+    let counters = projection.partition_state(&partition()).await?.counters;
+    assert_eq!((counters.read, counters.dead, counters.skipped, counters.parked), (5, 2, 2, 1));
     Ok(())
 }

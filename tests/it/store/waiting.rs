@@ -181,3 +181,25 @@ async fn a_writer_that_waits_its_turn_knows_what_was_blocked_meanwhile() -> Resu
     assert!(begun.await??.blocks_any());
     Ok(())
 }
+
+/// An event that is parked behind a dead letter that expires meanwhile keeps it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_letter_does_not_expire_while_an_event_is_parked_behind_it() -> Result<()> {
+    let home = Home::postgres()?;
+    let ([parks, expires], operation) = blocked(&home).await?;
+    // What waited is gone: the key alone is left.
+    home.by_hand("delete from projector.parked", "").await?;
+    expires.store.withdraw(operation).await?;
+    home.by_hand("update projector.dead_letter set died_at = now() - interval '1 hour'", "").await?;
+    let mut parking_one = parks.begin().await?;
+    assert!(parking_one.blocked(vec![key()]).await?.contains(&key()));
+    let late = event(2);
+    parking_one.write(&parking(&late)).await?;
+    let expire = async || expires.store.expire(&expires.deployment.generation, 60, &Asked::default()).await;
+    assert_eq!(expire().await?, 0, "whoever parks holds the key");
+    parking_one.commit().await?;
+    assert_eq!(expire().await?, 0, "an event waits behind it");
+    home.by_hand("delete from projector.parked", "").await?;
+    assert_eq!(expire().await?, 1);
+    Ok(())
+}

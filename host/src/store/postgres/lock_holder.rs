@@ -38,5 +38,5 @@ pub(super) async fn find(connection: &mut PgConnection, generation: &Generation)
 }
 
 fn unanswered(error: &sqlx::Error) {
-    tracing::debug!(%error, "who holds the lock could not be asked");
+    tracing::warn!(%error, "who holds the lock could not be asked");
 }

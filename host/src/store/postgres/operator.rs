@@ -10,7 +10,7 @@ use super::{BEGIN, Postgres, fence};
 use crate::event::Partition;
 use crate::ordering::KeyId;
 use crate::store::operator::{
-    Asked, Filter, GoneRow, Letter, NewOperation, Operation, Operator, Skipped, Verdict, WishRow, Wishes,
+    Asked, EXPIRED_AT_ONCE, Filter, GoneRow, Letter, NewOperation, Operation, Operator, Skipped, Verdict, WishRow, Wishes,
     skipped, wishes,
 };
 use crate::store::{Books, Generation, StoreError, add};
@@ -233,16 +233,50 @@ impl Operator for Postgres {
 
     async fn expire(&self, generation: &Generation, seconds: i64, asked: &Asked) -> Result<u64, StoreError> {
         let mut tx = self.begin(BEGIN).await?;
-        let gone: Vec<GoneRow> = sqlx::query_as(
-            "delete from projector.dead_letter where id in (
-               select d.id from projector.dead_letter d
-               where d.generation_id = $1 and d.died_at < now() - $2 * interval '1 second'
-                 and not exists (select from projector.blocked_key b where b.dead_letter_id = d.id)
-               order by d.id limit 1000 for update skip locked)
-             returning topic, partition, 'dead', code",
+        let old: Vec<i64> = sqlx::query_scalar(
+            "select d.id from projector.dead_letter d
+             left join projector.blocked_key b on b.dead_letter_id = d.id
+             where d.generation_id = $1 and d.died_at < now() - $2 * interval '1 second'
+               and not exists (select from projector.parked p
+                               where p.generation_id = b.generation_id and p.key_id = b.key_id)
+             order by d.died_at limit $3",
         )
         .bind(generation.id)
         .bind(seconds)
+        .bind(EXPIRED_AT_ONCE)
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(classify)?;
+        if old.is_empty() {
+            return Ok(0);
+        }
+        // The keys first, as those do who park. A key that somebody is at is left to the next time.
+        let held: Vec<i64> = sqlx::query_scalar(
+            "select dead_letter_id from projector.blocked_key where dead_letter_id = any($1)
+             order by key_id for update skip locked",
+        )
+        .bind(&old)
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(classify)?;
+        // Asked again under the lock: an event may have been parked behind one of them meanwhile.
+        sqlx::query(
+            "delete from projector.blocked_key b where b.dead_letter_id = any($1)
+               and not exists (select from projector.parked p
+                               where p.generation_id = b.generation_id and p.key_id = b.key_id)",
+        )
+        .bind(&held)
+        .execute(&mut *tx)
+        .await
+        .map_err(classify)?;
+        let gone: Vec<GoneRow> = sqlx::query_as(
+            "delete from projector.dead_letter where id in (
+               select d.id from projector.dead_letter d where d.id = any($1)
+                 and not exists (select from projector.blocked_key b where b.dead_letter_id = d.id)
+               order by d.id for update skip locked)
+             returning topic, partition, 'dead', code",
+        )
+        .bind(&old)
         .fetch_all(&mut *tx)
         .await
         .map_err(classify)?;

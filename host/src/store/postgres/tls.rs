@@ -78,7 +78,7 @@ pub(super) async fn open(member: &Member, authorities: &Path, any_name: bool) ->
             drop(listener);
             // What breaks here, sqlx sees as a connection that was closed.
             if let Err(error) = relay.run(local).await {
-                tracing::debug!(%error, "an encrypted connection to a store ended");
+                tracing::warn!(%error, "an encrypted connection to a store broke");
             }
         }
     });

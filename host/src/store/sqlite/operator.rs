@@ -8,7 +8,7 @@ use super::{Sqlite, now_micros};
 use crate::event::Partition;
 use crate::ordering::KeyId;
 use crate::store::operator::{
-    Asked, Filter, GoneRow, Letter, NewOperation, Operation, Operator, Skipped, Verdict, WishRow, Wishes,
+    Asked, EXPIRED_AT_ONCE, Filter, GoneRow, Letter, NewOperation, Operation, Operator, Skipped, Verdict, WishRow, Wishes,
     skipped, wishes,
 };
 use crate::store::{Books, Generation, StoreError, add};
@@ -240,22 +240,40 @@ impl Operator for Sqlite {
 
     async fn expire(&self, generation: &Generation, seconds: i64, asked: &Asked) -> Result<u64, StoreError> {
         let mut tx = self.pool.begin_with("begin immediate").await.map_err(classify)?;
-        let gone: Vec<GoneRow> = sqlx::query_as(
-            "delete from projector_dead_letter where id in (
-               select d.id from projector_dead_letter d
-               where d.generation_id = ?1 and d.died_at < ?2
-                 and not exists (select from projector_blocked_key b where b.dead_letter_id = d.id)
-               order by d.id limit 1000)
-             returning topic, partition, 'dead', code",
+        let old: Vec<i64> = sqlx::query_scalar(
+            "select d.id from projector_dead_letter d
+             left join projector_blocked_key b on b.dead_letter_id = d.id
+             where d.generation_id = ?1 and d.died_at < ?2
+               and not exists (select 1 from projector_parked p
+                               where p.generation_id = b.generation_id and p.key_id = b.key_id)
+             order by d.died_at limit ?3",
         )
         .bind(generation.id)
         .bind(now_micros() - seconds * 1_000_000)
+        .bind(EXPIRED_AT_ONCE)
         .fetch_all(&mut *tx)
         .await
         .map_err(classify)?;
-        if gone.is_empty() {
+        if old.is_empty() {
             return Ok(0);
         }
+        let old = serde_json::json!(old).to_string();
+        // Nothing waits behind them, so their keys are free.
+        sqlx::query(
+            "delete from projector_blocked_key where dead_letter_id in (select value from json_each(?1))",
+        )
+        .bind(&old)
+        .execute(&mut *tx)
+        .await
+        .map_err(classify)?;
+        let gone: Vec<GoneRow> = sqlx::query_as(
+            "delete from projector_dead_letter where id in (select value from json_each(?1))
+             returning topic, partition, 'dead', code",
+        )
+        .bind(&old)
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(classify)?;
         recount(&mut tx, generation.id, &skipped(&gone, "expired")).await?;
         let verdict = serde_json::json!({ "expired": gone.len() });
         record(&mut tx, generation, "expire", None, asked, Some(verdict)).await?;
