@@ -336,6 +336,10 @@ impl Run {
             return Ok(());
         }
         tracing::info!(projection, "caught up");
+        // What was built is a table that the database knows nothing of.
+        if let Err(error) = self.settler.store.analyze(generation).await {
+            self.backoff.missed("the tables that were built could not be analyzed", &error);
+        }
         self.catching_up = None;
         if self.more_lanes { Err(Halt::CaughtUp) } else { Ok(()) }
     }

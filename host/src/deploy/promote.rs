@@ -97,6 +97,10 @@ pub async fn promote(
             ));
         }
     }
+    // Readers' first queries are planned for what is in the tables.
+    if let Err(error) = store.analyze(&new.generation).await {
+        tracing::warn!(projection = name, generation = number, %error, "the tables could not be analyzed; promoting all the same");
+    }
     let topics = log.topics(&mapping(config, new)?).await?;
     let topics: Vec<String> = topics.iter().map(ToString::to_string).collect();
     let (began, by) = (Instant::now(), Uuid::new_v4());

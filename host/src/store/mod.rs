@@ -69,6 +69,10 @@ pub trait Store: Operator + Deployments + Beginnings + Moves + SourceTopics {
     /// A generation has come to the end of its topics.
     async fn set_caught_up(&self, generation: &Generation) -> Result<(), StoreError>;
 
+    /// Has the database look anew at what the generation's tables hold, and the host's own, so that it plans
+    /// statements for what is in them now.
+    async fn analyze(&self, generation: &Generation) -> Result<(), StoreError>;
+
     /// Says, for whoever asks, that a partition is not read, and why; `None`: that it is.
     async fn set_paused(
         &self,

@@ -19,6 +19,7 @@ mod install;
 mod lineage;
 mod one_writer;
 mod parking;
+mod plans;
 mod readers;
 mod reads;
 mod refusals;

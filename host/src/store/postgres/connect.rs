@@ -196,6 +196,9 @@ fn wanted(settings: &config::Store) -> Vec<(&'static str, String)> {
         ("default_transaction_isolation", "read committed".into()),
         ("TimeZone", "UTC".into()),
         ("extra_float_digits", "2".into()),
+        // A plan that was made for an empty table is never kept: during a build, tables grow long before the
+        // server analyzes them.
+        ("plan_cache_mode", "force_custom_plan".into()),
         // Notices of what exists already are no news.
         ("client_min_messages", "warning".into()),
         ("tcp_user_timeout", milliseconds(settings.idle_in_transaction_timeout)),

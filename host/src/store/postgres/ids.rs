@@ -13,13 +13,15 @@ use crate::event::{Partition, Position};
 use crate::store::{Outage, StoreError};
 
 impl Batch {
-    /// Which of these ids were handled before.
+    /// Which of these ids were handled before. Each is looked up by the whole primary key: `limit 1` keeps the
+    /// planner from reading the table through instead, and no other index has the generation as it is written here.
     pub(super) async fn find_known(&mut self, ids: &[EventId]) -> Result<Known, StoreError> {
         let rows = sqlx::query(
-            "select u.ordinal, coalesce(e.source, e.topic), e.partition, e.\"offset\" from projector.event_id e
-             join unnest($2::text[], $3::bytea[]) with ordinality as u(topic, id, ordinal)
-               on e.topic = u.topic and e.id = u.id
-             where e.generation_id = $1",
+            "select u.ordinal, coalesce(e.source, e.topic), e.partition, e.\"offset\"
+             from unnest($2::text[], $3::bytea[]) with ordinality as u(topic, id, ordinal)
+             cross join lateral (
+               select * from projector.event_id e
+               where e.generation_id = $1 and e.topic = u.topic and e.id = u.id limit 1) as e",
         )
         .bind(self.generation())
         .bind(ids.iter().map(|id| &*id.topic).collect::<Vec<&str>>())
@@ -75,7 +77,7 @@ impl Batch {
     }
 
     /// By the records' time, which no producer's clock may put ahead of the database's. What another
-    /// writer is about to forget is left to it.
+    /// writer is about to forget is left to it. The sum is what the index by age has.
     async fn forget(&mut self, ids: &[&Remembered]) -> Result<(), StoreError> {
         let mut latest: BTreeMap<&str, (Option<Timestamp>, i64)> = BTreeMap::new();
         for one in ids {
@@ -88,7 +90,7 @@ impl Batch {
                select e.ctid from projector.event_id e
                join unnest($2::text[], $3::timestamptz[], $4::int8[]) as u(topic, latest, seconds)
                  on e.topic = u.topic and e.recorded_at < least(u.latest, now()) - u.seconds * interval '1 second'
-               where e.generation_id = $1
+               where (e.generation_id + 0) = $1
                for update of e skip locked)",
         )
         .bind(self.generation())

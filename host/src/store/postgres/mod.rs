@@ -320,6 +320,22 @@ impl Store for Postgres {
         Ok(())
     }
 
+    async fn analyze(&self, generation: &Generation) -> Result<(), StoreError> {
+        let mut session = self.connection().await?;
+        let tables: Option<String> = sqlx::query_scalar(
+            "select string_agg(format('%I.%I', n.nspname, c.relname), ', ' order by n.nspname, c.relname)
+             from pg_class c join pg_namespace n on n.oid = c.relnamespace
+             where n.nspname in ('projector', $1) and c.relkind = 'r'",
+        )
+        .bind(&generation.schema)
+        .fetch_one(&mut *session)
+        .await
+        .map_err(classify)?;
+        let Some(tables) = tables else { return Ok(()) };
+        let analyze = sqlx::AssertSqlSafe(format!("analyze {tables}"));
+        sqlx::query(analyze).execute(&mut *session).await.map(drop).map_err(classify)
+    }
+
     async fn set_paused(
         &self,
         generation: &Generation,

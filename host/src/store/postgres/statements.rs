@@ -217,8 +217,10 @@ fn lookup_sql(lookup: &Lookup, table: &Table, name: &str) -> String {
             format!("{} as c{at}", selected(&format!("t.{}", quote(&column.name)), column.ty))
         })
         .collect();
+    // `offset 0` is a fence for the planner: rows are found by what they are asked for by, and sorted then. Without
+    // it, an index in the order of the key may be read through for the first few that match.
     format!(
-        "select u.ord, r.* from unnest({}) with ordinality as u({}, ord) cross join lateral (select {} from {name} as t where {}{} order by {} limit {}) as r order by u.ord",
+        "select u.ord, r.* from unnest({}) with ordinality as u({}, ord) cross join lateral (select {} from (select * from {name} as t where {}{} offset 0) as t order by {} limit {}) as r order by u.ord",
         arrays.join(", "),
         aliases.join(", "),
         columns.join(", "),

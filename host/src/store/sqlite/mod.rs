@@ -218,6 +218,12 @@ impl Store for Sqlite {
         Ok(())
     }
 
+    async fn analyze(&self, _: &Generation) -> Result<(), StoreError> {
+        // So many rows of each index are enough, and no writer waits for long.
+        let analyze = sqlx::raw_sql("pragma analysis_limit = 1000; analyze");
+        analyze.execute(&self.pool).await.map(drop).map_err(classify)
+    }
+
     async fn set_paused(
         &self,
         generation: &Generation,
