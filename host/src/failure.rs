@@ -50,7 +50,7 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// The read-model database is gone, full, read-only, out of connections, or in a deadlock.
+    /// The read-model database is gone, full, read-only, or out of connections.
     Database = "database", Retry,
         "nothing is lost, and it goes on by itself: see to the read-model database";
     /// The store's settings, its database or a right in it keep the host out, until a person changes that.
@@ -59,6 +59,9 @@ kinds! {
     /// A statement waited for a lock longer than it may.
     Locked = "locked", Retry,
         "nothing is lost, and it goes on by itself: end the session that holds the lock";
+    /// Two transactions waited for each other's locks, and the database ended the host's.
+    Deadlock = "deadlock", Retry,
+        "nothing is lost, and it goes on by itself: the database's log names both statements; have other sessions that write the same rows commit sooner";
     /// The brokers do not answer.
     Brokers = "brokers", Retry,
         "nothing is lost, and it goes on by itself: see to the brokers, and to the network between";

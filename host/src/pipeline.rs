@@ -308,6 +308,7 @@ impl Run {
             // It stays asked for, and is done when it can be.
             Err(error) if error.kind().response() == Response::Retry => {
                 tracing::warn!(projection = self.name(), operation = operation.id, %error, "to be tried again");
+                self.count_deadlock(&error).await;
                 self.operations_again = Some(Instant::now() + Duration::from_secs(1));
             }
             // What is active or held now is heard of soon.
@@ -463,6 +464,7 @@ impl Run {
                         self.tally.retries += 1;
                         self.backoff.failed(error.kind(), &error);
                         self.name_lock_holder(&error).await;
+                        self.count_deadlock(&error).await;
                         if error.kind() == FailureKind::DatabaseSetup {
                             self.show_trouble(Trouble::new(FailureKind::DatabaseSetup, &error)).await;
                         }
@@ -718,6 +720,16 @@ impl Run {
         };
         if self.lock_timeouts >= LOCK_TIMEOUTS {
             self.show_trouble(Trouble::new(FailureKind::Locked, held)).await;
+        }
+    }
+
+    async fn count_deadlock(&self, error: &StoreError) {
+        if error.kind() != FailureKind::Deadlock {
+            return;
+        }
+        let Settler { store, deployment, .. } = &self.settler;
+        if let Err(error) = store.count_deadlock(&deployment.generation).await {
+            self.backoff.missed("a deadlock could not be counted", &error);
         }
     }
 

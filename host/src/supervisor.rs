@@ -402,10 +402,10 @@ impl Host {
                                 drop(board.refresh().await);
                             }
                             Ok(Ok(false)) => {}
-                            Ok(Err(error)) if error.kind() == FailureKind::DatabaseSetup => {
-                                deploying.failed(error.kind(), &error);
+                            Ok(Err(error)) => {
+                                let reason = format!("a deployment could not be carried out: {error}");
+                                deploying.failed(error.kind(), &reason);
                             }
-                            Ok(Err(error)) => tracing::warn!(%error, "a deployment is tried again"),
                             Err(said) => {
                                 crashed.failed(FailureKind::Crash, &format!("a deployment's task panicked: {said}"));
                             }

@@ -120,6 +120,9 @@ fn print(projection: &ProjectionStatus) {
             out!("  {outcome} {code}: {events}");
         }
     }
+    if projection.deadlocks > 0 {
+        out!("  deadlocks: {} (each of these transactions was done again)", projection.deadlocks);
+    }
     if projection.without_id > 0 {
         out!("  without an event id: {} (their duplicates cannot be told)", projection.without_id);
     }

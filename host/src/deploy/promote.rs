@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::compare::{CompareError, compare, hold};
 use super::readers::{self, Move};
 use crate::config::Config;
+use crate::failure::FailureKind;
 use crate::freshness::{Seen, Visibility, visibility};
 use crate::source::{Log, LogError};
 use crate::store::Store;
@@ -24,6 +25,9 @@ const FRESH: Duration = Duration::from_secs(10);
 /// For so long, at most, the live generation waits for the new one.
 const HOLD: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(20);
+/// For so long it is tried beside sessions that read the views, at first after this pause, then after twice that.
+const READERS: Duration = Duration::from_secs(10);
+const READERS_PAUSE: Duration = Duration::from_millis(500);
 /// Rows that are shown of those that differ.
 pub const SAMPLES: usize = 10;
 
@@ -38,6 +42,13 @@ pub enum PromoteError {
     /// It holds other rows than the live one.
     #[error("{0}")]
     Differs(String, Box<Diff>),
+}
+
+impl PromoteError {
+    /// Another session has a lock that is needed.
+    fn is_locked(&self) -> bool {
+        matches!(self, Self::Compare(CompareError::Store(error)) if error.kind() == FailureKind::Locked)
+    }
 }
 
 impl From<crate::store::StoreError> for PromoteError {
@@ -103,13 +114,7 @@ pub async fn promote(
     }
     let topics = log.topics(&mapping(config, new)?).await?;
     let topics: Vec<String> = topics.iter().map(ToString::to_string).collect();
-    let (began, by) = (Instant::now(), Uuid::new_v4());
-    let promoted = switch(store, (live, new), &topics, by, (origin, asked)).await;
-    if promoted.is_err() {
-        store.let_go(&[live.generation.id], by).await?;
-    }
-    let held_ms = began.elapsed().as_millis() as u64;
-    let promoted = promoted?;
+    let (promoted, held_ms) = switch_beside_readers(store, (live, new), &topics, (origin, asked)).await?;
     let move_readers = match live.readers.as_deref() == Some(&*promoted.readers) {
         true => None,
         // The promotion is done, whatever is found out here.
@@ -123,6 +128,44 @@ pub async fn promote(
 pub fn is_comparable(standing: &Standing) -> bool {
     let contract = standing.descriptor.clone().check();
     contract.is_ok_and(|contract| order::unsettled(&contract).is_empty())
+}
+
+/// Switches when no reader is in the way. Every try would keep those waiting that come after it: so whether one is
+/// in the way is asked first, there are few tries, and between them everybody goes on. Returns for how long the live
+/// generation was held as well, in milliseconds.
+async fn switch_beside_readers(
+    store: &dyn Store,
+    (live, new): (&Standing, &Standing),
+    topics: &[String],
+    whose: (Origin, &Asked),
+) -> Result<(Promoted, u64), PromoteError> {
+    let replaces_views = new.readers.is_none() && new.layout.reads_like(&live.layout);
+    let deadline = Instant::now() + READERS;
+    let (mut pause, by) = (READERS_PAUSE, Uuid::new_v4());
+    loop {
+        let mut began = None;
+        let switched = async {
+            if replaces_views {
+                store.views_are_free(live).await?;
+            }
+            began = Some(Instant::now());
+            switch(store, (live, new), topics, by, whose).await
+        };
+        let switched = switched.await;
+        if switched.is_err() && began.is_some() {
+            store.let_go(&[live.generation.id], by).await?;
+        }
+        match switched {
+            Err(error) if error.is_locked() && Instant::now() + pause < deadline => {
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+            }
+            Err(error) => return Err(error),
+            Ok(promoted) => {
+                return Ok((promoted, began.map_or(0, |began| began.elapsed().as_millis() as u64)));
+            }
+        }
+    }
 }
 
 /// The live generation is held where it is until the new one has come there: then the switch is one

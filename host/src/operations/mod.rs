@@ -103,6 +103,8 @@ impl From<store::StoreError> for OperationError {
             store::StoreError::Setup(store::Setup { problem, remedy }) => {
                 Self::Usage { message: format!("the read-model database: {problem}"), help: remedy }
             }
+            // The database answers: another session is in the way.
+            store::StoreError::Unavailable(outage) if outage.is_contention() => Self::Failed(outage.message),
             store::StoreError::Unavailable(outage) => {
                 Self::unanswered(format!("the read-model database: {outage}"))
             }

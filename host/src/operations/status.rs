@@ -64,6 +64,8 @@ pub struct ProjectionStatus {
     pub halted: Option<Trouble>,
     /// The last time that the plugin answered otherwise to the same event than it had.
     pub impure: Option<String>,
+    /// Transactions that the database ended because of a deadlock, each of which was done again.
+    pub deadlocks: i64,
     pub counters: Counters,
     /// Offsets that the log held before the configured start: they are not read, and are none of `read`.
     pub before_start: i64,
@@ -403,6 +405,7 @@ async fn of_projection(
         building,
         halted: projection.halted,
         impure: projection.impure,
+        deadlocks: projection.deadlocks,
         counters,
         before_start: statuses.iter().map(|status| status.before_start).sum(),
         ignored_by_code,

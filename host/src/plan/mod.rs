@@ -12,7 +12,7 @@ mod commute;
 mod fold;
 mod pending;
 
-use projector_model::{Change, Contract, Value};
+use projector_model::{Change, Contract, Value, WriteKind};
 
 pub use commute::{Reason, Relation, Rules};
 pub use fold::folding;
@@ -52,6 +52,25 @@ pub fn plan<'a>(
         place(contract, rules, &mut tables[table], event, change);
     }
     tables.into_iter().flatten().map(|pending| pending.into_step(contract)).collect()
+}
+
+/// Whether these steps lock rows in the one order that all such transactions have: table by table, and in each by
+/// key. Two of them then wait for each other one way only. A database locks the rows of an insert as they are
+/// given, those of an update or a delete as it finds them.
+pub fn locks_in_order(contract: &Contract, steps: &[Step]) -> bool {
+    let table = |step: &Step| contract.writes[usize::from(step.statement)].table;
+    let inserts = |step: &Step| {
+        let write = &contract.writes[usize::from(step.statement)];
+        match write.kind {
+            WriteKind::Upsert | WriteKind::InsertOnce => true,
+            // It leaves a tombstone.
+            WriteKind::Delete => write.guard.is_some(),
+            WriteKind::Update => false,
+        }
+    };
+    // The steps of a table follow each other.
+    steps.windows(2).all(|pair| table(&pair[0]) != table(&pair[1]))
+        && steps.iter().all(|step| step.rows.len() < 2 || inserts(step))
 }
 
 /// Finds a change its step, from the last one on towards the first.

@@ -115,11 +115,11 @@ impl Pending {
         }
     }
 
-    /// Sorted by what its rows select by.
+    /// Sorted by what its rows select by: by key, in the order of the table's key.
     pub(super) fn into_step(self, contract: &Contract) -> Step {
-        let by = contract.writes[usize::from(self.statement)].by.len();
+        let write = &contract.writes[usize::from(self.statement)];
         let mut rows = self.rows;
-        rows.sort_by(|a, b| a.arguments[..by].cmp(&b.arguments[..by]));
+        rows.sort_by_cached_key(|row| selection(contract, write, &row.arguments));
         Step { statement: self.statement, rows, changes: self.changes }
     }
 
@@ -152,7 +152,7 @@ impl Pending {
 
 /// What a change selects by: two changes by key with equal selections touch the same row, in
 /// whatever order their statements list the key.
-fn selection(contract: &Contract, write: &Write, arguments: &[Value]) -> Vec<Value> {
+pub(super) fn selection(contract: &Contract, write: &Write, arguments: &[Value]) -> Vec<Value> {
     let table = &contract.tables[write.table];
     if !contract.is_by_key(write) || write.by == table.key {
         return arguments[..write.by.len()].to_vec();

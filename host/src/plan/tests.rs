@@ -125,8 +125,9 @@ proptest! {
             let changes: usize = accepted.iter().map(|(_, changes)| changes.len()).sum();
             prop_assert_eq!(steps.iter().map(|step| step.changes).sum::<u64>(), changes as u64);
             for step in &steps {
-                let by = contract.writes[usize::from(step.statement)].by.len();
-                let sorted = step.rows.windows(2).all(|two| two[0].arguments[..by] < two[1].arguments[..by]);
+                let write = &contract.writes[usize::from(step.statement)];
+                let selected = |row: &Row| pending::selection(&contract, write, &row.arguments);
+                let sorted = step.rows.windows(2).all(|two| selected(&two[0]) < selected(&two[1]));
                 prop_assert!(sorted, "sorted, each key once: {:?}", step);
             }
         }
@@ -213,6 +214,22 @@ fn row(arguments: &[i64], event: usize) -> Ascribed {
 fn repeated_keys_become_one_row_of_a_sorted_step() {
     let steps = planned(&[call(ADD, &[7, 1]), call(ADD, &[3, 5]), call(ADD, &[7, 2])]);
     assert_eq!(steps, [(ADD, vec![row(&[3, 5], 1), row(&[7, 3], 0)])]);
+}
+
+/// Lanes share their tables only as long as each locks rows by key, table by table.
+#[test]
+fn one_insert_a_table_locks_in_order_and_no_more() {
+    let locks = |changes: &[Change]| {
+        let contract = contract();
+        let events: Vec<_> = changes.iter().map(std::slice::from_ref).enumerate().collect();
+        locks_in_order(&contract, &plan_events(&contract, &events))
+    };
+    assert!(locks(&[]));
+    assert!(locks(&[call(ADD, &[7, 1]), call(ADD, &[3, 1]), call(ADD, &[7, 1])]));
+    assert!(locks(&[call(ADD, &[7, 1]), call(OTHER, &[9, 1]), call(ADD, &[3, 1])]), "another table");
+    assert!(!locks(&[call(ADD, &[7, 1]), call(PUT, &[3, 9, 1])]), "two statements of a table");
+    assert!(locks(&[call(ERASE, &[7])]), "one row");
+    assert!(!locks(&[call(ERASE, &[7]), call(ERASE, &[3])]), "rows of a delete are locked as they are found");
 }
 
 #[test]

@@ -29,6 +29,10 @@ pub type Vector = BTreeMap<Partition, i64>;
 
 #[async_trait]
 pub trait Deployments: Send + Sync {
+    /// An error that names the session, if an old transaction keeps the views of a generation from being replaced.
+    /// To ask keeps nobody waiting; to try would keep readers that come after it.
+    async fn views_are_free(&self, standing: &Standing) -> Result<(), StoreError>;
+
     /// Says that a host is there, for [`PRESENCE`] from now.
     async fn attend(&self, host: Uuid, name: &str) -> Result<(), StoreError>;
 

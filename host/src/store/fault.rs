@@ -27,6 +27,13 @@ impl From<sqlx::Error> for Outage {
     }
 }
 
+impl Outage {
+    /// A database that answers, and whose sessions wait for each other, is not one that is away.
+    pub fn is_contention(&self) -> bool {
+        matches!(self.kind, FailureKind::Locked | FailureKind::Deadlock)
+    }
+}
+
 impl fmt::Display for Outage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)

@@ -93,6 +93,9 @@ pub trait Store: Operator + Deployments + Beginnings + Moves + SourceTopics {
     /// never to be committed.
     async fn look(&self, deployment: &Deployment) -> Result<Box<dyn Transaction>, StoreError>;
 
+    /// Counts a transaction of the generation that the database ended because of a deadlock.
+    async fn count_deadlock(&self, generation: &Generation) -> Result<(), StoreError>;
+
     /// Whose lock a transaction waited for in vain a moment ago, if the database can tell.
     async fn lock_holder(&self, generation: &Generation) -> Option<LockHolder>;
 
@@ -374,6 +377,8 @@ pub struct Projection {
     pub halted: Option<Trouble>,
     /// The last time that the plugin answered otherwise to the same event than it had.
     pub impure: Option<String>,
+    /// Transactions that the database ended because of a deadlock, each of which was done again.
+    pub deadlocks: i64,
     /// The partitions that existed when it began to read; `None`: it has not begun.
     #[serde(skip)]
     pub began_with: Option<BTreeSet<Partition>>,
@@ -437,7 +442,7 @@ pub struct StatementCount {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Gone, full, read-only, locked, in a deadlock: it may well work later.
-    #[error("the database is not available: {0}")]
+    #[error("{}{}", if .0.is_contention() { "" } else { "the database is not available: " }, .0)]
     Unavailable(Outage),
     /// The configuration, the database or a right in it keeps the host from it, until a person changes that.
     #[error("{0}")]

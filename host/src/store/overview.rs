@@ -23,6 +23,7 @@ pub(super) struct GenerationRow {
     halted_kind: Option<String>,
     paused: Option<String>,
     impure: Option<String>,
+    deadlocks: i64,
     began_with: Option<String>,
     version: String,
     descriptor: String,
@@ -108,6 +109,7 @@ pub(super) fn projection(
             .map(|reason| Trouble::new(FailureKind::Operator, reason)))
         .or(Trouble::stored(generation.halted_kind, generation.halted)),
         impure: generation.impure,
+        deadlocks: generation.deadlocks,
         began_with: generation.began_with.as_deref().map(partitions_from).transpose()?,
         version: generation.version,
         descriptor: generation.descriptor,

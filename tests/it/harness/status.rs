@@ -31,6 +31,7 @@ pub(crate) struct Projection {
     pub(crate) ignored_by_code: BTreeMap<String, u64>,
     pub(crate) skipped_by_code: BTreeMap<String, u64>,
     pub(crate) dead_letters: u64,
+    pub(crate) deadlocks: u64,
     pub(crate) topics: Vec<SourceTopic>,
     pub(crate) partitions: Vec<Partition>,
 }

@@ -375,8 +375,11 @@ fn a_lock_on_the_table_keeps_an_addition_waiting_and_not_the_flow() {
     let mut reader = Session::open(url).unwrap();
     reader.run("begin");
     reader.run("select count(*)::text from counts.seen");
+    let session = reader.run("select pg_backend_pid()::text").remove(0);
     it.replace_file(&counts("2.0.0", with_additions));
-    host.log().until_said("a deployment is tried again");
+    host.log().wait_for("who is in its way", |line| {
+        line.field("error").contains(&format!("a deployment could not be carried out: session {session} of"))
+    });
     it.publish("AB");
     assert_closed(&it.platform.until_through(COUNTS), 5, 0, 0);
     assert_eq!(it.last_deployment()["state"], "open");
@@ -386,9 +389,45 @@ fn a_lock_on_the_table_keeps_an_addition_waiting_and_not_the_flow() {
     assert_eq!(it.columns(), "kind events note");
     it.publish("A");
     assert_closed(&it.platform.until_through(COUNTS), 6, 0, 0);
-    let log = host.sigterm();
-    let tries = log.lines().iter().filter(|line| line.message() == "a deployment is tried again").count();
-    assert!(tries < 40, "{tries} tries: the others were kept from their locks");
+    host.sigterm();
+}
+
+/// Whoever has read the views and keeps the transaction open is named, and the others are not kept waiting.
+#[test]
+fn a_reader_in_the_way_of_a_promotion_is_named_and_keeps_no_other_reader_waiting() {
+    let it = Counts::new("in-the-way", 1, ReadModel::postgres());
+    it.publish("ABA");
+    let host = it.platform.start_host("host");
+    it.platform.until_through(COUNTS);
+    it.deploy(&counts("2.0.0", revision(2)));
+    until_beside_is_fresh(&it.platform, COUNTS);
+    let ReadModel::Postgres { url } = it.platform.read_model() else { unreachable!("it is on Postgres") };
+    let mut reader = Session::open(&format!("{url}?application_name=somebody")).unwrap();
+    reader.run("begin");
+    reader.run("select count(*)::text from counts.seen");
+    let session = reader.run("select pg_backend_pid()::text").remove(0);
+    let mut other = Session::open(url).unwrap();
+    std::thread::scope(|scope| {
+        let promoting = scope.spawn(|| it.platform.command(&["promote", COUNTS]));
+        let mut longest = std::time::Duration::ZERO;
+        while !promoting.is_finished() {
+            let began = Instant::now();
+            other.run("select count(*)::text from counts.seen");
+            longest = longest.max(began.elapsed());
+        }
+        let (code, _, said) = promoting.join().unwrap();
+        let named = format!("session {session} of the role postgres (\"somebody\") has a lock");
+        let said = said.split_whitespace().filter(|word| *word != "│").collect::<Vec<_>>().join(" ");
+        assert!(code == 1 && said.contains(&named), "{code}: {said}");
+        assert!(longest.as_millis() < 1_500, "a reader waited for {longest:?}");
+    });
+    assert_eq!(live_generation(&it.platform, COUNTS), 1);
+    it.publish("A");
+    it.platform.until_through(COUNTS);
+    drop(reader);
+    eventually_done(&it.platform, &["promote", COUNTS]);
+    assert_eq!(live_generation(&it.platform, COUNTS), 2);
+    host.sigterm();
 }
 
 #[test]

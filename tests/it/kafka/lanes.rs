@@ -81,3 +81,72 @@ fn rows_that_show_the_order_between_topics_are_caught_up_in_one_lane() {
     platform.until_shared_by(&host.group("last"), 2);
     host.sigterm();
 }
+
+/// Two topics write columns of the same rows: each batch has two statements, and their keys overlap.
+#[test]
+fn lanes_that_write_the_same_rows_from_two_topics_never_end_in_a_deadlock() {
+    let topics = ["hostile.events.v1", ORDER_CONFIRMED];
+    let mut declared: Value = serde_json::from_str(&descriptor("pairs")).unwrap();
+    declared["topics"] = json!([
+        {"name": topics[0], "statements": ["first"]},
+        {"name": topics[1], "statements": ["second"]},
+    ]);
+    declared["tables"] = json!([{"name": "seen", "key": ["id"], "columns": [
+        {"name": "id", "type": "text"},
+        {"name": "first", "type": "int64", "nullable": true},
+        {"name": "second", "type": "int64", "nullable": true}]}]);
+    declared["statements"] = json!([
+        {"name": "first", "table": "seen", "kind": "upsert", "set": [{"column": "first", "operation": "add"}]},
+        {"name": "second", "table": "seen", "kind": "upsert", "set": [{"column": "second", "operation": "add"}]},
+    ]);
+    declared["lookups"] = json!([]);
+    let mut guest = Guest::describing(&declared.to_string());
+    let mut answers = Vec::new();
+    let mut keys = Vec::new();
+    for statement in 0..2 {
+        let arguments = guest.arguments(&[Argument::Text(b"?"), Argument::Int64(1)]);
+        keys.push(arguments + 8);
+        answers.push(guest.calls(&[(statement, arguments, 2)]));
+    }
+    // The row's key is the record's.
+    let write = |at: usize| {
+        format!(
+            "(i32.store (i32.const {at}) (local.get $key)) (i32.store (i32.const {}) (local.get $key_len))",
+            at + 4
+        )
+    };
+    let guest = guest
+        .project(&format!(
+            "(select (i32.const {}) (i32.const {}) (local.get $topic))",
+            answers[1], answers[0]
+        ))
+        .before(&keys.into_iter().map(write).collect::<String>());
+    let plugins = Plugins::new(&[]).add("pairs.wasm", guest.component());
+    let platform = Platform::new("lanes-same-rows", &[], ReadModel::postgres())
+        .set(&["plugins", "directory"], plugins.path())
+        .set(&["lanes"], 4)
+        .set(&["batch", "events"], 200);
+    platform.create_topics(8);
+    const RECORDS: usize = 12_000;
+    const KEYS: usize = 300;
+    let records = |rounds: std::ops::Range<usize>| -> Vec<Record> {
+        rounds
+            .map(|at| Record::new(platform.topic(topics[at % 2]), format!("k{}", at * 7919 % KEYS), "A"))
+            .collect()
+    };
+    let hosts = [platform.start_host("one"), platform.start_host("another")];
+    platform.publish(&records(0..2_000));
+    platform.until_shared_by(&hosts[0].group("pairs"), 8);
+    platform.publish(&records(2_000..RECORDS));
+    let status = platform.until_through("pairs");
+    assert_closed(&status, RECORDS, 0, 0);
+    assert_eq!(status.deadlocks, 0);
+    let sums = platform.read_model().query("select sum(first)::text, sum(second)::text from pairs.seen");
+    assert_eq!(sums[0], [Some((RECORDS / 2).to_string()), Some((RECORDS / 2).to_string())]);
+    let counted = "select deadlocks::text from pg_stat_database where datname = current_database()";
+    assert_eq!(platform.read_model().query(counted)[0], [Some("0".to_owned())]);
+    for host in hosts {
+        let log = host.sigterm();
+        assert!(!log.lines().iter().any(|line| line.text.contains("deadlock")), "a deadlock");
+    }
+}

@@ -6,6 +6,7 @@ mod random;
 mod rows;
 
 mod activation;
+mod beside;
 mod checkpoints;
 mod commands;
 mod connecting;

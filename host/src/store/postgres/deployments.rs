@@ -12,13 +12,14 @@ use super::errors::classify;
 use super::foreign::{self, KnownView, Own};
 use super::sessions::Tx;
 use super::tables::{self, Addition};
-use super::{ADVISORY_CLASS, BEGIN, Postgres, fence, make_schema};
+use super::{ADVISORY_CLASS, BEGIN, Postgres, fence, lock_holder, make_schema};
 use crate::checkpoint::FILE;
 use crate::deploy::layout::{Layout, Offered, Step};
 use crate::deploy::supply::may_take_over;
 use crate::deploy::{self, Target};
 use crate::event::Partition;
 use crate::failpoint;
+use crate::failure::FailureKind;
 use crate::store::deployments::{
     Action, Deployed, Deployments, OpenDeployment, OpenRow, Origin, PRESENCE, Promoted, Proposal, Proposed,
     Report, ReportRow, Role, Standing, StandingRow, StoredComponent, Vector, known, no_step_back, open,
@@ -250,7 +251,7 @@ impl Deployments for Postgres {
             false => Ok(None),
         };
         session.close().await;
-        done
+        self.naming(name, done).await
     }
 
     async fn history(&self, projection: &str, most: i64) -> Result<Vec<Deployed>, StoreError> {
@@ -417,6 +418,57 @@ impl Deployments for Postgres {
         origin: Origin,
         asked: &Asked,
     ) -> Result<Promoted, StoreError> {
+        let switched = self.switch(generation, topics, origin, asked).await;
+        self.naming(&generation.projection, switched).await
+    }
+
+    async fn views_are_free(&self, standing: &Standing) -> Result<(), StoreError> {
+        let Some(readers) = &standing.readers else { return Ok(()) };
+        lock_holder::none_in_the_way(&mut *self.connection().await?, &[readers]).await
+    }
+
+    async fn set_stopped(&self, projection: &str, stopped: bool, asked: &Asked) -> Result<(), StoreError> {
+        let mut tx = self.decide(projection).await?;
+        let reason = stopped.then(|| asked.reason.as_deref().unwrap_or("no reason was given"));
+        let standings = standings(&mut tx, projection).await?;
+        fence(&mut tx, &standings.iter().map(|standing| standing.generation.id).collect::<Vec<_>>()).await?;
+        for statement in [
+            "update projector.projection set stopped = $2 where name = $1",
+            "update projector.generation set resumes = resumes + 1, paused = case when $2::text is not null then coalesce(paused, 'stopped: ' || $2) when paused like 'stopped: %' then null else paused end where projection = $1",
+        ] {
+            let update = sqlx::query(statement).bind(projection).bind(reason);
+            update.execute(&mut *tx).await.map_err(classify)?;
+        }
+        let action = if stopped { "stop" } else { "start" };
+        let entry = Entry { action, origin: Origin::Command, generation: None };
+        entry.record(&mut tx, projection, None, None, asked).await?;
+        tx.commit().await
+    }
+
+    async fn retire(&self, generation: &Generation, asked: &Asked) -> Result<(), StoreError> {
+        let retired = self.remove_generation(generation, asked).await;
+        self.naming(&generation.projection, retired).await
+    }
+
+    async fn readers(&self, standing: &Standing) -> Result<Readers, StoreError> {
+        foreign::readers(&mut *self.connection().await?, standing).await
+    }
+
+    async fn drop_projection(&self, projection: &str, asked: &Asked) -> Result<(), StoreError> {
+        let dropped = self.remove_projection(projection, asked).await;
+        self.naming(projection, dropped).await
+    }
+}
+
+impl Postgres {
+    /// One transaction shows another generation to readers.
+    async fn switch(
+        &self,
+        generation: &Generation,
+        topics: &[String],
+        origin: Origin,
+        asked: &Asked,
+    ) -> Result<Promoted, StoreError> {
         let name = &generation.projection;
         let mut tx = self.decide(name).await?;
         let standings = standings(&mut tx, name).await?;
@@ -447,25 +499,27 @@ impl Deployments for Postgres {
         Ok(promoted)
     }
 
-    async fn set_stopped(&self, projection: &str, stopped: bool, asked: &Asked) -> Result<(), StoreError> {
-        let mut tx = self.decide(projection).await?;
-        let reason = stopped.then(|| asked.reason.as_deref().unwrap_or("no reason was given"));
-        let standings = standings(&mut tx, projection).await?;
-        fence(&mut tx, &standings.iter().map(|standing| standing.generation.id).collect::<Vec<_>>()).await?;
-        for statement in [
-            "update projector.projection set stopped = $2 where name = $1",
-            "update projector.generation set resumes = resumes + 1, paused = case when $2::text is not null then coalesce(paused, 'stopped: ' || $2) when paused like 'stopped: %' then null else paused end where projection = $1",
-        ] {
-            let update = sqlx::query(statement).bind(projection).bind(reason);
-            update.execute(&mut *tx).await.map_err(classify)?;
-        }
-        let action = if stopped { "stop" } else { "start" };
-        let entry = Entry { action, origin: Origin::Command, generation: None };
-        entry.record(&mut tx, projection, None, None, asked).await?;
-        tx.commit().await
+    /// What came of a change of tables or views that readers may use: where it had to wait for a lock, it names
+    /// the session that has it.
+    async fn naming<T>(&self, projection: &str, done: Result<T, StoreError>) -> Result<T, StoreError> {
+        let error = match done {
+            Err(error) if error.kind() == FailureKind::Locked => error,
+            done => return done,
+        };
+        let Ok(mut session) = self.connection().await else { return Err(error) };
+        let schemas: Result<Vec<String>, _> = sqlx::query_scalar(
+            "select unnest(array_remove(array[table_schema, readers], null)) from projector.generation
+             where projection = $1",
+        )
+        .bind(projection)
+        .fetch_all(&mut *session)
+        .await;
+        let Ok(schemas) = schemas else { return Err(error) };
+        let schemas: Vec<&str> = schemas.iter().map(String::as_str).collect();
+        Err(lock_holder::named(&mut session, &schemas, error).await)
     }
 
-    async fn retire(&self, generation: &Generation, asked: &Asked) -> Result<(), StoreError> {
+    async fn remove_generation(&self, generation: &Generation, asked: &Asked) -> Result<(), StoreError> {
         let name = &generation.projection;
         let mut tx = self.decide(name).await?;
         let standings = standings(&mut tx, name).await?;
@@ -481,11 +535,7 @@ impl Deployments for Postgres {
         tx.commit().await
     }
 
-    async fn readers(&self, standing: &Standing) -> Result<Readers, StoreError> {
-        foreign::readers(&mut *self.connection().await?, standing).await
-    }
-
-    async fn drop_projection(&self, projection: &str, asked: &Asked) -> Result<(), StoreError> {
+    async fn remove_projection(&self, projection: &str, asked: &Asked) -> Result<(), StoreError> {
         let mut tx = self.decide(projection).await?;
         for standing in standings(&mut tx, projection).await? {
             remove(&mut tx, &standing).await?;
@@ -501,9 +551,7 @@ impl Deployments for Postgres {
         entry.record(&mut tx, projection, None, None, asked).await?;
         tx.commit().await
     }
-}
 
-impl Postgres {
     /// A transaction in which nobody else decides anything about this name.
     async fn decide(&self, projection: &str) -> Result<Tx, StoreError> {
         let mut tx = self.begin(BEGIN).await?;
@@ -817,6 +865,9 @@ async fn show_layout(
     schema: &str,
     readers: &str,
 ) -> Result<(), StoreError> {
+    if known.is_some() {
+        lock_holder::none_in_the_way(tx, &[readers]).await?;
+    }
     run(tx, format!("set local lock_timeout = {READERS_WAIT_MS}")).await?;
     for table in &layout.tables {
         let is_known = known.is_some_and(|known| known.table(&table.name).is_some());
@@ -849,6 +900,9 @@ async fn remove(tx: &mut Tx, standing: &Standing) -> Result<(), StoreError> {
     fence(tx, &[standing.generation.id]).await?;
     let own = Own::of(tx, standing).await?;
     none_goes_along(standing, &foreign::objects(tx, &own).await?)?;
+    let schemas: Vec<&str> = own.schemas.iter().map(String::as_str).collect();
+    lock_holder::none_in_the_way(tx, &schemas).await?;
+    run(tx, format!("set local lock_timeout = {READERS_WAIT_MS}")).await?;
     sqlx::query("delete from projector.generation where id = $1")
         .bind(standing.generation.id)
         .execute(&mut **tx)
@@ -884,7 +938,10 @@ async fn add(
     is_free(session, step, schema).await?;
     for Addition { sql, index } in tables::add(step, contract, schema) {
         match index {
-            None => run(session, &format!("set lock_timeout = {READERS_WAIT_MS}")).await?,
+            None => {
+                lock_holder::none_in_the_way(session, &[schema]).await?;
+                run(session, &format!("set lock_timeout = {READERS_WAIT_MS}")).await?;
+            }
             // It waits for transactions that are open, and keeps nobody waiting.
             Some(index) => {
                 run(session, "set lock_timeout = 0").await?;

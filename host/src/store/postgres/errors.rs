@@ -21,6 +21,8 @@ enum Meaning {
     Passes,
     /// Another session holds a lock.
     Locked,
+    /// Two transactions waited for each other, and the database ended this one.
+    Deadlock,
     /// It lasts until a person does what the text says.
     Lasts(&'static str),
     /// The role lacks a right.
@@ -57,6 +59,7 @@ const TABLE: &[(&str, Meaning)] = &[
     ("42", Meaning::Drift),
     // Passing faults, each with its own remedy in `passing`.
     ("55P03", Meaning::Locked),
+    ("40P01", Meaning::Deadlock),
     ("08", Meaning::Passes),
     ("25", Meaning::Passes),
     ("40", Meaning::Passes),
@@ -83,6 +86,9 @@ pub(super) fn classify(error: sqlx::Error) -> StoreError {
         Meaning::Drift => StoreError::Drift(in_words(&error)),
         Meaning::Locked => {
             StoreError::Unavailable(Outage { kind: FailureKind::Locked, message: in_words(&error) })
+        }
+        Meaning::Deadlock => {
+            StoreError::Unavailable(Outage { kind: FailureKind::Deadlock, message: in_words(&error) })
         }
         Meaning::Passes => {
             let remedy = passing(&code).map(|remedy| format!("; {remedy}")).unwrap_or_default();
@@ -152,9 +158,8 @@ mod tests {
         }
         assert_eq!(meaning("42501"), Meaning::Right);
         assert_eq!(meaning("55P03"), Meaning::Locked);
-        for passing in
-            ["53100", "53300", "57P01", "57014", "25006", "40P01", "40001", "08006", "58030", "XX000"]
-        {
+        assert_eq!(meaning("40P01"), Meaning::Deadlock);
+        for passing in ["53100", "53300", "57P01", "57014", "25006", "40001", "08006", "58030", "XX000"] {
             assert_eq!(meaning(passing), Meaning::Passes, "{passing}");
         }
         for data in ["22021", "22P05", "23505", "54000", "P0001"] {

@@ -24,6 +24,7 @@ mod waiting;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use sqlx::migrate::{MigrateError, Migration, Migrator};
@@ -116,6 +117,10 @@ impl Postgres {
 /// alone.
 const FENCE_CLASS: i32 = ADVISORY_CLASS + 3;
 
+/// That of the lock of a generation's rows: transactions that lock them in one order share it, and one that
+/// cannot has it alone.
+const ROWS_CLASS: i32 = ADVISORY_CLASS + 4;
+
 /// Waits for the batches in flight of these generations, and keeps others from beginning. Who waits for a
 /// row's lock alone would be passed by, for ever, by those that share it.
 async fn fence(connection: &mut PgConnection, generations: &[i64]) -> Result<(), StoreError> {
@@ -149,18 +154,56 @@ async fn migrate(connection: &mut PgConnection) -> Result<(), StoreError> {
     // where the schema is there.
     const MAKE_SCHEMA: &str = "create schema if not exists projector;";
     let migrations = MIGRATIONS.iter().map(|migration| Migration {
-        sql: sqlx::AssertSqlSafe(migration.sql.as_str().replace(MAKE_SCHEMA, "")).into_sql_str(),
+        sql: sqlx::AssertSqlSafe(format!("{LOCK_ALL};{}", migration.sql.as_str().replace(MAKE_SCHEMA, "")))
+            .into_sql_str(),
         ..migration.clone()
     });
     migrator.migrations = migrations.collect::<Vec<_>>().into();
     // A host one version older still runs beside this one.
     migrator.set_ignore_missing(true);
-    let migrated = migrator.run_direct(None, &mut *connection, false).await;
-    migrated.map_err(|error| match error {
-        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => classify(error),
-        error => StoreError::Unusable(format!("the host's own tables cannot be brought up to date: {error}")),
-    })
+    let deadline = Instant::now() + MIGRATION_PATIENCE;
+    let mut pause = MIGRATION_PAUSE;
+    loop {
+        let error = match migrator.run_direct(None, &mut *connection, false).await {
+            Ok(()) => return Ok(()),
+            Err(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) => classify(error),
+            Err(error) => {
+                return Err(StoreError::Unusable(format!(
+                    "the host's own tables cannot be brought up to date: {error}"
+                )));
+            }
+        };
+        let is_contended = matches!(&error, StoreError::Unavailable(outage) if outage.is_contention());
+        if !is_contended {
+            return Err(error);
+        }
+        if Instant::now() > deadline {
+            return Err(lock_holder::named(connection, &["projector"], error).await);
+        }
+        tokio::time::sleep(pause).await;
+        pause = (2 * pause).min(MIGRATION_PAUSE_AT_MOST);
+    }
 }
+
+/// Before a migration: it has all of the host's own tables before it changes the first, so that it never waits
+/// for one while it has changed another. First that of the generations, which every batch reads first: whoever
+/// has that one waits for no batch any more. It waits for each only half as long as it takes the database to look
+/// for a deadlock: readers that hold another one of them are never its victims, and no new reader waits long.
+const LOCK_ALL: &str = "
+    select set_config('statement_timeout', '0', true),
+      set_config('lock_timeout', least(setting::int8 / 2, 500)::text, true)
+    from pg_settings where name = 'deadlock_timeout';
+    do $$ declare own regclass; begin
+      for own in select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
+        where n.nspname = 'projector' and c.relkind = 'r' and c.relname <> '_sqlx_migrations'
+        order by c.relname <> 'generation', c.relname
+      loop execute format('lock table %s in access exclusive mode', own); end loop;
+    end $$";
+
+/// For so long a migration is tried that does not get its locks.
+const MIGRATION_PATIENCE: Duration = Duration::from_secs(30);
+const MIGRATION_PAUSE: Duration = Duration::from_millis(100);
+const MIGRATION_PAUSE_AT_MOST: Duration = Duration::from_secs(2);
 
 async fn schema_is_there(connection: &mut PgConnection, schema: &str) -> Result<bool, StoreError> {
     sqlx::query_scalar("select to_regnamespace($1) is not null")
@@ -381,6 +424,15 @@ impl Store for Postgres {
         let statements = self.statements(deployment);
         let tx = self.begin(BEGIN).await?;
         Ok(Box::new(transaction::begin(tx, deployment, statements, true).await?))
+    }
+
+    async fn count_deadlock(&self, generation: &Generation) -> Result<(), StoreError> {
+        sqlx::query("update projector.generation set deadlocks = deadlocks + 1 where id = $1")
+            .bind(generation.id)
+            .execute(&mut *self.connection().await?)
+            .await
+            .map(drop)
+            .map_err(classify)
     }
 
     async fn lock_holder(&self, generation: &Generation) -> Option<LockHolder> {

@@ -16,7 +16,7 @@ use super::statements::Statements;
 use super::tables;
 use super::values;
 use super::waiting::shift;
-use super::{ADVISORY_CLASS, FENCE_CLASS};
+use super::{ADVISORY_CLASS, FENCE_CLASS, ROWS_CLASS};
 use crate::batch::BatchLimits;
 use crate::duplicate::{EventId, Known};
 use crate::event::Partition;
@@ -44,25 +44,23 @@ pub(super) async fn begin(
     only_to_look: bool,
 ) -> Result<Batch, StoreError> {
     let generation = deployment.generation.id;
-    // First: what is found out then is as the writer before left it.
+    // A host has far fewer generations than an int4 has values.
+    let number = generation as i32;
+    let mut locks = format!("select pg_advisory_xact_lock_shared({FENCE_CLASS}, {number})");
     if deployment.contract.needs_one_writer() {
-        sqlx::query("select pg_advisory_xact_lock($1, $2)")
-            .bind(ADVISORY_CLASS)
-            // A host has far fewer generations than an int4 has values.
-            .bind(generation as i32)
-            .execute(&mut *tx)
-            .await
-            .map_err(classify)?;
+        locks.insert_str(0, &format!("select pg_advisory_xact_lock({ADVISORY_CLASS}, {number}); "));
     }
+    // In a statement before: what is found out then is as the writer before left it, and whoever decided about
+    // the generation under its fence. The generation's row is not locked: what else is kept there, such as why
+    // it stands still, is written beside any number of batches.
+    sqlx::raw_sql(AssertSqlSafe(locks)).execute(&mut *tx).await.map_err(classify)?;
     let found: Option<Admission> = sqlx::query_as(
         "select g.active_digest, g.paused,
            exists (select from projector.blocked_key b where b.generation_id = g.id) as any_blocked,
            coalesce(g.hold_until > now(), false) as is_held, g.hold_at::text as hold_at
-         from (select pg_advisory_xact_lock_shared($2, $1::int4)) as fenced, projector.generation g
-         where g.id = $1 for share of g",
+         from projector.generation g where g.id = $1",
     )
     .bind(generation)
-    .bind(FENCE_CLASS)
     .fetch_optional(&mut *tx)
     .await
     .map_err(classify)?;
@@ -142,6 +140,7 @@ impl Transaction for Batch {
         let changes =
             writes.changes.iter().flat_map(|(event, changes)| changes.iter().map(|change| (*event, change)));
         let steps = plan::plan(&self.deployment.contract, &self.statements.rules, changes);
+        self.take_turn(&steps).await?;
         let mut effects = vec![(0, 0); self.deployment.contract.writes.len()];
         for step in &steps {
             let rows = self.execute(step, writes).await?;
@@ -184,7 +183,22 @@ impl Batch {
         self.deployment.generation.id
     }
 
-    /// Compares and sets every partition's checkpoint.
+    /// Keeps lanes from a deadlock: those whose statements lock rows in one order go side by side, one whose
+    /// statements cannot goes alone. Where there is one writer anyway, it has nobody to wait for.
+    async fn take_turn(&mut self, steps: &[Step]) -> Result<(), StoreError> {
+        let contract = &self.deployment.contract;
+        if steps.is_empty() || contract.needs_one_writer() {
+            return Ok(());
+        }
+        let sql = match plan::locks_in_order(contract, steps) {
+            true => "select pg_advisory_xact_lock_shared($1, $2)",
+            false => "select pg_advisory_xact_lock($1, $2)",
+        };
+        let turn = sqlx::query(sql).bind(ROWS_CLASS).bind(self.generation() as i32);
+        turn.execute(&mut *self.tx).await.map(drop).map_err(classify)
+    }
+
+    /// Compares and sets every partition's checkpoint. Their rows are locked in one order first.
     async fn advance(&mut self, advances: &[Advance]) -> Result<(), StoreError> {
         if advances.is_empty() {
             return Ok(());
@@ -193,12 +207,17 @@ impl Batch {
         let totals: Vec<Counters> = advances.iter().map(|advance| advance.books.totals()).collect();
         let counted = |of: fn(&Counters) -> i64| totals.iter().map(of).collect::<Vec<i64>>();
         let moved = sqlx::query(
-            "update projector.checkpoint c
+            "with locked as (
+               select c.topic, c.partition from projector.checkpoint c
+               join unnest($2::text[], $3::int4[]) as u(topic, partition) using (topic, partition)
+               where c.generation_id = $1 order by c.topic, c.partition for update of c)
+             update projector.checkpoint c
              set next_offset = u.next, read = c.read + u.applied + u.ignored + u.parked + u.dead,
                  applied = c.applied + u.applied, ignored = c.ignored + u.ignored, parked = c.parked + u.parked,
                  dead = c.dead + u.dead, paused = null, updated_at = now()
              from unnest($2::text[], $3::int4[], $4::int8[], $5::int8[], $6::int8[], $7::int8[], $8::int8[], $9::int8[])
                as u(topic, partition, expected, next, applied, ignored, parked, dead)
+             join locked using (topic, partition)
              where c.generation_id = $1 and c.topic = u.topic and c.partition = u.partition
                and c.next_offset = u.expected
              returning c.topic, c.partition",

@@ -427,6 +427,11 @@ impl Deployments for Sqlite {
         Ok(promoted)
     }
 
+    async fn views_are_free(&self, _: &Standing) -> Result<(), StoreError> {
+        // Whoever reads keeps nobody from it.
+        Ok(())
+    }
+
     async fn set_stopped(&self, projection: &str, stopped: bool, asked: &Asked) -> Result<(), StoreError> {
         let mut tx = self.immediate().await?;
         let reason = stopped.then(|| asked.reason.as_deref().unwrap_or("no reason was given"));
