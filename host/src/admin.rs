@@ -326,10 +326,10 @@ impl Admin {
         dry_run: bool,
         asked: Asked,
     ) -> Answer<Vec<dead_letters::Done>> {
-        let filter = Filter { projection: Some(name.clone()), id: Some(id), most: 1, ..Filter::default() };
+        let filter = Filter { projection: Some(name.clone()), ids: vec![id], most: 1, ..Filter::default() };
         let request = dead_letters::Request { action, filter, dry_run, asked, timeout: PATIENCE };
         let _turn = self.waiting.acquire().await.expect("nobody closes it");
-        Ok(Json(dead_letters::request(&self.config, &name, &request, &|_| {}).await?))
+        Ok(Json(dead_letters::request(&self.config, &name, &request, &|_, _| {}).await?))
     }
 }
 

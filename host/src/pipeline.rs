@@ -292,10 +292,28 @@ impl Run {
         }
         self.operations_again = None;
         let granted = self.source.granted();
-        for operation in &wishes.open {
-            if granted.contains(&operation.partition) && !self.served.contains(&operation.id) {
+        let is_ours = |operation: &&Open| {
+            granted.contains(&operation.partition) && !self.served.contains(&operation.id)
+        };
+        let ours: Vec<&Open> = wishes.open.iter().filter(is_ours).collect();
+        if ours.is_empty() {
+            return Ok(());
+        }
+        if ours.len() > 1 {
+            let ids: Vec<i64> = ours.iter().map(|operation| operation.id).collect();
+            match self.settler.release_lone_letters(&ids, self.limits).await {
+                Ok(done) => self.served.extend(done),
+                Err(error) => return self.operation_failed(error).await,
+            }
+        }
+        for operation in ours {
+            if !self.served.contains(&operation.id) {
                 self.release(operation).await?;
             }
+        }
+        // Only so many are heard of at once.
+        if let Err(error) = self.board.refresh().await {
+            self.backoff.missed("what is asked for next could not be found out", &error);
         }
         Ok(())
     }
@@ -305,17 +323,24 @@ impl Run {
         match self.settler.release(operation, self.limits, self.positions.log()).await {
             Ok(Released::More) => self.operations_again = Some(Instant::now()),
             Ok(Released::Done) => self.served.push(operation.id),
-            // It stays asked for, and is done when it can be.
-            Err(error) if error.kind().response() == Response::Retry => {
-                tracing::warn!(projection = self.name(), operation = operation.id, %error, "to be tried again");
+            Err(error) => self.operation_failed(error).await?,
+        }
+        Ok(())
+    }
+
+    /// What was asked for stays so, and is done when it can be.
+    async fn operation_failed(&mut self, error: StoreError) -> Result<(), Halt> {
+        match error {
+            error if error.kind().response() == Response::Retry => {
+                self.backoff.missed("what an operator asked for could not be done", &error);
                 self.count_deadlock(&error).await;
                 self.operations_again = Some(Instant::now() + Duration::from_secs(1));
             }
             // What is active or held now is heard of soon.
-            Err(StoreError::Inactive(_) | StoreError::Held(_)) => {
+            StoreError::Inactive(_) | StoreError::Held(_) => {
                 self.operations_again = Some(Instant::now() + HOLD_LOOK);
             }
-            Err(error) => return Err(halt(error)),
+            error => return Err(halt(error)),
         }
         Ok(())
     }

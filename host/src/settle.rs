@@ -3,6 +3,7 @@
 //! Begin → what of it waits → the rows that it asks for → outcomes → rows, dead letters, parked events and
 //! checkpoints → commit. Only [`release`] asks Kafka: for a value that was left in the log.
 
+mod lone_letters;
 mod release;
 
 pub use release::Released;

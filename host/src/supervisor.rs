@@ -39,7 +39,7 @@ use crate::retry::{Backoff, Halt, Retries};
 use crate::settle::{OnTrial, Released, Settler};
 use crate::source::{Log, LogError, Merging, Source};
 use crate::store::deployments::{Action, Origin, Proposal, Proposed, Role};
-use crate::store::operator::{Asked, Wishes};
+use crate::store::operator::{Asked, Open, Wishes};
 use crate::store::{self, Component, Deployment, Generation, Store, StoreError};
 use crate::topics::TopicMapping;
 use crate::wishes::{Attendant, Board};
@@ -583,17 +583,36 @@ impl Host {
                 return;
             }
             // Whoever else stands still does so as well, and one of them does it.
-            let open = wishes.open.iter().find(|operation| !served.contains(&operation.id));
-            let Some(operation) = open else {
+            let open: Vec<&Open> =
+                wishes.open.iter().filter(|operation| !served.contains(&operation.id)).collect();
+            let Some(first) = open.first() else {
                 tokio::select! {
                     () = board.changed() => {}
                     () = stop.cancelled() => {}
                 }
                 continue;
             };
-            match settler.release(operation, limits, &self.log).await {
-                Ok(Released::More) => {}
-                Ok(Released::Done) => served.push(operation.id),
+            let ids: Vec<i64> = open.iter().map(|operation| operation.id).collect();
+            let done = match ids.len() {
+                1 => Ok(Vec::new()),
+                _ => settler.release_lone_letters(&ids, limits).await,
+            };
+            let done = match done {
+                Ok(done) if done.is_empty() => {
+                    settler.release(first, limits, &self.log).await.map(|released| match released {
+                        Released::More => Vec::new(),
+                        Released::Done => vec![first.id],
+                    })
+                }
+                done => done,
+            };
+            match done {
+                Ok(done) => {
+                    served.extend(done);
+                    if let Err(error) = board.refresh().await {
+                        backoff.missed("what is asked for next could not be found out", &error);
+                    }
+                }
                 Err(error) => {
                     backoff.failed(error.kind(), &error);
                     backoff.wait(stop).await;

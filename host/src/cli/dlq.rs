@@ -91,7 +91,7 @@ impl Selection {
             |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64);
         Filter {
             projection,
-            id: None,
+            ids: Vec::new(),
             kind: self.kind,
             code: self.code,
             key: self.key.map(String::into_bytes).or(self.key_hex.map(|Bytes(bytes)| bytes)),
@@ -157,7 +157,7 @@ struct Which {
     /// Write nothing; show the changes that would be made.
     #[arg(long)]
     dry_run: bool,
-    /// How long to wait, for each dead letter, until a host begins.
+    /// How long to wait until a host begins, and after that from one dead letter to the next.
     #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
     timeout: Duration,
     /// How to print the answer.
@@ -377,33 +377,22 @@ impl Which {
         let config = config.load()?;
         let asked = asked.because(reason);
         let filter = self.selection.filter(Some(self.projection.clone()), i64::MAX);
-        let requests = match self.ids.as_slice() {
-            [] => vec![filter],
-            ids => ids.iter().map(|id| Filter { id: Some(*id), ..filter.clone() }).collect(),
-        };
-        let runtime = super::runtime()?;
+        let filter = Filter { ids: self.ids, ..filter };
         let text = self.output == Output::Text;
-        let progress = |letter: &Letter| {
-            if text {
-                let Letter { id, topic, partition, offset, .. } = letter;
-                note!("{} of {id} ({topic}/{partition}@{offset}) …", action.as_str());
+        let progress = |done: usize, all: usize| {
+            if text && all > 1 {
+                note!("{} of {all} dead letters: {done} done …", action.as_str());
             }
         };
-        let mut all: Vec<Done> = Vec::new();
-        for filter in requests {
-            let request = Request {
-                action,
-                filter,
-                dry_run: self.dry_run,
-                asked: asked.clone(),
-                timeout: self.timeout,
-            };
-            let done =
-                runtime.block_on(dead_letters::request(&config, &self.projection, &request, &progress))?;
-            if text {
-                done.iter().for_each(print);
-            }
-            all.extend(done);
+        let request = Request { action, filter, dry_run: self.dry_run, asked, timeout: self.timeout };
+        let all: Vec<Done> = super::runtime()?.block_on(dead_letters::request(
+            &config,
+            &self.projection,
+            &request,
+            &progress,
+        ))?;
+        if text {
+            all.iter().for_each(print);
         }
         if !text {
             super::print_json(&all)?;

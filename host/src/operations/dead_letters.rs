@@ -1,5 +1,6 @@
 //! Dead letters: what failed, and having it tried again or dropped.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use projector_model::Descriptor;
@@ -10,7 +11,7 @@ use super::{OperationError, projection};
 use crate::config::Config;
 use crate::failure::FailureKind;
 use crate::ordering::KeyId;
-use crate::store::operator::{Action, Asked, Filter, Letter, NewOperation, Verdict};
+use crate::store::operator::{Action, Asked, Filter, Letter, NewOperations, Verdict};
 use crate::store::{self, Store};
 
 /// How often a verdict is looked for.
@@ -54,7 +55,7 @@ pub struct Request {
     /// Nothing is written; the verdict names the changes.
     pub dry_run: bool,
     pub asked: Asked,
-    /// How long a host may take to begin.
+    /// How long hosts may take to begin, and between one that is done and the next.
     pub timeout: Duration,
 }
 
@@ -66,13 +67,13 @@ pub struct Done {
     pub verdict: Verdict,
 }
 
-/// Has dead letters dealt with, one after the other, by the lanes that are granted their partitions.
-/// Returns what came of each; `progress` is told before that.
+/// Has dead letters dealt with, by the lanes that are granted their partitions. All of them are asked for at once.
+/// Returns what came of each; `progress` is told how many are done, and of how many.
 pub async fn request(
     config: &Config,
     name: &str,
     request: &Request,
-    progress: &(dyn Fn(&Letter) + Sync),
+    progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Vec<Done>, OperationError> {
     let (store, _) = projection(config, name).await?;
     let done = request_in(&*store, request, progress).await;
@@ -83,60 +84,97 @@ pub async fn request(
 async fn request_in(
     store: &dyn Store,
     request: &Request,
-    progress: &(dyn Fn(&Letter) + Sync),
+    progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Vec<Done>, OperationError> {
     let letters = store.dead_letters(&request.filter).await?;
-    if letters.is_empty() {
+    let found = |id: &i64| letters.iter().any(|letter| letter.id == *id);
+    let missing: Vec<String> =
+        request.filter.ids.iter().filter(|id| !found(id)).map(ToString::to_string).collect();
+    if letters.is_empty() || !missing.is_empty() {
         return Err(OperationError::Usage {
-            message: "there are no such dead letters".into(),
+            message: match missing.as_slice() {
+                [] => "there are no such dead letters".into(),
+                missing => format!("there is no such dead letter: {}; nothing was done", missing.join(", ")),
+            },
             help: "`projector dlq list` lists all dead letters".into(),
         });
     }
-    let mut all = Vec::new();
-    for letter in letters {
-        progress(&letter);
-        let asked = NewOperation {
-            action: request.action,
-            dead_letter: letter.id,
-            dry_run: request.dry_run,
-            asked: request.asked.clone(),
-        };
-        let (operation, verdict) = match store.ask(&asked).await? {
-            // Somebody else dealt with it meanwhile.
-            None => (None, Verdict::of("gone")),
-            Some(operation) => {
-                (Some(operation), await_verdict(store, operation, &letter, request.timeout).await?)
-            }
-        };
-        all.push(Done { dead_letter: letter.id, operation, verdict });
-    }
-    Ok(all)
+    let asked = NewOperations {
+        action: request.action,
+        dead_letters: letters.iter().map(|letter| letter.id).collect(),
+        dry_run: request.dry_run,
+        asked: request.asked.clone(),
+    };
+    let operations = store.ask(&asked).await?;
+    let ids = operations.values().copied().collect();
+    let mut verdicts = await_verdicts(store, ids, &letters, (request.timeout, progress)).await?;
+    let done = |letter: &Letter| {
+        let operation = operations.get(&letter.id).copied();
+        // Somebody else dealt with it meanwhile.
+        let verdict = operation.and_then(|operation| verdicts.remove(&operation));
+        Done { dead_letter: letter.id, operation, verdict: verdict.unwrap_or_else(|| Verdict::of("gone")) }
+    };
+    Ok(letters.iter().map(done).collect())
 }
 
-async fn await_verdict(
+/// Waits until all of these operations are done. What no host begins for so long after the last one was done is
+/// taken back.
+async fn await_verdicts(
     store: &dyn Store,
-    operation: i64,
-    letter: &Letter,
-    timeout: Duration,
-) -> Result<Verdict, OperationError> {
-    let deadline = Instant::now() + timeout;
-    loop {
+    mut open: BTreeSet<i64>,
+    letters: &[Letter],
+    (timeout, progress): (Duration, &(dyn Fn(usize, usize) + Sync)),
+) -> Result<BTreeMap<i64, Verdict>, OperationError> {
+    let all = open.len();
+    let mut verdicts = BTreeMap::new();
+    let mut deadline = Instant::now() + timeout;
+    while !open.is_empty() {
         let overdue = Instant::now() > deadline;
-        match store.verdict(operation).await {
-            Ok(Some(verdict)) => return Ok(verdict),
-            Ok(None) if overdue && store.withdraw(operation).await? => {
-                return Err(OperationError::Failed(format!(
-                    "no host began within {timeout:?}, and nothing was done. Is there a running host that reads {}/{}, and is {} not paused? `projector status` shows it",
-                    letter.topic, letter.partition, letter.projection
-                )));
+        let asked: Vec<i64> = open.iter().copied().collect();
+        match store.verdicts(&asked).await {
+            Ok(done) if !done.is_empty() => {
+                open.retain(|operation| !done.contains_key(operation));
+                verdicts.extend(done);
+                progress(verdicts.len(), all);
+                deadline = Instant::now() + timeout;
+                continue;
             }
-            // It is under way, or will be.
-            Ok(None) => {}
+            Ok(_) if overdue => {
+                let withdrawn = store.withdraw(&asked).await?;
+                return Err(not_begun(withdrawn.len(), (verdicts.len(), all), letters, timeout));
+            }
             Err(error) if overdue => return Err(error.into()),
-            Err(_) => {}
+            // They are under way, or will be.
+            Ok(_) | Err(_) => {}
         }
         tokio::time::sleep(INTERVAL).await;
     }
+    Ok(verdicts)
+}
+
+fn not_begun(
+    withdrawn: usize,
+    (done, all): (usize, usize),
+    letters: &[Letter],
+    timeout: Duration,
+) -> OperationError {
+    let under_way = all - done - withdrawn;
+    let what = match (done, under_way) {
+        (0, 0) => format!("no host began within {timeout:?}, and nothing was done"),
+        _ => format!(
+            "{done} of {all} dead letters were dealt with; no host began with {withdrawn} of the others within {timeout:?}, and that request is taken back; {under_way} are under way, and go on without this command (`projector operations`)"
+        ),
+    };
+    let (first, topics) = (letters.first(), letters.iter().map(|letter| (&*letter.topic, letter.partition)));
+    let topics: BTreeSet<(&str, i32)> = topics.collect();
+    let named: Vec<String> =
+        topics.iter().take(3).map(|(topic, number)| format!("{topic}/{number}")).collect();
+    let name = first.map_or("", |letter| letter.projection.as_str());
+    OperationError::Failed(format!(
+        "{what}. Is there a running host that reads {}{}, and is {name} not paused? `projector status` shows it",
+        named.join(", "),
+        if topics.len() > named.len() { ", …" } else { "" },
+    ))
 }
 
 /// Forgets everything that is kept of a key. Returns how many events those were.
@@ -165,8 +203,13 @@ pub async fn erase(config: &Config, name: &str, key: &[u8], asked: &Asked) -> Re
 /// The whole of a dead letter.
 pub async fn show(config: &Config, name: &str, id: i64) -> Result<DeadLetter, OperationError> {
     let (store, _) = projection(config, name).await?;
-    let filter =
-        Filter { projection: Some(name.to_owned()), id: Some(id), whole: true, most: 1, ..Filter::default() };
+    let filter = Filter {
+        projection: Some(name.to_owned()),
+        ids: vec![id],
+        whole: true,
+        most: 1,
+        ..Filter::default()
+    };
     let found = store.dead_letters(&filter).await;
     store.close().await;
     found?.pop().map(DeadLetter::from).ok_or_else(|| OperationError::Usage {

@@ -31,7 +31,7 @@ use deployments::{Deployments, Role, Vector, vector_from};
 use diff::Snapshot;
 pub use fault::{Outage, Setup};
 use moves::Moves;
-use operator::{Operator, Release, Taken};
+use operator::{LoneLetter, LoneResults, Operator, Release, Taken};
 use source_topics::SourceTopics;
 
 use crate::batch::BatchLimits;
@@ -135,6 +135,14 @@ pub trait Transaction: Send {
     /// What an operation is about, locked until the end of the transaction: the dead letter, and the
     /// first of those that wait behind it. `None`: it was done or withdrawn meanwhile.
     async fn take(&mut self, operation: i64, limits: BatchLimits) -> Result<Option<Taken>, StoreError>;
+
+    /// The dead letters of those of these operations that are about one that no event waits behind, as many as a
+    /// batch takes. What is somebody else's, a dry run or under way is left out.
+    async fn take_lone_letters(
+        &mut self,
+        operations: &[i64],
+        limits: BatchLimits,
+    ) -> Result<Vec<LoneLetter>, StoreError>;
 
     /// Moves the checkpoints, writes the rows, the dead letters and the counters. Returns how many
     /// set-wise statements wrote the rows.
@@ -245,6 +253,8 @@ pub struct Writes<'a> {
     pub without_id: BTreeMap<Partition, i64>,
     /// The batch is of events that had waited, and not of the log: nothing advances.
     pub release: Option<Release<'a>>,
+    /// The batch is of dead letters that no event waits behind: nothing advances.
+    pub lone: Option<LoneResults<'a>>,
 }
 
 impl Writes<'_> {
@@ -253,10 +263,16 @@ impl Writes<'_> {
     fn within(&self, hold: Option<&Vector>) -> Result<(), StoreError> {
         let Some(hold) = hold else { return Ok(()) };
         let beyond = |advance: &Advance| hold.get(&advance.partition).is_none_or(|at| advance.next > *at);
-        match self.release.is_some() || self.advances.iter().any(beyond) {
+        match self.shifts().is_some() || self.advances.iter().any(beyond) {
             true => Err(StoreError::Held(Some(hold.clone()))),
             false => Ok(()),
         }
+    }
+
+    /// How events are counted anew, where the batch is of events that were kept.
+    fn shifts(&self) -> Option<&[(Partition, Books)]> {
+        let release = self.release.as_ref().map(|release| &release.shifts[..]);
+        release.or(self.lone.as_ref().map(|lone| &lone.shifts[..]))
     }
 }
 

@@ -1,6 +1,6 @@
 //! What an operator sees of a store, and asks of it.
 //!
-//! Whatever writes a projection's rows is an [operation](NewOperation) that is stored, and done by the
+//! Whatever writes a projection's rows is an [operation](NewOperations) that is stored, and done by the
 //! lane that is granted its partition, between two batches. The rest is done at once. Both are kept:
 //! who asked for what, when and why, and what came of it.
 
@@ -25,18 +25,19 @@ pub trait Operator: Send + Sync {
     /// Dead letters, oldest first; no more than asked.
     async fn dead_letters(&self, filter: &Filter) -> Result<Vec<Letter>, StoreError>;
 
-    /// Asks for something that a lane does. Returns the operation's number; `None`: there is no such dead
-    /// letter.
-    async fn ask(&self, operation: &NewOperation) -> Result<Option<i64>, StoreError>;
+    /// Asks for something that lanes do, for all of these dead letters together. Returns each one's operation, by
+    /// its own number; one that is missing is gone.
+    async fn ask(&self, asked: &NewOperations) -> Result<BTreeMap<i64, i64>, StoreError>;
 
-    /// What came of an operation. `None`: it is not done yet.
-    async fn verdict(&self, operation: i64) -> Result<Option<Verdict>, StoreError>;
+    /// What came of those of these operations that are done, by their numbers.
+    async fn verdicts(&self, operations: &[i64]) -> Result<BTreeMap<i64, Verdict>, StoreError>;
 
     /// Says what came of an operation that wrote nothing.
     async fn answer(&self, operation: i64, verdict: &Verdict) -> Result<(), StoreError>;
 
-    /// Takes an operation back that nobody has begun. `false`: it is done, or under way.
-    async fn withdraw(&self, operation: i64) -> Result<bool, StoreError>;
+    /// Takes those of these operations back that no host has begun, and returns them. The others are done, or under
+    /// way.
+    async fn withdraw(&self, operations: &[i64]) -> Result<Vec<i64>, StoreError>;
 
     /// Pauses a projection, or lets it go on. When this returns, no batch is in flight that does not
     /// know of it.
@@ -81,6 +82,9 @@ pub trait Operator: Send + Sync {
 /// So many dead letters expire in one transaction: writers that want their keys or counters wait for it.
 pub(super) const EXPIRED_AT_ONCE: i64 = 1_000;
 
+/// So many open operations of a partition are heard of at once: all hosts ask twice a second.
+pub(super) const HEARD_AT_ONCE: i64 = 500;
+
 /// How a generation stands, and what operators want of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wishes {
@@ -98,7 +102,7 @@ pub struct Wishes {
     pub resumes: i64,
     /// It is held for a moment: not to write, or not beyond these offsets.
     pub hold: Option<Option<Vector>>,
-    /// What lanes are to do, in order.
+    /// What lanes are to do, in order: the first [`HEARD_AT_ONCE`] of each partition.
     pub open: Vec<Open>,
 }
 
@@ -140,10 +144,11 @@ pub struct Asked {
     pub reason: Option<String>,
 }
 
+/// The same for each of some dead letters.
 #[derive(Debug, Clone)]
-pub struct NewOperation {
+pub struct NewOperations {
     pub action: Action,
-    pub dead_letter: i64,
+    pub dead_letters: Vec<i64>,
     pub dry_run: bool,
     pub asked: Asked,
 }
@@ -160,7 +165,8 @@ impl Asked {
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
     pub projection: Option<String>,
-    pub id: Option<i64>,
+    /// Empty: whatever their numbers.
+    pub ids: Vec<i64>,
     pub kind: Option<String>,
     pub code: Option<String>,
     pub key: Option<Vec<u8>>,
@@ -280,6 +286,36 @@ pub enum Fate<'a> {
     Failed(&'a Failure),
 }
 
+/// A dead letter that no event waits behind, and the operation about it: both are locked until the end of the
+/// transaction.
+#[derive(Debug, Clone)]
+pub struct LoneLetter {
+    pub operation: i64,
+    pub action: Action,
+    pub letter: Kept,
+    pub partition: Partition,
+    /// The code that it is counted by.
+    pub code: String,
+    /// The key that it blocks.
+    pub key: Option<KeyId>,
+}
+
+/// What came of operations about such dead letters.
+pub struct LoneResults<'a> {
+    pub results: Vec<LoneResult<'a>>,
+    /// How the events are counted now.
+    pub shifts: Vec<(Partition, Books)>,
+}
+
+/// One of them. Where the dead letter is gone, so is its block of the key.
+pub struct LoneResult<'a> {
+    pub operation: i64,
+    pub letter: i64,
+    pub key: Option<KeyId>,
+    pub fate: Fate<'a>,
+    pub verdict: Verdict,
+}
+
 /// What came of an operation.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
@@ -385,6 +421,12 @@ pub struct Operation {
     pub done_at: Option<i64>,
     #[sqlx(json(nullable))]
     pub verdict: Option<Json>,
+}
+
+/// What came of operations that are done, by their numbers. What was erased with its event is gone.
+pub(super) fn verdicts(done: Vec<(i64, Option<String>)>) -> BTreeMap<i64, Verdict> {
+    let read = |json: Option<String>| json.and_then(|json| serde_json::from_str(&json).ok());
+    done.into_iter().map(|(id, verdict)| (id, read(verdict).unwrap_or_else(|| Verdict::of("gone")))).collect()
 }
 
 /// A generation and an open operation of it, if there is one.

@@ -192,3 +192,58 @@ fn keys_keep_their_order_across_hosts_and_rebalances() {
     assert_eq!((status.counters.read, status.counters.applied), (630, 630), "{:?}", status.counters);
     steady.sigterm();
 }
+
+/// One request about many dead letters takes seconds, and not half a second for each: those that nothing waits
+/// behind, those that something does, and one that fails again.
+#[test]
+fn thousands_of_dead_letters_are_dealt_with_at_once() {
+    const KEYS: usize = 2_000;
+    for read_model in [ReadModel::postgres(), ReadModel::sqlite()] {
+        let gates = Gates::new("thousands", 2, read_model)
+            .set(&["failures", "consecutive"], i64::MAX)
+            .set(&["failures", "ratio"], 1.0);
+        let record = |key: usize, step: &str, gate: Option<&str>| {
+            gates.record("step.v1", &Step { of: &format!("k{key}"), step, gate })
+        };
+        let mut records: Vec<_> =
+            (0..KEYS).map(|key| record(key, "1", Some(if key == 7 { "never" } else { "x" }))).collect();
+        // Behind each hundredth, one waits.
+        records.extend((0..KEYS).step_by(100).map(|key| record(key, "2", None)));
+        gates.platform.publish(&records);
+        let host = gates.start_host("host");
+        let status = gates.until_through();
+        assert_eq!((status.counters.dead, status.counters.parked), (KEYS as u64, KEYS as u64 / 100));
+        gates.open(&["x"]);
+        gates.until_through();
+        let began = std::time::Instant::now();
+        let (code, done, said) = gates.platform.command(&[
+            "dlq",
+            "retry",
+            GATES,
+            "--all",
+            "--reason",
+            "x is open",
+            "--output",
+            "json",
+        ]);
+        let took = began.elapsed();
+        assert_eq!(code, 1, "{said}");
+        let outcomes =
+            done.as_array().unwrap().iter().map(|done| done["verdict"]["outcome"].as_str().unwrap());
+        assert_eq!(outcomes.clone().filter(|outcome| *outcome == "applied").count(), KEYS - 1);
+        assert_eq!(outcomes.filter(|outcome| *outcome == "rejected").count(), 1);
+        assert!(took.as_secs() < 40, "{KEYS} dead letters took {took:?}");
+        let trails = gates.trails();
+        assert_eq!((trails.len(), trails.get("k7")), (KEYS - 1, None));
+        assert_eq!((&*trails["k100"], &*trails["k101"]), ("1 2", "1"));
+        let status = gates.until_through();
+        assert_eq!((status.counters.dead, status.counters.parked), (1, 0), "{:?}", status.counters);
+        assert_eq!(status.counters.applied, (KEYS - 1 + KEYS / 100 + 1) as u64);
+        let letter = gates.only_letter();
+        gates.platform.ask(&["dlq", "discard", GATES, &letter, "--reason", "it never opens"]);
+        assert!(gates.letters().is_empty());
+        let (code, _, said) = gates.platform.command(&["dlq", "retry", GATES, &letter]);
+        assert!(code == 2 && said.contains("there is no such dead letter"), "{said}");
+        host.sigterm();
+    }
+}

@@ -16,7 +16,7 @@ use projector::policy::{Failures, Flood};
 use projector::project::{self, Caller};
 use projector::settle::{Released, Settler};
 use projector::source::Log;
-use projector::store::operator::{Action, Asked, Filter, NewOperation, Open};
+use projector::store::operator::{Action, Asked, Filter, NewOperations, Open};
 use projector::store::{Counters, Deployment, StoreError};
 use projector_model::LookupCall;
 use projector_model::Value;
@@ -52,6 +52,11 @@ enum Deed {
         letter: prop::sample::Index,
         most: usize,
     },
+    /// All that there are, asked for at once, in transactions of at most so many.
+    All {
+        discard: bool,
+        most: usize,
+    },
     Restart,
 }
 
@@ -63,6 +68,7 @@ fn deed() -> impl Strategy<Value = Deed> {
         1 => (0..GATES).prop_map(Deed::Open),
         3 => (any::<prop::sample::Index>(), 1usize..5).prop_map(|(letter, most)| Deed::Retry { letter, most }),
         1 => (any::<prop::sample::Index>(), 1usize..5).prop_map(|(letter, most)| Deed::Discard { letter, most }),
+        2 => (prop::bool::weighted(0.2), 1usize..5).prop_map(|(discard, most)| Deed::All { discard, most }),
         1 => Just(Deed::Restart),
     ]
 }
@@ -204,20 +210,48 @@ impl<'h> World<'h> {
     }
 
     async fn release(&mut self, letter: i64, key: u8, action: Action, most: usize) -> Result<()> {
-        let operation = NewOperation {
+        let operation = NewOperations {
             action,
-            dead_letter: letter,
+            dead_letters: vec![letter],
             dry_run: false,
             asked: Asked { by: "a test".into(), reason: Some("it says so".into()) },
         };
-        let id = self.settler().store.ask(&operation).await?.context("it is there")?;
+        let id = self.settler().store.ask(&operation).await?[&letter];
         let wishes = self.settler().store.wishes().await?;
         let open: Open = wishes.into_iter().flat_map(|wishes| wishes.open).next().context("it is open")?;
         ensure!(open.id == id && open.action == action);
         let limits = BatchLimits { events: most, bytes: 1 << 20 };
         while self.settler().release(&open, limits, &self.log).await? == Released::More {}
-        ensure!(self.settler().store.verdict(id).await?.is_some(), "the verdict is kept");
+        ensure!(self.settler().store.verdicts(&[id]).await?.contains_key(&id), "the verdict is kept");
         self.model.release(key, action == Action::Discard);
+        Ok(())
+    }
+
+    /// As a lane does it: those together that no event waits behind, then the others one by one.
+    async fn release_all(&mut self, action: Action, most: usize) -> Result<()> {
+        let letters = self.letters().await?;
+        let asked = NewOperations {
+            action,
+            dead_letters: letters.iter().map(|(letter, _)| *letter).collect(),
+            dry_run: false,
+            asked: Asked { by: "a test".into(), reason: Some("it says so".into()) },
+        };
+        let operations = self.settler().store.ask(&asked).await?;
+        let wishes = self.settler().store.wishes().await?;
+        let open: Vec<Open> = wishes.into_iter().flat_map(|wishes| wishes.open).collect();
+        ensure!(open.len() == letters.len() && operations.len() == letters.len());
+        let limits = BatchLimits { events: most, bytes: 1 << 20 };
+        let ids: Vec<i64> = open.iter().map(|operation| operation.id).collect();
+        let done = self.settler().release_lone_letters(&ids, limits).await?;
+        for (letter, key) in &letters {
+            let is_lone = self.model.waiting.get(key).is_some_and(|queue| queue.len() == 1);
+            ensure!(is_lone == done.contains(&operations[letter]), "the letter {letter} is done, or is not");
+        }
+        for operation in open.iter().filter(|operation| !done.contains(&operation.id)) {
+            while self.settler().release(operation, limits, &self.log).await? == Released::More {}
+        }
+        ensure!(self.settler().store.verdicts(&ids).await?.len() == ids.len(), "the verdicts are kept");
+        letters.iter().for_each(|(_, key)| self.model.release(*key, action == Action::Discard));
         Ok(())
     }
 
@@ -256,6 +290,10 @@ impl<'h> World<'h> {
                         if matches!(deed, Deed::Retry { .. }) { Action::Retry } else { Action::Discard };
                     self.release(id, key, action, *most).await?;
                 }
+            }
+            Deed::All { discard, most } => {
+                let action = if *discard { Action::Discard } else { Action::Retry };
+                self.release_all(action, *most).await?;
             }
             Deed::Restart => {
                 let Settler { deployment, plugin, store, failures, .. } =

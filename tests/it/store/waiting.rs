@@ -5,7 +5,7 @@ use projector::batch::BatchLimits;
 use projector::event::{Event, Position};
 use projector::ordering::KeyId;
 use projector::outcome::{Failure, FailureKind};
-use projector::store::operator::{Action, Asked, Fate, NewOperation, Release, Verdict};
+use projector::store::operator::{Action, Asked, Fate, NewOperations, Release, Verdict};
 use projector::store::{Advance, Books, DeadLetter, Parked, StoreError, Transaction, Writes};
 
 use serde_json::json;
@@ -59,13 +59,13 @@ async fn blocked(home: &Home) -> Result<([Projection; 2], i64)> {
         .store
         .dead_letters(&projector::store::operator::Filter { most: 9, ..Default::default() })
         .await?;
-    let operation = NewOperation {
+    let operation = NewOperations {
         action: Action::Retry,
-        dead_letter: letters.first().context("it is dead")?.id,
+        dead_letters: vec![letters.first().context("it is dead")?.id],
         dry_run: false,
         asked: Asked::default(),
     };
-    let operation = first.store.ask(&operation).await?.context("it is there")?;
+    let operation = *first.store.ask(&operation).await?.values().next().context("it is there")?;
     Ok(([first, second], operation))
 }
 
@@ -189,7 +189,7 @@ async fn a_dead_letter_does_not_expire_while_an_event_is_parked_behind_it() -> R
     let ([parks, expires], operation) = blocked(&home).await?;
     // What waited is gone: the key alone is left.
     home.by_hand("delete from projector.parked", "").await?;
-    expires.store.withdraw(operation).await?;
+    expires.store.withdraw(&[operation]).await?;
     home.by_hand("update projector.dead_letter set died_at = now() - interval '1 hour'", "").await?;
     let mut parking_one = parks.begin().await?;
     assert!(parking_one.blocked(vec![key()]).await?.contains(&key()));

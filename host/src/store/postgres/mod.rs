@@ -10,6 +10,7 @@ mod errors;
 mod foreign;
 mod ids;
 mod lock_holder;
+mod lone_letters;
 mod moves;
 mod operator;
 mod overview;

@@ -1,5 +1,7 @@
 //! What an operator sees and asks for.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 
 use super::errors::classify;
@@ -10,8 +12,8 @@ use super::{BEGIN, Postgres, fence};
 use crate::event::Partition;
 use crate::ordering::KeyId;
 use crate::store::operator::{
-    Asked, EXPIRED_AT_ONCE, Filter, GoneRow, Letter, NewOperation, Operation, Operator, Skipped, Verdict, WishRow, Wishes,
-    skipped, wishes,
+    Asked, EXPIRED_AT_ONCE, Filter, GoneRow, HEARD_AT_ONCE, Letter, NewOperations, Operation, Operator,
+    Skipped, Verdict, WishRow, Wishes, skipped, verdicts, wishes,
 };
 use crate::store::{Books, Generation, StoreError, add};
 
@@ -27,9 +29,13 @@ impl Operator for Postgres {
                coalesce(g.hold_until > now(), false) as is_held, g.hold_at::text as hold_at,
                o.id as operation, o.action, o.topic, o.partition
              from projector.generation g join projector.projection p on p.name = g.projection
-             left join projector.operation o on o.generation_id = g.id and o.done_at is null
+             left join (
+               select *, row_number() over (partition by generation_id, topic, partition order by id) as place
+               from projector.operation where done_at is null
+             ) as o on o.generation_id = g.id and o.place <= $1
              order by g.id, o.id",
         )
+        .bind(HEARD_AT_ONCE)
         .fetch_all(&mut *self.connection().await?)
         .await
         .map_err(classify)?;
@@ -51,14 +57,14 @@ impl Operator for Postgres {
              from projector.dead_letter d
              join projector.generation g on g.id = d.generation_id
              left join projector.component c on c.digest = d.digest
-             where ($1::text is null or g.projection = $1) and ($2::int8 is null or d.id = $2)
+             where ($1::text is null or g.projection = $1) and (cardinality($2::int8[]) = 0 or d.id = any($2))
                and ($3::text is null or d.kind = $3) and ($4::text is null or d.code = $4)
                and ($5::bytea is null or d.key = $5)
                and ($6::timestamptz is null or d.died_at >= $6) and ($7::timestamptz is null or d.died_at <= $7)
              order by d.id limit $8",
         )
         .bind(&filter.projection)
-        .bind(filter.id)
+        .bind(&filter.ids)
         .bind(&filter.kind)
         .bind(&filter.code)
         .bind(&filter.key)
@@ -71,32 +77,33 @@ impl Operator for Postgres {
         .map_err(classify)
     }
 
-    async fn ask(&self, operation: &NewOperation) -> Result<Option<i64>, StoreError> {
-        sqlx::query_scalar(
+    async fn ask(&self, asked: &NewOperations) -> Result<BTreeMap<i64, i64>, StoreError> {
+        let operations: Vec<(i64, i64)> = sqlx::query_as(
             "insert into projector.operation
                (generation_id, action, dead_letter_id, topic, partition, dry_run, reason, asked_by)
              select d.generation_id, $2, d.id, d.topic, d.partition, $3, $4, $5
-             from projector.dead_letter d where d.id = $1 returning id",
+             from projector.dead_letter d where d.id = any($1) order by d.id returning dead_letter_id, id",
         )
-        .bind(operation.dead_letter)
-        .bind(operation.action.as_str())
-        .bind(operation.dry_run)
-        .bind(&operation.asked.reason)
-        .bind(&operation.asked.by)
-        .fetch_optional(&mut *self.connection().await?)
-        .await
-        .map_err(classify)
-    }
-
-    async fn verdict(&self, operation: i64) -> Result<Option<Verdict>, StoreError> {
-        let verdict: Option<Option<String>> = sqlx::query_scalar(
-            "select verdict::text from projector.operation where id = $1 and done_at is not null",
-        )
-        .bind(operation)
-        .fetch_optional(&mut *self.connection().await?)
+        .bind(&asked.dead_letters)
+        .bind(asked.action.as_str())
+        .bind(asked.dry_run)
+        .bind(&asked.asked.reason)
+        .bind(&asked.asked.by)
+        .fetch_all(&mut *self.connection().await?)
         .await
         .map_err(classify)?;
-        Ok(verdict.flatten().and_then(|json| serde_json::from_str(&json).ok()))
+        Ok(operations.into_iter().collect())
+    }
+
+    async fn verdicts(&self, operations: &[i64]) -> Result<BTreeMap<i64, Verdict>, StoreError> {
+        let done: Vec<(i64, Option<String>)> = sqlx::query_as(
+            "select id, verdict::text from projector.operation where id = any($1) and done_at is not null",
+        )
+        .bind(operations)
+        .fetch_all(&mut *self.connection().await?)
+        .await
+        .map_err(classify)?;
+        Ok(verdicts(done))
     }
 
     async fn answer(&self, operation: i64, verdict: &Verdict) -> Result<(), StoreError> {
@@ -111,15 +118,15 @@ impl Operator for Postgres {
         Ok(())
     }
 
-    async fn withdraw(&self, operation: i64) -> Result<bool, StoreError> {
-        let withdrawn = sqlx::query(
-            "delete from projector.operation where id = $1 and done_at is null and verdict is null",
+    async fn withdraw(&self, operations: &[i64]) -> Result<Vec<i64>, StoreError> {
+        sqlx::query_scalar(
+            "delete from projector.operation where id = any($1) and done_at is null and verdict is null
+             returning id",
         )
-        .bind(operation)
-        .execute(&mut *self.connection().await?)
+        .bind(operations)
+        .fetch_all(&mut *self.connection().await?)
         .await
-        .map_err(classify)?;
-        Ok(withdrawn.rows_affected() > 0)
+        .map_err(classify)
     }
 
     async fn set_running(
@@ -194,13 +201,13 @@ impl Operator for Postgres {
         let mut tx = self.begin(BEGIN).await?;
         let ids: Vec<&[u8]> = ids.iter().map(|id| &id.0[..]).collect();
         for statement in [
-            // Whoever parks waits, and finds the key free then.
-            "delete from projector.blocked_key where generation_id = $1 and (key_id = any($2) or dead_letter_id in
-               (select id from projector.dead_letter where generation_id = $1 and key = $3))",
-            // What was said of the events is theirs as well.
+            // Operations before keys, as those do who let go. What was said of the events is theirs as well.
             "update projector.operation set verdict = null where generation_id = $1
                and (key_id = any($2) or dead_letter_id in
                  (select id from projector.dead_letter where generation_id = $1 and key = $3))",
+            // Whoever parks waits, and finds the key free then.
+            "delete from projector.blocked_key where generation_id = $1 and (key_id = any($2) or dead_letter_id in
+               (select id from projector.dead_letter where generation_id = $1 and key = $3))",
         ] {
             let forget = sqlx::query(statement).bind(generation.id).bind(&ids).bind(key);
             forget.execute(&mut *tx).await.map_err(classify)?;

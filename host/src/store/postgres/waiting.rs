@@ -145,16 +145,10 @@ impl Batch {
         let Some((action, dry_run, letter_id, key, so_far)) = open else { return Ok(None) };
         let Some(action) = Action::from_word(&action) else { return Ok(None) };
         // First the key, as those do who park: who waits for whom is the same everywhere.
-        let key: Option<Vec<u8>> = sqlx::query_scalar(
-            "select key_id from projector.blocked_key
-             where generation_id = $1 and (dead_letter_id = $2 or key_id = $3 and dead_letter_id is null) for update",
-        )
-        .bind(self.generation())
-        .bind(letter_id)
-        .bind(key)
-        .fetch_optional(&mut *self.tx)
-        .await
-        .map_err(classify)?;
+        let key = match self.blocked_by(letter_id).await? {
+            None => self.nobodys(key).await?,
+            blocked => blocked,
+        };
         let letter: Option<LetterRow> = sqlx::query_as(
             "select id, topic, partition, \"offset\",
                coalesce(timestamp_ms, (extract(epoch from recorded_at) * 1000)::int8) as timestamp_ms, key, payload,
@@ -209,6 +203,28 @@ impl Batch {
             parked_count,
             so_far,
         }))
+    }
+
+    /// The key that a dead letter blocks.
+    async fn blocked_by(&mut self, letter: Option<i64>) -> Result<Option<Vec<u8>>, StoreError> {
+        sqlx::query_scalar("select key_id from projector.blocked_key where dead_letter_id = $1 for update")
+            .bind(letter)
+            .fetch_optional(&mut *self.tx)
+            .await
+            .map_err(classify)
+    }
+
+    /// A key, if it is blocked by nobody at the moment, because the event that blocked it was let go.
+    async fn nobodys(&mut self, key: Option<Vec<u8>>) -> Result<Option<Vec<u8>>, StoreError> {
+        sqlx::query_scalar(
+            "select key_id from projector.blocked_key
+             where generation_id = $1 and key_id = $2 and dead_letter_id is null for update",
+        )
+        .bind(self.generation())
+        .bind(key)
+        .fetch_optional(&mut *self.tx)
+        .await
+        .map_err(classify)
     }
 
     /// What became of events that had waited.
@@ -313,7 +329,7 @@ pub(super) fn meanwhile(what: &str) -> StoreError {
     StoreError::Unavailable(Outage::new(what))
 }
 
-fn key_id(bytes: &[u8]) -> Option<KeyId> {
+pub(super) fn key_id(bytes: &[u8]) -> Option<KeyId> {
     bytes.try_into().ok().map(KeyId)
 }
 

@@ -7,6 +7,7 @@ mod documents;
 mod errors;
 mod foreign;
 mod ids;
+mod lone_letters;
 mod moves;
 mod operator;
 mod overview;

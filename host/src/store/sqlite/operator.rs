@@ -1,5 +1,7 @@
 //! What an operator sees and asks for.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 
 use super::errors::classify;
@@ -8,8 +10,8 @@ use super::{Sqlite, now_micros};
 use crate::event::Partition;
 use crate::ordering::KeyId;
 use crate::store::operator::{
-    Asked, EXPIRED_AT_ONCE, Filter, GoneRow, Letter, NewOperation, Operation, Operator, Skipped, Verdict, WishRow, Wishes,
-    skipped, wishes,
+    Asked, EXPIRED_AT_ONCE, Filter, GoneRow, HEARD_AT_ONCE, Letter, NewOperations, Operation, Operator,
+    Skipped, Verdict, WishRow, Wishes, skipped, verdicts, wishes,
 };
 use crate::store::{Books, Generation, StoreError, add};
 
@@ -22,13 +24,17 @@ impl Operator for Sqlite {
                 from projector_deployment d where d.projection = g.projection and d.generation = g.number
                   and d.state = 'done' and d.digest is not null order by d.id desc limit 1) as on_trial_against,
                (p.stopped is not null or g.backfilling) as is_stopped, g.paused, g.resumes,
-               coalesce(g.hold_until > ?, 0) as is_held, g.hold_at,
+               coalesce(g.hold_until > ?1, 0) as is_held, g.hold_at,
                o.id as operation, o.action, o.topic, o.partition
              from projector_generation g join projector_projection p on p.name = g.projection
-             left join projector_operation o on o.generation_id = g.id and o.done_at is null
+             left join (
+               select *, row_number() over (partition by generation_id, topic, partition order by id) as place
+               from projector_operation where done_at is null
+             ) as o on o.generation_id = g.id and o.place <= ?2
              order by g.id, o.id",
         )
         .bind(now_micros())
+        .bind(HEARD_AT_ONCE)
         .fetch_all(&self.pool)
         .await
         .map_err(classify)?;
@@ -49,14 +55,14 @@ impl Operator for Sqlite {
              from projector_dead_letter d
              join projector_generation g on g.id = d.generation_id
              left join projector_component c on c.digest = d.digest
-             where (?1 is null or g.projection = ?1) and (?2 is null or d.id = ?2)
+             where (?1 is null or g.projection = ?1) and (json_array_length(?2) = 0 or d.id in (select value from json_each(?2)))
                and (?3 is null or d.kind = ?3) and (?4 is null or d.code = ?4)
                and (?5 is null or d.key = ?5)
                and (?6 is null or d.died_at >= ?6) and (?7 is null or d.died_at <= ?7)
              order by d.id limit ?8",
         )
         .bind(&filter.projection)
-        .bind(filter.id)
+        .bind(serde_json::json!(filter.ids).to_string())
         .bind(&filter.kind)
         .bind(&filter.code)
         .bind(&filter.key)
@@ -69,33 +75,36 @@ impl Operator for Sqlite {
         .map_err(classify)
     }
 
-    async fn ask(&self, operation: &NewOperation) -> Result<Option<i64>, StoreError> {
-        sqlx::query_scalar(
+    async fn ask(&self, asked: &NewOperations) -> Result<BTreeMap<i64, i64>, StoreError> {
+        let operations: Vec<(i64, i64)> = sqlx::query_as(
             "insert into projector_operation
                (generation_id, action, dead_letter_id, topic, partition, dry_run, reason, asked_by, asked_at)
              select d.generation_id, ?2, d.id, d.topic, d.partition, ?3, ?4, ?5, ?6
-             from projector_dead_letter d where d.id = ?1 returning id",
+             from projector_dead_letter d where d.id in (select value from json_each(?1)) order by d.id
+             returning dead_letter_id, id",
         )
-        .bind(operation.dead_letter)
-        .bind(operation.action.as_str())
-        .bind(operation.dry_run)
-        .bind(&operation.asked.reason)
-        .bind(&operation.asked.by)
+        .bind(serde_json::json!(asked.dead_letters).to_string())
+        .bind(asked.action.as_str())
+        .bind(asked.dry_run)
+        .bind(&asked.asked.reason)
+        .bind(&asked.asked.by)
         .bind(now_micros())
-        .fetch_optional(&self.pool)
-        .await
-        .map_err(classify)
-    }
-
-    async fn verdict(&self, operation: i64) -> Result<Option<Verdict>, StoreError> {
-        let verdict: Option<Option<String>> = sqlx::query_scalar(
-            "select verdict from projector_operation where id = ?1 and done_at is not null",
-        )
-        .bind(operation)
-        .fetch_optional(&self.pool)
+        .fetch_all(&self.pool)
         .await
         .map_err(classify)?;
-        Ok(verdict.flatten().and_then(|json| serde_json::from_str(&json).ok()))
+        Ok(operations.into_iter().collect())
+    }
+
+    async fn verdicts(&self, operations: &[i64]) -> Result<BTreeMap<i64, Verdict>, StoreError> {
+        let done: Vec<(i64, Option<String>)> = sqlx::query_as(
+            "select id, verdict from projector_operation
+             where id in (select value from json_each(?)) and done_at is not null",
+        )
+        .bind(serde_json::json!(operations).to_string())
+        .fetch_all(&self.pool)
+        .await
+        .map_err(classify)?;
+        Ok(verdicts(done))
     }
 
     async fn answer(&self, operation: i64, verdict: &Verdict) -> Result<(), StoreError> {
@@ -111,15 +120,15 @@ impl Operator for Sqlite {
         Ok(())
     }
 
-    async fn withdraw(&self, operation: i64) -> Result<bool, StoreError> {
-        let withdrawn = sqlx::query(
-            "delete from projector_operation where id = ?1 and done_at is null and verdict is null",
+    async fn withdraw(&self, operations: &[i64]) -> Result<Vec<i64>, StoreError> {
+        sqlx::query_scalar(
+            "delete from projector_operation
+             where id in (select value from json_each(?)) and done_at is null and verdict is null returning id",
         )
-        .bind(operation)
-        .execute(&self.pool)
+        .bind(serde_json::json!(operations).to_string())
+        .fetch_all(&self.pool)
         .await
-        .map_err(classify)?;
-        Ok(withdrawn.rows_affected() > 0)
+        .map_err(classify)
     }
 
     async fn set_running(

@@ -18,7 +18,7 @@ use crate::event::{Partition, Position};
 use crate::failpoint;
 use crate::ordering::{Blocked, KeyId};
 use crate::store::deployments::Vector;
-use crate::store::operator::Taken;
+use crate::store::operator::{LoneLetter, Taken};
 use crate::store::{Admission, Advance, Books, Deployment, StoreError, Transaction, Writes};
 
 pub(super) struct Batch {
@@ -99,6 +99,14 @@ impl Transaction for Batch {
         self.take_waiting(operation, limits).await
     }
 
+    async fn take_lone_letters(
+        &mut self,
+        operations: &[i64],
+        limits: BatchLimits,
+    ) -> Result<Vec<LoneLetter>, StoreError> {
+        self.find_lone_letters(operations, limits).await
+    }
+
     async fn write(&mut self, writes: &Writes<'_>) -> Result<u64, StoreError> {
         failpoint::reached(failpoint::BEFORE_WRITE, &self.deployment.generation.projection);
         writes.within(self.hold.as_ref())?;
@@ -127,22 +135,22 @@ impl Transaction for Batch {
         if let Some(release) = &writes.release {
             self.release(release).await?;
         }
+        if let Some(lone) = &writes.lone {
+            self.settle_lone_letters(lone).await?;
+        }
         self.bury(&writes.dead, writes.release.as_ref()).await?;
         self.park(&writes.parked).await?;
         self.remember(&writes.ids).await?;
         self.record_duplicates(&writes.duplicates).await?;
         self.count_without_id(&writes.without_id).await?;
-        match &writes.release {
-            None => {
-                let books = writes.advances.iter().map(|advance| (&advance.partition, &advance.books));
-                self.count(books.collect(), &effects).await?;
+        let books = match writes.shifts() {
+            None => writes.advances.iter().map(|advance| (&advance.partition, &advance.books)).collect(),
+            Some(shifts) => {
+                shift(&mut self.tx, self.deployment.generation.id, shifts).await?;
+                shifts.iter().map(|(partition, books)| (partition, books)).collect()
             }
-            Some(release) => {
-                shift(&mut self.tx, self.deployment.generation.id, &release.shifts).await?;
-                let books = release.shifts.iter().map(|(partition, books)| (partition, books));
-                self.count(books.collect(), &effects).await?;
-            }
-        }
+        };
+        self.count(books, &effects).await?;
         Ok(statements)
     }
 

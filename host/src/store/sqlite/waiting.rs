@@ -8,6 +8,7 @@ use super::transaction::Batch;
 use crate::batch::BatchLimits;
 use crate::event::Partition;
 use crate::ordering::{Blocked, KeyId};
+use crate::outcome::Failure;
 use crate::store::operator::{Action, Fate, KeptRow, LetterRow, OperationRow, Release, Taken, Verdict};
 use crate::store::{Books, DeadLetter, Parked, StoreError};
 
@@ -133,16 +134,10 @@ impl Batch {
         .map_err(classify)?;
         let Some((action, dry_run, letter_id, key, so_far)) = open else { return Ok(None) };
         let Some(action) = Action::from_word(&action) else { return Ok(None) };
-        let key: Option<Vec<u8>> = sqlx::query_scalar(
-            "select key_id from projector_blocked_key
-             where generation_id = ?1 and (dead_letter_id = ?2 or key_id = ?3 and dead_letter_id is null)",
-        )
-        .bind(self.generation())
-        .bind(letter_id)
-        .bind(key)
-        .fetch_optional(&mut *self.tx)
-        .await
-        .map_err(classify)?;
+        let key = match self.blocked_by(letter_id).await? {
+            None => self.nobodys(key).await?,
+            blocked => blocked,
+        };
         let letter: Option<LetterRow> = sqlx::query_as(
             "select id, topic, partition, \"offset\", coalesce(timestamp_ms, recorded_at / 1000) as timestamp_ms, key, payload, headers,
                oversize_bytes, moved_by, code from projector_dead_letter where generation_id = ? and id = ?",
@@ -189,6 +184,50 @@ impl Batch {
         Ok(Some(Taken { action, dry_run, letter, key, parked, parked_count, so_far }))
     }
 
+    /// The key that a dead letter blocks.
+    async fn blocked_by(&mut self, letter: Option<i64>) -> Result<Option<Vec<u8>>, StoreError> {
+        sqlx::query_scalar("select key_id from projector_blocked_key where dead_letter_id = ?1")
+            .bind(letter)
+            .fetch_optional(&mut *self.tx)
+            .await
+            .map_err(classify)
+    }
+
+    /// A key, if it is blocked by nobody at the moment, because the event that blocked it was let go.
+    async fn nobodys(&mut self, key: Option<Vec<u8>>) -> Result<Option<Vec<u8>>, StoreError> {
+        sqlx::query_scalar(
+            "select key_id from projector_blocked_key
+             where generation_id = ?1 and key_id = ?2 and dead_letter_id is null",
+        )
+        .bind(self.generation())
+        .bind(key)
+        .fetch_optional(&mut *self.tx)
+        .await
+        .map_err(classify)
+    }
+
+    /// A dead letter was tried again, and this came of it.
+    pub(super) async fn failed_again(&mut self, letter: i64, failure: &Failure) -> Result<(), StoreError> {
+        let refusal = failure.refusal.clone().unwrap_or_default();
+        sqlx::query(
+            "update projector_dead_letter set digest = ?2, kind = ?3, code = ?4, detail = ?5, backtrace = ?6,
+               db_table = ?7, db_column = ?8, db_constraint = ?9, attempts = attempts + 1 where id = ?1",
+        )
+        .bind(letter)
+        .bind(&*self.deployment.digest)
+        .bind(failure.kind.as_str())
+        .bind(&failure.code)
+        .bind(&failure.detail)
+        .bind(&failure.backtrace)
+        .bind(refusal.table)
+        .bind(refusal.column)
+        .bind(refusal.constraint)
+        .execute(&mut *self.tx)
+        .await
+        .map_err(classify)?;
+        Ok(())
+    }
+
     /// What became of events that had waited.
     pub(super) async fn release(&mut self, release: &Release<'_>) -> Result<(), StoreError> {
         match &release.letter {
@@ -200,25 +239,7 @@ impl Batch {
                     sqlx::query(statement).bind(id).execute(&mut *self.tx).await.map_err(classify)?;
                 }
             }
-            Some((id, Fate::Failed(failure))) => {
-                let refusal = failure.refusal.clone().unwrap_or_default();
-                sqlx::query(
-                    "update projector_dead_letter set digest = ?2, kind = ?3, code = ?4, detail = ?5, backtrace = ?6,
-                       db_table = ?7, db_column = ?8, db_constraint = ?9, attempts = attempts + 1 where id = ?1",
-                )
-                .bind(id)
-                .bind(&*self.deployment.digest)
-                .bind(failure.kind.as_str())
-                .bind(&failure.code)
-                .bind(&failure.detail)
-                .bind(&failure.backtrace)
-                .bind(refusal.table)
-                .bind(refusal.column)
-                .bind(refusal.constraint)
-                .execute(&mut *self.tx)
-                .await
-                .map_err(classify)?;
-            }
+            Some((id, Fate::Failed(failure))) => self.failed_again(*id, failure).await?,
             None => {}
         }
         for id in &release.settled {

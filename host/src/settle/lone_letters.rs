@@ -1,0 +1,159 @@
+//! Dead letters that no event waits behind, at an operator's request: many in one transaction.
+//!
+//! What the plugin or the database refuses is found by halving, each half in a transaction of its own; a single one
+//! that is refused is left to [`Settler::release`], as is all that needs more: events behind a dead letter, a dry
+//! run, a value that was left in the log.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use projector_model::Contract;
+
+use super::{Settler, resolve, writes};
+use crate::batch::{BatchLimits, Delivery};
+use crate::event::Partition;
+use crate::ordering::KeyId;
+use crate::outcome::Outcome;
+use crate::project::{self, Caller, Keys, ProjectError};
+use crate::store::operator::{Action, Fate, LoneLetter, LoneResult, LoneResults, Verdict};
+use crate::store::{Books, StoreError, add};
+
+/// How a try at some operations ended.
+enum Tried {
+    /// These are done.
+    Done(Vec<i64>),
+    /// One of them is at fault: it is not known which.
+    Refused,
+}
+
+impl Settler {
+    /// Does those of these operations that are about dead letters that no event waits behind, in few transactions.
+    /// Returns which are done.
+    pub async fn release_lone_letters(
+        &self,
+        operations: &[i64],
+        limits: BatchLimits,
+    ) -> Result<Vec<i64>, StoreError> {
+        let mut done = Vec::new();
+        let mut open: Vec<Vec<i64>> =
+            operations.chunks(limits.events.max(1)).rev().map(<[i64]>::to_vec).collect();
+        while let Some(some) = open.pop() {
+            match self.try_lone_letters(&some, limits).await? {
+                Tried::Refused if some.len() > 1 => {
+                    let (first, second) = some.split_at(some.len() / 2);
+                    open.extend([second.to_vec(), first.to_vec()]);
+                }
+                Tried::Refused => {}
+                Tried::Done(settled) => {
+                    // Those that did not fit into the transaction.
+                    let rest: Vec<i64> = some.into_iter().filter(|id| !settled.contains(id)).collect();
+                    if !settled.is_empty() && !rest.is_empty() {
+                        open.push(rest);
+                    }
+                    done.extend(settled);
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    async fn try_lone_letters(&self, operations: &[i64], limits: BatchLimits) -> Result<Tried, StoreError> {
+        let contract = &*self.deployment.contract;
+        let mut tx = self.store.begin(&self.deployment).await?;
+        let (discarded, retried) = chosen(tx.take_lone_letters(operations, limits).await?, contract);
+        let delivery =
+            |lone: &LoneLetter| lone.letter.event.clone().map(|event| Delivery { event, epoch: 0 });
+        let batch: Vec<Delivery> = retried.iter().filter_map(delivery).collect();
+        let answers = match tokio::task::block_in_place(|| project::ask(&self.plugin, &batch)) {
+            Ok(answers) => answers,
+            Err(error) => return refused(error),
+        };
+        let batch = &batch[..answers.len()];
+        let mut caller = Caller::new(&self.plugin);
+        let keys = Keys { park: true, ..Keys::default() };
+        let outcomes = match resolve(&mut caller, &mut *tx, batch, &answers, &[], keys, &mut 0) {
+            Ok(outcomes) => outcomes,
+            Err(error) => return refused(error),
+        };
+        let lone = results(&discarded, retried.iter().zip(&outcomes));
+        if lone.results.is_empty() {
+            return Ok(Tried::Done(Vec::new()));
+        }
+        let done: Vec<i64> = lone.results.iter().map(|result| result.operation).collect();
+        let failed = lone.results.iter().filter(|result| !result.verdict.is_settled()).count();
+        let mut writes = writes(&batch[..outcomes.len()], &outcomes);
+        // These are kept already.
+        writes.dead.clear();
+        writes.lone = Some(lone);
+        match tx.write(&writes).await {
+            Err(error) => return refused(error.into()),
+            Ok(_) => tx.commit().await?,
+        }
+        let letters = done.len();
+        tracing::info!(projection = contract.name(), letters, failed, "dead letters dealt with");
+        Ok(Tried::Done(done))
+    }
+}
+
+/// What an event may be at fault for. All else is nobody's event.
+fn refused(error: ProjectError) -> Result<Tried, StoreError> {
+    match error {
+        ProjectError::Store(error @ (StoreError::Rejected { .. } | StoreError::Data(_))) => {
+            tracing::debug!(%error, "a set of dead letters is tried in halves");
+            Ok(Tried::Refused)
+        }
+        ProjectError::Store(error) => Err(error),
+        ProjectError::Timeout(_) | ProjectError::OnTrial(_) | ProjectError::Trouble(_) => Ok(Tried::Refused),
+    }
+}
+
+/// Those that are discarded, and those that are tried again: one of a key, since one that fails would have the next
+/// one wait; and none whose value was left in the log, or whose topic is read no more.
+fn chosen(taken: Vec<LoneLetter>, contract: &Contract) -> (Vec<LoneLetter>, Vec<LoneLetter>) {
+    let mut keys: BTreeSet<KeyId> = BTreeSet::new();
+    let (discarded, retried): (Vec<_>, Vec<_>) =
+        taken.into_iter().partition(|lone| lone.action == Action::Discard);
+    let fits = |lone: &LoneLetter| {
+        let Some(event) = lone.letter.event.as_ref().filter(|event| event.oversize_bytes.is_none()) else {
+            return false;
+        };
+        KeyId::of(contract, event).is_none_or(|key| keys.insert(key))
+    };
+    (discarded, retried.into_iter().filter(fits).collect())
+}
+
+fn results<'o>(
+    discarded: &[LoneLetter],
+    retried: impl Iterator<Item = (&'o LoneLetter, &'o Outcome<'o>)>,
+) -> LoneResults<'o> {
+    let mut shifts: BTreeMap<Partition, Books> = BTreeMap::new();
+    let mut results = Vec::new();
+    for lone in discarded {
+        add(&mut counted_no_more(lone, &mut shifts).skipped, "discarded", 1);
+        results.push(result(lone, Fate::Gone, Verdict::of("discarded")));
+    }
+    for (lone, outcome) in retried {
+        let (fate, verdict) = match outcome {
+            Outcome::Dead { failure, .. } => (Fate::Failed(failure), Verdict::failed(failure)),
+            Outcome::Ignore { code } => {
+                (Fate::Gone, Verdict { code: Some(code.to_string()), ..Verdict::of("ignored") })
+            }
+            Outcome::Apply(_) => (Fate::Gone, Verdict::of("applied")),
+            // It is the only one of its key.
+            Outcome::Park(_) => continue,
+        };
+        counted_no_more(lone, &mut shifts).count(outcome);
+        results.push(result(lone, fate, verdict));
+    }
+    LoneResults { results, shifts: shifts.into_iter().collect() }
+}
+
+/// The books of a dead letter's partition, without it.
+fn counted_no_more<'s>(lone: &LoneLetter, shifts: &'s mut BTreeMap<Partition, Books>) -> &'s mut Books {
+    let books = shifts.entry(lone.partition.clone()).or_default();
+    add(&mut books.dead, &lone.code, -1);
+    books
+}
+
+fn result<'o>(lone: &LoneLetter, fate: Fate<'o>, verdict: Verdict) -> LoneResult<'o> {
+    LoneResult { operation: lone.operation, letter: lone.letter.id, key: lone.key, fate, verdict }
+}
