@@ -7,6 +7,10 @@
 //! then on, events are read as they are written, and all hosts share them.
 //!
 //! Order is worth less than going on: the others do not wait for a host that gets nowhere.
+//!
+//! When a generation is caught up is decided in [`ends`], for all its lanes and hosts.
+
+mod ends;
 
 use std::time::Duration;
 
@@ -15,12 +19,41 @@ use tokio_util::sync::CancellationToken;
 
 use crate::store::{CatchUp, CatchingUp, Generation, Progress, Store, StoreError};
 
+pub use ends::follow;
+
 /// How often a host that waits asks.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// `Some`: the generation is to be caught up, by this host `alone` if that is asked for, and then
-/// after waiting for another one that does, unless that makes no progress for as long as `patience`.
-/// `None`: it was caught up, or is to be read without further ado, or it is time to stop.
+/// A generation that is being caught up, as the lanes of this host share it.
+pub struct CatchUpState {
+    lock: CatchingUp,
+    over: CancellationToken,
+}
+
+impl CatchUpState {
+    pub fn new(lock: CatchingUp) -> Self {
+        Self { lock, over: CancellationToken::new() }
+    }
+
+    /// Whether it is caught up, whichever host saw it.
+    pub fn is_over(&self) -> bool {
+        self.over.is_cancelled()
+    }
+
+    /// Waits until it is. Cancel safe.
+    pub async fn over(&self) {
+        self.over.cancelled().await;
+    }
+
+    /// Whether this host may go on alone, if it was to: the database may have been restarted.
+    pub async fn is_held(&self) -> bool {
+        self.lock.is_held().await
+    }
+}
+
+/// `Some`: the generation is to be caught up, by this host `alone` if that is asked for; if another host does
+/// so, after that host made no progress for as long as `patience`, and then beside it.
+/// `None`: it was caught up, or it is time to stop.
 pub async fn turn(
     store: &dyn Store,
     generation: &Generation,
@@ -55,7 +88,7 @@ pub async fn turn(
                     projection,
                     "the host that catches it up gets nowhere; this one joins, so events of different partitions may be applied in another order than they were written"
                 );
-                return Ok(None);
+                return Ok(Some(CatchingUp::beside_others()));
             }
             Some(_) => {}
         }

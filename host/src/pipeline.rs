@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::batch::{BatchLimits, Buffer, Delivery};
 use crate::beginning::Starts;
+use crate::catch_up::CatchUpState;
 use crate::config::Deploy;
 use crate::deploy::versions::Versions;
 use crate::event::Partition;
@@ -29,7 +30,7 @@ use crate::settle::{self, Attempt, Isolate, Released, Settler, isolate};
 use crate::source::{Hold, Incoming, Log, Source, Subject, TopicsChange};
 use crate::store::deployments::Vector;
 use crate::store::operator::{Open, Wishes};
-use crate::store::{Advance, CatchingUp, Deployment, LockHolder, StoreError};
+use crate::store::{Advance, Deployment, LockHolder, StoreError};
 use crate::wishes::Board;
 use faults::Faults;
 use positions::Positions;
@@ -59,8 +60,8 @@ pub struct Pipeline {
     pub board: Board,
     /// What is being tried again.
     pub retries: Retries,
-    /// Held until the generation is caught up.
-    pub catching_up: Option<CatchingUp>,
+    /// Of a generation that is being caught up: shared by its lanes.
+    pub catching_up: Option<Arc<CatchUpState>>,
     /// Whether there are to be more lanes then, in a new run.
     pub more_lanes: bool,
     pub deploy: Deploy,
@@ -82,6 +83,8 @@ struct Tally {
     reads: u64,
     /// Events of the sample that the plugin did not answer twice alike.
     impure: u64,
+    /// How long it paused so that the live generation and other projections had the machine.
+    rested: Duration,
 }
 
 /// Events on their way, and what was asked about them ahead of their turn.
@@ -141,17 +144,16 @@ impl Pipeline {
             more_lanes,
             stop,
             buffer: Buffer::default(),
-            caught_up: false,
-            until_caught_up: None,
             topics: None,
             failed: None,
             tally: Tally::default(),
         };
         let result = run.run().await;
-        let Tally { batches, events, fenced, retries, statements, reads, impure } = run.tally;
-        let projection = run.name();
+        let Tally { batches, events, fenced, retries, statements, reads, impure, rested } = run.tally;
+        let (projection, generation) = (run.name(), run.settler.deployment.generation.number);
         tracing::info!(
             projection,
+            generation,
             batches,
             events,
             statements,
@@ -159,6 +161,7 @@ impl Pipeline {
             fenced,
             retries,
             impure,
+            rested_ms = rested.as_millis() as u64,
             "projection stopped"
         );
         run.source.close(Duration::from_secs(5)).await;
@@ -191,17 +194,12 @@ struct Run {
     /// No batch goes beyond these offsets for now, or none is written at all.
     hold: Option<Option<Vector>>,
     switch: Switch,
-    catching_up: Option<CatchingUp>,
+    catching_up: Option<Arc<CatchUpState>>,
     more_lanes: bool,
     stop: CancellationToken,
     positions: Positions,
     faults: Faults,
     buffer: Buffer,
-    /// All partitions were at their ends.
-    caught_up: bool,
-    /// Events that are to be settled before the generation counts as caught up, once all partitions
-    /// were at their ends.
-    until_caught_up: Option<usize>,
     /// Which batches are held against the plugin's promise to be pure.
     sampling: Sampling,
     /// The topics that match now, and those that left: to be recorded.
@@ -243,12 +241,12 @@ impl Run {
             self.serve(wishes).await?;
             self.record_topics().await;
             self.positions.settle(&self.source).await;
-            self.end_of_catching_up(&ahead).await?;
+            self.end_of_catching_up()?;
             if let Some(batch) = ahead.take().or_else(|| self.take_batch()) {
                 return Ok(Some(batch));
             }
-            let retry = self.positions.next_try().or_else(|| self.next_try_to_end_it());
-            let retry = retry.into_iter().chain(self.operations_again).min();
+            let retry = self.positions.next_try().into_iter().chain(self.operations_again).min();
+            let catching_up = self.catching_up.as_deref();
             tokio::select! {
                 incoming = self.source.next(), if !self.is_crowded() => match incoming {
                     Some(incoming) => self.receive(incoming),
@@ -257,6 +255,7 @@ impl Run {
                 () = self.board.changed() => {}
                 () = self.positions.answered() => {}
                 () = self.stop.cancelled() => {}
+                () = end_of(catching_up) => {}
                 () = wait_until(retry) => {}
             }
         }
@@ -345,33 +344,13 @@ impl Run {
         Ok(())
     }
 
-    /// The generation is caught up when all that came before the end of its topics is settled. If it
-    /// was this host's alone, it is everybody's then.
-    async fn end_of_catching_up(&mut self, ahead: &Option<Batch>) -> Result<(), Halt> {
-        if self.catching_up.is_none() || !self.caught_up || !self.positions.are_known() {
-            return Ok(());
+    /// Once the generation is caught up, it is no longer this host's alone, and may have more lanes.
+    fn end_of_catching_up(&mut self) -> Result<(), Halt> {
+        match &self.catching_up {
+            Some(state) if state.is_over() => self.catching_up = None,
+            _ => return Ok(()),
         }
-        let unsettled = ahead.as_ref().map_or(0, |ahead| ahead.deliveries.len()) + self.buffer.len();
-        if *self.until_caught_up.get_or_insert(unsettled) > 0 {
-            return Ok(());
-        }
-        let projection = self.name();
-        let generation = &self.settler.deployment.generation;
-        if let Err(error) = self.settler.store.set_caught_up(generation).await {
-            self.backoff.missed("that it is caught up could not be stored", &error);
-            return Ok(());
-        }
-        tracing::info!(projection, "caught up");
-        // What was built is a table that the database knows nothing of.
-        if let Err(error) = self.settler.store.analyze(generation).await {
-            self.backoff.missed("the tables that were built could not be analyzed", &error);
-        }
-        self.catching_up = None;
         if self.more_lanes { Err(Halt::CaughtUp) } else { Ok(()) }
-    }
-
-    fn next_try_to_end_it(&self) -> Option<Instant> {
-        (self.catching_up.is_some() && self.caught_up).then(|| Instant::now() + Duration::from_secs(1))
     }
 
     fn take_batch(&mut self) -> Option<Batch> {
@@ -412,19 +391,14 @@ impl Run {
     fn receive(&mut self, incoming: Incoming) {
         match incoming {
             Incoming::Events(deliveries) => self.buffer.extend(deliveries),
-            Incoming::Granted(partitions) => {
-                self.behind_again();
-                self.positions.ask(partitions);
-            }
+            Incoming::Granted(partitions) => self.positions.ask(partitions),
             Incoming::Revoked(partitions) => {
-                self.behind_again();
                 for partition in &partitions {
                     self.positions.forget(partition);
                     self.buffer.forget(partition);
                     self.faults.forget(&Subject::Partition(partition.clone()));
                 }
             }
-            Incoming::CaughtUp => self.caught_up = true,
             Incoming::Recheck => self.reposition(&self.source.granted()),
             Incoming::Topics(change) => self.topics = Some(change),
             Incoming::Fault { subject, fault } => self.faults.told(subject, fault),
@@ -433,17 +407,8 @@ impl Run {
         }
     }
 
-    /// What is read has changed: it is told anew when all of that was at its end.
-    fn behind_again(&mut self) {
-        self.caught_up = false;
-        self.until_caught_up = None;
-    }
-
     /// Voids what was read of these partitions, and asks again where to read on.
     fn reposition(&mut self, partitions: &[Partition]) {
-        if !partitions.is_empty() {
-            self.behind_again();
-        }
         for partition in partitions {
             self.source.stop_reading(partition);
             self.positions.forget(partition);
@@ -494,7 +459,7 @@ impl Run {
                             self.show_trouble(Trouble::new(FailureKind::DatabaseSetup, &error)).await;
                         }
                         let recovered = self.recover(&mut batch).await;
-                        if let Some(catching_up) = &mut self.catching_up
+                        if let Some(catching_up) = &self.catching_up
                             && !catching_up.is_held().await
                         {
                             return Err(Halt::Restart("the lock of whoever catches it up was lost".into()));
@@ -670,9 +635,6 @@ impl Run {
         self.tally.batches += 1;
         self.tally.events += batch.deliveries.len() as u64;
         self.went_over().await;
-        if let Some(left) = &mut self.until_caught_up {
-            *left = left.saturating_sub(batch.deliveries.len());
-        }
         self.positions.committed(&advances);
         self.source.advise(advances.into_iter().map(|advance| (advance.partition, advance.next)).collect());
         if self.sampling.advance() {
@@ -693,23 +655,25 @@ impl Run {
     /// A plugin that breaks its limits uses a machine that others share. So its projection rests for some
     /// time after each batch in which it did: it has a quarter of a core at most. A generation that is built
     /// beside the live one rests for its share as well, until it has caught up.
-    async fn yield_to_neighbours(&self, batch: &Batch, took: Duration) {
+    async fn yield_to_neighbours(&mut self, batch: &Batch, took: Duration) {
         if self.switch.beside_live && self.catching_up.is_some() && self.rebuild_share < 1.0 {
-            let rest = took.mul_f64(1.0 / self.rebuild_share.max(0.01) - 1.0);
-            tokio::select! {
-                () = tokio::time::sleep(rest.min(LONGEST_REST)) => {}
-                () = self.stop.cancelled() => {}
-            }
+            self.rest(took.mul_f64(1.0 / self.rebuild_share.max(0.01) - 1.0)).await;
         }
         let broke_limits = |answers: &FirstAnswers| {
             answers.failure().is_some_and(|failure| failure.kind == FailureKind::Limit)
         };
         if batch.answers.iter().flatten().any(broke_limits) {
-            tokio::select! {
-                () = tokio::time::sleep((3 * batch.asked).min(LONGEST_REST)) => {}
-                () = self.stop.cancelled() => {}
-            }
+            self.rest(3 * batch.asked).await;
         }
+    }
+
+    async fn rest(&mut self, wanted: Duration) {
+        let began = Instant::now();
+        tokio::select! {
+            () = tokio::time::sleep(wanted.min(LONGEST_REST)) => {}
+            () = self.stop.cancelled() => {}
+        }
+        self.tally.rested += began.elapsed();
     }
 
     /// Another writer moved these checkpoints: what was read of them is void.
@@ -855,6 +819,14 @@ fn halt(error: StoreError) -> Halt {
         StoreError::Inactive(_) | StoreError::Held(_) => Halt::Switch,
         StoreError::Paused(reason) => Halt::Paused(reason),
         error => Halt::Stop(Trouble::new(error.kind(), error)),
+    }
+}
+
+/// Waits until a generation is caught up, if it is being caught up at all.
+async fn end_of(catching_up: Option<&CatchUpState>) {
+    match catching_up {
+        Some(state) => state.over().await,
+        None => std::future::pending().await,
     }
 }
 

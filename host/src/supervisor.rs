@@ -21,7 +21,7 @@ use uuid::Uuid;
 use crate::admin;
 use crate::batch::BatchLimits;
 use crate::beginning::Starts;
-use crate::catch_up;
+use crate::catch_up::{self, CatchUpState};
 use crate::config::{self, Config};
 use crate::deploy::promote::{self, Ask, PromoteError, Promotion};
 use crate::deploy::rollout;
@@ -81,6 +81,8 @@ struct Prepared {
     settler: Settler,
     limits: BatchLimits,
     board: Board,
+    /// `None`: the generation is caught up.
+    catching_up: Option<Arc<CatchUpState>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -537,7 +539,7 @@ impl Host {
 
     /// Runs a projection's lanes to their end. One that stands still does so until somebody says "go on".
     async fn run_lanes(&self, prepared: Prepared, stop: &CancellationToken) -> Result<(), Halt> {
-        let Prepared { lanes, together, settler, limits, board } = prepared;
+        let Prepared { lanes, together, settler, limits, board, catching_up } = prepared;
         let promoting = board.clone();
         let on = async {
             let ended = lane::run(lanes, &together).await;
@@ -550,6 +552,9 @@ impl Host {
             ended = on => ended,
             () = self.expire(&settler) => unreachable!("it goes on for as long as the projection"),
             () = self.promote(&settler, &promoting) => unreachable!("it goes on for as long as the projection"),
+            () = catch_up::follow(&settler.deployment, &*settler.store, &self.log, &self.retries, catching_up) => {
+                unreachable!("it goes on for as long as the projection")
+            }
         }
     }
 
@@ -780,7 +785,8 @@ impl Host {
         let order_shows = !order::unsettled(&contract).is_empty();
         // A host that died gives its partitions back after its session.
         let patience = 2 * self.config.kafka.session_timeout() + Duration::from_secs(10);
-        let mut catching_up = catch_up::turn(&**store, generation, order_shows, patience, stop).await?;
+        let catching_up = catch_up::turn(&**store, generation, order_shows, patience, stop).await?;
+        let catching_up = catching_up.map(|lock| Arc::new(CatchUpState::new(lock)));
         if stop.is_cancelled() {
             return Err(PrepareError::Stopped);
         }
@@ -831,14 +837,14 @@ impl Host {
                 limits,
                 board: board.clone(),
                 retries: self.retries.clone(),
-                catching_up: catching_up.take(),
+                catching_up: catching_up.clone(),
                 more_lanes,
                 deploy: self.config.deploy_of(name).clone(),
                 stop: together.clone(),
             })
         });
         let lanes = lanes.collect::<Result<_, LogError>>()?;
-        Ok(Prepared { lanes, together, settler, limits, board: board.clone() })
+        Ok(Prepared { lanes, together, settler, limits, board: board.clone(), catching_up })
     }
 
     /// What a generation's topics are in the log: as it was built. If the configuration says otherwise by now,

@@ -28,6 +28,10 @@ const LOOK: Duration = Duration::from_millis(20);
 /// For so long it is tried beside sessions that read the views, at first after this pause, then after twice that.
 const READERS: Duration = Duration::from_secs(10);
 const READERS_PAUSE: Duration = Duration::from_millis(500);
+/// Within this time a host sees that a generation has come to the end of its topics.
+const END_IS_SEEN: Duration = Duration::from_secs(3);
+/// How often it is looked whether a host has.
+const END_LOOK: Duration = Duration::from_millis(100);
 /// Rows that are shown of those that differ.
 pub const SAMPLES: usize = 10;
 
@@ -92,6 +96,7 @@ pub async fn promote(
 ) -> Result<Promotion, PromoteError> {
     let (name, number) = (&*new.generation.projection, new.generation.number);
     new.is_fed()?;
+    let new = &until_caught_up(store, new).await?;
     if ask != Ask::Nothing {
         check_fresh(config, store, log, new).await?;
     }
@@ -121,6 +126,22 @@ pub async fn promote(
         false => readers::from(store, live, &new.layout, false).await.ok().flatten(),
     };
     Ok(Promotion { generation: number, before: live.generation.number, promoted, move_readers, held_ms })
+}
+
+/// A generation as it stands when it is caught up, or when it is not within a moment: its last event may have been
+/// written just now.
+async fn until_caught_up(store: &dyn Store, standing: &Standing) -> Result<Standing, PromoteError> {
+    let deadline = Instant::now() + END_IS_SEEN;
+    let mut seen = standing.clone();
+    while !seen.caught_up && Instant::now() < deadline {
+        tokio::time::sleep(END_LOOK).await;
+        let standings = store.standings(&seen.generation.projection).await?;
+        match standings.into_iter().find(|standing| standing.generation.id == seen.generation.id) {
+            Some(standing) => seen = standing,
+            None => break,
+        }
+    }
+    Ok(seen)
 }
 
 /// Whether two builds of a generation hold the same rows: not where those depend on the order between

@@ -143,11 +143,6 @@ impl Positions {
         self.open.remove(partition);
     }
 
-    /// Whether all that is granted is read, or paused.
-    pub(super) fn are_known(&self) -> bool {
-        self.open.is_empty()
-    }
-
     /// When to try again to find a position; `None`: there is nothing to find.
     pub(super) fn next_try(&self) -> Option<Instant> {
         self.try_again

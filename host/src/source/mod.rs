@@ -49,6 +49,10 @@ use topic_watch::TopicWatch;
 /// bounds what waits between them.
 const CHANNEL: usize = 4;
 
+/// Offsets from its end at which a partition counts as being there: on a busy topic, the last one is
+/// never reached.
+pub const NEAR_THE_END: i64 = 1_000;
+
 /// What a source tells the pipeline, in the order in which it happened.
 #[derive(Debug)]
 pub enum Incoming {
@@ -57,8 +61,6 @@ pub enum Incoming {
     /// The group took these partitions away. Their events are void already.
     Revoked(Vec<Partition>),
     Events(Vec<Delivery>),
-    /// Every partition that is read has been at its end. Told again when another one was begun.
-    CaughtUp,
     /// The log no longer holds an offset that was to be read, or a topic is not the one that it was.
     /// Everything is to be held against the log again.
     Recheck,

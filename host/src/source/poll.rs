@@ -28,7 +28,7 @@ use super::log::LogError;
 use super::matches::Subscribed;
 use super::merge::{Merge, Merging};
 use super::rebalance::{GroupContext, Ownership, Rebalance};
-use super::{Incoming, Span};
+use super::{Incoming, NEAR_THE_END, Span};
 use crate::batch::Delivery;
 use crate::event::{Event, Partition, Position};
 use crate::failpoint;
@@ -40,9 +40,6 @@ const CHUNK_EVENTS: usize = 500;
 pub(super) const CHUNK_BYTES: usize = 1024 * 1024;
 /// How long the thread sleeps at most when nobody wakes it: the group's own calls wait as long.
 const NAP: Duration = Duration::from_millis(20);
-/// Offsets from its end at which a partition counts as being there: on a busy topic, the last one is
-/// never reached.
-const NEAR_THE_END: i64 = 1_000;
 /// One line about trouble with the brokers in this time is enough.
 const COMPLAINT: Duration = Duration::from_secs(30);
 
@@ -74,8 +71,6 @@ pub(super) struct Poller {
     commands: Receiver<Command>,
     /// What the channel has no room for yet.
     outbox: VecDeque<Incoming>,
-    /// Whether it was told that nothing is behind any more.
-    told_caught_up: bool,
     complained: Option<Instant>,
     /// Names who asks, where a right is missing.
     asker: Asker,
@@ -135,7 +130,6 @@ impl Poller {
             events,
             commands,
             outbox: VecDeque::new(),
-            told_caught_up: false,
             complained: None,
             asker: Asker::of(kafka),
             group_fault: None,
@@ -173,7 +167,6 @@ impl Poller {
                             self.outbox.push_back(Incoming::Failed(failed));
                         }
                     }
-                    self.told_caught_up = false;
                 }
                 Ok(Command::Leave(partition)) => self.leave(&partition),
                 Ok(Command::Advise(positions)) => {
@@ -232,7 +225,6 @@ impl Poller {
         if let Some(epoch) = read.map(|(epoch, _)| *epoch) {
             self.readings.remove(&epoch);
             self.merge.remove(epoch);
-            self.told_caught_up = false;
         }
     }
 
@@ -311,10 +303,8 @@ impl Poller {
         if !chunk.is_empty() {
             self.outbox.push_back(Incoming::Events(chunk));
         }
-        if !self.told_caught_up && !self.readings.is_empty() && self.merge.is_caught_up() {
-            self.told_caught_up = true;
+        if !self.readings.is_empty() && self.merge.is_caught_up() {
             self.merge.caught_up();
-            self.outbox.push_back(Incoming::CaughtUp);
         }
         !self.outbox.is_empty()
     }

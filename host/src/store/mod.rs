@@ -213,8 +213,13 @@ pub struct CatchingUp {
 }
 
 impl CatchingUp {
+    /// Beside a host that has the lock, and gets nowhere.
+    pub fn beside_others() -> Self {
+        Self { lock: None }
+    }
+
     /// Whether it is still this host's: the database may have been restarted.
-    pub async fn is_held(&mut self) -> bool {
+    pub async fn is_held(&self) -> bool {
         match &self.lock {
             Some(lock) => lock.is_held().await,
             None => true,

@@ -98,7 +98,6 @@ fn two_topics_of_a_million_events_are_never_further_apart_than_the_skew() {
                         latest = latest.max(time);
                     }
                 }
-                Some(Incoming::CaughtUp) => {}
                 other => panic!("{other:?}"),
             }
         }

@@ -6,6 +6,7 @@ mod boundaries;
 mod brokers;
 mod by_hand;
 mod catch_up;
+mod caught_up;
 mod clocks;
 mod control;
 mod database;

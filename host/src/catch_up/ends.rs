@@ -1,0 +1,280 @@
+//! When a generation is caught up: when every partition of its topics was at the end of its log once.
+//!
+//! Decided from the checkpoints in the store and the marks of the log, and not from what one lane reads: lanes and
+//! hosts share the partitions, and a lane may have none of them. Each host looks for itself; the first one that
+//! sees the end stores it, and the others find it there.
+//!
+//! Invariants: a partition that has no checkpoint, cannot be read or is paused keeps the generation behind, and so
+//! does a topic that does not exist. Only committed checkpoints count, so all events before the end are in the rows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::CatchUpState;
+use crate::checkpoint::{Start, start};
+use crate::event::Partition;
+use crate::failure::FailureKind;
+use crate::retry::{Backoff, Retries};
+use crate::source::{Log, LogError, NEAR_THE_END};
+use crate::store::{CatchUp, Deployment, Store, StoreError};
+
+/// How often the checkpoints are read.
+const LOOK: Duration = Duration::from_millis(250);
+/// And while something of the topics is not known, which costs a question for each topic.
+const UNKNOWN: Duration = Duration::from_secs(2);
+/// After so many looks at a checkpoint that does not move, the log is asked whether any event follows; then after
+/// twice as many, and so on. There may be none: commit markers and removed events have offsets as well.
+const STILL: u32 = 4;
+
+#[derive(Debug, thiserror::Error)]
+enum LookError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+impl LookError {
+    fn kind(&self) -> FailureKind {
+        match self {
+            LookError::Store(error) => error.kind(),
+            LookError::Log(error) => error.kind(),
+        }
+    }
+}
+
+/// Follows a generation until it is caught up, and then tells its lanes. Never returns, as the other tasks that
+/// go with the lanes. What fails is tried again, and shown as such.
+pub async fn follow(
+    deployment: &Deployment,
+    store: &dyn Store,
+    log: &Log,
+    retries: &Retries,
+    state: Option<Arc<CatchUpState>>,
+) {
+    let Some(state) = state else { return std::future::pending().await };
+    let projection = &*deployment.generation.projection;
+    let mut follower = Follower { deployment, store, log, retries, way: Way::default() };
+    let mut backoff = Backoff::new(projection, retries);
+    loop {
+        let pause = match follower.look().await {
+            Ok(Look::Over) => break,
+            Ok(Look::Behind) => LOOK,
+            Ok(Look::Unknown) => UNKNOWN,
+            Err(error) => {
+                backoff.failed(error.kind(), &error);
+                tokio::time::sleep(backoff.delay()).await;
+                continue;
+            }
+        };
+        backoff.succeeded();
+        tokio::time::sleep(pause).await;
+    }
+    backoff.succeeded();
+    tracing::info!(projection, generation = deployment.generation.number, "caught up");
+    state.over.cancel();
+    // Its lock is free when the lanes have let it go as well.
+    drop(state);
+    std::future::pending().await
+}
+
+/// What a look found.
+enum Look {
+    Over,
+    Behind,
+    /// All known partitions were at their ends, and not all of the topics are known.
+    Unknown,
+}
+
+struct Follower<'a> {
+    deployment: &'a Deployment,
+    store: &'a dyn Store,
+    log: &'a Log,
+    retries: &'a Retries,
+    way: Way,
+}
+
+impl Follower<'_> {
+    async fn look(&mut self) -> Result<Look, LookError> {
+        let generation = &self.deployment.generation;
+        if let CatchUp::Done = self.store.catch_up(generation, false).await? {
+            return Ok(Look::Over);
+        }
+        if !self.way.open.is_empty() {
+            self.look_at_open().await?;
+        }
+        if !self.way.open.is_empty() {
+            return Ok(Look::Behind);
+        }
+        // Partitions may have been added since the last time.
+        let all_known = self.find_partitions().await?;
+        if !self.way.open.is_empty() {
+            return Ok(Look::Behind);
+        }
+        // Where nothing matches, there is no end.
+        if !all_known || self.way.reached.is_empty() {
+            return Ok(Look::Unknown);
+        }
+        self.store.set_caught_up(generation).await?;
+        // What was built are tables that the database knows nothing of.
+        if let Err(error) = self.store.analyze(generation).await {
+            let what = "the tables that were built could not be analyzed";
+            self.retries.missed(&generation.projection, what, &error);
+        }
+        Ok(Look::Over)
+    }
+
+    /// Whether all partitions of all topics are known.
+    async fn find_partitions(&mut self) -> Result<bool, LookError> {
+        let topics = self.log.topics(&self.deployment.topics).await?.into_iter().collect();
+        let mut all_known = true;
+        for (_, partitions) in self.log.partitions(topics).await? {
+            match partitions {
+                Ok(partitions) => self.way.add(partitions),
+                // The lanes tell what is wrong.
+                Err(_) => all_known = false,
+            }
+        }
+        Ok(all_known)
+    }
+
+    async fn look_at_open(&mut self) -> Result<(), LookError> {
+        let open: Vec<Partition> = self.way.open.keys().cloned().collect();
+        let checkpoints = self.store.checkpoints(&self.deployment.generation, &open).await?;
+        let begun = open.into_iter().zip(checkpoints).filter_map(|(at, found)| Some((at, found?)));
+        let asked: Vec<_> =
+            begun.filter(|(partition, found)| self.way.is_to_ask(partition, found.next_offset)).collect();
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let logs = self.log.inspect_each(asked.iter().map(|(at, _)| at.clone()).collect()).await?;
+        for ((partition, checkpoint), log) in asked.into_iter().zip(logs) {
+            let Ok((marks, identity)) = log else { continue };
+            let Start::Resume(next) = start(Some(&checkpoint), marks, &identity) else { continue };
+            let next = match self.way.end_of(&partition) {
+                Some(end) if next < end => {
+                    // A partition that cannot be read says so elsewhere, and keeps no other one waiting.
+                    match self.log.first_visible(partition.clone(), next).await {
+                        Ok(Some((offset, _))) => offset,
+                        Ok(None) => marks.high,
+                        Err(_) => continue,
+                    }
+                }
+                _ => next,
+            };
+            self.way.came_to(&partition, next, marks.high);
+        }
+        Ok(())
+    }
+}
+
+/// Partitions on their way to the ends of their logs. Pure.
+#[derive(Debug, Default)]
+struct Way {
+    open: BTreeMap<Partition, Target>,
+    reached: BTreeSet<Partition>,
+}
+
+#[derive(Debug, Default)]
+struct Target {
+    /// Where the log ended when it was last asked. `None`: it was not.
+    end: Option<i64>,
+    checkpoint: Option<i64>,
+    /// Looks since the checkpoint moved.
+    still: u32,
+}
+
+impl Way {
+    fn add(&mut self, partitions: Vec<Partition>) {
+        for partition in partitions {
+            if !self.reached.contains(&partition) {
+                self.open.entry(partition).or_default();
+            }
+        }
+    }
+
+    fn end_of(&self, partition: &Partition) -> Option<i64> {
+        self.open.get(partition).and_then(|target| target.end)
+    }
+
+    /// Whether the log is to be asked about a partition, now that its checkpoint is here.
+    fn is_to_ask(&mut self, partition: &Partition, checkpoint: i64) -> bool {
+        let Some(target) = self.open.get_mut(partition) else { return false };
+        target.still = match target.checkpoint.replace(checkpoint) {
+            Some(before) if before == checkpoint => target.still.saturating_add(1),
+            _ => 0,
+        };
+        let is_still = target.still >= STILL && target.still.is_power_of_two();
+        is_still || target.end.is_none_or(|end| checkpoint >= end)
+    }
+
+    /// The first event that is not in the rows is at this offset, or later, and the log ends there.
+    fn came_to(&mut self, partition: &Partition, next: i64, high: i64) {
+        let Some(target) = self.open.get_mut(partition) else { return };
+        let is_near = match target.end {
+            // Nothing is known yet: not even of a short log is anything to be left out.
+            None => next >= high,
+            Some(end) => next >= end && high - next <= NEAR_THE_END,
+        };
+        if is_near {
+            self.open.remove(partition);
+            self.reached.insert(partition.clone());
+        } else if target.end.is_none_or(|end| next >= end) {
+            target.end = Some(high);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn way(partitions: i32) -> (Way, Vec<Partition>) {
+        let partitions: Vec<Partition> = (0..partitions).map(|number| Partition::new("t", number)).collect();
+        let mut way = Way::default();
+        way.add(partitions.clone());
+        (way, partitions)
+    }
+
+    fn open(way: &Way) -> Vec<i32> {
+        way.open.keys().map(|partition| partition.number).collect()
+    }
+
+    #[test]
+    fn each_partition_has_to_come_to_its_end() {
+        let (mut way, all) = way(3);
+        // One that is empty, a short one, and a long one.
+        way.came_to(&all[0], 0, 0);
+        way.came_to(&all[1], 0, 10);
+        way.came_to(&all[2], 5_000, 90_000);
+        assert_eq!(open(&way), [1, 2]);
+        assert!(!way.is_to_ask(&all[1], 9) && way.is_to_ask(&all[1], 10));
+        way.came_to(&all[1], 10, 10);
+        assert_eq!(open(&way), [2]);
+        // It grew meanwhile; on a busy topic the very end is never reached.
+        way.came_to(&all[2], 90_000, 95_000);
+        assert_eq!((open(&way), way.end_of(&all[2])), (vec![2], Some(95_000)));
+        way.came_to(&all[2], 95_000, 95_000 + NEAR_THE_END);
+        assert!(way.open.is_empty());
+        // Those are not looked at again; one that is new is.
+        way.add([all, vec![Partition::new("t", 3)]].concat());
+        assert_eq!(open(&way), [3]);
+    }
+
+    #[test]
+    fn an_end_without_events_is_asked_about_when_a_checkpoint_stands_still() {
+        let (mut way, all) = way(1);
+        assert!(way.is_to_ask(&all[0], 7));
+        way.came_to(&all[0], 7, 10);
+        let asked: Vec<bool> = (0..9).map(|_| way.is_to_ask(&all[0], 7)).collect();
+        assert_eq!(asked, [false, false, false, true, false, false, false, true, false]);
+        assert!(!way.is_to_ask(&all[0], 8), "it moved");
+        // An event follows, before the end.
+        way.came_to(&all[0], 9, 10);
+        assert_eq!(open(&way), [0]);
+        // None does.
+        way.came_to(&all[0], 10, 10);
+        assert!(way.open.is_empty());
+    }
+}
