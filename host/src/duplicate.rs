@@ -45,8 +45,6 @@ pub struct Remembered {
     pub first: Position,
     /// The record's own time, in microseconds since 1970.
     pub recorded_at: Option<i64>,
-    /// For how long it is remembered at least.
-    pub window_seconds: u32,
 }
 
 /// Ids that were handled before, and where their first events stand, if that is remembered as well.
@@ -157,28 +155,33 @@ impl Ids {
     }
 
     /// What is to be remembered of those of the batch's events that are settled, which are its first.
-    pub fn remembered(
-        &self,
-        contract: &Contract,
-        settled: &[Delivery],
-        duplicates: &[Again],
-    ) -> Vec<Remembered> {
+    pub fn remembered(&self, settled: &[Delivery], duplicates: &[Again]) -> Vec<Remembered> {
         let mut all = Vec::new();
         for ((Delivery { event, .. }, places), again) in settled.iter().zip(&self.places).zip(duplicates) {
-            for (nth, place) in places.iter().enumerate().filter(|(nth, _)| !is_again(again, *nth)) {
-                let declared = &contract.topics[usize::from(event.nth_topic(nth))].event_id;
-                if let (Some(place), Some(declared)) = (place, declared) {
+            for (nth, place) in places.iter().enumerate() {
+                if let Some(place) = place.filter(|_| !is_again(again, nth)) {
                     all.push(Remembered {
-                        id: self.given[*place].clone(),
+                        id: self.given[place].clone(),
                         first: event.position.clone(),
                         recorded_at: event.recorded_at_micros(),
-                        window_seconds: declared.window_seconds,
                     });
                 }
             }
         }
         all
     }
+}
+
+/// By partition, the record time of the last of the settled events that has one, in microseconds since 1970. None
+/// where no topic declares an id.
+pub fn record_times(contract: &Contract, settled: &[Delivery]) -> BTreeMap<Partition, i64> {
+    if contract.topics.iter().all(|topic| topic.event_id.is_none()) {
+        return BTreeMap::new();
+    }
+    let time = |Delivery { event, .. }: &Delivery| {
+        Some((event.position.partition.clone(), event.recorded_at_micros()?))
+    };
+    settled.iter().filter_map(time).collect()
 }
 
 fn is_again(again: &Again, nth: usize) -> bool {
@@ -346,7 +349,7 @@ mod tests {
             [vec![], vec![true, true, false], vec![], vec![true]],
             "none is its own duplicate"
         );
-        assert_eq!(ids.remembered(&contract, &batch, &duplicates).len(), 3 + 1 + 1);
+        assert_eq!(ids.remembered(&batch, &duplicates).len(), 3 + 1 + 1);
         let ignored = ids.ignored(&batch, &duplicates, &Known::default());
         assert_eq!(ignored.len(), 1, "the other one is applied for one of its topics: {ignored:?}");
         assert_eq!(

@@ -34,6 +34,7 @@ pub mod store;
 pub mod validate;
 
 pub mod beginning;
+pub mod event_ids;
 pub mod lane;
 pub mod pipeline;
 pub mod retry;

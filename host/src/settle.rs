@@ -15,7 +15,7 @@ use projector_model::Contract;
 use tokio::runtime::Handle;
 
 use crate::batch::Delivery;
-use crate::duplicate::{Again, Ids, Known};
+use crate::duplicate::{Again, Ids, Known, record_times};
 use crate::event::{Partition, Position};
 use crate::failure::{FailureKind, Trouble};
 use crate::ordering::KeyId;
@@ -170,7 +170,8 @@ impl Settler {
         let advances = advances(batch, &outcomes, checkpoint);
         let mut writes = writes(batch, &outcomes);
         writes.advances = advances.clone();
-        writes.ids = ids.remembered(contract, batch, &duplicates);
+        writes.ids = ids.remembered(batch, &duplicates);
+        writes.record_times = record_times(contract, batch);
         writes.duplicates = ids.ignored(batch, &duplicates, &known);
         writes.without_id = ids.without(contract, batch);
         self.check_room(&mut *tx, &writes).await?;

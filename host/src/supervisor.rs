@@ -28,6 +28,7 @@ use crate::deploy::rollout;
 use crate::deploy::supply::Supply;
 use crate::deploy::versions::{VersionError, Versions};
 use crate::deploy::watch::{File, Watch};
+use crate::event_ids;
 use crate::failpoint;
 use crate::failure::{FailureKind, Response, Trouble, panic_text};
 use crate::lane;
@@ -541,6 +542,10 @@ impl Host {
     async fn run_lanes(&self, prepared: Prepared, stop: &CancellationToken) -> Result<(), Halt> {
         let Prepared { lanes, together, settler, limits, board, catching_up } = prepared;
         let promoting = board.clone();
+        let active = || {
+            let wishes = promoting.of(settler.deployment.generation.id)?;
+            Some(self.versions.known(&wishes.active)?.contract)
+        };
         let on = async {
             let ended = lane::run(lanes, &together).await;
             if let Err(Halt::Stop(trouble)) = &ended {
@@ -553,6 +558,9 @@ impl Host {
             () = self.expire(&settler) => unreachable!("it goes on for as long as the projection"),
             () = self.promote(&settler, &promoting) => unreachable!("it goes on for as long as the projection"),
             () = catch_up::follow(&settler.deployment, &*settler.store, &self.log, &self.retries, catching_up) => {
+                unreachable!("it goes on for as long as the projection")
+            }
+            () = event_ids::keep_forgetting(&settler.deployment, &*settler.store, &self.log, &self.retries, active) => {
                 unreachable!("it goes on for as long as the projection")
             }
         }

@@ -7,6 +7,7 @@ pub mod beginnings;
 mod compare;
 pub mod deployments;
 pub mod diff;
+pub mod event_ids;
 mod fault;
 pub mod foreign;
 pub mod moves;
@@ -29,6 +30,7 @@ use uuid::Uuid;
 use beginnings::Beginnings;
 use deployments::{Deployments, Role, Vector, vector_from};
 use diff::Snapshot;
+use event_ids::EventIds;
 pub use fault::{Outage, Setup};
 use moves::Moves;
 use operator::{LoneLetter, LoneResults, Operator, Release, Taken};
@@ -48,7 +50,7 @@ use crate::topics::TopicMapping;
 ///
 /// Every method may be tried again after [`StoreError::Unavailable`].
 #[async_trait]
-pub trait Store: Operator + Deployments + Beginnings + Moves + SourceTopics {
+pub trait Store: Operator + Deployments + Beginnings + EventIds + Moves + SourceTopics {
     /// The identity that was created with this store.
     fn id(&self) -> Uuid;
 
@@ -252,6 +254,8 @@ pub struct Writes<'a> {
     pub parked: Vec<Parked<'a>>,
     /// Ids of events, none of which was [known](Transaction::known).
     pub ids: Vec<Remembered>,
+    /// The record time of each partition's last event, in microseconds since 1970, where ids are remembered.
+    pub record_times: BTreeMap<Partition, i64>,
     /// Its events that are ignored as duplicates, as far as they are recorded.
     pub duplicates: Vec<Duplicate<'a>>,
     /// Events without an id, of topics that declare one.

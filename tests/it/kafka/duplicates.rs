@@ -3,7 +3,9 @@
 use projector_workload::Record;
 use serde_json::{Value, json};
 
-use crate::harness::{Argument, Guest, Platform, Plugins, ReadModel, assert_closed, descriptor, rows};
+use crate::harness::{
+    Argument, Guest, Platform, Plugins, ReadModel, assert_closed, descriptor, eventually, rows,
+};
 
 /// Counts every event, by an id that its topic declares.
 fn platform(name: &str, read_model: ReadModel, event_id: Value) -> (Platform, Plugins) {
@@ -136,5 +138,39 @@ fn an_id_in_parts_tells_duplicates_which_are_listed_with_their_first() {
         assert!(!said.contains("@3"), "{said}");
         let (code, _, said) = platform.command(&["duplicates", "nobody"]);
         assert_eq!(code, 2, "{said}");
+    }
+}
+
+/// Two partitions of one topic are not equally far: what one brings may be long out of the window for the other.
+#[test]
+fn an_id_is_known_until_all_partitions_are_past_its_window() {
+    const MINUTE: i64 = 60_000;
+    let declared = json!({"header": "x-event-id", "window-seconds": 3_600});
+    for read_model in [ReadModel::postgres(), ReadModel::sqlite()] {
+        let (platform, _plugins) = platform("duplicates-lag", read_model, declared.clone());
+        let event = |id: &str, partition: i32, minute: i64| {
+            let mut record = in_header(&platform, Some(id), partition);
+            record.timestamp_ms = Some(1_760_000_000_000 + minute * MINUTE);
+            record
+        };
+        // Each in a run of its own, in this order.
+        prove(&platform, &[event("x", 0, 0)], 1, 0);
+        prove(&platform, &[event("y", 1, 120)], 2, 0);
+        prove(&platform, &[event("x", 0, 10), event("x", 1, 130)], 4, 2);
+
+        // Both are past it, and not past the others.
+        platform.publish(&[event("z", 0, 120)]);
+        let host = platform.start_host("host");
+        platform.until_through("counts");
+        let table = match platform.read_model() {
+            ReadModel::Postgres { .. } => "projector.event_id",
+            ReadModel::Sqlite { .. } => "projector_event_id",
+        };
+        eventually("the id is forgotten", || {
+            let ids = platform.read_model().query(&format!("select cast(count(*) as text) from {table}"));
+            if ids == [[Some("2".to_owned())]] { Ok(()) } else { Err(ids) }
+        });
+        host.sigterm();
+        prove(&platform, &[event("y", 0, 121), event("x", 0, 122)], 7, 3);
     }
 }

@@ -2,15 +2,18 @@
 
 use std::collections::BTreeMap;
 
+use async_trait::async_trait;
 use sqlx::FromRow as _;
 use sqlx::postgres::PgConnection;
 
+use super::Postgres;
 use super::errors::classify;
 use super::transaction::Batch;
 use super::values::Timestamp;
 use crate::duplicate::{Duplicate, EventId, Known, RECORDED, Recorded, Remembered};
 use crate::event::{Partition, Position};
-use crate::store::{Outage, StoreError};
+use crate::store::event_ids::{EventIds, Horizon, RecordTime};
+use crate::store::{Generation, Outage, StoreError};
 
 impl Batch {
     /// Which of these ids were handled before. Each is looked up by the whole primary key: `limit 1` keeps the
@@ -41,7 +44,7 @@ impl Batch {
         Ok(known)
     }
 
-    /// Makes ids known, in one order for all writers, and forgets those that are out of their window.
+    /// Makes ids known, in one order for all writers. None is of a time to come: it would never be forgotten.
     pub(super) async fn remember(&mut self, ids: &[Remembered]) -> Result<(), StoreError> {
         if ids.is_empty() {
             return Ok(());
@@ -54,7 +57,7 @@ impl Batch {
         };
         let inserted = sqlx::query(
             "insert into projector.event_id (generation_id, topic, id, recorded_at, source, partition, \"offset\")
-             select $1, u.topic, u.id, coalesce(u.recorded_at, now()), u.source, u.partition, u.\"offset\"
+             select $1, u.topic, u.id, least(u.recorded_at, now()), u.source, u.partition, u.\"offset\"
              from unnest($2::text[], $3::bytea[], $4::timestamptz[], $5::text[], $6::int4[], $7::int8[])
                as u(topic, id, recorded_at, source, partition, \"offset\")
              on conflict do nothing",
@@ -73,33 +76,6 @@ impl Batch {
             let meanwhile = "another writer handled an event with the same id meanwhile";
             return Err(StoreError::Unavailable(Outage::new(meanwhile)));
         }
-        self.forget(&ids).await
-    }
-
-    /// By the records' time, which no producer's clock may put ahead of the database's. What another
-    /// writer is about to forget is left to it. The sum is what the index by age has.
-    async fn forget(&mut self, ids: &[&Remembered]) -> Result<(), StoreError> {
-        let mut latest: BTreeMap<&str, (Option<Timestamp>, i64)> = BTreeMap::new();
-        for one in ids {
-            let (at, window) = latest.entry(&*one.id.topic).or_default();
-            *at = (*at).max(one.recorded_at.map(Timestamp));
-            *window = i64::from(one.window_seconds);
-        }
-        sqlx::query(
-            "delete from projector.event_id where ctid in (
-               select e.ctid from projector.event_id e
-               join unnest($2::text[], $3::timestamptz[], $4::int8[]) as u(topic, latest, seconds)
-                 on e.topic = u.topic and e.recorded_at < least(u.latest, now()) - u.seconds * interval '1 second'
-               where (e.generation_id + 0) = $1
-               for update of e skip locked)",
-        )
-        .bind(self.generation())
-        .bind(latest.keys().copied().collect::<Vec<&str>>())
-        .bind(latest.values().map(|(at, _)| *at).collect::<Vec<_>>())
-        .bind(latest.values().map(|(_, seconds)| *seconds).collect::<Vec<i64>>())
-        .execute(&mut *self.tx)
-        .await
-        .map_err(classify)?;
         Ok(())
     }
 
@@ -162,6 +138,52 @@ impl Batch {
         .await
         .map_err(classify)?;
         Ok(())
+    }
+}
+
+#[async_trait]
+impl EventIds for Postgres {
+    async fn record_times(
+        &self,
+        generation: &Generation,
+        topic: &str,
+    ) -> Result<Vec<RecordTime>, StoreError> {
+        sqlx::query_as(
+            "select partition, next_offset, (extract(epoch from recorded_at) * 1000000)::int8 as recorded_at,
+               extract(epoch from now() - updated_at)::int8 as idle_seconds
+             from projector.checkpoint where generation_id = $1 and topic = $2",
+        )
+        .bind(generation.id)
+        .bind(topic)
+        .fetch_all(&mut *self.connection().await?)
+        .await
+        .map_err(classify)
+    }
+
+    /// What another session is about to forget is left to it. The sum is what the index by age has.
+    async fn forget_ids(
+        &self,
+        generation: &Generation,
+        topic: &str,
+        horizon: Horizon,
+        most: i64,
+    ) -> Result<u64, StoreError> {
+        let forgotten = sqlx::query(
+            "delete from projector.event_id where ctid in (
+               select ctid from projector.event_id
+               where (generation_id + 0) = $1 and topic = $2
+                 and recorded_at < least($3::timestamptz, now()) - $4 * interval '1 second'
+               order by recorded_at limit $5 for update skip locked)",
+        )
+        .bind(generation.id)
+        .bind(topic)
+        .bind(horizon.time.map(Timestamp))
+        .bind(i64::from(horizon.window_seconds))
+        .bind(most)
+        .execute(&mut *self.connection().await?)
+        .await
+        .map_err(classify)?;
+        Ok(forgotten.rows_affected())
     }
 }
 

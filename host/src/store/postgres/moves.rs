@@ -36,7 +36,7 @@ impl Moves for Postgres {
         for Move { partition, from, to, low } in moves {
             let moved = sqlx::query(
                 "update projector.checkpoint set next_offset = $5, first_offset = $6, topic_id = $7, cluster_id = $8,
-                   paused = null, paused_kind = null, updated_at = now()
+                   paused = null, paused_kind = null, recorded_at = null, updated_at = now()
                  where generation_id = $1 and topic = $2 and partition = $3 and next_offset = $4
                    and topic_id is not distinct from $9 and cluster_id is not distinct from $10
                    and ($11 or paused_kind = $12)",

@@ -1,5 +1,6 @@
 //! One batch, one transaction.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -14,7 +15,7 @@ use super::errors::classify;
 use super::sessions::Tx;
 use super::statements::Statements;
 use super::tables;
-use super::values;
+use super::values::{self, Timestamp};
 use super::waiting::shift;
 use super::{ADVISORY_CLASS, FENCE_CLASS, ROWS_CLASS};
 use crate::batch::BatchLimits;
@@ -140,7 +141,7 @@ impl Transaction for Batch {
     async fn write(&mut self, writes: &Writes<'_>) -> Result<u64, StoreError> {
         failpoint::reached(failpoint::BEFORE_WRITE, &self.deployment.generation.projection);
         writes.within(self.hold.as_ref())?;
-        self.advance(&writes.advances).await?;
+        self.advance(&writes.advances, &writes.record_times).await?;
         if let Some(shifts) = writes.shifts() {
             // Checkpoints first, as all writers do.
             shift(&mut self.tx, self.deployment.generation.id, shifts).await?;
@@ -205,13 +206,21 @@ impl Batch {
     }
 
     /// Compares and sets every partition's checkpoint. Their rows are locked in one order first.
-    async fn advance(&mut self, advances: &[Advance]) -> Result<(), StoreError> {
+    async fn advance(
+        &mut self,
+        advances: &[Advance],
+        record_times: &BTreeMap<Partition, i64>,
+    ) -> Result<(), StoreError> {
         if advances.is_empty() {
             return Ok(());
         }
         let column = |of: fn(&Advance) -> i64| advances.iter().map(of).collect::<Vec<i64>>();
         let totals: Vec<Counters> = advances.iter().map(|advance| advance.books.totals()).collect();
         let counted = |of: fn(&Counters) -> i64| totals.iter().map(of).collect::<Vec<i64>>();
+        let recorded: Vec<Option<Timestamp>> = advances
+            .iter()
+            .map(|advance| record_times.get(&advance.partition).copied().map(Timestamp))
+            .collect();
         let moved = sqlx::query(
             "with locked as (
                select c.topic, c.partition from projector.checkpoint c
@@ -220,9 +229,11 @@ impl Batch {
              update projector.checkpoint c
              set next_offset = u.next, read = c.read + u.applied + u.ignored + u.parked + u.dead,
                  applied = c.applied + u.applied, ignored = c.ignored + u.ignored, parked = c.parked + u.parked,
-                 dead = c.dead + u.dead, paused = null, updated_at = now()
-             from unnest($2::text[], $3::int4[], $4::int8[], $5::int8[], $6::int8[], $7::int8[], $8::int8[], $9::int8[])
-               as u(topic, partition, expected, next, applied, ignored, parked, dead)
+                 dead = c.dead + u.dead, paused = null, updated_at = now(),
+                 recorded_at = case when u.recorded_at is null then c.recorded_at else least(u.recorded_at, now()) end
+             from unnest($2::text[], $3::int4[], $4::int8[], $5::int8[], $6::int8[], $7::int8[], $8::int8[], $9::int8[],
+                 $10::timestamptz[])
+               as u(topic, partition, expected, next, applied, ignored, parked, dead, recorded_at)
              join locked using (topic, partition)
              where c.generation_id = $1 and c.topic = u.topic and c.partition = u.partition
                and c.next_offset = u.expected
@@ -237,6 +248,7 @@ impl Batch {
         .bind(counted(|totals| totals.ignored))
         .bind(counted(|totals| totals.parked))
         .bind(counted(|totals| totals.dead))
+        .bind(recorded)
         .fetch_all(&mut *self.tx)
         .await
         .map_err(classify)?;

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use async_trait::async_trait;
 use sqlx::SqliteConnection;
 
 use super::errors::classify;
-use super::now_micros;
 use super::transaction::Batch;
+use super::{Sqlite, now_micros};
 use crate::duplicate::{Duplicate, EventId, Known, RECORDED, Recorded, Remembered};
 use crate::event::{Partition, Position};
-use crate::store::StoreError;
+use crate::store::event_ids::{EventIds, Horizon, RecordTime};
+use crate::store::{Generation, StoreError};
 
 impl Batch {
     /// Which of these ids were handled before.
@@ -36,16 +38,11 @@ impl Batch {
         Ok(known)
     }
 
-    /// Makes ids known, and forgets those that are out of their window.
+    /// Makes ids known. None is of a time to come: it would never be forgotten.
     pub(super) async fn remember(&mut self, ids: &[Remembered]) -> Result<(), StoreError> {
         let now = now_micros();
-        let mut horizons: BTreeMap<&str, i64> = BTreeMap::new();
         for one in ids {
-            // No producer's clock may put the horizon ahead.
-            let recorded_at = one.recorded_at.unwrap_or(now);
-            let horizon = recorded_at.min(now) - i64::from(one.window_seconds) * 1_000_000;
-            let latest = horizons.entry(&*one.id.topic).or_insert(horizon);
-            *latest = horizon.max(*latest);
+            let recorded_at = one.recorded_at.map_or(now, |at| at.min(now));
             let topic = &one.first.partition.topic;
             sqlx::query(
                 "insert into projector_event_id (generation_id, topic, id, recorded_at, source, partition, \"offset\")
@@ -58,17 +55,6 @@ impl Batch {
             .bind((*topic != one.id.topic).then_some(&**topic))
             .bind(one.first.partition.number)
             .bind(one.first.offset)
-            .execute(&mut *self.tx)
-            .await
-            .map_err(classify)?;
-        }
-        for (topic, horizon) in horizons {
-            sqlx::query(
-                "delete from projector_event_id where generation_id = ? and topic = ? and recorded_at < ?",
-            )
-            .bind(self.generation())
-            .bind(topic)
-            .bind(horizon)
             .execute(&mut *self.tx)
             .await
             .map_err(classify)?;
@@ -130,6 +116,50 @@ impl Batch {
             .map_err(classify)?;
         }
         Ok(())
+    }
+}
+
+#[async_trait]
+impl EventIds for Sqlite {
+    async fn record_times(
+        &self,
+        generation: &Generation,
+        topic: &str,
+    ) -> Result<Vec<RecordTime>, StoreError> {
+        sqlx::query_as(
+            "select partition, next_offset, recorded_at, (?3 - updated_at) / 1000000 as idle_seconds
+             from projector_checkpoint where generation_id = ?1 and topic = ?2",
+        )
+        .bind(generation.id)
+        .bind(topic)
+        .bind(now_micros())
+        .fetch_all(&self.pool)
+        .await
+        .map_err(classify)
+    }
+
+    async fn forget_ids(
+        &self,
+        generation: &Generation,
+        topic: &str,
+        horizon: Horizon,
+        most: i64,
+    ) -> Result<u64, StoreError> {
+        let now = now_micros();
+        let time = horizon.time.unwrap_or(now).min(now);
+        let forgotten = sqlx::query(
+            "delete from projector_event_id where generation_id = ?1 and topic = ?2 and id in (
+               select id from projector_event_id
+               where generation_id = ?1 and topic = ?2 and recorded_at < ?3 order by recorded_at limit ?4)",
+        )
+        .bind(generation.id)
+        .bind(topic)
+        .bind(time - i64::from(horizon.window_seconds) * 1_000_000)
+        .bind(most)
+        .execute(&self.pool)
+        .await
+        .map_err(classify)?;
+        Ok(forgotten.rows_affected())
     }
 }
 

@@ -110,7 +110,7 @@ impl Transaction for Batch {
     async fn write(&mut self, writes: &Writes<'_>) -> Result<u64, StoreError> {
         failpoint::reached(failpoint::BEFORE_WRITE, &self.deployment.generation.projection);
         writes.within(self.hold.as_ref())?;
-        self.advance(&writes.advances).await?;
+        self.advance(&writes.advances, &writes.record_times).await?;
         let mut tables = self.load(writes).await?;
         let contract = self.deployment.contract.clone();
         let mut effects = vec![(0, 0); contract.writes.len()];
@@ -169,14 +169,19 @@ impl Batch {
     }
 
     /// Compares and sets every partition's checkpoint.
-    async fn advance(&mut self, advances: &[Advance]) -> Result<(), StoreError> {
+    async fn advance(
+        &mut self,
+        advances: &[Advance],
+        record_times: &BTreeMap<Partition, i64>,
+    ) -> Result<(), StoreError> {
         let mut elsewhere = Vec::new();
         for advance in advances {
             let totals = advance.books.totals();
             let moved = sqlx::query(
                 "update projector_checkpoint
                  set next_offset = ?5, read = read + ?6, applied = applied + ?7, ignored = ignored + ?8,
-                     parked = parked + ?9, dead = dead + ?10, paused = null, updated_at = ?11
+                     parked = parked + ?9, dead = dead + ?10, paused = null, updated_at = ?11,
+                     recorded_at = coalesce(min(?12, ?11), recorded_at)
                  where generation_id = ?1 and topic = ?2 and partition = ?3 and next_offset = ?4",
             )
             .bind(self.generation())
@@ -190,6 +195,7 @@ impl Batch {
             .bind(totals.parked)
             .bind(totals.dead)
             .bind(now_micros())
+            .bind(record_times.get(&advance.partition).copied())
             .execute(&mut *self.tx)
             .await
             .map_err(classify)?;

@@ -1,0 +1,256 @@
+//! When ids of handled events are forgotten.
+//!
+//! An id has to be known for as long as a duplicate of its event may come, in any partition of its topic and to any
+//! lane or host. The partitions are not equally far: one may be weeks ahead of another one, in a rebuild or after an
+//! outage. So no batch forgets anything. This task looks at all partitions of a topic from time to time, and forgets
+//! what is out of its window for each of them.
+//!
+//! Invariants: where a partition is not known, or cannot be read, nothing of its topic is forgotten. A partition
+//! holds ids back by the record time of its last settled event, until it was at its end, without a new event, for as
+//! long as the window. A record time in the future counts as now.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use projector_model::Contract;
+
+use crate::event::Partition;
+use crate::failure::FailureKind;
+use crate::retry::{Backoff, Retries};
+use crate::source::{Log, LogError};
+use crate::store::event_ids::{Horizon, RecordTime};
+use crate::store::{Deployment, Store, StoreError};
+use crate::topics::TopicMapping;
+
+/// How often ids are forgotten.
+const INTERVAL: Duration = Duration::from_secs(15);
+/// Ids that one statement forgets: it is to end long before its time-out.
+const AT_ONCE: u64 = 10_000;
+
+#[derive(Debug, thiserror::Error)]
+enum ForgetError {
+    #[error("ids of handled events could not be forgotten: {0}")]
+    Store(#[from] StoreError),
+    #[error("ids of handled events could not be forgotten: {0}")]
+    Log(#[from] LogError),
+}
+
+impl ForgetError {
+    fn kind(&self) -> FailureKind {
+        match self {
+            ForgetError::Store(error) => error.kind(),
+            ForgetError::Log(error) => error.kind(),
+        }
+    }
+}
+
+/// Forgets ids of a generation for as long as it runs: never returns. `active`: the contract of the version that is
+/// active now, if it is known. What fails is tried again, and shown as such.
+pub async fn keep_forgetting(
+    deployment: &Deployment,
+    store: &dyn Store,
+    log: &Log,
+    retries: &Retries,
+    active: impl Fn() -> Option<Arc<Contract>>,
+) {
+    let mut backoff = Backoff::new(&deployment.generation.projection, retries);
+    loop {
+        let mut pause = INTERVAL;
+        if let Some(contract) = active() {
+            match forget(deployment, store, log, &contract).await {
+                Ok(forgotten) => {
+                    backoff.succeeded();
+                    let projection = &*deployment.generation.projection;
+                    tracing::debug!(projection, forgotten, "ids of handled events forgotten");
+                }
+                Err(error) => {
+                    backoff.failed(error.kind(), &error);
+                    pause = backoff.delay();
+                }
+            }
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Returns how many ids were forgotten.
+async fn forget(
+    deployment: &Deployment,
+    store: &dyn Store,
+    log: &Log,
+    contract: &Contract,
+) -> Result<u64, ForgetError> {
+    let mut forgotten = 0;
+    if contract.topics.iter().all(|topic| topic.event_id.is_none()) {
+        return Ok(forgotten);
+    }
+    for topic in log.topics(&deployment.topics).await? {
+        let Some(window_seconds) = window(contract, &deployment.topics, &topic) else { continue };
+        let reaches = reaches(deployment, store, log, (&topic, window_seconds)).await?;
+        let Some(time) = horizon(&reaches) else { continue };
+        let horizon = Horizon { time, window_seconds };
+        loop {
+            let some = store.forget_ids(&deployment.generation, &topic, horizon, AT_ONCE as i64).await?;
+            forgotten += some;
+            if some < AT_ONCE {
+                break;
+            }
+        }
+    }
+    Ok(forgotten)
+}
+
+/// The window of a physical topic's ids: the longest one that any of its logical topics declares. `None`: its
+/// events have no ids.
+fn window(contract: &Contract, topics: &TopicMapping, physical: &str) -> Option<u32> {
+    let declared = topics.places(physical).into_iter().filter_map(|place| {
+        contract.topics.get(usize::from(place)).and_then(|topic| topic.event_id.as_ref())
+    });
+    declared.map(|id| id.window_seconds).max()
+}
+
+/// What a partition may still bring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// No event that is older than this, in microseconds since 1970.
+    From(i64),
+    /// No event that is older than now.
+    Now,
+    Unknown,
+}
+
+/// The first event of a partition that is not settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unread {
+    None,
+    /// With its record time, in microseconds since 1970, if it has one.
+    Event(Option<i64>),
+    Unknown,
+}
+
+/// A partition of which the checkpoint alone tells: an event was settled within the window.
+fn reach_of_checkpoint(state: &RecordTime, window_seconds: u32) -> Option<Reach> {
+    let is_moving = state.idle_seconds <= i64::from(window_seconds);
+    state.recorded_at.filter(|_| is_moving).map(Reach::From)
+}
+
+fn reach(recorded_at: Option<i64>, unread: Unread) -> Reach {
+    match (unread, recorded_at) {
+        (Unread::Unknown, _) | (Unread::Event(None), None) => Reach::Unknown,
+        (Unread::None, _) => Reach::Now,
+        (Unread::Event(_), Some(at)) | (Unread::Event(Some(at)), None) => Reach::From(at),
+    }
+}
+
+/// The time of a [`Horizon`] for partitions that have come so far. `None`: nothing is to be forgotten.
+fn horizon(reaches: &[Reach]) -> Option<Option<i64>> {
+    let mut time = None;
+    for reach in reaches {
+        match reach {
+            Reach::Unknown => return None,
+            Reach::Now => {}
+            Reach::From(at) => time = Some(time.map_or(*at, |time: i64| time.min(*at))),
+        }
+    }
+    Some(time)
+}
+
+/// How far each partition of a topic has come.
+async fn reaches(
+    deployment: &Deployment,
+    store: &dyn Store,
+    log: &Log,
+    (topic, window_seconds): (&Arc<str>, u32),
+) -> Result<Vec<Reach>, ForgetError> {
+    let partitions = log.partitions([topic.clone()].into()).await?.into_iter().next();
+    let Some((_, Ok(partitions))) = partitions else { return Ok(vec![Reach::Unknown]) };
+    let states = store.record_times(&deployment.generation, topic).await?;
+    let (mut reaches, mut asked) = (Vec::new(), Vec::new());
+    for partition in partitions {
+        let state = states.iter().find(|state| state.partition == partition.number);
+        match state.and_then(|state| reach_of_checkpoint(state, window_seconds)) {
+            Some(reach) => reaches.push(reach),
+            None => asked.push((partition, state)),
+        }
+    }
+    let logs = log.inspect_each(asked.iter().map(|(partition, _)| partition.clone()).collect()).await?;
+    for ((partition, state), inspected) in asked.into_iter().zip(logs) {
+        let unread = match inspected {
+            Ok((marks, _)) => {
+                let from = state.map_or(marks.low, |state| state.next_offset.max(marks.low));
+                if from < marks.high { first_unread(log, partition, from).await } else { Unread::None }
+            }
+            Err(_) => Unread::Unknown,
+        };
+        reaches.push(reach(state.and_then(|state| state.recorded_at), unread));
+    }
+    Ok(reaches)
+}
+
+/// A partition that cannot be read says so elsewhere.
+async fn first_unread(log: &Log, partition: Partition, from: i64) -> Unread {
+    match log.first_visible(partition, from).await {
+        Ok(None) => Unread::None,
+        Ok(Some((_, time_ms))) => Unread::Event(time_ms.map(|ms| ms.saturating_mul(1_000))),
+        Err(_) => Unread::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(recorded_at: Option<i64>, idle_seconds: i64) -> RecordTime {
+        RecordTime { partition: 0, next_offset: 7, recorded_at, idle_seconds }
+    }
+
+    #[test]
+    fn a_partition_that_moves_holds_ids_back_by_its_last_event() {
+        assert_eq!(reach_of_checkpoint(&state(Some(5), 60), 60), Some(Reach::From(5)));
+        assert_eq!(
+            reach_of_checkpoint(&state(Some(5), 61), 60),
+            None,
+            "the log tells whether more is to come"
+        );
+        assert_eq!(reach_of_checkpoint(&state(None, 0), 60), None);
+    }
+
+    #[test]
+    fn a_quiet_partition_holds_ids_back_only_if_it_is_behind() {
+        assert_eq!(reach(Some(5), Unread::None), Reach::Now);
+        assert_eq!(reach(Some(5), Unread::Event(Some(9))), Reach::From(5));
+        assert_eq!(reach(None, Unread::Event(Some(9))), Reach::From(9), "of which nothing is settled");
+        assert_eq!(reach(None, Unread::Event(None)), Reach::Unknown);
+        assert_eq!(reach(Some(5), Unread::Unknown), Reach::Unknown);
+    }
+
+    #[test]
+    fn the_partition_that_is_furthest_behind_decides() {
+        assert_eq!(horizon(&[Reach::From(9), Reach::Now, Reach::From(5)]), Some(Some(5)));
+        assert_eq!(horizon(&[Reach::Now, Reach::Now]), Some(None));
+        assert_eq!(horizon(&[Reach::From(5), Reach::Unknown]), None);
+    }
+
+    #[test]
+    fn ids_of_several_logical_topics_are_kept_for_the_longest_window() {
+        let topic = |name: &str, id: serde_json::Value| serde_json::json!({"name": name, "statements": ["put"], "event-id": id});
+        let id = |seconds: u32| serde_json::json!({"header": "x", "window-seconds": seconds});
+        let descriptor = serde_json::json!({
+            "name": "t", "version": "1",
+            "topics": [topic("a", id(60)), topic("b", id(600)), topic("c", serde_json::Value::Null)],
+            "tables": [{"name": "t", "key": ["id"], "columns": [{"name": "id", "type": "int64"}]}],
+            "statements": [{"name": "put", "table": "t", "kind": "upsert"}],
+        });
+        let contract = projector_model::Descriptor::from_json(&descriptor.to_string())
+            .and_then(projector_model::Descriptor::check)
+            .expect("it is sound");
+        let named = |name: &str| crate::topics::PhysicalTopics::named(name).expect("legal");
+        let topics = TopicMapping::new([
+            ("a".to_owned(), named("shared")),
+            ("b".to_owned(), named("shared")),
+            ("c".to_owned(), named("other")),
+        ]);
+        assert_eq!(window(&contract, &topics, "shared"), Some(600));
+        assert_eq!(window(&contract, &topics, "other"), None);
+    }
+}
