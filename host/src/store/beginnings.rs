@@ -22,7 +22,9 @@ pub trait Beginnings: Send + Sync {
         start: &str,
     ) -> Result<BTreeSet<Partition>, StoreError>;
 
-    /// Creates the first checkpoint of a partition. A checkpoint that exists stays.
+    /// Creates the first checkpoint of a partition. A checkpoint that exists stays. It is about the log that the
+    /// other checkpoints of its topic are about, whatever `beginning` says: a topic that was created anew with
+    /// more partitions than before is another log in those as well.
     async fn begin_partition(
         &self,
         generation: &Generation,

@@ -30,7 +30,17 @@ fn partitions(platform: &Platform, projection: &str, topic: &str) -> Vec<Partiti
 /// says all of this.
 #[track_caller]
 fn until_paused(platform: &Platform, host: &Host, projection: &str, topic: &str, said: &[&str]) {
-    for number in 0..PARTITIONS {
+    until_all_paused(platform, host, (projection, topic, PARTITIONS), said);
+}
+
+#[track_caller]
+fn until_all_paused(
+    platform: &Platform,
+    host: &Host,
+    (projection, topic, partitions_of_topic): (&str, &str, i32),
+    said: &[&str],
+) {
+    for number in 0..partitions_of_topic {
         host.log().wait_for(&format!("that {topic} /{number} is paused"), |line| {
             line.message().starts_with("partition paused")
                 && line.field("projection") == projection
@@ -41,7 +51,7 @@ fn until_paused(platform: &Platform, host: &Host, projection: &str, topic: &str,
     eventually(&format!("{topic} is shown as paused"), || {
         let found = partitions(platform, projection, topic);
         let as_said = |partition: &Partition| partition.paused.as_ref().is_some_and(|why| why.says(said));
-        match found.iter().all(as_said) {
+        match found.iter().all(as_said) && found.len() as i32 == partitions_of_topic {
             true => Ok(()),
             false => Err(found),
         }
@@ -62,7 +72,7 @@ fn until_others_are_fresh(platform: &Platform, projection: &str, topic: &str) {
 /// each partition for every one that was read there.
 fn recreate(platform: &Platform, read: &[Partition], of_each: f64) {
     let topic = platform.topic(CUSTOMER_COUNTRY_CHANGED);
-    replace_topic(platform, &topic);
+    replace_topic(platform, &topic, PARTITIONS);
     let mut strange = Vec::new();
     for partition in read {
         let events = (partition.checkpoint.expect("it was read") as f64 * of_each) as i64;
@@ -163,6 +173,61 @@ fn a_topic_created_anew_with_fewer_records_under_a_running_host_is_paused() {
 #[test]
 fn a_topic_created_anew_with_more_records_under_a_running_host_is_paused() {
     a_topic_created_anew_is_paused("recreated-more-live", 2.0, true);
+}
+
+/// Fault 7: a partition that the topic did not have before is of the other log as well.
+fn a_topic_created_anew_with_more_partitions_is_not_read(name: &str, under_a_running_host: bool) {
+    let platform = Platform::new(name, &[ORDER_SEARCH], ReadModel::postgres());
+    platform.create_topics(PARTITIONS);
+    let topic = platform.topic(CUSTOMER_COUNTRY_CHANGED);
+    platform.publish(&history(&platform, seed(356), 2_000));
+    let host = platform.start_host("first");
+    platform.assert_orders_are_right();
+    let read = partitions(&platform, ORDER_SEARCH, &topic);
+    let customers = platform.read_model().customers();
+    let recreate = || {
+        replace_topic(&platform, &topic, PARTITIONS + 1);
+        let strange = (0..=PARTITIONS).map(|partition| {
+            let payload = r#"{"eventId": "strange", "occurredAt": "2025-10-01T00:00:00Z",
+                "customerId": "c-000001", "country": "nowhere"}"#;
+            let mut record = Record::new(&topic, "c-000001", payload);
+            record.partition = Some(partition);
+            record
+        });
+        platform.publish(&strange.collect::<Vec<_>>());
+    };
+    let host = if under_a_running_host {
+        recreate();
+        host
+    } else {
+        host.sigterm();
+        recreate();
+        platform.start_host("second")
+    };
+    let of_topic = (ORDER_SEARCH, &*topic, PARTITIONS + 1);
+    until_all_paused(&platform, &host, of_topic, &["the topic was created anew", "its id was"]);
+    until_others_are_fresh(&platform, ORDER_SEARCH, &topic);
+    assert_untouched(&platform, &topic, &read, &customers);
+    let added = partitions(&platform, ORDER_SEARCH, &topic).pop().unwrap();
+    assert_eq!((added.partition, added.counters.read), (PARTITIONS, 0), "{added:?}");
+
+    // The way on is the same as for the others.
+    platform.ask(&["rebuild", ORDER_SEARCH]);
+    eventually("the rows are built anew", || match platform.status()?[ORDER_SEARCH].beside.first() {
+        Some(beside) if beside.fresh => Ok(()),
+        beside => Err(format!("{beside:?}")),
+    });
+    host.sigterm();
+}
+
+#[test]
+fn a_topic_created_anew_with_more_partitions_is_read_in_none_of_them() {
+    a_topic_created_anew_with_more_partitions_is_not_read("recreated-wider", false);
+}
+
+#[test]
+fn a_topic_created_anew_with_more_partitions_under_a_running_host_is_read_in_none_of_them() {
+    a_topic_created_anew_with_more_partitions_is_not_read("recreated-wider-live", true);
 }
 
 /// Fault 7: another cluster answers at the brokers' address, with topics of the same names.
@@ -283,8 +348,8 @@ fn a_partition_whose_unread_events_were_removed_is_paused_and_the_loss_named() {
 }
 
 /// As fast as can be: whoever reads the topic may well miss that it was away.
-fn replace_topic(platform: &Platform, topic: &str) {
-    let created = NewTopic::new(topic, PARTITIONS, TopicReplication::Fixed(1)).set("retention.ms", "-1");
+fn replace_topic(platform: &Platform, topic: &str, partitions: i32) {
+    let created = NewTopic::new(topic, partitions, TopicReplication::Fixed(1)).set("retention.ms", "-1");
     let (admin, options) = (admin(platform), options());
     block_on(async {
         admin.delete_topics(&[topic], &options).await.unwrap()[0].as_ref().unwrap();

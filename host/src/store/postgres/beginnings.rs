@@ -66,7 +66,12 @@ impl Beginnings for Postgres {
         sqlx::query(
             "insert into projector.checkpoint
                (generation_id, topic, partition, next_offset, first_offset, before_start, topic_id, cluster_id)
-             values ($1, $2, $3, $4, $4, $5, $6, $7) on conflict do nothing",
+             select $1::int8, $2::text, $3::int4, $4::int8, $4::int8, $5::int8,
+               coalesce(known.topic_id, $6::text), coalesce(known.cluster_id, $7::text)
+             from (values (1)) as one left join lateral (
+               select c.topic_id, c.cluster_id from projector.checkpoint c where c.generation_id = $1 and c.topic = $2
+               order by c.topic_id is null, c.cluster_id is null, c.partition limit 1) as known on true
+             on conflict do nothing",
         )
         .bind(generation.id)
         .bind(&*partition.topic)

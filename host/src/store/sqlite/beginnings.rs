@@ -66,7 +66,11 @@ impl Beginnings for Sqlite {
         sqlx::query(
             "insert into projector_checkpoint
                (generation_id, topic, partition, next_offset, first_offset, before_start, topic_id, cluster_id, updated_at)
-             values (?1, ?2, ?3, ?4, ?4, ?5, ?6, ?7, ?8) on conflict do nothing",
+             select ?1, ?2, ?3, ?4, ?4, ?5, coalesce(known.topic_id, ?6), coalesce(known.cluster_id, ?7), ?8
+             from (select 1) left join (
+               select topic_id, cluster_id from projector_checkpoint where generation_id = ?1 and topic = ?2
+               order by topic_id is null, cluster_id is null, partition limit 1) as known on true
+             where true on conflict do nothing",
         )
         .bind(generation.id)
         .bind(&*partition.topic)
