@@ -16,7 +16,8 @@ use crate::operations::backfill::{File, backfill};
 /// value is the payload as it is written.
 ///
 /// If the lines have offsets, the log is read from after the last offset of each partition. If they have none, the
-/// log is read from its beginning. Each line is projected once: if the command is killed, run it again, and it
+/// log is read from its beginning. The command refuses a file that leaves offsets out (see --allow-gap), or that has
+/// one twice. Each line is projected once: if the command is killed, run it again, and it
 /// goes on where it was. The command ends at a line that cannot be read or whose event fails; the lines before
 /// it are done. After the file, hosts read the log, and `projector promote` shows the generation to readers.
 ///
@@ -34,7 +35,8 @@ pub(super) struct Arguments {
     /// times. Its event is counted as skipped.
     #[arg(long, value_name = "LINE", requires = "reason", value_parser = clap::value_parser!(i64).range(1..))]
     skip_line: Vec<i64>,
-    /// Go on even if events are missing between the end of the file and the beginning of the log.
+    /// Go on even if offsets are missing: before the first line of a partition, between its lines, or between the
+    /// end of the file and the beginning of the log.
     #[arg(long, requires = "reason")]
     allow_gap: bool,
     #[command(flatten)]

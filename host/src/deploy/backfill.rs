@@ -1,7 +1,9 @@
 //! History as a file has it, line by line: each is an event of a topic, in the order in which they are to
 //! be projected. Pure, but for the reading.
 
-use std::collections::BTreeMap;
+mod offsets;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -17,6 +19,8 @@ use sha2::{Digest, Sha256};
 
 use crate::event::{Event, Header, Partition, Position};
 use crate::topics::{FILE_TOPIC, PhysicalTopics, TopicMapping};
+
+pub use offsets::Offsets;
 
 /// What stands for the topic of events from a file: they are of its partition 0, and their offsets are the
 /// numbers of their lines, from 0.
@@ -163,13 +167,19 @@ pub fn is_blank(line: &[u8]) -> bool {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Scanned {
     pub lines: i64,
-    /// By partitions of the log: the offset after the last one that the file has.
-    pub ends: BTreeMap<Partition, i64>,
+    /// By partitions of the log.
+    pub offsets: BTreeMap<Partition, Offsets>,
 }
 
 impl Scanned {
-    /// Reads all lines. What is wrong with one is told when it is fed. `told` now and then.
-    pub fn of(lines: &mut Lines, topics: &Topics, mut told: impl FnMut(&Lines)) -> io::Result<Self> {
+    /// Reads all lines. What is wrong with one is told when it is fed. `skipped`: lines that are not fed, by their
+    /// numbers; their offsets count as being there. `told` now and then.
+    pub fn of(
+        lines: &mut Lines,
+        topics: &Topics,
+        skipped: &BTreeSet<i64>,
+        mut told: impl FnMut(&Lines),
+    ) -> io::Result<Self> {
         /// All else of it is read later.
         #[derive(Deserialize)]
         struct Where {
@@ -178,7 +188,8 @@ impl Scanned {
             offset: i64,
         }
         let (mut scanned, mut line) = (Self::default(), Vec::new());
-        while lines.read(&mut line)?.is_some() {
+        let mut passed_over: Vec<(Partition, i64)> = Vec::new();
+        while let Some(Line { number, .. }) = lines.read(&mut line)? {
             scanned.lines += 1;
             told(lines);
             let Ok(Where { topic, partition, offset }) = serde_json::from_slice(&line) else { continue };
@@ -186,10 +197,22 @@ impl Scanned {
             if !is_possible(partition, offset) {
                 continue;
             }
-            let end = scanned.ends.entry(Partition::new(physical, partition)).or_default();
-            *end = (*end).max(offset + 1);
+            let partition = Partition::new(physical, partition);
+            if skipped.contains(&number) {
+                passed_over.push((partition, offset));
+                continue;
+            }
+            scanned.offsets.entry(partition).or_default().insert(offset, number + 1);
+        }
+        for (partition, offset) in passed_over {
+            scanned.offsets.entry(partition).or_default().add(offset);
         }
         Ok(scanned)
+    }
+
+    /// By partitions of the log: the offset after the last one that the file has.
+    pub fn ends(&self) -> BTreeMap<Partition, i64> {
+        self.offsets.iter().map(|(partition, offsets)| (partition.clone(), offsets.end())).collect()
     }
 }
 

@@ -3,9 +3,10 @@
 //! The file is a partition of the generation's checkpoints, its lines are the offsets, and each batch is
 //! settled as one of the log is: so it goes on after a kill where it was, and writes nothing twice.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,22 +19,27 @@ use super::deployments::{Progress, propose, stored};
 use crate::batch::{BatchLimits, Buffer, Delivery};
 use crate::checkpoint::{Beginning, Identity};
 use crate::config::Config;
-use crate::deploy::backfill::{Line, Lines, Scanned, TOPIC, Topics, digest, event, is_blank, partition};
+use crate::deploy::backfill::{
+    Line, Lines, Offsets, Scanned, TOPIC, Topics, digest, event, is_blank, partition,
+};
 use crate::event::Partition;
 use crate::failure::FailureKind;
 use crate::outcome::Failure;
 use crate::policy::{Failures, Flood, Policy};
 use crate::project::{self, Caller, ProjectError};
 use crate::settle::{Isolate, Settler, isolate};
-use crate::source::Log;
+use crate::source::{Log, LogError};
 use crate::store::deployments::{Action, Role, Standing};
 use crate::store::operator::Asked;
 use crate::store::{Advance, Books, Counters, Deployment, Store, StoreError, Writes};
+use crate::topics::TopicMapping;
 
 /// Times that an event may run out of wall time.
 const TIMEOUTS: u32 = 3;
 /// How often it is looked whether a hold is over.
 const HOLD_LOOK: Duration = Duration::from_millis(100);
+/// Ranges of missing offsets that are named. Of more, the number is told.
+const NAMED: usize = 8;
 /// How often is told how far it is.
 const TOLD: Duration = Duration::from_secs(1);
 
@@ -43,7 +49,7 @@ pub struct File {
     pub path: PathBuf,
     /// Lines, by their offsets, that are not to be projected.
     pub skipped: BTreeSet<i64>,
-    /// Although there are events that neither the file nor the log has.
+    /// Although there are offsets that neither the file nor the log has.
     pub allow_gap: bool,
 }
 
@@ -112,14 +118,15 @@ async fn feed(
     let mut told = Pace::new(progress, bytes);
     let scanned = tokio::task::block_in_place(|| {
         let mut lines = Lines::open(&file.path, most)?;
-        Scanned::of(&mut lines, &topics, |lines| {
+        Scanned::of(&mut lines, &topics, &file.skipped, |lines| {
             told.at(lines.packed_bytes(), || format!("looking through it: {} lines", lines.next_number()));
         })
     });
     let scanned = scanned.map_err(|error| file.unreadable(&error))?;
     // As soon as it can be told: it may take hours until the log takes over.
     let log = Log::open(&config.kafka)?;
-    take_over(&log, &scanned.ends, file.allow_gap).await?;
+    file.check_twice(&scanned)?;
+    take_over(&log, &mapping, &scanned, file.allow_gap).await?;
 
     if fed.is_none() {
         propose(&**store, &candidate, Action::Backfill, asked, patience, progress).await?;
@@ -143,7 +150,7 @@ async fn feed(
         generation: generation.clone(),
         digest: plugin.digest.as_str().into(),
         contract: plugin.contract.clone(),
-        topics: mapping,
+        topics: mapping.clone(),
     };
     // The first event that fails ends it.
     let failures = Failures { policy: Policy::Halt, ..Failures::default() };
@@ -162,7 +169,7 @@ async fn feed(
     };
     feeder.run().await?;
 
-    for (partition, next, identity) in take_over(&log, &scanned.ends, file.allow_gap).await? {
+    for (partition, next, identity) in take_over(&log, &mapping, &scanned, file.allow_gap).await? {
         progress(&format!("the log of {partition} takes over at {next}"));
         let beginning = Beginning { identity, ..Beginning::at(next) };
         store.begin_partition(&generation, &partition, &beginning).await?;
@@ -208,48 +215,101 @@ async fn check_file(
     )))
 }
 
-/// Where the log takes over in each partition that the file has offsets of.
+/// Where the log takes over: after the last offset that the file has of a partition; in the others at the beginning
+/// of the log. A partition that is not known now is left to the hosts, unless the file has offsets of its topic.
 async fn take_over(
     log: &Log,
-    ends: &BTreeMap<Partition, i64>,
+    mapping: &TopicMapping,
+    scanned: &Scanned,
     allow_gap: bool,
 ) -> Result<Vec<(Partition, i64, Identity)>, OperationError> {
-    let topics: BTreeSet<&Arc<str>> = ends.keys().map(|partition| &partition.topic).collect();
-    let mut there = BTreeSet::new();
-    for topic in topics {
-        let partitions = log.topic(topic.clone()).await?.unwrap_or_default();
-        there.extend(partitions.into_iter().map(|(partition, _)| partition));
+    let has_offsets = |topic: &str| scanned.offsets.keys().any(|partition| *partition.topic == *topic);
+    let mut existing: BTreeSet<Partition> = BTreeSet::new();
+    for (topic, partitions) in log.partitions(log.topics(mapping).await?.into_iter().collect()).await? {
+        match partitions {
+            Ok(partitions) => existing.extend(partitions),
+            Err(fault) if has_offsets(&topic) && fault.kind() != FailureKind::NoTopic => {
+                return Err(LogError::Fault(fault).into());
+            }
+            Err(_) => {}
+        }
     }
-    if let Some(missing) = ends.keys().find(|partition| !there.contains(*partition)) {
+    if let Some(missing) = scanned.offsets.keys().find(|partition| !existing.contains(*partition)) {
         return Err(OperationError::Failed(format!(
             "the file has offsets of {missing}, which does not exist: they are of another log; leave `partition` and `offset` out, and the log is read from its beginning"
         )));
     }
-    if ends.is_empty() {
-        return Ok(Vec::new());
-    }
-    let logs = log.inspect(ends.keys().cloned().collect()).await?;
-    let mut taken = Vec::new();
-    let mut gaps = Vec::new();
-    for ((partition, next), (marks, identity)) in ends.iter().zip(logs) {
-        if *next > marks.high {
+    let existing: Vec<Partition> = existing.into_iter().collect();
+    let logs = log.inspect_each(existing.clone()).await?;
+    let (mut taken, mut missing) = (Vec::new(), Missing::default());
+    for (partition, log) in existing.into_iter().zip(logs) {
+        let of_file = scanned.offsets.get(&partition);
+        let (marks, identity) = match log {
+            Ok(log) => log,
+            Err(fault) if has_offsets(&partition.topic) => return Err(LogError::Fault(fault).into()),
+            Err(_) => continue,
+        };
+        let next = of_file.map_or(0, Offsets::end);
+        if next > marks.high {
             return Err(OperationError::Failed(format!(
                 "the file has offset {} of {partition}, and the log ends at {}: it is another log; leave `partition` and `offset` out, and it is read from its beginning",
                 next - 1,
                 marks.high
             )));
         }
-        if *next < marks.low {
-            gaps.push(format!("offsets {next} to {} of {partition}", marks.low - 1));
+        if let Some(offsets) = of_file {
+            missing.in_file(&partition, offsets);
         }
-        taken.push((partition.clone(), (*next).max(marks.low), identity));
+        // Nothing tells what a file without offsets has of its topics.
+        if next < marks.low && has_offsets(&partition.topic) {
+            missing.add(&partition, &(next..marks.low));
+        }
+        taken.push((partition, next.max(marks.low), identity));
     }
-    match gaps.is_empty() || allow_gap {
+    match missing.is_empty() || allow_gap {
         true => Ok(taken),
         false => Err(OperationError::Failed(format!(
-            "neither the file nor the log has {}: add them to the file, or go on without them with --allow-gap",
-            gaps.join(", ")
+            "the file, and the log after it, do not have {}: add them to the file, or go on without them with --allow-gap. An offset without an event (a transaction's marker, a record that was compacted) is missing as well",
+            missing.to_text()
         ))),
+    }
+}
+
+/// Offsets that are in neither the file nor what is read of the log.
+#[derive(Default)]
+struct Missing {
+    /// The first ones.
+    named: Vec<String>,
+    more: u64,
+}
+
+impl Missing {
+    fn in_file(&mut self, partition: &Partition, offsets: &Offsets) {
+        let (holes, more) = offsets.holes();
+        holes.iter().for_each(|hole| self.add(partition, hole));
+        self.more += more;
+    }
+
+    fn add(&mut self, partition: &Partition, offsets: &Range<i64>) {
+        match self.named.len() < NAMED {
+            true => {
+                let (first, last) = (offsets.start, offsets.end - 1);
+                self.named.push(format!("offsets {first} to {last} of {partition}"));
+            }
+            false => self.more += 1,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.named.is_empty() && self.more == 0
+    }
+
+    fn to_text(&self) -> String {
+        let named = self.named.join(", ");
+        match self.more {
+            0 => named,
+            more => format!("{named} and {more} more ranges"),
+        }
     }
 }
 
@@ -268,6 +328,16 @@ impl File {
             message: format!("{} cannot be read: {error}", self.path.display()),
             help: "name a file of JSON lines, packed as its name says (.gz, .zst), or not at all".into(),
         }
+    }
+
+    /// Each line is projected, so an event that has two would count twice.
+    fn check_twice(&self, scanned: &Scanned) -> Result<(), OperationError> {
+        let twice = scanned.offsets.iter().find_map(|(partition, of)| Some((partition, of.twice()?)));
+        let Some((partition, (offset, line))) = twice else { return Ok(()) };
+        Err(OperationError::Failed(format!(
+            "{}, line {line}: offset {offset} of {partition} stands in an earlier line already, and would be projected twice. Remove one of the two lines, or skip this one: --skip-line {line} --reason \"…\"",
+            self.path.display()
+        )))
     }
 
     /// Why it ends at a line. Those before it are done.

@@ -88,6 +88,10 @@ fn crash(error: JoinError) -> String {
     }
 }
 
+/// Stands, among the partitions that existed when a generation began, for all those of a topic: which ones it had
+/// was not known.
+const ALL_PARTITIONS: i32 = -1;
+
 /// Partitions that are named in one line. Of more, the number is told.
 const NAMED: usize = 8;
 
@@ -326,15 +330,15 @@ impl Positions {
         identity: &Identity,
     ) -> Result<(), Unknown> {
         let offset = match self.existed(partition).await? {
-            // It was added later.
-            false => marks.low,
+            // It was added later, at offset 0: if its log begins behind that, the events between are lost.
+            false => 0,
             true => {
                 let (projection, besides) = (&self.generation.projection, Some(self.generation.id));
                 let earlier = self.store.earlier_starts(projection, besides).await?;
                 self.starts.find(&self.log, partition, (marks, identity), &earlier).await??
             }
         };
-        let before_start = offset - marks.low;
+        let before_start = (offset - marks.low).max(0);
         let beginning = Beginning { offset, before_start, identity: identity.clone() };
         self.store.begin_partition(&self.generation, partition, &beginning).await?;
         if before_start > 0 {
@@ -358,11 +362,14 @@ impl Positions {
                 self.store.begin_generation(&self.generation, &now, &start).await?
             }
         };
-        Ok(self.began_with.insert(began_with).contains(partition))
+        let began_with = self.began_with.insert(began_with);
+        let unknown = Partition::new(partition.topic.clone(), ALL_PARTITIONS);
+        Ok(began_with.contains(partition) || began_with.contains(&unknown))
     }
 
     /// The partitions of all topics as they exist now. A topic that does not exist has none; a topic whose
-    /// partitions are not known can wait if it is read from its beginning anyway.
+    /// partitions are not known can wait if it is read from its beginning anyway: then all of them count as
+    /// existing.
     async fn existing(&self) -> Result<BTreeSet<Partition>, Unknown> {
         let mut existing = BTreeSet::new();
         let topics = self.log.topics(self.starts.topics()).await?.into_iter().collect();
@@ -371,6 +378,7 @@ impl Positions {
                 Ok(partitions) => existing.extend(partitions),
                 Err(fault) if fault.kind() == FailureKind::NoTopic => {}
                 Err(fault) if self.starts.of_topic(&topic) == StartAt::Earliest && !fault.is_everywhere() => {
+                    existing.insert(Partition::new(topic, ALL_PARTITIONS));
                 }
                 Err(fault) => return Err(LogError::Fault(fault).into()),
             }

@@ -320,3 +320,62 @@ fn what_neither_the_file_nor_the_log_has_is_named() {
     assert!(code == 1 && unwrapped(&said).contains("anotherlog"), "{said}");
     host.sigterm();
 }
+
+/// Offsets are missing between lines, before the first one, or of a whole partition; or one stands there twice.
+#[test]
+fn a_file_with_holes_is_named_before_anything_is_begun() {
+    let history = History::new("holes", SALES_BY_COUNTRY, ReadModel::postgres(), seed(875), 1.0);
+    let platform = &history.platform;
+    let text = String::from_utf8(history.file.clone()).unwrap();
+    let place = |line: &str| -> (i64, i64) {
+        let line: Value = serde_json::from_str(line).unwrap();
+        (line["partition"].as_i64().unwrap(), line["offset"].as_i64().unwrap())
+    };
+    let topic = platform.topic(ORDER_CONFIRMED);
+    let lines_but = |left_out: &dyn Fn(i64, i64) -> bool| -> Vec<&str> {
+        let kept = text.lines().filter(|line| {
+            let (partition, offset) = place(line);
+            !left_out(partition, offset)
+        });
+        kept.collect()
+    };
+    let end = history.ends[&(topic.clone(), 1)];
+    let cases: [(Vec<&str>, String); 3] = [
+        (
+            lines_but(&|partition, offset| partition == 0 && (20..23).contains(&offset)),
+            "offsets 20 to 22".to_owned(),
+        ),
+        (lines_but(&|partition, offset| partition == 0 && offset < 2), "offsets 0 to 1".to_owned()),
+        (lines_but(&|partition, _| partition == 1), format!("offsets 0 to {}", end - 1)),
+    ];
+    let mut holes = String::new();
+    for (at, (lines, missing)) in cases.into_iter().enumerate() {
+        let file = history.write(&format!("holes-{at}.jsonl"), lines.join("\n").as_bytes());
+        let (code, _, said) = platform.command(&["backfill", SALES_BY_COUNTRY, "--from", &file]);
+        let of = if at == 2 { 1 } else { 0 };
+        let named = unwrapped(&format!("{missing} of {topic}/{of}"));
+        let said = unwrapped(&said);
+        assert!(code == 1 && said.contains(&named) && said.contains("--allow-gap"), "{code}: {said}");
+        if at == 0 {
+            holes = file;
+        }
+    }
+    let first = text.lines().next().unwrap();
+    let twice = history.write("twice.jsonl", format!("{text}{first}\n").as_bytes());
+    let (code, _, said) = platform.command(&["backfill", SALES_BY_COUNTRY, "--from", &twice]);
+    let line = format!("line{}:offset{}", history.lines + 1, place(first).1);
+    let said = unwrapped(&said);
+    assert!(code == 1 && said.contains(&line) && said.contains("--skip-line"), "{code}: {said}");
+    assert!(platform.status().unwrap()[SALES_BY_COUNTRY].beside.is_empty(), "nothing was begun");
+
+    let allowed = [
+        "backfill",
+        SALES_BY_COUNTRY,
+        "--from",
+        &holes,
+        "--allow-gap",
+        "--reason",
+        "they are transactions' markers",
+    ];
+    assert_eq!(platform.ask(&allowed)["events"], json!(history.lines - 3));
+}

@@ -403,3 +403,54 @@ fn partitions_that_are_added_are_read_from_their_beginning() {
     }
     assert_eq!(host.sigterm().tally(SALES_BY_COUNTRY).fenced, 0);
 }
+
+/// Fault 6 for a partition that no host has seen yet: its beginning is gone as well.
+#[test]
+fn a_partition_that_was_added_and_lost_its_beginning_is_paused_and_the_loss_named() {
+    for read_model in [ReadModel::postgres(), ReadModel::sqlite()] {
+        let platform = Platform::new("grown-and-lost", &[SALES_BY_COUNTRY], read_model);
+        platform.create_topics(PARTITIONS);
+        let topic = platform.topic(ORDER_CONFIRMED);
+        let records = history(&platform, seed(357), 1_000);
+        let (before, after) = records.split_at(500);
+        platform.publish(before);
+        let host = platform.start_host("first");
+        platform.until_fresh();
+        host.sigterm();
+        topics::grow(platform.brokers(), &topic, PARTITIONS as usize + 1).unwrap();
+        let orders = after.iter().filter(|record| record.topic == topic);
+        let to_added = orders.cloned().map(|record| Record { partition: Some(PARTITIONS), ..record });
+        platform.publish(&to_added.collect::<Vec<_>>());
+        delete_records(&platform, &topic, PARTITIONS, 5);
+
+        let host = platform.start_host("second");
+        let lost = "offsets 0 to 4 were removed";
+        host.log().wait_for("that the partition is paused", |line| {
+            line.message().starts_with("partition paused")
+                && line.field("partition") == format!("{topic}/{PARTITIONS}")
+                && line.field("reason").starts_with(lost)
+        });
+        eventually("it is shown as paused", || {
+            let now = partitions(&platform, SALES_BY_COUNTRY, &topic);
+            let why = now.last().and_then(|added| added.paused.clone());
+            if why.is_some_and(|why| why.reason.starts_with(lost)) { Ok(()) } else { Err(now) }
+        });
+        platform.publish(before);
+        eventually("the other partitions flow", || {
+            let now = partitions(&platform, SALES_BY_COUNTRY, &topic);
+            if now[..2].iter().all(|other| other.lag == 0) { Ok(()) } else { Err(now) }
+        });
+        let now = partitions(&platform, SALES_BY_COUNTRY, &topic);
+        assert_eq!((now[2].checkpoint, now[2].counters.read), (Some(0), 0), "{now:?}");
+
+        let partition = format!("{topic}/{PARTITIONS}");
+        let skip =
+            ["skip", SALES_BY_COUNTRY, "--partition", &partition, "--to", "5", "--reason", "retention"];
+        platform.ask(&skip);
+        platform.ask(&["resume", SALES_BY_COUNTRY]);
+        platform.until_fresh();
+        let now = partitions(&platform, SALES_BY_COUNTRY, &topic);
+        assert_eq!(now[2].counters.skipped, 5, "{now:?}");
+        host.sigterm();
+    }
+}

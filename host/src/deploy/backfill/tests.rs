@@ -161,10 +161,17 @@ not json
 {"topic": "customers", "value": 1}
 "#;
     let (_directory, path) = written("a.jsonl", lines.as_bytes());
-    let scanned = Scanned::of(&mut Lines::open(&path, MOST).unwrap(), &topics(), |_| ()).unwrap();
+    let scan = |skipped: &[i64]| {
+        let skipped = skipped.iter().copied().collect();
+        Scanned::of(&mut Lines::open(&path, MOST).unwrap(), &topics(), &skipped, |_| ()).unwrap()
+    };
+    let scanned = scan(&[]);
     assert_eq!(scanned.lines, 8);
     let ends = [(Partition::new("customers", 3), 1), (Partition::new("live.orders", 0), 10)];
-    assert_eq!(scanned.ends, ends.into());
+    assert_eq!(scanned.ends(), ends.into());
+    assert_eq!(scanned.offsets[&Partition::new("live.orders", 0)].holes(), (vec![0..4, 5..7, 8..9], 0));
+    // A line that is skipped has its offset all the same.
+    assert_eq!(scan(&[1, 5]).ends(), scanned.ends());
 }
 
 /// Payloads that an export does not confuse: a text that is JSON of a string, `null`, or bytes in
@@ -217,7 +224,8 @@ proptest! {
             prop_assert_eq!(&back, &headers);
         }
         prop_assert_eq!(lines.read(&mut line).unwrap(), None);
-        let scanned = Scanned::of(&mut Lines::open(&path, 10_000).unwrap(), &topics(), |_| ()).unwrap();
-        prop_assert_eq!(scanned.ends, [(Partition::new("live.orders", partition), offset + 1)].into());
+        let mut lines = Lines::open(&path, 10_000).unwrap();
+        let scanned = Scanned::of(&mut lines, &topics(), &BTreeSet::new(), |_| ()).unwrap();
+        prop_assert_eq!(scanned.ends(), [(Partition::new("live.orders", partition), offset + 1)].into());
     }
 }
