@@ -71,6 +71,9 @@ kinds! {
     /// A topic that is to be read does not exist.
     NoTopic = "no-topic", Retry,
         "nothing is lost: create the topic, or mend its name under `[kafka.topics]`; once it exists, it is read without a restart";
+    /// A topic does not exist any more of which events are in the read model.
+    TopicDeleted = "topic-deleted", Retry,
+        "the projection goes on with its other topics, and keeps the rows that it has. A topic that is created anew under this name is another log, and is not read into these rows: create it with the events that are to count, then `projector rebuild`. If the topic is not needed any more: deploy a version that does not declare it";
     /// The brokers refuse this host as it is configured: its login, its certificate, its place in the group.
     Login = "login", Retry,
         "nothing is lost, but it does not pass by itself: mend `[kafka]` in the configuration as the reason says";

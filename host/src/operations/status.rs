@@ -137,8 +137,13 @@ impl Brokers {
         mapping.topics(last.map(|recorded| &*recorded.topic))
     }
 
-    /// The partitions of a topic, with the marks of each, or why they are not known.
-    async fn topic(&mut self, topic: Arc<str>) -> Result<Vec<(Partition, Result<Marks, Trouble>)>, Trouble> {
+    /// The partitions of a topic, with the marks of each, or why they are not known. `was_read`: events of it are
+    /// in the read model.
+    async fn topic(
+        &mut self,
+        topic: Arc<str>,
+        was_read: bool,
+    ) -> Result<Vec<(Partition, Result<Marks, Trouble>)>, Trouble> {
         if let Some(gone) = &self.gone {
             return Err(gone.clone());
         }
@@ -148,6 +153,10 @@ impl Brokers {
                 Ok(partitions.into_iter().map(|(at, marks)| (at, marks.map_err(told))).collect())
             }
             Err(error) => {
+                let error = match error {
+                    LogError::Fault(fault) if was_read => LogError::Fault(fault.of_topic_read_before()),
+                    error => error,
+                };
                 let trouble = Trouble::new(error.kind(), &error);
                 if matches!(&error, LogError::Fault(fault) if fault.is_everywhere()) {
                     self.gone = Some(trouble.clone());
@@ -304,7 +313,8 @@ async fn of_projection(
     let read = brokers.topics(&mapping, &recorded).await;
     let topics = topic_statuses(&mapping, &read, &recorded);
     for physical in read {
-        match brokers.topic(physical.clone()).await {
+        let was_read = stored.keys().any(|(topic, _)| **topic == *physical);
+        match brokers.topic(physical.clone(), was_read).await {
             Err(why) => {
                 let logical = mapping.logical(&physical).collect::<Vec<_>>().join(", ");
                 let topic = physical.to_string();
@@ -335,7 +345,8 @@ async fn of_projection(
             }
         }
     }
-    let of_missing = |topic: &&UnknownTopic| topic.why.kind == FailureKind::NoTopic;
+    let of_missing =
+        |topic: &&UnknownTopic| matches!(topic.why.kind, FailureKind::NoTopic | FailureKind::TopicDeleted);
     let missing_topics = unknown_topics.iter().filter(of_missing).map(|topic| topic.topic.clone()).collect();
     let created_ms = projection.created_at / 1_000;
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);

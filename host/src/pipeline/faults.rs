@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::failure::Trouble;
+use crate::failure::{FailureKind, Trouble};
 use crate::retry::{Backoff, Retries};
 use crate::source::{KafkaFault, Subject};
 use crate::store::{Generation, Store, StoreError};
@@ -21,6 +21,8 @@ pub(super) struct Faults {
     retries: Retries,
     topics: TopicMapping,
     open: BTreeMap<Subject, Backoff>,
+    /// Topics that do not exist, until the store tells whether they were read before.
+    missing: BTreeMap<Subject, KafkaFault>,
     /// What the store does not know yet.
     unstored: BTreeMap<Subject, Option<Trouble>>,
 }
@@ -32,12 +34,27 @@ impl Faults {
         retries: &Retries,
         topics: TopicMapping,
     ) -> Self {
-        let (open, unstored) = (BTreeMap::new(), BTreeMap::new());
-        Self { generation, store, retries: retries.clone(), topics, open, unstored }
+        Self {
+            generation,
+            store,
+            retries: retries.clone(),
+            topics,
+            open: BTreeMap::new(),
+            missing: BTreeMap::new(),
+            unstored: BTreeMap::new(),
+        }
     }
 
     /// A fault began, or is over.
     pub(super) fn told(&mut self, subject: Subject, fault: Option<KafkaFault>) {
+        self.missing.remove(&subject);
+        match fault {
+            Some(fault) if fault.kind() == FailureKind::NoTopic => drop(self.missing.insert(subject, fault)),
+            fault => self.show(subject, fault),
+        }
+    }
+
+    fn show(&mut self, subject: Subject, fault: Option<KafkaFault>) {
         let trouble = fault.map(|fault| Trouble::new(fault.kind(), self.named(&fault)));
         match &trouble {
             Some(Trouble { kind, reason }) => {
@@ -63,6 +80,7 @@ impl Faults {
 
     /// Keeps for `status` what this host alone knows. What cannot be stored now is stored later.
     pub(super) async fn store(&mut self) {
+        self.show_missing().await;
         while let Some((subject, trouble)) = self.unstored.pop_first() {
             if let Err(error) = self.keep(&subject, trouble.as_ref()).await {
                 let what = format!("`status` does not show what is wrong with {subject}");
@@ -70,6 +88,24 @@ impl Faults {
                 self.unstored.insert(subject, trouble);
                 return;
             }
+        }
+    }
+
+    /// A topic that has a checkpoint was deleted; another one was never there.
+    async fn show_missing(&mut self) {
+        if self.missing.is_empty() {
+            return;
+        }
+        match self.store.vector(self.generation.id).await {
+            Ok(read) => {
+                for (subject, fault) in std::mem::take(&mut self.missing) {
+                    let was_read =
+                        matches!(&subject, Subject::Topic(topic) if read.keys().any(|of| of.topic == *topic));
+                    let fault = if was_read { fault.of_topic_read_before() } else { fault };
+                    self.show(subject, Some(fault));
+                }
+            }
+            Err(error) => tracing::debug!(%error, "whether a missing topic was read before is asked again"),
         }
     }
 

@@ -269,6 +269,7 @@ impl Positions {
                 continue;
             }
             match log {
+                Err(fault) if checkpoint.is_some() => unknown.push((partition, fault.of_topic_read_before())),
                 Err(fault) => unknown.push((partition, fault)),
                 Ok((marks, identity)) => {
                     let start = start(checkpoint.as_ref(), marks, &identity);

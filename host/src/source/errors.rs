@@ -72,6 +72,8 @@ pub struct KafkaFault {
     pub connection: Option<Box<Fault>>,
     /// The existing topic whose name is most like the one that does not exist.
     pub nearest: Option<String>,
+    /// Of the topic, events are in the read model: if it does not exist, it was deleted.
+    pub was_read: bool,
 }
 
 impl KafkaFault {
@@ -85,7 +87,7 @@ impl KafkaFault {
             Subject::Group(_) => Right::Read,
             _ => Right::Describe,
         };
-        Self { subject, code, right, asker: asker.clone(), connection: None, nearest: None }
+        Self { subject, code, right, asker: asker.clone(), connection: None, nearest: None, was_read: false }
     }
 
     /// The same where records were to be read.
@@ -93,8 +95,17 @@ impl KafkaFault {
         Self { right: Right::Read, ..self }
     }
 
+    /// The same of a topic of which events are in the read model.
+    pub fn of_topic_read_before(self) -> Self {
+        Self { was_read: true, ..self }
+    }
+
     pub fn kind(&self) -> FailureKind {
-        self.connection.as_ref().map_or(meaning(self.code).kind, |fault| fault.kind.failure_kind())
+        match (&self.connection, meaning(self.code).kind) {
+            (Some(fault), _) => fault.kind.failure_kind(),
+            (None, FailureKind::NoTopic) if self.was_read => FailureKind::TopicDeleted,
+            (None, kind) => kind,
+        }
     }
 
     /// Whether no broker can be asked at all, so that other questions are in vain as well.
@@ -110,6 +121,9 @@ impl KafkaFault {
         let Meaning { kind, what, remedy } = meaning(self.code);
         let name = name(self.code);
         match kind {
+            FailureKind::NoTopic if self.was_read => {
+                format!("it was read, and does not exist any more; Kafka error {name}")
+            }
             FailureKind::Denied => format!("{}; Kafka error {name}; {}", self.missing_right(), self.grant()),
             FailureKind::NoTopic => match &self.nearest {
                 Some(nearest) => {

@@ -191,6 +191,71 @@ fn a_topic_that_does_not_exist_is_named_with_the_most_similar_one() {
     assert!(!log.lines().iter().any(|line| line.message() == "projection starts again"));
 }
 
+/// A topic that was read is deleted under a running host: the others are read on, also by a host that starts
+/// then; what is told is not to create it anew and be done. A topic that is created anew is another log.
+#[test]
+fn a_topic_that_is_deleted_stops_no_other_topic() {
+    let platform = with_admin(Platform::new("deleted", &["order-search"], ReadModel::postgres()));
+    platform.create_topics(1);
+    let records: Vec<Record> = platform.workload(6, 900).records().collect();
+    let profile = platform.topic(projector_workload::CUSTOMER_PROFILE_UPDATED);
+    let mut parts = records.chunks(300);
+    let mut next_part = || parts.next().expect("there are three");
+    platform.publish(next_part());
+    let host = platform.start_host("first");
+    platform.until_fresh();
+    let others = |part: &[Record]| -> Vec<Record> {
+        part.iter().filter(|record| record.topic != profile).cloned().collect()
+    };
+    let until_others_are_read = || {
+        eventually("the other topics are read", || {
+            let status = platform.status()?.remove("order-search").ok_or("it is not installed")?;
+            let others: Vec<_> = status.partitions.iter().filter(|of| of.topic != profile).collect();
+            match others.len() == 2 && others.iter().all(|of| of.lag == 0 && of.checkpoint.is_some()) {
+                true => Ok(others.iter().map(|of| of.counters.read).sum::<u64>()),
+                false => Err(format!("{others:?}")),
+            }
+        })
+    };
+    let read = until_others_are_read();
+
+    topics::delete(platform.brokers(), &[&profile]).unwrap();
+    let told = until_retrying(&host, &[&profile, "it was read, and does not exist any more"]);
+    assert_eq!(told["kind"], "topic-deleted", "{told:#}");
+    let advice = told["advice"].as_str().unwrap_or_default();
+    assert!(advice.contains("projector rebuild") && !advice.contains("without a restart"), "{advice}");
+    let part = others(next_part());
+    platform.publish(&part);
+    let read_on = until_others_are_read();
+    assert_eq!(read_on, read + part.len() as u64);
+    let shown = status(&platform);
+    assert_eq!((&shown["fresh"], &shown["missing_topics"]), (&json!(false), &json!([profile])), "{shown:#}");
+    assert_eq!(shown["unknown_topics"][0]["why"]["kind"], "topic-deleted", "{shown:#}");
+    assert_eq!(shown["halted"], Value::Null, "{shown:#}");
+    let log = host.sigterm();
+    assert!(!log.lines().iter().any(|line| line.message() == "projection starts again"));
+
+    let host = platform.start_host("second");
+    let part = others(next_part());
+    platform.publish(&part);
+    assert_eq!(until_others_are_read(), read_on + part.len() as u64);
+    until_retrying(&host, &[&profile, "it was read, and does not exist any more"]);
+
+    topics::create(platform.brokers(), &[Topic::new(&*profile, 1)]).unwrap();
+    host.log().wait_for("that the new topic is paused", |line| {
+        line.message().starts_with("partition paused")
+            && line.field("partition") == format!("{profile}/0")
+            && line.field("reason").contains("the topic was created anew")
+    });
+    platform.publish(&part);
+    assert_eq!(until_others_are_read(), read_on + 2 * part.len() as u64);
+    eventually("nothing is tried again any more", || {
+        let all = retrying(&host);
+        if all.is_empty() { Ok(()) } else { Err(all) }
+    });
+    host.sigterm();
+}
+
 /// A panic of one projection's tasks, again and again, is shown, and is nobody else's.
 #[test]
 fn a_projection_whose_tasks_panic_is_shown_and_stops_no_other() {
