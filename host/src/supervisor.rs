@@ -39,7 +39,7 @@ use crate::plugin::Plugin;
 use crate::retry::{Backoff, Halt, Retries};
 use crate::settle::{OnTrial, Released, Settler};
 use crate::source::{Log, LogError, Merging, Source};
-use crate::store::deployments::{Action, Origin, Proposal, Proposed, Role};
+use crate::store::deployments::{Action, Origin, Proposal, Proposed, Role, Standing};
 use crate::store::operator::{Asked, Open, Wishes};
 use crate::store::{self, Component, Deployment, Generation, Store, StoreError};
 use crate::topics::TopicMapping;
@@ -867,10 +867,18 @@ impl Host {
             digest: String::new(),
             error: VersionError::Load(error.into()),
         })?;
-        let standings = store.standings(&generation.projection).await?;
-        let Some(built) = standings.iter().find(|standing| standing.generation.id == generation.id) else {
-            return Ok(configured);
+        let of = |standings: Vec<Standing>| {
+            standings.into_iter().find(|standing| standing.generation.id == generation.id)
         };
+        let mut built = of(store.standings(&generation.projection).await?);
+        if let Some(unmapped) = &built
+            && unmapped.layout.physical.is_empty()
+        {
+            store.record_mapping(generation, &unmapped.layout.mapped(&configured)).await?;
+            // Another host may have been quicker.
+            built = of(store.standings(&generation.projection).await?);
+        }
+        let Some(built) = built else { return Ok(configured) };
         for change in built.layout.remapped(&configured) {
             let (projection, number) = (&generation.projection, generation.number);
             tracing::warn!(

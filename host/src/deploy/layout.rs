@@ -25,7 +25,7 @@ pub struct Layout {
     pub topics: BTreeMap<String, String>,
     /// What they are in the log, by their logical names: as it was declared, not what matched. It is read from
     /// there for as long as the generation lives, whatever the configuration says by now. Empty: unknown, as a
-    /// host of an older version made it; then the configuration tells.
+    /// host of an older version made it; then the first host that runs it stores what its configuration tells.
     #[serde(default)]
     pub physical: BTreeMap<String, PhysicalTopics>,
     pub tables: Vec<LaidTable>,
@@ -171,6 +171,11 @@ impl Layout {
                 .iter()
                 .map(|(logical, now)| (logical.clone(), self.physical.get(logical).unwrap_or(now).clone())),
         )
+    }
+
+    /// With what its topics are in the log, where that was unknown.
+    pub fn mapped(&self, topics: &TopicMapping) -> Layout {
+        Layout { physical: topics.by_name(), ..self.clone() }
     }
 
     /// With what a version adds. What is there stays as it is, in its order.

@@ -158,6 +158,47 @@ fn a_generation_goes_on_with_the_topics_that_it_is_built_from() {
     host.sigterm();
 }
 
+/// A second host whose configuration maps a topic otherwise shares the generation, and reads what that is built
+/// from: its own topic is not mixed in. So it is where a host of an older version made the generation, and did not
+/// say what it is built from.
+#[test]
+fn a_second_host_with_another_mapping_reads_the_same_topics() {
+    for of_older_version in [false, true] {
+        let gates = Gates::new("two-mappings", 1, ReadModel::postgres());
+        let (eu, us) = (gates.platform.topic("eu.step"), gates.platform.topic("us.step"));
+        let gates = gates.set(&["kafka", "topics", "step.v1"], eu.as_str());
+        create(&gates.platform, &["eu.step", "us.step"]);
+        publish(&gates, "eu.step", &[("a", "1")]);
+        publish(&gates, "us.step", &[("z", "1"), ("z", "2")]);
+        let mut first = gates.start_host("first");
+        gates.until_through();
+        if of_older_version {
+            first.sigterm();
+            gates.platform.read_model().query("update projector.generation set layout = layout - 'physical'");
+            first = gates.start_host("again");
+            gates.platform.until_shared_by(&first.group(GATES), 1);
+        }
+        let gates = gates.set(&["kafka", "topics", "step.v1"], us.as_str());
+        let second = gates.start_host("second");
+        gates.platform.until_shared_by(&second.group(GATES), 2);
+        second.log().wait_for("that the mapping is another one", |line| {
+            line.message().starts_with("the generation goes on reading what it is built from")
+                && line.message().contains("step.v1")
+        });
+        publish(&gates, "us.step", &[("z", "3")]);
+        publish(&gates, "eu.step", &[("a", "2")]);
+        eventually("the topic that it is built from is read", || match gates.trails_of(["a"]) {
+            [trail] if trail == "1 2" => Ok(()),
+            other => Err(other),
+        });
+        gates.until_through();
+        assert_eq!(gates.trails_of(["a", "z"]), ["1 2", ""]);
+        assert_eq!(read_topics(&gates.platform, GATES), set(&["eu.step", "gate.v1", "step.v2"]));
+        second.sigterm();
+        first.sigterm();
+    }
+}
+
 /// Two logical topics of which one physical topic is read partly by both: each event goes to each handler.
 #[test]
 fn an_event_of_two_logical_topics_goes_to_both_in_declared_order() {

@@ -6,11 +6,26 @@ use async_trait::async_trait;
 
 use super::Postgres;
 use super::errors::classify;
-use crate::store::source_topics::{RecordedTopic, SourceTopics};
+use crate::deploy::layout::Layout;
+use crate::store::source_topics::{RecordedTopic, SourceTopics, layout_json};
 use crate::store::{Generation, StoreError};
 
 #[async_trait]
 impl SourceTopics for Postgres {
+    async fn record_mapping(&self, generation: &Generation, mapped: &Layout) -> Result<(), StoreError> {
+        sqlx::query(
+            "update projector.generation set layout = case when layout is null then $2::text::jsonb
+               else jsonb_set(layout, '{physical}', $2::text::jsonb -> 'physical') end
+             where id = $1 and coalesce(layout -> 'physical', '{}') = '{}'",
+        )
+        .bind(generation.id)
+        .bind(layout_json(mapped))
+        .execute(&mut *self.connection().await?)
+        .await
+        .map_err(classify)?;
+        Ok(())
+    }
+
     async fn record_topics(
         &self,
         generation: &Generation,

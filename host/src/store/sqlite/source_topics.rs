@@ -6,11 +6,26 @@ use async_trait::async_trait;
 
 use super::errors::classify;
 use super::{Sqlite, now_micros};
-use crate::store::source_topics::{RecordedTopic, SourceTopics};
+use crate::deploy::layout::Layout;
+use crate::store::source_topics::{RecordedTopic, SourceTopics, layout_json};
 use crate::store::{Generation, StoreError};
 
 #[async_trait]
 impl SourceTopics for Sqlite {
+    async fn record_mapping(&self, generation: &Generation, mapped: &Layout) -> Result<(), StoreError> {
+        sqlx::query(
+            "update projector_generation set layout = case when layout is null then ?2
+               else json_set(layout, '$.physical', json_extract(?2, '$.physical')) end
+             where id = ?1 and coalesce(json_extract(layout, '$.physical'), '{}') = '{}'",
+        )
+        .bind(generation.id)
+        .bind(layout_json(mapped))
+        .execute(&self.pool)
+        .await
+        .map_err(classify)?;
+        Ok(())
+    }
+
     async fn record_topics(
         &self,
         generation: &Generation,
