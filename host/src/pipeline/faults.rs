@@ -105,7 +105,10 @@ impl Faults {
                     self.show(subject, Some(fault));
                 }
             }
-            Err(error) => tracing::debug!(%error, "whether a missing topic was read before is asked again"),
+            Err(error) => {
+                let what = "whether a missing topic was read before could not be found out";
+                self.retries.missed(&self.generation.projection, what, &error);
+            }
         }
     }
 
