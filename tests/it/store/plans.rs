@@ -9,6 +9,7 @@ use projector::duplicate::{Duplicate, EventId, Remembered};
 use projector::event::{Event, Position};
 use projector::ordering::KeyId;
 use projector::outcome::{Failure, FailureKind};
+use projector::store::event_ids::Horizon;
 use projector::store::operator::{Action, Asked, Filter, NewOperations};
 use projector::store::{Advance, Books, DeadLetter, Parked, Writes};
 use projector_model::LookupCall;
@@ -115,12 +116,7 @@ async fn no_statement_of_the_host_reads_a_large_table_through() -> Result<()> {
             let mut hash = [batch as u8; 16];
             hash[..8].copy_from_slice(&n.to_be_bytes());
             let first = Position { partition: partition(), offset: at };
-            Remembered {
-                id: EventId { topic: "t".into(), hash },
-                first,
-                recorded_at: None,
-                window_seconds: 86_400,
-            }
+            Remembered { id: EventId { topic: "t".into(), hash }, first, recorded_at: None }
         });
         let changes: Vec<_> = (0..BATCH).map(|n| call(0, [text(&format!("c{n}")), text("l0")])).collect();
         let books = Books { dead: BTreeMap::from([("no".into(), 1)]), parked: 1, ..Books::default() };
@@ -156,6 +152,8 @@ async fn no_statement_of_the_host_reads_a_large_table_through() -> Result<()> {
         assert_eq!(store.withdraw(&lone).await?.len(), lone.len());
         store.open_deployments().await?;
         store.expire(&generation, 86_400, &Asked::default()).await?;
+        let horizon = Horizon { time: None, window_seconds: 100_000_000 };
+        assert_eq!(store.forget_ids(&generation, "t", horizon, 10_000).await?, 0);
         store.operations(None, 10).await?;
     }
     drop(projection);
