@@ -11,6 +11,7 @@ pub mod purity;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use projector_model::change::codes;
@@ -84,26 +85,43 @@ impl From<StoreError> for ProjectError {
     }
 }
 
-/// Reads stored rows: for each call, the whole rows that it finds.
+/// Reads stored rows: see [`Transaction::read`](crate::store::Transaction::read).
 pub type Read<'r> = dyn FnMut(&[LookupCall]) -> Result<Vec<Vec<Row>>, StoreError> + 'r;
 
-/// Calls the plugin for each event, in one fresh instance. Blocks.
-///
+/// Who answers to a batch's events: a plugin, through its [`Caller`], or a twin of one that a test wrote.
+pub trait Respondent {
+    fn contract(&self) -> &Arc<Contract>;
+
+    /// What an event leads to, with the rows that it is shown: held against the contract, and a failure
+    /// confirmed. Blocks.
+    fn call(&mut self, event: &Event, found: &[Found]) -> Result<FirstAnswer, ProjectError>;
+
+    /// Whether all calls together took this part of what a batch may use.
+    fn has_used(&self, part: f64) -> bool;
+}
+
+/// Calls the plugin for each event, in one fresh instance. Blocks. See [`first_answers`].
+pub fn ask(plugin: &Plugin, batch: &[Delivery]) -> Result<Vec<FirstAnswers>, ProjectError> {
+    first_answers(&mut Caller::new(plugin), batch)
+}
+
 /// Returns answers for each event, or for fewer, but for one at least: those that remain are to begin
 /// the next batch, because this one has used its fuel or its time.
-pub fn ask(plugin: &Plugin, batch: &[Delivery]) -> Result<Vec<FirstAnswers>, ProjectError> {
-    let mut caller = Caller::new(plugin);
+pub fn first_answers(
+    respondent: &mut dyn Respondent,
+    batch: &[Delivery],
+) -> Result<Vec<FirstAnswers>, ProjectError> {
     let mut answers = Vec::with_capacity(batch.len());
     for Delivery { event, .. } in batch {
-        let mut of_event = FirstAnswers::from(caller.call(event, &[])?);
+        let mut of_event = FirstAnswers::from(respondent.call(event, &[])?);
         for nth in 1..event.topic_count() {
             if of_event.failure().is_some() {
                 break;
             }
-            of_event.also.push(caller.call(&event.as_of(nth), &[])?);
+            of_event.also.push(respondent.call(&event.as_of(nth), &[])?);
         }
         answers.push(of_event);
-        if caller.has_used(1.0) {
+        if respondent.has_used(1.0) {
             break;
         }
     }
@@ -129,21 +147,22 @@ pub struct Keys {
 /// begin the next batch, because a lookup of theirs could find rows that this one has not written
 /// yet, or because they are to be called and this one has used its fuel or its time.
 pub fn resolve<'a, 'r>(
-    caller: &'r mut Caller<'_>,
+    respondent: &'r mut dyn Respondent,
     batch: &'r [Delivery],
     answers: &'a [FirstAnswers],
     duplicates: &'r [Again],
     keys: Keys,
     read: &'r mut Read<'r>,
 ) -> Result<Vec<Outcome<'a>>, ProjectError> {
+    let contract = respondent.contract().clone();
     let mut resolver = Resolver {
         batch,
         answers,
         duplicates,
         keys,
-        contract: &caller.plugin.contract,
-        overlay: Overlay::new(&caller.plugin.contract),
-        caller,
+        contract: &contract,
+        overlay: Overlay::new(&contract),
+        respondent,
         read,
         rounds_read: 0,
         foreseen: HashMap::new(),
@@ -162,14 +181,14 @@ pub fn resolve<'a, 'r>(
     Ok(outcomes)
 }
 
-struct Resolver<'a, 'r, 'p> {
+struct Resolver<'a, 'r, 'c> {
     batch: &'r [Delivery],
     answers: &'a [FirstAnswers],
     duplicates: &'r [Again],
     keys: Keys,
-    contract: &'r Contract,
-    caller: &'r mut Caller<'p>,
-    overlay: Overlay<'r>,
+    contract: &'c Contract,
+    respondent: &'r mut dyn Respondent,
+    overlay: Overlay<'c>,
     read: &'r mut Read<'r>,
     /// Rounds whose rows were read for all of the batch.
     rounds_read: usize,
@@ -224,7 +243,7 @@ impl<'a> Resolver<'a, '_, '_> {
         let mut answer = match self.answers[at].nth(nth) {
             Some(answer) => Cow::Borrowed(answer),
             // Not asked yet: an earlier one failed, of which the event turns out to be a duplicate.
-            None => Cow::Owned(self.caller.call(&self.batch[at].event.as_of(nth), &[])?),
+            None => Cow::Owned(self.respondent.call(&self.batch[at].event.as_of(nth), &[])?),
         };
         let mut found: Vec<Found> = Vec::new();
         let mut round = 0;
@@ -246,14 +265,14 @@ impl<'a> Resolver<'a, '_, '_> {
                     )
                 }));
             }
-            if !self.overlay.knows(&calls) {
+            if !calls.iter().all(|call| self.overlay.knows(call)) {
                 self.read_ahead(at, round, &calls)?;
             }
             self.overlay.show(&calls, &mut found);
             answer = Cow::Owned(match foreseen.iter().position(|(shown, _)| *shown == found) {
                 Some(at) => foreseen.swap_remove(at).1,
-                None if at > 0 && self.caller.has_used(1.0) => return Ok(None),
-                None => self.caller.call(&self.batch[at].event.as_of(nth), &found)?,
+                None if at > 0 && self.respondent.has_used(1.0) => return Ok(None),
+                None => self.respondent.call(&self.batch[at].event.as_of(nth), &found)?,
             });
             round += 1;
         }
@@ -303,7 +322,7 @@ impl<'a> Resolver<'a, '_, '_> {
         let mut calls = calls.clone();
         let mut found = Vec::new();
         for _ in 0..round {
-            if !self.overlay.knows(&calls) {
+            if !calls.iter().all(|call| self.overlay.knows(call)) {
                 return None;
             }
             self.overlay.show(&calls, &mut found);
@@ -311,10 +330,10 @@ impl<'a> Resolver<'a, '_, '_> {
             let place = match foreseen.iter().position(|(shown, _)| *shown == found) {
                 Some(place) => place,
                 // The rest is for their turns: what they answer ahead is lost where the batch ends.
-                None if self.caller.has_used(0.5) => return None,
+                None if self.respondent.has_used(0.5) => return None,
                 None => {
                     // If it runs out of time, it will do so again in its turn.
-                    let answer = self.caller.call(&self.batch[at].event.as_of(nth), &found).ok()?;
+                    let answer = self.respondent.call(&self.batch[at].event.as_of(nth), &found).ok()?;
                     foreseen.push((found.clone(), answer));
                     foreseen.len() - 1
                 }
@@ -394,27 +413,6 @@ impl<'p> Caller<'p> {
         self.calls.unwrap_or_default()
     }
 
-    /// Whether all calls together took this part of the fuel or of the time that a batch has.
-    fn has_used(&self, part: f64) -> bool {
-        let limits = &self.plugin.limits;
-        self.fuel as f64 >= part * limits.batch_fuel as f64 || self.time >= limits.batch_time.mul_f64(part)
-    }
-
-    fn call(&mut self, event: &Event, found: &[Found]) -> Result<FirstAnswer, ProjectError> {
-        let began = Instant::now();
-        let answer = self.confirmed(event, found);
-        self.time += began.elapsed();
-        if let Some(calls) = &mut self.calls {
-            calls.push(Call { event: event.clone(), found: found.to_vec(), answer: answer.clone() });
-        }
-        match answer {
-            Err(failure) if failure.kind == FailureKind::Timeout => {
-                Err(ProjectError::Timeout(event.position.clone()))
-            }
-            answer => Ok(answer),
-        }
-    }
-
     fn confirmed(&mut self, event: &Event, found: &[Found]) -> FirstAnswer {
         let mut instance = match self.instance.take() {
             Some(instance) => instance,
@@ -434,6 +432,33 @@ impl<'p> Caller<'p> {
         let answer = checked(self.plugin, instance, event, found);
         self.fuel = self.fuel.saturating_add(instance.fuel_used());
         answer
+    }
+}
+
+impl Respondent for Caller<'_> {
+    fn contract(&self) -> &Arc<Contract> {
+        &self.plugin.contract
+    }
+
+    fn call(&mut self, event: &Event, found: &[Found]) -> Result<FirstAnswer, ProjectError> {
+        let began = Instant::now();
+        let answer = self.confirmed(event, found);
+        self.time += began.elapsed();
+        if let Some(calls) = &mut self.calls {
+            calls.push(Call { event: event.clone(), found: found.to_vec(), answer: answer.clone() });
+        }
+        match answer {
+            Err(failure) if failure.kind == FailureKind::Timeout => {
+                Err(ProjectError::Timeout(event.position.clone()))
+            }
+            answer => Ok(answer),
+        }
+    }
+
+    /// Counts fuel and time.
+    fn has_used(&self, part: f64) -> bool {
+        let limits = &self.plugin.limits;
+        self.fuel as f64 >= part * limits.batch_fuel as f64 || self.time >= limits.batch_time.mul_f64(part)
     }
 }
 

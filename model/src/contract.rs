@@ -131,6 +131,22 @@ impl Table {
     }
 }
 
+impl Lookup {
+    /// Whether it asks for the one row whose key its arguments give.
+    pub fn is_by_key(&self, table: &Table) -> bool {
+        table.is_key(&self.by)
+    }
+
+    /// The columns of its table that are read for it: all of a row that it asks for by the key, as changes
+    /// may meet it before it is shown.
+    pub fn read_columns(&self, table: &Table) -> Vec<usize> {
+        match self.is_by_key(table) {
+            true => (0..table.columns.len()).collect(),
+            false => self.columns.clone(),
+        }
+    }
+}
+
 impl Write {
     /// The columns of the arguments, in order.
     pub fn argument_columns(&self) -> impl Iterator<Item = usize> + '_ {

@@ -216,13 +216,8 @@ impl Tables {
     /// The keys of the rows, tombstones aside, whose columns have these values, in key order.
     fn selected(&self, table_index: usize, table: &Table, columns: &[usize], values: &[Value]) -> Vec<Key> {
         let rows = &self.tables[table_index];
-        if columns == table.key {
-            return rows
-                .get(values)
-                .filter(|row| !row.tombstone)
-                .map(|_| values.to_vec())
-                .into_iter()
-                .collect();
+        if let Some(key) = table.key_given(columns, values) {
+            return Some(key).filter(|key| rows.get(key).is_some_and(|row| !row.tombstone)).into_iter().collect();
         }
         let matches =
             |row: &Row| columns.iter().zip(values).all(|(column, value)| row.values[*column] == *value);
@@ -304,6 +299,12 @@ pub fn missed(write: &Write, table: &Table, by: &[Value]) -> Rejection {
 impl Table {
     pub fn key_of(&self, values: &[Value]) -> Key {
         self.key.iter().map(|column| values[*column].clone()).collect()
+    }
+
+    /// The key of the one row that these values of these columns select. `None`: they are not the key.
+    pub fn key_given(&self, columns: &[usize], values: &[Value]) -> Option<Key> {
+        let value = |key: &usize| columns.iter().position(|column| column == key).map(|at| values[at].clone());
+        self.is_key(columns).then(|| self.key.iter().filter_map(value).collect())
     }
 }
 

@@ -1,24 +1,31 @@
 //! The stored rows that a batch's events ask for, as changed by the events before them.
+//!
+//! Known are the rows that were asked for by their key: those that are there, those that are not, and
+//! tombstones. Every change meets them, one by one, and no others: what becomes of a row that nobody asked for
+//! is never shown, and says nothing about whether its event will be rejected.
+//!
+//! So no event is taken back here. If the store rejects one, nothing of the batch stands: the events before it
+//! are committed, and those after it are projected again.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
-use projector_model::interpret::Row;
-use projector_model::{Change, Contract, LookupCall, Tables};
+use projector_model::interpret::Key;
+use projector_model::{Change, Contract, LookupCall, Tables, Value};
 
 use super::Read;
 use crate::plugin::Found;
 use crate::store::StoreError;
 
-/// Only rows that a lookup asked for are known here. Changes to other rows are applied as well,
-/// onto nothing: what becomes of such a row is never shown, because a lookup loads its row first.
 pub(super) struct Overlay<'c> {
     contract: &'c Contract,
+    /// The known rows as they are now.
     tables: Tables,
-    /// What was asked and read.
-    asked: HashSet<LookupCall>,
-    stored: Vec<(usize, Row)>,
+    /// By table: the keys that were asked for.
+    known: Vec<HashSet<Key>>,
+    /// What was found by other columns than the key: it is shown as long as nothing of the table is changed.
+    found: HashMap<LookupCall, Vec<Vec<Value>>>,
     /// Changes of earlier events to tables that lookups read, in order.
-    pending: Vec<Vec<Change>>,
+    pending: Vec<Change>,
 }
 
 impl<'c> Overlay<'c> {
@@ -26,33 +33,39 @@ impl<'c> Overlay<'c> {
         Self {
             contract,
             tables: Tables::new(contract),
-            asked: HashSet::new(),
-            stored: Vec::new(),
+            known: vec![HashSet::new(); contract.tables.len()],
+            found: HashMap::new(),
             pending: Vec::new(),
         }
     }
 
     /// Reads what these calls find, all at once, if it was not read before.
     pub(super) fn load(&mut self, calls: Vec<LookupCall>, read: &mut Read<'_>) -> Result<(), StoreError> {
-        let new: HashSet<LookupCall> = calls.into_iter().filter(|call| !self.asked.contains(call)).collect();
+        let new: HashSet<LookupCall> = calls.into_iter().filter(|call| !self.knows(call)).collect();
         if new.is_empty() {
             return Ok(());
         }
         let mut new: Vec<LookupCall> = new.into_iter().collect();
         new.sort();
         let found = read(&new)?;
+        let mut late = Tables::new(self.contract);
+        let mut keys = vec![HashSet::new(); self.contract.tables.len()];
         for (call, rows) in new.into_iter().zip(found) {
-            let table = self.contract.lookups[usize::from(call.lookup)].table;
-            self.stored.extend(rows.into_iter().map(|row| (table, row)));
-            self.asked.insert(call);
+            match self.key_of(&call) {
+                Some((table, key)) => {
+                    rows.into_iter().for_each(|row| late.load(self.contract, table, row));
+                    keys[table].insert(key);
+                }
+                None => drop(self.found.insert(call, rows.into_iter().map(|row| row.values).collect())),
+            }
         }
         // Rows that come late meet every change that was made before they were asked for.
-        self.tables = Tables::new(self.contract);
-        for (table, row) in &self.stored {
-            self.tables.load(self.contract, *table, row.clone());
+        for change in &self.pending {
+            meet(&mut late, self.contract, &keys, change);
         }
-        for changes in &self.pending {
-            apply(&mut self.tables, self.contract, changes);
+        for (table, keys) in keys.into_iter().enumerate() {
+            late.rows(table).for_each(|(_, row)| self.tables.load(self.contract, table, row.clone()));
+            self.known[table].extend(keys);
         }
         Ok(())
     }
@@ -63,54 +76,74 @@ impl<'c> Overlay<'c> {
         let lookup = &self.contract.lookups[usize::from(call.lookup)];
         let written =
             |change: &Change| self.contract.writes[usize::from(change.statement)].table == lookup.table;
-        !self.contract.tables[lookup.table].is_key(&lookup.by) && self.pending.iter().flatten().any(written)
+        !self.contract.tables[lookup.table].is_key(&lookup.by) && self.pending.iter().any(written)
     }
 
-    /// Whether all of these calls were loaded.
-    pub(super) fn knows(&self, calls: &[LookupCall]) -> bool {
-        calls.iter().all(|call| self.asked.contains(call))
+    /// Whether a call was loaded.
+    pub(super) fn knows(&self, call: &LookupCall) -> bool {
+        match self.key_of(call) {
+            Some((table, key)) => self.known[table].contains(&key),
+            None => self.found.contains_key(call),
+        }
     }
 
     /// Adds what calls that were loaded find now.
     pub(super) fn show(&self, calls: &[LookupCall], found: &mut Vec<Found>) {
-        found.extend(calls.iter().map(|call| (call.clone(), self.tables.lookup(self.contract, call))));
+        let now = |call: &LookupCall| match self.found.get(call) {
+            Some(rows) => rows.clone(),
+            None => self.tables.lookup(self.contract, call),
+        };
+        found.extend(calls.iter().map(|call| (call.clone(), now(call))));
     }
 
     /// Applies an event's changes to the tables that lookups read.
     pub(super) fn apply(&mut self, changes: &[Change]) {
-        let is_read = |change: &&Change| {
+        for change in changes {
             let table = self.contract.writes[usize::from(change.statement)].table;
-            self.contract.lookups.iter().any(|lookup| lookup.table == table)
-        };
-        let changes: Vec<Change> = changes.iter().filter(is_read).cloned().collect();
-        if changes.is_empty() {
-            return;
+            if self.contract.lookups.iter().any(|lookup| lookup.table == table) {
+                meet(&mut self.tables, self.contract, &self.known, change);
+                self.pending.push(change.clone());
+            }
         }
-        apply(&mut self.tables, self.contract, &changes);
-        self.pending.push(changes);
+    }
+
+    /// The one row that a call asks for, if it does so by the key.
+    fn key_of(&self, call: &LookupCall) -> Option<(usize, Key)> {
+        let lookup = &self.contract.lookups[usize::from(call.lookup)];
+        let key = self.contract.tables[lookup.table].key_given(&lookup.by, &call.arguments)?;
+        Some((lookup.table, key))
     }
 }
 
-/// What the interpreter rejects here the store will reject as well; the batch is then projected
-/// again without that event.
-fn apply(tables: &mut Tables, contract: &Contract, changes: &[Change]) {
-    let _ = tables.apply_event(contract, changes);
+/// Applies a change to the known rows. That it finds none of them is no miss: it may find others.
+fn meet(tables: &mut Tables, contract: &Contract, known: &[HashSet<Key>], change: &Change) {
+    let write = &contract.writes[usize::from(change.statement)];
+    let by = &change.arguments[..write.by.len()];
+    match contract.tables[write.table].key_given(&write.by, by) {
+        Some(key) if !known[write.table].contains(&key) => {}
+        _ => drop(tables.apply(contract, change)),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use projector_model::Descriptor;
+    use projector_model::interpret::Row;
+
     use super::*;
-    use projector_model::{Descriptor, Value};
 
     fn contract() -> Contract {
         let json = serde_json::json!({
-            "name": "t", "version": "1", "topics": [{"name": "t", "statements": ["put", "move"], "lookups": ["one", "some"]}],
+            "name": "t", "version": "1", "topics": [{"name": "t", "statements": ["put", "move", "remove", "rename", "erase"], "lookups": ["one", "some"]}],
             "tables": [{"name": "t", "key": ["id"], "indexes": [{"columns": ["grp"]}], "columns": [
                 {"name": "id", "type": "int64"}, {"name": "grp", "type": "text", "nullable": true},
-                {"name": "n", "type": "int64", "nullable": true}]}],
+                {"name": "n", "type": "int64", "nullable": true}, {"name": "v", "type": "int64", "nullable": true}]}],
             "statements": [
                 {"name": "put", "table": "t", "kind": "upsert", "set": [{"column": "n", "operation": "add"}]},
-                {"name": "move", "table": "t", "kind": "update", "by": ["grp"], "set": [{"column": "n"}]}],
+                {"name": "move", "table": "t", "kind": "update", "by": ["grp"], "set": [{"column": "n"}], "on-miss": "reject"},
+                {"name": "remove", "table": "t", "kind": "delete", "by": ["id"], "guard": "v"},
+                {"name": "rename", "table": "t", "kind": "upsert", "set": [{"column": "grp"}, {"column": "v"}], "guard": "v"},
+                {"name": "erase", "table": "t", "kind": "delete", "by": ["id"], "on-miss": "reject"}],
             "lookups": [
                 {"name": "one", "table": "t", "by": ["id"], "columns": ["n"]},
                 {"name": "some", "table": "t", "by": ["grp"], "columns": ["id"], "limit": 9}],
@@ -122,30 +155,77 @@ mod tests {
         LookupCall { lookup: 0, arguments: vec![Value::Int64(id)] }
     }
 
-    /// Stored: row 1 of group a, with 10.
+    fn call(statement: u16, arguments: &[i64]) -> Change {
+        Change { statement, arguments: arguments.iter().copied().map(Value::Int64).collect() }
+    }
+
+    const PUT: u16 = 0;
+    const REMOVE: u16 = 2;
+    const ERASE: u16 = 4;
+
+    fn rename(id: i64, group: &str, version: i64) -> Change {
+        Change { statement: 3, arguments: vec![Value::Int64(id), Value::Text(group.into()), Value::Int64(version)] }
+    }
+
+    /// Stored: row 1 of group a, with 10; the tombstone of row 7, of version 7.
     fn stored(calls: &[LookupCall]) -> Result<Vec<Vec<Row>>, StoreError> {
-        let row = Row {
-            values: vec![Value::Int64(1), Value::Text("a".into()), Value::Int64(10)],
-            tombstone: false,
+        let row = |values: [Value; 4], tombstone| vec![Row { values: values.into(), tombstone }];
+        let (int, null) = (Value::Int64, || Value::Null);
+        let find = |call: &LookupCall| match call.arguments[0] {
+            Value::Int64(1) => row([int(1), Value::Text("a".into()), int(10), null()], false),
+            Value::Int64(7) => row([int(7), null(), null(), int(7)], true),
+            _ => vec![],
         };
-        Ok(calls.iter().map(|call| if *call == one(1) { vec![row.clone()] } else { vec![] }).collect())
+        Ok(calls.iter().map(find).collect())
+    }
+
+    /// The column `n` of these rows, after these changes, if they were asked for first or last.
+    fn shown(ids: &[i64], changes: &[Change]) -> Vec<Option<Value>> {
+        let contract = contract();
+        let calls: Vec<LookupCall> = ids.iter().map(|id| one(*id)).collect();
+        let [early, late] = [false, true].map(|late| {
+            let mut overlay = Overlay::new(&contract);
+            if !late {
+                overlay.load(calls.clone(), &mut stored).unwrap();
+            }
+            overlay.apply(changes);
+            overlay.load(calls.clone(), &mut stored).unwrap();
+            let mut found = Vec::new();
+            overlay.show(&calls, &mut found);
+            found.into_iter().map(|(_, rows)| rows.into_iter().next().map(|row| row[0].clone())).collect::<Vec<_>>()
+        });
+        assert_eq!(early, late);
+        early
     }
 
     #[test]
-    fn a_row_that_is_asked_for_late_meets_the_changes_before_it() {
-        let contract = contract();
-        let put = Change { statement: 0, arguments: vec![Value::Int64(1), Value::Int64(5)] };
-        for late in [false, true] {
-            let mut overlay = Overlay::new(&contract);
-            if !late {
-                overlay.load(vec![one(1), one(2)], &mut stored).unwrap();
-            }
-            overlay.apply(std::slice::from_ref(&put));
-            overlay.load(vec![one(1), one(2)], &mut stored).unwrap();
-            let mut found = Vec::new();
-            overlay.show(&[one(1), one(2)], &mut found);
-            assert_eq!(found, [(one(1), vec![vec![Value::Int64(15)]]), (one(2), vec![])]);
-        }
+    fn a_row_meets_every_change_whether_it_is_asked_for_before_or_after() {
+        assert_eq!(shown(&[1, 2], &[call(PUT, &[1, 5])]), [Some(Value::Int64(15)), None]);
+        assert_eq!(shown(&[1, 2], &[call(ERASE, &[1]), call(PUT, &[2, 5])]), [None, Some(Value::Int64(5))]);
+    }
+
+    #[test]
+    fn a_stored_tombstone_keeps_a_late_change_away() {
+        assert_eq!(shown(&[7], &[rename(7, "late", 5)]), [None]);
+        assert_eq!(shown(&[7], &[rename(7, "new", 8)]), [Some(Value::Null)]);
+        assert_eq!(shown(&[7], &[call(REMOVE, &[7, 6]), rename(7, "late", 6)]), [None]);
+    }
+
+    /// Rows 3 and those of group b are not known here: they may be there, and the store will tell.
+    #[test]
+    fn a_change_that_meets_no_known_row_undoes_no_other() {
+        let of_group =
+            |group: &str, n| Change { statement: 1, arguments: vec![Value::Text(group.into()), Value::Int64(n)] };
+        assert_eq!(shown(&[1], &[call(PUT, &[1, 5]), call(ERASE, &[3])]), [Some(Value::Int64(15))]);
+        assert_eq!(shown(&[1], &[call(PUT, &[1, 5]), of_group("b", 0)]), [Some(Value::Int64(15))]);
+        assert_eq!(shown(&[1], &[of_group("a", 3), of_group("b", 4)]), [Some(Value::Int64(3))]);
+    }
+
+    /// Whether a sum overflows depends on the row that is stored.
+    #[test]
+    fn a_sum_in_a_row_that_is_not_known_overflows_nowhere() {
+        let changes = [call(PUT, &[3, i64::MAX]), call(PUT, &[1, 5]), call(PUT, &[3, 5])];
+        assert_eq!(shown(&[1], &changes), [Some(Value::Int64(15))]);
     }
 
     #[test]
@@ -154,7 +234,7 @@ mod tests {
         let mut overlay = Overlay::new(&contract);
         let some = LookupCall { lookup: 1, arguments: vec![Value::Text("a".into())] };
         assert!(!overlay.is_unsure(&some));
-        overlay.apply(&[Change { statement: 0, arguments: vec![Value::Int64(1), Value::Int64(5)] }]);
+        overlay.apply(&[call(PUT, &[1, 5])]);
         assert!(overlay.is_unsure(&some) && !overlay.is_unsure(&one(1)));
     }
 }

@@ -118,8 +118,10 @@ pub trait Store: Operator + Deployments + Beginnings + EventIds + Moves + Source
 /// The transaction of one batch. Dropped, it leaves nothing behind.
 #[async_trait]
 pub trait Transaction: Send {
-    /// The stored rows that each call finds, whole, in the order of the key; calls in the order
-    /// asked. What this sees stays as it is until the end of the transaction.
+    /// The stored rows that each call finds, calls in the order asked. A call by the key finds the whole
+    /// row, its tombstone as well: what later changes do to it depends on that. One by other columns finds
+    /// rows that are there, in the order of the key, of each the columns that the lookup returns. What this
+    /// sees stays as it is until the end of the transaction.
     async fn read(&mut self, calls: &[LookupCall]) -> Result<Vec<Vec<Row>>, StoreError>;
 
     /// Which of these ids were handled before.

@@ -4,6 +4,7 @@ mod home;
 mod projection;
 mod random;
 mod rows;
+mod scripted;
 
 mod activation;
 mod beside;
@@ -24,6 +25,7 @@ mod plans;
 mod readers;
 mod reads;
 mod refusals;
+mod same_outcomes;
 mod same_rows;
 mod values;
 mod waiting;

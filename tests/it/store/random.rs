@@ -15,7 +15,7 @@ use proptest::prelude::*;
 
 /// Random numbers that proptest can shrink: what is left out counts as zero.
 #[derive(Clone)]
-pub(crate) struct Dice(Vec<u16>);
+pub(crate) struct Dice(pub(crate) Vec<u16>);
 
 impl fmt::Debug for Dice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -32,15 +32,15 @@ impl Dice {
 }
 
 impl Throws<'_> {
-    fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         usize::from(self.0.next().copied().unwrap_or_default()) % bound
     }
 
-    fn one_in(&mut self, chances: usize) -> bool {
+    pub(crate) fn one_in(&mut self, chances: usize) -> bool {
         self.below(chances) == chances - 1
     }
 
-    fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+    pub(crate) fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
         &from[self.below(from.len())]
     }
 }
@@ -218,7 +218,7 @@ fn change(contract: &Contract, throws: &mut Throws<'_>) -> Change {
 }
 
 /// One of few values; of very few, where it selects rows.
-fn value(ty: Type, selects: bool, throws: &mut Throws<'_>) -> Value {
+pub(crate) fn value(ty: Type, selects: bool, throws: &mut Throws<'_>) -> Value {
     let values = values(ty);
     let most = if selects { values.len().min(3) } else { values.len() };
     values[throws.below(most)].clone()

@@ -1,6 +1,7 @@
 //! Reads: many calls at once, each answered in its place, rows in the order of the key.
 
 use anyhow::Result;
+use projector_model::interpret::Row;
 use projector_model::{Change, LookupCall, Value};
 use serde_json::{Value as Json, json};
 
@@ -11,7 +12,7 @@ use super::projection::{Projection, call, contract, descriptor, text};
 on_both_stores!(
     calls_are_answered_in_the_order_asked,
     a_limit_takes_the_first_rows_by_key,
-    what_was_deleted_is_not_found,
+    what_was_deleted_is_found_by_its_key_alone_and_as_a_tombstone,
     a_transaction_reads_what_others_committed,
 );
 
@@ -32,8 +33,8 @@ fn orders() -> Json {
         ]),
         json!([
             {"name": "one", "table": "purchase", "by": ["part", "number"], "columns": ["customer"]},
-            {"name": "of-customer", "table": "purchase", "by": ["customer"], "columns": ["part"], "limit": 3},
-            {"name": "open-ones", "table": "purchase", "by": ["open", "customer"], "columns": ["part"], "limit": 100},
+            {"name": "of-customer", "table": "purchase", "by": ["customer"], "columns": ["part", "number"], "limit": 3},
+            {"name": "open-ones", "table": "purchase", "by": ["open", "customer"], "columns": ["part", "number"], "limit": 100},
         ]),
     )
 }
@@ -101,8 +102,9 @@ async fn calls_are_answered_in_the_order_asked(home: Home) -> Result<()> {
             vec!["9.0 b"]
         ]
     );
-    // Whole rows, in declared order.
+    // By the key whole rows, in declared order; else what the lookup returns.
     assert_eq!(found[0], [[text("b"), decimal("9"), text("eve"), Value::Boolean(true), Value::Null]]);
+    assert_eq!(found[3], [[text("a"), decimal("9")]]);
     assert_eq!(projection.read(&[]).await?, Vec::<Vec<Vec<Value>>>::new());
     Ok(())
 }
@@ -116,13 +118,15 @@ async fn a_limit_takes_the_first_rows_by_key(home: Home) -> Result<()> {
     Ok(())
 }
 
-async fn what_was_deleted_is_not_found(home: Home) -> Result<()> {
+async fn what_was_deleted_is_found_by_its_key_alone_and_as_a_tombstone(home: Home) -> Result<()> {
     let projection = filled(&home).await?;
     projection.write(&[vec![call(1, [text("a"), decimal("-10"), Value::Int64(1)])]]).await?;
-    let found = projection
-        .read(&[find(ONE, [text("a"), decimal("-10")]), find(OPEN_ONES, [Value::Boolean(true), text("eve")])])
-        .await?;
-    assert_eq!(keys(&found), [vec![], vec!["-9.0 a", "9.0 b", "10.0 a"]]);
+    let calls = [find(ONE, [text("a"), decimal("-10.0")]), find(OPEN_ONES, [Value::Boolean(true), text("eve")])];
+    let found = projection.begin().await?.read(&calls).await?;
+    let values = vec![text("a"), decimal("-10.0"), Value::Null, Value::Null, Value::Int64(1)];
+    assert_eq!(found[0], [Row { values, tombstone: true }]);
+    assert!(found[1].iter().all(|row| !row.tombstone));
+    assert_eq!(keys(&projection.read(&calls).await?)[1], ["-9.0 a", "9.0 b", "10.0 a"]);
     Ok(())
 }
 

@@ -58,22 +58,28 @@ pub(super) fn of_model(contract: &Contract, tables: &Tables, writers: &Writers) 
 
 /// What a database holds: every table and every readers' view of a projection.
 pub(super) async fn of_store(home: &Home, contract: &Contract, generation: &Generation) -> Result<Vec<Dump>> {
-    let mut session = home.session().await?;
+    within(&mut home.session().await?, contract, generation).await
+}
+
+/// The same, as a session that is there already sees it.
+pub(super) async fn within(
+    session: &mut Session,
+    contract: &Contract,
+    generation: &Generation,
+) -> Result<Vec<Dump>> {
     let readers = contract.name().replace('-', "_");
     let mut dumps = Vec::new();
     for table in &contract.tables {
-        let (physical, view) = match home {
-            Home::Postgres { .. } => {
-                (format!("{}.{}", generation.schema, table.name), format!("{readers}.{}", table.name))
-            }
-            Home::Sqlite { .. } => {
-                (format!("{}__{}", generation.schema, table.name), format!("{readers}__{}", table.name))
-            }
+        let between = match session {
+            Session::Postgres(_) => ".",
+            Session::Sqlite(_) => "__",
         };
+        let physical = format!("{}{between}{}", generation.schema, table.name);
+        let view = format!("{readers}{between}{}", table.name);
         let lineage = table.has_lineage.then_some(LINEAGE);
         let tombstone = table.has_tombstones.then_some("_deleted");
-        let stored = select(&mut session, table, &physical, tombstone, lineage).await?;
-        let visible = select(&mut session, table, &view, None, None).await?;
+        let stored = select(session, table, &physical, tombstone, lineage).await?;
+        let visible = select(session, table, &view, None, None).await?;
         dumps.push(Dump::of(stored, visible));
     }
     Ok(dumps)

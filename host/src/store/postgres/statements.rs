@@ -209,25 +209,33 @@ fn lookup_sql(lookup: &Lookup, table: &Table, name: &str) -> String {
             )
         })
         .collect();
-    let columns: Vec<_> = table
-        .columns
-        .iter()
-        .enumerate()
-        .map(|(at, column)| {
-            format!("{} as c{at}", selected(&format!("t.{}", quote(&column.name)), column.ty))
-        })
-        .collect();
+    let column = |at: &usize| format!("t.{}", quote(&table.columns[*at].name));
+    let mut columns: Vec<String> =
+        table.key.iter().enumerate().map(|(at, key)| format!("{} as k{at}", column(key))).collect();
+    let key: Vec<_> = table.key.iter().map(column).collect();
+    let in_order: Vec<_> = (0..table.key.len()).map(|at| format!(", r.k{at}")).collect();
+    let returned = lookup.read_columns(table);
+    columns.extend(returned.iter().enumerate().map(|(at, returned)| {
+        format!("{} as c{at}", selected(&column(returned), table.columns[*returned].ty))
+    }));
+    let mut read: Vec<String> = (0..returned.len()).map(|at| format!("r.c{at}")).collect();
+    let alive = if lookup.is_by_key(table) { String::new() } else { alive(table) };
+    if lookup.is_by_key(table) && table.has_tombstones {
+        columns.push(format!("t.{DELETED}"));
+        read.push(format!("r.{DELETED}"));
+    }
     // `offset 0` is a fence for the planner: rows are found by what they are asked for by, and sorted then. Without
     // it, an index in the order of the key may be read through for the first few that match.
     format!(
-        "select u.ord, r.* from unnest({}) with ordinality as u({}, ord) cross join lateral (select {} from (select * from {name} as t where {}{} offset 0) as t order by {} limit {}) as r order by u.ord",
+        "select u.ord, {} from unnest({}) with ordinality as u({}, ord) cross join lateral (select {} from (select * from {name} as t where {}{alive} offset 0) as t order by {} limit {}) as r order by u.ord{}",
+        read.join(", "),
         arrays.join(", "),
         aliases.join(", "),
         columns.join(", "),
         matches.join(" and "),
-        alive(table),
-        table.column_names(&table.key).map(|key| format!("t.{}", quote(key))).collect::<Vec<_>>().join(", "),
-        lookup.limit
+        key.join(", "),
+        lookup.limit,
+        in_order.concat(),
     )
 }
 

@@ -8,7 +8,7 @@ use projector_model::change::codes;
 use projector_model::descriptor::Operation;
 use projector_model::interpret::{self, Row};
 use projector_model::{Contract, LookupCall, Rejection, Value};
-use sqlx::postgres::PgArguments;
+use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::{Arguments as _, AssertSqlSafe, Row as _};
 
 use super::errors::classify;
@@ -87,17 +87,19 @@ impl Transaction for Batch {
                 values::bind(&mut arguments, table.columns[*column].ty, values).map_err(encoding)?;
             }
             let sql = AssertSqlSafe(self.statements.lookups[index].clone());
+            let columns = lookup.read_columns(table);
+            let with_tombstones = lookup.is_by_key(table) && table.has_tombstones;
+            let decode = |row: &PgRow| -> Result<Row, sqlx::Error> {
+                let values = columns.iter().enumerate();
+                let values =
+                    values.map(|(at, column)| values::decode(row, at + 1, table.columns[*column].ty));
+                let values = values.collect::<Result<Vec<Value>, _>>()?;
+                Ok(Row { tombstone: with_tombstones && row.try_get(values.len() + 1)?, values })
+            };
             let rows = sqlx::query_with(sql, arguments).fetch_all(&mut *self.tx).await.map_err(classify)?;
             for row in rows {
                 let ordinal: i64 = row.get(0);
-                let values = table
-                    .columns
-                    .iter()
-                    .enumerate()
-                    .map(|(at, column)| values::decode(&row, at + 1, column.ty))
-                    .collect::<Result<Vec<Value>, _>>()
-                    .map_err(StoreError::drift)?;
-                found[asked[(ordinal - 1) as usize]].push(Row { values, tombstone: false });
+                found[asked[(ordinal - 1) as usize]].push(decode(&row).map_err(StoreError::drift)?);
             }
         }
         Ok(found)

@@ -2,7 +2,7 @@
 
 use projector_model::contract::Table;
 use projector_model::interpret::{Key, Row};
-use projector_model::{Decimal, Type, Value};
+use projector_model::{Decimal, Lookup, Type, Value};
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{Arguments, AssertSqlSafe, Row as _, SqliteConnection};
 use uuid::Uuid;
@@ -71,22 +71,30 @@ impl<'c> Stored<'c> {
         Ok(rows)
     }
 
-    /// For each of these selections the rows, tombstones aside, whose columns have its values: the first
-    /// ones in the order of the key, up to the limit.
+    /// What a lookup finds with each of these arguments: see [`Transaction::read`](crate::store::Transaction::read).
     pub(super) async fn look_up(
         &self,
         connection: &mut SqliteConnection,
-        columns: &[usize],
+        lookup: &Lookup,
         selections: &[&[Value]],
-        limit: u32,
     ) -> Result<Vec<Vec<Row>>, StoreError> {
+        let (by, limit) = (&lookup.by, lookup.limit);
         let matches: Vec<_> = self
             .table
-            .column_names(columns)
+            .column_names(by)
             .enumerate()
             .map(|(at, column)| format!("t.{} = v.column{}", quote(column), at + 2))
             .collect();
-        let alive = if self.table.has_tombstones { format!(" and not t.{DELETED}") } else { String::new() };
+        let read = lookup.read_columns(self.table);
+        let mut names: Vec<String> =
+            self.table.column_names(&read).map(|name| format!("t.{}", quote(name))).collect();
+        let mut alive = String::new();
+        let with_tombstones = lookup.is_by_key(self.table) && self.table.has_tombstones;
+        if with_tombstones {
+            names.push(format!("t.{DELETED}"));
+        } else if self.table.has_tombstones {
+            alive = format!(" and not t.{DELETED}");
+        }
         let in_order = |column: &usize| {
             let column = &self.table.columns[*column];
             let collation = match column.ty {
@@ -97,18 +105,18 @@ impl<'c> Stored<'c> {
         };
         let key: Vec<_> = self.table.key.iter().map(in_order).collect();
         let mut found = Vec::with_capacity(selections.len());
-        for chunk in selections.chunks((PARAMETERS / columns.len()).max(1)) {
+        for chunk in selections.chunks((PARAMETERS / by.len()).max(1)) {
             let first = found.len();
             found.resize(first + chunk.len(), Vec::new());
             let numbered: Vec<_> =
-                (0..chunk.len()).map(|at| format!("({at}{})", ",?".repeat(columns.len()))).collect();
+                (0..chunk.len()).map(|at| format!("({at}{})", ",?".repeat(by.len()))).collect();
             let sql = format!(
                 "select * from (
                    select v.column1 as number, row_number() over (partition by v.column1 order by {}) as place, {}
                    from (values {}) as v join {} as t on {}{alive})
                  where place <= {limit} order by number, place",
                 key.join(", "),
-                self.columns("t.").join(", "),
+                names.join(", "),
                 numbered.join(","),
                 self.name,
                 matches.join(" and "),
@@ -119,7 +127,8 @@ impl<'c> Stored<'c> {
                 .map_err(classify)?;
             for row in &rows {
                 let number: i64 = row.try_get(0).map_err(StoreError::drift)?;
-                found[first + number as usize].push(self.decode(row, 2).map_err(StoreError::drift)?);
+                let row = self.decode(row, 2, &read, with_tombstones).map_err(StoreError::drift)?;
+                found[first + number as usize].push(row);
             }
         }
         Ok(found)
@@ -192,7 +201,9 @@ impl<'c> Stored<'c> {
     ) -> Result<Vec<Row>, StoreError> {
         let rows =
             sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_all(connection).await.map_err(classify)?;
-        rows.iter().map(|row| self.decode(row, 0).map_err(StoreError::drift)).collect()
+        let all: Vec<usize> = (0..self.table.columns.len()).collect();
+        let decode = |row| self.decode(row, 0, &all, self.table.has_tombstones);
+        rows.iter().map(|row| decode(row).map_err(StoreError::drift)).collect()
     }
 
     fn on_conflict(&self) -> String {
@@ -222,17 +233,18 @@ impl<'c> Stored<'c> {
         names
     }
 
-    /// `first`: where the row's columns begin.
-    fn decode(&self, row: &SqliteRow, first: usize) -> Result<Row, sqlx::Error> {
-        let values = self
-            .table
-            .columns
-            .iter()
-            .enumerate()
-            .map(|(at, column)| decode(row, first + at, column.ty))
-            .collect::<Result<Vec<Value>, sqlx::Error>>()?;
-        let tombstone = self.table.has_tombstones && row.try_get(first + values.len())?;
-        Ok(Row { values, tombstone })
+    /// `first`: where the row's columns begin, which are these, and then the mark of a tombstone, if any.
+    fn decode(
+        &self,
+        row: &SqliteRow,
+        first: usize,
+        columns: &[usize],
+        with_tombstones: bool,
+    ) -> Result<Row, sqlx::Error> {
+        let values = columns.iter().enumerate();
+        let values = values.map(|(at, column)| decode(row, first + at, self.table.columns[*column].ty));
+        let values = values.collect::<Result<Vec<Value>, sqlx::Error>>()?;
+        Ok(Row { tombstone: with_tombstones && row.try_get(first + values.len())?, values })
     }
 }
 

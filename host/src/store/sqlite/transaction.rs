@@ -67,7 +67,7 @@ impl Transaction for Batch {
                 .map(|(at, call)| (at, &call.arguments[..]))
                 .unzip();
             let stored = Stored::new(&contract.tables[lookup.table], &self.deployment.generation.schema);
-            let rows = stored.look_up(&mut self.tx, &lookup.by, &selections, lookup.limit).await?;
+            let rows = stored.look_up(&mut self.tx, lookup, &selections).await?;
             places.into_iter().zip(rows).for_each(|(at, rows)| found[at] = rows);
         }
         Ok(found)

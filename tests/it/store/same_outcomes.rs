@@ -1,0 +1,220 @@
+//! Random projections that read, random events, batches of any size: on Postgres and on SQLite every event comes
+//! to the same end, and every row to the same values and lineage, as in the model, one by one.
+//!
+//! `PROPTEST_CASES=100000 cargo xtask test -- --test it store::same_outcomes` tries more of them.
+
+use std::collections::HashMap;
+use std::env;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail, ensure};
+use projector::batch::Delivery;
+use projector::outcome::{Failure, Outcome};
+use projector::project::{FirstAnswers, Keys, first_answers, resolve};
+use projector::settle::{Isolate, isolate};
+use projector::store::{Store, Writes};
+use projector_model::interpret::Key;
+use projector_model::{Contract, Tables};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestError, TestRunner};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use sqlx::{AssertSqlSafe, Executor};
+use tokio::runtime::{Handle, Runtime};
+
+use super::home::{Home, Session};
+use super::projection::{Projection, advance};
+use super::random::Dice;
+use super::rows::{self, Dump};
+use super::scripted::{self, Fate, Scripted};
+
+const CASES: u32 = 1_000;
+/// Projections that the cases share: to install one takes longer than to try it.
+const PROJECTIONS: u64 = 500;
+/// How many calls a batch has: those with few are of one event each.
+const MOST_CALLS: [usize; 4] = [usize::MAX, 25, 8, 0];
+
+/// The number of a projection, how many calls a batch has, and batches of events.
+type Case = (u64, usize, Vec<Vec<Dice>>);
+
+fn cases() -> impl Strategy<Value = Case> {
+    let dice = vec(any::<u16>(), 0..=40).prop_map(Dice);
+    (0..PROJECTIONS, 0..MOST_CALLS.len(), vec(vec(dice, 0..=12), 1..=3))
+}
+
+#[test]
+fn a_batch_brings_every_event_to_where_it_comes_one_by_one() -> Result<()> {
+    let runtime = Runtime::new()?;
+    let mut places = runtime.block_on(async {
+        anyhow::Ok([Place::at(Home::postgres()?).await?, Place::at(Home::sqlite()?).await?])
+    })?;
+    let cases_to_try = env::var("PROPTEST_CASES").map_or(Ok(CASES), |asked| asked.parse())?;
+    let config = Config {
+        cases: cases_to_try,
+        max_shrink_iters: 2_000,
+        source_file: Some(file!()),
+        ..Config::default()
+    };
+    let places = std::cell::RefCell::new(&mut places);
+    let outcome = TestRunner::new(config).run(&cases(), |(number, most_calls, batches)| {
+        let mut places = places.borrow_mut();
+        let tried = runtime.block_on(async {
+            for place in places.iter_mut() {
+                place.compare(number, MOST_CALLS[most_calls], &batches).await?;
+            }
+            anyhow::Ok(())
+        });
+        tried.map_err(|difference| TestCaseError::fail(format!("{difference:#}")))
+    });
+    match outcome {
+        Ok(()) => Ok(()),
+        Err(TestError::Fail(reason, case)) => panic!("{reason}\ncase: {case:?}"),
+        Err(TestError::Abort(reason)) => panic!("{reason}"),
+    }
+}
+
+/// A store with the projections that were tried in it.
+struct Place {
+    home: Home,
+    store: Arc<dyn Store>,
+    session: Session,
+    installed: HashMap<u64, Projection>,
+}
+
+impl Place {
+    async fn at(home: Home) -> Result<Self> {
+        let (store, session) = (home.open().await?, home.session().await?);
+        Ok(Self { home, store, session, installed: HashMap::new() })
+    }
+
+    /// Tries a case on empty tables.
+    async fn compare(&mut self, number: u64, most_calls: usize, batches: &[Vec<Dice>]) -> Result<()> {
+        if !self.installed.contains_key(&number) {
+            let mut rng = StdRng::seed_from_u64(number);
+            let dice = Dice((0..150).map(|_| rng.random()).collect());
+            let descriptor = scripted::descriptor(&format!("p-{number}"), &mut dice.throws());
+            let contract = descriptor.check().map_err(|problems| anyhow::anyhow!("{problems}"))?;
+            let projection = Projection::install(self.store.clone(), contract).await?;
+            self.installed.insert(number, projection);
+        }
+        let projection = &self.installed[&number];
+        let contract = &projection.deployment.contract;
+        empty(&mut self.session, projection).await?;
+        let first = projection.offset().await?;
+        let mut offsets = first..;
+        let events: Vec<Vec<Delivery>> = batches
+            .iter()
+            .map(|batch| batch.iter().zip(&mut offsets).map(|(dice, at)| scripted::delivery(at, dice)).collect())
+            .collect();
+        let (expected, expected_rows) = one_by_one(projection, &events);
+        let mut fates = Vec::new();
+        for batch in &events {
+            let settled = settle(projection, batch, most_calls).await;
+            fates.extend(settled.with_context(|| self.describe(contract, &expected))?);
+        }
+        ensure!(fates == expected, "{}\nand it was: {fates:#?}", self.describe(contract, &expected));
+        let found = rows::within(&mut self.session, contract, &projection.deployment.generation).await?;
+        ensure!(
+            found == expected_rows,
+            "{}\nthe rows should be: {expected_rows:#?}\nand are: {found:#?}",
+            self.describe(contract, &expected)
+        );
+        Ok(())
+    }
+
+    fn describe(&self, contract: &Contract, expected: &[Fate]) -> String {
+        format!("{}: {}\nit should be: {expected:#?}", self.home.url(), contract.descriptor.to_json())
+    }
+}
+
+async fn empty(session: &mut Session, projection: &Projection) -> Result<()> {
+    let generation = &projection.deployment.generation;
+    for table in &projection.deployment.contract.tables {
+        match session {
+            Session::Postgres(session) => {
+                let sql = format!("delete from {}.{}", generation.schema, table.name);
+                session.execute(AssertSqlSafe(sql)).await.map(drop)?;
+            }
+            Session::Sqlite(session) => {
+                let sql = format!("delete from {}__{}", generation.schema, table.name);
+                session.execute(AssertSqlSafe(sql)).await.map(drop)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What the model makes of the events, and the rows then.
+fn one_by_one(projection: &Projection, batches: &[Vec<Delivery>]) -> (Vec<Fate>, Vec<Dump>) {
+    let (contract, digest) = (&projection.deployment.contract, &projection.deployment.digest);
+    let mut tables = Tables::new(contract);
+    let mut writers = rows::Writers::new();
+    let mut fates = Vec::new();
+    for Delivery { event, .. } in batches.iter().flatten() {
+        let mark = tables.mark();
+        fates.push(scripted::one_by_one(contract, &mut tables, event));
+        let written: Vec<(usize, Key)> =
+            tables.changed_since(mark).map(|(table, key)| (table, key.clone())).collect();
+        writers.extend(written.into_iter().map(|row| (row, format!("{} by {digest}", event.position))));
+    }
+    let rows = rows::of_model(contract, &tables, &writers);
+    (fates, rows)
+}
+
+/// Settles a batch as a lane does: in as many transactions as it takes.
+async fn settle(projection: &Projection, batch: &[Delivery], most_calls: usize) -> Result<Vec<Fate>> {
+    let contract = &projection.deployment.contract;
+    let mut fates = Vec::new();
+    let mut most = batch.len();
+    // Of the first event of those that remain.
+    let mut failed: Option<Failure> = None;
+    while fates.len() < batch.len() {
+        let rest = &batch[fates.len()..];
+        let rest = &rest[..most.min(rest.len())];
+        let mut answers = first_answers(&mut Scripted::new(contract, most_calls), rest).expect("it answers");
+        if let Some(failure) = &failed {
+            answers[0] = FirstAnswers::failed(failure.clone());
+        }
+        let mut tx = projection.begin().await?;
+        let outcomes = tokio::task::block_in_place(|| {
+            let mut read = |calls: &[_]| Handle::current().block_on(tx.read(calls));
+            let mut scripted = Scripted::new(contract, most_calls);
+            resolve(&mut scripted, &rest[..answers.len()], &answers, &[], Keys::default(), &mut read)
+        });
+        let outcomes = outcomes.map_err(|error| anyhow::anyhow!("{error:?}"))?;
+        ensure!(!outcomes.is_empty(), "a batch without an outcome");
+        let rest = &rest[..outcomes.len()];
+        let changes = outcomes.iter().enumerate().filter_map(|(at, outcome)| match outcome {
+            Outcome::Apply(changes) => Some((at, &changes[..])),
+            _ => None,
+        });
+        let writes = Writes {
+            advances: vec![advance(rest[0].event.position.offset, rest.len() as i64)],
+            positions: rest.iter().map(|delivery| &delivery.event.position).collect(),
+            changes: changes.collect(),
+            ..Writes::default()
+        };
+        match tx.write(&writes).await {
+            Ok(_) => {
+                tx.commit().await?;
+                fates.extend(outcomes.into_iter().map(fate));
+                (most, failed) = (batch.len(), None);
+            }
+            Err(error) => match isolate(error, rest.len())? {
+                Isolate::First(failure) if failed.is_some() => bail!("refused without the event: {failure}"),
+                Isolate::First(failure) => failed = Some(failure),
+                Isolate::Cut(events) => most = events,
+            },
+        }
+    }
+    Ok(fates)
+}
+
+fn fate(outcome: Outcome<'_>) -> Fate {
+    match outcome {
+        Outcome::Apply(changes) => Fate::Applied(changes.into_owned()),
+        Outcome::Ignore { .. } => Fate::Ignored,
+        Outcome::Dead { .. } | Outcome::Park(_) => Fate::Dead,
+    }
+}
