@@ -86,7 +86,7 @@ impl From<StoreError> for ProjectError {
 }
 
 /// Reads stored rows: see [`Transaction::read`](crate::store::Transaction::read).
-pub type Read<'r> = dyn FnMut(&[LookupCall]) -> Result<Vec<Vec<Row>>, StoreError> + 'r;
+pub type Read<'r> = dyn FnMut(&[LookupCall], usize) -> Result<Vec<Option<Vec<Row>>>, StoreError> + 'r;
 
 /// Who answers to a batch's events: a plugin, through its [`Caller`], or a twin of one that a test wrote.
 pub trait Respondent {
@@ -98,6 +98,18 @@ pub trait Respondent {
 
     /// Whether all calls together took this part of what a batch may use.
     fn has_used(&self, part: f64) -> bool;
+
+    /// What the rows may weigh that are found for its events.
+    fn room(&self) -> Room;
+}
+
+/// How many bytes of rows may be found.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    /// For one event: it fails beyond.
+    pub of_event: usize,
+    /// For a batch, beside those of its first event: it ends before the event that finds more.
+    pub of_batch: usize,
 }
 
 /// Calls the plugin for each event, in one fresh instance. Blocks. See [`first_answers`].
@@ -106,7 +118,7 @@ pub fn ask(plugin: &Plugin, batch: &[Delivery]) -> Result<Vec<FirstAnswers>, Pro
 }
 
 /// Returns answers for each event, or for fewer, but for one at least: those that remain are to begin
-/// the next batch, because this one has used its fuel or its time.
+/// the next batch, because this one has used its fuel, its time or its bytes.
 pub fn first_answers(
     respondent: &mut dyn Respondent,
     batch: &[Delivery],
@@ -145,7 +157,8 @@ pub struct Keys {
 ///
 /// Returns an outcome for each event, or for fewer, but for one at least: those that remain are to
 /// begin the next batch, because a lookup of theirs could find rows that this one has not written
-/// yet, or because they are to be called and this one has used its fuel or its time.
+/// yet, because the rows that it finds are too many for this one, or because they are to be called and this
+/// one has used its fuel, its time or its bytes.
 pub fn resolve<'a, 'r>(
     respondent: &'r mut dyn Respondent,
     batch: &'r [Delivery],
@@ -162,10 +175,12 @@ pub fn resolve<'a, 'r>(
         keys,
         contract: &contract,
         overlay: Overlay::new(&contract),
+        room: respondent.room(),
         respondent,
         read,
         rounds_read: 0,
         foreseen: HashMap::new(),
+        foreseen_bytes: 0,
         is_spoilt: false,
     };
     let mut outcomes = Vec::with_capacity(batch.len());
@@ -190,11 +205,14 @@ struct Resolver<'a, 'r, 'c> {
     respondent: &'r mut dyn Respondent,
     overlay: Overlay<'c>,
     read: &'r mut Read<'r>,
+    room: Room,
     /// Rounds whose rows were read for all of the batch.
     rounds_read: usize,
     /// By event and place among its logical topics. The plugin is a pure function, so that is what it would
     /// answer to the same rows in its turn.
     foreseen: HashMap<(usize, usize), Vec<Foreseen>>,
+    /// What the rows weigh that are kept with these answers.
+    foreseen_bytes: usize,
     /// The overlay holds changes of an event that failed for another of its topics: the batch ends with it.
     is_spoilt: bool,
 }
@@ -246,6 +264,7 @@ impl<'a> Resolver<'a, '_, '_> {
             None => Cow::Owned(self.respondent.call(&self.batch[at].event.as_of(nth), &[])?),
         };
         let mut found: Vec<Found> = Vec::new();
+        let mut found_bytes = 0;
         let mut round = 0;
         loop {
             let calls = match needs(answer) {
@@ -265,8 +284,18 @@ impl<'a> Resolver<'a, '_, '_> {
                     )
                 }));
             }
-            if !calls.iter().all(|call| self.overlay.knows(call)) {
+            if !self.overlay.knows(&calls) {
                 self.read_ahead(at, round, &calls)?;
+            }
+            if at == 0 && !self.overlay.knows(&calls) {
+                self.overlay.load(&calls, self.room.of_event.saturating_sub(found_bytes), self.read)?;
+            }
+            if !self.overlay.knows(&calls) {
+                return Ok((at == 0).then(|| self.too_much()));
+            }
+            found_bytes += self.overlay.size_bytes(&calls);
+            if found_bytes > self.room.of_event {
+                return Ok(Some(self.too_much()));
             }
             self.overlay.show(&calls, &mut found);
             answer = Cow::Owned(match foreseen.iter().position(|(shown, _)| *shown == found) {
@@ -276,6 +305,16 @@ impl<'a> Resolver<'a, '_, '_> {
             });
             round += 1;
         }
+    }
+
+    fn too_much(&self) -> Outcome<'a> {
+        limit(
+            "found",
+            &format!(
+                "the rows that its lookups find weigh more than {} bytes, which `limits.found-bytes` allows: have them find fewer rows, or fewer columns of them",
+                self.room.of_event
+            ),
+        )
     }
 
     /// Of an event of several logical topics: for which of them it failed.
@@ -293,7 +332,8 @@ impl<'a> Resolver<'a, '_, '_> {
 
     /// Reads what an event asks for in a round, and with it, the first time, what all later events
     /// will ask for in that round, if they are shown the rows as they are now. Those that are shown
-    /// others in their turn may ask for others; that is read when they do.
+    /// others in their turn may ask for others; that is read when they do. Of all that, no more than the
+    /// batch has room for.
     fn read_ahead(&mut self, at: usize, round: usize, calls: &[LookupCall]) -> Result<(), ProjectError> {
         let mut needs = calls.to_vec();
         if self.rounds_read <= round {
@@ -309,7 +349,8 @@ impl<'a> Resolver<'a, '_, '_> {
                 }
             }
         }
-        self.overlay.load(needs, self.read).map_err(ProjectError::Store)
+        let left = self.room.of_batch.saturating_sub(self.overlay.read_bytes());
+        self.overlay.load(&needs, left, self.read).map_err(ProjectError::Store)
     }
 
     /// What an event will ask for in a round, for the `nth` of its logical topics, as far as that can be told
@@ -321,8 +362,13 @@ impl<'a> Resolver<'a, '_, '_> {
         let Some(Ok(Answer::Needs(calls))) = self.answers[at].nth(nth) else { return None };
         let mut calls = calls.clone();
         let mut found = Vec::new();
+        let mut found_bytes = 0;
         for _ in 0..round {
-            if !calls.iter().all(|call| self.overlay.knows(call)) {
+            if !self.overlay.knows(&calls) {
+                return None;
+            }
+            found_bytes += self.overlay.size_bytes(&calls);
+            if found_bytes > self.room.of_event {
                 return None;
             }
             self.overlay.show(&calls, &mut found);
@@ -331,7 +377,9 @@ impl<'a> Resolver<'a, '_, '_> {
                 Some(place) => place,
                 // The rest is for their turns: what they answer ahead is lost where the batch ends.
                 None if self.respondent.has_used(0.5) => return None,
+                None if self.foreseen_bytes >= self.room.of_batch => return None,
                 None => {
+                    self.foreseen_bytes += found_bytes;
                     // If it runs out of time, it will do so again in its turn.
                     let answer = self.respondent.call(&self.batch[at].event.as_of(nth), &found).ok()?;
                     foreseen.push((found.clone(), answer));
@@ -395,13 +443,16 @@ pub struct Caller<'p> {
     instance: Option<Instance>,
     fuel: u64,
     time: Duration,
-    /// The calls that were made, for a batch of the sample.
+    /// What the answers weigh.
+    bytes: usize,
+    /// The calls that were made, for a batch of the sample: as many as weigh no more than a batch's answers.
     calls: Option<Vec<Call>>,
+    calls_bytes: usize,
 }
 
 impl<'p> Caller<'p> {
     pub fn new(plugin: &'p Plugin) -> Self {
-        Self { plugin, instance: None, fuel: 0, time: Duration::ZERO, calls: None }
+        Self { plugin, instance: None, fuel: 0, time: Duration::ZERO, bytes: 0, calls: None, calls_bytes: 0 }
     }
 
     /// One that keeps its calls, to have them made again.
@@ -444,8 +495,13 @@ impl Respondent for Caller<'_> {
         let began = Instant::now();
         let answer = self.confirmed(event, found);
         self.time += began.elapsed();
-        if let Some(calls) = &mut self.calls {
-            calls.push(Call { event: event.clone(), found: found.to_vec(), answer: answer.clone() });
+        self.bytes += answer.as_ref().map_or(0, Answer::size_bytes);
+        if let Some(calls) = &mut self.calls
+            && self.calls_bytes < self.plugin.limits.batch_bytes
+        {
+            let call = Call { event: event.clone(), found: found.to_vec(), answer: answer.clone() };
+            self.calls_bytes += call.size_bytes();
+            calls.push(call);
         }
         match answer {
             Err(failure) if failure.kind == FailureKind::Timeout => {
@@ -455,10 +511,17 @@ impl Respondent for Caller<'_> {
         }
     }
 
-    /// Counts fuel and time.
+    /// Counts fuel, time, and the bytes of answers.
     fn has_used(&self, part: f64) -> bool {
         let limits = &self.plugin.limits;
-        self.fuel as f64 >= part * limits.batch_fuel as f64 || self.time >= limits.batch_time.mul_f64(part)
+        self.fuel as f64 >= part * limits.batch_fuel as f64
+            || self.time >= limits.batch_time.mul_f64(part)
+            || self.bytes as f64 >= part * limits.batch_bytes as f64
+    }
+
+    fn room(&self) -> Room {
+        let limits = &self.plugin.limits;
+        Room { of_event: limits.found_bytes, of_batch: limits.batch_bytes }
     }
 }
 

@@ -246,9 +246,9 @@ fn resolve<'a>(
     reads: &mut u64,
 ) -> Result<Vec<Outcome<'a>>, ProjectError> {
     tokio::task::block_in_place(|| {
-        let mut read = |calls: &[_]| {
+        let mut read = |calls: &[_], most_bytes: usize| {
             *reads += 1;
-            Handle::current().block_on(tx.read(calls))
+            Handle::current().block_on(tx.read(calls, most_bytes))
         };
         project::resolve(caller, batch, answers, duplicates, keys, &mut read)
     })

@@ -14,11 +14,25 @@ pub struct Change {
     pub arguments: Vec<Value>,
 }
 
+impl Change {
+    /// What it takes in memory.
+    pub fn size_bytes(&self) -> usize {
+        std::mem::size_of::<Self>() + self.arguments.iter().map(Value::size_bytes).sum::<usize>()
+    }
+}
+
 /// One call of a declared lookup; `arguments` are the values of its `by` columns.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LookupCall {
     pub lookup: u16,
     pub arguments: Vec<Value>,
+}
+
+impl LookupCall {
+    /// What it takes in memory.
+    pub fn size_bytes(&self) -> usize {
+        std::mem::size_of::<Self>() + self.arguments.iter().map(Value::size_bytes).sum::<usize>()
+    }
 }
 
 /// Why an event cannot be projected: a code to count by, and what a person needs to know.

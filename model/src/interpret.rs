@@ -2,7 +2,7 @@
 //!
 //! Everything that writes faster is held against this. SQLite writes with it directly.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::change::{Change, LookupCall, Rejection, codes};
 use crate::contract::{Contract, Guard, Table, Write, WriteKind};
@@ -21,12 +21,21 @@ pub struct Row {
     pub tombstone: bool,
 }
 
+impl Row {
+    /// What it takes in memory.
+    pub fn size_bytes(&self) -> usize {
+        std::mem::size_of::<Self>() + self.values.iter().map(Value::size_bytes).sum::<usize>()
+    }
+}
+
 /// The rows of a projection's tables, or of those of its rows that a batch can touch.
 #[derive(Debug, Clone)]
 pub struct Tables {
     tables: Vec<BTreeMap<Key, Row>>,
-    /// Every row that was changed, as it was before, oldest first.
+    /// Every row that was changed since the last [`Tables::settle`], as it was before, oldest first.
     journal: Vec<(usize, Key, Option<Row>)>,
+    /// The rows that were changed before that.
+    settled: BTreeSet<(usize, Key)>,
 }
 
 /// A place in the journal, to undo back to.
@@ -35,7 +44,11 @@ pub struct Mark(usize);
 
 impl Tables {
     pub fn new(contract: &Contract) -> Self {
-        Self { tables: vec![BTreeMap::new(); contract.tables.len()], journal: Vec::new() }
+        Self {
+            tables: vec![BTreeMap::new(); contract.tables.len()],
+            journal: Vec::new(),
+            settled: BTreeSet::new(),
+        }
     }
 
     /// Puts a row as it is stored, without a trace in the journal.
@@ -54,8 +67,15 @@ impl Tables {
     }
 
     /// The keys of the rows that were changed since the tables were loaded, each once, sorted.
-    pub fn changed(&self) -> std::collections::BTreeSet<(usize, &Key)> {
-        self.journal.iter().map(|(table, key, _)| (*table, key)).collect()
+    pub fn changed(&self) -> BTreeSet<(usize, &Key)> {
+        let settled = self.settled.iter().map(|(table, key)| (*table, key));
+        settled.chain(self.journal.iter().map(|(table, key, _)| (*table, key))).collect()
+    }
+
+    /// Says that nothing of what was done so far will be undone: marks before this are void, and no row is
+    /// kept any longer as it was before.
+    pub fn settle(&mut self) {
+        self.settled.extend(self.journal.drain(..).map(|(table, key, _)| (table, key)));
     }
 
     /// The keys of the rows that were written or deleted since the mark, in the order in which that
@@ -217,7 +237,10 @@ impl Tables {
     fn selected(&self, table_index: usize, table: &Table, columns: &[usize], values: &[Value]) -> Vec<Key> {
         let rows = &self.tables[table_index];
         if let Some(key) = table.key_given(columns, values) {
-            return Some(key).filter(|key| rows.get(key).is_some_and(|row| !row.tombstone)).into_iter().collect();
+            return Some(key)
+                .filter(|key| rows.get(key).is_some_and(|row| !row.tombstone))
+                .into_iter()
+                .collect();
         }
         let matches =
             |row: &Row| columns.iter().zip(values).all(|(column, value)| row.values[*column] == *value);
@@ -303,7 +326,8 @@ impl Table {
 
     /// The key of the one row that these values of these columns select. `None`: they are not the key.
     pub fn key_given(&self, columns: &[usize], values: &[Value]) -> Option<Key> {
-        let value = |key: &usize| columns.iter().position(|column| column == key).map(|at| values[at].clone());
+        let value =
+            |key: &usize| columns.iter().position(|column| column == key).map(|at| values[at].clone());
         self.is_key(columns).then(|| self.key.iter().filter_map(value).collect())
     }
 }
@@ -467,6 +491,24 @@ mod tests {
             assert_eq!(tables.apply(&contract, &change), Ok(touched), "{change:?}");
         }
         assert_eq!(dump(&tables), [(vec![int(1), text("new"), Value::Null, int(8)], false)]);
+    }
+
+    #[test]
+    fn what_is_settled_is_not_undone_and_no_row_is_kept_as_it_was() {
+        let contract = contract();
+        let mut tables = Tables::new(&contract);
+        tables
+            .apply_event(&contract, &[call(2, &[int(1), text("a")]), call(2, &[int(2), text("a")])])
+            .unwrap();
+        tables.settle();
+        assert!(tables.journal.is_empty());
+        let before = dump(&tables);
+        let mark = tables.mark();
+        tables.apply_event(&contract, &[call(0, &[int(3), int(1)]), call(5, &[text("a")])]).unwrap();
+        let changed = |tables: &Tables| tables.changed().len();
+        assert_eq!((dump(&tables).len(), changed(&tables)), (1, 3));
+        tables.undo_to(mark);
+        assert_eq!((dump(&tables), changed(&tables)), (before, 2));
     }
 
     #[test]

@@ -166,6 +166,16 @@ impl Value {
         matches!(self, Value::Null)
     }
 
+    /// What it takes in memory, for the bounds of what is held there.
+    pub fn size_bytes(&self) -> usize {
+        let apart = match self {
+            Value::Text(text) | Value::Json(text) => text.len(),
+            Value::Bytes(bytes) => bytes.len(),
+            _ => 0,
+        };
+        std::mem::size_of::<Self>() + apart
+    }
+
     /// The value's own type name, as a person reads it in a rejection.
     pub fn type_name(&self) -> &'static str {
         match self {

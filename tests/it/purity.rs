@@ -24,7 +24,7 @@ fn checked(plugin: &Plugin, payloads: &[String], row: &[Value]) -> Vec<Impurity>
     let batch = batch(payloads);
     let answers = ask(plugin, &batch).unwrap();
     let row = Row { values: row.to_vec(), tombstone: false };
-    let mut read = |calls: &[LookupCall]| Ok(vec![vec![row.clone()]; calls.len()]);
+    let mut read = |calls: &[LookupCall], _: usize| Ok(vec![Some(vec![row.clone()]); calls.len()]);
     let mut caller = Caller::keeping_calls(plugin);
     resolve(&mut caller, &batch, &answers, &[], Keys::default(), &mut read).unwrap();
     check(plugin, &batch, &answers, &caller.into_calls())

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use projector::batch::Delivery;
 use projector::config::Limits;
-use projector::outcome::Outcome;
+use projector::outcome::{FailureKind, Outcome};
 use projector::plugin::Plugin;
 use projector::project::{Caller, Keys, ask, resolve};
 use projector_model::interpret::Row;
@@ -42,11 +42,12 @@ fn project_in_part(plugin: &Plugin, batches: &[&[Delivery]]) -> (Vec<Row>, usize
     while let Some(batch) = next {
         let answers = ask(plugin, batch).unwrap();
         let asked = &batch[..answers.len()];
-        let mut read = |calls: &[LookupCall]| {
+        let mut read = |calls: &[LookupCall], mut most_bytes: usize| {
             reads += 1;
             let find = |call: &LookupCall| {
                 let row = stored.row(contract.lookups[usize::from(call.lookup)].table, &call.arguments);
-                row.cloned().into_iter().collect()
+                most_bytes = most_bytes.checked_sub(row.map_or(0, Row::size_bytes))?;
+                Some(row.cloned().into_iter().collect())
             };
             Ok(calls.iter().map(find).collect())
         };
@@ -98,9 +99,9 @@ fn what_was_foreseen_in_vain_is_asked_again_in_its_turn() {
     assert_eq!(reads, 1, "all that later rounds ask for was read in the first");
 }
 
-/// However little of a batch its fuel or its time is enough for: what remains begins the next one.
+/// However little of a batch its fuel, its time or its bytes are enough for: what remains begins the next one.
 #[test]
-fn a_batch_ends_when_its_fuel_or_its_time_is_used_and_comes_out_as_one_by_one() {
+fn a_batch_ends_when_it_has_used_what_it_may_and_comes_out_as_one_by_one() {
     const BIRTHS: usize = 60;
     // Each needs rows of all before it, three rounds of them.
     let births: Vec<Delivery> = (0..BIRTHS).map(|person| birth(person, person.checked_sub(1))).collect();
@@ -118,16 +119,42 @@ fn a_batch_ends_when_its_fuel_or_its_time_is_used_and_comes_out_as_one_by_one() 
     assert_eq!(in_batches(most.clone()), [BIRTHS]);
     assert_eq!(in_batches(Limits { batch_fuel: 0, ..most.clone() }), [1; BIRTHS]);
     assert_eq!(in_batches(Limits { batch_time: Duration::ZERO, ..most.clone() }), [1; BIRTHS]);
-    let some = in_batches(Limits { batch_fuel: 1_000_000, ..most });
-    assert!((4..BIRTHS / 2).contains(&some.len()), "{some:?}");
+    assert_eq!(in_batches(Limits { batch_bytes: 0, ..most.clone() }), [1; BIRTHS]);
+    for limits in [
+        Limits { batch_fuel: 1_000_000, ..most.clone() },
+        // Answers of some hundred bytes each, and a row for the next event.
+        Limits { batch_bytes: 4_000, ..most },
+    ] {
+        let some = in_batches(limits);
+        assert!((4..BIRTHS / 2).contains(&some.len()), "{some:?}");
+    }
+}
+
+#[test]
+fn an_event_that_finds_more_than_it_may_fails_and_no_other() {
+    let births = [birth(0, None), birth(1, Some(0)), birth(2, None)];
+    let plugin = load(&guest("ancestors-guest"), &Limits { found_bytes: 100, ..Limits::default() });
+    let answers = ask(&plugin, &births).unwrap();
+    let mut read = |calls: &[LookupCall], _: usize| Ok(vec![Some(Vec::new()); calls.len()]);
+    let outcomes =
+        resolve(&mut Caller::new(&plugin), &births, &answers, &[], Keys::default(), &mut read).unwrap();
+    let [Outcome::Apply(_), Outcome::Dead { failure, .. }, Outcome::Apply(_)] = &outcomes[..] else {
+        panic!("{outcomes:?}")
+    };
+    assert_eq!((failure.kind, &*failure.code), (FailureKind::Limit, "found"));
+    assert!(failure.detail.contains("limits.found-bytes"), "{failure}");
 }
 
 /// The first calls are made ahead, and end a batch just as those with rows do.
 #[test]
 fn no_more_is_asked_ahead_than_a_batch_may_use() {
     let births: Vec<Delivery> = (0..9).map(|person| birth(person, None)).collect();
-    let plugin = load(&guest("ancestors-guest"), &Limits { batch_fuel: 0, ..Limits::default() });
-    assert_eq!(ask(&plugin, &births).unwrap().len(), 1);
+    for limits in
+        [Limits { batch_fuel: 0, ..Limits::default() }, Limits { batch_bytes: 0, ..Limits::default() }]
+    {
+        let plugin = load(&guest("ancestors-guest"), &limits);
+        assert_eq!(ask(&plugin, &births).unwrap().len(), 1);
+    }
     let plugin = load(&guest("ancestors-guest"), &Limits::default());
     assert_eq!(ask(&plugin, &births).unwrap().len(), births.len());
 }

@@ -263,6 +263,9 @@ pub struct Limits {
     pub batch_fuel: u64,
     #[serde(with = "humantime_serde")]
     pub batch_time: Duration,
+    /// Bytes of answers after which a batch ends, counted in the same two parts; and of the rows that are
+    /// found for it.
+    pub batch_bytes: usize,
     /// Linear memory of an instance.
     pub memory_bytes: usize,
     /// Stack that its calls may fill; no more than a MiB.
@@ -275,6 +278,8 @@ pub struct Limits {
     pub output_bytes: usize,
     /// Lookups that one event may ask for, in each of its rounds.
     pub lookups: usize,
+    /// Bytes of the rows that may be found for one event, in all its rounds.
+    pub found_bytes: usize,
     /// Lines that a plugin may log in a second, all its instances and lanes together.
     pub log_lines: usize,
     /// The share of batches whose events are projected twice, to see that the plugin is a pure function:
@@ -300,12 +305,14 @@ impl Default for Limits {
             time: Duration::from_secs(2),
             batch_fuel: 1_000_000_000,
             batch_time: Duration::from_secs(2),
+            batch_bytes: VALUE_BYTES,
             memory_bytes: 16 * VALUE_BYTES,
             stack_bytes: MIB / 2,
             table_elements: 20_000,
             changes: 10_000,
             output_bytes: 2 * VALUE_BYTES,
             lookups: 100,
+            found_bytes: 4 * VALUE_BYTES,
             log_lines: 100,
             purity_sample: 0.001,
             component_bytes: 32 * MIB,

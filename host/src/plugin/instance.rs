@@ -24,6 +24,17 @@ pub enum Answer {
     Needs(Vec<LookupCall>),
 }
 
+impl Answer {
+    /// What it takes in memory.
+    pub fn size_bytes(&self) -> usize {
+        match self {
+            Answer::Changes(changes) => changes.iter().map(Change::size_bytes).sum(),
+            Answer::Ignored { code, detail } => code.len() + detail.len(),
+            Answer::Needs(calls) => calls.iter().map(LookupCall::size_bytes).sum(),
+        }
+    }
+}
+
 /// Rows that a lookup found, as the plugin is given them.
 pub type Found = (LookupCall, Vec<Vec<Value>>);
 

@@ -17,6 +17,8 @@ pub struct Limits {
     /// Fuel and wall time after which a batch ends.
     pub batch_fuel: u64,
     pub batch_time: Duration,
+    /// Bytes of answers, and of rows found, after which a batch ends.
+    pub batch_bytes: usize,
     pub memory_bytes: usize,
     pub table_elements: usize,
     /// Changes that one event may lead to.
@@ -25,6 +27,8 @@ pub struct Limits {
     pub output_bytes: usize,
     /// Lookups that one event may ask for in one round.
     pub lookups: usize,
+    /// Bytes of the rows that may be found for one event, in all its rounds.
+    pub found_bytes: usize,
     /// Lines that may be logged in a second.
     pub log_lines: usize,
     /// The share of batches whose calls are made again.
@@ -39,11 +43,13 @@ impl From<&crate::config::Limits> for Limits {
             time: config.time,
             batch_fuel: config.batch_fuel,
             batch_time: config.batch_time,
+            batch_bytes: config.batch_bytes,
             memory_bytes: config.memory_bytes,
             table_elements: config.table_elements,
             changes: config.changes,
             output_bytes: config.output_bytes,
             lookups: config.lookups,
+            found_bytes: config.found_bytes,
             log_lines: config.log_lines,
             purity_sample: config.purity_sample,
         }

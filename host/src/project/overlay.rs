@@ -9,8 +9,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use projector_model::interpret::Key;
-use projector_model::{Change, Contract, LookupCall, Tables, Value};
+use projector_model::interpret::{Key, Row};
+use projector_model::{Change, Contract, LookupCall, Tables};
 
 use super::Read;
 use crate::plugin::Found;
@@ -23,7 +23,9 @@ pub(super) struct Overlay<'c> {
     /// By table: the keys that were asked for.
     known: Vec<HashSet<Key>>,
     /// What was found by other columns than the key: it is shown as long as nothing of the table is changed.
-    found: HashMap<LookupCall, Vec<Vec<Value>>>,
+    found: HashMap<LookupCall, Vec<Row>>,
+    /// What the rows weighed that were read.
+    read_bytes: usize,
     /// Changes of earlier events to tables that lookups read, in order.
     pending: Vec<Change>,
 }
@@ -35,28 +37,37 @@ impl<'c> Overlay<'c> {
             tables: Tables::new(contract),
             known: vec![HashSet::new(); contract.tables.len()],
             found: HashMap::new(),
+            read_bytes: 0,
             pending: Vec::new(),
         }
     }
 
-    /// Reads what these calls find, all at once, if it was not read before.
-    pub(super) fn load(&mut self, calls: Vec<LookupCall>, read: &mut Read<'_>) -> Result<(), StoreError> {
-        let new: HashSet<LookupCall> = calls.into_iter().filter(|call| !self.knows(call)).collect();
-        if new.is_empty() {
+    /// Reads what these calls find, all at once, if it was not read before; the first ones first, and no
+    /// more than this many bytes. Whether it was enough, [`knows`](Self::knows) tells.
+    pub(super) fn load(
+        &mut self,
+        calls: &[LookupCall],
+        most_bytes: usize,
+        read: &mut Read<'_>,
+    ) -> Result<(), StoreError> {
+        let mut asked = HashSet::new();
+        let new: Vec<LookupCall> =
+            calls.iter().filter(|call| !self.is_known(call) && asked.insert(*call)).cloned().collect();
+        if new.is_empty() || most_bytes == 0 {
             return Ok(());
         }
-        let mut new: Vec<LookupCall> = new.into_iter().collect();
-        new.sort();
-        let found = read(&new)?;
+        let found = read(&new, most_bytes)?;
         let mut late = Tables::new(self.contract);
         let mut keys = vec![HashSet::new(); self.contract.tables.len()];
         for (call, rows) in new.into_iter().zip(found) {
+            let Some(rows) = rows else { continue };
+            self.read_bytes += rows.iter().map(Row::size_bytes).sum::<usize>();
             match self.key_of(&call) {
                 Some((table, key)) => {
                     rows.into_iter().for_each(|row| late.load(self.contract, table, row));
                     keys[table].insert(key);
                 }
-                None => drop(self.found.insert(call, rows.into_iter().map(|row| row.values).collect())),
+                None => drop(self.found.insert(call, rows)),
             }
         }
         // Rows that come late meet every change that was made before they were asked for.
@@ -70,6 +81,11 @@ impl<'c> Overlay<'c> {
         Ok(())
     }
 
+    /// What all rows weighed that were read.
+    pub(super) fn read_bytes(&self) -> usize {
+        self.read_bytes
+    }
+
     /// Whether a call could find rows that earlier events changed and nobody has loaded: it selects
     /// by other columns than the key, in a table that they write.
     pub(super) fn is_unsure(&self, call: &LookupCall) -> bool {
@@ -79,18 +95,31 @@ impl<'c> Overlay<'c> {
         !self.contract.tables[lookup.table].is_key(&lookup.by) && self.pending.iter().any(written)
     }
 
-    /// Whether a call was loaded.
-    pub(super) fn knows(&self, call: &LookupCall) -> bool {
+    /// Whether all of these calls were loaded.
+    pub(super) fn knows(&self, calls: &[LookupCall]) -> bool {
+        calls.iter().all(|call| self.is_known(call))
+    }
+
+    fn is_known(&self, call: &LookupCall) -> bool {
         match self.key_of(call) {
             Some((table, key)) => self.known[table].contains(&key),
             None => self.found.contains_key(call),
         }
     }
 
+    /// What the rows weigh that calls find now which were loaded: whole, where they were read so.
+    pub(super) fn size_bytes(&self, calls: &[LookupCall]) -> usize {
+        let of_call = |call: &LookupCall| match self.key_of(call) {
+            Some((table, key)) => self.tables.row(table, &key).map_or(0, Row::size_bytes),
+            None => self.found.get(call).into_iter().flatten().map(Row::size_bytes).sum(),
+        };
+        calls.iter().map(of_call).sum()
+    }
+
     /// Adds what calls that were loaded find now.
     pub(super) fn show(&self, calls: &[LookupCall], found: &mut Vec<Found>) {
         let now = |call: &LookupCall| match self.found.get(call) {
-            Some(rows) => rows.clone(),
+            Some(rows) => rows.iter().map(|row| row.values.clone()).collect(),
             None => self.tables.lookup(self.contract, call),
         };
         found.extend(calls.iter().map(|call| (call.clone(), now(call))));
@@ -121,14 +150,16 @@ fn meet(tables: &mut Tables, contract: &Contract, known: &[HashSet<Key>], change
     let by = &change.arguments[..write.by.len()];
     match contract.tables[write.table].key_given(&write.by, by) {
         Some(key) if !known[write.table].contains(&key) => {}
-        _ => drop(tables.apply(contract, change)),
+        _ => {
+            drop(tables.apply(contract, change));
+            tables.settle();
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use projector_model::Descriptor;
-    use projector_model::interpret::Row;
+    use projector_model::{Descriptor, Value};
 
     use super::*;
 
@@ -164,17 +195,20 @@ mod tests {
     const ERASE: u16 = 4;
 
     fn rename(id: i64, group: &str, version: i64) -> Change {
-        Change { statement: 3, arguments: vec![Value::Int64(id), Value::Text(group.into()), Value::Int64(version)] }
+        Change {
+            statement: 3,
+            arguments: vec![Value::Int64(id), Value::Text(group.into()), Value::Int64(version)],
+        }
     }
 
     /// Stored: row 1 of group a, with 10; the tombstone of row 7, of version 7.
-    fn stored(calls: &[LookupCall]) -> Result<Vec<Vec<Row>>, StoreError> {
+    fn stored(calls: &[LookupCall], _: usize) -> Result<Vec<Option<Vec<Row>>>, StoreError> {
         let row = |values: [Value; 4], tombstone| vec![Row { values: values.into(), tombstone }];
         let (int, null) = (Value::Int64, || Value::Null);
         let find = |call: &LookupCall| match call.arguments[0] {
-            Value::Int64(1) => row([int(1), Value::Text("a".into()), int(10), null()], false),
-            Value::Int64(7) => row([int(7), null(), null(), int(7)], true),
-            _ => vec![],
+            Value::Int64(1) => Some(row([int(1), Value::Text("a".into()), int(10), null()], false)),
+            Value::Int64(7) => Some(row([int(7), null(), null(), int(7)], true)),
+            _ => Some(vec![]),
         };
         Ok(calls.iter().map(find).collect())
     }
@@ -186,13 +220,16 @@ mod tests {
         let [early, late] = [false, true].map(|late| {
             let mut overlay = Overlay::new(&contract);
             if !late {
-                overlay.load(calls.clone(), &mut stored).unwrap();
+                overlay.load(&calls, usize::MAX, &mut stored).unwrap();
             }
             overlay.apply(changes);
-            overlay.load(calls.clone(), &mut stored).unwrap();
+            overlay.load(&calls, usize::MAX, &mut stored).unwrap();
             let mut found = Vec::new();
             overlay.show(&calls, &mut found);
-            found.into_iter().map(|(_, rows)| rows.into_iter().next().map(|row| row[0].clone())).collect::<Vec<_>>()
+            found
+                .into_iter()
+                .map(|(_, rows)| rows.into_iter().next().map(|row| row[0].clone()))
+                .collect::<Vec<_>>()
         });
         assert_eq!(early, late);
         early
@@ -214,8 +251,10 @@ mod tests {
     /// Rows 3 and those of group b are not known here: they may be there, and the store will tell.
     #[test]
     fn a_change_that_meets_no_known_row_undoes_no_other() {
-        let of_group =
-            |group: &str, n| Change { statement: 1, arguments: vec![Value::Text(group.into()), Value::Int64(n)] };
+        let of_group = |group: &str, n| Change {
+            statement: 1,
+            arguments: vec![Value::Text(group.into()), Value::Int64(n)],
+        };
         assert_eq!(shown(&[1], &[call(PUT, &[1, 5]), call(ERASE, &[3])]), [Some(Value::Int64(15))]);
         assert_eq!(shown(&[1], &[call(PUT, &[1, 5]), of_group("b", 0)]), [Some(Value::Int64(15))]);
         assert_eq!(shown(&[1], &[of_group("a", 3), of_group("b", 4)]), [Some(Value::Int64(3))]);

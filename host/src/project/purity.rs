@@ -53,6 +53,16 @@ pub struct Call {
     pub(super) answer: FirstAnswer,
 }
 
+impl Call {
+    /// What it takes in memory.
+    pub(super) fn size_bytes(&self) -> usize {
+        let found = self.found.iter().map(|(call, rows)| {
+            call.size_bytes() + rows.iter().flatten().map(Value::size_bytes).sum::<usize>()
+        });
+        self.event.size_bytes() + found.sum::<usize>() + self.answer.as_ref().map_or(0, Answer::size_bytes)
+    }
+}
+
 /// An event that was answered otherwise in a fresh instance, with the same rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Impurity {

@@ -9,6 +9,7 @@ pub mod deployments;
 pub mod diff;
 pub mod event_ids;
 mod fault;
+mod finding;
 pub mod foreign;
 pub mod moves;
 mod names;
@@ -122,7 +123,14 @@ pub trait Transaction: Send {
     /// row, its tombstone as well: what later changes do to it depends on that. One by other columns finds
     /// rows that are there, in the order of the key, of each the columns that the lookup returns. What this
     /// sees stays as it is until the end of the transaction.
-    async fn read(&mut self, calls: &[LookupCall]) -> Result<Vec<Vec<Row>>, StoreError>;
+    ///
+    /// All rows together weigh no more than `most_bytes`: of each lookup the first calls are answered, as many
+    /// as there is room for. `None`: this one is not.
+    async fn read(
+        &mut self,
+        calls: &[LookupCall],
+        most_bytes: usize,
+    ) -> Result<Vec<Option<Vec<Row>>>, StoreError>;
 
     /// Which of these ids were handled before.
     async fn known(&mut self, ids: &[EventId]) -> Result<Known, StoreError>;

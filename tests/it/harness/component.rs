@@ -42,6 +42,8 @@ pub(crate) enum Argument<'a> {
     Float64(f64),
     Decimal(&'a str),
     Text(&'a [u8]),
+    /// That is in memory, or will be when it is answered: an address, and how many bytes.
+    TextAt(Address, usize),
     Json(&'a str),
     Timestamp(i64),
 }
@@ -172,6 +174,7 @@ impl Guest {
                 Argument::Float64(number) => (3, number.to_le_bytes().to_vec()),
                 Argument::Decimal(number) => (4, words(&self.text(number.as_bytes()))),
                 Argument::Text(text) => (5, words(&self.text(text))),
+                Argument::TextAt(address, length) => (5, words(&[*address, *length])),
                 Argument::Json(document) => (7, words(&self.text(document.as_bytes()))),
                 Argument::Timestamp(micros) => (8, micros.to_le_bytes().to_vec()),
             };

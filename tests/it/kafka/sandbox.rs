@@ -409,6 +409,42 @@ fn events_that_use_much_each_are_committed_in_several_batches() {
     }
 }
 
+/// Events of one byte that lead to 7 MB each: as many as a batch takes would be gigabytes.
+#[test]
+fn large_answers_end_a_batch_and_the_host_stays_small() {
+    const EVENTS: usize = 200;
+    const NOTE_BYTES: usize = 7 << 20;
+    const MEMORY: usize = 1 << 20;
+    let descriptor = json!({
+        "name": "verbose", "version": "1.0.0",
+        "topics": [{"name": "hostile.events.v1", "statements": ["put"]}],
+        "tables": [{"name": "note", "key": ["id"], "columns": [
+            {"name": "id", "type": "int64"}, {"name": "note", "type": "text"}]}],
+        "statements": [{"name": "put", "table": "note", "kind": "upsert", "set": [{"column": "note"}]}],
+    });
+    let mut guest = Guest::describing(&descriptor.to_string());
+    let arguments = guest.arguments(&[Argument::Int64(1), Argument::TextAt(MEMORY, NOTE_BYTES)]);
+    let answer = guest.calls(&[(0, arguments, 2)]);
+    let code = format!(
+        "(if (i32.eq (memory.size) (i32.const 16)) (then
+           (drop (memory.grow (i32.const 128)))
+           (memory.fill (i32.const {MEMORY}) (i32.const 120) (i32.const {NOTE_BYTES}))))
+         (i32.const {answer})"
+    );
+    let component = guest.project(&code).component();
+    let sandbox = Sandbox::with("verbose", Plugins::new(&[SALES_BY_COUNTRY]).add("verbose.wasm", component));
+    publish_raw(&sandbox, &["e"; EVENTS]);
+    let host = sandbox.platform.start_host("host");
+    assert_closed(&sandbox.platform.until_through("verbose"), EVENTS, 0, 0);
+    sandbox.platform.assert_sales_are_right();
+    let peak = host.peak_memory();
+    let tally = host.sigterm().tally("verbose");
+    println!("the host held {} MiB at most; {tally:?}", peak >> 20);
+    assert!(peak < MOST_MEMORY, "the host held {} MiB", peak >> 20);
+    // One is below what a batch may answer with, two are beyond it.
+    assert!(tally.batches as usize >= EVENTS / 2, "{tally:?}");
+}
+
 /// An answer that is none: pointers into nowhere, cases that do not exist, text that is not UTF-8.
 #[test]
 fn an_answer_that_cannot_be_read_costs_its_event_and_no_other() {

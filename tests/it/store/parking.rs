@@ -323,10 +323,10 @@ impl<'h> World<'h> {
         let call =
             |key: u8| LookupCall { lookup, arguments: vec![Value::Text(char::from(b'a' + key).to_string())] };
         let mut tx = self.settler().store.begin(&self.settler().deployment).await?;
-        let found = tx.read(&(0..KEYS).map(call).collect::<Vec<_>>()).await?;
+        let found = tx.read(&(0..KEYS).map(call).collect::<Vec<_>>(), usize::MAX).await?;
         drop(tx);
         for (key, rows) in (0..KEYS).zip(found) {
-            let found = rows.first().map(|row| row.values[1].clone());
+            let found = rows.iter().flatten().next().map(|row| row.values[1].clone());
             let expected = self.model.trails.get(&key).map(|steps| Value::Text(steps.join(" ")));
             ensure!(found == expected, "the trail of {key} is {found:?}, expected {expected:?}");
         }

@@ -14,6 +14,7 @@ use projector::store::{
     StoreError, Transaction, Writes,
 };
 use projector::topics::TopicMapping;
+use projector_model::interpret::Row;
 use projector_model::{Change, Contract, Descriptor, LookupCall, Value};
 use serde_json::{Value as Json, json};
 
@@ -172,14 +173,18 @@ impl Projection {
         transaction.commit().await
     }
 
-    /// What calls of lookups find, as the values that the rows have.
+    /// What calls of lookups find, tombstones aside, as the values that the rows have.
     pub(super) async fn read(&self, calls: &[LookupCall]) -> Result<Vec<Vec<Vec<Value>>>, StoreError> {
         let mut calls = calls.to_vec();
         for call in &mut calls {
             self.deployment.contract.fit_lookup(call).expect("validated before");
         }
-        let found = self.begin().await?.read(&calls).await?;
-        Ok(found.into_iter().map(|rows| rows.into_iter().map(|row| row.values).collect()).collect())
+        let found = self.begin().await?.read(&calls, usize::MAX).await?;
+        let values = |rows: Option<Vec<Row>>| {
+            let there = rows.into_iter().flatten().filter(|row| !row.tombstone);
+            there.map(|row| row.values).collect()
+        };
+        Ok(found.into_iter().map(values).collect())
     }
 
     pub(super) async fn overview(&self) -> Result<Overview> {

@@ -14,6 +14,7 @@ on_both_stores!(
     a_limit_takes_the_first_rows_by_key,
     what_was_deleted_is_found_by_its_key_alone_and_as_a_tombstone,
     a_transaction_reads_what_others_committed,
+    no_more_is_read_than_there_is_room_for,
 );
 
 /// Orders by a key of a decimal and a text, found by their customer.
@@ -121,11 +122,12 @@ async fn a_limit_takes_the_first_rows_by_key(home: Home) -> Result<()> {
 async fn what_was_deleted_is_found_by_its_key_alone_and_as_a_tombstone(home: Home) -> Result<()> {
     let projection = filled(&home).await?;
     projection.write(&[vec![call(1, [text("a"), decimal("-10"), Value::Int64(1)])]]).await?;
-    let calls = [find(ONE, [text("a"), decimal("-10.0")]), find(OPEN_ONES, [Value::Boolean(true), text("eve")])];
-    let found = projection.begin().await?.read(&calls).await?;
+    let calls =
+        [find(ONE, [text("a"), decimal("-10.0")]), find(OPEN_ONES, [Value::Boolean(true), text("eve")])];
+    let found = projection.begin().await?.read(&calls, usize::MAX).await?;
     let values = vec![text("a"), decimal("-10.0"), Value::Null, Value::Null, Value::Int64(1)];
-    assert_eq!(found[0], [Row { values, tombstone: true }]);
-    assert!(found[1].iter().all(|row| !row.tombstone));
+    assert_eq!(found[0], Some(vec![Row { values, tombstone: true }]));
+    assert!(found[1].iter().flatten().all(|row| !row.tombstone));
     assert_eq!(keys(&projection.read(&calls).await?)[1], ["-9.0 a", "9.0 b", "10.0 a"]);
     Ok(())
 }
@@ -138,5 +140,37 @@ async fn a_transaction_reads_what_others_committed(home: Home) -> Result<()> {
     assert!(found.iter().enumerate().all(|(at, rows)| rows.len() == usize::from(at % 2 == 0)));
     projection.write(&[vec![put("11", "a", "new", true)]]).await?;
     assert!(projection.read(&many).await?.iter().all(|rows| rows.len() == 1));
+    Ok(())
+}
+
+async fn no_more_is_read_than_there_is_room_for(home: Home) -> Result<()> {
+    let projection = filled(&home).await?;
+    let long: Vec<Change> =
+        (0..200).map(|at| put(&at.to_string(), "x", &"long ".repeat(2_000), true)).collect();
+    projection.write(&[long]).await?;
+    let one = |at: i32| find(ONE, [text("x"), decimal(&at.to_string())]);
+    let mut tx = projection.begin().await?;
+    let row_bytes =
+        tx.read(&[one(0)], usize::MAX).await?[0].iter().flatten().map(Row::size_bytes).sum::<usize>();
+    assert!(row_bytes > 10_000, "{row_bytes}");
+    // The last one finds nothing, and is not found out.
+    let calls: Vec<LookupCall> = (0..201).map(one).collect();
+    for room in [0, 1, 3, 199] {
+        let found = tx.read(&calls, room * row_bytes + 1).await?;
+        let answered: Vec<bool> = found.iter().map(Option::is_some).collect();
+        assert_eq!(answered, (0..201).map(|at| at < room).collect::<Vec<_>>());
+    }
+    let found = tx.read(&calls, 200 * row_bytes).await?;
+    assert!(
+        found
+            .iter()
+            .enumerate()
+            .all(|(at, rows)| rows.as_ref().is_some_and(|rows| rows.len() == usize::from(at < 200)))
+    );
+    // Each lookup has its share, and what one leaves is for the next: all that these find is small.
+    let calls =
+        [find(OF_CUSTOMER, [text("bob")]), one(0), find(OPEN_ONES, [Value::Boolean(true), text("eve")])];
+    let found = tx.read(&calls, row_bytes).await?;
+    assert_eq!(found.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false, true]);
     Ok(())
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail, ensure};
 use projector::batch::Delivery;
 use projector::outcome::{Failure, Outcome};
-use projector::project::{FirstAnswers, Keys, first_answers, resolve};
+use projector::project::{FirstAnswers, Keys, Room, first_answers, resolve};
 use projector::settle::{Isolate, isolate};
 use projector::store::{Store, Writes};
 use projector_model::interpret::Key;
@@ -35,12 +35,15 @@ const PROJECTIONS: u64 = 500;
 /// How many calls a batch has: those with few are of one event each.
 const MOST_CALLS: [usize; 4] = [usize::MAX, 25, 8, 0];
 
-/// The number of a projection, how many calls a batch has, and batches of events.
-type Case = (u64, usize, Vec<Vec<Dice>>);
+/// What rows may weigh that are found for an event, and for a batch: some of them weigh two hundred bytes.
+const ROOMS: [(usize, usize); 4] = [(usize::MAX, usize::MAX), (usize::MAX, 1_000), (600, 2_000), (300, 0)];
+
+/// The number of a projection, how many calls a batch has, what it may find, and batches of events.
+type Case = (u64, usize, usize, Vec<Vec<Dice>>);
 
 fn cases() -> impl Strategy<Value = Case> {
     let dice = vec(any::<u16>(), 0..=40).prop_map(Dice);
-    (0..PROJECTIONS, 0..MOST_CALLS.len(), vec(vec(dice, 0..=12), 1..=3))
+    (0..PROJECTIONS, 0..MOST_CALLS.len(), 0..ROOMS.len(), vec(vec(dice, 0..=12), 1..=3))
 }
 
 #[test]
@@ -57,11 +60,13 @@ fn a_batch_brings_every_event_to_where_it_comes_one_by_one() -> Result<()> {
         ..Config::default()
     };
     let places = std::cell::RefCell::new(&mut places);
-    let outcome = TestRunner::new(config).run(&cases(), |(number, most_calls, batches)| {
+    let outcome = TestRunner::new(config).run(&cases(), |(number, most_calls, room, batches)| {
         let mut places = places.borrow_mut();
+        let (of_event, of_batch) = ROOMS[room];
+        let bounds = Bounds { most_calls: MOST_CALLS[most_calls], room: Room { of_event, of_batch } };
         let tried = runtime.block_on(async {
             for place in places.iter_mut() {
-                place.compare(number, MOST_CALLS[most_calls], &batches).await?;
+                place.compare(number, bounds, &batches).await?;
             }
             anyhow::Ok(())
         });
@@ -72,6 +77,13 @@ fn a_batch_brings_every_event_to_where_it_comes_one_by_one() -> Result<()> {
         Err(TestError::Fail(reason, case)) => panic!("{reason}\ncase: {case:?}"),
         Err(TestError::Abort(reason)) => panic!("{reason}"),
     }
+}
+
+/// What a batch may use.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    most_calls: usize,
+    room: Room,
 }
 
 /// A store with the projections that were tried in it.
@@ -89,7 +101,7 @@ impl Place {
     }
 
     /// Tries a case on empty tables.
-    async fn compare(&mut self, number: u64, most_calls: usize, batches: &[Vec<Dice>]) -> Result<()> {
+    async fn compare(&mut self, number: u64, bounds: Bounds, batches: &[Vec<Dice>]) -> Result<()> {
         if !self.installed.contains_key(&number) {
             let mut rng = StdRng::seed_from_u64(number);
             let dice = Dice((0..150).map(|_| rng.random()).collect());
@@ -101,16 +113,20 @@ impl Place {
         let projection = &self.installed[&number];
         let contract = &projection.deployment.contract;
         empty(&mut self.session, projection).await?;
+        let bounds = Bounds { room: scripted::room(contract, bounds.room), ..bounds };
+        let of_event = bounds.room.of_event;
         let first = projection.offset().await?;
         let mut offsets = first..;
-        let events: Vec<Vec<Delivery>> = batches
-            .iter()
-            .map(|batch| batch.iter().zip(&mut offsets).map(|(dice, at)| scripted::delivery(at, dice)).collect())
-            .collect();
-        let (expected, expected_rows) = one_by_one(projection, &events);
+        let mut delivery = |dice| {
+            let offset = offsets.next().unwrap_or_default();
+            scripted::delivery(offset, dice, of_event == usize::MAX)
+        };
+        let events: Vec<Vec<Delivery>> =
+            batches.iter().map(|batch| batch.iter().map(&mut delivery).collect()).collect();
+        let (expected, expected_rows) = one_by_one(projection, &events, of_event);
         let mut fates = Vec::new();
         for batch in &events {
-            let settled = settle(projection, batch, most_calls).await;
+            let settled = settle(projection, batch, bounds).await;
             fates.extend(settled.with_context(|| self.describe(contract, &expected))?);
         }
         ensure!(fates == expected, "{}\nand it was: {fates:#?}", self.describe(contract, &expected));
@@ -146,14 +162,14 @@ async fn empty(session: &mut Session, projection: &Projection) -> Result<()> {
 }
 
 /// What the model makes of the events, and the rows then.
-fn one_by_one(projection: &Projection, batches: &[Vec<Delivery>]) -> (Vec<Fate>, Vec<Dump>) {
+fn one_by_one(projection: &Projection, batches: &[Vec<Delivery>], of_event: usize) -> (Vec<Fate>, Vec<Dump>) {
     let (contract, digest) = (&projection.deployment.contract, &projection.deployment.digest);
     let mut tables = Tables::new(contract);
     let mut writers = rows::Writers::new();
     let mut fates = Vec::new();
     for Delivery { event, .. } in batches.iter().flatten() {
         let mark = tables.mark();
-        fates.push(scripted::one_by_one(contract, &mut tables, event));
+        fates.push(scripted::one_by_one(contract, &mut tables, event, of_event));
         let written: Vec<(usize, Key)> =
             tables.changed_since(mark).map(|(table, key)| (table, key.clone())).collect();
         writers.extend(written.into_iter().map(|row| (row, format!("{} by {digest}", event.position))));
@@ -163,8 +179,9 @@ fn one_by_one(projection: &Projection, batches: &[Vec<Delivery>]) -> (Vec<Fate>,
 }
 
 /// Settles a batch as a lane does: in as many transactions as it takes.
-async fn settle(projection: &Projection, batch: &[Delivery], most_calls: usize) -> Result<Vec<Fate>> {
+async fn settle(projection: &Projection, batch: &[Delivery], bounds: Bounds) -> Result<Vec<Fate>> {
     let contract = &projection.deployment.contract;
+    let scripted = || Scripted::new(contract, bounds.most_calls, bounds.room);
     let mut fates = Vec::new();
     let mut most = batch.len();
     // Of the first event of those that remain.
@@ -172,14 +189,14 @@ async fn settle(projection: &Projection, batch: &[Delivery], most_calls: usize) 
     while fates.len() < batch.len() {
         let rest = &batch[fates.len()..];
         let rest = &rest[..most.min(rest.len())];
-        let mut answers = first_answers(&mut Scripted::new(contract, most_calls), rest).expect("it answers");
+        let mut answers = first_answers(&mut scripted(), rest).expect("it answers");
         if let Some(failure) = &failed {
             answers[0] = FirstAnswers::failed(failure.clone());
         }
         let mut tx = projection.begin().await?;
         let outcomes = tokio::task::block_in_place(|| {
-            let mut read = |calls: &[_]| Handle::current().block_on(tx.read(calls));
-            let mut scripted = Scripted::new(contract, most_calls);
+            let mut read = |calls: &[_], most_bytes| Handle::current().block_on(tx.read(calls, most_bytes));
+            let mut scripted = scripted();
             resolve(&mut scripted, &rest[..answers.len()], &answers, &[], Keys::default(), &mut read)
         });
         let outcomes = outcomes.map_err(|error| anyhow::anyhow!("{error:?}"))?;

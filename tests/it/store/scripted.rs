@@ -9,9 +9,10 @@ use projector::batch::Delivery;
 use projector::event::{Event, Position};
 use projector::outcome::{Failure, FailureKind};
 use projector::plugin::{Answer, Found};
-use projector::project::{FirstAnswer, ProjectError, Respondent};
+use projector::project::{FirstAnswer, ProjectError, Respondent, Room};
 use projector_model::descriptor::{Descriptor, Lookup, Table, Topic};
-use projector_model::{Change, Contract, LookupCall, Tables};
+use projector_model::interpret::Row;
+use projector_model::{Change, Contract, LookupCall, Tables, Type, Value};
 
 use super::projection::partition;
 use super::random::{self, Dice, Throws};
@@ -53,12 +54,8 @@ fn lookup(name: String, tables: &[Table], throws: &mut Throws<'_>) -> Lookup {
         1 => table.key.iter().rev().cloned().collect(),
         _ => vec!["grp".into()],
     };
-    let mut columns: Vec<String> = table
-        .columns
-        .iter()
-        .map(|column| column.name.clone())
-        .filter(|_| !throws.one_in(3))
-        .collect();
+    let mut columns: Vec<String> =
+        table.columns.iter().map(|column| column.name.clone()).filter(|_| !throws.one_in(3)).collect();
     if columns.is_empty() {
         columns.push("version".into());
     }
@@ -66,9 +63,18 @@ fn lookup(name: String, tables: &[Table], throws: &mut Throws<'_>) -> Lookup {
     Lookup { name, table: table.name.clone(), by, columns, limit }
 }
 
-/// An event whose value is its dice; one in four belongs to both topics.
-pub(super) fn delivery(offset: i64, Dice(numbers): &Dice) -> Delivery {
-    let of_both = numbers.first().is_some_and(|number| number % 4 == 3);
+/// What events may find of these tables. How much room a document takes, each database says for itself.
+pub(super) fn room(contract: &Contract, most: Room) -> Room {
+    let mut columns = contract.lookups.iter().flat_map(|lookup| &contract.tables[lookup.table].columns);
+    match columns.any(|column| column.ty == Type::Json) {
+        true => Room { of_event: usize::MAX, ..most },
+        false => most,
+    }
+}
+
+/// An event whose value is its dice; one in four belongs to both topics, where that is wanted.
+pub(super) fn delivery(offset: i64, Dice(numbers): &Dice, may_be_of_both: bool) -> Delivery {
+    let of_both = may_be_of_both && numbers.first().is_some_and(|number| number % 4 == 3);
     let event = Event {
         position: Position { partition: partition(), offset },
         topic: 0,
@@ -88,11 +94,12 @@ pub(super) struct Scripted {
     contract: Arc<Contract>,
     calls: usize,
     most_calls: usize,
+    room: Room,
 }
 
 impl Scripted {
-    pub(super) fn new(contract: &Arc<Contract>, most_calls: usize) -> Self {
-        Self { contract: contract.clone(), calls: 0, most_calls }
+    pub(super) fn new(contract: &Arc<Contract>, most_calls: usize, room: Room) -> Self {
+        Self { contract: contract.clone(), calls: 0, most_calls, room }
     }
 }
 
@@ -109,12 +116,17 @@ impl Respondent for Scripted {
     fn has_used(&self, part: f64) -> bool {
         self.calls as f64 >= part * self.most_calls as f64
     }
+
+    fn room(&self) -> Room {
+        self.room
+    }
 }
 
 /// A pure function of the event and of every value that is found for it.
 fn answer(contract: &Contract, event: &Event, found: &[Found]) -> FirstAnswer {
     let bytes = event.value.as_deref().unwrap_or_default();
-    let dice = Dice(bytes.chunks_exact(2).skip(1).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect());
+    let dice =
+        Dice(bytes.chunks_exact(2).skip(1).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect());
     let throws = &mut dice.throws();
     let rounds = *throws.pick(&[0, 1, 1, 1, 2, 3, 4]);
     let in_a_round = 1 + throws.below(2);
@@ -155,13 +167,13 @@ fn call(contract: &Contract, throws: &mut Throws<'_>) -> LookupCall {
     call
 }
 
-/// Brings the rows to where they are after an event.
-pub(super) fn one_by_one(contract: &Contract, tables: &mut Tables, event: &Event) -> Fate {
+/// Brings the rows to where they are after an event, which may find so many bytes of them.
+pub(super) fn one_by_one(contract: &Contract, tables: &mut Tables, event: &Event, most_bytes: usize) -> Fate {
     let mark = tables.mark();
     let mut fate = Fate::Ignored;
     for nth in 0..event.topic_count() {
         let written = if let Fate::Applied(changes) = &fate { &changes[..] } else { &[] };
-        let next = match led_to(contract, tables, &event.as_of(nth), written) {
+        let next = match led_to(contract, tables, &event.as_of(nth), written, most_bytes) {
             Fate::Applied(changes) if tables.apply_event(contract, &changes).is_err() => Fate::Dead,
             next => next,
         };
@@ -179,8 +191,15 @@ pub(super) fn one_by_one(contract: &Contract, tables: &mut Tables, event: &Event
 }
 
 /// What an event leads to as one of its topics, `written` being the changes of those before.
-fn led_to(contract: &Contract, tables: &Tables, event: &Event, written: &[Change]) -> Fate {
+fn led_to(
+    contract: &Contract,
+    tables: &Tables,
+    event: &Event,
+    written: &[Change],
+    most_bytes: usize,
+) -> Fate {
     let mut found: Vec<Found> = Vec::new();
+    let mut bytes = 0;
     for round in 0..=ROUNDS {
         let calls = match answer(contract, event, &found) {
             Ok(Answer::Changes(changes)) => return Fate::Applied(changes),
@@ -199,10 +218,23 @@ fn led_to(contract: &Contract, tables: &Tables, event: &Event, written: &[Change
         if calls.iter().any(is_out_of_reach) {
             return Fate::Dead;
         }
-        found.extend(calls.into_iter().map(|call| {
+        for call in calls {
             let rows = tables.lookup(contract, &call);
-            (call, rows)
-        }));
+            bytes += read_bytes(contract, tables, &call, &rows);
+            found.push((call, rows));
+        }
+        if bytes > most_bytes {
+            return Fate::Dead;
+        }
     }
     unreachable!("the last round returns")
+}
+
+/// What is read for a call, which finds these rows: by the key all of the row, of which a tombstone may be left.
+fn read_bytes(contract: &Contract, tables: &Tables, call: &LookupCall, rows: &[Vec<Value>]) -> usize {
+    let lookup = &contract.lookups[usize::from(call.lookup)];
+    match contract.tables[lookup.table].key_given(&lookup.by, &call.arguments) {
+        Some(key) => tables.row(lookup.table, &key).map_or(0, Row::size_bytes),
+        None => rows.iter().map(|row| Row { values: row.clone(), tombstone: false }.size_bytes()).sum(),
+    }
 }

@@ -158,7 +158,7 @@ async fn every_comparable_value_is_a_key(home: Home) -> Result<()> {
             &|at, _| json!({"name": name(at), "table": name(at), "kind": "upsert", "set": [{"column": "same"}]}),
         ),
         each(
-            &|at, _| json!({"name": name(at), "table": name(at), "by": ["same"], "columns": ["id"], "limit": 100}),
+            &|at, _| json!({"name": name(at), "table": name(at), "by": ["same"], "columns": ["id", "same"], "limit": 100}),
         ),
     ));
     let projection = Projection::install(home.open().await?, contract).await?;

@@ -1,6 +1,7 @@
 //! One batch, one transaction.
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -26,6 +27,7 @@ use crate::ordering::{Blocked, KeyId};
 use crate::outcome::Refusal;
 use crate::plan::{self, Step};
 use crate::store::deployments::Vector;
+use crate::store::finding::{Budget, Finding, MOST_ROWS};
 use crate::store::operator::{LoneLetter, Taken};
 use crate::store::{Admission, Advance, Books, Counters, Deployment, StoreError, Transaction, Writes};
 
@@ -71,36 +73,21 @@ pub(super) async fn begin(
 
 #[async_trait]
 impl Transaction for Batch {
-    async fn read(&mut self, calls: &[LookupCall]) -> Result<Vec<Vec<Row>>, StoreError> {
-        let mut found = vec![Vec::new(); calls.len()];
-        let contract = self.deployment.contract.clone();
-        for (index, lookup) in contract.lookups.iter().enumerate() {
+    async fn read(
+        &mut self,
+        calls: &[LookupCall],
+        most_bytes: usize,
+    ) -> Result<Vec<Option<Vec<Row>>>, StoreError> {
+        let mut found = vec![None; calls.len()];
+        let mut budget = Budget::new(most_bytes, calls.len());
+        for index in 0..self.deployment.contract.lookups.len() {
             let asked: Vec<usize> =
                 (0..calls.len()).filter(|at| usize::from(calls[*at].lookup) == index).collect();
-            if asked.is_empty() {
-                continue;
-            }
-            let table = &contract.tables[lookup.table];
-            let mut arguments = PgArguments::default();
-            for (at, column) in lookup.by.iter().enumerate() {
-                let values = asked.iter().map(|call| &calls[*call].arguments[at]);
-                values::bind(&mut arguments, table.columns[*column].ty, values).map_err(encoding)?;
-            }
-            let sql = AssertSqlSafe(self.statements.lookups[index].clone());
-            let columns = lookup.read_columns(table);
-            let with_tombstones = lookup.is_by_key(table) && table.has_tombstones;
-            let decode = |row: &PgRow| -> Result<Row, sqlx::Error> {
-                let values = columns.iter().enumerate();
-                let values =
-                    values.map(|(at, column)| values::decode(row, at + 1, table.columns[*column].ty));
-                let values = values.collect::<Result<Vec<Value>, _>>()?;
-                Ok(Row { tombstone: with_tombstones && row.try_get(values.len() + 1)?, values })
-            };
-            let rows = sqlx::query_with(sql, arguments).fetch_all(&mut *self.tx).await.map_err(classify)?;
-            for row in rows {
-                let ordinal: i64 = row.get(0);
-                found[asked[(ordinal - 1) as usize]].push(decode(&row).map_err(StoreError::drift)?);
-            }
+            let arguments: Vec<&[Value]> = asked.iter().map(|at| &calls[*at].arguments[..]).collect();
+            let mut finding = Finding::new(asked.len(), budget.share(asked.len()));
+            self.look_up(index, &arguments, &mut finding).await?;
+            budget.spend(finding.bytes());
+            asked.into_iter().zip(finding.into_rows()).for_each(|(at, rows)| found[at] = rows);
         }
         Ok(found)
     }
@@ -190,6 +177,45 @@ impl Transaction for Batch {
 impl Batch {
     pub(super) fn generation(&self) -> i64 {
         self.deployment.generation.id
+    }
+
+    /// What a lookup finds with each of these arguments.
+    async fn look_up(
+        &mut self,
+        index: usize,
+        selections: &[&[Value]],
+        finding: &mut Finding,
+    ) -> Result<(), StoreError> {
+        let lookup = &self.deployment.contract.lookups[index];
+        let table = &self.deployment.contract.tables[lookup.table];
+        let columns = lookup.read_columns(table);
+        let with_tombstones = lookup.is_by_key(table) && table.has_tombstones;
+        let decode = |row: &PgRow| -> Result<Row, sqlx::Error> {
+            let values = columns.iter().enumerate();
+            let values = values.map(|(at, column)| values::decode(row, at + 1, table.columns[*column].ty));
+            let values = values.collect::<Result<Vec<Value>, _>>()?;
+            Ok(Row { tombstone: with_tombstones && row.try_get(values.len() + 1)?, values })
+        };
+        let in_a_query = (MOST_ROWS / lookup.limit as usize).max(1);
+        for (first, chunk) in (0..).step_by(in_a_query).zip(selections.chunks(in_a_query)) {
+            let mut arguments = PgArguments::default();
+            for (at, column) in lookup.by.iter().enumerate() {
+                let values = chunk.iter().map(|selection| &selection[at]);
+                values::bind(&mut arguments, table.columns[*column].ty, values).map_err(encoding)?;
+            }
+            let sql = AssertSqlSafe(self.statements.lookups[index].clone());
+            let mut rows = sqlx::query_with(sql, arguments).fetch(&mut *self.tx);
+            while let Some(row) = poll_fn(|cx| rows.as_mut().poll_next(cx)).await {
+                let row = row.map_err(classify)?;
+                let ordinal: i64 = row.get(0);
+                let row = decode(&row).map_err(StoreError::drift)?;
+                if !finding.take(first + (ordinal - 1) as usize, row) {
+                    return Ok(());
+                }
+            }
+            finding.complete(first + chunk.len());
+        }
+        Ok(())
     }
 
     /// Keeps lanes from a deadlock: those whose statements lock rows in one order go side by side, one whose

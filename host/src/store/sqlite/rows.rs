@@ -1,5 +1,7 @@
 //! Rows of a projection's table: found by the values of some columns, written and deleted by key.
 
+use std::future::poll_fn;
+
 use projector_model::contract::Table;
 use projector_model::interpret::{Key, Row};
 use projector_model::{Decimal, Lookup, Type, Value};
@@ -11,6 +13,7 @@ use super::errors::classify;
 use super::tables::qualified;
 use crate::event::Position;
 use crate::store::StoreError;
+use crate::store::finding::{Finding, MOST_ROWS};
 use crate::store::names::{DELETED, LINEAGE, quote};
 
 /// SQLite takes at most 32,766 parameters; a statement of some thousand is compiled in no time.
@@ -77,7 +80,8 @@ impl<'c> Stored<'c> {
         connection: &mut SqliteConnection,
         lookup: &Lookup,
         selections: &[&[Value]],
-    ) -> Result<Vec<Vec<Row>>, StoreError> {
+        finding: &mut Finding,
+    ) -> Result<(), StoreError> {
         let (by, limit) = (&lookup.by, lookup.limit);
         let matches: Vec<_> = self
             .table
@@ -104,10 +108,8 @@ impl<'c> Stored<'c> {
             format!("t.{}{collation}", quote(&column.name))
         };
         let key: Vec<_> = self.table.key.iter().map(in_order).collect();
-        let mut found = Vec::with_capacity(selections.len());
-        for chunk in selections.chunks((PARAMETERS / by.len()).max(1)) {
-            let first = found.len();
-            found.resize(first + chunk.len(), Vec::new());
+        let in_a_query = (PARAMETERS / by.len()).min(MOST_ROWS / limit as usize).max(1);
+        for (first, chunk) in (0..).step_by(in_a_query).zip(selections.chunks(in_a_query)) {
             let numbered: Vec<_> =
                 (0..chunk.len()).map(|at| format!("({at}{})", ",?".repeat(by.len()))).collect();
             let sql = format!(
@@ -121,17 +123,19 @@ impl<'c> Stored<'c> {
                 self.name,
                 matches.join(" and "),
             );
-            let rows = sqlx::query_with(AssertSqlSafe(sql), arguments(chunk.iter().copied().flatten())?)
-                .fetch_all(&mut *connection)
-                .await
-                .map_err(classify)?;
-            for row in &rows {
+            let arguments = arguments(chunk.iter().copied().flatten())?;
+            let mut rows = sqlx::query_with(AssertSqlSafe(sql), arguments).fetch(&mut *connection);
+            while let Some(row) = poll_fn(|cx| rows.as_mut().poll_next(cx)).await {
+                let row = row.map_err(classify)?;
                 let number: i64 = row.try_get(0).map_err(StoreError::drift)?;
-                let row = self.decode(row, 2, &read, with_tombstones).map_err(StoreError::drift)?;
-                found[first + number as usize].push(row);
+                let row = self.decode(&row, 2, &read, with_tombstones).map_err(StoreError::drift)?;
+                if !finding.take(first + number as usize, row) {
+                    return Ok(());
+                }
             }
+            finding.complete(first + chunk.len());
         }
-        Ok(found)
+        Ok(())
     }
 
     /// Writes rows by their keys, each with its writer if the table has lineage.

@@ -18,6 +18,7 @@ use crate::event::{Partition, Position};
 use crate::failpoint;
 use crate::ordering::{Blocked, KeyId};
 use crate::store::deployments::Vector;
+use crate::store::finding::{Budget, Finding};
 use crate::store::operator::{LoneLetter, Taken};
 use crate::store::{Admission, Advance, Books, Deployment, StoreError, Transaction, Writes};
 
@@ -56,9 +57,14 @@ type Writers<'w> = Vec<BTreeMap<Key, &'w Position>>;
 
 #[async_trait]
 impl Transaction for Batch {
-    async fn read(&mut self, calls: &[LookupCall]) -> Result<Vec<Vec<Row>>, StoreError> {
+    async fn read(
+        &mut self,
+        calls: &[LookupCall],
+        most_bytes: usize,
+    ) -> Result<Vec<Option<Vec<Row>>>, StoreError> {
         let contract = self.deployment.contract.clone();
-        let mut found = vec![Vec::new(); calls.len()];
+        let mut found = vec![None; calls.len()];
+        let mut budget = Budget::new(most_bytes, calls.len());
         for (index, lookup) in contract.lookups.iter().enumerate() {
             let (places, selections): (Vec<usize>, Vec<&[Value]>) = calls
                 .iter()
@@ -67,8 +73,10 @@ impl Transaction for Batch {
                 .map(|(at, call)| (at, &call.arguments[..]))
                 .unzip();
             let stored = Stored::new(&contract.tables[lookup.table], &self.deployment.generation.schema);
-            let rows = stored.look_up(&mut self.tx, lookup, &selections).await?;
-            places.into_iter().zip(rows).for_each(|(at, rows)| found[at] = rows);
+            let mut finding = Finding::new(places.len(), budget.share(places.len()));
+            stored.look_up(&mut self.tx, lookup, &selections, &mut finding).await?;
+            budget.spend(finding.bytes());
+            places.into_iter().zip(finding.into_rows()).for_each(|(at, rows)| found[at] = rows);
         }
         Ok(found)
     }
@@ -130,6 +138,7 @@ impl Transaction for Batch {
                     writers[table].insert(key.clone(), writes.positions[*event]);
                 }
             }
+            tables.settle();
         }
         let statements = self.write_back(&tables, &writers).await?;
         if let Some(release) = &writes.release {
