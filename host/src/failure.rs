@@ -5,6 +5,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -150,7 +151,28 @@ kinds! {
         "nothing: it goes on within seconds";
 }
 
+/// What has lasted for so long is not said to go on by itself.
+pub const LASTING: Duration = Duration::from_secs(60);
+
 impl FailureKind {
+    /// What an operator does about it, once it has lasted for a time.
+    pub fn advice_after(self, time: Duration) -> &'static str {
+        match self {
+            _ if time < LASTING => self.advice(),
+            FailureKind::Database => "nothing is lost, and the host tries on: see to the read-model database",
+            FailureKind::Locked => {
+                "nothing is lost, and the host tries on: end the session that holds the lock"
+            }
+            FailureKind::Brokers => {
+                "nothing is lost, and the host tries on: see to the brokers, and to the network between"
+            }
+            FailureKind::Machine => {
+                "the host tries on: see to this machine's memory, processes and temporary files"
+            }
+            _ => self.advice(),
+        }
+    }
+
     pub fn from_word(word: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|kind| kind.as_str() == word)
     }
@@ -174,7 +196,7 @@ pub fn panic_text(panic: &(dyn Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }
 
-/// Why something stands still, for whoever looks.
+/// Why something stands still, for whoever looks. It may have done so for long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
     pub kind: FailureKind,
@@ -187,6 +209,11 @@ impl Trouble {
         Self { kind, reason: reason.to_string().replace('\0', "\\0") }
     }
 
+    /// What an operator does about it.
+    pub fn advice(&self) -> &'static str {
+        self.kind.advice_after(LASTING)
+    }
+
     /// As it was stored. A word of a later version stands for the store's own trouble.
     pub fn stored(kind: Option<String>, reason: Option<String>) -> Option<Self> {
         let kind = kind.as_deref().and_then(FailureKind::from_word).unwrap_or(FailureKind::Store);
@@ -196,7 +223,7 @@ impl Trouble {
 
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.reason, self.kind.advice())
+        write!(f, "{} ({})", self.reason, self.advice())
     }
 }
 
@@ -208,7 +235,7 @@ impl Serialize for Trouble {
             reason: &'a str,
             advice: &'static str,
         }
-        Shown { kind: self.kind, reason: &self.reason, advice: self.kind.advice() }.serialize(serializer)
+        Shown { kind: self.kind, reason: &self.reason, advice: self.advice() }.serialize(serializer)
     }
 }
 
@@ -219,6 +246,15 @@ mod tests {
     #[test]
     fn a_reason_can_be_stored() {
         assert_eq!(Trouble::new(FailureKind::Rejected, "a\0b").reason, "a\\0b");
+    }
+
+    #[test]
+    fn what_lasts_is_not_said_to_go_on_by_itself() {
+        for kind in FailureKind::ALL {
+            let (at_first, later) = (kind.advice(), kind.advice_after(LASTING));
+            assert!(!later.contains("goes on by itself"), "{kind}: {later}");
+            assert_eq!(at_first == later, !at_first.contains("goes on by itself"), "{kind}");
+        }
     }
 
     #[test]

@@ -44,6 +44,9 @@ const LONGEST_REST: Duration = Duration::from_secs(10);
 const LOCK_TIMEOUTS: u32 = 3;
 /// How long what operators asked for waits while it is held.
 const HOLD_LOOK: Duration = Duration::from_millis(100);
+/// How long the brokers may leave all questions unanswered before the group is left: another host may be
+/// better off, or a new consumer.
+const UNANSWERED: Duration = Duration::from_secs(15);
 /// So many batches may wait while it is held at some offsets.
 const HELD_BATCHES: usize = 16;
 
@@ -241,6 +244,9 @@ impl Run {
             self.serve(wishes).await?;
             self.record_topics().await;
             self.positions.settle(&self.source).await;
+            if let Some(trouble) = self.positions.unanswered_for(UNANSWERED) {
+                return Err(Halt::GivesUp(trouble));
+            }
             self.end_of_catching_up()?;
             if let Some(batch) = ahead.take().or_else(|| self.take_batch()) {
                 return Ok(Some(batch));
@@ -423,7 +429,7 @@ impl Run {
         let mut timeouts = 0;
         let began = Instant::now();
         loop {
-            if !self.of_the_same_log(&mut batch).await {
+            if !self.of_the_same_log(&mut batch).await? {
                 return Ok(None);
             }
             let hold = self.hold(&mut batch);
@@ -534,20 +540,24 @@ impl Run {
 
     /// Makes sure that a batch is of the log that its checkpoints are about; what is not will be void.
     /// `false`: it is time to stop, and that could not be found out.
-    async fn of_the_same_log(&mut self, batch: &mut Batch) -> bool {
+    async fn of_the_same_log(&mut self, batch: &mut Batch) -> Result<bool, Halt> {
         if let Some(foreign) = batch.foreign.take() {
             self.reposition(&foreign);
-            return true;
+            return Ok(true);
         }
+        let asked = Instant::now();
         loop {
             let foreign = tokio::select! {
                 foreign = self.positions.foreign(&batch.deliveries) => foreign,
-                () = self.stop.cancelled() => return false,
+                () = self.stop.cancelled() => return Ok(false),
             };
             match foreign {
                 Ok(foreign) => {
                     self.reposition(&foreign);
-                    return true;
+                    return Ok(true);
+                }
+                Err(error) if asked.elapsed() > UNANSWERED => {
+                    return Err(Halt::GivesUp(Trouble::new(error.kind(), &error)));
                 }
                 Err(error) => {
                     self.backoff.failed(error.kind(), &error);
@@ -752,7 +762,11 @@ impl Run {
             }
             let asked: Vec<Partition> =
                 self.advances(batch).into_iter().map(|advance| advance.partition).collect();
-            match self.settler.store.checkpoints(&self.settler.deployment.generation, &asked).await {
+            let found = tokio::select! {
+                found = self.settler.store.checkpoints(&self.settler.deployment.generation, &asked) => found,
+                () = self.stop.cancelled() => return Recovered::Stopped,
+            };
+            match found {
                 Err(error) => self.backoff.failed(error.kind(), &error),
                 Ok(found) => {
                     // What was given back meanwhile is another host's business. The rest was this host's

@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::failure::{FailureKind, Trouble};
+use crate::failure::{FailureKind, LASTING, Trouble};
 
 /// Why a projection's run ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -19,6 +19,9 @@ pub enum Halt {
     Restart(String),
     /// A lane or its poll thread panicked: what it said. A new run may go on.
     Crashed(String),
+    /// It could not get on for a while, which may be this host's trouble alone: its partitions are for
+    /// others, until it can.
+    GivesUp(Trouble),
     /// Another version is active, and cannot take over here: a new run has it. Or the generation is gone.
     Switch,
     /// The generation has come to the end of its topics: a new run may have more lanes.
@@ -176,12 +179,12 @@ impl Backoff {
     /// An attempt failed: kept for `/v1/retrying`, and logged once for each distinct cause, and again every
     /// few minutes.
     pub fn failed(&mut self, kind: FailureKind, error: &dyn fmt::Display) {
-        let advice = kind.advice();
         if self.attempts == 0 {
             self.since = Instant::now();
         }
         self.attempts += 1;
         let elapsed = self.since.elapsed();
+        let advice = kind.advice_after(elapsed);
         let since =
             SystemTime::now().checked_sub(elapsed).and_then(|since| since.duration_since(UNIX_EPOCH).ok());
         self.cause = error.to_string();
@@ -195,7 +198,9 @@ impl Backoff {
             advice,
         };
         self.retries.lock().open.insert(self.number, retrying);
-        if self.retries.is_news(&self.projection, &self.cause) {
+        // Once more when it turns out to last.
+        let news = if elapsed < LASTING { self.cause.clone() } else { lasting(&self.cause) };
+        if self.retries.is_news(&self.projection, &news) {
             let (attempts, elapsed_ms) = (self.attempts, elapsed.as_millis() as u64);
             let (projection, store) = self.subject();
             match kind {
@@ -231,8 +236,14 @@ impl Backoff {
         tracing::info!(projection, store, attempts, elapsed_ms, cause, "available again");
         self.retries.lock().open.remove(&self.number);
         self.retries.forget(&self.projection, &self.cause);
+        self.retries.forget(&self.projection, &lasting(&self.cause));
         self.attempts = 0;
     }
+}
+
+/// What is remembered as said of a cause that has lasted.
+fn lasting(cause: &str) -> String {
+    format!("lasting: {cause}")
 }
 
 impl Drop for Backoff {

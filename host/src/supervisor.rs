@@ -47,6 +47,8 @@ use crate::wishes::{Attendant, Board};
 
 /// A run that goes on for so long is well: what ended the one before is over.
 const SETTLED: Duration = Duration::from_secs(10);
+/// How long the lanes of a projection may take to end, once its store is silent.
+const LETTING_GO: Duration = Duration::from_secs(10);
 /// So long after the start, plugins that were there are taken to be loaded.
 const LOADED: Duration = Duration::from_secs(10);
 /// How often dead letters that are too old are looked for.
@@ -312,7 +314,7 @@ impl Host {
                 Ok((_, Proposed::Foreign(reason))) => return refused(reason),
                 // The store's trouble is not the plugin's.
                 Err(error) => {
-                    backoff.failed(store_trouble(&error), &error);
+                    backoff.failed(error.blocker(), &error);
                     backoff.wait(&self.stop).await;
                 }
             }
@@ -329,7 +331,7 @@ impl Host {
             match self.store(&settings).await {
                 Ok(opened) => break opened,
                 Err(error) => {
-                    backoff.failed(store_trouble(&error), &error);
+                    backoff.failed(error.blocker(), &error);
                     backoff.wait(&self.stop).await;
                 }
             }
@@ -494,6 +496,15 @@ impl Host {
                         Ok(()) => return,
                         // Whatever it waits for, it waits in its preparation.
                         Err(Halt::CaughtUp | Halt::Paused(_) | Halt::Switch | Halt::Stop(_)) => {}
+                        Err(Halt::GivesUp(Trouble { kind, reason })) => {
+                            tracing::warn!(
+                                projection = name, %kind, reason,
+                                "projection gives its partitions up, for other hosts; it takes some again once this host gets on"
+                            );
+                            if kind != FailureKind::Database {
+                                self.until_brokers_answer(&mut backoff, &stop).await;
+                            }
+                        }
                         Err(Halt::Restart(reason)) => {
                             tracing::warn!(projection = name, reason, "projection starts again");
                             restarts.failed(FailureKind::Brokers, &reason);
@@ -538,6 +549,19 @@ impl Host {
         }
     }
 
+    /// Before a group is joined again that was left because they did not.
+    async fn until_brokers_answer(&self, backoff: &mut Backoff, stop: &CancellationToken) {
+        while !stop.is_cancelled() {
+            let asked = tokio::select! {
+                asked = self.log.cluster_id() => asked,
+                () = stop.cancelled() => return,
+            };
+            let Err(error) = asked else { return backoff.succeeded() };
+            backoff.failed(error.kind(), &error);
+            backoff.wait(stop).await;
+        }
+    }
+
     /// Runs a projection's lanes to their end. One that stands still does so until somebody says "go on".
     async fn run_lanes(&self, prepared: Prepared, stop: &CancellationToken) -> Result<(), Halt> {
         let Prepared { lanes, together, settler, limits, board, catching_up } = prepared;
@@ -547,7 +571,7 @@ impl Host {
             Some(self.versions.known(&wishes.active)?.contract)
         };
         let on = async {
-            let ended = lane::run(lanes, &together).await;
+            let ended = Self::run_until_silence(lanes, &together, &mut board.clone()).await;
             if let Err(Halt::Stop(trouble)) = &ended {
                 self.stand_still(&settler, limits, board, trouble, stop).await;
             }
@@ -563,6 +587,26 @@ impl Host {
             () = event_ids::keep_forgetting(&settler.deployment, &*settler.store, &self.log, &self.retries, active) => {
                 unreachable!("it goes on for as long as the projection")
             }
+        }
+    }
+
+    /// Members of a group keep its partitions from others: once their store is silent, they leave.
+    async fn run_until_silence(
+        lanes: Vec<Pipeline>,
+        together: &CancellationToken,
+        board: &mut Board,
+    ) -> Result<(), Halt> {
+        let lanes = lane::run(lanes, together);
+        tokio::pin!(lanes);
+        let reason = tokio::select! {
+            ended = &mut lanes => return ended,
+            reason = board.silent() => reason,
+        };
+        together.cancel();
+        // What is in flight after that is let go: the checkpoints tell whether it was committed.
+        match tokio::time::timeout(LETTING_GO, lanes).await {
+            Ok(Err(stopped @ Halt::Stop(_))) => Err(stopped),
+            _ => Err(Halt::GivesUp(Trouble::new(FailureKind::Database, reason))),
         }
     }
 
@@ -918,7 +962,8 @@ impl Host {
             return Ok(open.clone());
         }
         let store = store::open(settings).await?;
-        let board = Board::open(&store, self.me.clone()).await?;
+        let backoff = Backoff::of_store(&settings.shown(), &self.retries);
+        let board = Board::open(&store, self.me.clone(), backoff).await?;
         Ok(slot.insert((store, board)).clone())
     }
 
@@ -957,14 +1002,6 @@ fn crash_text(error: JoinError) -> String {
     match error.try_into_panic() {
         Ok(panic) => panic_text(&*panic),
         Err(error) => error.to_string(),
-    }
-}
-
-/// What keeps a store from being opened, or from taking an offer, is tried until it is mended.
-fn store_trouble(error: &StoreError) -> FailureKind {
-    match error.kind() {
-        kind if kind.response() == Response::Retry => kind,
-        _ => FailureKind::DatabaseSetup,
     }
 }
 

@@ -2,6 +2,8 @@
 //! the store is asked for all of it together, twice a second. With the same breath it is told that this
 //! host is there.
 
+mod silence;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -10,6 +12,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use crate::failure::{FailureKind, Trouble};
+use crate::retry::Backoff;
 use crate::store::deployments::OpenDeployment;
 use crate::store::operator::Wishes;
 use crate::store::{Store, StoreError};
@@ -39,18 +43,23 @@ pub struct Board {
     heard: Arc<watch::Sender<Arc<State>>>,
     store: Weak<dyn Store>,
     host: Attendant,
+    /// What the store's silence is called, while it lasts.
+    silent: watch::Receiver<Option<Arc<str>>>,
     /// It was said that this host leaves.
     left: Arc<AtomicBool>,
 }
 
 impl Board {
     /// Asks, and begins to ask again and again, for as long as the store is used. A store that does not
-    /// answer is asked again; what was heard last holds until then.
-    pub async fn open(store: &Arc<dyn Store>, host: Attendant) -> Result<Self, StoreError> {
+    /// answer is asked again; what was heard last holds until then. `backoff` tells of one that falls silent.
+    pub async fn open(store: &Arc<dyn Store>, host: Attendant, backoff: Backoff) -> Result<Self, StoreError> {
         store.attend(host.id, &host.name).await?;
         let (heard, state) = watch::channel(Arc::new(ask(&**store).await?));
         let (store, left) = (Arc::downgrade(store), Arc::default());
-        let board = Self { state, heard: Arc::new(heard), store, host, left };
+        let (tell, silent) = watch::channel(None);
+        let (failed, failure) = watch::channel(None);
+        tokio::spawn(silence::attend(store.clone(), failure, tell, backoff));
+        let board = Self { state, heard: Arc::new(heard), store, host, silent, left };
         let asking = board.clone();
         tokio::spawn(async move {
             loop {
@@ -58,8 +67,16 @@ impl Board {
                 if asking.store.strong_count() == 0 {
                     return;
                 }
-                // What fails now is asked for again.
-                let _ = asking.refresh().await;
+                // What fails now is asked for again. One question that panics is not the last one.
+                let question = asking.clone();
+                let answer = tokio::spawn(async move { question.refresh().await }).await;
+                failed.send_replace(match answer {
+                    Ok(answer) => answer.err().map(|error| match &error {
+                        StoreError::Unavailable(outage) => Trouble::new(outage.kind, outage),
+                        error => Trouble::new(error.blocker(), error),
+                    }),
+                    Err(panic) => Some(Trouble::new(FailureKind::Crash, panic)),
+                });
             }
         });
         Ok(board)
@@ -85,6 +102,16 @@ impl Board {
         self.left.store(true, Ordering::Relaxed);
         if let Some(store) = self.store.upgrade() {
             let _ = store.leave(self.host.id).await;
+        }
+    }
+
+    /// Waits until the store is silent: this host cannot get on with it. Returns what is the matter. Cancel
+    /// safe.
+    pub async fn silent(&mut self) -> Arc<str> {
+        let reason = self.silent.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        match reason {
+            Some(reason) => reason,
+            None => std::future::pending().await,
         }
     }
 

@@ -90,7 +90,7 @@ fn print(projection: &ProjectionStatus) {
         out!("  built with {events_per_second:.0} events per second; remaining: {remaining}");
     }
     if let Some(trouble) = &projection.halted {
-        out!("  what to do: {}", trouble.kind.advice());
+        out!("  what to do: {}", trouble.advice());
     }
     if let Some(report) = &projection.impure {
         out!("  NOT A PURE FUNCTION: {report}");
@@ -130,7 +130,7 @@ fn print(projection: &ProjectionStatus) {
         let called =
             if topic == logical { String::new() } else { format!(" (the plugin calls it {logical})") };
         out!("  NOT KNOWN: {topic}{called}: {}", why.reason);
-        out!("    what to do: {}", why.kind.advice());
+        out!("    what to do: {}", why.advice());
     }
     for topic in projection.topics.iter().filter(|topic| topic.left_ms.is_some()) {
         out!("  topic {} left: it does not exist any more, and its rows stay", topic.topic);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::Instant;
@@ -32,6 +33,8 @@ pub(super) struct Positions {
     open: BTreeSet<Partition>,
     inquiry: Inquiry,
     try_again: Option<Instant>,
+    /// Since when no broker answers, and what is the matter.
+    unanswered: Option<(Instant, Trouble)>,
     /// How long to wait before all that is open is asked about again; and what failed for all of it.
     backoff: Backoff,
     /// Why partitions are open: by the reason, which they share.
@@ -128,6 +131,7 @@ impl Positions {
             open: BTreeSet::new(),
             inquiry: Inquiry::None,
             try_again: None,
+            unanswered: None,
         }
     }
 
@@ -152,6 +156,20 @@ impl Positions {
         self.try_again
     }
 
+    /// What is the matter, if no broker has answered anything about the open partitions for so long.
+    pub(super) fn unanswered_for(&self, patience: Duration) -> Option<Trouble> {
+        let (since, trouble) = self.unanswered.as_ref()?;
+        (since.elapsed() > patience).then(|| trouble.clone())
+    }
+
+    fn note_silence(&mut self, fault: Option<&KafkaFault>) {
+        let everywhere = fault.filter(|fault| fault.is_everywhere());
+        self.unanswered = everywhere.map(|fault| {
+            let since = self.unanswered.as_ref().map_or_else(Instant::now, |(since, _)| *since);
+            (since, Trouble::new(fault.kind(), fault))
+        });
+    }
+
     /// Waits until what was asked is answered: [`settle`](Self::settle) has something to do then. Cancel
     /// safe.
     pub(super) async fn answered(&mut self) {
@@ -173,6 +191,7 @@ impl Positions {
             self.inquiry = Inquiry::None;
             self.backoff.succeeded();
             self.tell(Vec::new());
+            self.unanswered = None;
             return;
         }
         if let Inquiry::Asked(asking) = &self.inquiry
@@ -199,6 +218,7 @@ impl Positions {
         match begun {
             Ok(Begun { unknown, again }) => {
                 let all_known = unknown.is_empty();
+                self.note_silence(unknown.first().map(|(_, fault)| fault));
                 self.tell(unknown);
                 if again {
                     self.inquiry = self.inquire();
@@ -209,6 +229,10 @@ impl Positions {
                 }
             }
             Err(error) => {
+                self.note_silence(match &error {
+                    Unknown::Log(LogError::Fault(fault)) => Some(fault),
+                    _ => None,
+                });
                 self.backoff.failed(error.kind(), &error);
                 self.try_again = Some(Instant::now() + self.backoff.delay());
             }

@@ -5,7 +5,7 @@ mod times;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{CStr, CString};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::bindings as native;
@@ -40,6 +40,9 @@ const HEARING: Duration = Duration::from_millis(2);
 
 /// How long the addresses of a host name are tried one after the other.
 const ADDRESSES: Duration = Duration::from_secs(1);
+
+/// A client that has had no answer for so long is made anew: its connections may be dead, while new ones work.
+const STUCK: Duration = Duration::from_secs(15);
 
 /// For so long the topic that is most similar to a missing one is not looked up again.
 const SIMILAR_CHECK: Duration = Duration::from_secs(60);
@@ -95,7 +98,7 @@ pub struct Log {
     similar: Arc<Mutex<Similar>>,
 }
 
-/// Made anew when the connection's files changed.
+/// Made anew when the connection's files changed, or when they get no answer for a while.
 struct Clients {
     edition: u64,
     committed: Reader,
@@ -128,10 +131,22 @@ impl Log {
     /// The clients of now. Those before serve on while no new ones can be made.
     fn clients(&self) -> Arc<Clients> {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if clients.edition != self.connection.edition() {
+        let is_stuck = clients.committed.is_stuck();
+        if is_stuck || clients.edition != self.connection.edition() {
             match Clients::open(&self.connection) {
-                Ok(new) => *clients = Arc::new(new),
-                Err(error) => tracing::warn!(%error, "the Kafka clients before the change of files serve on"),
+                Ok(new) => {
+                    let old = std::mem::replace(&mut *clients, Arc::new(new));
+                    // Once, and not for as long as the brokers are gone.
+                    if is_stuck && old.committed.answers().any {
+                        let seconds = STUCK.as_secs();
+                        tracing::warn!(
+                            "the Kafka clients that ask about the log are made anew: no answer for {seconds} s"
+                        );
+                    }
+                    // It may take its time over connections that are silent.
+                    std::thread::spawn(move || drop(old));
+                }
+                Err(error) => tracing::warn!(%error, "the Kafka clients of before serve on"),
             }
         }
         clients.clone()
@@ -539,7 +554,9 @@ impl Log {
             );
             native::rd_kafka_AdminOptions_set_broker(options, broker, std::ptr::null_mut(), 0);
             native::rd_kafka_DescribeTopics(client, collection, options, queue);
+            let asked = Instant::now();
             let event = native::rd_kafka_queue_poll(queue, PATIENCE.as_millis() as i32);
+            clients.committed.note_topics(event.is_null().then_some(asked));
             let described = if event.is_null() {
                 Err(self.fault_of(Subject::Brokers, RDKafkaErrorCode::OperationTimedOut))
             } else if native::rd_kafka_event_error(event)
@@ -612,6 +629,17 @@ struct Reader {
     _registered: Registered,
     client: BaseConsumer<Quiet>,
     connection: Connection,
+    answers: Mutex<Answers>,
+}
+
+/// What came of a client's questions.
+#[derive(Default)]
+struct Answers {
+    /// Whether there ever was one.
+    any: bool,
+    /// Since when there was none to questions for metadata, and to those who the topics are.
+    no_metadata: Option<Instant>,
+    no_topics: Option<Instant>,
 }
 
 impl Reader {
@@ -630,7 +658,24 @@ impl Reader {
             .create_with_context(context)
             .map_err(LogError::Client)?;
         let registered = connection.register(client.client());
-        Ok(Self { _registered: registered, client, connection: connection.clone() })
+        let (connection, answers) = (connection.clone(), Mutex::default());
+        Ok(Self { _registered: registered, client, connection, answers })
+    }
+
+    fn answers(&self) -> MutexGuard<'_, Answers> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `silent_since`: there was no answer who the topics are.
+    fn note_topics(&self, silent_since: Option<Instant>) {
+        let mut answers = self.answers();
+        answers.no_topics = silent_since.map(|asked| answers.no_topics.unwrap_or(asked));
+    }
+
+    fn is_stuck(&self) -> bool {
+        let answers = self.answers();
+        let since = [answers.no_metadata, answers.no_topics];
+        since.into_iter().flatten().any(|since| since.elapsed() > STUCK)
     }
 
     /// Waits for an answer, and no longer than it takes to know that there is none to come: no broker is
@@ -645,6 +690,8 @@ impl Reader {
                 Ok(metadata) => {
                     self.hear();
                     faults.set(None);
+                    let mut answers = self.answers();
+                    (answers.any, answers.no_metadata) = (true, None);
                     return Ok(metadata);
                 }
                 Err(error) => self.fault(Subject::Brokers, &error),
@@ -652,6 +699,7 @@ impl Reader {
             let is_permanent = fault.connection.as_ref().is_some_and(|fault| fault.kind.is_permanent());
             let is_known = faults.are_all_down() && (is_permanent || started.elapsed() > ADDRESSES);
             if is_known || left <= wait {
+                self.answers().no_metadata.get_or_insert(started);
                 return Err(fault);
             }
             wait *= 2;

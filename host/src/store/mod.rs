@@ -42,7 +42,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config;
 use crate::duplicate::{Duplicate, EventId, Known, Recorded, Remembered};
 use crate::event::{Event, Partition, Position};
-use crate::failure::{FailureKind, Trouble};
+use crate::failure::{FailureKind, Response, Trouble};
 use crate::ordering::{Blocked, KeyId};
 use crate::outcome::{Failure, Outcome, Refusal};
 use crate::topics::TopicMapping;
@@ -57,6 +57,9 @@ pub trait Store: Operator + Deployments + Beginnings + EventIds + Moves + Source
 
     /// How many transactions it can have in flight.
     fn writers(&self) -> usize;
+
+    /// Changes whenever the database answers anything. `None`: it is in this process, and cannot fall silent.
+    fn heard(&self) -> Option<u64>;
 
     /// The checkpoints of these partitions, in the order asked; `None` where there is none yet.
     async fn checkpoints(
@@ -529,6 +532,14 @@ impl StoreError {
             StoreError::Held(_) => FailureKind::Held,
             StoreError::Brokers(_) => FailureKind::Brokers,
             StoreError::Unusable(_) => FailureKind::Store,
+        }
+    }
+
+    /// What it is where it is tried again until it is mended: as a store is opened, or a file offered.
+    pub fn blocker(&self) -> FailureKind {
+        match self.kind() {
+            kind if kind.response() == Response::Retry => kind,
+            _ => FailureKind::DatabaseSetup,
         }
     }
 }

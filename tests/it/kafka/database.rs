@@ -11,7 +11,7 @@ use projector_workload::{ORDER_CONFIRMED, Record};
 use tempfile::TempDir;
 
 use crate::harness::{
-    Host, HostLog, LossyProxy, ORDER_SEARCH, Platform, Plugins, ReadModel, SALES_BY_COUNTRY, Session,
+    Host, HostLog, Line, LossyProxy, ORDER_SEARCH, Platform, Plugins, ReadModel, SALES_BY_COUNTRY, Session,
     assert_same, check_books, eventually, fold, request, seed,
 };
 
@@ -159,7 +159,9 @@ impl Apart {
     /// The same, after a trouble that nothing came through.
     fn assert_right_after_one_trouble(&self, host: Host) {
         let log = self.assert_right(host);
-        let ends = log.lines().iter().filter(|line| line.message() == "available again").count();
+        let ends =
+            |line: &&Line| line.message() == "available again" && line.field("projection") == ORDER_SEARCH;
+        let ends = log.lines().iter().filter(ends).count();
         assert_eq!(ends, 1, "the trouble ended once");
     }
 }

@@ -35,6 +35,7 @@ mod reload;
 mod rights;
 mod sandbox;
 mod secured;
+mod silence;
 mod start;
 mod stopping;
 mod store_setup;

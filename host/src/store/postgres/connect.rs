@@ -6,13 +6,16 @@
 //! Nothing but what every pooler takes is sent at the start of a session. What the host relies on is set by
 //! statement afterwards, and read back.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnection, PgSslMode};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 
 use super::address::{Address, Member, Tls};
+use super::doorway;
 use super::errors::{POOLER, classify};
+use super::line::{Line, Lines};
 use super::tls::{self, Refused};
 use crate::config;
 use crate::store::fault::{in_words, io_in_words};
@@ -23,6 +26,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) struct Connected {
     pub(super) connection: PgConnection,
+    pub(super) line: Arc<Line>,
     /// Of the server: `host:port`.
     pub(super) server: String,
     pub(super) database: String,
@@ -35,12 +39,12 @@ pub(super) struct Connected {
 }
 
 /// Connects to the first server that takes writes, with the passwords and certificates as they are now.
-pub(super) async fn connect(settings: &config::Store) -> Result<Connected, StoreError> {
+pub(super) async fn connect(settings: &config::Store, lines: &Arc<Lines>) -> Result<Connected, StoreError> {
     let address = Address::of(settings).map_err(StoreError::Setup)?;
     let several = address.members.len() > 1;
     let (mut errors, mut read_only) = (Vec::new(), None);
     for member in &address.members {
-        let attempt = tokio::time::timeout(PATIENCE, open(member, settings, several)).await;
+        let attempt = tokio::time::timeout(PATIENCE, open(member, settings, (lines, several))).await;
         match attempt.unwrap_or_else(|_| Err(no_answer(member))) {
             Ok((connected, true)) => return Ok(connected),
             Ok((connected, false)) if !several && !address.writable_only => return Ok(connected),
@@ -86,7 +90,7 @@ fn together(mut errors: Vec<StoreError>) -> StoreError {
 async fn open(
     member: &Member,
     settings: &config::Store,
-    one_of_several: bool,
+    (lines, one_of_several): (&Arc<Lines>, bool),
 ) -> Result<(Connected, bool), StoreError> {
     for (parameter, file) in [("sslcert", &member.certificate), ("sslkey", &member.key)] {
         if let Some(file) = file
@@ -100,17 +104,23 @@ async fn open(
     }
     let by = |mode| member.options.clone().ssl_mode(mode);
     let failed = |error| refused(member, error);
+    let line = lines.open(&member.name);
+    let plainly = async |options: PgConnectOptions| {
+        let doorway = doorway::lead_to(member, line.clone()).await?;
+        options.socket(&doorway.directory).connect().await
+    };
     let (mut connection, encrypted) = match &member.tls {
-        Tls::Socket | Tls::Never => (by(PgSslMode::Disable).connect().await.map_err(failed)?, false),
-        Tls::Required => (member.options.connect().await.map_err(failed)?, true),
-        Tls::Prefer => match by(PgSslMode::Require).connect().await {
+        Tls::Socket | Tls::Never => (plainly(by(PgSslMode::Disable)).await.map_err(failed)?, false),
+        Tls::Required => (plainly(member.options.clone()).await.map_err(failed)?, true),
+        Tls::Prefer => match plainly(by(PgSslMode::Require)).await {
             Err(error) if has_no_tls(&error) => {
-                (by(PgSslMode::Disable).connect().await.map_err(failed)?, false)
+                (plainly(by(PgSslMode::Disable)).await.map_err(failed)?, false)
             }
             connected => (connected.map_err(failed)?, true),
         },
         Tls::Pinned { authorities, any_name } => {
-            let doorway = tls::open(member, authorities, *any_name).await.map_err(|error| match error {
+            let led = tls::lead_to(member, (authorities, *any_name), line.clone()).await;
+            let doorway = led.map_err(|error| match error {
                 Refused::Setup(setup) => StoreError::Setup(setup),
                 Refused::Io(error) => refused(member, sqlx::Error::Io(error)),
             })?;
@@ -118,9 +128,11 @@ async fn open(
             (through.connect().await.map_err(failed)?, true)
         }
     };
-    let takes_writes = prepare(&mut connection, member, settings).await?;
+    let (takes_writes, session) = prepare(&mut connection, member, settings).await?;
+    line.is_session(session);
     let connected = Connected {
         connection,
+        line,
         server: member.name.clone(),
         database: member.database().to_owned(),
         role: member.role().to_owned(),
@@ -135,12 +147,13 @@ fn has_no_tls(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Tls(source) if source.to_string() == "server does not support TLS")
 }
 
-/// Sets what the host relies on, and reads it back. Returns whether the server takes writes.
+/// Sets what the host relies on, and reads it back. Returns whether the server takes writes, and its number
+/// of the session.
 async fn prepare(
     connection: &mut PgConnection,
     member: &Member,
     settings: &config::Store,
-) -> Result<bool, StoreError> {
+) -> Result<(bool, i32), StoreError> {
     let wanted = wanted(settings);
     let list: Vec<String> = wanted.iter().map(|(name, value)| format!("('{name}', '{value}')")).collect();
     let set = format!(
@@ -169,19 +182,21 @@ async fn prepare(
     }
     let row = sqlx::raw_sql(
         "select current_setting('server_encoding'),
-           (not pg_is_in_recovery() and current_setting('transaction_read_only') = 'off')::text",
+           (not pg_is_in_recovery() and current_setting('transaction_read_only') = 'off')::text,
+           pg_backend_pid()::text",
     )
     .fetch_one(connection)
     .await
     .map_err(classify)?;
-    let (encoding, writable): (String, String) = (row.get(0), row.get(1));
+    let (encoding, writable, session): (String, String, String) = (row.get(0), row.get(1), row.get(2));
     if encoding != "UTF8" {
         return Err(StoreError::Setup(Setup::new(
             format!("{}: the database {} is encoded in {encoding}", member.name, member.database()),
             "events are UTF-8: make a database for it with `create database … encoding 'UTF8' template template0`",
         )));
     }
-    Ok(writable == "true")
+    let unknown = || StoreError::Unusable(format!("{}: the session's number is {session:?}", member.name));
+    Ok((writable == "true", session.parse().map_err(|_| unknown())?))
 }
 
 /// What each session of the host is set to.

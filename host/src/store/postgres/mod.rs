@@ -6,9 +6,11 @@ mod catch_up_lock;
 mod connect;
 mod deployments;
 mod diff;
+mod doorway;
 mod errors;
 mod foreign;
 mod ids;
+mod line;
 mod lock_holder;
 mod lone_letters;
 mod moves;
@@ -62,7 +64,7 @@ type DeploymentKey = (i64, Arc<str>);
 /// Connects, and closes the connection.
 pub(super) async fn check_login(settings: &config::Store) -> Result<(), StoreError> {
     use sqlx::Connection as _;
-    let connected = connect::connect(settings).await?;
+    let connected = connect::connect(settings, &Arc::default()).await?;
     // How it closes says nothing of the login.
     let _ = connected.connection.close().await;
     Ok(())
@@ -291,6 +293,10 @@ impl Store for Postgres {
 
     fn writers(&self) -> usize {
         self.sessions.writers()
+    }
+
+    fn heard(&self) -> Option<u64> {
+        Some(self.sessions.heard())
     }
 
     async fn checkpoints(

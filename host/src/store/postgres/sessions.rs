@@ -4,7 +4,10 @@
 //! deployment, a comparison. The rest is for transactions and single statements, which wait for each other.
 //!
 //! Invariants: a session is given back outside of a transaction; one that broke is closed; whoever asks while
-//! the database is down learns what the one that asks for all found out.
+//! the database is down learns what the one that asks for all found out; nobody waits for an answer that does
+//! not come ([`silence`]).
+
+mod silence;
 
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
@@ -18,6 +21,7 @@ use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 
 use super::connect::{self, Connected};
 use super::errors::classify;
+use super::line::{Line, Lines};
 use crate::config;
 use crate::store::{Outage, Setup, StoreError};
 
@@ -51,10 +55,13 @@ pub(super) struct Sessions {
     lasting: OnceCell<()>,
     /// What was said last of the connection.
     told: Mutex<Option<(String, bool)>>,
+    /// What goes over all of these connections.
+    lines: Arc<Lines>,
 }
 
 struct Idle {
     connection: PgConnection,
+    line: Arc<Line>,
     born: Instant,
     since: Instant,
     /// When it was seen last that the server takes writes; `None`: there is but one server.
@@ -123,7 +130,9 @@ impl Sessions {
             probe: tokio::sync::Mutex::default(),
             lasting: OnceCell::new(),
             told: Mutex::default(),
+            lines: Arc::default(),
         });
+        tokio::spawn(silence::end_silent(Arc::downgrade(&sessions)));
         shared.insert(key, Arc::downgrade(&sessions));
         sessions
     }
@@ -165,7 +174,13 @@ impl Sessions {
         let place = self.place(&self.own_places).await?;
         let mut session = self.one_probe(self.connect(place)).await?;
         session.home = None;
+        session.line.lift_bound();
         Ok(session)
+    }
+
+    /// Changes whenever the server answers a session that it has let in.
+    pub(super) fn heard(&self) -> u64 {
+        self.lines.heard()
     }
 
     async fn place(&self, places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, StoreError> {
@@ -187,7 +202,9 @@ impl Sessions {
             idle.retain(|one| now - one.since < IDLE && now - one.born < LIFE);
             idle.pop()
         };
-        let Some(Idle { mut connection, born, seen, .. }) = found else { return self.connect(place).await };
+        let Some(Idle { mut connection, line, born, seen, .. }) = found else {
+            return self.connect(place).await;
+        };
         let looked = match seen {
             Some(seen) if now - seen > LOOK => match takes_writes(&mut connection).await {
                 true => Some(now),
@@ -199,24 +216,25 @@ impl Sessions {
             },
             seen => seen,
         };
-        Ok(self.lend(connection, place, (born, looked)))
+        Ok(self.lend((connection, line), place, (born, looked)))
     }
 
     async fn connect(self: &Arc<Self>, place: OwnedSemaphorePermit) -> Result<Session, StoreError> {
-        let connected = connect::connect(&self.settings).await?;
+        let connected = connect::connect(&self.settings, &self.lines).await?;
         self.tell(&connected);
         let seen = connected.one_of_several.then(Instant::now);
-        Ok(self.lend(connected.connection, place, (Instant::now(), seen)))
+        Ok(self.lend((connected.connection, connected.line), place, (Instant::now(), seen)))
     }
 
     fn lend(
         self: &Arc<Self>,
-        connection: PgConnection,
+        (connection, line): (PgConnection, Arc<Line>),
         place: OwnedSemaphorePermit,
         (born, seen): (Instant, Option<Instant>),
     ) -> Session {
         Session {
             connection: Some(connection),
+            line,
             home: Some(self.clone()),
             in_transaction: false,
             born,
@@ -276,8 +294,8 @@ impl Sessions {
         }
     }
 
-    fn give_back(&self, connection: PgConnection, born: Instant, seen: Option<Instant>) {
-        lock(&self.idle).push(Idle { connection, born, since: Instant::now(), seen });
+    fn give_back(&self, one: Idle) {
+        lock(&self.idle).push(Idle { since: Instant::now(), ..one });
     }
 }
 
@@ -300,6 +318,7 @@ async fn takes_writes(connection: &mut PgConnection) -> bool {
 pub(super) struct Session {
     /// `None` only when it is dropped.
     connection: Option<PgConnection>,
+    line: Arc<Line>,
     /// Where it is given back to; `None`: it is closed.
     home: Option<Arc<Sessions>>,
     in_transaction: bool,
@@ -336,6 +355,7 @@ impl Drop for Session {
         let (Some(mut connection), Some(home)) = (self.connection.take(), self.home.take()) else { return };
         let (in_transaction, born, seen, place) =
             (self.in_transaction, self.born, self.seen, self.place.take());
+        let line = self.line.clone();
         let Ok(runtime) = Handle::try_current() else { return };
         runtime.spawn(async move {
             let ended = async {
@@ -346,7 +366,7 @@ impl Drop for Session {
                 }
             };
             if matches!(tokio::time::timeout(RETURN, ended).await, Ok(Ok(()))) {
-                home.give_back(connection, born, seen);
+                home.give_back(Idle { connection, line, born, since: born, seen });
             }
             // The session is idle, or gone, before another one takes its place.
             drop(place);

@@ -4,10 +4,8 @@
 //! authority would be believed. So the host makes such a connection itself, and sqlx speaks through a socket
 //! that only this user's processes can reach, for the moment in which it connects.
 
-use std::fs::{self, DirBuilder};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
@@ -20,17 +18,12 @@ use rustls::{
     RootCertStore, SignatureScheme,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixListener, UnixStream};
-use uuid::Uuid;
+use tokio::net::{TcpStream, UnixStream};
 
 use super::address::Member;
+use super::doorway::{self, Doorway};
+use super::line::Line;
 use crate::store::Setup;
-
-/// A socket behind which an encrypted connection to the server stands. Its directory is removed when this
-/// is dropped.
-pub(super) struct Doorway {
-    pub(super) directory: PathBuf,
-}
 
 /// Why there is no encrypted connection.
 pub(super) enum Refused {
@@ -44,19 +37,16 @@ impl From<io::Error> for Refused {
     }
 }
 
-impl Drop for Doorway {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.directory);
-    }
-}
-
 /// Connects, and checks the server's certificate.
-pub(super) async fn open(member: &Member, authorities: &Path, any_name: bool) -> Result<Doorway, Refused> {
+pub(super) async fn lead_to(
+    member: &Member,
+    (authorities, any_name): (&Path, bool),
+    line: Arc<Line>,
+) -> Result<Doorway, Refused> {
     let config = config(member, authorities, any_name).map_err(Refused::Setup)?;
     let name = ServerName::try_from(member.host.clone())
         .map_err(|error| io::Error::new(ErrorKind::InvalidInput, error))?;
-    let mut server = TcpStream::connect((&*member.host, member.port)).await?;
-    server.set_nodelay(true)?;
+    let mut server = doorway::connect(member).await?;
     // SSLRequest: its length, and the code of the request.
     server.write_all(&[0, 0, 0, 8, 4, 210, 22, 47]).await?;
     let mut answer = [0];
@@ -69,17 +59,17 @@ pub(super) async fn open(member: &Member, authorities: &Path, any_name: bool) ->
     let mut relay = Relay { server, state };
     relay.shake_hands().await?;
 
-    let doorway = Doorway { directory: std::env::temp_dir().join(format!("projector-{}", Uuid::new_v4())) };
-    DirBuilder::new().mode(0o700).create(&doorway.directory)?;
-    let listener = UnixListener::bind(doorway.directory.join(format!(".s.PGSQL.{}", member.port)))?;
+    let (doorway, entrance) = doorway::open(member)?;
     tokio::spawn(async move {
-        let waited = tokio::time::timeout(super::connect::PATIENCE, listener.accept()).await;
-        if let Ok(Ok((local, _))) = waited {
-            drop(listener);
-            // What breaks here, sqlx sees as a connection that was closed.
-            if let Err(error) = relay.run(local).await {
-                tracing::warn!(%error, "an encrypted connection to a store broke");
-            }
+        let Ok(local) = entrance.admit().await else { return };
+        let ended = tokio::select! {
+            ended = relay.run(local, &line) => ended,
+            () = line.ended() => Ok(()),
+        };
+        line.closed();
+        // What breaks here, sqlx sees as a connection that was closed.
+        if let Err(error) = ended {
+            tracing::warn!(%error, "an encrypted connection to a store broke");
         }
     });
     Ok(doorway)
@@ -243,7 +233,7 @@ impl Relay {
         Ok(Some(bytes))
     }
 
-    async fn run(mut self, local: UnixStream) -> io::Result<()> {
+    async fn run(mut self, local: UnixStream, line: &Line) -> io::Result<()> {
         let mut buffer = vec![0; 32 * 1024];
         // What the server sent, from here on, is yet to be given to sqlx.
         let (mut inbound, mut given) = (Vec::<u8>::new(), 0);
@@ -253,6 +243,7 @@ impl Relay {
                 match at_once(self.state.reader().read(&mut buffer)) {
                     Ok(Some(0)) => return Ok(()),
                     Ok(Some(bytes)) => {
+                        line.received();
                         (inbound, given, moved) = (buffer[..bytes].to_vec(), 0, true);
                     }
                     Ok(None) => match self.receive()? {
@@ -269,13 +260,17 @@ impl Relay {
                 (given, moved) = (given + bytes, true);
             }
             if self.state.wants_write() {
-                moved |= at_once(self.state.write_tls(&mut AtOnce(&self.server)))?.is_some();
+                if at_once(self.state.write_tls(&mut AtOnce(&self.server)))?.is_some() {
+                    line.sent();
+                    moved = true;
+                }
             } else if let Some(bytes) = at_once(local.try_read(&mut buffer))? {
                 if bytes == 0 {
                     self.state.send_close_notify();
                     self.shake_hands().await?;
                     return self.server.shutdown().await;
                 }
+                line.sent();
                 self.state.writer().write_all(&buffer[..bytes])?;
                 moved = true;
             }

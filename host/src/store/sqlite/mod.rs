@@ -171,6 +171,10 @@ impl Store for Sqlite {
         1
     }
 
+    fn heard(&self) -> Option<u64> {
+        None
+    }
+
     async fn checkpoints(
         &self,
         generation: &Generation,

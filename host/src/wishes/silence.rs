@@ -1,0 +1,55 @@
+//! Whether a store answers this host, and lets it hear what is wanted.
+//!
+//! It is asked twice a second, so one that is not heard does not answer. Looks are counted, and not the time:
+//! a host that was stopped itself has not listened.
+
+use std::sync::{Arc, Weak};
+
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::INTERVAL;
+use crate::failure::{FailureKind, Trouble};
+use crate::retry::Backoff;
+use crate::store::Store;
+
+/// So many looks in vain until it is told: 10 s.
+const TOLD: u32 = 20;
+/// And until the store counts as silent: 15 s.
+const SILENT: u32 = 30;
+
+/// For as long as the store is used. `failure`: why it could not be asked the last time.
+pub(super) async fn attend(
+    store: Weak<dyn Store>,
+    failure: watch::Receiver<Option<Trouble>>,
+    tell: watch::Sender<Option<Arc<str>>>,
+    mut backoff: Backoff,
+) {
+    let (mut heard, mut unheard, mut failed) = (None, 0, 0);
+    loop {
+        sleep(INTERVAL).await;
+        let Some(now) = store.upgrade().map(|store| store.heard()) else { return };
+        let failure = failure.borrow().clone();
+        let answers = now.is_none() || std::mem::replace(&mut heard, now) != now;
+        unheard = if answers { 0 } else { unheard + 1 };
+        failed = if failure.is_some() { failed + 1 } else { 0 };
+        let trouble = match failure {
+            _ if unheard < TOLD && failed < TOLD => {
+                backoff.succeeded();
+                tell.send_replace(None);
+                continue;
+            }
+            None => Trouble::new(FailureKind::Database, "the database does not answer"),
+            Some(Trouble { kind, reason }) if unheard >= TOLD => {
+                Trouble::new(kind, format!("the database does not answer: {reason}"))
+            }
+            Some(Trouble { kind, reason }) => {
+                Trouble::new(kind, format!("what operators want is not heard: {reason}"))
+            }
+        };
+        backoff.failed(trouble.kind, &trouble.reason);
+        if unheard >= SILENT {
+            tell.send_replace(Some(trouble.reason.into()));
+        }
+    }
+}
