@@ -144,7 +144,9 @@ impl Host {
         }
         let host = self.clone();
         tasks.spawn(self.clone().unbroken("the watch of the plugin directory", move || host.clone().watch()));
-        tasks.spawn(self.clone().warn_of_unused());
+        let host = self.clone();
+        let warn = move || host.clone().warn_of_unused();
+        tasks.spawn(self.clone().unbroken("the look for names that have no effect", warn));
         while tasks.join_next().await.is_some() {}
     }
 

@@ -43,3 +43,4 @@ mod swaps;
 mod too_large;
 mod topic_mapping;
 mod transactions;
+mod unusable_store;

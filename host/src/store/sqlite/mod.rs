@@ -25,6 +25,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
@@ -67,7 +68,7 @@ impl Sqlite {
             .acquire_timeout(Duration::from_secs(60))
             .connect_with(options)
             .await
-            .map_err(|error| StoreError::Unavailable(error.into()))?;
+            .map_err(classify)?;
         migrate(&pool).await?;
         // SQLite numbers an integer primary key on its own, whatever its default says.
         sqlx::query(
@@ -151,10 +152,15 @@ fn lock(database: &Path) -> Result<File, StoreError> {
     let path = database.with_extension("lock");
     let unusable = |problem: String| StoreError::Unusable(format!("{}: {problem}", path.display()));
     let file = File::create(&path).map_err(|error| unusable(error.to_string()))?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-        unusable("another host uses this database: a SQLite store belongs to one host".into())
-    })?;
-    Ok(file)
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        // It may be stopping.
+        Err(Errno::WOULDBLOCK) => Err(StoreError::Unavailable(Outage::new(format!(
+            "{}: another host uses this database, and a SQLite store belongs to one host: this one waits for its end",
+            path.display()
+        )))),
+        Err(error) => Err(unusable(error.to_string())),
+    }
 }
 
 fn now_micros() -> i64 {
