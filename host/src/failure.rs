@@ -63,6 +63,9 @@ kinds! {
     /// Two transactions waited for each other's locks, and the database ended the host's.
     Deadlock = "deadlock", Retry,
         "nothing is lost, and it goes on by itself: the database's log names both statements; have other sessions that write the same rows commit sooner";
+    /// A statement ran longer than it may: too much at once, or a database that is slow now.
+    Slow = "slow", Retry,
+        "nothing is lost, and it goes on by itself, with fewer events at once: see what the database is at, or raise the store's `statement-timeout`";
     /// The brokers do not answer.
     Brokers = "brokers", Retry,
         "nothing is lost, and it goes on by itself: see to the brokers, and to the network between";
@@ -97,6 +100,9 @@ kinds! {
     /// The plugin used more than it may.
     Limit = "limit", Policy,
         "raise the projection's limit or make the plugin need less, then `projector dlq retry`";
+    /// A statement of this event alone runs longer than any may, again and again.
+    TooSlow = "too-slow", Policy,
+        "find out why (an index is missing, a trigger, one row that all write), or raise the store's `statement-timeout`; then `projector dlq retry`";
     /// The record's value is larger than any may be.
     TooLarge = "too-large", Policy,
         "the value was left in the log: raise `kafka.value-bytes` above it and restart the hosts, then `projector dlq retry` reads it from the log again, while the log holds it; or `projector dlq discard` it";
@@ -162,6 +168,12 @@ impl FailureKind {
             FailureKind::Database => "nothing is lost, and the host tries on: see to the read-model database",
             FailureKind::Locked => {
                 "nothing is lost, and the host tries on: end the session that holds the lock"
+            }
+            FailureKind::Slow => {
+                "nothing is lost, and the host tries on: see what the database is at, or raise the store's `statement-timeout`"
+            }
+            FailureKind::Deadlock => {
+                "nothing is lost, and the host tries on: the database's log names both statements; have other sessions that write the same rows commit sooner"
             }
             FailureKind::Brokers => {
                 "nothing is lost, and the host tries on: see to the brokers, and to the network between"

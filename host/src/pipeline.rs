@@ -26,7 +26,7 @@ use crate::policy::Flood;
 use crate::project::purity::{self, Call, Sampling};
 use crate::project::{self, Caller, FirstAnswers, ProjectError};
 use crate::retry::{Backoff, Halt, Retries};
-use crate::settle::{self, Attempt, Isolate, Released, Settler, isolate};
+use crate::settle::{self, Attempt, Isolate, Released, Settler, Slow, isolate};
 use crate::source::{Hold, Incoming, Log, Source, Subject, TopicsChange};
 use crate::store::deployments::Vector;
 use crate::store::operator::{Open, Wishes};
@@ -426,7 +426,7 @@ impl Run {
     /// Brings a batch to its end, however often that takes. Returns the next one, if the plugin was
     /// asked about it meanwhile.
     async fn settle(&mut self, mut batch: Batch) -> Result<Option<Batch>, Halt> {
-        let mut timeouts = 0;
+        let (mut timeouts, mut slow) = (0, Slow::default());
         let began = Instant::now();
         loop {
             if !self.of_the_same_log(&mut batch).await? {
@@ -471,10 +471,18 @@ impl Run {
                             return Err(Halt::Restart("the lock of whoever catches it up was lost".into()));
                         }
                         match recovered {
-                            // Smaller every time: it may have been too much for the session's timeouts.
+                            // Smaller every time: it may have been too much for the session's timeouts. The
+                            // database answers, so what one event asks of it may be the matter.
                             Recovered::TryAgain => {
-                                let half = half.min(batch.deliveries.len());
-                                self.cut(&mut batch, half);
+                                let tried = batch.deliveries.len();
+                                match (slow.isolate(&error, tried), batch.answers.as_deref_mut()) {
+                                    (Some(Isolate::First(failure)), Some([first, ..]))
+                                        if first.failure().is_none() =>
+                                    {
+                                        *first = FirstAnswers::failed(failure);
+                                    }
+                                    _ => self.cut(&mut batch, half.min(tried)),
+                                }
                             }
                             Recovered::Committed(advances) => {
                                 self.available_again().await;

@@ -89,6 +89,7 @@ impl Before {
         let outcomes = resolve(&mut caller, &mut *tx, &batch, &answers, &[], Keys::default(), &mut 0);
         let outcomes = match outcomes {
             Err(ProjectError::Timeout(_)) => return Ok(true),
+            Err(ProjectError::Store(error)) if error.kind() == FailureKind::Slow => return Ok(true),
             outcomes => outcomes?,
         };
         if outcomes.iter().any(|outcome| matches!(outcome, Outcome::Dead { .. })) {
@@ -98,6 +99,8 @@ impl Before {
         match tx.write(&writes(&batch, &outcomes)).await {
             Ok(_) => Ok(false),
             Err(StoreError::Rejected { .. } | StoreError::Data(_)) => Ok(true),
+            // As what runs out of time.
+            Err(error) if error.kind() == FailureKind::Slow => Ok(true),
             Err(error) => Err(error.into()),
         }
     }
@@ -302,6 +305,36 @@ pub enum Isolate {
     Cut(usize),
 }
 
+/// Times that a statement of one event may run too long before that is the event's fault.
+const SLOW_TRIES: u32 = 3;
+
+/// Statements that ran longer than they may, in one try after the other.
+#[derive(Debug, Default)]
+pub struct Slow {
+    tries: u32,
+}
+
+impl Slow {
+    /// What follows when a statement for so many events ran too long: fewer are tried, and at last the first
+    /// alone, which fails after some tries, since the database did other things meanwhile. `None`: another error.
+    pub fn isolate(&mut self, error: &StoreError, events: usize) -> Option<Isolate> {
+        let StoreError::Unavailable(outage) = error else { return None };
+        if outage.kind != FailureKind::Slow || events == 0 {
+            return None;
+        }
+        if events > 1 {
+            return Some(Isolate::Cut(events.div_ceil(2)));
+        }
+        self.tries += 1;
+        if self.tries < SLOW_TRIES {
+            return Some(Isolate::Cut(1));
+        }
+        self.tries = 0;
+        let detail = format!("{SLOW_TRIES} times, for this event alone: {outage}");
+        Some(Isolate::First(Failure::new(FailureKind::TooSlow, "statement-timeout", detail)))
+    }
+}
+
 /// How to find the event that is at fault, in a batch of so many: one that is refused is refused given the
 /// events before it, and they may not stand; where the database does not say which, halves lead to it.
 pub fn isolate(error: StoreError, events: usize) -> Result<Isolate, StoreError> {
@@ -314,5 +347,24 @@ pub fn isolate(error: StoreError, events: usize) -> Result<Isolate, StoreError> 
         StoreError::Data(refusal) if events == 1 => Ok(Isolate::First(Failure::refused(refusal))),
         StoreError::Data(_) => Ok(Isolate::Cut(events.div_ceil(2))),
         error => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Outage;
+
+    #[test]
+    fn a_slow_statement_is_an_events_fault_only_alone_and_after_some_tries() {
+        let of_kind = |kind| StoreError::Unavailable(Outage { kind, message: "canceled".into() });
+        let (mut slow, error) = (Slow::default(), of_kind(FailureKind::Slow));
+        assert!(slow.isolate(&of_kind(FailureKind::Database), 1).is_none());
+        assert!(matches!(slow.isolate(&error, 5), Some(Isolate::Cut(3))));
+        for _ in 1..SLOW_TRIES {
+            assert!(matches!(slow.isolate(&error, 1), Some(Isolate::Cut(1))));
+        }
+        let Some(Isolate::First(failure)) = slow.isolate(&error, 1) else { panic!("it is not the event's") };
+        assert_eq!((failure.kind, &*failure.code), (FailureKind::TooSlow, "statement-timeout"));
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use projector_model::Contract;
 use serde_json::{Value as Json, json};
 
-use super::{Isolate, Settler, isolate, resolve, writes};
+use super::{Isolate, Settler, Slow, isolate, resolve, writes};
 use crate::batch::{BatchLimits, Delivery};
 use crate::checkpoint::{Checkpoint, Identity};
 use crate::event::{Event, Partition, Position};
@@ -38,7 +38,7 @@ impl Settler {
         log: &Log,
     ) -> Result<Released, StoreError> {
         let mut known = Known { value_bytes: log.value_bytes(), ..Known::default() };
-        let mut tried = limits;
+        let (mut tried, mut slow) = (limits, Slow::default());
         loop {
             let (error, events) = match self.release_some(operation, tried, &known).await {
                 Ok(Tried::Released(released)) => return Ok(released),
@@ -53,14 +53,22 @@ impl Settler {
             };
             let failed = &mut known.failed;
             match error {
-                ProjectError::Store(error) => match isolate(error, events.len())? {
-                    // It is refused although it writes no rows: trying on would change nothing.
-                    Isolate::First(failure) if failed.contains_key(&events[0]) => {
-                        return Err(StoreError::Unusable(failure.to_string()));
+                ProjectError::Store(error) => {
+                    let isolated = match slow.isolate(&error, events.len()) {
+                        // What is written of an event that failed is the host's own.
+                        Some(Isolate::First(_)) if failed.contains_key(&events[0]) => return Err(error),
+                        Some(isolated) => isolated,
+                        None => isolate(error, events.len())?,
+                    };
+                    match isolated {
+                        // It is refused although it writes no rows: trying on would change nothing.
+                        Isolate::First(failure) if failed.contains_key(&events[0]) => {
+                            return Err(StoreError::Unusable(failure.to_string()));
+                        }
+                        Isolate::First(failure) => drop(failed.insert(events[0].clone(), failure)),
+                        Isolate::Cut(events) => tried.events = events.max(1),
                     }
-                    Isolate::First(failure) => drop(failed.insert(events[0].clone(), failure)),
-                    Isolate::Cut(events) => tried.events = events.max(1),
-                },
+                }
                 ProjectError::Timeout(position) => {
                     let reason = "it ran longer than one event may";
                     failed.insert(position, Failure::new(FailureKind::Timeout, "time", reason));
@@ -92,7 +100,12 @@ impl Settler {
         // What waited keeps waiting behind the next one that fails, whatever the policy is by now.
         let keys = Keys { park: true, ..Keys::default() };
         let mut caller = Caller::new(&self.plugin);
-        let outcomes = resolve(&mut caller, &mut *tx, &work.events, &answers, &[], keys, &mut 0)?;
+        let failed = |error: ProjectError, events: &[Delivery]| Failed {
+            error,
+            events: events.iter().map(|delivery| delivery.event.position.clone()).collect(),
+        };
+        let outcomes = resolve(&mut caller, &mut *tx, &work.events, &answers, &[], keys, &mut 0)
+            .map_err(|error| failed(error, &work.events))?;
         let batch = &work.events[..outcomes.len()];
         let verdict = work.verdict(&outcomes, contract);
         let mut writes = writes(batch, &outcomes);
@@ -108,17 +121,13 @@ impl Settler {
         let stuck = verdict.behind.is_some() || !verdict.is_settled();
         let frees = !stuck && verdict.waiting == 0;
         writes.release = Some(work.release(operation, &outcomes, &verdict, frees, stuck || frees));
-        let failed = |error: StoreError| Failed {
-            error: error.into(),
-            events: batch.iter().map(|delivery| delivery.event.position.clone()).collect(),
-        };
-        tx.write(&writes).await.map_err(failed)?;
+        tx.write(&writes).await.map_err(|error| failed(error.into(), batch))?;
         match dry_run {
             true => {
                 drop(tx);
                 self.store.answer(operation.id, &verdict).await?;
             }
-            false => tx.commit().await.map_err(failed)?,
+            false => tx.commit().await.map_err(|error| failed(error.into(), batch))?,
         }
         let (projection, action) = (contract.name(), operation.action.as_str());
         let Verdict { outcome, applied, ignored, waiting, .. } = &verdict;

@@ -41,6 +41,7 @@ mod stopping;
 mod store_setup;
 mod swaps;
 mod too_large;
+mod too_slow;
 mod topic_mapping;
 mod transactions;
 mod unusable_store;

@@ -446,7 +446,7 @@ async fn every_sqlstate_is_told_as_what_it_is() -> Result<()> {
         ("53100", FailureKind::Database, "disk"),
         ("53300", FailureKind::Database, "max_connections"),
         ("57P01", FailureKind::Database, "stops or starts"),
-        ("57014", FailureKind::Database, "statement-timeout"),
+        ("57014", FailureKind::Slow, "statement-timeout"),
         ("25006", FailureKind::Database, "standby"),
         ("40P01", FailureKind::Database, "40P01"),
         ("40001", FailureKind::Database, "40001"),

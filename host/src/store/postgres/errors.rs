@@ -23,6 +23,8 @@ enum Meaning {
     Locked,
     /// Two transactions waited for each other, and the database ended this one.
     Deadlock,
+    /// It ran longer than it may.
+    Slow,
     /// It lasts until a person does what the text says.
     Lasts(&'static str),
     /// The role lacks a right.
@@ -60,6 +62,7 @@ const TABLE: &[(&str, Meaning)] = &[
     // Passing faults, each with its own remedy in `passing`.
     ("55P03", Meaning::Locked),
     ("40P01", Meaning::Deadlock),
+    ("57014", Meaning::Slow),
     ("08", Meaning::Passes),
     ("25", Meaning::Passes),
     ("40", Meaning::Passes),
@@ -90,6 +93,13 @@ pub(super) fn classify(error: sqlx::Error) -> StoreError {
         Meaning::Deadlock => {
             StoreError::Unavailable(Outage { kind: FailureKind::Deadlock, message: in_words(&error) })
         }
+        Meaning::Slow => StoreError::Unavailable(Outage {
+            kind: FailureKind::Slow,
+            message: format!(
+                "{}; the statement ran longer than the store's `statement-timeout`",
+                in_words(&error)
+            ),
+        }),
         Meaning::Passes => {
             let remedy = passing(&code).map(|remedy| format!("; {remedy}")).unwrap_or_default();
             StoreError::Unavailable(Outage::new(format!("{}{remedy}", in_words(&error))))
@@ -111,7 +121,6 @@ fn passing(code: &str) -> Option<&'static str> {
         "53100" => "give the server's disk room",
         "53200" => "give the server memory",
         "53300" => "raise max_connections, or lower `connections` of the hosts",
-        "57014" => "the statement ran longer than the store's `statement-timeout`",
         "57P01" | "57P02" | "57P03" => "the server stops or starts",
         "25006" => "the server is a standby, or default_transaction_read_only is on",
         _ => return None,
@@ -159,7 +168,8 @@ mod tests {
         assert_eq!(meaning("42501"), Meaning::Right);
         assert_eq!(meaning("55P03"), Meaning::Locked);
         assert_eq!(meaning("40P01"), Meaning::Deadlock);
-        for passing in ["53100", "53300", "57P01", "57014", "25006", "40001", "08006", "58030", "XX000"] {
+        assert_eq!(meaning("57014"), Meaning::Slow);
+        for passing in ["53100", "53300", "57P01", "25006", "40001", "08006", "58030", "XX000"] {
             assert_eq!(meaning(passing), Meaning::Passes, "{passing}");
         }
         for data in ["22021", "22P05", "23505", "54000", "P0001"] {
