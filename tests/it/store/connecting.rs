@@ -448,7 +448,7 @@ async fn every_sqlstate_is_told_as_what_it_is() -> Result<()> {
         ("57P01", FailureKind::Database, "stops or starts"),
         ("57014", FailureKind::Slow, "statement-timeout"),
         ("25006", FailureKind::Database, "standby"),
-        ("40P01", FailureKind::Database, "40P01"),
+        ("40P01", FailureKind::Deadlock, "40P01"),
         ("40001", FailureKind::Database, "40001"),
         ("55P03", FailureKind::Locked, "55P03"),
         ("22021", FailureKind::Refused, "raised"),
