@@ -47,6 +47,6 @@ pub(crate) use raw_record::publish_with_header;
 pub(crate) use read_model::ReadModel;
 pub(crate) use seed::seed;
 pub(crate) use session::Session;
-pub(crate) use snippet::postgres_snippet;
 pub(crate) use silent_proxy::SilentProxy;
+pub(crate) use snippet::postgres_snippet;
 pub(crate) use status::{Partition, Projection, check_books};
