@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use projector_model::{Contract, order};
+use projector_model::{Contract, names, order};
 use tokio::sync::Mutex;
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -833,8 +833,8 @@ impl Host {
         if !crashed {
             store.set_halted(generation, None).await?;
         }
-        let group =
-            format!("{}.{name}.g{}.{}", &*self.config.kafka.group_prefix, generation.number, store.id());
+        let prefix = &*self.config.kafka.group_prefix;
+        let group = names::consumer_group(prefix, name, generation.number, store.id());
         let batch = self.config.batch_of(name);
         let order_shows = !order::unsettled(&contract).is_empty();
         // A host that died gives its partitions back after its session.

@@ -7,6 +7,7 @@ use crate::contract::{self, Contract, Guard};
 use crate::descriptor::{
     Code, Descriptor, EventId, IdPart, IndexKind, OnMiss, Operation, Statement, StatementKind,
 };
+use crate::names;
 use crate::reserved;
 use crate::value::Type;
 
@@ -49,7 +50,6 @@ impl fmt::Display for Problems {
 
 /// Postgres truncates longer identifiers in silence.
 const MAX_IDENTIFIER_BYTES: usize = 63;
-const MAX_NAME_BYTES: usize = 40;
 /// A statement's index travels as a u16.
 const MAX_STATEMENTS: usize = 1_000;
 const MAX_TABLES: usize = 100;
@@ -171,42 +171,24 @@ impl Checker {
 
     fn header(&mut self, descriptor: &Descriptor) {
         let name = &descriptor.name;
-        let well_formed = name.len() <= MAX_NAME_BYTES
-            && name.starts_with(|first: char| first.is_ascii_lowercase())
-            && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-            && !name.contains("--")
-            && !name.ends_with('-');
-        if !well_formed {
+        if !names::is_well_formed(name) {
+            let most = names::MAX_BYTES;
             self.problem(
                 "name",
                 format!("{name:?} cannot be a projection's name"),
                 format!(
-                    "write lowercase letters, digits and single dashes, beginning with a letter, at most {MAX_NAME_BYTES} characters"
+                    "write lowercase letters, digits and single dashes, beginning with a letter, at most {most} characters"
                 ),
             );
         }
-        if reserved::NAMES.contains(&name.as_str()) || name.starts_with("pg-") {
-            self.problem(
-                "name",
-                format!("{name:?} is the name of a schema of the database's own"),
-                "choose another name".to_string(),
-            );
+        if let Some(reason) = names::taken(name) {
+            self.problem("name", reason, "choose another name".to_string());
         }
-        if reserved::is_word(&name.replace('-', "_")) {
+        if reserved::is_word(&names::schema(name)) {
             self.problem(
                 "name",
                 format!("{name:?} is a reserved word"),
                 "choose another name: readers would have to quote it".to_string(),
-            );
-        }
-        if let Some((other, number)) = name.rsplit_once("-g")
-            && !number.is_empty()
-            && number.bytes().all(|byte| byte.is_ascii_digit())
-        {
-            self.problem(
-                "name",
-                format!("{name:?} is where a generation of `{other}` would be stored"),
-                "choose another name".to_string(),
             );
         }
         if descriptor.version.is_empty()
@@ -296,6 +278,18 @@ impl Checker {
                         contract::Index { columns, kind: index.kind }
                     })
                     .collect();
+                // Each name of an index is made of its columns' names.
+                let names: Vec<String> =
+                    table.indexes.iter().map(|index| names::index_suffix(&index.columns)).collect();
+                for (at, name) in names.iter().enumerate() {
+                    if let Some(first) = names[..at].iter().position(|other| other == name) {
+                        self.problem(
+                            &format!("{place}: indexes[{at}]"),
+                            format!("it has the name of indexes[{first}], which has the same columns, or columns whose names join to the same text"),
+                            "declare each index once, or rename a column".to_string(),
+                        );
+                    }
+                }
                 resolved.indexes = indexes;
                 resolved
             })
@@ -808,13 +802,37 @@ mod tests {
         }
     }
 
-    /// The generation 1 of `orders` is stored in the schema `orders_g1`.
+    /// The generation 1 of `orders` is stored in the schema `orders_g1`, and readers may find it in `orders_v1`.
     #[test]
     fn a_projection_is_not_named_like_anothers_generation() {
         let text = problems(|json| json["name"] = "orders-g1".into());
         assert!(text.contains("a generation of `orders`"), "{text}");
-        for name in ["orders-g", "orders-1", "g1", "orders-g1-b", "orders-eg1"] {
+        let text = problems(|json| json["name"] = "orders-v2".into());
+        assert!(text.contains("where readers of `orders` would find its generation 2"), "{text}");
+        for name in ["orders-g", "orders-1", "g1", "v2", "orders-g1-b", "orders-eg1"] {
             assert_eq!(problems(|json| json["name"] = name.into()), "");
+        }
+    }
+
+    #[test]
+    fn two_indexes_of_a_table_have_two_names() {
+        let indexes = |first: &[&str], second: &[&str]| {
+            problems(|json| {
+                let column = |name: &str| serde_json::json!({"name": name, "type": "text", "nullable": true});
+                json["tables"][0]["columns"]
+                    .as_array_mut()
+                    .expect("a list")
+                    .extend(["a", "b", "a__b", "b__a"].map(column));
+                json["tables"][0]["indexes"]
+                    .as_array_mut()
+                    .expect("a list")
+                    .extend([first, second].map(|columns| serde_json::json!({"columns": columns})));
+            })
+        };
+        assert_eq!(indexes(&["a", "b"], &["b", "a"]), "");
+        for (first, second) in [(&["a"][..], &["a"][..]), (&["a", "b__a"], &["a__b", "a"])] {
+            let text = indexes(first, second);
+            assert!(text.contains("indexes[2]: it has the name of indexes[1]"), "{text}");
         }
     }
 

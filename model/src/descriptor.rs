@@ -14,7 +14,8 @@ use crate::value::Type;
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Descriptor {
-    /// The projection's name: lowercase letters, digits and single dashes, at most 40 characters.
+    /// The projection's name: lowercase letters, digits and single dashes, at most 40 characters, and no ending
+    /// like `-g1` or `-v2`, which the host adds itself.
     pub name: String,
     /// The author's version of the code, for people: `1.4.0`.
     pub version: String,

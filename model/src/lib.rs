@@ -5,7 +5,7 @@
 //! [`Tables`] says, change by change, what they do to the rows. That interpreter is the reference:
 //! the host's planner, both of its stores and the SDK's test harness are held against it.
 //!
-//! In reading order: values, the descriptor, its check, the interpreter, the order between topics.
+//! In reading order: values, the descriptor, its check, the names that follow from it, the interpreter, the order between topics.
 
 pub mod change;
 pub mod check;
@@ -14,6 +14,7 @@ pub mod decimal;
 pub mod descriptor;
 pub mod interpret;
 pub mod json;
+pub mod names;
 pub mod order;
 pub mod raw;
 pub mod repeat;

@@ -1,7 +1,7 @@
 //! Names that are taken.
 
 /// Names of projections that would be schemas of the host's or of the database's own.
-pub(crate) const NAMES: &[&str] = &["projector", "public", "information-schema", "main", "temp", "sqlite"];
+pub(crate) const NAMES: &[&str] = &["projector", "public", "information-schema", "main", "temp"];
 
 /// Words that Postgres or SQLite reserve: every identifier is quoted, but readers would have to
 /// quote them as well.

@@ -10,7 +10,7 @@ use super::supply::{Signer, Supply};
 use crate::config::{self, Config};
 use crate::plugin::compile::Compiler;
 use crate::plugin::{Engine, LoadError, Plugin};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, names};
 use crate::topics::{TopicError, TopicMapping};
 
 pub struct Versions {
@@ -123,6 +123,9 @@ impl Versions {
             return Err(LoadError::NotGranted { projection: name.to_owned(), topic: topic.name.clone() });
         }
         self.topics(&plugin.contract)?;
+        if let Some(problems) = names::meeting(&plugin.contract) {
+            return Err(LoadError::Descriptor(problems));
+        }
         let own = config.limits_of(name);
         if !std::ptr::eq(own, supposed) {
             plugin = under(own)?;

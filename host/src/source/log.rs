@@ -8,6 +8,7 @@ use std::ffi::{CStr, CString};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use projector_model::names;
 use rdkafka::bindings as native;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -652,7 +653,7 @@ impl Reader {
             // A listener of another protocol closes the connection, which is told only as a line of the log.
             .set("log.connection.close", "true")
             .set("isolation.level", isolation)
-            .set("group.id", format!("{}.questions", &*kafka.group_prefix))
+            .set("group.id", names::questions_group(&kafka.group_prefix))
             .set("enable.auto.commit", "false")
             .set("enable.partition.eof", "true")
             .create_with_context(context)

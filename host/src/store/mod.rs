@@ -12,7 +12,7 @@ mod fault;
 mod finding;
 pub mod foreign;
 pub mod moves;
-mod names;
+pub(crate) mod names;
 pub mod operator;
 mod overview;
 pub mod postgres;

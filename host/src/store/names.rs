@@ -1,5 +1,7 @@
 //! Names in the stores' SQL.
 
+use projector_model::{Contract, Problem, Problems};
+
 /// The column of a tombstone's flag. Authors' own identifiers never begin with an underscore.
 pub(super) const DELETED: &str = "\"_deleted\"";
 
@@ -12,11 +14,9 @@ pub(super) fn quote(identifier: &str) -> String {
     format!("\"{}\"", identifier.replace('"', "\"\""))
 }
 
-/// The name of the schema for readers, and the prefix of a generation's own.
-pub(super) fn schema_name(projection: &str) -> String {
-    projection.replace('-', "_")
-}
-
-pub(super) fn generation_schema(projection: &str, number: i32) -> String {
-    format!("{}_g{number}", schema_name(projection))
+/// What is wrong with a contract because two names that a store derives from it are the same.
+pub(crate) fn meeting(contract: &Contract) -> Option<Problems> {
+    let message = super::postgres::meeting(contract)?;
+    let remedy = Some("rename a column of one of them".to_owned());
+    Some(Problems(vec![Problem { place: "tables".into(), message, remedy }]))
 }

@@ -30,7 +30,7 @@ fn another_projections_tables_and_topics_are_refused() {
     let listens = |declared: &mut Value| declared["topics"][0]["name"] = ORDER_CONFIRMED.into();
     let as_it_is = |_: &mut Value| {};
     // In the order of the files' names: each with what the log says of it.
-    let refused: [(&str, Vec<u8>, &str); 6] = [
+    let refused: [(&str, Vec<u8>, &str); 7] = [
         ("listens.wasm", spoilt("listens", &listens), "`projections.listens.topics` does not grant"),
         ("owns.wasm", spoilt("owns", &owns), "tables[0]"),
         ("reads.wasm", spoilt("reads", &reads), "lookups[0]"),
@@ -45,6 +45,12 @@ fn another_projections_tables_and_topics_are_refused() {
             "x-named.wasm",
             spoilt("sales-by-country-g1", &as_it_is),
             "where a generation of `sales-by-country` would be stored",
+        ),
+        // The schema that a promotion of the other one would make for its readers.
+        (
+            "x-viewed.wasm",
+            spoilt("sales-by-country-v2", &as_it_is),
+            "where readers of `sales-by-country` would find its generation 2",
         ),
     ];
     let honest = spoilt("honest", &as_it_is);

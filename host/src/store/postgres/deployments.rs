@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use projector_model::Contract;
+use projector_model::{Contract, names};
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgConnection, PgQueryResult};
 use uuid::Uuid;
@@ -26,7 +26,7 @@ use crate::store::deployments::{
     promotable, report, vector_json,
 };
 use crate::store::foreign::{Readers, none_goes_along};
-use crate::store::names::{generation_schema, quote, schema_name};
+use crate::store::names::quote;
 use crate::store::operator::Asked;
 use crate::store::{Generation, Installed, StoreError};
 
@@ -788,9 +788,9 @@ async fn create(
     .fetch_one(&mut **tx)
     .await
     .map_err(classify)?;
-    let schema = generation_schema(name, number);
+    let schema = names::generation_schema(name, number);
     let layout = Layout::of(offered);
-    let readers = (role == Role::Live).then(|| schema_name(name));
+    let readers = (role == Role::Live).then(|| names::schema(name));
     let id: i64 = sqlx::query_scalar(
         "insert into projector.generation
            (projection, number, revision, table_schema, active_digest, role, layout, readers, backfilling)
@@ -830,7 +830,7 @@ async fn show(tx: &mut Tx, new: &Standing, old: &Standing) -> Result<Promoted, S
             (readers.clone(), new.layout.in_order_of(&old.layout))
         }
         None => {
-            let readers = format!("{}_v{number}", schema_name(projection));
+            let readers = names::versioned_schema(projection, *number);
             make_schema(tx, &readers).await?;
             (readers, new.layout.clone())
         }

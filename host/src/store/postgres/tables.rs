@@ -1,5 +1,7 @@
 //! A projection's tables, indexes and readers' views, from its contract.
 
+use std::collections::BTreeMap;
+
 use projector_model::contract::{Column, Table};
 use projector_model::descriptor::{Index, IndexKind};
 use projector_model::{Contract, Type};
@@ -95,6 +97,24 @@ fn index_name(table: &str, index: &Index) -> String {
     own(table, &format!("{:?} {}", index.kind, index.columns.join(",")))
 }
 
+/// Two keys or indexes of a table that would have one name, which is a hash: in words.
+pub(in crate::store) fn meeting(contract: &Contract) -> Option<String> {
+    let mut names = BTreeMap::new();
+    for table in &contract.descriptor.tables {
+        let of_key = (key_name(&table.name), "the key".to_owned());
+        let of_indexes = table.indexes.iter().map(|index| {
+            (index_name(&table.name, index), format!("the index over {}", index.columns.join(", ")))
+        });
+        for (name, what) in std::iter::once(of_key).chain(of_indexes) {
+            let what = format!("{what} of table `{}`", table.name);
+            if let Some(other) = names.insert(name, what.clone()) {
+                return Some(format!("{other} and {what} would have the same name in Postgres"));
+            }
+        }
+    }
+    None
+}
+
 fn create_index(create: &str, table: &str, index: &Index, schema: &str) -> String {
     let columns: Vec<_> = index.columns.iter().map(|column| quote(column)).collect();
     let (method, class) = match index.kind {
@@ -177,4 +197,32 @@ fn sql_type(column: &Column) -> String {
 
 pub(super) fn qualified(schema: &str, table: &str) -> String {
     format!("{}.{}", quote(schema), quote(table))
+}
+
+#[cfg(test)]
+mod tests {
+    use projector_model::Descriptor;
+
+    #[test]
+    fn indexes_whose_hashes_are_the_same_are_found() {
+        let meeting = |columns: [&str; 2]| {
+            let column = |name: &str| serde_json::json!({"name": name, "type": "int64"});
+            let all = ["id", columns[0], columns[1]].map(column);
+            let descriptor = serde_json::json!({
+                "name": "meeting", "version": "1", "topics": [{"name": "t"}], "statements": [],
+                "tables": [{"name": "seen", "key": ["id"],
+                    "columns": all,
+                    "indexes": columns.map(|column| serde_json::json!({"columns": [column]}))}],
+            });
+            let contract = Descriptor::from_json(&descriptor.to_string()).and_then(Descriptor::check);
+            super::meeting(&contract.expect("a sound descriptor"))
+        };
+        assert_eq!(meeting(["c1", "c2"]), None);
+        // SHA-256 of both begins with ba50b7d4.
+        let found = meeting(["c48067", "c60716"]).expect("found");
+        assert!(
+            found.contains("the index over c48067") && found.contains("the index over c60716"),
+            "{found}"
+        );
+    }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use projector_model::names;
 use sqlx::AssertSqlSafe;
 use sqlx::sqlite::{SqliteConnection, SqliteQueryResult};
 use uuid::Uuid;
@@ -22,7 +23,6 @@ use crate::store::deployments::{
     promotable, report, vector_json,
 };
 use crate::store::foreign::{Readers, none_goes_along};
-use crate::store::names::{generation_schema, schema_name};
 use crate::store::operator::Asked;
 use crate::store::{Generation, Installed, StoreError};
 
@@ -690,9 +690,9 @@ async fn create(
     .fetch_one(&mut **tx)
     .await
     .map_err(classify)?;
-    let schema = generation_schema(name, number);
+    let schema = names::generation_schema(name, number);
     let layout = Layout::of(offered);
-    let readers = (role == Role::Live).then(|| schema_name(name));
+    let readers = (role == Role::Live).then(|| names::schema(name));
     // SQLite gives the number of a row that is gone again, and hosts know generations by it: so it is that
     // of all generations that there ever were.
     let id: i64 = sqlx::query_scalar(
@@ -734,7 +734,7 @@ async fn show(tx: &mut Tx, new: &Standing, old: &Standing) -> Result<Promoted, S
             (readers.clone(), new.layout.in_order_of(&old.layout))
         }
         None => {
-            let readers = format!("{}_v{number}", schema_name(projection));
+            let readers = names::versioned_schema(projection, *number);
             (readers, new.layout.clone())
         }
     };
@@ -771,7 +771,7 @@ async fn show_layout(
         let is_known = known.is_some_and(|known| known.table(&table.name).is_some());
         let mut triggers = Vec::new();
         if is_known {
-            triggers = foreign::triggers(tx, &format!("{readers}__{}", table.name)).await?;
+            triggers = foreign::triggers(tx, &names::prefixed(readers, &table.name)).await?;
             run(tx, format!("drop view if exists {}", tables::qualified(readers, &table.name))).await?;
         }
         run(tx, tables::view(table, schema, readers)).await?;

@@ -4,6 +4,7 @@
 //! by a foreign key. So the host looks before: it compiles what reads other tables, and compiles it again
 //! after the removal, in the same transaction.
 
+use projector_model::names;
 use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqliteConnection;
 
@@ -22,7 +23,7 @@ pub(super) struct Own {
 impl Own {
     pub(super) fn of(standing: &Standing) -> Self {
         let named = |prefix: &String| -> Vec<String> {
-            standing.layout.tables.iter().map(|table| format!("{prefix}__{}", table.name)).collect()
+            standing.layout.tables.iter().map(|table| names::prefixed(prefix, &table.name)).collect()
         };
         Self {
             views: standing.readers.as_ref().map(named).unwrap_or_default(),

@@ -6,7 +6,7 @@
 
 use projector_model::contract::Table;
 use projector_model::descriptor::{Index, IndexKind};
-use projector_model::{Contract, Type};
+use projector_model::{Contract, Type, names};
 
 use crate::deploy::layout::{LaidTable, Step};
 use crate::store::names::{DELETED, LINEAGE, quote};
@@ -53,7 +53,7 @@ fn create_index(table: &str, index: &Index, schema: &str) -> Option<String> {
     }
     let columns: Vec<_> = index.columns.iter().map(|column| quote(column)).collect();
     // No table has such a name: theirs have no double underscore.
-    let name = qualified(schema, &format!("{table}__by_{}", index.columns.join("__")));
+    let name = qualified(schema, &format!("{table}{}", names::index_suffix(&index.columns)));
     Some(format!("create index {name} on {} ({})", qualified(schema, table), columns.join(", ")))
 }
 
@@ -99,5 +99,5 @@ fn sql_type(ty: Type) -> &'static str {
 }
 
 pub(super) fn qualified(schema: &str, table: &str) -> String {
-    quote(&format!("{schema}__{table}"))
+    quote(&names::prefixed(schema, table))
 }
