@@ -5,6 +5,7 @@
 //! stops nothing.
 
 mod announce;
+mod files;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -25,7 +26,7 @@ use crate::catch_up::{self, CatchUpState};
 use crate::config::{self, Config};
 use crate::deploy::promote::{self, Ask, PromoteError, Promotion};
 use crate::deploy::rollout;
-use crate::deploy::supply::Supply;
+use crate::deploy::supply::{Signer, Supply};
 use crate::deploy::versions::{VersionError, Versions};
 use crate::deploy::watch::{File, Watch};
 use crate::event_ids;
@@ -44,6 +45,7 @@ use crate::store::operator::{Asked, Open, Wishes};
 use crate::store::{self, Component, Deployment, Generation, Store, StoreError};
 use crate::topics::TopicMapping;
 use crate::wishes::{Attendant, Board};
+use files::Files;
 
 /// A run that goes on for so long is well: what ended the one before is over.
 const SETTLED: Duration = Duration::from_secs(10);
@@ -71,8 +73,7 @@ pub struct Host {
     /// By URL; a database that does not answer keeps nobody from another.
     stores: Mutex<HashMap<String, Slot>>,
     retries: Retries,
-    /// The file of each projection that was offered.
-    files: Mutex<HashMap<String, PathBuf>>,
+    files: Files,
     stop: CancellationToken,
 }
 
@@ -115,7 +116,7 @@ impl Host {
             log,
             stores: Mutex::default(),
             retries: Retries::default(),
-            files: Mutex::default(),
+            files: Files::default(),
             stop,
         })
     }
@@ -176,9 +177,8 @@ impl Host {
                 () = tokio::time::sleep(LOADED) => {}
                 () = self.stop.cancelled() => return,
             }
-            let files = self.files.lock().await;
-            let known = files.keys().map(|name| (name.clone(), BTreeSet::new())).collect();
-            drop(files);
+            let offered = self.files.projections().into_iter();
+            let known = offered.map(|name| (name, BTreeSet::new())).collect();
             if let Some(warnings) = unused(&self.config, known).await {
                 break warnings;
             }
@@ -199,8 +199,8 @@ impl Host {
                 file = watch.next() => {
                     // One after the other compiles; the rest is waiting.
                     let loaded = self.clone().load(file).await;
-                    if let Some((file, plugin)) = loaded {
-                        offers.spawn(self.clone().offer(file, plugin));
+                    if let Some((file, plugin, signer)) = loaded {
+                        offers.spawn(self.clone().offer(file, plugin, signer));
                     }
                 }
                 Some(offered) = offers.join_next() => {
@@ -215,15 +215,15 @@ impl Host {
         }
     }
 
-    /// Compiles and checks a file. One that is no plugin stops nobody else.
-    async fn load(self: Arc<Self>, file: File) -> Option<(File, Plugin)> {
+    /// Checks who vouches for a file, and compiles and checks it. One that is no plugin stops nobody else.
+    async fn load(self: Arc<Self>, file: File) -> Option<(File, Plugin, Signer)> {
         let path = file.path.display().to_string();
         let mut backoff = Backoff::new(&path, &self.retries);
         let mut next = file;
         let loaded = loop {
             let (host, file) = (self.clone(), next);
             let loading = tokio::task::spawn_blocking(move || {
-                let loaded = host.versions.load(&file.path, &file.bytes);
+                let loaded = host.versions.load(&file.path, &file.bytes, file.signature.as_deref());
                 (file, loaded)
             });
             match loading.await {
@@ -236,8 +236,9 @@ impl Host {
             }
         };
         match loaded {
-            Ok((file, Ok(plugin))) => Some((file, plugin)),
-            Ok((_, Err(error))) => {
+            Ok((file, Ok((plugin, signer)))) => Some((file, plugin, signer)),
+            Ok((file, Err(error))) => {
+                self.files.refuse(&file.path);
                 let (reason, advice) = (error.to_string(), FailureKind::Component.advice());
                 tracing::error!(file = path, reason, advice, "plugin refused");
                 None
@@ -251,24 +252,21 @@ impl Host {
     }
 
     /// Asks the projection's store for a file's component to be the active one.
-    async fn offer(self: Arc<Self>, file: File, plugin: Plugin) {
+    async fn offer(self: Arc<Self>, file: File, plugin: Plugin, signer: Signer) {
         let contract = &plugin.contract;
         let (name, path) = (contract.name(), file.path.display().to_string());
         let refused = |reason: String| {
+            self.files.refuse(&file.path);
             let advice = FailureKind::Component.advice();
             tracing::error!(projection = name, file = path, reason, advice, "plugin refused");
         };
-        if let Some(owner) = self.files.lock().await.get(name).filter(|owner| **owner != file.path)
-            && owner.exists()
-        {
-            tracing::error!(file = path, "plugin refused: {} is {name} already", owner.display());
-            return;
+        let _turn = self.files.turn(&file.path, name).await;
+        if let Some(owner) = self.files.other_owner(&file.path, name) {
+            return refused(format!(
+                "{} is {name} already: remove one of the two files, and copy the other one again",
+                owner.display()
+            ));
         }
-        self.files.lock().await.insert(name.to_owned(), file.path.clone());
-        let signer = match self.versions.vouched_for(&plugin, &file.bytes, file.signature.as_deref()) {
-            Ok(signer) => signer,
-            Err(error) => return refused(error.to_string()),
-        };
         for dependence in order::unsettled(contract) {
             tracing::warn!(
                 projection = name,
@@ -300,8 +298,12 @@ impl Host {
                 Ok::<_, StoreError>((store.standings(name).await?, proposed))
             };
             match proposed.await {
-                Ok((_, Proposed::Open(_) | Proposed::Active)) => return,
+                Ok((_, Proposed::Open(_) | Proposed::Active)) => {
+                    self.files.accept(&file.path, name);
+                    return;
+                }
                 Ok((standings, Proposed::Had)) => {
+                    self.files.accept(&file.path, name);
                     let newest = standings.iter().rfind(|standing| standing.role != Role::Warm);
                     let active = newest.map_or("none", |newest| &newest.active);
                     tracing::warn!(
@@ -1015,9 +1017,7 @@ impl PrepareError {
             PrepareError::Log(error) => error.kind(),
             PrepareError::Stopped => FailureKind::Brokers,
             PrepareError::Version { error: VersionError::Store(error), .. } => error.kind(),
-            PrepareError::Version { error: VersionError::Load(error), .. } if error.is_ours() => {
-                FailureKind::Machine
-            }
+            PrepareError::Version { error, .. } if error.is_ours() => FailureKind::Machine,
             PrepareError::Version { .. } => FailureKind::Component,
         }
     }

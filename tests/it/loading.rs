@@ -7,16 +7,14 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use projector_test_servers::lifeline;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use wit_parser::Resolve;
 
 use crate::harness::{
-    Guest, Plugins, SALES_BY_COUNTRY, WIT, bomb, component, contract, describing, descriptor, eventually,
+    Guest, Host, Plugins, SALES_BY_COUNTRY, WIT, bomb, component, contract, describing, descriptor,
     malicious, seed,
 };
 
@@ -319,27 +317,10 @@ fn a_describe_that_does_not_answer_is_refused() {
 #[track_caller]
 fn refused_by_host(component: &[u8], limits: &str) -> String {
     let plugins = Plugins::new(&[]).add("offered.wasm", component);
-    let config = plugins.directory().join("projector.toml");
-    let text = format!(
-        "[kafka]\nbrokers = \"127.0.0.1:1\"\n[plugins]\ndirectory = \".\"\n[store]\nurl = \"sqlite://rm.db\"\n[limits]\n{limits}"
-    );
-    fs::write(&config, text).unwrap();
-    let log = plugins.directory().join("log");
-    let mut run = Command::new(env!("CARGO_BIN_EXE_projector"));
-    run.args(["run", "--log-format", "json", "--config"])
-        .arg(&config)
-        .stderr(fs::File::create(&log).unwrap());
-    let mut host = lifeline::spawn(run, Signal::KILL).unwrap();
-    let reason = eventually("the file is refused", || {
-        let said = fs::read_to_string(&log).unwrap();
-        let lines: Vec<Value> = said.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-        let refused = lines.iter().find(|line| line["message"] == "plugin refused");
-        refused.map(|line| line["reason"].as_str().unwrap().to_owned()).ok_or(said)
-    });
-    assert!(host.try_wait().unwrap().is_none(), "it goes on");
-    host.kill().unwrap();
-    host.wait().unwrap();
-    reason
+    let mut host = Host::without_brokers("alone", &plugins, &format!("[limits]\n{limits}"));
+    let refused = host.log().until_said("plugin refused");
+    assert!(host.is_running(), "it goes on");
+    refused.field("reason").to_owned()
 }
 
 /// Fault 28.

@@ -7,3 +7,4 @@ mod loading;
 mod purity;
 mod reading;
 mod store;
+mod vouching;

@@ -1,8 +1,9 @@
 //! Whether a file may be a projection's component: listed in the lock file, signed by a team.
 //!
-//! Each is asked for where the configuration has it, and both where it has both. A lock entry and a
-//! signature hold for one name and one version of it, so neither can be put beside another component.
-//! Whoever vouches for a name first owns it: see [`may_take_over`].
+//! Each is asked for where the configuration has it, and both where it has both. They are held against a file's
+//! bytes, before the host compiles anything or runs any code of it. A lock entry and a signature hold for one
+//! name and one version of it, so neither can be put beside another component: what the component then says of
+//! itself is held against them. Whoever vouches for a name first owns it: see [`may_take_over`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -48,27 +49,61 @@ pub enum Signer {
     Nobody,
 }
 
+/// What vouches for a file's bytes, for certain names and versions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Voucher {
+    /// What the lock file calls the bytes; absent where there is no lock file.
+    listed: Option<Listed>,
+    /// Who signed them; absent where no team is configured.
+    signed: Option<Signed>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Listed {
+    lock: String,
+    /// Names and versions, at least one.
+    entries: Vec<(String, String)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Signed {
+    team: String,
+    name: String,
+    version: String,
+}
+
+/// What signs a component, while it is not known which one it is.
+const COMMAND: &str = "`minisign -Sm FILE.wasm -t 'projector name=NAME version=VERSION'`; `projector inspect FILE.wasm` shows both";
+
 /// Why a component may not run, and what to do. What ran before goes on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     #[error(
-        "{lock} does not list it: {known}. To let it run, add [[plugin]] name = {name:?}, version = {version:?}, sha256 = \"{digest}\""
+        "{lock} does not list it. To let it run, add [[plugin]] name = NAME, version = VERSION, sha256 = \"{digest}\"; `projector inspect FILE.wasm` shows both"
     )]
-    NotListed { lock: String, name: String, version: String, digest: String, known: String },
+    NotListed { lock: String, digest: String },
     #[error(
-        "it is not signed, and `plugins.teams` asks for it: put its signature beside it, made by `{command}`"
+        "{lock} lists it as {listed}, and the component says that it is {name} {version}: correct the entry"
     )]
-    NotSigned { command: String },
-    #[error("its .minisig is no signature that this host can read ({reason}): make it anew by `{command}`")]
-    Malformed { reason: String, command: String },
+    ListedElsewhere { lock: String, listed: String, name: String, version: String },
+    #[error(
+        "it is not signed, and `plugins.teams` asks for it: put its signature beside it, made by {COMMAND}"
+    )]
+    NotSigned,
+    #[error("its .minisig is no signature that this host can read ({reason}): make it anew by {COMMAND}")]
+    Malformed { reason: String },
     #[error(
         "it is signed by the key {key}, which is none of `plugins.teams` ({teams}): let one of them sign it, or add the key's team"
     )]
     UnknownKey { key: String, teams: String },
     #[error(
-        "the signature by {team} does not fit the file: one of the two was changed or is of another build; copy both anew, or sign it by `{command}`"
+        "the signature by {team} does not fit the file: one of the two was changed or is of another build; copy both anew, or sign it by {COMMAND}"
     )]
-    DoesNotFit { team: String, command: String },
+    DoesNotFit { team: String },
+    #[error(
+        "the signature by {team} is for {bound:?}, which names no projection and version: sign it by {COMMAND}"
+    )]
+    NotBound { team: String, bound: String },
     #[error(
         "the signature by {team} is for {bound:?}, and the component says {expected:?}: sign it by `{command}`"
     )]
@@ -89,42 +124,19 @@ impl Supply {
         Ok(Supply { lock, teams: config.teams.clone() })
     }
 
-    /// Who vouches for a component. `digest` is the SHA-256 of its bytes in lowercase hex, `signature`
-    /// what its `.minisig` holds.
-    pub fn check(
-        &self,
-        name: &str,
-        version: &str,
-        digest: &str,
-        bytes: &[u8],
-        signature: Option<&str>,
-    ) -> Result<Signer, Refused> {
-        if let Some(lock) = &self.lock {
-            lock.check(name, version, digest)?;
-        }
-        let listed = self.lock.is_some();
-        match (self.teams.is_empty(), listed) {
-            (true, true) => Ok(Signer::Lock),
-            (true, false) => Ok(Signer::Nobody),
-            (false, _) => {
-                let team = self.signed_by(name, version, bytes, signature)?;
-                Ok(Signer::Team { name: team.to_owned(), listed })
-            }
-        }
+    /// What vouches for a file. `digest` is the SHA-256 of its bytes in lowercase hex, `signature` what its
+    /// `.minisig` holds.
+    pub fn vouch(&self, digest: &str, bytes: &[u8], signature: Option<&str>) -> Result<Voucher, Refused> {
+        let listed = self.lock.as_ref().map(|lock| lock.entries_of(digest)).transpose()?;
+        let signed = match self.teams.is_empty() {
+            true => None,
+            false => Some(self.signed(bytes, signature.ok_or(Refused::NotSigned)?)?),
+        };
+        Ok(Voucher { listed, signed })
     }
 
-    fn signed_by(
-        &self,
-        name: &str,
-        version: &str,
-        bytes: &[u8],
-        signature: Option<&str>,
-    ) -> Result<&str, Refused> {
-        let expected = format!("projector name={name} version={version}");
-        let command = format!("minisign -Sm FILE.wasm -t {}", quoted(&expected));
-        let Some(text) = signature else { return Err(Refused::NotSigned { command }) };
-        let malformed =
-            |error: Error| Refused::Malformed { reason: error.to_string(), command: command.clone() };
+    fn signed(&self, bytes: &[u8], text: &str) -> Result<Signed, Refused> {
+        let malformed = |error: Error| Refused::Malformed { reason: error.to_string() };
         let signature = Signature::decode(text).map_err(malformed)?;
         let mut misfit = None;
         for (team, Team { key, projections }) in &self.teams {
@@ -138,15 +150,16 @@ impl Supply {
                 }
                 Err(Error::UnexpectedAlgorithm) => {
                     let reason = "it is of minisign's old form: take version 0.10 or newer, or -H".into();
-                    return Err(Refused::Malformed { reason, command });
+                    return Err(Refused::Malformed { reason });
                 }
                 Err(error) => return Err(malformed(error)),
             }
             let bound = signature.trusted_comment();
-            if bound != expected {
-                let (team, bound) = (team.clone(), bound.to_owned());
-                return Err(Refused::BoundElsewhere { team, bound, expected, command });
-            }
+            // No name has a space.
+            let parts = bound.strip_prefix("projector name=").and_then(|rest| rest.split_once(" version="));
+            let Some((name, version)) = parts else {
+                return Err(Refused::NotBound { team: team.clone(), bound: bound.to_owned() });
+            };
             if let Some(granted) = projections
                 && !granted.iter().any(|granted| **granted == *name)
             {
@@ -156,16 +169,60 @@ impl Supply {
                 };
                 return Err(Refused::NotGranted { team: team.clone(), name: name.to_owned(), granted });
             }
-            return Ok(team);
+            return Ok(Signed { team: team.clone(), name: name.to_owned(), version: version.to_owned() });
         }
         Err(match misfit {
-            Some(team) => Refused::DoesNotFit { team: team.clone(), command },
+            Some(team) => Refused::DoesNotFit { team: team.clone() },
             None => Refused::UnknownKey {
                 key: key_id(text),
                 teams: self.teams.keys().map(String::as_str).collect::<Vec<_>>().join(", "),
             },
         })
     }
+}
+
+impl Voucher {
+    /// The projection that the bytes are vouched for as, before they say so themselves.
+    pub fn projection(&self) -> Option<&str> {
+        let signed = self.signed.as_ref().map(|signed| &*signed.name);
+        let listed = || self.listed.as_ref()?.entries.first().map(|(name, _)| &**name);
+        signed.or_else(listed)
+    }
+
+    /// Who vouches for the component as what it says it is; an error: nobody who may.
+    pub fn confirm(&self, name: &str, version: &str) -> Result<Signer, Refused> {
+        if let Some(Listed { lock, entries }) = &self.listed
+            && !entries.iter().any(|entry| (&*entry.0, &*entry.1) == (name, version))
+        {
+            let listed: Vec<String> =
+                entries.iter().map(|(name, version)| format!("{name} {version}")).collect();
+            return Err(Refused::ListedElsewhere {
+                lock: lock.clone(),
+                listed: listed.join(", "),
+                name: name.to_owned(),
+                version: version.to_owned(),
+            });
+        }
+        let listed = self.listed.is_some();
+        let Some(signed) = &self.signed else {
+            return Ok(if listed { Signer::Lock } else { Signer::Nobody });
+        };
+        if (&*signed.name, &*signed.version) != (name, version) {
+            let expected = comment(name, version);
+            return Err(Refused::BoundElsewhere {
+                team: signed.team.clone(),
+                bound: comment(&signed.name, &signed.version),
+                command: format!("minisign -Sm FILE.wasm -t {}", quoted(&expected)),
+                expected,
+            });
+        }
+        Ok(Signer::Team { name: signed.team.clone(), listed })
+    }
+}
+
+/// What a signature's trusted comment has to be.
+fn comment(name: &str, version: &str) -> String {
+    format!("projector name={name} version={version}")
 }
 
 impl Lock {
@@ -213,26 +270,14 @@ impl Lock {
         Ok(Lock { path: path.to_owned(), entries })
     }
 
-    fn check(&self, name: &str, version: &str, digest: &str) -> Result<(), Refused> {
-        let of_name: Vec<&Entry> = self.entries.iter().filter(|entry| entry.name == name).collect();
-        if of_name.iter().any(|entry| entry.version == version && entry.sha256 == digest) {
-            return Ok(());
+    /// What the lock file calls the bytes with this SHA-256.
+    fn entries_of(&self, digest: &str) -> Result<Listed, Refused> {
+        let of_digest = self.entries.iter().filter(|entry| entry.sha256 == digest);
+        let entries: Vec<_> = of_digest.map(|entry| (entry.name.clone(), entry.version.clone())).collect();
+        match entries.is_empty() {
+            true => Err(Refused::NotListed { lock: self.path.clone(), digest: digest.to_owned() }),
+            false => Ok(Listed { lock: self.path.clone(), entries }),
         }
-        let known = match of_name.iter().find(|entry| entry.version == version) {
-            Some(entry) => format!("{name} {version} is the one with sha256 {} there", entry.sha256),
-            None if of_name.is_empty() => format!("it has no {name} at all"),
-            None => {
-                let versions: Vec<&str> = of_name.iter().map(|entry| &*entry.version).collect();
-                format!("of {name} it has {}", versions.join(", "))
-            }
-        };
-        Err(Refused::NotListed {
-            lock: self.path.clone(),
-            name: name.to_owned(),
-            version: version.to_owned(),
-            digest: digest.to_owned(),
-            known,
-        })
     }
 }
 
@@ -334,7 +379,8 @@ mod tests {
 
     fn of_checkout(supply: &Supply, signature: Option<&str>) -> Result<Signer, String> {
         let digest = crate::plugin::digest(BYTES);
-        supply.check("orders", "1.2.0", &digest, BYTES, signature).map_err(|refused| refused.to_string())
+        let voucher = supply.vouch(&digest, BYTES, signature);
+        voucher.and_then(|voucher| voucher.confirm("orders", "1.2.0")).map_err(|refused| refused.to_string())
     }
 
     fn signed_by(name: &str, listed: bool) -> Signer {
@@ -366,17 +412,36 @@ mod tests {
             Supply { lock: Some(Lock::parse("plugins.lock", &text).expect("sound")), teams: BTreeMap::new() };
         assert_eq!(of_checkout(&supply, None), Ok(Signer::Lock));
         let refused = |name: &str, version: &str, digest: &str| {
-            supply.check(name, version, digest, BYTES, None).expect_err("refused").to_string()
+            let voucher = supply.vouch(digest, BYTES, None);
+            voucher.and_then(|voucher| voucher.confirm(name, version)).expect_err("refused").to_string()
         };
         let other = "f".repeat(64);
-        assert!(refused("orders", "1.3.0", &digest).contains("of orders it has 1.1.0, 1.2.0"));
-        assert!(
-            refused("orders", "1.2.0", &other).contains(&format!("the one with sha256 {digest}")),
-            "{}",
-            refused("orders", "1.2.0", &other)
-        );
-        let unknown = refused("stock", "1", &digest);
-        assert!(unknown.contains("it has no stock at all") && unknown.contains(&digest), "{unknown}");
+        let unlisted = refused("orders", "1.2.0", &other);
+        assert!(unlisted.contains("does not list it") && unlisted.contains(&other), "{unlisted}");
+        for (name, version) in [("orders", "1.3.0"), ("orders", "1.1.0"), ("stock", "1")] {
+            let elsewhere = refused(name, version, &digest);
+            let says = format!(
+                "lists it as orders 1.2.0, sales 1, and the component says that it is {name} {version}"
+            );
+            assert!(elsewhere.contains(&says), "{elsewhere}");
+        }
+    }
+
+    /// So the host knows whose limits hold before it compiles anything.
+    #[test]
+    fn a_voucher_names_the_projection() {
+        let (checkout, digest) = (keys(), crate::plugin::digest(BYTES));
+        let projection = |supply: &Supply, signature: Option<&str>| {
+            let voucher = supply.vouch(&digest, BYTES, signature).expect("vouched for");
+            voucher.projection().map(str::to_owned)
+        };
+        assert_eq!(projection(&Supply::default(), None), None);
+        let listed = lock(&[("orders", "1", &digest)]);
+        let listed = Supply { lock: Some(Lock::parse("a", &listed).expect("sound")), teams: BTreeMap::new() };
+        assert_eq!(projection(&listed, None).as_deref(), Some("orders"));
+        let signature = sign(&checkout, BYTES, "projector name=sales version=1");
+        let signed = supply([("checkout", team(&checkout, None))]);
+        assert_eq!(projection(&signed, Some(&signature)).as_deref(), Some("sales"));
     }
 
     #[test]
@@ -422,7 +487,7 @@ mod tests {
         let supply = supply([("checkout", team(&checkout, None))]);
         let refused = |signature: Option<&str>| of_checkout(&supply, signature).expect_err("refused");
         let comment = "projector name=orders version=1.2.0";
-        let command = "`minisign -Sm FILE.wasm -t 'projector name=orders version=1.2.0'`";
+        let command = "`minisign -Sm FILE.wasm -t 'projector name=NAME version=VERSION'`";
 
         let unsigned = refused(None);
         assert!(unsigned.contains("not signed") && unsigned.contains(command), "{unsigned}");
@@ -469,12 +534,16 @@ mod tests {
             "projector name=orders version=1.1.0",
             "projector name=order version=1.2.0",
             "projector name=orders version=1.2.0 ",
-            "timestamp:1700000000\tfile:orders.wasm\thashed",
         ] {
             let refused = of_checkout(&supply, Some(&sign(&checkout, BYTES, bound))).expect_err("refused");
             let says =
                 format!("is for {bound:?}, and the component says \"projector name=orders version=1.2.0\"");
             assert!(refused.contains(&says) && refused.contains("minisign -Sm"), "{refused}");
+        }
+        for bound in ["timestamp:1700000000\tfile:orders.wasm\thashed", "projector name=orders", ""] {
+            let refused = of_checkout(&supply, Some(&sign(&checkout, BYTES, bound))).expect_err("refused");
+            let says = format!("is for {bound:?}, which names no projection and version");
+            assert!(refused.contains(&says), "{refused}");
         }
     }
 
@@ -482,8 +551,10 @@ mod tests {
     fn a_command_stays_one_command() {
         let checkout = keys();
         let supply = supply([("checkout", team(&checkout, None))]);
-        let refused = supply.check("orders", "1'; rm -rf '/", "", BYTES, None).expect_err("refused");
-        let Refused::NotSigned { command } = refused else { panic!("{refused}") };
+        let signature = sign(&checkout, BYTES, "projector name=orders version=1");
+        let voucher = supply.vouch("", BYTES, Some(&signature)).expect("signed");
+        let refused = voucher.confirm("orders", "1'; rm -rf '/").expect_err("refused");
+        let Refused::BoundElsewhere { command, .. } = refused else { panic!("{refused}") };
         assert_eq!(command, r"minisign -Sm FILE.wasm -t 'projector name=orders version=1'\''; rm -rf '\''/'");
     }
 

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use projector_model::Contract;
 
-use super::supply::{Signer, Supply};
+use super::supply::{Refused, Signer, Supply};
 use crate::config::{self, Config};
 use crate::plugin::compile::Compiler;
-use crate::plugin::{Engine, LoadError, Plugin};
+use crate::plugin::{self, Engine, LoadError, Plugin};
 use crate::store::{Store, StoreError, names};
 use crate::topics::{TopicError, TopicMapping};
 
@@ -40,6 +40,17 @@ pub enum VersionError {
     Supply(String),
 }
 
+impl VersionError {
+    /// Whether the fault may lie with this machine rather than with the file.
+    pub fn is_ours(&self) -> bool {
+        matches!(self, VersionError::Load(error) if error.is_ours())
+    }
+}
+
+fn refused(refused: Refused) -> VersionError {
+    VersionError::Supply(refused.to_string())
+}
+
 impl Versions {
     pub fn new(config: Arc<Config>, supply: Supply, executable: PathBuf) -> Self {
         Self { config, supply, executable, engines: Mutex::default(), known: Mutex::default() }
@@ -67,24 +78,22 @@ impl Versions {
         let stored = store.component(digest).await?.ok_or_else(|| {
             StoreError::Unusable(format!("the component {digest} of {projection} is not in the store"))
         })?;
-        let versions = self.clone();
-        let file = PathBuf::from(projection);
+        let (versions, projection, digest) = (self.clone(), projection.to_owned(), digest.to_owned());
         let loading = tokio::task::spawn_blocking(move || {
-            let plugin = versions.load(&file, &stored.bytes)?;
-            versions.vouched_for(&plugin, &stored.bytes, stored.signature.as_deref())?;
-            Ok::<_, VersionError>(plugin)
+            let found = plugin::digest(&stored.bytes);
+            if found != digest {
+                let reason =
+                    format!("the component {digest} of {projection} was changed in the store: it is {found}");
+                return Err(StoreError::Unusable(reason).into());
+            }
+            versions.load(Path::new(&projection), &stored.bytes, stored.signature.as_deref())
         });
-        let plugin = loading.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
-        if plugin.digest != digest {
-            let found = &plugin.digest;
-            let reason =
-                format!("the component {digest} of {projection} was changed in the store: it is {found}");
-            return Err(StoreError::Unusable(reason).into());
-        }
+        let (plugin, _) =
+            loading.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
         Ok(plugin)
     }
 
-    /// Who vouches for a component, which may run here from then on; an error: nobody who may.
+    /// Who vouches for a component; an error: nobody who may.
     pub fn vouched_for(
         &self,
         plugin: &Plugin,
@@ -92,21 +101,23 @@ impl Versions {
         signature: Option<&str>,
     ) -> Result<Signer, VersionError> {
         let descriptor = &plugin.contract.descriptor;
-        let signer =
-            self.supply.check(&descriptor.name, &descriptor.version, &plugin.digest, bytes, signature);
-        let signer = signer.map_err(|refused| VersionError::Supply(refused.to_string()))?;
-        let mut known = self.lock();
-        known.retain(|known| known.digest != plugin.digest);
-        known.push(plugin.clone());
-        Ok(signer)
+        let voucher = self.supply.vouch(&plugin.digest, bytes, signature).map_err(refused)?;
+        voucher.confirm(&descriptor.name, &descriptor.version).map_err(refused)
     }
 
-    /// Compiles and checks a component under the limits of its projection. Blocks.
+    /// Compiles and checks a component under the limits of its projection, once somebody who may vouches for
+    /// its bytes. Blocks.
     ///
-    /// Which projection that is, is only known when it is described. Until then, it is the one that the
-    /// file is named for; if it turns out to be another one with limits of its own, all of it is done
-    /// again.
-    pub fn load(&self, file: &Path, bytes: &[u8]) -> Result<Plugin, LoadError> {
+    /// Which projection it is, a signature or the lock file says. Where neither is asked for, it is only known
+    /// when the component is described: until then it is the one that the file is named for, and if it turns
+    /// out to be another one with limits of its own, the component is compiled and described again.
+    pub fn load(
+        &self,
+        file: &Path,
+        bytes: &[u8],
+        signature: Option<&str>,
+    ) -> Result<(Plugin, Signer), VersionError> {
+        let voucher = self.supply.vouch(&plugin::digest(bytes), bytes, signature).map_err(refused)?;
         let under = |limits: &config::Limits| {
             let compiler = Compiler {
                 executable: self.executable.clone(),
@@ -116,21 +127,28 @@ impl Versions {
             Plugin::load(&self.engine(limits.stack_bytes), &compiler, limits, bytes)
         };
         let config = &self.config;
-        let supposed = config.limits_of(file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default());
+        let of_file = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        let supposed = config.limits_of(voucher.projection().unwrap_or(of_file));
         let mut plugin = under(supposed)?;
         let name = plugin.contract.name();
+        let signer = voucher.confirm(name, &plugin.contract.descriptor.version).map_err(refused)?;
         if let Some(topic) = plugin.contract.topics.iter().find(|topic| !config.may_read(name, &topic.name)) {
-            return Err(LoadError::NotGranted { projection: name.to_owned(), topic: topic.name.clone() });
+            let (projection, topic) = (name.to_owned(), topic.name.clone());
+            return Err(LoadError::NotGranted { projection, topic }.into());
         }
-        self.topics(&plugin.contract)?;
+        self.topics(&plugin.contract).map_err(LoadError::from)?;
         if let Some(problems) = names::meeting(&plugin.contract) {
-            return Err(LoadError::Descriptor(problems));
+            return Err(LoadError::Descriptor(problems).into());
         }
         let own = config.limits_of(name);
         if !std::ptr::eq(own, supposed) {
             plugin = under(own)?;
         }
-        Ok(plugin)
+        let mut known = self.lock();
+        known.retain(|known| known.digest != plugin.digest);
+        known.push(plugin.clone());
+        drop(known);
+        Ok((plugin, signer))
     }
 
     /// What a version's topics are in the log, as the configuration has it.

@@ -141,9 +141,8 @@ fn candidate(config: &Config, executable: PathBuf, file: &Path) -> Result<Candid
     let signature = std::fs::read_to_string(&beside).ok();
     let versions = versions(config, executable)?;
     let refused = |error: &dyn std::fmt::Display| OperationError::Failed(format!("{shown}: {error}"));
-    let plugin = versions.load(file, &bytes).map_err(|error| refused(&error))?;
-    let signer =
-        versions.vouched_for(&plugin, &bytes, signature.as_deref()).map_err(|error| refused(&error))?;
+    let (plugin, signer) =
+        versions.load(file, &bytes, signature.as_deref()).map_err(|error| refused(&error))?;
     let topics = versions.topics(&plugin.contract).map_err(|error| refused(&error))?;
     Ok(Candidate { plugin, bytes, signature, signer, topics })
 }

@@ -1,14 +1,14 @@
 //! `projector run`, as a process that can be stopped, killed and continued.
 
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 
 use projector_test_servers::lifeline;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{HostLog, eventually};
+use super::{HostLog, Plugins, eventually};
 
 /// Killed when dropped.
 pub(crate) struct Host {
@@ -37,6 +37,44 @@ impl Host {
         let mut process = lifeline::spawn(command, Signal::KILL).unwrap();
         let log = HostLog::collect(format!("host {name}"), process.stderr.take().expect("it is piped"));
         Host { name: name.to_owned(), process, log }
+    }
+
+    /// A host that no broker answers, with a SQLite database in its plugin directory. `settings` are further
+    /// tables of its configuration.
+    pub(crate) fn without_brokers(name: &str, plugins: &Plugins, settings: &str) -> Host {
+        Self::start(
+            name,
+            Command::new(env!("CARGO_BIN_EXE_projector")),
+            &Self::lone_config(plugins, settings),
+            "",
+        )
+    }
+
+    /// The same with so many file descriptors at most.
+    pub(crate) fn with_few_descriptors(name: &str, plugins: &Plugins, settings: &str, most: u32) -> Host {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -n {most} && exec \"$0\" \"$@\"")]);
+        command.arg(env!("CARGO_BIN_EXE_projector"));
+        Self::start(name, command, &Self::lone_config(plugins, settings), "")
+    }
+
+    fn lone_config(plugins: &Plugins, settings: &str) -> PathBuf {
+        let config = plugins.directory().join("projector.toml");
+        let text = format!(
+            "[kafka]\nbrokers = \"127.0.0.1:1\"\n[plugins]\ndirectory = \".\"\n[store]\nurl = \"sqlite://rm.db\"\n{settings}"
+        );
+        std::fs::write(&config, text).unwrap();
+        config
+    }
+
+    /// How many file descriptors it has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.process.id())).unwrap().count()
+    }
+
+    /// Whether it still runs.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_none()
     }
 
     /// The most memory that it ever held, in bytes, as the kernel says.

@@ -1,0 +1,113 @@
+//! Which file of the plugin directory has which projection's name.
+//!
+//! Two files with one projection's name would replace each other without an end. So the first file whose
+//! component a store accepts keeps the name, for as long as the file is there and holds that projection. A file
+//! that was refused has no name, whatever its component says.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::OwnedMutexGuard;
+
+#[derive(Default)]
+pub(super) struct Files {
+    known: Mutex<HashMap<PathBuf, Holder>>,
+    /// Files of one name are offered one after the other.
+    turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+struct Holder {
+    name: String,
+    /// Whether a store accepted a component of this file and name.
+    accepted: bool,
+}
+
+impl Files {
+    /// Notes that a file holds a component of this projection, which is vouched for. Waits until no other file
+    /// of the projection is being offered.
+    pub(super) async fn turn(&self, path: &Path, name: &str) -> OwnedMutexGuard<()> {
+        self.hold(path, name);
+        let turn = {
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            turns.entry(name.to_owned()).or_default().clone()
+        };
+        turn.lock_owned().await
+    }
+
+    fn hold(&self, path: &Path, name: &str) {
+        let mut known = self.known();
+        if known.get(path).is_none_or(|holder| holder.name != name) {
+            known.insert(path.to_owned(), Holder { name: name.to_owned(), accepted: false });
+        }
+    }
+
+    /// The other file that has a name.
+    pub(super) fn other_owner(&self, path: &Path, name: &str) -> Option<PathBuf> {
+        let known = self.known();
+        let mut owners = known.iter().filter(|(_, holder)| holder.accepted && holder.name == name);
+        let owner = owners.find(|(owner, _)| *owner != path && owner.exists());
+        owner.map(|(owner, _)| owner.clone())
+    }
+
+    /// A store accepted the file's component.
+    pub(super) fn accept(&self, path: &Path, name: &str) {
+        if let Some(holder) = self.known().get_mut(path).filter(|holder| holder.name == name) {
+            holder.accepted = true;
+        }
+    }
+
+    /// The file's component is refused: it has no name.
+    pub(super) fn refuse(&self, path: &Path) {
+        self.known().remove(path);
+    }
+
+    /// The projections that files hold.
+    pub(super) fn projections(&self) -> Vec<String> {
+        self.known().values().map(|holder| holder.name.clone()).collect()
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<PathBuf, Holder>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_name_is_the_first_files_that_was_accepted_while_it_holds_the_projection() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let [first, second] = ["0.wasm", "1.wasm"].map(|name| directory.path().join(name));
+        for path in [&first, &second] {
+            std::fs::write(path, "").expect("written");
+        }
+        let files = Files::default();
+        let owner_beside = |path: &Path| files.other_owner(path, "orders");
+
+        drop(files.turn(&first, "orders").await);
+        assert_eq!(owner_beside(&second), None, "nobody accepted it");
+        files.accept(&first, "orders");
+        assert_eq!(owner_beside(&second), Some(first.clone()));
+        assert_eq!(owner_beside(&first), None);
+        // A later version of it, which is refused.
+        drop(files.turn(&first, "orders").await);
+        assert_eq!(owner_beside(&second), Some(first.clone()));
+        files.refuse(&first);
+        assert_eq!(owner_beside(&second), None);
+
+        drop(files.turn(&first, "orders").await);
+        files.accept(&first, "orders");
+        drop(files.turn(&first, "sales").await);
+        assert_eq!(owner_beside(&second), None, "it holds another projection");
+        files.accept(&first, "orders");
+        assert_eq!(owner_beside(&second), None, "what was accepted is not there any more");
+
+        drop(files.turn(&second, "orders").await);
+        files.accept(&second, "orders");
+        assert_eq!(owner_beside(&first), Some(second.clone()));
+        std::fs::remove_file(&second).expect("removed");
+        assert_eq!(owner_beside(&first), None, "it is gone");
+    }
+}
