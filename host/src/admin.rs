@@ -3,13 +3,15 @@
 //! Whoever asks is told by a token; what they ask for is kept under the token's name. Besides, a host tells
 //! what it tries again at the moment, which nobody else knows while the database is down.
 
+mod connections;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Query, State};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
@@ -27,9 +29,12 @@ use crate::event::Partition;
 use crate::operations::{OperationError, control, dead_letters, status};
 use crate::retry::Retries;
 use crate::store::operator::{Action, Asked, Filter};
+use connections::{Bounded, Bounds, Carrier, busy};
 
 /// No request that this takes is longer.
 const BODY_BYTES: usize = 64 * 1024;
+/// How long a request's body may take.
+const BODY_TIME: Duration = Duration::from_secs(10);
 /// Requests that are worked on at once: each has connections of its own.
 const AT_ONCE: usize = 4;
 /// Dead letters that are listed at once.
@@ -63,7 +68,9 @@ pub async fn open(
         waiting: Semaphore::new(AT_ONCE),
     });
     tokio::spawn(async move {
-        let served = axum::serve(listener, router(admin)).with_graceful_shutdown(stop.cancelled_owned());
+        let service = router(admin).into_make_service_with_connect_info::<Carrier>();
+        let listener = Bounded::new(listener, Bounds::default());
+        let served = axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned());
         if let Err(error) = served.await {
             tracing::error!(%error, "the admin API ended");
         }
@@ -86,6 +93,7 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/projections/{name}/dead-letters/{id}/discard", post(discard))
         .route("/v1/operations", get(operations))
         .layer(DefaultBodyLimit::max(BODY_BYTES))
+        .layer(axum::middleware::from_fn(busy))
         .with_state(admin)
 }
 
@@ -163,6 +171,25 @@ impl FromRequestParts<Arc<Admin>> for Operator {
     }
 }
 
+/// A request's body, which comes within [`BODY_TIME`].
+struct Body(Bytes);
+
+impl FromRequest<Arc<Admin>> for Body {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, admin: &Arc<Admin>) -> Result<Self, Response> {
+        match tokio::time::timeout(BODY_TIME, Bytes::from_request(request, admin)).await {
+            Ok(read) => read.map(Self).map_err(IntoResponse::into_response),
+            Err(_) => Err(Refused {
+                status: StatusCode::REQUEST_TIMEOUT,
+                error: format!("the body did not come within {BODY_TIME:?}"),
+                help: None,
+            }
+            .into_response()),
+        }
+    }
+}
+
 fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refused> {
     let body = if body.is_empty() { b"{}" } else { &body[..] };
     serde_json::from_slice(body).map_err(|error| Refused {
@@ -204,7 +231,7 @@ async fn pause(
     State(admin): Shared,
     Operator(by): Operator,
     Path(name): Path<String>,
-    body: Bytes,
+    Body(body): Body,
 ) -> Answer<impl Serialize> {
     let Reason { reason } = parse(&body)?;
     let _turn = admin.turn().await;
@@ -216,7 +243,7 @@ async fn resume(
     State(admin): Shared,
     Operator(by): Operator,
     Path(name): Path<String>,
-    body: Bytes,
+    Body(body): Body,
 ) -> Answer<impl Serialize> {
     let PerhapsReason { reason } = parse(&body)?;
     let _turn = admin.turn().await;
@@ -237,7 +264,7 @@ async fn skip(
     State(admin): Shared,
     Operator(by): Operator,
     Path(name): Path<String>,
-    body: Bytes,
+    Body(body): Body,
 ) -> Answer<impl Serialize> {
     let Skip { topic, partition, to, reason } = parse(&body)?;
     let (partition, asked) = (Partition::new(topic, partition), Asked::new(by, Some(reason)));
@@ -293,7 +320,7 @@ async fn retry(
     State(admin): Shared,
     Operator(by): Operator,
     Path((name, id)): Path<(String, i64)>,
-    body: Bytes,
+    Body(body): Body,
 ) -> Answer<impl Serialize> {
     let Retry { reason, dry_run } = parse(&body)?;
     admin.request(Action::Retry, name, id, dry_run, Asked::new(by, reason)).await
@@ -311,7 +338,7 @@ async fn discard(
     State(admin): Shared,
     Operator(by): Operator,
     Path((name, id)): Path<(String, i64)>,
-    body: Bytes,
+    Body(body): Body,
 ) -> Answer<impl Serialize> {
     let Discard { reason, dry_run } = parse(&body)?;
     admin.request(Action::Discard, name, id, dry_run, Asked::new(by, Some(reason))).await

@@ -2,6 +2,7 @@
 
 mod breaking_off;
 mod harness;
+mod http_connections;
 mod kafka;
 mod loading;
 mod purity;

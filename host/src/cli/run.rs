@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::sync::Arc;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -48,11 +49,26 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
     if let Some(warning) = config.kafka.plain_text_warning() {
         tracing::warn!("{warning}");
     }
+    raise_open_files();
     let runtime = super::runtime()?;
     let done = runtime.block_on(host(config));
     // What did not end in time is let go: its transactions roll back with their connections.
     runtime.shutdown_background();
     done
+}
+
+/// Raises the soft limit of open files to the hard one, or to what a host can use at all. The usual 1,024 are
+/// for programs that use `select`; a host has connections to every broker for every projection.
+fn raise_open_files() {
+    const MOST: u64 = 65_536;
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.unwrap_or(MOST).min(MOST);
+    if limit.current.is_some_and(|current| current < wanted) {
+        let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limit });
+        if let Err(error) = raised {
+            tracing::warn!(wanted, %error, "the limit of open files stays as it is");
+        }
+    }
 }
 
 fn start_log(arguments: &Arguments) -> Result<(), CliError> {

@@ -12,7 +12,7 @@ use std::ffi::OsString;
 use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use rustix::fs::OFlags;
 use tokio::sync::mpsc;
 
 /// So long nothing may have happened before the files are looked at, and between two looks.
@@ -353,7 +354,7 @@ impl Known {
             return Ok(Found::Settled);
         };
         let signed = stamp_if_there(&signature_path).map_err(unreadable)?;
-        let (bytes, has_signature) = (stamp.bytes, signed.is_some());
+        let bytes = stamp.bytes;
         let stamps = (stamp, signed);
         if bytes > most as u64 {
             return Err(Some(format!("it has {bytes} bytes, and {most} are the most")));
@@ -364,10 +365,15 @@ impl Known {
         if is_written {
             return Ok(Found::Unsettled);
         }
-        let contents = read(path, bytes).map_err(unreadable)?;
-        let signature = match has_signature {
-            true => Some(read(&signature_path, MOST_SIGNATURE_BYTES).map_err(unreadable)?),
-            false => None,
+        let Some(contents) = read(path, &stamps.0, bytes).map_err(unreadable)? else {
+            return Ok(Found::Unsettled);
+        };
+        let signature = match &stamps.1 {
+            Some(stamp) => match read(&signature_path, stamp, MOST_SIGNATURE_BYTES).map_err(unreadable)? {
+                Some(signature) => Some(signature),
+                None => return Ok(Found::Unsettled),
+            },
+            None => None,
         };
         let signature = signature.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         let digest = crate::plugin::digest(&contents);
@@ -409,10 +415,20 @@ fn stamp_if_there(path: &Path) -> io::Result<Option<Stamp>> {
     }
 }
 
-fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+/// The bytes of a file that was looked at, or as many of them; `None`: something else has taken its place.
+///
+/// That may be a pipe that nobody writes to, so the file is opened without waiting, and what was opened is held
+/// against what was looked at.
+fn read(path: &Path, looked_at: &Stamp, most: u64) -> io::Result<Option<Vec<u8>>> {
+    let without_waiting = (OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32;
+    let file = fs::File::options().read(true).custom_flags(without_waiting).open(path)?;
+    let opened = file.metadata()?;
+    if !opened.is_file() || (opened.dev(), opened.ino()) != (looked_at.device, looked_at.inode) {
+        return Ok(None);
+    }
     let mut bytes = Vec::new();
-    fs::File::open(path)?.take(most).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    file.take(most.min(looked_at.bytes)).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
 }
 
 #[cfg(test)]

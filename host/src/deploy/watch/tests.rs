@@ -348,6 +348,39 @@ fn a_pipe_holds_nobody_up() {
     assert_eq!(look(&mut Directory::new(plugins.path(), MOST), false), Err("settled"));
 }
 
+/// Between the look at a file and its opening, something else may take its place.
+#[test]
+fn a_pipe_that_takes_a_files_place_holds_nobody_up() {
+    let root = directory();
+    let [file, signature, pipe] = ["a.wasm", "a.wasm.minisig", "pipe"].map(|name| root.path().join(name));
+    for path in [&file, &signature] {
+        put(root.path(), path.file_name().and_then(|name| name.to_str()).expect("a name"), "one");
+    }
+    let stamps = [&file, &signature].map(|path| stamp(path).expect("looked at").expect("a file"));
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    let other = root.path().join("other");
+    put(root.path(), "other", "another");
+    let (done, read_in_time) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let reads = |expected: Option<&[u8]>| {
+            for (path, stamp) in [&file, &signature].into_iter().zip(&stamps) {
+                let read = read(path, stamp, 100).expect("nothing fails");
+                assert_eq!(read.as_deref(), expected, "{}", path.display());
+            }
+        };
+        reads(Some(b"one"));
+        let devices = PathBuf::from("/dev/zero");
+        for other in [&pipe, &other, &devices] {
+            for path in [&file, &signature] {
+                ln_sfn(other, path);
+            }
+            reads(None);
+        }
+        done.send(()).expect("somebody waits");
+    });
+    read_in_time.recv_timeout(Duration::from_secs(30)).expect("it waits for the pipe, or failed");
+}
+
 /// What is logged by this thread.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);

@@ -1,0 +1,331 @@
+//! The connections of the HTTP server: how many there are, and how long each may wait.
+//!
+//! Anybody who reaches the port can open connections, without a token. They must neither take the file
+//! descriptors that the host needs for its databases and brokers, nor keep others from being answered. So:
+//!
+//! - There are never more than [`Bounds::most`] connections, and one that was just accepted.
+//! - A connection without a request, or with an unfinished head of one, is closed after [`Bounds::patience`].
+//!   So is one that does not take its answer for so long. Single bytes do not extend the time for a head.
+//! - Where all places are taken, a new connection gets the place of the one that waits longest without a
+//!   request. A request that is being worked on is never broken off.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::extract::Request;
+use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::middleware::Next;
+use axum::response::Response;
+use axum::serve::{IncomingStream, Listener};
+use rustix::process::{Resource, getrlimit};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+/// How often a full server is told in the log, at most.
+const TOLD: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    pub(super) most: usize,
+    pub(super) patience: Duration,
+}
+
+impl Default for Bounds {
+    /// An eighth of the process's file descriptors at most: the rest is reserved for databases and brokers.
+    fn default() -> Self {
+        let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let most = (descriptors / 8).clamp(8, 128) as usize;
+        Self { most, patience: Duration::from_secs(10) }
+    }
+}
+
+/// Accepts connections within bounds.
+pub(super) struct Bounded {
+    listener: TcpListener,
+    bounds: Bounds,
+    places: Arc<Semaphore>,
+    /// The connections that there are, oldest first, and perhaps some that are gone.
+    open: VecDeque<Weak<State>>,
+    told: Option<Instant>,
+}
+
+impl Bounded {
+    pub(super) fn new(listener: TcpListener, bounds: Bounds) -> Self {
+        let places = Arc::new(Semaphore::new(bounds.most));
+        Self { listener, bounds, places, open: VecDeque::new(), told: None }
+    }
+
+    async fn place(&mut self) -> OwnedSemaphorePermit {
+        if let Ok(place) = self.places.clone().try_acquire_owned() {
+            return place;
+        }
+        if self.told.is_none_or(|told| told.elapsed() >= TOLD) {
+            self.told = Some(Instant::now());
+            let most = self.bounds.most;
+            tracing::warn!(
+                most,
+                "all connections of the admin API are taken: the one that waits longest without a request is closed for each new one"
+            );
+        }
+        let mut idle = self.open.iter().filter_map(Weak::upgrade);
+        if let Some(longest) = idle.find(|state| !state.is_busy() && !state.evicted.is_cancelled()) {
+            longest.evicted.cancel();
+        }
+        self.places.clone().acquire_owned().await.expect("nobody closes it")
+    }
+}
+
+impl Listener for Bounded {
+    type Io = Connection;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Connection, SocketAddr) {
+        let (stream, address) = Listener::accept(&mut self.listener).await;
+        let place = self.place().await;
+        let state = Arc::new(State::default());
+        self.open.retain(|state| state.strong_count() > 0);
+        self.open.push_back(Arc::downgrade(&state));
+        (Connection::new(stream, state, self.bounds.patience, place), address)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// What a connection and the requests on it share.
+#[derive(Default)]
+struct State {
+    is_busy: AtomicBool,
+    /// Requests that were answered.
+    answered: AtomicUsize,
+    /// Another connection needs the place.
+    evicted: CancellationToken,
+}
+
+impl State {
+    fn is_busy(&self) -> bool {
+        self.is_busy.load(Ordering::Acquire)
+    }
+}
+
+/// The connection of a request.
+#[derive(Clone)]
+pub(super) struct Carrier(Arc<State>);
+
+impl Connected<IncomingStream<'_, Bounded>> for Carrier {
+    fn connect_info(stream: IncomingStream<'_, Bounded>) -> Self {
+        Carrier(stream.io().state.clone())
+    }
+}
+
+/// Middleware around every request: while it is worked on, its connection is not closed for want of one.
+pub(super) async fn busy(
+    ConnectInfo(Carrier(state)): ConnectInfo<Carrier>,
+    request: Request,
+    next: Next,
+) -> Response {
+    struct Busy(Arc<State>);
+    impl Drop for Busy {
+        fn drop(&mut self) {
+            self.0.answered.fetch_add(1, Ordering::Release);
+            self.0.is_busy.store(false, Ordering::Release);
+        }
+    }
+    state.is_busy.store(true, Ordering::Release);
+    let _busy = Busy(state);
+    next.run(request).await
+}
+
+/// A connection that fails with [`ErrorKind::TimedOut`] where nothing moves for too long.
+pub(super) struct Connection {
+    stream: TcpStream,
+    state: Arc<State>,
+    patience: Duration,
+    deadline: Pin<Box<Sleep>>,
+    evicted: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// The requests that were answered when the deadline was set last.
+    answered: usize,
+    /// The other side does not take what is sent.
+    is_stalled: bool,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    fn new(stream: TcpStream, state: Arc<State>, patience: Duration, place: OwnedSemaphorePermit) -> Self {
+        let deadline = Box::pin(tokio::time::sleep(patience));
+        let evicted = Box::pin(state.evicted.clone().cancelled_owned());
+        Self { stream, state, patience, deadline, evicted, answered: 0, is_stalled: false, _place: place }
+    }
+
+    fn extend(&mut self) {
+        self.deadline.as_mut().reset(Instant::now() + self.patience);
+    }
+
+    /// Whether the time is up; if not, the task is woken when it is.
+    fn is_late(&mut self, context: &mut Context<'_>) -> bool {
+        let answered = self.state.answered.load(Ordering::Acquire);
+        if answered != self.answered {
+            self.answered = answered;
+            self.extend();
+        }
+        let is_evicted = !self.is_stalled && self.evicted.as_mut().poll(context).is_ready();
+        is_evicted || self.deadline.as_mut().poll(context).is_ready()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        // First of all: somebody who always has another byte would never be late.
+        if !self.state.is_busy() && self.is_late(context) {
+            return Poll::Ready(Err(ErrorKind::TimedOut.into()));
+        }
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.is_stalled = written.is_pending();
+        match written {
+            Poll::Pending if self.is_late(context) => Poll::Ready(Err(ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+            written => {
+                self.extend();
+                written
+            }
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream as Client;
+    use std::sync::mpsc;
+
+    use axum::Router;
+    use axum::routing::get;
+
+    use super::*;
+
+    /// Serves `/`, which answers at once, and `/slow`, which takes three times the patience.
+    async fn serve(bounds: Bounds) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let slow = move || async move {
+            tokio::time::sleep(bounds.patience * 3).await;
+            "slow"
+        };
+        let router = Router::new()
+            .route("/", get(async || "fast"))
+            .route("/slow", get(slow))
+            .route("/large", get(async || "x".repeat(64 * 1024 * 1024)))
+            .layer(axum::middleware::from_fn(busy));
+        let served = axum::serve(
+            Bounded::new(listener, bounds),
+            router.into_make_service_with_connect_info::<Carrier>(),
+        );
+        tokio::spawn(async move { served.await.expect("it serves") });
+        address
+    }
+
+    fn connect(address: SocketAddr, sent: &str) -> Client {
+        let mut client = Client::connect(address).expect("connected");
+        client.set_read_timeout(Some(Duration::from_secs(30))).expect("set");
+        client.write_all(sent.as_bytes()).expect("sent");
+        client
+    }
+
+    /// What the server sends until it closes the connection.
+    fn rest(mut client: Client) -> String {
+        let mut all = Vec::new();
+        match client.read_to_end(&mut all) {
+            Ok(_) => {}
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}"),
+        }
+        String::from_utf8_lossy(&all).into_owned()
+    }
+
+    const UNFINISHED: &str = "GET / HTTP/1.1\r\nhost: a\r\n";
+    const FAST: &str = "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn who_sends_no_whole_head_is_closed_however_often_a_byte_comes() {
+        let address = serve(Bounds { most: 8, patience: Duration::from_millis(500) }).await;
+        let begun = std::time::Instant::now();
+        let mut client = connect(address, UNFINISHED);
+        while client.write_all(b"a").is_ok() {
+            assert!(begun.elapsed() < Duration::from_secs(30), "it is never closed");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(rest(connect(address, UNFINISHED)), "");
+        assert_eq!(rest(connect(address, "")), "");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_request_that_takes_longer_is_answered_and_the_next_one_too() {
+        let patience = Duration::from_millis(300);
+        let address = serve(Bounds { most: 1, patience }).await;
+        let mut client = connect(address, "GET /slow HTTP/1.1\r\nhost: a\r\n\r\n");
+        let mut read = Vec::new();
+        while !read.ends_with(b"slow") {
+            let mut some = [0; 1024];
+            let count = client.read(&mut some).expect("an answer");
+            assert!(count > 0, "closed after {:?}", String::from_utf8_lossy(&read));
+            read.extend(&some[..count]);
+        }
+        client.write_all(FAST.as_bytes()).expect("sent");
+        assert!(rest(client).ends_with("fast"));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_new_connection_gets_the_place_of_the_one_that_waits_longest() {
+        let address = serve(Bounds { most: 4, patience: Duration::from_secs(3_600) }).await;
+        let mut waiting: Vec<Client> = (0..4).map(|_| connect(address, UNFINISHED)).collect();
+        assert!(rest(connect(address, FAST)).ends_with("fast"));
+        assert_eq!(rest(waiting.remove(0)), "", "the first one was closed");
+        for client in &mut waiting {
+            client.write_all(b"connection: close\r\n\r\n").expect("sent");
+        }
+        for client in waiting {
+            assert!(rest(client).ends_with("fast"), "the others were not");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn who_does_not_take_the_answer_gives_the_place_back() {
+        let address = serve(Bounds { most: 1, patience: Duration::from_millis(300) }).await;
+        let _never_reads = connect(address, "GET /large HTTP/1.1\r\nhost: a\r\n\r\n");
+        let (done, answer) = mpsc::channel();
+        std::thread::spawn(move || done.send(rest(connect(address, FAST))));
+        let answer = answer.recv_timeout(Duration::from_secs(30)).expect("answered in time");
+        assert!(answer.ends_with("fast"), "{answer}");
+    }
+}
