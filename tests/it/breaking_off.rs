@@ -1,5 +1,7 @@
 //! A call that breaks off tells why and where.
 
+use std::time::Duration;
+
 use projector::config::Limits;
 use projector::event::Event;
 use projector::outcome::Failure;
@@ -73,4 +75,36 @@ fn a_projection_may_have_a_stack_of_its_own() {
     // The small one is the host's, the large one ends behind the guest's own.
     assert_eq!([small, large], ["stack", "stack"]);
     assert!(less < more, "{less}, {more}");
+}
+
+/// C++'s mangling refers back to what was named before, so some hundred bytes stand for 2^60 names; and a name
+/// of 15 MB would be copied for every frame.
+#[test]
+fn names_of_functions_neither_hold_the_host_up_nor_fill_its_memory() {
+    let digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    let reference = |at: usize| match at {
+        0 => "S_".to_owned(),
+        at if at <= 36 => format!("S{}_", &digits[at - 1..at]),
+        at => format!("S1{}_", &digits[at - 37..at - 36]),
+    };
+    // Each argument is a template of the one before, twice.
+    let doubling = (2..60).fold("_Z1f1a1bIS_S_E".to_owned(), |name, at| {
+        format!("{name}{}I{before}{before}E", reference(1), before = reference(at))
+    });
+    for name in [doubling, "x".repeat(15_000_000)] {
+        let guest = Guest::describing(&descriptor("named"))
+            .declaring(&format!("(func ${name} (unreachable))"))
+            .project(&format!("(call ${name}) (unreachable)"));
+        let component = guest.component();
+        let (done, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let plugin = load(&component, &Limits::default());
+            let mut instance = Instance::new(&plugin).unwrap();
+            let _ = done.send(failure(&mut instance, &event(0, "anything")));
+        });
+        let failure = told.recv_timeout(Duration::from_secs(120)).expect("it is told");
+        let backtrace = failure.backtrace.expect("a backtrace");
+        assert!(backtrace.contains(&name[..100]) && backtrace.len() < 5_000, "{backtrace}");
+        assert!(failure.detail.len() < 5_000, "{}", failure.detail);
+    }
 }

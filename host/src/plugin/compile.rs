@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use super::engine;
+use super::{engine, names};
 
 /// The hidden subcommand that runs [`worker`].
 pub const WORKER_COMMAND: &str = "compile-worker";
@@ -86,9 +86,18 @@ impl Compiler {
     }
 }
 
-/// Compiles without any bound on time and memory. The error is the compiler's own words.
-pub(super) fn in_process(engine: &wasmtime::Engine, component: &[u8]) -> Result<Vec<u8>, String> {
-    engine.precompile_component(component).map_err(|error| format!("{error:#}"))
+/// Compiles without any bound on time and memory, with short names of functions. The error is the compiler's
+/// own words.
+pub(super) fn in_process(engine: &wasmtime::Engine, component: Vec<u8>) -> Result<Vec<u8>, String> {
+    let compile =
+        |component: &[u8]| engine.precompile_component(component).map_err(|error| format!("{error:#}"));
+    let Some(shortened) = names::shortened(&component) else {
+        // The compiler says more of what it cannot read either.
+        return compile(&component).and(Err("its sections cannot be read".to_owned()));
+    };
+    // The compiler needs the memory.
+    drop(component);
+    compile(&shortened)
 }
 
 /// The worker's exit code for a component that is not valid.
@@ -109,7 +118,7 @@ pub fn worker(memory_bytes: u64, seconds: u64) -> std::process::ExitCode {
         let mut component = Vec::new();
         std::io::stdin().read_to_end(&mut component).map_err(|error| error.to_string())?;
         let engine = wasmtime::Engine::new(&engine::config()).map_err(|error| format!("{error:#}"))?;
-        in_process(&engine, &component)
+        in_process(&engine, component)
     };
     match compile() {
         Ok(artifact) => match std::io::stdout().write_all(&artifact) {
@@ -117,7 +126,7 @@ pub fn worker(memory_bytes: u64, seconds: u64) -> std::process::ExitCode {
             Err(_) => std::process::ExitCode::FAILURE,
         },
         Err(reason) => {
-            eprintln!("{reason}");
+            eprintln!("{}", crate::outcome::printable(&reason));
             std::process::ExitCode::from(REFUSED as u8)
         }
     }

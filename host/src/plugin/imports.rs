@@ -135,12 +135,12 @@ impl fmt::Display for Forbidden {
     }
 }
 
-/// Reads a core module's sections, as far as its imports.
-struct Reader<'m> {
-    bytes: &'m [u8],
+/// Reads what a module or component is made of.
+pub(super) struct Reader<'m> {
+    pub(super) bytes: &'m [u8],
 }
 
-impl Reader<'_> {
+impl<'m> Reader<'m> {
     fn imports(&mut self) -> Option<Vec<Import>> {
         const IMPORTS: u8 = 2;
         while !self.bytes.is_empty() {
@@ -185,14 +185,14 @@ impl Reader<'_> {
         Some(())
     }
 
-    fn byte(&mut self) -> Option<u8> {
+    pub(super) fn byte(&mut self) -> Option<u8> {
         let (first, rest) = self.bytes.split_first()?;
         self.bytes = rest;
         Some(*first)
     }
 
     /// LEB128.
-    fn number(&mut self) -> Option<u64> {
+    pub(super) fn number(&mut self) -> Option<u64> {
         let mut number = 0;
         for shift in (0..63).step_by(7) {
             let byte = self.byte()?;
@@ -204,11 +204,16 @@ impl Reader<'_> {
         None
     }
 
-    fn name(&mut self) -> Option<String> {
-        let length = self.number()? as usize;
-        let (name, rest) = self.bytes.split_at_checked(length)?;
+    /// A length, and so many bytes.
+    pub(super) fn sized(&mut self) -> Option<&'m [u8]> {
+        let length = usize::try_from(self.number()?).ok()?;
+        let (sized, rest) = self.bytes.split_at_checked(length)?;
         self.bytes = rest;
-        Some(String::from_utf8_lossy(name).into_owned())
+        Some(sized)
+    }
+
+    fn name(&mut self) -> Option<String> {
+        self.sized().map(|name| String::from_utf8_lossy(name).into_owned())
     }
 }
 

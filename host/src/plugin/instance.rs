@@ -236,7 +236,9 @@ fn failure(store: &mut Store<State>, error: &wasmtime::Error) -> Failure {
         None => detail,
     };
     let frames = backtrace.as_deref().and_then(|backtrace| backtrace.split_once('\n'));
-    Failure { backtrace: frames.map(|(_, frames)| printable(frames)), ..Failure::new(kind, code, detail) }
+    // The compile worker puts a space before each name.
+    let frames = frames.map(|(_, frames)| printable(&frames.replace("! ", "!")));
+    Failure { backtrace: frames, ..Failure::new(kind, code, detail) }
 }
 
 /// A guest's own stack lies at the beginning of its memory, where Rust's linker puts it, and grows down: what

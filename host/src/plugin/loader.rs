@@ -84,7 +84,8 @@ impl Plugin {
         limits: &crate::config::Limits,
         bytes: &[u8],
     ) -> Result<Self, LoadError> {
-        let compile = |bytes: &[u8]| compile::in_process(&engine.inner, bytes).map_err(CompileError::Invalid);
+        let compile =
+            |bytes: &[u8]| compile::in_process(&engine.inner, bytes.to_vec()).map_err(CompileError::Invalid);
         Self::load_by(compile, engine, limits, bytes)
     }
 

@@ -13,6 +13,7 @@ mod instance;
 mod limits;
 mod loader;
 mod log;
+mod names;
 
 pub use engine::{Engine, MOST_STACK_BYTES};
 pub use imports::Forbidden;
