@@ -55,8 +55,6 @@ const LETTING_GO: Duration = Duration::from_secs(10);
 const LOADED: Duration = Duration::from_secs(10);
 /// How often dead letters that are too old are looked for.
 const EXPIRY: Duration = Duration::from_secs(60);
-/// How long a deployment rests that could not be brought on.
-const ROLLOUT: Duration = Duration::from_millis(500);
 /// How often it is tried to promote a generation that is to be promoted by itself.
 const PROMOTION: Duration = Duration::from_secs(2);
 const PROMOTION_AT_MOST: Duration = Duration::from_secs(300);
@@ -347,6 +345,7 @@ impl Host {
         let mut running: HashMap<i64, CancellationToken> = HashMap::new();
         let mut tasks: JoinSet<()> = JoinSet::new();
         let mut rollouts: JoinSet<Result<Result<bool, StoreError>, String>> = JoinSet::new();
+        let attempts = Arc::new(rollout::Attempts::default());
         let mut crashed = Backoff::new("", &self.retries);
         // Which generation or deployment a task is about.
         let (mut task_of, mut under_way) = (HashMap::new(), HashMap::new());
@@ -371,6 +370,7 @@ impl Host {
                     stop.cancel();
                 }
             }
+            attempts.retain(&state.open);
             for open in &state.open {
                 if under_way.values().any(|id| *id == open.id) {
                     continue;
@@ -378,12 +378,14 @@ impl Host {
                 let id = open.id;
                 let (store, versions, open, me) =
                     (store.clone(), self.versions.clone(), open.clone(), self.me.id);
+                let (attempts, tried) = (attempts.clone(), attempts.clone());
                 let task = rollouts.spawn(async move {
-                    let advancing = async move { rollout::advance(&store, &versions, me, &open).await };
+                    let advancing =
+                        async move { rollout::advance(&store, &versions, me, &open, &tried).await };
                     let advanced = tokio::spawn(advancing).await.map_err(crash_text);
                     if !matches!(advanced, Ok(Ok(true))) {
                         // What it waits for takes its time, and those that write want their locks meanwhile.
-                        tokio::time::sleep(ROLLOUT).await;
+                        tokio::time::sleep(attempts.rest(id)).await;
                     }
                     advanced
                 });

@@ -5,7 +5,7 @@ use std::fmt;
 use crate::change::codes;
 use crate::contract::{self, Contract, Guard};
 use crate::descriptor::{
-    Code, Descriptor, EventId, IdPart, IndexKind, OnMiss, Operation, Statement, StatementKind,
+    Code, Descriptor, EventId, IdPart, IndexKind, OnMiss, Operation, Statement, StatementKind, Table,
 };
 use crate::names;
 use crate::reserved;
@@ -54,6 +54,13 @@ const MAX_IDENTIFIER_BYTES: usize = 63;
 const MAX_STATEMENTS: usize = 1_000;
 const MAX_TABLES: usize = 100;
 const MAX_COLUMNS: usize = 500;
+/// Of all tables together. Each of these is made, and locked, when the tables are.
+const MAX_ALL_COLUMNS: usize = 20_000;
+const MAX_ALL_INDEXES: usize = 500;
+/// Of one table: each makes every write to it dearer.
+const MAX_INDEXES: usize = 50;
+/// Of a key, of an index, or of what rows are selected by: Postgres indexes no more.
+const MAX_KEY_COLUMNS: usize = 32;
 const MAX_LOOKUP_ROWS: u32 = 10_000;
 /// Shown at once.
 const MAX_PROBLEMS: usize = 100;
@@ -135,6 +142,33 @@ impl Checker {
             if columns > MAX_COLUMNS {
                 let place = place("tables", at, &table.name);
                 self.problem(&place, format!("{columns} columns, and {MAX_COLUMNS} are the most"), None);
+            }
+            let indexes = table.indexes.len();
+            if indexes > MAX_INDEXES {
+                let place = place("tables", at, &table.name);
+                self.problem(&place, format!("{indexes} indexes, and {MAX_INDEXES} are the most"), None);
+            }
+            let keys = std::iter::once((&table.key, "key".to_owned()));
+            let indexes = table
+                .indexes
+                .iter()
+                .enumerate()
+                .map(|(at, index)| (&index.columns, format!("indexes[{at}]")));
+            for (columns, what) in keys.chain(indexes).filter(|(columns, _)| columns.len() > MAX_KEY_COLUMNS)
+            {
+                let place = format!("{}: {what}", place("tables", at, &table.name));
+                let columns = columns.len();
+                self.problem(&place, format!("{columns} columns, and {MAX_KEY_COLUMNS} are the most"), None);
+            }
+        }
+        let sum = |count: fn(&Table) -> usize| descriptor.tables.iter().map(count).sum::<usize>();
+        for (what, count, most) in [
+            ("columns", sum(|table| table.columns.len()), MAX_ALL_COLUMNS),
+            ("indexes", sum(|table| table.indexes.len()), MAX_ALL_INDEXES),
+        ] {
+            if count > most {
+                let remedy = "make several projections of it".to_string();
+                self.problem("tables", format!("{count} {what} in all, and {most} are the most"), remedy);
             }
         }
     }
@@ -880,6 +914,34 @@ mod tests {
             problems(|json| unknown(json, 1_001)),
             "statements: 1001 statements, and 1000 are the most"
         );
+    }
+
+    /// A host would be busy with these tables for minutes, and the database with it.
+    #[test]
+    fn tables_are_bounded_in_all() {
+        let tables = |tables: usize, indexes: usize, columns: usize| {
+            problems(|json| {
+                let names: Vec<String> = (0..columns).map(|at| format!("c{at}")).collect();
+                let of = |name: &String| serde_json::json!({"name": name, "type": "int64", "nullable": true});
+                let mut table = json["tables"][0].clone();
+                table["columns"].as_array_mut().expect("a list").extend(names.iter().map(of));
+                table["indexes"] =
+                    names[..indexes].iter().map(|name| serde_json::json!({"columns": [name]})).collect();
+                let more = (1..tables).map(|at| {
+                    let mut table = table.clone();
+                    table["name"] = format!("more{at}").into();
+                    table
+                });
+                json["tables"].as_array_mut().expect("a list").extend(more);
+            })
+        };
+        assert_eq!(tables(10, 50, 50), "");
+        let text = tables(11, 50, 50);
+        assert!(text.contains("tables: 501 indexes in all, and 500 are the most"), "{text}");
+        assert!(tables(2, 51, 51).contains("tables[1] \"more1\": 51 indexes, and 50 are the most"));
+        assert!(tables(41, 0, 496).contains("columns in all, and 20000 are the most"));
+        let text = problems(|json| json["tables"][0]["key"] = (0..33).map(|at| format!("c{at}")).collect());
+        assert!(text.contains("key: 33 columns, and 32 are the most"), "{text}");
     }
 
     #[test]

@@ -388,6 +388,32 @@ fn a_malicious_name_in_a_descriptor_is_refused_where_it_stands() {
     assert!(!said.contains('\u{1b}') && said.contains("\\n"), "{said:?}");
 }
 
+/// Limits of memory are for an instance, so a module has one.
+#[test]
+fn a_module_with_several_memories_is_refused() {
+    let guest = describing(&descriptor("hungry")).declaring("(memory $second 1)");
+    assert_says(&Bench::new().refusal(&guest.component()), &["multiple memories"]);
+}
+
+/// A database would be busy with these for minutes.
+#[test]
+fn a_descriptor_with_too_many_indexes_is_refused() {
+    let mut declared: Value = serde_json::from_str(&descriptor("indexed")).unwrap();
+    let table = declared["tables"][0].clone();
+    let column = |at: usize| json!({"name": format!("c{at}"), "type": "int64", "nullable": true});
+    let index = |at: usize| json!({"columns": [format!("c{at}")]});
+    let tables = (0..99).map(|at| {
+        let mut table = table.clone();
+        table["name"] = format!("more{at}").into();
+        table["columns"].as_array_mut().unwrap().extend((0..20).map(column));
+        table["indexes"] = (0..20).map(index).collect();
+        table
+    });
+    declared["tables"].as_array_mut().unwrap().extend(tables);
+    let reason = Bench::new().refusal(&describing(&declared.to_string()).component());
+    assert_says(&reason, &["tables: 1981 indexes in all, and 500 are the most"]);
+}
+
 /// What `chrono` with its default features makes of a plugin: its author sees which crate it is, and what to
 /// do, on the way to a component and where the module is looked at.
 #[test]

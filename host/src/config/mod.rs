@@ -266,11 +266,11 @@ pub struct Limits {
     /// Bytes of answers after which a batch ends, counted in the same two parts; and of the rows that are
     /// found for it.
     pub batch_bytes: usize,
-    /// Linear memory of an instance.
+    /// Linear memory of an instance, all its memories together.
     pub memory_bytes: usize,
     /// Stack that its calls may fill; no more than a MiB.
     pub stack_bytes: usize,
-    /// Elements of an instance's tables.
+    /// Elements of an instance's tables, all together.
     pub table_elements: usize,
     /// Changes that one event may lead to.
     pub changes: usize,

@@ -2,7 +2,9 @@
 //! run it, and then any of them carries it out. What each step needs is in the store, so that whoever dies
 //! leaves nothing undone.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -12,12 +14,46 @@ use crate::failure::{FailureKind, Response};
 use crate::store::deployments::OpenDeployment;
 use crate::store::{Store, StoreError};
 
+/// So often the database may refuse to carry a deployment out, while it answers otherwise.
+const MOST_ATTEMPTS: u32 = 10;
+/// How long a deployment rests that could not be brought on: twice as long after each failure, up to the last.
+const REST: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(10)];
+
+/// How often this host tried in vain to carry out the open deployments of a store.
+#[derive(Default)]
+pub struct Attempts(Mutex<HashMap<i64, u32>>);
+
+impl Attempts {
+    /// How long to wait before the next attempt.
+    pub fn rest(&self, deployment: i64) -> Duration {
+        let failed = self.failed().get(&deployment).copied().unwrap_or_default();
+        REST[1].min(REST[0] * 2_u32.saturating_pow(failed.saturating_sub(1)))
+    }
+
+    /// Forgets deployments that are decided.
+    pub fn retain(&self, open: &[OpenDeployment]) {
+        self.failed().retain(|failed, _| open.iter().any(|open| open.id == *failed));
+    }
+
+    fn fail(&self, deployment: i64) -> u32 {
+        let mut failed = self.failed();
+        let count = failed.entry(deployment).or_default();
+        *count += 1;
+        *count
+    }
+
+    fn failed(&self) -> MutexGuard<'_, HashMap<i64, u32>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Does what this host can do for an open deployment. `true`: something changed, so ask again.
 pub async fn advance(
     store: &Arc<dyn Store>,
     versions: &Arc<Versions>,
     host: Uuid,
     open: &OpenDeployment,
+    attempts: &Attempts,
 ) -> Result<bool, StoreError> {
     let Some(mine) = open.hosts.iter().find(|report| report.host == host) else { return Ok(false) };
     let (projection, digest) = (&*open.projection, &*open.digest);
@@ -85,11 +121,44 @@ pub async fn advance(
             }
             Ok(true)
         }
-        Err(error) if error.kind().response() == Response::Retry => Err(error),
         Err(error) => {
-            tracing::error!(projection, digest, %error, "deployment refused");
-            store.refuse(open.id, &crate::outcome::shown(&error)).await?;
+            let refusal = match error.kind().response() {
+                // If the database answers nothing else either, the deployment is not to blame. Nor is it for a
+                // lock that another session holds, or for a right that a person has to grant.
+                Response::Retry => {
+                    let is_suspect = matches!(error.kind(), FailureKind::Database | FailureKind::Slow)
+                        && store.reports(open.id).await.is_ok();
+                    if !is_suspect || attempts.fail(open.id) < MOST_ATTEMPTS {
+                        return Err(error);
+                    }
+                    format!(
+                        "the database refused it {MOST_ATTEMPTS} times, and answered otherwise: {error}; deploy it again once that is over"
+                    )
+                }
+                _ => error.to_string(),
+            };
+            tracing::error!(projection, digest, error = refusal, "deployment refused");
+            store.give_up(open.id, offered, &crate::outcome::printable(&refusal)).await?;
             Ok(true)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deployment_that_fails_rests_longer_each_time_until_it_is_decided() {
+        let attempts = Attempts::default();
+        let mut rests = vec![attempts.rest(1).as_millis()];
+        for _ in 0..7 {
+            attempts.fail(1);
+            rests.push(attempts.rest(1).as_millis());
+        }
+        assert_eq!(rests, [500, 500, 1_000, 2_000, 4_000, 8_000, 10_000, 10_000]);
+        assert_eq!(attempts.rest(2).as_millis(), 500);
+        attempts.retain(&[]);
+        assert_eq!((attempts.rest(1).as_millis(), attempts.fail(1)), (500, 1));
     }
 }

@@ -75,6 +75,8 @@ pub(super) fn config() -> Config {
         // The same event gives the same bytes on every machine.
         .cranelift_nan_canonicalization(true)
         .wasm_relaxed_simd(false)
+        // No compiler of a guest makes a module with several.
+        .wasm_multi_memory(false)
         .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(20))
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
         // Halves the overhead of a call: nothing here is async.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use wasmtime::{ResourceLimiter, StoreLimits, StoreLimitsBuilder};
+use wasmtime::ResourceLimiter;
 
 use super::engine::TICK;
 
@@ -73,24 +73,43 @@ impl Limits {
     }
 }
 
-/// Bounds an instance's memory and tables, and remembers which bound it hit: what follows is a trap
-/// of the guest's own, which says nothing about the reason.
+/// Bounds an instance's memories and tables, each kind in all, and remembers which bound it hit: what follows
+/// is a trap of the guest's own, which says nothing about the reason.
 pub(super) struct Growth {
-    limits: StoreLimits,
+    memory: Sum,
+    tables: Sum,
     /// `memory` or `table`.
     pub(super) refused: Option<&'static str>,
 }
 
+/// What all memories of an instance have in bytes, or all its tables in elements.
+struct Sum {
+    now: usize,
+    most: usize,
+    /// What the last growth added: taken back if the growth fails after it was allowed.
+    added: usize,
+}
+
+impl Sum {
+    fn may_grow(&mut self, current: usize, desired: usize) -> bool {
+        let added = desired.saturating_sub(current);
+        let grown = self.now.saturating_add(added);
+        let allowed = grown <= self.most;
+        if allowed {
+            (self.now, self.added) = (grown, added);
+        }
+        allowed
+    }
+
+    fn take_back(&mut self) {
+        self.now -= std::mem::take(&mut self.added);
+    }
+}
+
 impl Growth {
     pub(super) fn new(limits: &Limits) -> Self {
-        let limits = StoreLimitsBuilder::new()
-            .memory_size(limits.memory_bytes)
-            .table_elements(limits.table_elements)
-            .instances(50)
-            .memories(10)
-            .tables(50)
-            .build();
-        Self { limits, refused: None }
+        let up_to = |most| Sum { now: 0, most, added: 0 };
+        Self { memory: up_to(limits.memory_bytes), tables: up_to(limits.table_elements), refused: None }
     }
 }
 
@@ -99,37 +118,81 @@ impl ResourceLimiter for Growth {
         &mut self,
         current: usize,
         desired: usize,
-        maximum: Option<usize>,
+        _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let allowed = self.limits.memory_growing(current, desired, maximum)?;
+        let allowed = self.memory.may_grow(current, desired);
         if !allowed {
             self.refused = Some("memory");
         }
         Ok(allowed)
     }
 
+    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.memory.take_back();
+        tracing::debug!(%error, "a plugin's memory could not grow");
+        Ok(())
+    }
+
     fn table_growing(
         &mut self,
         current: usize,
         desired: usize,
-        maximum: Option<usize>,
+        _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let allowed = self.limits.table_growing(current, desired, maximum)?;
+        let allowed = self.tables.may_grow(current, desired);
         if !allowed {
             self.refused = Some("table");
         }
         Ok(allowed)
     }
 
+    fn table_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.tables.take_back();
+        tracing::debug!(%error, "a plugin's table could not grow");
+        Ok(())
+    }
+
     fn instances(&self) -> usize {
-        self.limits.instances()
+        50
     }
 
     fn tables(&self) -> usize {
-        self.limits.tables()
+        50
     }
 
     fn memories(&self) -> usize {
-        self.limits.memories()
+        10
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn growth() -> Growth {
+        let limits = crate::config::Limits { memory_bytes: 100, table_elements: 10, ..Default::default() };
+        Growth::new(&Limits::from(&limits))
+    }
+
+    #[test]
+    fn memories_count_together() {
+        let mut growth = growth();
+        let mut may = |current, desired| growth.memory_growing(current, desired, None).expect("answered");
+        assert!(may(0, 60));
+        assert!(!may(0, 60), "a second one");
+        assert!(may(0, 40));
+        assert!(!may(40, 41));
+        assert_eq!(growth.refused, Some("memory"));
+    }
+
+    #[test]
+    fn what_could_not_grow_does_not_count() {
+        let mut growth = growth();
+        assert!(growth.table_growing(0, 10, None).expect("answered"));
+        growth.table_grow_failed(wasmtime::Error::msg("no memory")).expect("taken");
+        growth.table_grow_failed(wasmtime::Error::msg("no memory")).expect("taken");
+        assert!(growth.table_growing(0, 10, None).expect("answered"));
+        assert!(!growth.table_growing(10, 11, None).expect("answered"));
+        assert_eq!(growth.refused, Some("table"));
     }
 }

@@ -58,6 +58,10 @@ pub trait Deployments: Send + Sync {
     /// Decides that a deployment is not to be.
     async fn refuse(&self, deployment: i64, verdict: &str) -> Result<(), StoreError>;
 
+    /// Decides the same of a deployment that was begun, and takes back what was added for it to tables in use,
+    /// as far as that can be done now.
+    async fn give_up(&self, deployment: i64, offered: Offered<'_>, verdict: &str) -> Result<(), StoreError>;
+
     /// Carries an open deployment out: additions to tables in use, each of which may be there already;
     /// then all the rest in one transaction. `None`: somebody else does, or did.
     async fn activate(&self, deployment: i64, offered: Offered<'_>) -> Result<Option<Installed>, StoreError>;

@@ -16,6 +16,7 @@ mod diff;
 mod drift;
 mod foreign_objects;
 mod generations;
+mod given_up;
 mod ids;
 mod install;
 mod lineage;

@@ -1,6 +1,6 @@
 //! Versions and generations of projections.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use projector_model::{Contract, names};
@@ -32,6 +32,8 @@ use crate::store::{Generation, Installed, StoreError};
 
 /// The first argument of the lock of whoever carries a deployment out.
 const DEPLOY_CLASS: i32 = ADVISORY_CLASS + 2;
+/// Between two additions to tables in use.
+const MOST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Whoever waits for a lock on tables or views that readers use keeps those waiting that come after it: so
 /// it waits for no longer, and tries again.
@@ -236,17 +238,28 @@ impl Deployments for Postgres {
         Ok(())
     }
 
+    async fn give_up(&self, deployment: i64, offered: Offered<'_>, verdict: &str) -> Result<(), StoreError> {
+        let projection = offered.contract.name();
+        let mut session = self.sessions.own().await?;
+        let taken_back = match is_alone(&mut session, projection).await {
+            Ok(true) => take_back(&mut session, deployment, offered).await,
+            other => other.map(drop),
+        };
+        session.close().await;
+        if let Err(error) = taken_back {
+            tracing::warn!(
+                projection, %error,
+                "what a refused deployment added to tables in use stays there, unused, until the next deployment"
+            );
+        }
+        self.refuse(deployment, verdict).await
+    }
+
     async fn activate(&self, deployment: i64, offered: Offered<'_>) -> Result<Option<Installed>, StoreError> {
         let name = offered.contract.name();
         // Of its own: an index may take long, and the lock is to last until all is done.
         let mut session = self.sessions.own().await?;
-        let ours: bool = sqlx::query_scalar("select pg_try_advisory_lock($1, hashtext($2))")
-            .bind(DEPLOY_CLASS)
-            .bind(name)
-            .fetch_one(&mut *session)
-            .await
-            .map_err(classify)?;
-        let done = match ours {
+        let done = match is_alone(&mut session, name).await? {
             true => self.carry_out(&mut session, deployment, offered).await,
             false => Ok(None),
         };
@@ -586,8 +599,11 @@ impl Postgres {
             && let Some(standing) = standings.iter().find(|standing| standing.generation.id == *generation)
         {
             for step in steps {
+                let begun = Instant::now();
                 add(session, step, contract, &standing.generation.schema).await?;
                 failpoint::reached(failpoint::AFTER_STEP, name);
+                // So that many additions leave the database half of the time to others.
+                tokio::time::sleep(begun.elapsed().min(MOST_PAUSE)).await;
             }
         }
         let mut tx = self.decide(name).await?;
@@ -659,6 +675,52 @@ impl Postgres {
         failpoint::reached(failpoint::AFTER_ACTIVATION, name);
         Ok(Some(Installed { generation, active: digest }))
     }
+}
+
+/// Takes the lock of whoever carries a projection's deployment out; `false`: somebody else has it.
+async fn is_alone(session: &mut PgConnection, projection: &str) -> Result<bool, StoreError> {
+    sqlx::query_scalar("select pg_try_advisory_lock($1, hashtext($2))")
+        .bind(DEPLOY_CLASS)
+        .bind(projection)
+        .fetch_one(session)
+        .await
+        .map_err(classify)
+}
+
+/// Removes what a deployment that is still open added to tables in use. No layout has it, so nobody uses it.
+async fn take_back(
+    session: &mut PgConnection,
+    deployment: i64,
+    offered: Offered<'_>,
+) -> Result<(), StoreError> {
+    let asked: Option<(String, String)> =
+        sqlx::query_as("select action, digest from projector.deployment where id = $1 and state = 'open'")
+            .bind(deployment)
+            .fetch_optional(&mut *session)
+            .await
+            .map_err(classify)?;
+    let Some((action, digest)) = asked else { return Ok(()) };
+    let (standings, target) = aim(&mut *session, Action::from_word(&action)?, &digest, offered).await?;
+    let Target::InPlace { generation, steps } = target else { return Ok(()) };
+    let Some(standing) = standings.iter().find(|standing| standing.generation.id == generation) else {
+        return Ok(());
+    };
+    let schema = &standing.generation.schema;
+    for step in steps.iter().rev() {
+        // What a person made stays.
+        if is_free(session, step, schema).await.is_err() {
+            continue;
+        }
+        let lock_timeout = match step {
+            // It keeps nobody waiting while it waits for transactions that are open.
+            Step::CreateIndex { .. } => 0,
+            _ => READERS_WAIT_MS,
+        };
+        for statement in [format!("set lock_timeout = {lock_timeout}"), tables::take_back(step, schema)] {
+            sqlx::query(AssertSqlSafe(statement)).execute(&mut *session).await.map_err(classify)?;
+        }
+    }
+    Ok(())
 }
 
 /// Where a deployment goes, as generations stand now.

@@ -71,6 +71,19 @@ pub(super) fn add(step: &Step, contract: &Contract, schema: &str) -> Vec<Additio
     }
 }
 
+/// The statement that removes what a step added.
+pub(super) fn take_back(step: &Step, schema: &str) -> String {
+    match step {
+        Step::CreateTable { table } => format!("drop table if exists {}", qualified(schema, table)),
+        Step::AddColumn { table, column } => {
+            format!("alter table {} drop column if exists {}", qualified(schema, table), quote(column))
+        }
+        Step::CreateIndex { table, index } => {
+            format!("drop index concurrently if exists {}.{}", quote(schema), index_name(table, index))
+        }
+    }
+}
+
 /// The names and columns of the indexes that have a value's whole bytes: the key's, and those for ranges.
 pub(super) fn indexed(table: &str, key: &[&str], indexes: &[Index]) -> Vec<(String, Vec<String>)> {
     let bare = |name: String| name.trim_matches('"').to_owned();

@@ -230,6 +230,11 @@ impl Deployments for Sqlite {
         Ok(())
     }
 
+    async fn give_up(&self, deployment: i64, _: Offered<'_>, verdict: &str) -> Result<(), StoreError> {
+        // Additions are made in the transaction that failed.
+        self.refuse(deployment, verdict).await
+    }
+
     async fn activate(&self, deployment: i64, offered: Offered<'_>) -> Result<Option<Installed>, StoreError> {
         self.carry_out(deployment, offered).await
     }
