@@ -11,14 +11,16 @@ use crate::store::operator::{Action, Fate, KeptRow, LetterRow, OperationRow, Rel
 use crate::store::{Books, DeadLetter, Outage, Parked, StoreError};
 
 impl Batch {
-    /// Which keys are blocked. Whoever is about to free one waits for this transaction, and this one for
+    /// Which keys are blocked: each looked up by itself, in their order, since the planner may read all keys of the
+    /// generation for a list of them. Whoever is about to free one waits for this transaction, and this one for
     /// whoever is.
     pub(super) async fn lock_blocked(&mut self, mut keys: Vec<KeyId>) -> Result<Blocked, StoreError> {
         keys.sort_unstable();
         keys.dedup();
         let blocked: Vec<Vec<u8>> = sqlx::query_scalar(
-            "select key_id from projector.blocked_key where generation_id = $1 and key_id = any($2)
-             order by key_id for share",
+            "select b.key_id from unnest($2::bytea[]) as k(key_id) cross join lateral (
+               select b.key_id from projector.blocked_key b
+               where b.generation_id = $1 and b.key_id = k.key_id limit 1 for share) as b",
         )
         .bind(self.generation())
         .bind(keys.iter().map(|key| &key.0[..]).collect::<Vec<&[u8]>>())
