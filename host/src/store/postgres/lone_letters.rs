@@ -1,8 +1,8 @@
 //! Dead letters that no event waits behind, many in one transaction: each step is one statement for all of them.
 //!
-//! Locks are taken in the order that holds for one dead letter as well: operations, keys, dead letters. What has a
-//! number of its own is asked for by that alone: with the generation beside it, all that the generation has may be
-//! read.
+//! Locks are taken in the order that holds for one dead letter as well: operations, keys, dead letters. Keys are
+//! looked up each by itself, and what has a number of its own by that alone: for a list of them, or with the
+//! generation beside it, the planner may read all that the generation has.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,10 +40,17 @@ impl Batch {
         }
         let letters: Vec<i64> = asked.keys().copied().collect();
         let keys: Vec<(i64, Vec<u8>)> = sqlx::query_as(
-            "select dead_letter_id, key_id from projector.blocked_key
-             where dead_letter_id = any($1) order by key_id for update",
+            "with blocked as materialized (
+               select b.key_id from unnest($1::int8[]) as l(id) cross join lateral (
+                 select b.key_id from projector.blocked_key b where b.dead_letter_id = l.id limit 1) as b
+               order by b.key_id)
+             select b.dead_letter_id, b.key_id from blocked cross join lateral (
+               select b.dead_letter_id, b.key_id from projector.blocked_key b
+               where b.generation_id = $2 and b.key_id = blocked.key_id and b.dead_letter_id = any($1)
+               limit 1 for update) as b",
         )
         .bind(&letters)
+        .bind(self.generation())
         .fetch_all(&mut *self.tx)
         .await
         .map_err(classify)?;
@@ -91,16 +98,23 @@ impl Batch {
 
     pub(super) async fn settle_lone_letters(&mut self, lone: &LoneResults<'_>) -> Result<(), StoreError> {
         let results = || lone.results.iter();
-        let gone: Vec<i64> = results()
-            .filter(|result| matches!(result.fate, Fate::Gone))
-            .map(|result| result.letter)
-            .collect();
-        for statement in [
-            "delete from projector.blocked_key where dead_letter_id = any($1)",
-            "delete from projector.dead_letter where id = any($1)",
-        ] {
-            sqlx::query(statement).bind(&gone).execute(&mut *self.tx).await.map_err(classify)?;
-        }
+        let gone = || results().filter(|result| matches!(result.fate, Fate::Gone));
+        sqlx::query(
+            "delete from projector.blocked_key where ctid = any(array(
+               select b.ctid from unnest($2::bytea[]) as k(key_id) cross join lateral (
+                 select b.ctid from projector.blocked_key b
+                 where b.generation_id = $1 and b.key_id = k.key_id limit 1) as b))",
+        )
+        .bind(self.generation())
+        .bind(gone().filter_map(|result| result.key.as_ref().map(|key| &key.0[..])).collect::<Vec<_>>())
+        .execute(&mut *self.tx)
+        .await
+        .map_err(classify)?;
+        sqlx::query("delete from projector.dead_letter where id = any($1)")
+            .bind(gone().map(|result| result.letter).collect::<Vec<i64>>())
+            .execute(&mut *self.tx)
+            .await
+            .map_err(classify)?;
         let failed: Vec<_> = results()
             .filter_map(|result| match result.fate {
                 Fate::Failed(failure) => Some((result.letter, failure)),
