@@ -287,8 +287,8 @@ impl<'a> Resolver<'a, '_, '_> {
             if !self.overlay.knows(&calls) {
                 self.read_ahead(at, round, &calls)?;
             }
-            if at == 0 && !self.overlay.knows(&calls) {
-                self.overlay.load(&calls, self.room.of_event.saturating_sub(found_bytes), self.read)?;
+            if at == 0 {
+                self.read_for_itself(&calls, self.room.of_event.saturating_sub(found_bytes))?;
             }
             if !self.overlay.knows(&calls) {
                 return Ok((at == 0).then(|| self.too_much()));
@@ -350,7 +350,24 @@ impl<'a> Resolver<'a, '_, '_> {
             }
         }
         let left = self.room.of_batch.saturating_sub(self.overlay.read_bytes());
-        self.overlay.load(&needs, left, self.read).map_err(ProjectError::Store)
+        if left > 0 {
+            self.overlay.load(&needs, left, self.read)?;
+        }
+        Ok(())
+    }
+
+    /// Reads what the first event of a batch asks for, as far as it may find so much. Lookups share the room of
+    /// a read, so what one did not need is for the others in the next: if nothing fits any more, all of it
+    /// weighs more than it may.
+    fn read_for_itself(&mut self, calls: &[LookupCall], most_bytes: usize) -> Result<(), ProjectError> {
+        let before = self.overlay.read_bytes();
+        while !self.overlay.knows(calls) {
+            let left = most_bytes.saturating_sub(self.overlay.read_bytes() - before);
+            if !self.overlay.load(calls, left, self.read)? {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// What an event will ask for in a round, for the `nth` of its logical topics, as far as that can be told

@@ -43,20 +43,22 @@ impl<'c> Overlay<'c> {
     }
 
     /// Reads what these calls find, all at once, if it was not read before; the first ones first, and no
-    /// more than this many bytes. Whether it was enough, [`knows`](Self::knows) tells.
+    /// more than this many bytes. Returns whether any of them are answered that were not; whether all are,
+    /// [`knows`](Self::knows) tells.
     pub(super) fn load(
         &mut self,
         calls: &[LookupCall],
         most_bytes: usize,
         read: &mut Read<'_>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let mut asked = HashSet::new();
         let new: Vec<LookupCall> =
             calls.iter().filter(|call| !self.is_known(call) && asked.insert(*call)).cloned().collect();
-        if new.is_empty() || most_bytes == 0 {
-            return Ok(());
+        if new.is_empty() {
+            return Ok(false);
         }
         let found = read(&new, most_bytes)?;
+        let is_answered = found.iter().any(Option::is_some);
         let mut late = Tables::new(self.contract);
         let mut keys = vec![HashSet::new(); self.contract.tables.len()];
         for (call, rows) in new.into_iter().zip(found) {
@@ -78,7 +80,7 @@ impl<'c> Overlay<'c> {
             late.rows(table).for_each(|(_, row)| self.tables.load(self.contract, table, row.clone()));
             self.known[table].extend(keys);
         }
-        Ok(())
+        Ok(is_answered)
     }
 
     /// What all rows weighed that were read.
