@@ -148,7 +148,7 @@ async fn no_more_is_read_than_there_is_room_for(home: Home) -> Result<()> {
     let long: Vec<Change> =
         (0..200).map(|at| put(&at.to_string(), "x", &"long ".repeat(2_000), true)).collect();
     projection.write(&[long]).await?;
-    let one = |at: i32| find(ONE, [text("x"), decimal(&at.to_string())]);
+    let one = |at: i32| find(ONE, [text("x"), decimal(&format!("{at}.0"))]);
     let mut tx = projection.begin().await?;
     let row_bytes =
         tx.read(&[one(0)], usize::MAX).await?[0].iter().flatten().map(Row::size_bytes).sum::<usize>();
