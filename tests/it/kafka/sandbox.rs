@@ -412,11 +412,11 @@ fn events_that_use_much_each_are_committed_in_several_batches() {
 /// Events of one byte that lead to 7 MB each: as many as a batch takes would be gigabytes.
 #[test]
 fn large_answers_end_a_batch_and_the_host_stays_small() {
-    const EVENTS: usize = 200;
+    const EVENTS: usize = 120;
     const NOTE_BYTES: usize = 7 << 20;
     const MEMORY: usize = 1 << 20;
     let descriptor = json!({
-        "name": "verbose", "version": "1.0.0",
+        "name": "wordy", "version": "1.0.0",
         "topics": [{"name": "hostile.events.v1", "statements": ["put"]}],
         "tables": [{"name": "note", "key": ["id"], "columns": [
             {"name": "id", "type": "int64"}, {"name": "note", "type": "text"}]}],
@@ -432,13 +432,13 @@ fn large_answers_end_a_batch_and_the_host_stays_small() {
          (i32.const {answer})"
     );
     let component = guest.project(&code).component();
-    let sandbox = Sandbox::with("verbose", Plugins::new(&[SALES_BY_COUNTRY]).add("verbose.wasm", component));
+    let sandbox = Sandbox::with("wordy", Plugins::new(&[SALES_BY_COUNTRY]).add("wordy.wasm", component));
     publish_raw(&sandbox, &["e"; EVENTS]);
     let host = sandbox.platform.start_host("host");
-    assert_closed(&sandbox.platform.until_through("verbose"), EVENTS, 0, 0);
+    assert_closed(&sandbox.platform.until_through("wordy"), EVENTS, 0, 0);
     sandbox.platform.assert_sales_are_right();
     let peak = host.peak_memory();
-    let tally = host.sigterm().tally("verbose");
+    let tally = host.sigterm().tally("wordy");
     println!("the host held {} MiB at most; {tally:?}", peak >> 20);
     assert!(peak < MOST_MEMORY, "the host held {} MiB", peak >> 20);
     // One is below what a batch may answer with, two are beyond it.
