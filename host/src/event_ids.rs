@@ -60,8 +60,10 @@ pub async fn keep_forgetting(
             match forget(deployment, store, log, &contract).await {
                 Ok(forgotten) => {
                     backoff.succeeded();
-                    let projection = &*deployment.generation.projection;
-                    tracing::debug!(projection, forgotten, "ids of handled events forgotten");
+                    if forgotten > 0 {
+                        let projection = &*deployment.generation.projection;
+                        tracing::debug!(projection, forgotten, "ids of handled events forgotten");
+                    }
                 }
                 Err(error) => {
                     backoff.failed(error.kind(), &error);
