@@ -1,8 +1,7 @@
 //! Dead letters that no event waits behind, many in one transaction: each step is one statement for all of them.
 //!
-//! Locks are taken in the order that holds for one dead letter as well: operations, keys, dead letters. Keys are
-//! looked up each by itself, and what has a number of its own by that alone: for a list of them, or with the
-//! generation beside it, the planner may read all that the generation has.
+//! Locks are taken in the order that holds for one dead letter as well: operations, keys, dead letters. Each
+//! is looked up by itself: for a list of them the planner may read all that the generation has.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -72,14 +71,17 @@ impl Batch {
         }
         let keys: BTreeMap<i64, Vec<u8>> = keys.into_iter().collect();
         let rows: Vec<LetterRow> = sqlx::query_as(
-            "select d.id, topic, partition, \"offset\",
-               coalesce(timestamp_ms, (extract(epoch from recorded_at) * 1000)::int8) as timestamp_ms, key, payload,
-               headers::text as headers, oversize_bytes, moved_by, code
-             from projector.dead_letter d join (
-               select id, sum(coalesce(octet_length(payload), 0)) over (order by id)
-                 - coalesce(octet_length(payload), 0) as before
-               from projector.dead_letter where id = any($1)) as w on w.id = d.id
-             where w.before < $2 order by d.id for update of d",
+            "select d.* from (
+               select l.id, sum(w.bytes) over (order by l.id) - w.bytes as before
+               from unnest($1::int8[]) as l(id) cross join lateral (
+                 select coalesce(octet_length(w.payload), 0) as bytes from projector.dead_letter w
+                 where w.id = l.id limit 1) as w
+             ) as l cross join lateral (
+               select id, topic, partition, \"offset\",
+                 coalesce(timestamp_ms, (extract(epoch from recorded_at) * 1000)::int8) as timestamp_ms, key, payload,
+                 headers::text as headers, oversize_bytes, moved_by, code
+               from projector.dead_letter d where d.id = l.id limit 1 for update) as d
+             where l.before < $2",
         )
         .bind(asked.keys().copied().collect::<Vec<i64>>())
         .bind(limits.bytes.max(1) as i64)

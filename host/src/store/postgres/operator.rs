@@ -82,7 +82,9 @@ impl Operator for Postgres {
             "insert into projector.operation
                (generation_id, action, dead_letter_id, topic, partition, dry_run, reason, asked_by)
              select d.generation_id, $2, d.id, d.topic, d.partition, $3, $4, $5
-             from projector.dead_letter d where d.id = any($1) order by d.id returning dead_letter_id, id",
+             from unnest($1::int8[]) as asked(id) cross join lateral (
+               select * from projector.dead_letter d where d.id = asked.id limit 1) as d
+             order by d.id returning dead_letter_id, id",
         )
         .bind(&asked.dead_letters)
         .bind(asked.action.as_str())
