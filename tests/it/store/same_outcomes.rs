@@ -29,7 +29,7 @@ use super::random::Dice;
 use super::rows::{self, Dump};
 use super::scripted::{self, Fate, Scripted};
 
-const CASES: u32 = 1_000;
+const CASES: u32 = 200;
 /// Projections that the cases share: to install one takes longer than to try it.
 const PROJECTIONS: u64 = 500;
 /// How many calls a batch has: those with few are of one event each.
