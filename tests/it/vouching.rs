@@ -10,8 +10,9 @@ use crate::harness::{Host, Plugins, bomb, describing, descriptor};
 fn what_nobody_vouches_for_is_not_compiled() {
     let keys = KeyPair::generate_unencrypted_keypair().unwrap();
     let teams = format!("[plugins.teams.checkout]\nkey = \"{}\"\n", keys.pk.to_base64());
+    let bomb = bomb(6_000);
     for (teams, says) in [("", "plugins.lock does not list it"), (&*teams, "it is not signed")] {
-        let plugins = Plugins::new(&[]).add("offered.wasm", bomb(6_000));
+        let plugins = Plugins::new(&[]).add("offered.wasm", &bomb);
         let plugins = if teams.is_empty() { plugins.add("plugins.lock", "") } else { plugins };
         let host =
             Host::without_brokers(says, &plugins, &format!("{teams}[limits]\ncompile-time = \"2s\"\n"));
