@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use projector::checkpoint::Beginning;
 use projector::event::{Partition, Position};
 use projector::failure::{FailureKind, Trouble};
@@ -75,23 +75,20 @@ async fn write_people(projection: Projection, own: Partition, mut rng: StdRng) -
         let positions: Vec<Position> =
             (0..EVENTS).map(|at| Position { partition: own.clone(), offset: first + at }).collect();
         let books = Books { applied: EVENTS, ..Books::default() };
-        let written = projection
-            .commit(&Writes {
-                advances: vec![Advance {
-                    partition: own.clone(),
-                    expected: first,
-                    next: first + EVENTS,
-                    books,
-                }],
-                positions: positions.iter().collect(),
-                changes: changes.iter().map(Vec::as_slice).enumerate().collect(),
-                ..Writes::default()
-            })
-            .await;
-        if let Err(error) = &written {
-            ensure!(error.kind() != FailureKind::Deadlock, "batch {batch} of {own}: {error}");
+        let writes = Writes {
+            advances: vec![Advance { partition: own.clone(), expected: first, next: first + EVENTS, books }],
+            positions: positions.iter().collect(),
+            changes: changes.iter().map(Vec::as_slice).enumerate().collect(),
+            ..Writes::default()
+        };
+        loop {
+            match projection.commit(&writes).await {
+                Ok(()) => break,
+                // A busy machine may keep one waiting for its turn for longer than a lock may take.
+                Err(error) if error.kind() == FailureKind::Locked => {}
+                Err(error) => anyhow::bail!("batch {batch} of {own}: {error}"),
+            }
         }
-        written?;
     }
     Ok(())
 }
