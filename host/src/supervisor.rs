@@ -261,7 +261,7 @@ impl Host {
         let _turn = self.files.turn(&file.path, name).await;
         if let Some(owner) = self.files.other_owner(&file.path, name) {
             return refused(format!(
-                "{} is {name} already: remove one of the two files, and copy the other one again",
+                "the file {} holds projection {name} already: remove one of the two files, and copy the other one again",
                 owner.display()
             ));
         }

@@ -146,7 +146,10 @@ impl Poller {
             }
         }
         // So that Kafka's own tools see where the read model stands; closing must not fail for it.
-        if let Err(error) = self.consumer.commit_consumer_state(CommitMode::Sync) {
+        if let Err(error) = self.consumer.commit_consumer_state(CommitMode::Sync)
+            // Nothing was read since the last time.
+            && error.rdkafka_error_code() != Some(RDKafkaErrorCode::NoOffset)
+        {
             let group = &self.consumer.context().group;
             tracing::warn!(
                 group,

@@ -37,7 +37,11 @@ fn a_bad_file_is_refused_and_its_neighbours_run() {
         ),
         ("nameless.wasm", &describing("{}").component(), "its descriptor is not sound"),
         // After the one that it would replace, in the order of their names.
-        ("zz-second.wasm", &describing(&descriptor("sound")).project("(unreachable)").component(), ""),
+        (
+            "zz-second.wasm",
+            &describing(&descriptor("sound")).project("(unreachable)").component(),
+            "sound.wasm holds projection sound already",
+        ),
     ];
     let mut plugins = Plugins::new(&[SALES_BY_COUNTRY])
         .add("sound.wasm", &sound)
@@ -68,8 +72,6 @@ fn a_bad_file_is_refused_and_its_neighbours_run() {
         assert_eq!(line.field("level"), "ERROR");
     }
     assert_eq!(refused.len(), bad.len(), "{refused:#?}");
-    let second = refused.iter().find(|line| line.field("file").ends_with("zz-second.wasm"));
-    assert!(second.is_some_and(|line| line.message().contains("is sound already")));
 }
 
 fn is_refusal(line: &Line) -> bool {
