@@ -1,13 +1,14 @@
 //! Topics are made, grown and removed here.
 
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use futures_executor::block_on;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication, TopicResult};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaResult;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -64,10 +65,22 @@ pub fn delete(brokers: &str, names: &[&str]) -> Result<()> {
     wait_for(brokers, "delete", |admin, options| admin.delete_topics(names, options))
 }
 
-/// Lets a topic grow to `partitions` partitions in all.
+/// Lets a topic grow to `partitions` partitions in all. Returns once a client that is new sees them: the brokers
+/// answer before their metadata has them.
 pub fn grow(brokers: &str, name: &str, partitions: usize) -> Result<()> {
     let grown = [NewPartitions::new(name, partitions)];
-    wait_for(brokers, "add partitions to", |admin, options| admin.create_partitions(&grown, options))
+    wait_for(brokers, "add partitions to", |admin, options| admin.create_partitions(&grown, options))?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let client: BaseConsumer = ClientConfig::new().set("bootstrap.servers", brokers).create()?;
+        let metadata = client.fetch_metadata(Some(name), PATIENCE)?;
+        let found = metadata.topics().iter().find(|topic| topic.name() == name);
+        let found = found.map_or(0, |topic| topic.partitions().len());
+        if found >= partitions {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "topic {name} has {found} partitions, and not {partitions}");
+    }
 }
 
 fn wait_for<Answer>(
