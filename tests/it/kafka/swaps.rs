@@ -101,7 +101,7 @@ fn gaps(log: &HostLog) -> Vec<u64> {
 /// Two hundred versions, each after the other's first batches at the earliest.
 #[test]
 fn two_hundred_swaps_under_load_lose_and_double_nothing() {
-    const RATE: usize = 5_000;
+    const RATE: usize = 2_500;
     let component = guest(SALES_BY_COUNTRY);
     let versions = [variant(&component, 1), variant(&component, 2)];
     let plugins = Plugins::new(&[]).add("sales-by-country.wasm", &versions[0]);
