@@ -1,10 +1,12 @@
 //! A way to a Postgres on which the answer to one commit is lost.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+
+use super::way;
 
 /// How a client commits: a simple query, with its type and length before it, and its NUL behind.
 const COMMIT: &[u8] = b"Q\0\0\0\x0bCOMMIT\0";
@@ -19,16 +21,12 @@ pub(crate) struct LossyProxy {
 impl LossyProxy {
     /// Loses nothing before it is told to.
     pub(crate) fn to(server_port: u16) -> LossyProxy {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let (listener, port) = way::listen();
         let proxy = LossyProxy { port, armed: Arc::default() };
         let armed = proxy.armed.clone();
-        thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server_port)) else { continue };
-                let armed = armed.clone();
-                thread::spawn(move || serve(client, server, &armed));
-            }
+        way::serve(listener, server_port, move |client, server| {
+            let armed = armed.clone();
+            thread::spawn(move || serve(client, server, &armed));
         });
         proxy
     }
@@ -40,10 +38,7 @@ impl LossyProxy {
 
     /// The same database, by this way.
     pub(crate) fn url(&self, url: &str) -> String {
-        let (scheme, rest) = url.split_once("://").expect("a url has a scheme");
-        let (user, rest) = rest.split_once('@').expect("the test servers' urls have a user");
-        let (_, database) = rest.split_once('/').expect("the url has a database");
-        format!("{scheme}://{user}@127.0.0.1:{}/{database}", self.port)
+        way::url(url, self.port)
     }
 
     pub(crate) fn has_lost_an_answer(&self) -> bool {

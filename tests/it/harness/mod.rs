@@ -26,6 +26,7 @@ mod snippet;
 mod status;
 pub(crate) mod topic;
 mod views;
+mod way;
 
 pub(crate) use compare::{Rows, assert_same, difference};
 pub(crate) use component::{Argument, Guest, WIT, component, contract};

@@ -3,12 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 
 use projector_test_servers::Kafka;
+
+use super::way;
 
 /// What a client cannot reach any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,18 +45,15 @@ impl QuietProxy {
     }
 
     fn start() -> QuietProxy {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let bootstrap = format!("127.0.0.1:{}", listener.local_addr().unwrap().port());
+        let (listener, own_port) = way::listen();
+        let bootstrap = format!("127.0.0.1:{own_port}");
         let kafka =
             Kafka::start_with(&[("advertised.listeners", &format!("PLAINTEXT://{bootstrap}"))]).unwrap();
         let (port, silenced) = (kafka.port(), Arc::new(Silenced::default()));
         let proxy = QuietProxy { bootstrap, _kafka: kafka, silenced: silenced.clone() };
-        thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                let Ok(broker) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else { continue };
-                let silenced = silenced.clone();
-                thread::spawn(move || carry(client, broker, &silenced));
-            }
+        way::serve(listener, port, move |client, broker| {
+            let silenced = silenced.clone();
+            thread::spawn(move || carry(client, broker, &silenced));
         });
         proxy
     }

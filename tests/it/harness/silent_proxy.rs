@@ -2,10 +2,12 @@
 //! network forgets them: they stay open, and carry nothing any more.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+
+use super::way;
 
 /// Lives as long as the process.
 pub(crate) struct SilentProxy {
@@ -25,19 +27,15 @@ struct State {
 
 impl SilentProxy {
     pub(crate) fn to(server_port: u16) -> SilentProxy {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let proxy =
-            SilentProxy { port: listener.local_addr().unwrap().port(), state: Arc::new(State::default()) };
+        let (listener, port) = way::listen();
+        let proxy = SilentProxy { port, state: Arc::new(State::default()) };
         let state = proxy.state.clone();
-        thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server_port)) else { continue };
-                let number = state.opened.fetch_add(1, Ordering::SeqCst);
-                let (from_client, from_server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-                for (from, to) in [(from_client, server), (from_server, client)] {
-                    let state = state.clone();
-                    thread::spawn(move || carry(from, to, number, &state));
-                }
+        way::serve(listener, server_port, move |client, server| {
+            let number = state.opened.fetch_add(1, Ordering::SeqCst);
+            let (from_client, from_server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            for (from, to) in [(from_client, server), (from_server, client)] {
+                let state = state.clone();
+                thread::spawn(move || carry(from, to, number, &state));
             }
         });
         proxy
@@ -45,10 +43,7 @@ impl SilentProxy {
 
     /// The same database, by this way.
     pub(crate) fn url(&self, url: &str) -> String {
-        let (scheme, rest) = url.split_once("://").expect("a url has a scheme");
-        let (user, place) = rest.split_once('@').expect("a url names a user");
-        let (_, database) = place.split_once('/').expect("a url names a database");
-        format!("{scheme}://{user}@127.0.0.1:{}/{database}", self.port)
+        way::url(url, self.port)
     }
 
     /// What is open now carries nothing any more; new connections do.
