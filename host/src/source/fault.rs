@@ -243,6 +243,11 @@ impl Faults {
         *known = Known { last, all_down: false, have_answered };
     }
 
+    /// Whether a broker ever answered this client.
+    pub(super) fn have_answered(&self) -> bool {
+        self.lock().have_answered
+    }
+
     pub(super) fn are_all_down(&self) -> bool {
         self.lock().all_down
     }

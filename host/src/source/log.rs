@@ -138,7 +138,7 @@ impl Log {
                 Ok(new) => {
                     let old = std::mem::replace(&mut *clients, Arc::new(new));
                     // Once, and not for as long as the brokers are gone.
-                    if is_stuck && old.committed.answers().any {
+                    if is_stuck && old.committed.client.context().faults.have_answered() {
                         let seconds = STUCK.as_secs();
                         tracing::warn!(
                             "the Kafka clients that ask about the log are made anew: no answer for {seconds} s"
@@ -636,8 +636,6 @@ struct Reader {
 /// What came of a client's questions.
 #[derive(Default)]
 struct Answers {
-    /// Whether there ever was one.
-    any: bool,
     /// Since when there was none to questions for metadata, and to those who the topics are.
     no_metadata: Option<Instant>,
     no_topics: Option<Instant>,
@@ -691,8 +689,7 @@ impl Reader {
                 Ok(metadata) => {
                     self.hear();
                     faults.set(None);
-                    let mut answers = self.answers();
-                    (answers.any, answers.no_metadata) = (true, None);
+                    self.answers().no_metadata = None;
                     return Ok(metadata);
                 }
                 Err(error) => self.fault(Subject::Brokers, &error),
