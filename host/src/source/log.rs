@@ -39,6 +39,9 @@ const FIRST_LOOK: Duration = Duration::from_millis(200);
 /// How long librdkafka's callbacks are given after a question.
 const HEARING: Duration = Duration::from_millis(2);
 
+/// So many log lines and errors of librdkafka are taken after an answer: it keeps them until then.
+const KEPT: usize = 16;
+
 /// How long the addresses of a host name are tried one after the other.
 const ADDRESSES: Duration = Duration::from_secs(1);
 
@@ -687,7 +690,8 @@ impl Reader {
             let left = PATIENCE.saturating_sub(started.elapsed());
             let fault = match self.client.fetch_metadata(topic, wait.min(left)) {
                 Ok(metadata) => {
-                    self.hear();
+                    // What is over by now. Nothing is waited for: every batch asks.
+                    (0..KEPT).for_each(|_| drop(self.client.poll(Duration::ZERO)));
                     faults.set(None);
                     self.answers().no_metadata = None;
                     return Ok(metadata);
