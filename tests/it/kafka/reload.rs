@@ -118,6 +118,95 @@ fn a_version_that_traps_where_the_one_before_did_not_is_reverted_by_itself() {
     }
 }
 
+/// Whoever deploys hears what became of the version, and the status tells as long as that is news.
+#[test]
+fn deploy_waits_for_the_end_of_the_trial_and_the_status_tells_of_a_revert() {
+    let plugins = Plugins::new(&[]).add("counts.wasm", counts("1.0.0", ""));
+    let platform = platform("awaited", ReadModel::postgres(), &plugins)
+        .set(&["failures", "policy"], "dead-letter")
+        .set(&["deploy", "trial-batches"], 1);
+    publish(&platform, "AB");
+    let host = platform.start_host("host");
+    platform.until_through(COUNTS);
+    let deploy = |version: &str, trapping: &str, arguments: &[&str]| {
+        let file = platform.directory().join("next.wasm");
+        std::fs::write(&file, counts(version, trapping)).unwrap();
+        let file = file.display().to_string();
+        platform.command(&[&["deploy", &*file, "--output", "json"], arguments].concat())
+    };
+    let status = || platform.ask(&["status", COUNTS])["projections"][0].clone();
+
+    // Nobody has tried it out yet, and that is said.
+    let (code, deployed, said) = deploy("1.1.0", "", &[]);
+    assert_eq!((code, &deployed["trial"]), (0, &"running".into()), "{said}");
+    assert_eq!(status()["on_trial"], true);
+    let (code, _, said) = deploy("1.2.0", "", &["--wait", "--timeout", "2s"]);
+    assert!(code == 1 && said.contains("still on trial"), "{code}: {said}");
+
+    let next = |version: &'static str, trapping: &'static str| {
+        std::thread::scope(|scope| {
+            let deployed = scope.spawn(|| deploy(version, trapping, &["--wait"]));
+            host.log().wait_for("the version", |line| {
+                line.message() == "version active" && line.field("version") == version
+            });
+            publish(&platform, "B");
+            deployed.join().unwrap()
+        })
+    };
+    let (code, deployed, said) = next("1.3.0", "");
+    assert_eq!((code, &deployed["trial"]), (0, &"passed".into()), "{said}");
+    assert_eq!((&status()["on_trial"], &status()["reverted"]), (&false.into(), &serde_json::Value::Null));
+    let (code, _, said) = next("2.0.0", "B");
+    assert!(code == 1 && said.contains("was reverted") && said.contains("unreachable"), "{code}: {said}");
+    let told = status();
+    assert_eq!((&told["version"], &told["reverted"]["version"]), (&"1.3.0".into(), &"2.0.0".into()));
+    assert!(told["reverted"]["reason"].as_str().unwrap().contains("unreachable"), "{told:#}");
+    let (_, _, said) = platform.command(&["status", COUNTS]);
+    assert!(said.contains("REVERTED") && said.contains("2.0.0"), "{said}");
+    // The next version is another matter.
+    let (code, _, said) = next("2.1.0", "");
+    assert!(code == 0 && status()["reverted"].is_null(), "{code}: {said}");
+    host.sigterm();
+}
+
+/// Answers an instance's first event right, and each one after that as if it were another one.
+fn forgetting(version: &str) -> Vec<u8> {
+    let mut guest = describing(&descriptor(COUNTS).replace("1.0.0", version));
+    let [right, wrong] =
+        [0, 25].map(|kind| guest.changes(&[(0, &[Argument::Int64(kind), Argument::Int64(1)])]));
+    let code = format!(
+        "(if (result i32) (i32.gt_u (global.get $calls) (i32.const 1))
+           (then (i32.const {wrong})) (else (i32.const {right})))"
+    );
+    guest.project(&code).component()
+}
+
+/// The sample begins anew with each version, and does not end with a batch of one event, which shows nothing.
+#[test]
+fn a_version_that_was_swapped_in_is_held_against_its_promise_to_be_pure() {
+    let plugins = Plugins::new(&[]).add("counts.wasm", counts("1.0.0", ""));
+    let platform = platform("impure-later", ReadModel::postgres(), &plugins)
+        .set(&["limits", "purity-sample"], 0.000_001);
+    publish(&platform, "A");
+    let host = platform.start_host("host");
+    platform.until_through(COUNTS);
+    let file = platform.directory().join("two.wasm");
+    std::fs::write(&file, forgetting("2.0.0")).unwrap();
+    platform.ask(&["deploy", &file.display().to_string()]);
+    publish(&platform, "A");
+    platform.until_through(COUNTS);
+    publish(&platform, &"A".repeat(200));
+    platform.until_through(COUNTS);
+    let impure = || platform.ask(&["status", COUNTS])["projections"][0]["impure"].clone();
+    eventually("the status tells that it is impure", || {
+        if impure().is_null() { Err("it does not") } else { Ok(()) }
+    });
+    // What the version before is said to be is not said of the next one.
+    platform.ask(&["rollback", COUNTS]);
+    assert!(impure().is_null());
+    assert_eq!(host.sigterm().tally(COUNTS).impure > 0, true);
+}
+
 /// An event for which both fail is no reason to go back.
 #[test]
 fn a_version_that_fails_where_the_one_before_did_as_well_stays() {

@@ -21,12 +21,12 @@ const PROJECTION: &str = "some-orders";
 const SECRET: &str = "hunter2";
 
 /// A configuration, and what it names: a SQLite file, an empty plugin directory, and no broker.
-struct Desk {
+pub(super) struct Desk {
     directory: TempDir,
 }
 
 impl Desk {
-    fn new() -> Result<Self> {
+    pub(super) fn new() -> Result<Self> {
         let desk = Self { directory: tempfile::tempdir()? };
         std::fs::create_dir(desk.path("plugins"))?;
         desk.write("projector.toml", &configuration("sqlite://store.db"))?;
@@ -63,16 +63,16 @@ impl Desk {
         Ok(desk)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    fn write(&self, name: &str, content: &str) -> Result<()> {
+    pub(super) fn write(&self, name: &str, content: &str) -> Result<()> {
         Ok(std::fs::write(self.path(name), content)?)
     }
 
     /// `projector` with this configuration, in the desk's directory.
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(super) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_projector"));
         command
             .args(arguments)
@@ -83,7 +83,7 @@ impl Desk {
         command
     }
 
-    fn run(&self, arguments: &[&str]) -> Result<Output> {
+    pub(super) fn run(&self, arguments: &[&str]) -> Result<Output> {
         Ok(self.command(arguments).output()?)
     }
 
@@ -96,13 +96,13 @@ impl Desk {
     }
 }
 
-fn configuration(store: &str) -> String {
+pub(super) fn configuration(store: &str) -> String {
     format!(
         "[kafka]\nbrokers = \"127.0.0.1:1\"\n[plugins]\ndirectory = \"plugins\"\n[store]\nurl = \"{store}\"\n"
     )
 }
 
-fn all_said(output: &Output) -> String {
+pub(super) fn all_said(output: &Output) -> String {
     String::from_utf8_lossy(&[&*output.stdout, b"\n", &*output.stderr].concat()).into_owned()
 }
 

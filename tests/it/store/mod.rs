@@ -20,6 +20,7 @@ mod given_up;
 mod ids;
 mod install;
 mod lineage;
+mod migrating;
 mod one_writer;
 mod parking;
 mod plans;
