@@ -15,7 +15,7 @@ use crate::harness::{
     assert_closed, describing, descriptor, eventually, seed,
 };
 
-const COUNTS: &str = "counts";
+pub(super) const COUNTS: &str = "counts";
 
 /// Counts events by the first letter of their payloads; a `B` counts as often as it says.
 fn counting(version: &str, of_b: i64, edit: impl FnOnce(&mut Value)) -> Vec<u8> {
@@ -35,16 +35,16 @@ fn counting(version: &str, of_b: i64, edit: impl FnOnce(&mut Value)) -> Vec<u8> 
     guest.answering(&answers).component()
 }
 
-fn counts(version: &str, edit: impl FnOnce(&mut Value)) -> Vec<u8> {
+pub(super) fn counts(version: &str, edit: impl FnOnce(&mut Value)) -> Vec<u8> {
     counting(version, 1, edit)
 }
 
-fn revision(number: u32) -> impl FnOnce(&mut Value) {
+pub(super) fn revision(number: u32) -> impl FnOnce(&mut Value) {
     move |declared| declared["revision"] = json!(number)
 }
 
 /// A column that is declared first, an index of it, and a table.
-fn with_additions(declared: &mut Value) {
+pub(super) fn with_additions(declared: &mut Value) {
     let seen = &mut declared["tables"][0];
     let note = json!({"name": "note", "type": "text", "nullable": true});
     seen["columns"].as_array_mut().unwrap().insert(0, note);
@@ -53,13 +53,13 @@ fn with_additions(declared: &mut Value) {
     declared["tables"].as_array_mut().unwrap().push(extra);
 }
 
-struct Counts {
-    platform: Platform,
+pub(super) struct Counts {
+    pub(super) platform: Platform,
     plugins: Plugins,
 }
 
 impl Counts {
-    fn new(name: &str, partitions: i32, read_model: ReadModel) -> Counts {
+    pub(super) fn new(name: &str, partitions: i32, read_model: ReadModel) -> Counts {
         let plugins = Plugins::new(&[]).add("counts.wasm", counts("1.0.0", |_| {}));
         let platform = Platform::new(name, &[], read_model).set(&["plugins", "directory"], plugins.path());
         platform.create_topics(partitions);
@@ -70,7 +70,7 @@ impl Counts {
         Counts { platform: self.platform.set(path, value), ..self }
     }
 
-    fn publish(&self, letters: &str) {
+    pub(super) fn publish(&self, letters: &str) {
         let topic = self.platform.topic("hostile.events.v1");
         let records = letters.chars().enumerate();
         let records: Vec<Record> =
@@ -88,14 +88,14 @@ impl Counts {
         Load::of(&self.platform, letters)
     }
 
-    fn file(&self, bytes: &[u8]) -> String {
+    pub(super) fn file(&self, bytes: &[u8]) -> String {
         let file = self.platform.directory().join("next.wasm");
         std::fs::write(&file, bytes).unwrap();
         file.display().to_string()
     }
 
     #[track_caller]
-    fn deploy(&self, bytes: &[u8]) -> Value {
+    pub(super) fn deploy(&self, bytes: &[u8]) -> Value {
         self.platform.ask(&["deploy", &self.file(bytes)])
     }
 
@@ -107,11 +107,11 @@ impl Counts {
     }
 
     /// What was counted, at a place of readers' or of a generation's own.
-    fn total_at(&self, schema: &str) -> i64 {
+    pub(super) fn total_at(&self, schema: &str) -> i64 {
         self.sum_at(schema, "events")
     }
 
-    fn sum_at(&self, schema: &str, column: &str) -> i64 {
+    pub(super) fn sum_at(&self, schema: &str, column: &str) -> i64 {
         let between = self.between();
         let rows = self
             .platform
@@ -125,7 +125,7 @@ impl Counts {
     }
 
     /// The columns of readers' view, in their order.
-    fn columns(&self) -> String {
+    pub(super) fn columns(&self) -> String {
         let sql = match self.platform.read_model() {
             ReadModel::Postgres { .. } => {
                 "select column_name::text from information_schema.columns
@@ -151,19 +151,19 @@ impl Counts {
 }
 
 /// The status of a projection, as JSON.
-fn status(platform: &Platform, projection: &str) -> Value {
+pub(super) fn status(platform: &Platform, projection: &str) -> Value {
     let status = platform.ask(&["status"]);
     let projections = status["projections"].as_array().unwrap();
     projections.iter().find(|one| one["name"] == projection).cloned().unwrap_or_default()
 }
 
-fn live_generation(platform: &Platform, projection: &str) -> i64 {
+pub(super) fn live_generation(platform: &Platform, projection: &str) -> i64 {
     status(platform, projection)["generation"].as_i64().unwrap_or_default()
 }
 
 /// Waits until the first generation beside the live one has come to the end of its topics.
 #[track_caller]
-fn until_beside_is_fresh(platform: &Platform, projection: &str) -> Value {
+pub(super) fn until_beside_is_fresh(platform: &Platform, projection: &str) -> Value {
     eventually("the generation beside the live one is fresh", || {
         let beside = status(platform, projection)["beside"][0].clone();
         if beside["fresh"] == true { Ok(beside) } else { Err(beside["lag"].clone()) }
@@ -172,7 +172,7 @@ fn until_beside_is_fresh(platform: &Platform, projection: &str) -> Value {
 
 /// Asks until it is done: what is asked for may have to wait for a moment.
 #[track_caller]
-fn eventually_done(platform: &Platform, arguments: &[&str]) -> Value {
+pub(super) fn eventually_done(platform: &Platform, arguments: &[&str]) -> Value {
     eventually(&format!("projector {arguments:?} succeeds"), || {
         match platform.command(&[arguments, &["--output", "json"]].concat()) {
             (0, printed, _) => Ok(printed),
@@ -183,7 +183,7 @@ fn eventually_done(platform: &Platform, arguments: &[&str]) -> Value {
 
 /// The command fails, and says this.
 #[track_caller]
-fn assert_refused(platform: &Platform, arguments: &[&str], why: &str) {
+pub(super) fn assert_refused(platform: &Platform, arguments: &[&str], why: &str) {
     let (code, _, said) = platform.command(arguments);
     assert!(code != 0 && said.contains(why), "projector {arguments:?} ({code}): {said}");
 }

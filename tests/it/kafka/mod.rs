@@ -45,3 +45,4 @@ mod too_slow;
 mod topic_mapping;
 mod transactions;
 mod unusable_store;
+mod views;

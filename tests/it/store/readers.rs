@@ -214,3 +214,29 @@ async fn a_persons_trigger_on_a_view_survives_promote_and_additions_on_sqlite() 
     assert_eq!(store.readers(&standing(&*store, Role::Live).await?).await?.dependants.len(), 2);
     Ok(())
 }
+
+/// SQLite keeps the definitions of views in the file, so that they belong to a snapshot as rows do.
+#[tokio::test]
+async fn a_reader_with_an_old_snapshot_sees_the_old_generation_through_promote_and_retire_on_sqlite()
+-> Result<()> {
+    let home = Home::sqlite()?;
+    let store = home.open().await?;
+    offer(&*store, "one", &contract(&numbers())).await?;
+    home.by_hand("", "insert into some_orders_g1__number (id, n) values (1, 10)").await?;
+    let Session::Sqlite(mut reader) = home.session().await? else { unreachable!("it is SQLite") };
+    reader.execute("begin").await?;
+    // The snapshot is that of the first read.
+    reader.fetch_one("select count(*) from projector_projection").await?;
+    offer(&*store, "two", &contract(&with(|json| json["revision"] = 2.into()))).await?;
+    home.by_hand("", "insert into some_orders_g2__number (id, n) values (1, 30)").await?;
+    let live = standing(&*store, Role::Live).await?.generation;
+    promote(&*store, &standing(&*store, Role::Building).await?.generation).await?;
+    store.retire(&live, &Asked::default()).await?;
+    let sum = "select sum(n) from some_orders__number";
+    let seen: i64 = reader.fetch_one(sum).await?.get(0);
+    assert_eq!(seen, 10);
+    reader.execute("commit").await?;
+    let seen: i64 = reader.fetch_one(sum).await?.get(0);
+    assert_eq!(seen, 30);
+    Ok(())
+}
