@@ -9,6 +9,7 @@ mod catch_up;
 mod caught_up;
 mod clocks;
 mod control;
+mod copied_database;
 mod database;
 mod dead_letters;
 mod defaults;

@@ -1,7 +1,7 @@
 //! A Postgres seen from outside: where it is reached, and what a superuser may do there.
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -60,6 +60,25 @@ impl Database {
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros();
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         self.create_database(&format!("{prefix}_{now:x}_{}_{number}", std::process::id()))
+    }
+
+    /// Restores a dump of a database of this server into a new one. Returns its URL.
+    pub fn dump_and_restore(&self, url: &str) -> Result<String> {
+        let restored = self.create_unique_database("restored")?;
+        let mut dump = Command::new(self.psql.with_file_name("pg_dump"))
+            .args(["--dbname", url])
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot run pg_dump")?;
+        let dumped = dump.stdout.take().context("it is piped")?;
+        let output = Command::new(&self.psql)
+            .args(["--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1", "--dbname", &restored])
+            .stdin(dumped)
+            .output();
+        ensure!(dump.wait()?.success(), "pg_dump failed");
+        let output = output?;
+        ensure!(output.status.success(), "psql: {}", String::from_utf8_lossy(&output.stderr).trim());
+        Ok(restored)
     }
 
     /// The same URL with another database.

@@ -8,6 +8,7 @@ mod pgbouncer;
 use std::env;
 use std::fs;
 use std::ops::Deref;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -110,6 +111,34 @@ impl Postgres {
     /// The process id of the postmaster, unless the server is stopped.
     pub fn pid(&self) -> Option<u32> {
         self.process.as_ref().map(Process::pid)
+    }
+
+    /// Another server with a copy of this one's data directory, taken while this one runs. It has the same system
+    /// identifier, and its databases have the same oids.
+    pub fn base_backup(&self) -> Result<Postgres> {
+        let installation = Installation::locate_or_install()?;
+        let port = port::free()?;
+        let url = format!("postgres://postgres@127.0.0.1:{port}/postgres");
+        let mut copy = Postgres {
+            process: None,
+            database: Database::new(url, installation.path("psql")),
+            installation,
+            port,
+            settings: self.settings.clone(),
+            directory: ServerDirectory::create("postgres")?,
+        };
+        copy.installation.create_owned_directory(&copy.data())?;
+        // The server refuses a directory that others may read.
+        fs::set_permissions(copy.data(), fs::Permissions::from_mode(0o700))?;
+        let mut backup = copy.installation.as_owner("pg_basebackup");
+        backup.current_dir("/").args(["--host", "127.0.0.1", "--port", &self.port.to_string()]);
+        backup
+            .args(["--username", "postgres", "--checkpoint", "fast", "--no-sync", "--pgdata"])
+            .arg(copy.data());
+        let output = backup.output()?;
+        ensure!(output.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&output.stderr));
+        copy.launch()?;
+        Ok(copy)
     }
 
     /// SIGKILL to the postmaster. Its sessions end when they notice, at the latest at their next
