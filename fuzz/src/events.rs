@@ -162,7 +162,7 @@ fn projected_in<P: Projection>(harness: &mut Harness<P>, event: &Event) -> bool 
             taken.unwrap_or_else(|failure| panic!("the host refuses what the harness applied: {failure}"));
             true
         }
-        Handled::Ignored { .. } => false,
+        Handled::Ignored { .. } | Handled::Waiting { .. } => false,
         Handled::Rejected { code, detail } => {
             assert!(code != codes::BAD_PAYLOAD || !detail.is_empty(), "rejected without a reason");
             storable(&Failure::new(FailureKind::Rejected, &code, detail));

@@ -53,6 +53,48 @@ impl<P> Context<P> {
         rows.first().map(|row| read_row(row)).transpose()
     }
 
+    /// The row of this key, which the event needs: where it is not there yet, the event waits for it.
+    ///
+    /// Kafka keeps no order between topics, so the event that brings a row may come after the one that needs
+    /// it. A handler that rejects then rejects by chance. This one is right in any order:
+    ///
+    /// ```ignore
+    /// #[on("order.cancelled.v1", writes(Cancellation), reads(OrderRow), waits = "24h")]
+    /// fn cancelled(event: Event<Cancelled>, cx: &mut Context<Self>) -> Outcome {
+    ///     let order = cx.require::<OrderRow>(&event.payload.order_id)?;
+    ///     if order.shipped {
+    ///         return cx.ignore("shipped", order.order_id);
+    ///     }
+    ///     cx.write(Cancellation { order_id: order.order_id, cancelled_at: event.payload.occurred_at });
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// The event is projected again when the row is written, in the order in which such events came; later events
+    /// of its topic and key wait behind it. If the row does not come within what `waits` says, in event time, the
+    /// event fails: the projection's failure policy decides what becomes of it.
+    pub fn require<T>(&mut self, key: impl AsKey<T::Key>) -> Result<T, Stop>
+    where
+        T: Table + Lookup<Row = T>,
+        P: Reads<T>,
+    {
+        let call = key_call::<P, T>(key);
+        let row = self.rows(call.clone())?.first().map(|row| read_row(row)).transpose()?;
+        row.ok_or_else(|| Stop::not_yet(call))
+    }
+
+    /// `return cx.not_yet::<OrderRow, _>(&order_id);`: the event waits until that row is written, as with
+    /// [`require`](Self::require): for a row that is there, but not as the event needs it.
+    pub fn not_yet<T, X>(&mut self, key: impl AsKey<T::Key>) -> Result<X, Stop>
+    where
+        T: Table + Lookup<Row = T>,
+        P: Reads<T>,
+    {
+        let call = key_call::<P, T>(key);
+        self.rows(call.clone())?;
+        Err(Stop::not_yet(call))
+    }
+
     /// The rows that a derived `Lookup` selects, in the order of their key, at most its limit.
     pub fn find<Q>(&mut self, query: Q) -> Result<Vec<Q::Row>, Stop>
     where

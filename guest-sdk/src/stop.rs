@@ -2,14 +2,14 @@
 
 use std::fmt::Display;
 
-use projector_model::Rejection;
+use projector_model::{LookupCall, Rejection};
 
 use crate::record::Answer;
 
 /// What a handler returns: `Ok(())` when its writes shall be applied.
 pub type Outcome = Result<(), Stop>;
 
-/// The end of a handler without writes: the event is ignored, or rejected, or a row is awaited.
+/// The end of a handler without writes: the event is ignored, or rejected, or waits, or a row is read first.
 ///
 /// Handlers pass it on with `?`. A helper without a context makes one itself:
 /// `country.parse().map_err(|error| Stop::reject("bad-country", error))?`.
@@ -24,8 +24,10 @@ enum Reason {
         detail: String,
     },
     Reject(Rejection),
-    /// A row is awaited. The context knows which.
+    /// A row is to be read first. The context knows which.
     Suspend,
+    /// The row that was read is not there, or not as it must be: the event waits for it.
+    NotYet(LookupCall),
 }
 
 impl Stop {
@@ -49,12 +51,18 @@ impl Stop {
         Self(Reason::Suspend)
     }
 
-    /// What the host is told, where no rows are awaited.
+    pub(crate) fn not_yet(call: LookupCall) -> Self {
+        Self(Reason::NotYet(call))
+    }
+
+    /// What the host is told, where no rows are to be read first.
     pub(crate) fn answer(self) -> Result<Answer, Rejection> {
         match self.0 {
             Reason::Ignore { code, detail } => Ok(Answer::Ignored { code: code.into(), detail }),
             Reason::Reject(rejection) => Err(rejection),
             Reason::Suspend => Ok(Answer::Needs(Vec::new())),
+            // Needed although it was read: that is how the contract says "not yet".
+            Reason::NotYet(call) => Ok(Answer::Needs(vec![call])),
         }
     }
 }

@@ -71,8 +71,10 @@ pub mod codes {
 
     /// Host, of an ignored event: one with the same id was handled before.
     pub const DUPLICATE: &str = "duplicate";
+    /// Host: the row that the event waited for did not come in time.
+    pub const NOT_YET: &str = "not-yet";
 
     /// Every code above: a descriptor that declares one of them is refused.
     pub const BUILT_IN: &[&str] =
-        &[BAD_PAYLOAD, INVALID_CHANGE, INVALID_VALUE, NULL_KEY, OVERFLOW, MISSED, DUPLICATE];
+        &[BAD_PAYLOAD, INVALID_CHANGE, INVALID_VALUE, NULL_KEY, OVERFLOW, MISSED, DUPLICATE, NOT_YET];
 }

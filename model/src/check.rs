@@ -609,7 +609,15 @@ impl Checker {
                 if let Some(group) = &topic.ordering_group {
                     self.name(&format!("{place}: ordering-group"), group);
                 }
+                if topic.wait_seconds == Some(0) {
+                    self.problem(
+                        &format!("{place}: wait-seconds"),
+                        "an event that waits for no time does not wait",
+                        "write how long after an event its row may come, or leave it out".to_string(),
+                    );
+                }
                 contract::Topic {
+                    wait_seconds: topic.wait_seconds,
                     name: topic.name.clone(),
                     ordering_group: topic.ordering_group.clone().unwrap_or_else(|| topic.name.clone()),
                     writes: self.granted(&format!("{place}: statements"), &topic.statements, &statements),

@@ -25,6 +25,8 @@ pub struct Topic {
     pub event_id: Option<EventId>,
     /// Topics of one group are keyed alike; the topic's own name, if it names none.
     pub ordering_group: String,
+    /// For how long its events may wait for a row that is not there yet. `None`: they may not.
+    pub wait_seconds: Option<u32>,
 }
 
 /// By what a producer's duplicates are told.
@@ -101,6 +103,22 @@ impl Contract {
     /// Whether events may read rows.
     pub fn reads(&self) -> bool {
         !self.lookups.is_empty()
+    }
+
+    /// Whether events may wait for rows that are not there yet.
+    pub fn waits(&self) -> bool {
+        self.topics.iter().any(|topic| topic.wait_seconds.is_some())
+    }
+
+    /// By table: whether an event may wait for a row of it.
+    pub fn awaited_tables(&self) -> Vec<bool> {
+        let mut awaited = vec![false; self.tables.len()];
+        for topic in self.topics.iter().filter(|topic| topic.wait_seconds.is_some()) {
+            for (lookup, _) in self.lookups.iter().zip(&topic.lookups).filter(|(_, may)| **may) {
+                awaited[lookup.table] |= lookup.is_by_key(&self.tables[lookup.table]);
+            }
+        }
+        awaited
     }
 
     /// Whether a batch must be the only one in flight: what becomes of its events depends on rows

@@ -63,6 +63,10 @@ pub struct Topic {
     /// behind it in all of them. A topic that names none is a group of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ordering_group: Option<String>,
+    /// Its events may wait for a row that is not there yet, for so long by the records' own time. Until then, later
+    /// events of the topic and key wait behind such an event; those of other topics pass it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait_seconds: Option<u32>,
 }
 
 /// Where an event carries its id: in one place, or in several that make it up together, as CloudEvents'

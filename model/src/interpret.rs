@@ -311,12 +311,14 @@ fn overflow(table: &Table, column: usize, stored: &Value, argument: &Value) -> R
 
 /// The rejection of an event whose update or delete found no row.
 pub fn missed(write: &Write, table: &Table, by: &[Value]) -> Rejection {
-    let selection: Vec<_> =
-        table.column_names(&write.by).zip(by).map(|(column, value)| format!("{column} = {value}")).collect();
-    Rejection::new(
-        codes::MISSED,
-        format!("{}: no row of {} with {}", write.name, table.name, selection.join(" and ")),
-    )
+    let selection = selection(table, &write.by, by);
+    Rejection::new(codes::MISSED, format!("{}: no row of {} with {selection}", write.name, table.name))
+}
+
+/// What selects rows, in words.
+fn selection(table: &Table, columns: &[usize], values: &[Value]) -> String {
+    let pairs = table.column_names(columns).zip(values);
+    pairs.map(|(column, value)| format!("{column} = {value}")).collect::<Vec<_>>().join(" and ")
 }
 
 impl Table {
@@ -333,6 +335,13 @@ impl Table {
 }
 
 impl Contract {
+    /// The rows that a lookup asks for, in words: `order_search with order_id = "o1"`.
+    pub fn selected_by(&self, call: &LookupCall) -> String {
+        let lookup = &self.lookups[usize::from(call.lookup)];
+        let table = &self.tables[lookup.table];
+        format!("{} with {}", table.name, selection(table, &lookup.by, &call.arguments))
+    }
+
     /// Checks a change against its declaration, and brings decimals to their columns' scale: the
     /// statement exists, every argument is there and fits its column, none by which rows are
     /// selected is null. The rejection names the column.

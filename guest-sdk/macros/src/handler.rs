@@ -1,4 +1,4 @@
-//! A handler: a function with `#[on("topic", writes(…), reads(…), event_id(…), ordering_group = "…")]`.
+//! A handler: a function with `#[on("topic", writes(…), reads(…), event_id(…), ordering_group = "…", waits = "…")]`.
 
 use proc_macro2::Span;
 use syn::parse::{Parse, ParseStream};
@@ -26,6 +26,7 @@ pub(crate) struct Topic {
     pub(crate) reads: Vec<Type>,
     pub(crate) event_id: Option<EventId>,
     pub(crate) ordering_group: Option<LitStr>,
+    pub(crate) wait_seconds: Option<u32>,
 }
 
 /// `event_id(header = "ce_source", header = "ce_id", window = "7d")`.
@@ -59,9 +60,11 @@ impl Handler {
             _ => return Err(Error::new(function.sig.ident.span(), SHAPE)),
         };
         let topic = |attribute: &Attribute| {
-            let On { name, writes, reads, event_id, ordering_group } = attribute.parse_args()?;
+            let On { name, writes, reads, event_id, ordering_group, wait_seconds } =
+                attribute.parse_args()?;
             let handler = function.sig.ident.clone();
-            Ok(Topic { name, handler, takes: event.ty.span(), writes, reads, event_id, ordering_group })
+            let takes = event.ty.span();
+            Ok(Topic { name, handler, takes, writes, reads, event_id, ordering_group, wait_seconds })
         };
         let context = match &*context.pat {
             Pat::Ident(named) => Some(named.ident.clone()),
@@ -77,6 +80,7 @@ struct On {
     reads: Vec<Type>,
     event_id: Option<EventId>,
     ordering_group: Option<LitStr>,
+    wait_seconds: Option<u32>,
 }
 
 impl Parse for On {
@@ -84,8 +88,14 @@ impl Parse for On {
         let name = input.parse().map_err(|error| {
             Error::new(error.span(), "the topic comes first: #[on(\"topic\", writes(Row))]")
         })?;
-        let mut on =
-            Self { name, writes: Vec::new(), reads: Vec::new(), event_id: None, ordering_group: None };
+        let mut on = Self {
+            name,
+            writes: Vec::new(),
+            reads: Vec::new(),
+            event_id: None,
+            ordering_group: None,
+            wait_seconds: None,
+        };
         while !input.is_empty() {
             input.parse::<Token![,]>()?;
             if input.is_empty() {
@@ -106,8 +116,13 @@ impl Parse for On {
                     on.ordering_group = Some(input.parse()?);
                     continue;
                 }
+                "waits" => {
+                    input.parse::<Token![=]>()?;
+                    on.wait_seconds = Some(seconds(&input.parse()?)?);
+                    continue;
+                }
                 _ => {
-                    let known = "write `writes(…)`, `reads(…)`, `event_id(…)` or `ordering_group = \"…\"`";
+                    let known = "write `writes(…)`, `reads(…)`, `event_id(…)`, `ordering_group = \"…\"` or `waits = \"24h\"`";
                     return Err(Error::new(option.span(), known));
                 }
             };
@@ -156,5 +171,5 @@ fn seconds(written: &LitStr) -> Result<u32> {
     unit.zip(number)
         .and_then(|(unit, number)| number.checked_mul(unit))
         .filter(|seconds| *seconds > 0)
-        .ok_or_else(|| Error::new(written.span(), "write a window like \"7d\", \"36h\", \"90m\" or \"30s\""))
+        .ok_or_else(|| Error::new(written.span(), "write a time like \"7d\", \"36h\", \"90m\" or \"30s\""))
 }

@@ -159,6 +159,11 @@ pub fn derive_lookup(input: TokenStream) -> TokenStream {
 /// `ordering_group = "customer"` says that several topics are keyed alike: where an event of one is
 /// rejected, later events of its key wait behind it in all of them. A topic without it is a group of
 /// its own.
+///
+/// `waits = "24h"` says that its events may wait for a row that is not there yet: see `Context::require`. The time
+/// is event time: that of the records. Once the log is read so far beyond the event's own time without that row, the
+/// event fails, with the code `not-yet`. Later events of the topic and key wait behind it; those of other topics pass
+/// it, also where they share its ordering group, since one of them may be what brings the row.
 #[proc_macro_attribute]
 pub fn projection(arguments: TokenStream, item: TokenStream) -> TokenStream {
     expand(projection::expand(arguments.into(), item.into()))

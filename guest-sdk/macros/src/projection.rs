@@ -72,8 +72,13 @@ fn implementation(projection: &Ident, options: &Options, topics: &[Topic]) -> To
             None => quote!(::core::option::Option::None),
             Some(group) => quote!(::core::option::Option::Some(#group)),
         };
+        let wait_seconds = match topic.wait_seconds {
+            None => quote!(::core::option::Option::None),
+            Some(seconds) => quote!(::core::option::Option::Some(#seconds)),
+        };
         quote!(::projector_sdk::expansion::TopicDeclaration {
             name: #name,
+            wait_seconds: #wait_seconds,
             ordering_group: #ordering_group,
             statements: &[#(#writes),*],
             lookups: &[#(#reads),*],

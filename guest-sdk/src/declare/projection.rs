@@ -41,6 +41,7 @@ pub struct TopicDeclaration {
     pub lookups: &'static [u16],
     pub event_id: Option<EventIdDeclaration>,
     pub ordering_group: Option<&'static str>,
+    pub wait_seconds: Option<u32>,
 }
 
 /// By what the host tells a producer's duplicates.
@@ -96,6 +97,7 @@ impl ProjectionDeclaration {
             lookups: topic.lookups.iter().map(|at| self.lookups[usize::from(*at)].name.into()).collect(),
             event_id: topic.event_id.map(EventIdDeclaration::describe),
             ordering_group: topic.ordering_group.map(Into::into),
+            wait_seconds: topic.wait_seconds,
         };
         Descriptor {
             name: self.name.into(),

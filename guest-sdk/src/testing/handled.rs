@@ -17,6 +17,9 @@ pub enum Handled {
     /// By the handler, by the SDK (`bad-payload`), or because the rows cannot hold a value
     /// (`invalid-value`, `overflow` and the like). The rows are as they were.
     Rejected { code: String, detail: String },
+    /// For a row that is not there yet, or behind an earlier event of its topic and key that does so. It is projected
+    /// again when the row is written: see [`Harness::after_waiting`](super::Harness::after_waiting).
+    Waiting { row: String },
 }
 
 impl Handled {
@@ -43,6 +46,19 @@ impl Handled {
         match self {
             Self::Ignored { code: given, detail } if given == code => detail,
             other => panic!("the event should have been ignored as {code:?}: {other:?}"),
+        }
+    }
+
+    /// The row that it waits for, in words.
+    ///
+    /// # Panics
+    ///
+    /// If the event does not wait.
+    #[track_caller]
+    pub fn expect_waiting(self) -> String {
+        match self {
+            Self::Waiting { row } => row,
+            other => panic!("the event should wait: {other:?}"),
         }
     }
 

@@ -23,6 +23,10 @@ pub struct Harness<P> {
     tables: Tables,
     next_offset: i64,
     log: Vec<(Level, String)>,
+    /// Events that wait for a row, and those behind them, in the order in which they came.
+    waiting: Vec<Record>,
+    /// What became of those that waited.
+    after_waiting: Vec<Handled>,
     projection: PhantomData<fn() -> P>,
 }
 
@@ -41,6 +45,8 @@ impl<P: Projection> Harness<P> {
                 contract,
                 next_offset: 0,
                 log: Vec::new(),
+                waiting: Vec::new(),
+                after_waiting: Vec::new(),
                 projection: PhantomData,
             },
             Err(problems) => panic!("the host would refuse this projection:\n{problems}"),
@@ -94,6 +100,16 @@ impl<P: Projection> Harness<P> {
         &self.log
     }
 
+    /// How many events wait for rows, or behind such an event.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// What became of events that had waited, in order, since this was last asked.
+    pub fn after_waiting(&mut self) -> Vec<Handled> {
+        std::mem::take(&mut self.after_waiting)
+    }
+
     /// The projection's declaration, checked.
     pub fn contract(&self) -> &Contract {
         &self.contract
@@ -102,18 +118,79 @@ impl<P: Projection> Harness<P> {
     #[track_caller]
     pub(super) fn deliver(&mut self, record: Record) -> Handled {
         self.next_offset = record.offset + 1;
-        let mut found = Vec::new();
+        self.end_waits(record.timestamp_ms);
+        if is_behind(&record, &self.waiting) {
+            self.waiting.push(record);
+            return Handled::Waiting { row: "the one of an earlier event of its topic and key".into() };
+        }
+        let handled = self.project(&record);
+        match &handled {
+            Handled::Waiting { .. } => self.waiting.push(record),
+            Handled::Applied { .. } => self.try_waiting(),
+            Handled::Ignored { .. } | Handled::Rejected { .. } => {}
+        }
+        handled
+    }
+
+    /// Tries what waits again, in order, for as long as any of it is done.
+    #[track_caller]
+    fn try_waiting(&mut self) {
+        let mut at = 0;
+        while at < self.waiting.len() {
+            let record = self.waiting[at].clone();
+            if is_behind(&record, &self.waiting[..at]) {
+                at += 1;
+                continue;
+            }
+            match self.project(&record) {
+                Handled::Waiting { .. } => at += 1,
+                done => {
+                    self.waiting.remove(at);
+                    self.after_waiting.push(done);
+                    // It may have written what an earlier one waits for.
+                    at = 0;
+                }
+            }
+        }
+    }
+
+    /// Ends the waits that are over, in event time.
+    #[track_caller]
+    fn end_waits(&mut self, now_ms: Option<i64>) {
+        let waits: Vec<_> = self.contract.topics.iter().map(|topic| topic.wait_seconds).collect();
+        let is_over = |record: &Record| {
+            let seconds = waits[usize::from(record.topic)].unwrap_or_default();
+            let until = record.timestamp_ms.map(|ms| ms.saturating_add(i64::from(seconds) * 1_000));
+            matches!((now_ms, until), (Some(now), Some(until)) if now > until)
+        };
+        while let Some(at) = (0..self.waiting.len())
+            .find(|at| is_over(&self.waiting[*at]) && !is_behind(&self.waiting[*at], &self.waiting[..*at]))
+        {
+            let record = self.waiting.remove(at);
+            let topic = &self.contract.topics[usize::from(record.topic)].name;
+            let detail = format!("the row that an event of {topic} waited for did not come in time");
+            self.after_waiting.push(Rejection::new(codes::NOT_YET, detail).into());
+            self.try_waiting();
+        }
+    }
+
+    #[track_caller]
+    fn project(&mut self, record: &Record) -> Handled {
+        let mut found: Vec<Found> = Vec::new();
         for _ in 0..MOST_ROUNDS {
-            match self.call(&record, &found) {
+            match self.call(record, &found) {
+                Ok(Answer::Needs(calls)) if is_not_yet(&calls, &found) => {
+                    return Handled::Waiting { row: self.awaited(record, &calls[0]) };
+                }
                 Ok(Answer::Needs(calls)) => {
                     for call in calls {
-                        match self.answer(&record, call) {
+                        match self.answer(record, call) {
                             Ok(rows) => found.push(rows),
                             Err(rejection) => return rejection.into(),
                         }
                     }
                 }
-                Ok(Answer::Changes(changes)) => return self.apply(&record, changes),
+                Ok(Answer::Changes(changes)) => return self.apply(record, changes),
                 Ok(Answer::Ignored { code, detail }) => {
                     expect_declared("ignores", &code, &self.contract.descriptor.ignores);
                     return Handled::Ignored { code, detail };
@@ -127,6 +204,25 @@ impl<P: Projection> Harness<P> {
         panic!(
             "the handler still asks for rows after {MOST_ROUNDS} rounds: let it `prefetch` some of them together"
         )
+    }
+
+    /// The row that an event waits for, in words.
+    #[track_caller]
+    fn awaited(&self, record: &Record, call: &LookupCall) -> String {
+        let topic = &self.contract.topics[usize::from(record.topic)];
+        assert!(
+            topic.wait_seconds.is_some(),
+            "an event of {} waits for a row, which its handler does not declare: add `waits = \"24h\"`",
+            topic.name
+        );
+        let lookup = &self.contract.lookups[usize::from(call.lookup)];
+        assert!(
+            lookup.is_by_key(&self.contract.tables[lookup.table]),
+            "an event of {} waits for rows by {}, and only a row of a key can be waited for",
+            topic.name,
+            lookup.name
+        );
+        self.contract.selected_by(call)
     }
 
     /// Calls the projection twice: a pure function answers the same.
@@ -190,6 +286,18 @@ impl<P: Projection> Harness<P> {
     }
 }
 
+/// Whether an earlier event of its topic and key waits.
+fn is_behind(record: &Record, waiting: &[Record]) -> bool {
+    let same_line = |earlier: &Record| earlier.topic == record.topic && earlier.key == record.key;
+    record.key.is_some() && waiting.iter().any(same_line)
+}
+
+/// Whether an event needs only what it was shown: it waits for the first of these rows.
+fn is_not_yet(calls: &[LookupCall], found: &[Found]) -> bool {
+    let is_shown = |call: &LookupCall| found.iter().any(|shown| shown.call == *call);
+    !calls.is_empty() && calls.iter().all(is_shown)
+}
+
 impl<P> Clone for Harness<P> {
     fn clone(&self) -> Self {
         Self {
@@ -197,6 +305,8 @@ impl<P> Clone for Harness<P> {
             tables: self.tables.clone(),
             next_offset: self.next_offset,
             log: self.log.clone(),
+            waiting: self.waiting.clone(),
+            after_waiting: self.after_waiting.clone(),
             projection: PhantomData,
         }
     }

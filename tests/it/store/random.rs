@@ -100,6 +100,7 @@ pub(crate) fn descriptor(name: &str, throws: &mut Throws<'_>) -> Descriptor {
             lookups: Vec::new(),
             event_id: None,
             ordering_group: None,
+            wait_seconds: None,
         }],
         tables,
         statements,

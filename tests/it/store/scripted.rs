@@ -42,6 +42,7 @@ pub(super) fn descriptor(name: &str, throws: &mut Throws<'_>) -> Descriptor {
         lookups: lookups.clone(),
         event_id: None,
         ordering_group: None,
+        wait_seconds: None,
     };
     descriptor.topics = vec![topic("t"), topic("u")];
     descriptor
