@@ -102,10 +102,17 @@ pub struct Source {
     poll_thread: Thread,
     ownership: Arc<Ownership>,
     stopped: tokio::sync::oneshot::Receiver<()>,
-    /// Looks at the topics: see [`topic_watch`].
-    watch: tokio::task::JoinHandle<()>,
-    /// Looks for topics that match.
-    follow: tokio::task::JoinHandle<()>,
+    /// They look at the topics (see [`topic_watch`]), and for topics that match.
+    lookers: Lookers,
+}
+
+/// Tasks that end with their source, whether it is closed or dropped.
+struct Lookers([tokio::task::JoinHandle<()>; 2]);
+
+impl Drop for Lookers {
+    fn drop(&mut self) {
+        self.0.iter().for_each(tokio::task::JoinHandle::abort);
+    }
 }
 
 impl Source {
@@ -118,7 +125,7 @@ impl Source {
         let connection = log.connection().clone();
         let (subscribed, subscription) = watch::channel(matches::at_once(&topics));
         let (every, group_id) = (connection.kafka().metadata_refresh(), group.to_owned());
-        let follow = tokio::spawn(
+        let matches = tokio::spawn(
             Matches {
                 log: log.clone(),
                 mapping: topics.clone(),
@@ -128,7 +135,9 @@ impl Source {
             }
             .follow(every),
         );
-        let watch = tokio::spawn(TopicWatch::new(log, subscription.clone()).run(events.downgrade()));
+        let topics_of_now = tokio::spawn(TopicWatch::new(log, subscription.clone()).run(events.downgrade()));
+        // From here on: what fails below ends them as well.
+        let lookers = Lookers([matches, topics_of_now]);
         let last_words = events.clone();
         let topics = (topics, subscription);
         let poller = Poller::open(&connection, group, topics, merging, ownership.clone(), events, received)?;
@@ -144,7 +153,7 @@ impl Source {
             })
             .map_err(LogError::Thread)?;
         let poll_thread = polling.thread().clone();
-        Ok(Self { incoming, commands, poll_thread, ownership, stopped, watch, follow })
+        Ok(Self { incoming, commands, poll_thread, ownership, stopped, lookers })
     }
 
     /// The next thing that happened. `None` when the poll thread has ended. Cancel safe.
@@ -195,8 +204,7 @@ impl Source {
 
     /// Leaves the group. Waits at most `deadline`: librdkafka can take without end.
     pub async fn close(self, deadline: Duration) {
-        self.watch.abort();
-        self.follow.abort();
+        drop(self.lookers);
         self.command(Command::Stop);
         drop(self.incoming);
         if tokio::time::timeout(deadline, self.stopped).await.is_err() {
@@ -211,5 +219,37 @@ impl Source {
         // Fails only when the thread has ended, which `next` tells.
         let _ = self.commands.send(command);
         self.poll_thread.unpark();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    /// Nobody answers these clients; their tasks are there all the same.
+    #[tokio::test]
+    async fn a_source_that_is_dropped_leaves_no_task_behind() {
+        let config = Config::parse(
+            "projector.toml",
+            "[kafka]\nbrokers = \"127.0.0.1:1\"\n[plugins]\ndirectory = \"p\"\n[store]\nurl = \"sqlite://a.db\"\n",
+        )
+        .expect("sound");
+        let log = Log::open(&config.kafka).expect("a client needs no broker");
+        let topics = TopicMapping::same_names(["t"]);
+        let alive = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+        let before = alive();
+        let sources: Vec<Source> = (0..8)
+            .map(|_| Source::open("a-group", topics.clone(), Merging::Never, log.clone()).expect("it opens"))
+            .collect();
+        assert!(alive() >= before + 16, "they have tasks");
+        drop(sources);
+        tokio::time::timeout(Duration::from_secs(10), async {
+            while alive() > before {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .unwrap_or_else(|_| panic!("{} tasks are left", alive() - before));
     }
 }
