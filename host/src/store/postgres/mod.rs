@@ -16,6 +16,7 @@ mod lone_letters;
 mod moves;
 mod operator;
 mod overview;
+mod retention;
 mod sessions;
 mod source_topics;
 mod statements;
@@ -59,6 +60,9 @@ const ADVISORY_CLASS: i32 = 0x0050_524a;
 /// That of the lock of whoever catches a generation up.
 const CATCH_UP_CLASS: i32 = ADVISORY_CLASS + 1;
 
+/// The SQL of so many deployments is kept, beside those that are used: versions come and go.
+const MOST_STATEMENTS: usize = 64;
+
 /// A generation and the digest that writes to it.
 type DeploymentKey = (i64, Arc<str>);
 
@@ -75,7 +79,7 @@ pub struct Postgres {
     sessions: Arc<Sessions>,
     catch_up_locks: catch_up_lock::Holder,
     id: Uuid,
-    /// The SQL of each deployment, built once.
+    /// The SQL of each deployment, built once: of those that are used, and of a few that were.
     statements: Mutex<HashMap<DeploymentKey, Arc<Statements>>>,
 }
 
@@ -110,6 +114,10 @@ impl Postgres {
     fn statements(&self, deployment: &Deployment) -> Arc<Statements> {
         let mut known = self.statements.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (deployment.generation.id, deployment.digest.clone());
+        if known.len() >= MOST_STATEMENTS && !known.contains_key(&key) {
+            // Those of a transaction in flight are used. The others are built again when they are needed.
+            known.retain(|_, statements| Arc::strong_count(statements) > 1);
+        }
         known
             .entry(key)
             .or_insert_with(|| Arc::new(Statements::of(&deployment.contract, &deployment.generation.schema)))
