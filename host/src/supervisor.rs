@@ -6,6 +6,7 @@
 
 mod announce;
 mod files;
+mod retention;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -344,6 +345,15 @@ impl Host {
         // What stops the task of each generation that runs.
         let mut running: HashMap<i64, CancellationToken> = HashMap::new();
         let mut tasks: JoinSet<()> = JoinSet::new();
+        tasks.spawn(self.clone().unbroken("the task that removes what is old", {
+            let (host, settings, store) = (self.clone(), settings.clone(), store.clone());
+            move || {
+                let (host, settings, store) = (host.clone(), settings.clone(), store.clone());
+                async move {
+                    retention::keep_tidy(&host.config, &settings, &*store, &host.retries, &host.stop).await
+                }
+            }
+        }));
         let mut rollouts: JoinSet<Result<Result<bool, StoreError>, String>> = JoinSet::new();
         let attempts = Arc::new(rollout::Attempts::default());
         let mut crashed = Backoff::new("", &self.retries);

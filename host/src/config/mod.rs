@@ -63,6 +63,9 @@ pub struct Config {
     /// How new versions and generations come about.
     #[serde(default)]
     pub deploy: Deploy,
+    /// How much of the past is kept.
+    #[serde(default)]
+    pub keep: Keep,
     /// HTTP for operators and their tools; none, if it is left out.
     pub admin: Option<Admin>,
     /// How long a stop waits for the transactions in flight before it lets them roll back.
@@ -196,6 +199,34 @@ pub enum Promote {
     WhenEqual,
 }
 
+/// How much of a projection's past is kept. Hosts remove the rest by themselves, from time to time.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Keep {
+    /// Generations that readers saw before, each of which is kept current. A rollback goes back to the last
+    /// one. A generation whose views may still be read is kept whatever this says.
+    pub warm_generations: NonZeroU32,
+    /// Versions whose components are kept, the last ones that were active. Whatever this says, those are kept
+    /// that are active or to be activated, that a rollback goes back to, and that rows with lineage may name.
+    pub versions: NonZeroU32,
+    /// Rows of `projector history`. The last one of each version is kept beyond them.
+    pub deployments: NonZeroU32,
+    /// Rows of `projector operations`, beside those of the last minutes.
+    pub operations: NonZeroU32,
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        let number = |number| NonZeroU32::new(number).expect("it is not zero");
+        Self {
+            warm_generations: number(2),
+            versions: number(20),
+            deployments: number(1_000),
+            operations: number(10_000),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Admin {
@@ -237,6 +268,7 @@ pub struct Projection {
     pub failures: Option<Failures>,
     pub lanes: Option<NonZeroUsize>,
     pub deploy: Option<Deploy>,
+    pub keep: Option<Keep>,
     /// Where a new generation begins to read; at the beginning of its topics, if this is left out. It changes
     /// nothing in a generation that has begun.
     pub start: Option<Start>,
@@ -552,6 +584,10 @@ impl Config {
 
     pub fn deploy_of(&self, projection: &str) -> &Deploy {
         self.projections.get(projection).and_then(|own| own.deploy.as_ref()).unwrap_or(&self.deploy)
+    }
+
+    pub fn keep_of(&self, projection: &str) -> &Keep {
+        self.projections.get(projection).and_then(|own| own.keep.as_ref()).unwrap_or(&self.keep)
     }
 
     /// What a file may have at most, whichever projection it turns out to be.

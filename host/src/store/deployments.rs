@@ -185,6 +185,11 @@ pub enum Origin {
 }
 
 impl Origin {
+    /// Where that comes from which somebody asks for by no file.
+    pub(super) fn of(asked: &Asked) -> Self {
+        if asked.is_by_the_host() { Origin::Host } else { Origin::Command }
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Origin::Directory => "directory",

@@ -16,6 +16,7 @@ pub(crate) mod names;
 pub mod operator;
 mod overview;
 pub mod postgres;
+pub mod retention;
 pub mod source_topics;
 pub mod sqlite;
 
@@ -35,6 +36,7 @@ use event_ids::EventIds;
 pub use fault::{Outage, Setup};
 use moves::Moves;
 use operator::{LoneLetter, LoneResults, Operator, Release, Taken};
+use retention::Retention;
 use source_topics::SourceTopics;
 
 use crate::batch::BatchLimits;
@@ -51,7 +53,7 @@ use crate::topics::TopicMapping;
 ///
 /// Every method may be tried again after [`StoreError::Unavailable`].
 #[async_trait]
-pub trait Store: Operator + Deployments + Beginnings + EventIds + Moves + SourceTopics {
+pub trait Store: Operator + Deployments + Beginnings + EventIds + Moves + SourceTopics + Retention {
     /// The identity that was created with this store.
     fn id(&self) -> Uuid;
 

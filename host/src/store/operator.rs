@@ -153,7 +153,19 @@ pub struct NewOperations {
     pub asked: Asked,
 }
 
+/// Who asks for what the host does by itself.
+const HOST: &str = "the host";
+
 impl Asked {
+    /// By the host itself.
+    pub fn by_the_host(reason: String) -> Self {
+        Self::new(HOST.into(), Some(reason))
+    }
+
+    pub(super) fn is_by_the_host(&self) -> bool {
+        self.by == HOST
+    }
+
     /// What cannot be stored is left out: no database holds a NUL in a text.
     pub fn new(by: String, reason: Option<String>) -> Self {
         let text = |text: String| text.replace('\0', "");
@@ -402,7 +414,8 @@ pub(super) fn skipped(gone: &[GoneRow], code: &str) -> Vec<(Partition, Books)> {
 pub struct Operation {
     pub id: i64,
     pub projection: String,
-    pub generation: i32,
+    /// `None`: it was about all of the projection's.
+    pub generation: Option<i32>,
     pub action: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[sqlx(rename = "dead_letter_id")]
@@ -427,6 +440,11 @@ pub struct Operation {
 pub(super) fn verdicts(done: Vec<(i64, Option<String>)>) -> BTreeMap<i64, Verdict> {
     let read = |json: Option<String>| json.and_then(|json| serde_json::from_str(&json).ok());
     done.into_iter().map(|(id, verdict)| (id, read(verdict).unwrap_or_else(|| Verdict::of("gone")))).collect()
+}
+
+/// What came of an operation whose generation is removed before it was done.
+pub(super) fn gone() -> String {
+    serde_json::to_string(&Verdict::of("gone")).expect("a verdict is plain data")
 }
 
 /// A generation and an open operation of it, if there is one.

@@ -27,6 +27,7 @@ mod plans;
 mod readers;
 mod reads;
 mod refusals;
+mod retention;
 mod same_outcomes;
 mod same_rows;
 mod values;

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::errors::classify;
 use super::foreign::{self, KnownView, Own};
+use super::operator::{keep_operations, record_removal};
 use super::sessions::Tx;
 use super::tables::{self, Addition};
 use super::{ADVISORY_CLASS, BEGIN, Postgres, fence, lock_holder, make_schema};
@@ -146,7 +147,9 @@ impl Deployments for Postgres {
         sqlx::query(
             "insert into projector.component (digest, version, bytes, descriptor, signature)
              values ($1, $2, $3, $4::text::jsonb, $5)
-             on conflict (digest) do update set signature = coalesce(excluded.signature, component.signature)",
+             on conflict (digest) do update set signature = coalesce(excluded.signature, component.signature),
+               bytes = case when component.pruned_at is null then component.bytes else excluded.bytes end,
+               pruned_at = null",
         )
         .bind(component.digest)
         .bind(&component.contract.descriptor.version)
@@ -328,12 +331,13 @@ impl Deployments for Postgres {
     }
 
     async fn component(&self, digest: &str) -> Result<Option<StoredComponent>, StoreError> {
-        let found: Option<(Vec<u8>, Option<String>)> =
-            sqlx::query_as("select bytes, signature from projector.component where digest = $1")
-                .bind(digest)
-                .fetch_optional(&mut *self.connection().await?)
-                .await
-                .map_err(classify)?;
+        let found: Option<(Vec<u8>, Option<String>)> = sqlx::query_as(
+            "select bytes, signature from projector.component where digest = $1 and pruned_at is null",
+        )
+        .bind(digest)
+        .fetch_optional(&mut *self.connection().await?)
+        .await
+        .map_err(classify)?;
         Ok(found.map(|(bytes, signature)| StoredComponent { bytes, signature }))
     }
 
@@ -543,15 +547,19 @@ impl Postgres {
                 return Err(StoreError::Unusable(format!("generation {number} of {name} is live, or gone")));
             }
         }
-        let entry = Entry { action: "retire", origin: Origin::Command, generation: Some(generation.number) };
+        let entry =
+            Entry { action: "retire", origin: Origin::of(asked), generation: Some(generation.number) };
         entry.record(&mut tx, name, None, None, asked).await?;
+        let verdict = serde_json::json!({ "retired": generation.number });
+        record_removal(&mut tx, (name, Some(generation.number)), "retire", asked, verdict).await?;
         tx.commit().await
     }
 
     async fn remove_projection(&self, projection: &str, asked: &Asked) -> Result<(), StoreError> {
         let mut tx = self.decide(projection).await?;
-        for standing in standings(&mut tx, projection).await? {
-            remove(&mut tx, &standing).await?;
+        let standings = standings(&mut tx, projection).await?;
+        for standing in &standings {
+            remove(&mut tx, standing).await?;
         }
         for statement in [
             "update projector.projection set stopped = null where name = $1",
@@ -562,11 +570,14 @@ impl Postgres {
         }
         let entry = Entry { action: "drop", origin: Origin::Command, generation: None };
         entry.record(&mut tx, projection, None, None, asked).await?;
+        let dropped: Vec<i32> = standings.iter().map(|standing| standing.generation.number).collect();
+        let verdict = serde_json::json!({ "dropped": dropped });
+        record_removal(&mut tx, (projection, None), "drop", asked, verdict).await?;
         tx.commit().await
     }
 
     /// A transaction in which nobody else decides anything about this name.
-    async fn decide(&self, projection: &str) -> Result<Tx, StoreError> {
+    pub(super) async fn decide(&self, projection: &str) -> Result<Tx, StoreError> {
         let mut tx = self.begin(BEGIN).await?;
         sqlx::query("select pg_advisory_xact_lock($1, hashtext($2))")
             .bind(ADVISORY_CLASS)
@@ -965,6 +976,7 @@ async fn remove(tx: &mut Tx, standing: &Standing) -> Result<(), StoreError> {
     let schemas: Vec<&str> = own.schemas.iter().map(String::as_str).collect();
     lock_holder::none_in_the_way(tx, &schemas).await?;
     run(tx, format!("set local lock_timeout = {READERS_WAIT_MS}")).await?;
+    keep_operations(tx, &standing.generation).await?;
     sqlx::query("delete from projector.generation where id = $1")
         .bind(standing.generation.id)
         .execute(&mut **tx)

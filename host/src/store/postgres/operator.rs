@@ -13,7 +13,7 @@ use crate::event::Partition;
 use crate::ordering::KeyId;
 use crate::store::operator::{
     Asked, EXPIRED_AT_ONCE, Filter, GoneRow, HEARD_AT_ONCE, Letter, NewOperations, Operation, Operator,
-    Skipped, Verdict, WishRow, Wishes, skipped, verdicts, wishes,
+    Skipped, Verdict, WishRow, Wishes, gone, skipped, verdicts, wishes,
 };
 use crate::store::{Books, Generation, StoreError, add};
 
@@ -311,11 +311,12 @@ impl Operator for Postgres {
 
     async fn operations(&self, projection: Option<&str>, most: i64) -> Result<Vec<Operation>, StoreError> {
         sqlx::query_as(
-            "select o.id, g.projection, g.number as generation, o.action, o.dead_letter_id, o.topic, o.partition, o.dry_run, o.reason,
-               o.asked_by, (extract(epoch from o.asked_at) * 1000000)::int8 as asked_at,
+            "select o.id, coalesce(o.projection, g.projection) as projection, coalesce(o.generation, g.number) as generation,
+               o.action, o.dead_letter_id, o.topic, o.partition, o.dry_run, o.reason, o.asked_by,
+               (extract(epoch from o.asked_at) * 1000000)::int8 as asked_at,
                (extract(epoch from o.done_at) * 1000000)::int8 as done_at, o.verdict
-             from projector.operation o join projector.generation g on g.id = o.generation_id
-             where $1::text is null or g.projection = $1 order by o.id desc limit $2",
+             from projector.operation o left join projector.generation g on g.id = o.generation_id
+             where $1::text is null or coalesce(o.projection, g.projection) = $1 order by o.id desc limit $2",
         )
         .bind(projection)
         .bind(most)
@@ -373,4 +374,45 @@ pub(super) async fn record(
     .fetch_one(&mut **tx)
     .await
     .map_err(classify)
+}
+
+/// Keeps what was asked for about a generation that is removed next. What is open cannot be done any more.
+pub(super) async fn keep_operations(tx: &mut Tx, generation: &Generation) -> Result<(), StoreError> {
+    sqlx::query(
+        "update projector.operation set generation_id = null, projection = $2, generation = $3,
+           done_at = coalesce(done_at, now()), verdict = case when done_at is null then $4::jsonb else verdict end
+         where generation_id = $1",
+    )
+    .bind(generation.id)
+    .bind(&generation.projection)
+    .bind(generation.number)
+    .bind(gone())
+    .execute(&mut **tx)
+    .await
+    .map_err(classify)?;
+    Ok(())
+}
+
+/// Records who removed a generation, or all of a projection.
+pub(super) async fn record_removal(
+    tx: &mut Tx,
+    (projection, number): (&str, Option<i32>),
+    action: &str,
+    asked: &Asked,
+    verdict: serde_json::Value,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "insert into projector.operation (projection, generation, action, reason, asked_by, done_at, verdict)
+         values ($1, $2, $3, $4, $5, now(), $6::jsonb)",
+    )
+    .bind(projection)
+    .bind(number)
+    .bind(action)
+    .bind(&asked.reason)
+    .bind(&asked.by)
+    .bind(verdict.to_string())
+    .execute(&mut **tx)
+    .await
+    .map_err(classify)?;
+    Ok(())
 }

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::errors::classify;
 use super::foreign::{self, Others, Own};
+use super::operator::{keep_operations, record_removal};
 use super::{Sqlite, tables};
 use crate::checkpoint::FILE;
 use crate::deploy::layout::{Layout, Offered};
@@ -137,7 +138,9 @@ impl Deployments for Sqlite {
         sqlx::query(
             "insert into projector_component (digest, version, bytes, descriptor, signature, stored_at)
              values (?1, ?2, ?3, ?4, ?5, cast(unixepoch('subsec') * 1000000 as integer))
-             on conflict (digest) do update set signature = coalesce(excluded.signature, projector_component.signature)",
+             on conflict (digest) do update set signature = coalesce(excluded.signature, projector_component.signature),
+               bytes = case when projector_component.pruned_at is null then projector_component.bytes else excluded.bytes end,
+               pruned_at = null",
         )
         .bind(component.digest)
         .bind(&component.contract.descriptor.version)
@@ -299,12 +302,13 @@ impl Deployments for Sqlite {
     }
 
     async fn component(&self, digest: &str) -> Result<Option<StoredComponent>, StoreError> {
-        let found: Option<(Vec<u8>, Option<String>)> =
-            sqlx::query_as("select bytes, signature from projector_component where digest = ?1")
-                .bind(digest)
-                .fetch_optional(&self.pool)
-                .await
-                .map_err(classify)?;
+        let found: Option<(Vec<u8>, Option<String>)> = sqlx::query_as(
+            "select bytes, signature from projector_component where digest = ?1 and pruned_at is null",
+        )
+        .bind(digest)
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(classify)?;
         Ok(found.map(|(bytes, signature)| StoredComponent { bytes, signature }))
     }
 
@@ -465,8 +469,11 @@ impl Deployments for Sqlite {
                 return Err(StoreError::Unusable(format!("generation {number} of {name} is live, or gone")));
             }
         }
-        let entry = Entry { action: "retire", origin: Origin::Command, generation: Some(generation.number) };
+        let entry =
+            Entry { action: "retire", origin: Origin::of(asked), generation: Some(generation.number) };
         entry.record(&mut tx, name, None, None, asked).await?;
+        let verdict = serde_json::json!({ "retired": generation.number });
+        record_removal(&mut tx, (name, Some(generation.number)), "retire", asked, verdict).await?;
         tx.commit().await.map_err(classify)
     }
 
@@ -477,8 +484,9 @@ impl Deployments for Sqlite {
 
     async fn drop_projection(&self, projection: &str, asked: &Asked) -> Result<(), StoreError> {
         let mut tx = self.immediate().await?;
-        for standing in standings(&mut tx, projection).await? {
-            remove(&mut tx, &standing).await?;
+        let standings = standings(&mut tx, projection).await?;
+        for standing in &standings {
+            remove(&mut tx, standing).await?;
         }
         for statement in [
             "update projector_projection set stopped = null where name = ?1",
@@ -489,6 +497,9 @@ impl Deployments for Sqlite {
         }
         let entry = Entry { action: "drop", origin: Origin::Command, generation: None };
         entry.record(&mut tx, projection, None, None, asked).await?;
+        let dropped: Vec<i32> = standings.iter().map(|standing| standing.generation.number).collect();
+        let verdict = serde_json::json!({ "dropped": dropped });
+        record_removal(&mut tx, (projection, None), "drop", asked, verdict).await?;
         tx.commit().await.map_err(classify)
     }
 }
@@ -793,6 +804,7 @@ async fn remove(tx: &mut Tx, standing: &Standing) -> Result<(), StoreError> {
     let own = Own::of(standing);
     let others = Others::look(tx, &own).await?;
     none_goes_along(standing, others.lost())?;
+    keep_operations(tx, &standing.generation).await?;
     sqlx::query("delete from projector_generation where id = ?")
         .bind(standing.generation.id)
         .execute(&mut **tx)

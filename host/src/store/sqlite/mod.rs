@@ -11,6 +11,7 @@ mod lone_letters;
 mod moves;
 mod operator;
 mod overview;
+mod retention;
 mod rows;
 mod source_topics;
 mod tables;

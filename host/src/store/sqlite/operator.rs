@@ -11,7 +11,7 @@ use crate::event::Partition;
 use crate::ordering::KeyId;
 use crate::store::operator::{
     Asked, EXPIRED_AT_ONCE, Filter, GoneRow, HEARD_AT_ONCE, Letter, NewOperations, Operation, Operator,
-    Skipped, Verdict, WishRow, Wishes, skipped, verdicts, wishes,
+    Skipped, Verdict, WishRow, Wishes, gone, skipped, verdicts, wishes,
 };
 use crate::store::{Books, Generation, StoreError, add};
 
@@ -302,11 +302,11 @@ impl Operator for Sqlite {
 
     async fn operations(&self, projection: Option<&str>, most: i64) -> Result<Vec<Operation>, StoreError> {
         sqlx::query_as(
-            "select o.id, g.projection, g.number as generation, o.action, o.dead_letter_id, o.topic, o.partition, o.dry_run, o.reason,
-               o.asked_by, o.asked_at,
+            "select o.id, coalesce(o.projection, g.projection) as projection, coalesce(o.generation, g.number) as generation,
+               o.action, o.dead_letter_id, o.topic, o.partition, o.dry_run, o.reason, o.asked_by, o.asked_at,
                o.done_at, o.verdict
-             from projector_operation o join projector_generation g on g.id = o.generation_id
-             where ?1 is null or g.projection = ?1 order by o.id desc limit ?2",
+             from projector_operation o left join projector_generation g on g.id = o.generation_id
+             where ?1 is null or coalesce(o.projection, g.projection) = ?1 order by o.id desc limit ?2",
         )
         .bind(projection)
         .bind(most)
@@ -369,4 +369,51 @@ pub(super) async fn record(
     .fetch_one(&mut **tx)
     .await
     .map_err(classify)
+}
+
+/// Keeps what was asked for about a generation that is removed next. What is open cannot be done any more.
+pub(super) async fn keep_operations(
+    tx: &mut sqlx::Transaction<'static, sqlx::Sqlite>,
+    generation: &Generation,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "update projector_operation set generation_id = null, projection = ?2, generation = ?3,
+           done_at = coalesce(done_at, ?5), verdict = case when done_at is null then ?4 else verdict end
+         where generation_id = ?1",
+    )
+    .bind(generation.id)
+    .bind(&generation.projection)
+    .bind(generation.number)
+    .bind(gone())
+    .bind(now_micros())
+    .execute(&mut **tx)
+    .await
+    .map_err(classify)?;
+    Ok(())
+}
+
+/// Records who removed a generation, or all of a projection.
+pub(super) async fn record_removal(
+    tx: &mut sqlx::Transaction<'static, sqlx::Sqlite>,
+    (projection, number): (&str, Option<i32>),
+    action: &str,
+    asked: &Asked,
+    verdict: serde_json::Value,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "insert into projector_operation
+           (projection, generation, action, reason, asked_by, asked_at, done_at, verdict)
+         values (?1, ?2, ?3, ?4, ?5, ?6, ?6, ?7)",
+    )
+    .bind(projection)
+    .bind(number)
+    .bind(action)
+    .bind(&asked.reason)
+    .bind(&asked.by)
+    .bind(now_micros())
+    .bind(verdict.to_string())
+    .execute(&mut **tx)
+    .await
+    .map_err(classify)?;
+    Ok(())
 }

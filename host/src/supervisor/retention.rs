@@ -1,0 +1,141 @@
+//! Removes, from time to time, what is kept of a projection's past beyond `[keep]`.
+//!
+//! Every host does it for each of its stores; what one has removed, the others do not find. Everything that is removed
+//! is logged, and a generation also has its rows in `projector history` and `projector operations`.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{self, Config};
+use crate::retry::{Backoff, Retries};
+use crate::store::operator::Asked;
+use crate::store::retention::{Pruned, Warm};
+use crate::store::{Store, StoreError};
+
+/// Between two looks at all of a store's projections.
+const INTERVAL: Duration = Duration::from_secs(20);
+
+/// Keeps a store from growing without end, until the host stops.
+pub(super) async fn keep_tidy(
+    config: &Config,
+    settings: &config::Store,
+    store: &dyn Store,
+    retries: &Retries,
+    stop: &CancellationToken,
+) {
+    let mut backoff = Backoff::of_store(&settings.shown(), retries);
+    while !stop.is_cancelled() {
+        let tidied = tokio::select! {
+            tidied = tidy(config, settings, store, retries) => tidied,
+            () = stop.cancelled() => return,
+        };
+        match tidied {
+            Ok(()) => {
+                backoff.succeeded();
+                tokio::select! {
+                    () = tokio::time::sleep(INTERVAL) => {}
+                    () = stop.cancelled() => {}
+                }
+            }
+            Err(error) => {
+                backoff.failed(error.kind(), &format!("what is old could not be removed: {error}"));
+                backoff.wait(stop).await;
+            }
+        }
+    }
+}
+
+async fn tidy(
+    config: &Config,
+    settings: &config::Store,
+    store: &dyn Store,
+    retries: &Retries,
+) -> Result<(), StoreError> {
+    for projection in store.names().await? {
+        // Another store's, by now.
+        if *config.store_of(&projection).url != *settings.url {
+            continue;
+        }
+        let keep = config.keep_of(&projection);
+        let warm = store.warm_generations(&projection).await?;
+        for Warm { generation, .. } in surplus(&warm, keep.warm_generations) {
+            let reason = format!("warm-generations = {}", keep.warm_generations);
+            match store.retire(generation, &Asked::by_the_host(reason)).await {
+                Ok(()) => tracing::info!(
+                    projection,
+                    generation = generation.number,
+                    kept = keep.warm_generations,
+                    "old generation retired: readers saw newer ones since"
+                ),
+                // Another host was quicker, or objects of other people depend on it.
+                Err(StoreError::Unusable(reason)) => {
+                    retries.missed(&projection, "an old generation was not retired", &reason);
+                }
+                // A session has its tables.
+                Err(error) if is_contention(&error) => {
+                    retries.missed(&projection, "an old generation was not retired", &error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let mut removed = Pruned::default();
+        loop {
+            let pruned = store.prune(&projection, keep).await?;
+            removed.operations += pruned.operations;
+            removed.deployments += pruned.deployments;
+            removed.components += pruned.components;
+            if !pruned.is_full() {
+                break;
+            }
+        }
+        if !removed.is_empty() {
+            let Pruned { operations, deployments, components } = removed;
+            tracing::info!(
+                projection,
+                operations,
+                deployments,
+                components,
+                "old rows of operations and deployments, and old components, removed"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn is_contention(error: &StoreError) -> bool {
+    matches!(error, StoreError::Unavailable(outage) if outage.is_contention())
+}
+
+/// Warm generations that go, of those that are given, the one that was live last first. One whose own views may still
+/// be read stays: a person knows when its readers have left.
+fn surplus(warm: &[Warm], kept: NonZeroU32) -> impl Iterator<Item = &Warm> {
+    let kept = usize::try_from(kept.get()).unwrap_or(usize::MAX);
+    warm.iter().skip(kept).filter(|warm| !warm.has_views)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Generation;
+
+    #[test]
+    fn the_last_live_ones_stay_and_those_whose_views_may_be_read() {
+        let warm = |number, has_views| Warm {
+            generation: Generation {
+                id: i64::from(number),
+                projection: "orders".into(),
+                number,
+                schema: format!("orders_g{number}"),
+            },
+            has_views,
+        };
+        let all = [warm(3, true), warm(5, false), warm(4, false), warm(2, true), warm(1, false)];
+        let goes = |kept| -> Vec<i32> {
+            let kept = NonZeroU32::new(kept).expect("not zero");
+            surplus(&all, kept).map(|warm| warm.generation.number).collect()
+        };
+        assert_eq!((goes(1), goes(2), goes(9)), (vec![5, 4, 1], vec![4, 1], vec![]));
+    }
+}
