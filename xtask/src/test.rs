@@ -1,8 +1,8 @@
 //! All tests, with the servers that they need.
 
-use std::env;
 use std::ffi::OsString;
 use std::time::Instant;
+use std::{env, thread};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
@@ -39,6 +39,10 @@ pub(crate) fn run(cargo: &Cargo, options: &Options) -> Result<()> {
 
     let mut test = cargo.command(&cargo_test_arguments(&options.cargo_test, &skipped));
     test.env("PROJECTOR_GUESTS", guests::directory(cargo)).envs(servers.environment.iter().cloned());
+    if env::var_os("RUST_TEST_THREADS").is_none() {
+        // Most tests wait for servers most of the time: one more than there are cores.
+        test.env("RUST_TEST_THREADS", (thread::available_parallelism()?.get() + 1).to_string());
+    }
     succeed(&mut test)
 }
 
