@@ -109,9 +109,15 @@ pub struct Source {
 /// Tasks that end with their source, whether it is closed or dropped.
 struct Lookers([tokio::task::JoinHandle<()>; 2]);
 
+impl Lookers {
+    fn end(&self) {
+        self.0.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}
+
 impl Drop for Lookers {
     fn drop(&mut self) {
-        self.0.iter().for_each(tokio::task::JoinHandle::abort);
+        self.end();
     }
 }
 
@@ -204,7 +210,7 @@ impl Source {
 
     /// Leaves the group. Waits at most `deadline`: librdkafka can take without end.
     pub async fn close(self, deadline: Duration) {
-        drop(self.lookers);
+        self.lookers.end();
         self.command(Command::Stop);
         drop(self.incoming);
         if tokio::time::timeout(deadline, self.stopped).await.is_err() {
