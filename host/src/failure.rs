@@ -57,6 +57,9 @@ kinds! {
     /// The store's settings, its database or a right in it keep the host out, until a person changes that.
     DatabaseSetup = "database-setup", Retry,
         "nothing is lost, but it does not mend itself: do what the reason says; the host needs no restart afterwards";
+    /// Another database has the store's id: this one is a copy of it, or it is a copy of this one.
+    Copied = "copied", Retry,
+        "nothing is lost: the host joins no consumer group as long as it would share it with another database. Run `projector adopt` with the configuration of the copy: it shows both choices first, groups of its own (`--new-groups`, for a copy beside its original) or those of before (`--keep-groups`, where the original is gone for good); hosts of the original need nothing";
     /// A statement waited for a lock longer than it may.
     Locked = "locked", Retry,
         "nothing is lost, and it goes on by itself: end the session that holds the lock";

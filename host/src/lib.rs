@@ -20,6 +20,7 @@ pub mod event;
 pub mod failpoint;
 pub mod failure;
 pub mod instant;
+pub mod member_ids;
 pub mod ordering;
 pub mod outcome;
 pub mod policy;
@@ -38,6 +39,7 @@ pub mod event_ids;
 pub mod lane;
 pub mod pipeline;
 pub mod retry;
+pub mod strangers;
 pub mod supervisor;
 pub mod wishes;
 

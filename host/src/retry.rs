@@ -204,7 +204,7 @@ impl Backoff {
             let (attempts, elapsed_ms) = (self.attempts, elapsed.as_millis() as u64);
             let (projection, store) = self.subject();
             match kind {
-                FailureKind::DatabaseSetup => {
+                FailureKind::DatabaseSetup | FailureKind::Copied => {
                     tracing::error!(projection, store, %kind, %error, attempts, elapsed_ms, advice, "not until this is mended; no event is lost");
                 }
                 _ => {

@@ -42,8 +42,10 @@ use crate::retry::{Backoff, Halt, Retries};
 use crate::settle::{OnTrial, Released, Settler};
 use crate::source::{Log, LogError, Merging, Source};
 use crate::store::deployments::{Action, Origin, Proposal, Proposed, Role, Standing};
+use crate::store::identity;
 use crate::store::operator::{Asked, Open, Wishes};
 use crate::store::{self, Component, Deployment, Generation, Store, StoreError};
+use crate::strangers;
 use crate::topics::TopicMapping;
 use crate::wishes::{Attendant, Board};
 use files::Files;
@@ -82,6 +84,7 @@ struct Prepared {
     /// Stops all lanes; a child of the generation's own.
     together: CancellationToken,
     settler: Settler,
+    group: String,
     limits: BatchLimits,
     board: Board,
     /// `None`: the generation is caught up.
@@ -98,6 +101,9 @@ enum PrepareError {
     Version { digest: String, error: VersionError },
     #[error("{0}")]
     Start(String),
+    /// The consumer group has members that are no hosts of the store.
+    #[error("{0}")]
+    Strangers(String),
     #[error("the host stops")]
     Stopped,
 }
@@ -109,7 +115,11 @@ impl Host {
         let supply = Supply::load(&config.plugins).map_err(OperationError::Failed)?;
         let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
         Ok(Self {
-            me: Attendant { id: Uuid::new_v4(), name: format!("{name}/{}", std::process::id()).into() },
+            me: Attendant {
+                id: Uuid::new_v4(),
+                name: format!("{name}/{}", std::process::id()).into(),
+                members: log.member_ids().clone(),
+            },
             versions: Arc::new(Versions::new(config.clone(), supply, executable)),
             config,
             log,
@@ -517,8 +527,13 @@ impl Host {
                                 projection = name, %kind, reason,
                                 "projection gives its partitions up, for other hosts; it takes some again once this host gets on"
                             );
-                            if kind != FailureKind::Database {
-                                self.until_brokers_answer(&mut backoff, &stop).await;
+                            match kind {
+                                FailureKind::Database => {}
+                                FailureKind::Copied => {
+                                    backoff.failed(kind, &reason);
+                                    self.show(&*store, &generation, &Trouble { kind, reason }).await;
+                                }
+                                _ => self.until_brokers_answer(&mut backoff, &stop).await,
                             }
                         }
                         Err(Halt::Restart(reason)) => {
@@ -538,10 +553,8 @@ impl Host {
                 Err(PrepareError::Stopped) => return,
                 Err(error) if error.may_pass() => {
                     backoff.failed(error.kind(), &error);
-                    if error.kind() == FailureKind::DatabaseSetup {
-                        let trouble = Trouble::new(error.kind(), &error);
-                        // Where even that cannot be stored, the log tells.
-                        let _ = store.set_halted(&generation, Some(&trouble)).await;
+                    if matches!(error.kind(), FailureKind::DatabaseSetup | FailureKind::Copied) {
+                        self.show(&*store, &generation, &Trouble::new(error.kind(), &error)).await;
                     }
                     backoff.wait(&stop).await;
                 }
@@ -565,6 +578,20 @@ impl Host {
         }
     }
 
+    /// Keeps for `status` what a projection waits for. Where even that cannot be stored, the log tells.
+    async fn show(&self, store: &dyn Store, generation: &Generation, trouble: &Trouble) {
+        if let Err(error) = store.set_halted(generation, Some(trouble)).await {
+            let what = "`status` does not show what the projection waits for";
+            self.retries.missed(&generation.projection, what, &error);
+        }
+    }
+
+    /// A consumer group, and the store whose hosts are to be its members.
+    fn members_of<'a>(&'a self, group: &'a str, store: &'a dyn Store) -> strangers::Group<'a> {
+        let session = self.config.kafka.session_timeout();
+        strangers::Group { name: group, store, log: &self.log, session }
+    }
+
     /// Before a group is joined again that was left because they did not.
     async fn until_brokers_answer(&self, backoff: &mut Backoff, stop: &CancellationToken) {
         while !stop.is_cancelled() {
@@ -580,14 +607,15 @@ impl Host {
 
     /// Runs a projection's lanes to their end. One that stands still does so until somebody says "go on".
     async fn run_lanes(&self, prepared: Prepared, stop: &CancellationToken) -> Result<(), Halt> {
-        let Prepared { lanes, together, settler, limits, board, catching_up } = prepared;
+        let Prepared { lanes, together, settler, group, limits, board, catching_up } = prepared;
+        let members = self.members_of(&group, &*settler.store);
         let promoting = board.clone();
         let active = || {
             let wishes = promoting.of(settler.deployment.generation.id)?;
             Some(self.versions.known(&wishes.active)?.contract)
         };
         let on = async {
-            let ended = Self::run_until_silence(lanes, &together, &mut board.clone()).await;
+            let ended = Self::run_until_left(lanes, &together, &mut board.clone(), &members).await;
             if let Err(Halt::Stop(trouble)) = &ended {
                 self.stand_still(&settler, limits, board, trouble, stop).await;
             }
@@ -606,23 +634,26 @@ impl Host {
         }
     }
 
-    /// Members of a group keep its partitions from others: once their store is silent, they leave.
-    async fn run_until_silence(
+    /// Members of a group keep its partitions from others: they leave once their store is silent, or the group has
+    /// members of another database.
+    async fn run_until_left(
         lanes: Vec<Pipeline>,
         together: &CancellationToken,
         board: &mut Board,
+        members: &strangers::Group<'_>,
     ) -> Result<(), Halt> {
         let lanes = lane::run(lanes, together);
         tokio::pin!(lanes);
-        let reason = tokio::select! {
+        let trouble = tokio::select! {
             ended = &mut lanes => return ended,
-            reason = board.silent() => reason,
+            reason = board.silent() => Trouble::new(FailureKind::Database, reason),
+            reason = members.joined_by_strangers() => Trouble::new(FailureKind::Copied, reason),
         };
         together.cancel();
         // What is in flight after that is let go: the checkpoints tell whether it was committed.
         match tokio::time::timeout(LETTING_GO, lanes).await {
             Ok(Err(stopped @ Halt::Stop(_))) => Err(stopped),
-            _ => Err(Halt::GivesUp(Trouble::new(FailureKind::Database, reason))),
+            _ => Err(Halt::GivesUp(trouble)),
         }
     }
 
@@ -843,12 +874,15 @@ impl Host {
         let contract = plugin.contract.clone();
         let topics = self.topics(&**store, generation, &contract).await?;
         let starts = self.starts(&**store, generation, &topics).await?;
+        let prefix = &*self.config.kafka.group_prefix;
+        let group = names::consumer_group(prefix, name, generation.number, store.id());
+        if let Some(reason) = self.members_of(&group, &**store).until_no_strangers(stop).await? {
+            return Err(PrepareError::Strangers(reason));
+        }
         // A panic is shown until a run has gone well for a while.
         if !crashed {
             store.set_halted(generation, None).await?;
         }
-        let prefix = &*self.config.kafka.group_prefix;
-        let group = names::consumer_group(prefix, name, generation.number, store.id());
         let batch = self.config.batch_of(name);
         let order_shows = !order::unsettled(&contract).is_empty();
         // A host that died gives its partitions back after its session.
@@ -912,7 +946,7 @@ impl Host {
             })
         });
         let lanes = lanes.collect::<Result<_, LogError>>()?;
-        Ok(Prepared { lanes, together, settler, limits, board: board.clone(), catching_up })
+        Ok(Prepared { lanes, together, settler, group, limits, board: board.clone(), catching_up })
     }
 
     /// What a generation's topics are in the log: as it was built. If the configuration says otherwise by now,
@@ -978,6 +1012,10 @@ impl Host {
             return Ok(open.clone());
         }
         let store = store::open(settings).await?;
+        if let Err(error) = identity::confirm(&*store).await {
+            store.close().await;
+            return Err(error);
+        }
         let backoff = Backoff::of_store(&settings.shown(), &self.retries);
         let board = Board::open(&store, self.me.clone(), backoff).await?;
         Ok(slot.insert((store, board)).clone())
@@ -1026,6 +1064,7 @@ impl PrepareError {
         match self {
             PrepareError::Store(error) => error.kind(),
             PrepareError::Start(_) => FailureKind::Start,
+            PrepareError::Strangers(_) => FailureKind::Copied,
             PrepareError::Log(error) => error.kind(),
             PrepareError::Stopped => FailureKind::Brokers,
             PrepareError::Version { error: VersionError::Store(error), .. } => error.kind(),

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::failure::{FailureKind, Trouble};
+use crate::member_ids::MemberIds;
 use crate::retry::Backoff;
 use crate::store::deployments::OpenDeployment;
 use crate::store::operator::Wishes;
@@ -34,6 +35,8 @@ pub struct State {
 pub struct Attendant {
     pub id: Uuid,
     pub name: Arc<str>,
+    /// What it is in consumer groups.
+    pub members: MemberIds,
 }
 
 /// Hears what is wanted of a store's projections.
@@ -53,7 +56,7 @@ impl Board {
     /// Asks, and begins to ask again and again, for as long as the store is used. A store that does not
     /// answer is asked again; what was heard last holds until then. `backoff` tells of one that falls silent.
     pub async fn open(store: &Arc<dyn Store>, host: Attendant, backoff: Backoff) -> Result<Self, StoreError> {
-        store.attend(host.id, &host.name).await?;
+        store.attend(host.id, &host.name, &host.members.all()).await?;
         let (heard, state) = watch::channel(Arc::new(ask(&**store).await?));
         let (store, left) = (Arc::downgrade(store), Arc::default());
         let (tell, silent) = watch::channel(None);
@@ -86,7 +89,7 @@ impl Board {
     pub async fn refresh(&self) -> Result<(), StoreError> {
         let Some(store) = self.store.upgrade() else { return Ok(()) };
         if !self.left.load(Ordering::Relaxed) {
-            store.attend(self.host.id, &self.host.name).await?;
+            store.attend(self.host.id, &self.host.name, &self.host.members.all()).await?;
         }
         let state = ask(&*store).await?;
         self.heard.send_if_modified(|known| {

@@ -23,9 +23,12 @@ use super::fault::{Fault, FaultKind, Faults};
 use super::oauth::{self, Token};
 use super::verify;
 use crate::config::{self, SaslMechanism, TextError};
+use crate::member_ids::MemberIds;
 
 /// How often the files of secrets are looked at.
 const LOOK: Duration = Duration::from_secs(1);
+/// So long after its session a member may still be in its group that brokers did not hear leave.
+const LINGERS: Duration = Duration::from_secs(30);
 /// One line about the same trouble in this time is enough.
 const COMPLAINT: Duration = Duration::from_secs(30);
 
@@ -39,6 +42,7 @@ struct Shared {
     edition: AtomicU64,
     /// Why there is no token, if there is none.
     token_trouble: Faults,
+    member_ids: MemberIds,
 }
 
 #[derive(Default)]
@@ -78,6 +82,7 @@ impl Connection {
             clients: Mutex::default(),
             edition: AtomicU64::new(0),
             token_trouble: Faults::default(),
+            member_ids: MemberIds::new(kafka.session_timeout() + LINGERS),
         }));
         {
             let mut clients = connection.clients();
@@ -99,6 +104,11 @@ impl Connection {
 
     pub(super) fn kafka(&self) -> &config::Kafka {
         &self.0.kafka
+    }
+
+    /// The ids that this host has as a member of groups.
+    pub(super) fn member_ids(&self) -> &MemberIds {
+        &self.0.member_ids
     }
 
     /// Raised when a client has to be made anew.

@@ -1,5 +1,6 @@
 //! What the log holds, asked by a client of its own that belongs to no group.
 
+mod group;
 mod record;
 mod times;
 
@@ -25,8 +26,10 @@ use crate::checkpoint::{Identity, Marks};
 use crate::config::{self, TextError};
 use crate::event::Partition;
 use crate::failure::{FailureKind, panic_text};
+use crate::member_ids::MemberIds;
 use crate::topics::TopicMapping;
 
+pub use group::GroupMember;
 pub use record::Recalled;
 
 /// How long one question to the brokers may take.
@@ -130,6 +133,11 @@ impl Log {
     /// What the host's other clients are made with.
     pub(super) fn connection(&self) -> &Connection {
         &self.connection
+    }
+
+    /// The ids that this host has as a member of groups.
+    pub fn member_ids(&self) -> &MemberIds {
+        self.connection.member_ids()
     }
 
     /// The clients of now. Those before serve on while no new ones can be made.

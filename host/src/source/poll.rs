@@ -26,6 +26,7 @@ use super::errors::{Asker, KafkaFault, Subject};
 use super::headers::headers;
 use super::log::LogError;
 use super::matches::Subscribed;
+use super::membership::Membership;
 use super::merge::{Merge, Merging};
 use super::rebalance::{GroupContext, Ownership, Rebalance};
 use super::{Incoming, NEAR_THE_END, Span};
@@ -76,6 +77,7 @@ pub(super) struct Poller {
     asker: Asker,
     /// Why the group cannot be joined. librdkafka tells it once, and tries on.
     group_fault: Option<RDKafkaErrorCode>,
+    membership: Membership,
 }
 
 /// A partition that is read.
@@ -133,6 +135,7 @@ impl Poller {
             complained: None,
             asker: Asker::of(kafka),
             group_fault: None,
+            membership: Membership::new(connection.member_ids().clone()),
         })
     }
 
@@ -141,6 +144,7 @@ impl Poller {
         while self.obey() {
             self.follow_the_group();
             self.follow_the_files();
+            self.membership.look(&self.consumer);
             if !(self.flush() && self.collect()) {
                 thread::park_timeout(NAP);
             }

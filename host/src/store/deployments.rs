@@ -33,8 +33,9 @@ pub trait Deployments: Send + Sync {
     /// To ask keeps nobody waiting; to try would keep readers that come after it.
     async fn views_are_free(&self, standing: &Standing) -> Result<(), StoreError>;
 
-    /// Says that a host is there, for [`PRESENCE`] from now.
-    async fn attend(&self, host: Uuid, name: &str) -> Result<(), StoreError>;
+    /// Says that a host is there, for [`PRESENCE`] from now, and the ids that it has as a member of consumer
+    /// groups.
+    async fn attend(&self, host: Uuid, name: &str, members: &[String]) -> Result<(), StoreError>;
 
     /// Says that a host is there no more.
     async fn leave(&self, host: Uuid) -> Result<(), StoreError>;

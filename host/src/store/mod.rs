@@ -11,6 +11,7 @@ pub mod event_ids;
 mod fault;
 mod finding;
 pub mod foreign;
+pub mod identity;
 pub mod moves;
 pub(crate) mod names;
 pub mod operator;
@@ -34,6 +35,7 @@ use deployments::{Deployments, Role, Vector, vector_from};
 use diff::Snapshot;
 use event_ids::EventIds;
 pub use fault::{Outage, Setup};
+use identity::Identities;
 use moves::Moves;
 use operator::{LoneLetter, LoneResults, Operator, Release, Taken};
 use retention::Retention;
@@ -53,7 +55,9 @@ use crate::topics::TopicMapping;
 ///
 /// Every method may be tried again after [`StoreError::Unavailable`].
 #[async_trait]
-pub trait Store: Operator + Deployments + Beginnings + EventIds + Moves + SourceTopics + Retention {
+pub trait Store:
+    Operator + Deployments + Beginnings + EventIds + Identities + Moves + SourceTopics + Retention
+{
     /// The identity that was created with this store.
     fn id(&self) -> Uuid;
 
@@ -511,6 +515,9 @@ pub enum StoreError {
     /// The brokers were to be asked, and did not answer.
     #[error("{0}")]
     Brokers(String),
+    /// The database is a copy of the one that the store was made in, or that one was moved.
+    #[error("{0}")]
+    Copied(String),
     /// The store itself cannot be used as it is; the message says what to do.
     #[error("{0}")]
     Unusable(String),
@@ -533,6 +540,7 @@ impl StoreError {
             StoreError::Drift(_) => FailureKind::Drift,
             StoreError::Held(_) => FailureKind::Held,
             StoreError::Brokers(_) => FailureKind::Brokers,
+            StoreError::Copied(_) => FailureKind::Copied,
             StoreError::Unusable(_) => FailureKind::Store,
         }
     }

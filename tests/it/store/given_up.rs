@@ -54,7 +54,7 @@ impl Host {
 
     /// Does what this host can do, until it fails or there is nothing left to do. Returns why it failed.
     async fn advance(&self) -> Result<Option<FailureKind>> {
-        self.store.attend(self.id, "a test").await?;
+        self.store.attend(self.id, "a test", &[]).await?;
         while let Some(open) = self.store.open_deployments().await?.pop() {
             if let Err(error) = advance(&self.store, &self.versions, self.id, &open, &self.attempts).await {
                 return Ok(Some(error.kind()));

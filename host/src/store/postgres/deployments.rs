@@ -42,9 +42,11 @@ const READERS_WAIT_MS: u32 = 1_000;
 
 #[async_trait]
 impl Deployments for Postgres {
-    async fn attend(&self, host: Uuid, name: &str) -> Result<(), StoreError> {
-        let seen = sqlx::query("update projector.host set seen_at = now() where id = $1")
+    async fn attend(&self, host: Uuid, name: &str, members: &[String]) -> Result<(), StoreError> {
+        let members = serde_json::json!(members).to_string();
+        let seen = sqlx::query("update projector.host set seen_at = now(), member_ids = $2 where id = $1")
             .bind(host)
+            .bind(&members)
             .execute(&mut *self.connection().await?)
             .await
             .map_err(classify)?;
@@ -56,12 +58,15 @@ impl Deployments for Postgres {
             .execute(&mut *self.connection().await?)
             .await
             .map_err(classify)?;
-        sqlx::query("insert into projector.host (id, name) values ($1, $2) on conflict do nothing")
-            .bind(host)
-            .bind(name)
-            .execute(&mut *self.connection().await?)
-            .await
-            .map_err(classify)?;
+        sqlx::query(
+            "insert into projector.host (id, name, member_ids) values ($1, $2, $3) on conflict do nothing",
+        )
+        .bind(host)
+        .bind(name)
+        .bind(&members)
+        .execute(&mut *self.connection().await?)
+        .await
+        .map_err(classify)?;
         Ok(())
     }
 

@@ -9,6 +9,7 @@ mod diff;
 mod doorway;
 mod errors;
 mod foreign;
+mod identity;
 mod ids;
 mod line;
 mod lock_holder;

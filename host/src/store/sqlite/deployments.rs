@@ -31,9 +31,13 @@ type Tx = sqlx::Transaction<'static, sqlx::Sqlite>;
 
 #[async_trait]
 impl Deployments for Sqlite {
-    async fn attend(&self, host: Uuid, name: &str) -> Result<(), StoreError> {
-        let seen = sqlx::query("update projector_host set seen_at = cast(unixepoch('subsec') * 1000000 as integer) where id = ?1")
+    async fn attend(&self, host: Uuid, name: &str, members: &[String]) -> Result<(), StoreError> {
+        let members = serde_json::json!(members).to_string();
+        let seen = sqlx::query(
+            "update projector_host set seen_at = cast(unixepoch('subsec') * 1000000 as integer), member_ids = ?2 where id = ?1",
+        )
             .bind(host)
+            .bind(&members)
             .execute(&self.pool)
             .await
             .map_err(classify)?;
@@ -46,10 +50,12 @@ impl Deployments for Sqlite {
             .await
             .map_err(classify)?;
         sqlx::query(
-            "insert into projector_host (id, name, seen_at) values (?1, ?2, cast(unixepoch('subsec') * 1000000 as integer)) on conflict do nothing",
+            "insert into projector_host (id, name, seen_at, member_ids)
+             values (?1, ?2, cast(unixepoch('subsec') * 1000000 as integer), ?3) on conflict do nothing",
         )
         .bind(host)
         .bind(name)
+        .bind(&members)
         .execute(&self.pool)
         .await
         .map_err(classify)?;

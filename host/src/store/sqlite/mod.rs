@@ -6,6 +6,7 @@ mod diff;
 mod documents;
 mod errors;
 mod foreign;
+mod identity;
 mod ids;
 mod lone_letters;
 mod moves;

@@ -1,0 +1,68 @@
+//! The ids that this host has as a member of consumer groups. Brokers give them out, a new one each time that a
+//! consumer joins.
+//!
+//! The host tells them to its stores, so that members of a group which belong to no host of a store are found.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct MemberIds {
+    /// By id: since when it is not this host's any more.
+    ids: Arc<Mutex<HashMap<String, Option<Instant>>>>,
+    /// So long a group may keep a member that has left, if brokers did not hear of it.
+    lingers: Duration,
+}
+
+impl MemberIds {
+    pub fn new(lingers: Duration) -> Self {
+        Self { ids: Arc::default(), lingers }
+    }
+
+    pub fn joined(&self, id: &str) {
+        self.with(|ids| drop(ids.insert(id.to_owned(), None)));
+    }
+
+    pub fn left(&self, id: &str) {
+        self.with(|ids| {
+            if let Some(left) = ids.get_mut(id) {
+                *left = Some(Instant::now());
+            }
+        });
+    }
+
+    /// All that groups may have now, in order.
+    pub fn all(&self) -> Vec<String> {
+        let mut all = self.with(|ids| {
+            ids.retain(|_, left| left.is_none_or(|left| left.elapsed() < self.lingers));
+            ids.keys().cloned().collect::<Vec<_>>()
+        });
+        all.sort_unstable();
+        all
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut HashMap<String, Option<Instant>>) -> T) -> T {
+        work(&mut self.ids.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_left_lingers() {
+        let ids = MemberIds::new(Duration::from_secs(60));
+        ids.joined("b");
+        ids.joined("a");
+        ids.left("a");
+        ids.left("never joined");
+        assert_eq!(ids.all(), ["a", "b"]);
+        let ids = MemberIds::new(Duration::ZERO);
+        ids.joined("a");
+        ids.left("a");
+        assert!(ids.all().is_empty());
+    }
+}
