@@ -30,6 +30,7 @@ mod parking;
 mod partial_outages;
 mod payloads;
 mod rebalance;
+mod rebuild_order;
 mod refused;
 mod rejections;
 mod reload;
