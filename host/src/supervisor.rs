@@ -25,7 +25,7 @@ use crate::batch::BatchLimits;
 use crate::beginning::Starts;
 use crate::catch_up::{self, CatchUpState};
 use crate::config::{self, Config};
-use crate::deploy::promote::{self, Ask, PromoteError, Promotion};
+use crate::deploy::promote::{self, Ask, OldSnapshots, PromoteError, Promotion};
 use crate::deploy::rollout;
 use crate::deploy::supply::{Signer, Supply};
 use crate::deploy::versions::{VersionError, Versions};
@@ -760,7 +760,8 @@ impl Host {
                 false => {
                     let asked = Asked::new("the host".into(), None);
                     let whose = (Origin::Host, &asked);
-                    promote::promote(&self.config, &**store, &self.log, (live, new), ask, whose).await
+                    let terms = (ask, OldSnapshots::Refuse);
+                    promote::promote(&self.config, &**store, &self.log, (live, new), terms, whose).await
                 }
             };
             match promoted {

@@ -5,6 +5,7 @@ use serde_json::json;
 use super::control::said;
 use super::terminal::out;
 use super::{CliError, ConfigArgument, Deed, Output};
+use crate::deploy::promote::{Ask, OldSnapshots};
 use crate::deploy::readers::Move;
 use crate::operations::OperationError;
 use crate::operations::deployments;
@@ -49,6 +50,10 @@ pub(super) struct DiffArguments {
 ///
 /// The command refuses a generation that is behind the live one (readers would see a step back), that is not
 /// fresh, or that differs from the live one in what is not expected to differ.
+///
+/// The command waits for transactions of readers that are in the way, for 10 s at most, and names them: those that
+/// have read the views already, and those (repeatable read) whose snapshot is from before the generation was
+/// complete.
 #[derive(Debug, clap::Args)]
 pub(super) struct Promote {
     #[command(flatten)]
@@ -60,6 +65,10 @@ pub(super) struct Promote {
     /// Promote even if it is not fresh or its rows differ. A generation that is behind is still refused.
     #[arg(long, requires = "reason")]
     force: bool,
+    /// Promote even if transactions are open whose snapshot is from before the generation was complete. In
+    /// its views, these transactions may see fewer rows than before, or none.
+    #[arg(long, requires = "reason")]
+    ignore_old_snapshots: bool,
     /// Reason, recorded in the history.
     #[arg(long)]
     reason: Option<String>,
@@ -141,8 +150,10 @@ impl Promote {
     pub(super) fn run(self) -> Result<(), CliError> {
         let config = self.deed.config.load()?;
         let asked = self.deed.asked.because(self.reason);
+        let ask = if self.force { Ask::Nothing } else { Ask::Equal };
+        let snapshots = if self.ignore_old_snapshots { OldSnapshots::Ignore } else { OldSnapshots::Refuse };
         let promote =
-            deployments::promote(&config, &self.deed.projection, self.generation, self.force, &asked);
+            deployments::promote(&config, &self.deed.projection, self.generation, (ask, snapshots), &asked);
         let promotion = super::runtime()?.block_on(promote)?;
         let how = match promotion.promoted.replaced {
             true => "the views that they know show it",

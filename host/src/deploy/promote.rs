@@ -25,7 +25,7 @@ const FRESH: Duration = Duration::from_secs(10);
 /// For so long, at most, the live generation waits for the new one.
 const HOLD: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(20);
-/// For so long it is tried beside sessions that read the views, at first after this pause, then after twice that.
+/// For so long a switch is tried beside readers that are in the way: at first after this pause, then after twice that.
 const READERS: Duration = Duration::from_secs(10);
 const READERS_PAUSE: Duration = Duration::from_millis(500);
 /// Within this time a host sees that a generation has come to the end of its topics.
@@ -72,6 +72,16 @@ pub enum Ask {
     Nothing,
 }
 
+/// What becomes of readers whose snapshot is from before the new generation was complete: in views that are theirs
+/// already they would see fewer rows, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OldSnapshots {
+    /// They are waited for, and named if they stay.
+    Refuse,
+    /// An operator knows of them.
+    Ignore,
+}
+
 #[derive(Debug, Serialize)]
 pub struct Promotion {
     pub generation: i32,
@@ -91,7 +101,7 @@ pub async fn promote(
     store: &dyn Store,
     log: &Log,
     (live, new): (&Standing, &Standing),
-    ask: Ask,
+    (ask, snapshots): (Ask, OldSnapshots),
     (origin, asked): (Origin, &Asked),
 ) -> Result<Promotion, PromoteError> {
     let (name, number) = (&*new.generation.projection, new.generation.number);
@@ -119,7 +129,8 @@ pub async fn promote(
     }
     let topics = log.topics(&mapping(config, new)?).await?;
     let topics: Vec<String> = topics.iter().map(ToString::to_string).collect();
-    let (promoted, held_ms) = switch_beside_readers(store, (live, new), &topics, (origin, asked)).await?;
+    let (promoted, held_ms) =
+        switch_beside_readers(store, (live, new), &topics, snapshots, (origin, asked)).await?;
     let move_readers = match live.readers.as_deref() == Some(&*promoted.readers) {
         true => None,
         // The promotion is done, whatever is found out here.
@@ -158,6 +169,7 @@ async fn switch_beside_readers(
     store: &dyn Store,
     (live, new): (&Standing, &Standing),
     topics: &[String],
+    snapshots: OldSnapshots,
     whose: (Origin, &Asked),
 ) -> Result<(Promoted, u64), PromoteError> {
     let replaces_views = new.readers.is_none() && new.layout.reads_like(&live.layout);
@@ -168,6 +180,10 @@ async fn switch_beside_readers(
         let switched = async {
             if replaces_views {
                 store.views_are_free(live).await?;
+                // A snapshot that comes later is younger: none of them needs to be looked for again.
+                if snapshots == OldSnapshots::Refuse {
+                    store.snapshots_are_recent(&new.generation).await?;
+                }
             }
             began = Some(Instant::now());
             switch(store, (live, new), topics, by, whose).await

@@ -14,7 +14,7 @@ use crate::beginning::Starts;
 use crate::config::{Config, Known, StartAt};
 use crate::deploy::compare::{CompareError, compare};
 use crate::deploy::layout::{Layout, Offered, Step};
-use crate::deploy::promote::{self, Ask, PromoteError, Promotion};
+use crate::deploy::promote::{self, Ask, OldSnapshots, PromoteError, Promotion};
 use crate::deploy::readers::{self, Move};
 use crate::deploy::supply::{Signer, Supply};
 use crate::deploy::versions::{VersionError, Versions};
@@ -386,8 +386,8 @@ pub async fn rollback(
                 })?;
             progress(&format!("generation {} is shown to readers again", warm.generation.number));
             let log = Log::open(&config.kafka)?;
-            promote::promote(config, &*store, &log, (&live, warm), Ask::Nothing, (Origin::Command, asked))
-                .await?;
+            let terms = (Ask::Nothing, OldSnapshots::Refuse);
+            promote::promote(config, &*store, &log, (&live, warm), terms, (Origin::Command, asked)).await?;
             let deployment = store.history(name, 1).await?.pop();
             return Ok(Outcome::at_once(name, deployment));
         }
@@ -630,20 +630,19 @@ pub async fn diff(
     done
 }
 
-/// Shows another generation to readers. `force`: although it is not fresh, or differs.
+/// Shows another generation to readers, on these terms.
 pub async fn promote(
     config: &Config,
     name: &str,
     number: Option<i32>,
-    force: bool,
+    terms: (Ask, OldSnapshots),
     asked: &Asked,
 ) -> Result<Promotion, OperationError> {
     let (store, live) = super::projection(config, name).await?;
     let done = async {
         let new = other(&*store, &live, number, &[Role::Building, Role::Warm]).await?;
-        let ask = if force { Ask::Nothing } else { Ask::Equal };
         let log = Log::open(&config.kafka)?;
-        Ok(promote::promote(config, &*store, &log, (&live, &new), ask, (Origin::Command, asked)).await?)
+        Ok(promote::promote(config, &*store, &log, (&live, &new), terms, (Origin::Command, asked)).await?)
     };
     let done = done.await;
     store.close().await;

@@ -33,6 +33,10 @@ pub trait Deployments: Send + Sync {
     /// To ask keeps nobody waiting; to try would keep readers that come after it.
     async fn views_are_free(&self, standing: &Standing) -> Result<(), StoreError>;
 
+    /// An error that names the sessions of readers, if some have a snapshot from before the generation was complete:
+    /// if its views became theirs, they would see fewer rows than before.
+    async fn snapshots_are_recent(&self, generation: &Generation) -> Result<(), StoreError>;
+
     /// Says that a host is there, for [`PRESENCE`] from now, and the ids that it has as a member of consumer
     /// groups.
     async fn attend(&self, host: Uuid, name: &str, members: &[String]) -> Result<(), StoreError>;

@@ -13,7 +13,7 @@ use super::foreign::{self, KnownView, Own};
 use super::operator::{keep_operations, record_removal};
 use super::sessions::Tx;
 use super::tables::{self, Addition};
-use super::{ADVISORY_CLASS, BEGIN, Postgres, fence, lock_holder, make_schema};
+use super::{ADVISORY_CLASS, BEGIN, Postgres, fence, lock_holder, make_schema, old_snapshots};
 use crate::checkpoint::FILE;
 use crate::deploy::layout::{Layout, Offered, Step};
 use crate::deploy::supply::may_take_over;
@@ -447,6 +447,10 @@ impl Deployments for Postgres {
     async fn views_are_free(&self, standing: &Standing) -> Result<(), StoreError> {
         let Some(readers) = &standing.readers else { return Ok(()) };
         lock_holder::none_in_the_way(&mut *self.connection().await?, &[readers]).await
+    }
+
+    async fn snapshots_are_recent(&self, generation: &Generation) -> Result<(), StoreError> {
+        old_snapshots::none_is_left(&mut *self.connection().await?, generation).await
     }
 
     async fn set_stopped(&self, projection: &str, stopped: bool, asked: &Asked) -> Result<(), StoreError> {

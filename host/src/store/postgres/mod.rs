@@ -15,6 +15,7 @@ mod line;
 mod lock_holder;
 mod lone_letters;
 mod moves;
+mod old_snapshots;
 mod operator;
 mod overview;
 mod retention;
@@ -371,7 +372,8 @@ impl Store for Postgres {
 
     async fn set_caught_up(&self, generation: &Generation) -> Result<(), StoreError> {
         sqlx::query(
-            "update projector.generation set caught_up_at = now() where id = $1 and caught_up_at is null",
+            "update projector.generation set caught_up_at = now(), caught_up_in = pg_current_xact_id()
+             where id = $1 and caught_up_at is null",
         )
         .bind(generation.id)
         .execute(&mut *self.connection().await?)

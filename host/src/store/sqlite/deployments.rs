@@ -447,6 +447,11 @@ impl Deployments for Sqlite {
         Ok(())
     }
 
+    /// The definition of a view is a part of the snapshot that a reader has.
+    async fn snapshots_are_recent(&self, _: &Generation) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     async fn set_stopped(&self, projection: &str, stopped: bool, asked: &Asked) -> Result<(), StoreError> {
         let mut tx = self.immediate().await?;
         let reason = stopped.then(|| asked.reason.as_deref().unwrap_or("no reason was given"));
