@@ -3,6 +3,7 @@
 // `terminal` writes, and does not panic where nobody reads.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+mod adopt;
 mod backfill;
 mod component;
 mod control;
@@ -66,6 +67,7 @@ enum Command {
     Resume(control::Resume),
     Skip(control::Skip),
     MoveCheckpoints(move_checkpoints::Arguments),
+    Adopt(adopt::Arguments),
     Operations(control::Operations),
     Inspect(inspect::Arguments),
     Component(component::Arguments),
@@ -196,6 +198,7 @@ pub fn main() -> ExitCode {
         Command::Resume(resume) => resume.run(),
         Command::Skip(skip) => skip.run(),
         Command::MoveCheckpoints(arguments) => move_checkpoints::run(arguments),
+        Command::Adopt(arguments) => adopt::run(arguments),
         Command::Operations(operations) => operations.run(),
         Command::Inspect(arguments) => inspect::run(arguments),
         Command::Component(arguments) => component::run(arguments),

@@ -45,6 +45,11 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
     if status.projections.is_empty() && status.unreachable_stores.is_empty() {
         out!("No projection was ever installed in these databases.");
     }
+    for copy in &status.copies {
+        out!("A COPY: {}: {}", copy.store, copy.why.reason);
+        out!("  what to do: {}", copy.why.advice());
+        out!("");
+    }
     status.projections.iter().for_each(print);
     complete(&status)
 }

@@ -1,5 +1,6 @@
 //! What can be asked of Projector, whoever asks: each operation returns plain data.
 
+pub mod adopt;
 pub mod backfill;
 pub mod component;
 pub mod control;

@@ -17,6 +17,7 @@ use crate::freshness::{Seen, Visibility, visibility};
 use crate::source::{KafkaFault, Log, LogError};
 use crate::store::beginnings::EarlierStarts;
 use crate::store::deployments::Role;
+use crate::store::identity;
 use crate::store::source_topics::RecordedTopic;
 use crate::store::{self, Counters, PartitionState, Projection, StatementCount, Store};
 use crate::topics::TopicMapping;
@@ -28,9 +29,20 @@ pub struct Status {
     /// Why no broker answered: then no projection is known to be fresh.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub brokers: Option<Trouble>,
+    /// Databases that are copies of the ones that their stores were made in: no host runs them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<CopiedStore>,
     /// Databases that did not answer: their projections are not in the list.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unreachable_stores: Vec<String>,
+}
+
+/// A database that no host runs.
+#[derive(Debug, Serialize)]
+pub struct CopiedStore {
+    /// Its address, without role and password.
+    pub store: String,
+    pub why: Trouble,
 }
 
 /// A topic that the brokers do not have, or do not show to this host.
@@ -187,13 +199,14 @@ impl Brokers {
 /// be read, or none has the projection that is asked for.
 pub async fn status(config: &Config, only: Option<&str>) -> Result<Status, OperationError> {
     let mut brokers = Brokers { log: Log::open(&config.kafka)?, gone: None };
-    let (mut projections, mut read) = (Vec::new(), 0);
+    let (mut projections, mut copies, mut read) = (Vec::new(), Vec::new(), 0);
     let mut failed: Vec<OperationError> = Vec::new();
     for settings in config.all_stores() {
         match overview(config, settings).await {
             Err(error) => failed.push(error),
-            Ok(overview) => {
+            Ok((overview, copied)) => {
                 read += 1;
+                copies.extend(copied.map(|why| CopiedStore { store: settings.shown(), why }));
                 for (topics, projection) in overview {
                     if only.is_none_or(|only| only == projection.name) {
                         projections.push(of_projection(config, &mut brokers, topics, projection).await?);
@@ -229,19 +242,29 @@ pub async fn status(config: &Config, only: Option<&str>) -> Result<Status, Opera
         _ => Ok(Status {
             projections,
             brokers: brokers.gone,
+            copies,
             unreachable_stores: failed.iter().map(ToString::to_string).collect(),
         }),
     }
 }
 
+/// The projections of a store, and whether its database is a copy.
 async fn overview(
     config: &Config,
     settings: &config::Store,
-) -> Result<Vec<(Shown, Projection)>, OperationError> {
+) -> Result<(Vec<(Shown, Projection)>, Option<Trouble>), OperationError> {
     let store = store::open_to_read(settings).await?;
-    let shown = shown(config, &*store).await;
+    let read = async {
+        let shown = shown(config, &*store).await?;
+        let copied = match shown.is_empty() {
+            true => None,
+            false => identity::copied(&*store).await?,
+        };
+        Ok((shown, copied.map(|reason| Trouble::new(FailureKind::Copied, reason))))
+    };
+    let read = read.await;
     store.close().await;
-    shown
+    read
 }
 
 async fn shown(config: &Config, store: &dyn Store) -> Result<Vec<(Shown, Projection)>, OperationError> {

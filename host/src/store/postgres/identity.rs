@@ -40,7 +40,8 @@ impl Identities for Postgres {
     }
 
     async fn stored_identity(&self) -> Result<Option<String>, StoreError> {
-        sqlx::query_scalar("select database_identity from projector.store")
+        // A database that no host of this version has migrated yet has no such column.
+        sqlx::query_scalar("select to_jsonb(store) ->> 'database_identity' from projector.store")
             .fetch_one(&mut *self.connection().await?)
             .await
             .map_err(classify)

@@ -23,6 +23,16 @@ impl Identities for Sqlite {
     }
 
     async fn stored_identity(&self) -> Result<Option<String>, StoreError> {
+        // A file that no host of this version has migrated yet has no such column.
+        let is_kept: bool = sqlx::query_scalar(
+            "select exists (select 1 from pragma_table_info('projector_store') where name = 'database_identity')",
+        )
+        .fetch_one(&self.pool)
+        .await
+        .map_err(classify)?;
+        if !is_kept {
+            return Ok(None);
+        }
         sqlx::query_scalar("select database_identity from projector_store")
             .fetch_one(&self.pool)
             .await

@@ -1,0 +1,279 @@
+//! Telling a copied or moved database which consumer groups are its own.
+//!
+//! What each choice does is found out first, and is all that happens unless one is made.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use projector_model::names;
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::OperationError;
+use crate::config::{self, Config};
+use crate::event::Partition;
+use crate::source::{GroupMember, Log};
+use crate::store::deployments::Role;
+use crate::store::identity::{self, Adoption, DatabaseIdentity};
+use crate::store::operator::Asked;
+use crate::store::{self, Store};
+
+/// Whose consumer groups a database has from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Groups {
+    /// Its own: a copy beside its original.
+    New,
+    /// Those of before: the original is gone for good.
+    Keep,
+}
+
+/// What adopting a database does.
+#[derive(Debug, Serialize)]
+pub struct AdoptPlan {
+    /// The database's address, without role and password.
+    pub store: String,
+    pub id: Uuid,
+    /// Why no host runs it; absent if the database is the recorded one.
+    pub copied: Option<String>,
+    pub recorded: Option<DatabaseIdentity>,
+    pub found: DatabaseIdentity,
+    /// Hosts of this database that run now.
+    pub live_hosts: Vec<String>,
+    pub groups: Vec<GroupState>,
+    pub new_groups: Choice,
+    pub keep_groups: Choice,
+    /// Once it is done.
+    pub done: Option<Done>,
+}
+
+/// The consumer group of a generation.
+#[derive(Debug, Serialize)]
+pub struct GroupState {
+    pub projection: String,
+    pub generation: i32,
+    pub role: Role,
+    pub group: String,
+    /// Its members now; absent if the brokers do not tell.
+    pub members: Option<Vec<Member>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unknown: Option<String>,
+    /// The Kafka clusters that its checkpoints are about.
+    pub clusters: BTreeSet<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Member {
+    pub client: String,
+    pub host: String,
+    pub partitions: usize,
+}
+
+/// What one choice does, and why it is refused.
+#[derive(Debug, Serialize)]
+pub struct Choice {
+    pub does: Vec<String>,
+    pub problems: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Done {
+    /// The store's id from now on.
+    pub id: Uuid,
+}
+
+/// A plan, and what carries it out.
+pub struct Planned {
+    pub plan: AdoptPlan,
+    store: Arc<dyn Store>,
+}
+
+impl AdoptPlan {
+    pub fn choice(&self, groups: Groups) -> &Choice {
+        match groups {
+            Groups::New => &self.new_groups,
+            Groups::Keep => &self.keep_groups,
+        }
+    }
+}
+
+impl Planned {
+    /// Does what was planned, unless something is in the way.
+    pub async fn carry_out(mut self, groups: Groups, asked: &Asked) -> Result<AdoptPlan, OperationError> {
+        let done = async {
+            if let Some(problem) = self.plan.choice(groups).problems.first() {
+                return Err(OperationError::Failed(format!("it is refused: {problem}")));
+            }
+            let from = self.plan.id;
+            let to = match groups {
+                Groups::New => Uuid::new_v4(),
+                Groups::Keep => from,
+            };
+            self.store.adopt(&Adoption { from, to, identity: &self.plan.found, asked }).await?;
+            Ok(Done { id: to })
+        };
+        let done = done.await;
+        self.store.close().await;
+        self.plan.done = Some(done?);
+        Ok(self.plan)
+    }
+
+    /// Leaves everything as it is.
+    pub async fn leave(self) -> AdoptPlan {
+        self.store.close().await;
+        self.plan
+    }
+}
+
+/// Finds out what each choice would do. `name`: which of `[stores]`; otherwise the default store.
+pub async fn plan(config: &Config, name: Option<&str>) -> Result<Planned, OperationError> {
+    let settings = match name {
+        None => &config.store,
+        Some(name) => config.stores.get(name).ok_or_else(|| OperationError::Usage {
+            message: format!("the configuration has no store called {name:?}"),
+            help: "stores are named in [stores]; without --store it is [store]".into(),
+        })?,
+    };
+    let store = store::open_to_operate(settings).await?;
+    match plan_in(config, settings, &*store).await {
+        Ok(plan) => Ok(Planned { plan, store }),
+        Err(error) => {
+            store.close().await;
+            Err(error)
+        }
+    }
+}
+
+async fn plan_in(
+    config: &Config,
+    settings: &config::Store,
+    store: &dyn Store,
+) -> Result<AdoptPlan, OperationError> {
+    let log = Log::open(&config.kafka)?;
+    let cluster = log.cluster_id().await.ok().flatten();
+    let (found, recorded) = (store.found_identity().await?, identity::recorded(store).await?);
+    let copied = identity::copied(store).await?;
+    let live_hosts = store.live_hosts().await?;
+    let groups = groups(config, store, &log).await?;
+    let new_groups = Choice { does: new_groups(&groups, cluster.as_deref()), problems: in_use(&live_hosts) };
+    let mut problems = in_use(&live_hosts);
+    if copied.is_none() {
+        problems.push("the database is the one that the store was made in: it has its groups".into());
+    }
+    problems.extend(groups.iter().filter_map(not_empty));
+    let keep_groups = Choice { does: keep_groups(), problems };
+    let (store, id) = (settings.shown(), store.id());
+    Ok(AdoptPlan {
+        store,
+        id,
+        copied,
+        recorded,
+        found,
+        live_hosts,
+        groups,
+        new_groups,
+        keep_groups,
+        done: None,
+    })
+}
+
+async fn groups(config: &Config, store: &dyn Store, log: &Log) -> Result<Vec<GroupState>, OperationError> {
+    let mut groups = Vec::new();
+    let mut unanswered: Option<String> = None;
+    for projection in store.overview().await? {
+        let (name, number) = (projection.name, projection.generation);
+        let group = names::consumer_group(&config.kafka.group_prefix, &name, number, store.id());
+        // Once the brokers do not answer, they are not asked again.
+        let members = match &unanswered {
+            Some(reason) => Err(reason.clone()),
+            None => log.group_members(&group).await.map_err(|error| error.to_string()),
+        };
+        unanswered = members.as_ref().err().cloned();
+        let (members, unknown) = match members {
+            Ok(members) => (Some(members.into_iter().map(member).collect()), None),
+            Err(reason) => (None, Some(reason)),
+        };
+        let partitions: Vec<Partition> = projection
+            .partitions
+            .iter()
+            .map(|state| Partition::new(state.topic.as_str(), state.partition))
+            .collect();
+        let mut clusters = BTreeSet::new();
+        let standings = store.standings(&name).await?;
+        if let Some(standing) = standings.iter().find(|standing| standing.generation.number == number) {
+            let checkpoints = store.checkpoints(&standing.generation, &partitions).await?;
+            let ids =
+                checkpoints.into_iter().flatten().filter_map(|checkpoint| checkpoint.identity.cluster_id);
+            clusters.extend(ids.filter(|id| id != crate::checkpoint::FILE));
+        }
+        let role = projection.role;
+        groups.push(GroupState {
+            projection: name,
+            generation: number,
+            role,
+            group,
+            members,
+            unknown,
+            clusters,
+        });
+    }
+    Ok(groups)
+}
+
+fn member(GroupMember { client, host, partitions, .. }: GroupMember) -> Member {
+    Member { client, host: host.trim_start_matches('/').to_owned(), partitions }
+}
+
+fn in_use(live: &[String]) -> Vec<String> {
+    match live {
+        [] => Vec::new(),
+        hosts => vec![format!(
+            "hosts use this database, and keep the consumer groups that they have joined: stop {} first",
+            hosts.join(", ")
+        )],
+    }
+}
+
+fn not_empty(group: &GroupState) -> Option<String> {
+    match (&group.members, &group.unknown) {
+        (Some(members), _) if members.is_empty() => None,
+        (Some(members), _) => {
+            let members = members.iter().map(|member| format!("{} at {}", member.client, member.host));
+            Some(format!(
+                "the consumer group {} has members: {}; the original still runs, or this is a copy of it",
+                group.group,
+                members.collect::<Vec<_>>().join(", ")
+            ))
+        }
+        (None, unknown) => Some(format!(
+            "whether the consumer group {} has members is not known: {}",
+            group.group,
+            unknown.as_deref().unwrap_or("the brokers do not tell")
+        )),
+    }
+}
+
+fn new_groups(groups: &[GroupState], cluster: Option<&str>) -> Vec<String> {
+    let mut does = vec![
+        "the store gets a new id, so its hosts join consumer groups of their own".to_owned(),
+        "rows, checkpoints, dead letters and history stay: hosts read on from the checkpoints".to_owned(),
+        "the original is not touched: it keeps its id and its groups, and its hosts need nothing".to_owned(),
+    ];
+    if let Some(cluster) = cluster {
+        let elsewhere = groups.iter().filter(|group| group.clusters.iter().any(|id| id != cluster));
+        does.extend(elsewhere.map(|group| {
+            format!(
+                "the checkpoints of {}, generation {}, are of another Kafka cluster than `kafka.brokers` ({cluster}): its partitions are refused until `projector move-checkpoints`, or `projector rebuild`",
+                group.projection, group.generation
+            )
+        }));
+    }
+    does
+}
+
+fn keep_groups() -> Vec<String> {
+    vec![
+        "the store keeps its id and its consumer groups; this database is recorded as its place".to_owned(),
+        "rows, checkpoints, dead letters and history stay: hosts read on from the checkpoints, so events that the original read after the copy was made are read here too".to_owned(),
+        "the original must not run again: its hosts, if they start, join no group in which hosts of this database are members".to_owned(),
+    ]
+}
