@@ -270,7 +270,7 @@ fn in_words(plan: &Plan) -> String {
         _ => format!("  a new generation beside {now}, with all rows built anew:"),
     });
     if plan.store_is_new {
-        words.push("  the store does not exist yet: `projector run` makes it".to_owned());
+        words.push("  no host has ever run on its store: `projector run` makes the tables there".to_owned());
     }
     words.extend(plan.reasons.iter().map(|reason| format!("    {reason}")));
     for step in &plan.steps {

@@ -12,6 +12,7 @@ mod dlq;
 mod duplicates;
 mod generations;
 mod inspect;
+mod migrate;
 mod move_checkpoints;
 mod payload;
 mod run;
@@ -68,6 +69,7 @@ enum Command {
     Skip(control::Skip),
     MoveCheckpoints(move_checkpoints::Arguments),
     Adopt(adopt::Arguments),
+    Migrate(migrate::Arguments),
     Operations(control::Operations),
     Inspect(inspect::Arguments),
     Component(component::Arguments),
@@ -199,6 +201,7 @@ pub fn main() -> ExitCode {
         Command::Skip(skip) => skip.run(),
         Command::MoveCheckpoints(arguments) => move_checkpoints::run(arguments),
         Command::Adopt(arguments) => adopt::run(arguments),
+        Command::Migrate(arguments) => migrate::run(arguments),
         Command::Operations(operations) => operations.run(),
         Command::Inspect(arguments) => inspect::run(arguments),
         Command::Component(arguments) => component::run(arguments),

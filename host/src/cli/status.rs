@@ -42,7 +42,10 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
         super::print_json(&status)?;
         return complete(&status);
     }
-    if status.projections.is_empty() && status.unreachable_stores.is_empty() {
+    for notice in &status.notices {
+        out!("{notice}");
+    }
+    if status.projections.is_empty() && status.unreachable_stores.is_empty() && status.notices.is_empty() {
         out!("No projection was ever installed in these databases.");
     }
     for copy in &status.copies {

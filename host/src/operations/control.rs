@@ -1,11 +1,10 @@
 //! Pausing a projection, letting it go on, and passing over events that are not to be read.
 
-use super::{OperationError, projection};
+use super::{OperationError, projection, used_stores};
 use crate::checkpoint::Marks;
 use crate::config::Config;
 use crate::event::Partition;
 use crate::source::Log;
-use crate::store;
 use crate::store::deployments::Role;
 use crate::store::operator::{Asked, Operation, Skipped};
 
@@ -81,8 +80,7 @@ pub async fn operations(
     most: usize,
 ) -> Result<Vec<Operation>, OperationError> {
     let mut all = Vec::new();
-    for settings in config.all_stores() {
-        let store = store::open_to_read(settings).await?;
+    for store in used_stores(config).await? {
         let found = store.operations(name, most as i64).await;
         store.close().await;
         all.extend(found?);

@@ -7,12 +7,12 @@ use projector_model::Descriptor;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{OperationError, projection};
+use super::{OperationError, projection, used_stores};
 use crate::config::Config;
 use crate::failure::FailureKind;
 use crate::ordering::KeyId;
+use crate::store::Store;
 use crate::store::operator::{Action, Asked, Filter, Letter, NewOperations, Verdict};
-use crate::store::{self, Store};
 
 /// How often a verdict is looked for.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -35,8 +35,7 @@ impl From<Letter> for DeadLetter {
 /// Dead letters without their payloads, oldest first: of one projection, or of all in all stores.
 pub async fn list(config: &Config, filter: &Filter) -> Result<Vec<DeadLetter>, OperationError> {
     let mut letters = Vec::new();
-    for settings in config.all_stores() {
-        let store = store::open_to_read(settings).await?;
+    for store in used_stores(config).await? {
         let found = store.dead_letters(filter).await;
         store.close().await;
         letters.extend(found?.into_iter().map(DeadLetter::from));

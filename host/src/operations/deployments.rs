@@ -44,7 +44,7 @@ pub struct Plan {
     pub signer: Option<String>,
     /// `nothing`, `first`, `in-place` or `anew`.
     pub change: &'static str,
-    /// The store does not exist yet: a host makes it.
+    /// No host has ever run on the store.
     pub store_is_new: bool,
     /// Names in the configuration that nothing has.
     pub warnings: Vec<String>,
@@ -150,10 +150,15 @@ fn candidate(config: &Config, executable: PathBuf, file: &Path) -> Result<Candid
 /// What deploying a file would do. Nothing is changed.
 pub async fn plan(config: &Config, executable: PathBuf, file: &Path) -> Result<Plan, OperationError> {
     let candidate = tokio::task::block_in_place(|| candidate(config, executable, file))?;
-    let store = store::open_to_read(config.store_of(candidate.plugin.contract.name())).await?;
+    let (_, store) = store::open_if_used(config.store_of(candidate.plugin.contract.name())).await?;
+    let store_is_new = store.is_none();
+    let store = match store {
+        Some(store) => store,
+        None => store::empty().await?,
+    };
     let planned = plan_in(config, &*store, &candidate).await;
     store.close().await;
-    planned
+    Ok(Plan { store_is_new, ..planned? })
 }
 
 async fn plan_in(config: &Config, store: &dyn Store, candidate: &Candidate) -> Result<Plan, OperationError> {
@@ -207,7 +212,7 @@ async fn plan_in(config: &Config, store: &dyn Store, candidate: &Candidate) -> R
         signer: signer.owner(),
         change,
         warnings: warnings(config, plugin).await,
-        store_is_new: store::is_yet_to_be_made(config.store_of(name)),
+        store_is_new: false,
         active: standing.map(|standing| Active {
             generation: standing.generation.number,
             version: standing.descriptor.version.clone(),

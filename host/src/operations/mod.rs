@@ -8,6 +8,7 @@ pub mod dead_letters;
 pub mod deployments;
 pub mod duplicates;
 pub mod inspect;
+pub mod migrate;
 pub mod move_checkpoints;
 pub mod status;
 pub mod unused;
@@ -27,6 +28,21 @@ async fn projection(config: &Config, name: &str) -> Result<(Arc<dyn Store>, Stan
             store.close().await;
             Err(unknown(name))
         }
+    }
+}
+
+/// The stores on which a host has ever run, open to look at them. An error if there is none.
+async fn used_stores(config: &Config) -> Result<Vec<Arc<dyn Store>>, OperationError> {
+    let (mut stores, mut unused) = (Vec::new(), None);
+    for settings in config.all_stores() {
+        match store::open_if_used(settings).await? {
+            (_, Some(store)) => stores.push(store),
+            (schema, None) => unused = Some(schema.unused()),
+        }
+    }
+    match unused {
+        Some(error) if stores.is_empty() => Err(error.into()),
+        _ => Ok(stores),
     }
 }
 

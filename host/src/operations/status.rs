@@ -35,6 +35,9 @@ pub struct Status {
     /// Databases that did not answer: their projections are not in the list.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unreachable_stores: Vec<String>,
+    /// Databases on which no host has ever run, or hosts of another version run: what to do about it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notices: Vec<String>,
 }
 
 /// A database that no host runs.
@@ -199,10 +202,10 @@ impl Brokers {
 /// be read, or none has the projection that is asked for.
 pub async fn status(config: &Config, only: Option<&str>) -> Result<Status, OperationError> {
     let mut brokers = Brokers { log: Log::open(&config.kafka)?, gone: None };
-    let (mut projections, mut copies, mut read) = (Vec::new(), Vec::new(), 0);
+    let (mut projections, mut copies, mut notices, mut read) = (Vec::new(), Vec::new(), Vec::new(), 0);
     let mut failed: Vec<OperationError> = Vec::new();
     for settings in config.all_stores() {
-        match overview(config, settings).await {
+        match overview(config, settings, &mut notices).await {
             Err(error) => failed.push(error),
             Ok((overview, copied)) => {
                 read += 1;
@@ -238,12 +241,19 @@ pub async fn status(config: &Config, only: Option<&str>) -> Result<Status, Opera
         }
     }
     match only {
-        Some(name) if projections.is_empty() => Err(super::unknown(name)),
+        Some(name) if projections.is_empty() => Err(match &notices[..] {
+            [] => super::unknown(name),
+            notices => OperationError::Usage {
+                message: format!("no projection is called {name:?}"),
+                help: notices.join("; "),
+            },
+        }),
         _ => Ok(Status {
             projections,
             brokers: brokers.gone,
             copies,
             unreachable_stores: failed.iter().map(ToString::to_string).collect(),
+            notices,
         }),
     }
 }
@@ -252,9 +262,16 @@ pub async fn status(config: &Config, only: Option<&str>) -> Result<Status, Opera
 async fn overview(
     config: &Config,
     settings: &config::Store,
+    notices: &mut Vec<String>,
 ) -> Result<(Vec<(Shown, Projection)>, Option<Trouble>), OperationError> {
-    let store = store::open_to_read(settings).await?;
+    let (schema, store) = store::open_if_used(settings).await?;
+    let Some(store) = store else {
+        notices.push(schema.unused().to_string());
+        return Ok((Vec::new(), None));
+    };
     let read = async {
+        notices.extend(schema.notice());
+        notices.extend(hosts_of_older_versions(&*store).await?);
         let shown = shown(config, &*store).await?;
         let copied = match shown.is_empty() {
             true => None,
@@ -265,6 +282,20 @@ async fn overview(
     let read = read.await;
     store.close().await;
     read
+}
+
+/// While an upgrade is under way: which hosts are still to be upgraded.
+async fn hosts_of_older_versions(store: &dyn Store) -> Result<Option<String>, OperationError> {
+    let hosts = store.live_hosts().await?;
+    let newest = store.schema().version.unwrap_or_default();
+    let older: Vec<&str> = hosts.iter().filter(|host| host.knows < newest).map(|host| &*host.name).collect();
+    Ok((!older.is_empty()).then(|| {
+        format!(
+            "these hosts on {} are of an older version than its tables, and go on until they are upgraded: {}",
+            store.schema().database,
+            older.join(", ")
+        )
+    }))
 }
 
 async fn shown(config: &Config, store: &dyn Store) -> Result<Vec<(Shown, Projection)>, OperationError> {

@@ -11,7 +11,7 @@ use crate::store;
 /// `None`: a database cannot be read, so that this is not known.
 pub async fn unused(config: &Config, mut known: Known) -> Option<Vec<String>> {
     for settings in config.all_stores() {
-        let store = store::open_to_read(settings).await.ok()?;
+        let Some(store) = store::open_if_used(settings).await.ok()?.1 else { continue };
         let overview = store.overview().await;
         store.close().await;
         for projection in overview.ok()? {

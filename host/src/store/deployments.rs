@@ -44,8 +44,8 @@ pub trait Deployments: Send + Sync {
     /// Says that a host is there no more.
     async fn leave(&self, host: Uuid) -> Result<(), StoreError>;
 
-    /// The names of the hosts that were seen in the last seconds.
-    async fn live_hosts(&self) -> Result<Vec<String>, StoreError>;
+    /// The hosts that were seen in the last seconds, by name.
+    async fn live_hosts(&self) -> Result<Vec<LiveHost>, StoreError>;
 
     /// Asks for a component to be the active one. One that was asked for before, and is not decided, is
     /// withdrawn.
@@ -144,6 +144,15 @@ pub trait Deployments: Send + Sync {
     /// Removes a stopped projection, its rows and its views. What became of it is kept. Refused as `retire`
     /// is.
     async fn drop_projection(&self, projection: &str, asked: &Asked) -> Result<(), StoreError>;
+}
+
+/// A host that was seen in the last seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
+pub struct LiveHost {
+    pub name: String,
+    /// The newest migration of the host's own tables that its program knows; 0: it is of a version that did not
+    /// say.
+    pub knows: i64,
 }
 
 /// What is to become of a projection.

@@ -39,6 +39,7 @@ use identity::Identities;
 use moves::Moves;
 use operator::{LoneLetter, LoneResults, Operator, Release, Taken};
 use retention::Retention;
+use schema::Schema;
 use source_topics::SourceTopics;
 
 use crate::batch::BatchLimits;
@@ -60,6 +61,9 @@ pub trait Store:
 {
     /// The identity that was created with this store.
     fn id(&self) -> Uuid;
+
+    /// The host's own tables there, as they were when it was opened.
+    fn schema(&self) -> &Schema;
 
     /// How many transactions it can have in flight.
     fn writers(&self) -> usize;
@@ -558,7 +562,8 @@ fn list(partitions: &[Partition]) -> String {
     partitions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// Opens a store by the scheme of its URL, and brings the host's own tables up to date.
+/// Opens a store by the scheme of its URL, and brings the host's own tables up to date: for a host, and for
+/// `projector migrate`.
 pub async fn open(settings: &config::Store) -> Result<Arc<dyn Store>, StoreError> {
     match settings.url.split_once("://").map(|(scheme, _)| scheme) {
         Some("postgres" | "postgresql") => Ok(Arc::new(postgres::Postgres::open(settings).await?)),
@@ -567,10 +572,7 @@ pub async fn open(settings: &config::Store) -> Result<Arc<dyn Store>, StoreError
             "leave `password` out",
         ))),
         Some("sqlite") => Ok(Arc::new(sqlite::Sqlite::open(settings).await?)),
-        _ => Err(StoreError::Setup(Setup::new(
-            "the store's url has another scheme",
-            "it begins with postgres:// or sqlite://",
-        ))),
+        _ => Err(other_scheme()),
     }
 }
 
@@ -583,28 +585,62 @@ pub async fn check_login(settings: &config::Store) -> Result<(), StoreError> {
     }
 }
 
-/// Whether a store's database is yet to be made: only a SQLite file can be.
-pub fn is_yet_to_be_made(settings: &config::Store) -> bool {
-    let file = settings.url.strip_prefix("sqlite://");
-    file.is_some_and(|file| {
-        let file = file.split('?').next().unwrap_or(file);
-        std::path::Path::new(file).try_exists().is_ok_and(|exists| !exists)
-    })
-}
-
-/// Opens a store to look at it, beside a host that uses it.
+/// Opens a store to look at it, beside a host that uses it. It changes nothing.
 pub async fn open_to_read(settings: &config::Store) -> Result<Arc<dyn Store>, StoreError> {
-    open_beside(settings, true).await
+    opened(open_as_it_is(settings, true).await?)
 }
 
-/// Opens a store to ask for something, beside a host that uses it.
+/// Opens a store to ask for something, beside a host that uses it. The host's own tables stay as they are.
 pub async fn open_to_operate(settings: &config::Store) -> Result<Arc<dyn Store>, StoreError> {
-    open_beside(settings, false).await
+    opened(open_as_it_is(settings, false).await?)
 }
 
-async fn open_beside(settings: &config::Store, read_only: bool) -> Result<Arc<dyn Store>, StoreError> {
+/// Opens a store to look at it. `None`: no host has ever run on it.
+pub async fn open_if_used(settings: &config::Store) -> Result<(Schema, Option<Arc<dyn Store>>), StoreError> {
+    open_as_it_is(settings, true).await
+}
+
+/// A store without projections, which is kept nowhere.
+pub async fn empty() -> Result<Arc<dyn Store>, StoreError> {
+    Ok(Arc::new(sqlite::Sqlite::empty().await?))
+}
+
+/// What a store's database has of the host's own tables. It changes nothing.
+pub async fn look_at_schema(settings: &config::Store) -> Result<Schema, StoreError> {
     match settings.url.split_once("://").map(|(scheme, _)| scheme) {
-        Some("sqlite") => Ok(Arc::new(sqlite::Sqlite::open_beside(settings, read_only).await?)),
-        _ => open(settings).await,
+        Some("sqlite") => sqlite::look_at_schema(settings).await,
+        Some("postgres" | "postgresql") => postgres::look_at_schema(settings).await,
+        _ => Err(other_scheme()),
     }
+}
+
+fn opened((schema, store): (Schema, Option<Arc<dyn Store>>)) -> Result<Arc<dyn Store>, StoreError> {
+    match store {
+        Some(store) => Ok(store),
+        None => Err(schema.unused()),
+    }
+}
+
+async fn open_as_it_is(
+    settings: &config::Store,
+    read_only: bool,
+) -> Result<(Schema, Option<Arc<dyn Store>>), StoreError> {
+    match settings.url.split_once("://").map(|(scheme, _)| scheme) {
+        Some("sqlite") => {
+            let (schema, store) = sqlite::Sqlite::open_as_it_is(settings, read_only).await?;
+            Ok((schema, store.map(|store| Arc::new(store) as Arc<dyn Store>)))
+        }
+        Some("postgres" | "postgresql") => {
+            let (schema, store) = postgres::Postgres::open_as_it_is(settings).await?;
+            Ok((schema, store.map(|store| Arc::new(store) as Arc<dyn Store>)))
+        }
+        _ => Err(other_scheme()),
+    }
+}
+
+fn other_scheme() -> StoreError {
+    StoreError::Setup(Setup::new(
+        "the store's url has another scheme",
+        "it begins with postgres:// or sqlite://",
+    ))
 }

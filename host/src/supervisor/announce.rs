@@ -9,6 +9,7 @@ use crate::failure::FailureKind;
 use crate::retry::{Backoff, Retries};
 use crate::source::Log;
 use crate::store::Store;
+use crate::store::schema::Schema;
 use tokio_util::sync::CancellationToken;
 
 /// What the configuration names, before anything is asked.
@@ -67,8 +68,23 @@ pub(super) async fn database(settings: &config::Store, store: &dyn Store) {
     let database = address(&settings.url);
     match store.live_hosts().await {
         Ok(hosts) => {
-            let live_hosts = hosts.join(", ");
-            tracing::info!(database, live_hosts, "connected to the database");
+            let names: Vec<&str> = hosts.iter().map(|host| &*host.name).collect();
+            let live_hosts = names.join(", ");
+            let Schema { version, known, .. } = store.schema();
+            tracing::info!(database, live_hosts, version, known, "connected to the database");
+            let older = hosts.iter().filter(|host| host.knows < *known).map(|host| &*host.name);
+            let older = older.collect::<Vec<_>>().join(", ");
+            if !older.is_empty() {
+                tracing::info!(database, older, "hosts of an older version run beside this one");
+            }
+            if version.is_some_and(|version| version > *known) {
+                tracing::info!(
+                    database,
+                    version,
+                    known,
+                    "hosts of a newer version have run on this database; this one goes on"
+                );
+            }
         }
         Err(error) => {
             let advice = FailureKind::Database.advice();

@@ -22,9 +22,9 @@ use crate::event::Partition;
 use crate::failpoint;
 use crate::failure::FailureKind;
 use crate::store::deployments::{
-    Action, Deployed, Deployments, OpenDeployment, OpenRow, Origin, PRESENCE, Promoted, Proposal, Proposed,
-    Report, ReportRow, Role, Standing, StandingRow, StoredComponent, Vector, known, no_step_back, open,
-    promotable, report, vector_json,
+    Action, Deployed, Deployments, LiveHost, OpenDeployment, OpenRow, Origin, PRESENCE, Promoted, Proposal,
+    Proposed, Report, ReportRow, Role, Standing, StandingRow, StoredComponent, Vector, known, no_step_back,
+    open, promotable, report, vector_json,
 };
 use crate::store::foreign::{Readers, none_goes_along};
 use crate::store::names::quote;
@@ -44,12 +44,15 @@ const READERS_WAIT_MS: u32 = 1_000;
 impl Deployments for Postgres {
     async fn attend(&self, host: Uuid, name: &str, members: &[String]) -> Result<(), StoreError> {
         let members = serde_json::json!(members).to_string();
-        let seen = sqlx::query("update projector.host set seen_at = now(), member_ids = $2 where id = $1")
-            .bind(host)
-            .bind(&members)
-            .execute(&mut *self.connection().await?)
-            .await
-            .map_err(classify)?;
+        let seen = sqlx::query(
+            "update projector.host set seen_at = now(), member_ids = $2, knows = $3 where id = $1",
+        )
+        .bind(host)
+        .bind(&members)
+        .bind(self.schema.known)
+        .execute(&mut *self.connection().await?)
+        .await
+        .map_err(classify)?;
         if seen.rows_affected() > 0 {
             return Ok(());
         }
@@ -59,11 +62,13 @@ impl Deployments for Postgres {
             .await
             .map_err(classify)?;
         sqlx::query(
-            "insert into projector.host (id, name, member_ids) values ($1, $2, $3) on conflict do nothing",
+            "insert into projector.host (id, name, member_ids, knows) values ($1, $2, $3, $4)
+             on conflict do nothing",
         )
         .bind(host)
         .bind(name)
         .bind(&members)
+        .bind(self.schema.known)
         .execute(&mut *self.connection().await?)
         .await
         .map_err(classify)?;
@@ -181,9 +186,9 @@ impl Deployments for Postgres {
         Ok(Proposed::Open(id))
     }
 
-    async fn live_hosts(&self) -> Result<Vec<String>, StoreError> {
-        sqlx::query_scalar(
-            "select name from projector.host where seen_at > now() - $1 * interval '1 second' order by name",
+    async fn live_hosts(&self) -> Result<Vec<LiveHost>, StoreError> {
+        sqlx::query_as(
+            "select name, knows from projector.host where seen_at > now() - $1 * interval '1 second' order by name",
         )
         .bind(PRESENCE.as_secs_f64())
         .fetch_all(&mut *self.connection().await?)

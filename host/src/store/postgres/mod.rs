@@ -39,7 +39,9 @@ use sqlx::{Row, SqlSafeStr};
 use uuid::Uuid;
 
 use super::diff::Snapshot;
+use super::fault::in_words;
 use super::names;
+use super::schema::{HOSTS_ARE_BEHIND, Schema, TOLD_SINCE, gate, requires};
 use super::{
     CatchUp, CatchingUp, Deployment, Generation, LockHolder, Progress, Projection, Setup, Store, StoreError,
     Transaction,
@@ -81,6 +83,8 @@ pub struct Postgres {
     sessions: Arc<Sessions>,
     catch_up_locks: catch_up_lock::Holder,
     id: Uuid,
+    /// As it was opened.
+    schema: Schema,
     /// The SQL of each deployment, built once: of those that are used, and of a few that were.
     statements: Mutex<HashMap<DeploymentKey, Arc<Statements>>>,
 }
@@ -90,18 +94,41 @@ impl Postgres {
     pub async fn open(settings: &config::Store) -> Result<Self, StoreError> {
         let sessions = Sessions::open(settings).await?;
         let mut session = sessions.session().await?;
-        if !is_up_to_date(&mut session).await? {
+        let mut found = schema(&mut session).await?;
+        found.check_known()?;
+        if !found.pending.is_empty() {
             // Of its own: it is set otherwise meanwhile.
             let mut own = sessions.own().await?;
             migrate(&mut own).await?;
             own.close().await;
+            found = schema(&mut session).await?;
         }
+        Self::with(sessions, session, found).await
+    }
+
+    /// Connects, and changes nothing. `None`: no host has ever run on this database.
+    pub(super) async fn open_as_it_is(
+        settings: &config::Store,
+    ) -> Result<(Schema, Option<Self>), StoreError> {
+        let sessions = Sessions::open(settings).await?;
+        let mut session = sessions.session().await?;
+        let found = schema(&mut session).await?;
+        if found.version.is_none() {
+            drop(session);
+            sessions.close().await;
+            return Ok((found, None));
+        }
+        found.check()?;
+        Ok((found.clone(), Some(Self::with(sessions, session, found).await?)))
+    }
+
+    async fn with(sessions: Arc<Sessions>, mut session: Session, schema: Schema) -> Result<Self, StoreError> {
         let id = sqlx::query_scalar("select id from projector.store")
             .fetch_one(&mut *session)
             .await
             .map_err(classify)?;
         drop(session);
-        Ok(Self { sessions, catch_up_locks: Default::default(), id, statements: Mutex::default() })
+        Ok(Self { sessions, catch_up_locks: Default::default(), id, schema, statements: Mutex::default() })
     }
 
     async fn connection(&self) -> Result<Session, StoreError> {
@@ -167,19 +194,29 @@ async fn migrate(connection: &mut PgConnection) -> Result<(), StoreError> {
     // `make_schema` did this already, and without the right on the database that the statement needs even
     // where the schema is there.
     const MAKE_SCHEMA: &str = "create schema if not exists projector;";
-    let migrations = MIGRATIONS.iter().map(|migration| Migration {
-        sql: sqlx::AssertSqlSafe(format!("{LOCK_ALL};{}", migration.sql.as_str().replace(MAKE_SCHEMA, "")))
-            .into_sql_str(),
-        ..migration.clone()
+    let migrations = MIGRATIONS.iter().map(|migration| {
+        let sql = migration.sql.as_str();
+        let gate = requires(sql).map(gate).unwrap_or_default();
+        let sql = format!("{LOCK_ALL};{gate}{}", sql.replace(MAKE_SCHEMA, ""));
+        Migration { sql: sqlx::AssertSqlSafe(sql).into_sql_str(), ..migration.clone() }
     });
     migrator.migrations = migrations.collect::<Vec<_>>().into();
-    // A host one version older still runs beside this one.
+    // Those of a newer version: this program goes on beside it.
     migrator.set_ignore_missing(true);
     let deadline = Instant::now() + MIGRATION_PATIENCE;
     let mut pause = MIGRATION_PAUSE;
     loop {
         let error = match migrator.run_direct(None, &mut *connection, false).await {
             Ok(()) => return Ok(()),
+            Err(MigrateError::ExecuteMigration(error, version)) if is_gate(&error) => {
+                return Err(StoreError::Setup(Setup::new(
+                    format!(
+                        "version {version} of the host's own tables takes away what these hosts of an older version still use: {}",
+                        in_words(&error)
+                    ),
+                    "upgrade these hosts, or stop them",
+                )));
+            }
             Err(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) => classify(error),
             Err(error) => {
                 return Err(StoreError::Unusable(format!(
@@ -218,6 +255,11 @@ const LOCK_ALL: &str = "
 const MIGRATION_PATIENCE: Duration = Duration::from_secs(30);
 const MIGRATION_PAUSE: Duration = Duration::from_millis(100);
 const MIGRATION_PAUSE_AT_MOST: Duration = Duration::from_secs(2);
+
+/// Whether hosts are live that a migration has to wait for.
+fn is_gate(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some(HOSTS_ARE_BEHIND))
+}
 
 async fn schema_is_there(connection: &mut PgConnection, schema: &str) -> Result<bool, StoreError> {
     sqlx::query_scalar("select to_regnamespace($1) is not null")
@@ -274,32 +316,50 @@ async fn make_schema(connection: &mut PgConnection, schema: &str) -> Result<(), 
     }
 }
 
-/// Whether there is nothing to migrate. Found out by reading alone: a database that is read-only
-/// can still be looked at.
-async fn is_up_to_date(connection: &mut PgConnection) -> Result<bool, StoreError> {
-    let ledger: bool = sqlx::query_scalar("select to_regclass('projector._sqlx_migrations') is not null")
-        .fetch_one(&mut *connection)
-        .await
-        .map_err(classify)?;
-    if !ledger {
-        return Ok(false);
+/// What the database has of the host's own tables. Found out by reading alone: a database that is read-only can
+/// still be looked at.
+async fn schema(connection: &mut PgConnection) -> Result<Schema, StoreError> {
+    let (database, has_ledger): (String, bool) = sqlx::query_as(
+        "select current_database()::text, to_regclass('projector._sqlx_migrations') is not null",
+    )
+    .fetch_one(&mut *connection)
+    .await
+    .map_err(classify)?;
+    let database = format!("the database {}", names::quote(&database));
+    if !has_ledger {
+        return Ok(Schema::of(&MIGRATIONS, database, None, 0));
     }
-    let done: Vec<(i64, Vec<u8>)> =
+    let ledger: Vec<(i64, Vec<u8>)> =
         sqlx::query_as("select version, checksum from projector._sqlx_migrations where success")
-            .fetch_all(connection)
+            .fetch_all(&mut *connection)
             .await
             .map_err(classify)?;
-    let is_done = |migration: &Migration| {
-        done.iter()
-            .any(|(version, checksum)| *version == migration.version && **checksum == *migration.checksum)
+    let needs = match ledger.iter().any(|(version, _)| *version == TOLD_SINCE) {
+        true => sqlx::query_scalar("select needs from projector.store")
+            .fetch_one(connection)
+            .await
+            .map_err(classify)?,
+        false => 0,
     };
-    Ok(MIGRATIONS.iter().all(is_done))
+    Ok(Schema::of(&MIGRATIONS, database, Some(ledger), needs))
+}
+
+/// What the database of these settings has of the host's own tables.
+pub(super) async fn look_at_schema(settings: &config::Store) -> Result<Schema, StoreError> {
+    let sessions = Sessions::open(settings).await?;
+    let found = schema(&mut *sessions.session().await?).await;
+    sessions.close().await;
+    found
 }
 
 #[async_trait]
 impl Store for Postgres {
     fn id(&self) -> Uuid {
         self.id
+    }
+
+    fn schema(&self) -> &Schema {
+        &self.schema
     }
 
     fn writers(&self) -> usize {

@@ -19,9 +19,9 @@ use crate::deploy::{self, Target};
 use crate::event::Partition;
 use crate::failpoint;
 use crate::store::deployments::{
-    Action, Deployed, Deployments, OpenDeployment, OpenRow, Origin, PRESENCE, Promoted, Proposal, Proposed,
-    Report, ReportRow, Role, Standing, StandingRow, StoredComponent, Vector, known, no_step_back, open,
-    promotable, report, vector_json,
+    Action, Deployed, Deployments, LiveHost, OpenDeployment, OpenRow, Origin, PRESENCE, Promoted, Proposal,
+    Proposed, Report, ReportRow, Role, Standing, StandingRow, StoredComponent, Vector, known, no_step_back,
+    open, promotable, report, vector_json,
 };
 use crate::store::foreign::{Readers, none_goes_along};
 use crate::store::operator::Asked;
@@ -34,10 +34,12 @@ impl Deployments for Sqlite {
     async fn attend(&self, host: Uuid, name: &str, members: &[String]) -> Result<(), StoreError> {
         let members = serde_json::json!(members).to_string();
         let seen = sqlx::query(
-            "update projector_host set seen_at = cast(unixepoch('subsec') * 1000000 as integer), member_ids = ?2 where id = ?1",
+            "update projector_host set seen_at = cast(unixepoch('subsec') * 1000000 as integer), member_ids = ?2,
+               knows = ?3 where id = ?1",
         )
             .bind(host)
             .bind(&members)
+            .bind(self.schema.known)
             .execute(&self.pool)
             .await
             .map_err(classify)?;
@@ -50,12 +52,13 @@ impl Deployments for Sqlite {
             .await
             .map_err(classify)?;
         sqlx::query(
-            "insert into projector_host (id, name, seen_at, member_ids)
-             values (?1, ?2, cast(unixepoch('subsec') * 1000000 as integer), ?3) on conflict do nothing",
+            "insert into projector_host (id, name, seen_at, member_ids, knows)
+             values (?1, ?2, cast(unixepoch('subsec') * 1000000 as integer), ?3, ?4) on conflict do nothing",
         )
         .bind(host)
         .bind(name)
         .bind(&members)
+        .bind(self.schema.known)
         .execute(&self.pool)
         .await
         .map_err(classify)?;
@@ -173,9 +176,9 @@ impl Deployments for Sqlite {
         Ok(Proposed::Open(id))
     }
 
-    async fn live_hosts(&self) -> Result<Vec<String>, StoreError> {
-        sqlx::query_scalar(
-            "select name from projector_host
+    async fn live_hosts(&self) -> Result<Vec<LiveHost>, StoreError> {
+        sqlx::query_as(
+            "select name, knows from projector_host
              where seen_at > cast(unixepoch('subsec') * 1000000 as integer) - ?1 order by name",
         )
         .bind(PRESENCE.as_micros() as i64)

@@ -36,6 +36,7 @@ use sqlx::{ConnectOptions, Row};
 use uuid::Uuid;
 
 use super::diff::Snapshot;
+use super::schema::{Schema, TOLD_SINCE, requires};
 use super::{
     CatchUp, CatchingUp, Deployment, Generation, LockHolder, Outage, Projection, Setup, Store, StoreError,
     Transaction,
@@ -53,6 +54,8 @@ pub struct Sqlite {
     /// One connection: writers take turns, in the order in which they asked.
     pool: SqlitePool,
     id: Uuid,
+    /// As it was opened.
+    schema: Schema,
     /// Held while this host uses the file.
     _lock: Option<File>,
 }
@@ -63,15 +66,21 @@ impl Sqlite {
     /// Commits are in the file's write-ahead log before they are seen; after a loss of power the
     /// last ones may be gone, checkpoints and rows together, and their events are read again.
     pub async fn open(settings: &config::Store) -> Result<Self, StoreError> {
-        let options = options(settings)?.create_if_missing(true);
-        let lock = lock(options.get_filename())?;
+        let options = options(settings)?.create_if_missing(true).journal_mode(SqliteJournalMode::Wal);
+        let file = options.get_filename().to_owned();
+        let lock = lock(&file)?;
         let pool = SqlitePoolOptions::new()
             .max_connections(1)
             .acquire_timeout(Duration::from_secs(60))
             .connect_with(options)
             .await
             .map_err(classify)?;
-        migrate(&pool).await?;
+        let mut found = schema(&pool, &file).await?;
+        found.check_known()?;
+        if !found.pending.is_empty() {
+            migrate(&pool).await?;
+            found = schema(&pool, &file).await?;
+        }
         // SQLite numbers an integer primary key on its own, whatever its default says.
         sqlx::query(
             "insert into projector_store (only_row, id, created_at) values (1, ?, ?) on conflict do nothing",
@@ -81,32 +90,27 @@ impl Sqlite {
         .execute(&pool)
         .await
         .map_err(classify)?;
-        Self::with(pool, Some(lock)).await
+        Self::with(pool, found, Some(lock)).await
     }
 
-    /// Opens a file that a host may be using, to look at it, or to ask that host for something. To look at, a
-    /// file that is not there yet is a store without projections.
-    pub async fn open_beside(settings: &config::Store, read_only: bool) -> Result<Self, StoreError> {
-        let options = options(settings)?.create_if_missing(false).read_only(read_only);
-        match options.get_filename().try_exists() {
-            Ok(false) if read_only => return Self::empty().await,
-            Ok(false) => {
-                let file = options.get_filename().display();
-                let missing = format!("the SQLite file {file} does not exist: `projector run` makes it");
-                return Err(StoreError::Unavailable(Outage::new(missing)));
-            }
-            Ok(true) | Err(_) => {}
+    /// Opens a file that a host may be using, to look at it, or to ask that host for something. It changes
+    /// nothing. `None`: no host has ever used this file.
+    pub(super) async fn open_as_it_is(
+        settings: &config::Store,
+        read_only: bool,
+    ) -> Result<(Schema, Option<Self>), StoreError> {
+        let Some((found, pool)) = look(settings, read_only).await? else {
+            return Ok((unused(options(settings)?.get_filename()), None));
+        };
+        if found.version.is_none() {
+            return Ok((found, None));
         }
-        let pool = SqlitePoolOptions::new()
-            .max_connections(1)
-            .connect_with(options)
-            .await
-            .map_err(|error| StoreError::Unavailable(error.into()))?;
-        Self::with(pool, None).await
+        found.check()?;
+        Ok((found.clone(), Some(Self::with(pool, found, None).await?)))
     }
 
-    /// A store without projections, which is nowhere kept.
-    async fn empty() -> Result<Self, StoreError> {
+    /// A store without projections, which is kept nowhere: what a database is on which no host ever ran.
+    pub(super) async fn empty() -> Result<Self, StoreError> {
         let options = SqliteConnectOptions::new().in_memory(true).shared_cache(false);
         let pool = SqlitePoolOptions::new()
             .max_connections(1)
@@ -117,22 +121,99 @@ impl Sqlite {
             .await
             .map_err(|error| StoreError::Unavailable(error.into()))?;
         migrate(&pool).await?;
-        Ok(Self { pool, id: Uuid::new_v4(), _lock: None })
+        let schema = schema(&pool, Path::new("in memory")).await?;
+        Ok(Self { pool, id: Uuid::new_v4(), schema, _lock: None })
     }
 
-    async fn with(pool: SqlitePool, lock: Option<File>) -> Result<Self, StoreError> {
+    async fn with(pool: SqlitePool, schema: Schema, lock: Option<File>) -> Result<Self, StoreError> {
         let id: String =
             sqlx::query_scalar("select id from projector_store").fetch_one(&pool).await.map_err(classify)?;
         let id = id.parse().map_err(|_| StoreError::Unusable(format!("the store's id {id:?} is no UUID")))?;
-        Ok(Self { pool, id, _lock: lock })
+        Ok(Self { pool, id, schema, _lock: lock })
     }
+}
+
+/// Opens a file without making or changing it. `None`: it does not exist, or is empty.
+async fn look(settings: &config::Store, read_only: bool) -> Result<Option<(Schema, SqlitePool)>, StoreError> {
+    let options = options(settings)?.create_if_missing(false).read_only(read_only);
+    let file = options.get_filename().to_owned();
+    // What else is wrong with it, SQLite says.
+    let is_nothing = match std::fs::metadata(&file) {
+        Ok(metadata) => metadata.len() == 0,
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    };
+    if is_nothing {
+        return Ok(None);
+    }
+    let pool = SqlitePoolOptions::new()
+        .max_connections(1)
+        .connect_with(options)
+        .await
+        .map_err(|error| StoreError::Unavailable(error.into()))?;
+    Ok(Some((schema(&pool, &file).await?, pool)))
+}
+
+/// What the file of these settings has of the host's own tables.
+pub(super) async fn look_at_schema(settings: &config::Store) -> Result<Schema, StoreError> {
+    match look(settings, true).await? {
+        Some((found, pool)) => {
+            pool.close().await;
+            Ok(found)
+        }
+        None => Ok(unused(options(settings)?.get_filename())),
+    }
+}
+
+fn unused(file: &Path) -> Schema {
+    Schema::of(&MIGRATIONS, named(file), None, 0)
+}
+
+fn named(file: &Path) -> String {
+    format!("the SQLite file {}", file.display())
+}
+
+async fn schema(pool: &SqlitePool, file: &Path) -> Result<Schema, StoreError> {
+    let has_ledger: bool = sqlx::query_scalar(
+        "select exists (select 1 from sqlite_master where type = 'table' and name = '_sqlx_migrations')",
+    )
+    .fetch_one(pool)
+    .await
+    .map_err(classify)?;
+    if !has_ledger {
+        return Ok(unused(file));
+    }
+    let ledger: Vec<(i64, Vec<u8>)> =
+        sqlx::query_as("select version, checksum from _sqlx_migrations where success")
+            .fetch_all(pool)
+            .await
+            .map_err(classify)?;
+    let told = ledger.iter().any(|(version, _)| *version == TOLD_SINCE);
+    let needs: Option<i64> = match told {
+        true => sqlx::query_scalar("select needs from projector_store")
+            .fetch_optional(pool)
+            .await
+            .map_err(classify)?,
+        false => None,
+    };
+    Ok(Schema::of(&MIGRATIONS, named(file), Some(ledger), needs.unwrap_or_default()))
 }
 
 async fn migrate(pool: &SqlitePool) -> Result<(), StoreError> {
     let mut connection = pool.acquire().await.map_err(classify)?;
-    MIGRATIONS.run_direct(None, &mut *connection, false).await.map_err(|error| {
+    let mut migrator = Migrator { migrations: MIGRATIONS.migrations.clone(), ..Migrator::DEFAULT };
+    // Those of a newer version: this program may take its place again.
+    migrator.set_ignore_missing(true);
+    migrator.run_direct(None, &mut *connection, false).await.map_err(|error| {
         StoreError::Unusable(format!("the host's own tables cannot be brought up to date: {error}"))
-    })
+    })?;
+    // Only one host uses the file, so none has to be waited for.
+    let needs = MIGRATIONS.iter().filter_map(|migration| requires(migration.sql.as_str())).max();
+    sqlx::query("update projector_store set needs = max(needs, ?)")
+        .bind(needs.unwrap_or_default())
+        .execute(&mut *connection)
+        .await
+        .map_err(classify)?;
+    Ok(())
 }
 
 fn options(settings: &config::Store) -> Result<SqliteConnectOptions, StoreError> {
@@ -140,7 +221,6 @@ fn options(settings: &config::Store) -> Result<SqliteConnectOptions, StoreError>
         .map_err(|error| {
             StoreError::Setup(Setup::new(format!("the store's url cannot be used: {error}"), "correct it"))
         })?
-        .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Normal)
         .busy_timeout(Duration::from_secs(5))
         .foreign_keys(true)
@@ -173,6 +253,10 @@ fn now_micros() -> i64 {
 impl Store for Sqlite {
     fn id(&self) -> Uuid {
         self.id
+    }
+
+    fn schema(&self) -> &Schema {
+        &self.schema
     }
 
     fn writers(&self) -> usize {
