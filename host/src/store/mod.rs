@@ -18,6 +18,7 @@ pub mod operator;
 mod overview;
 pub mod postgres;
 pub mod retention;
+pub mod schema;
 pub mod source_topics;
 pub mod sqlite;
 

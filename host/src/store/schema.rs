@@ -175,7 +175,8 @@ mod tests {
     /// A migration's statements, in lowercase, without comments, each on one line.
     fn statements(sql: &str) -> Vec<String> {
         let bare: Vec<&str> = sql.lines().map(|line| line.split("--").next().unwrap_or_default()).collect();
-        let words = |statement: &str| statement.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
+        let words =
+            |statement: &str| statement.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
         bare.join("\n").split(';').map(words).filter(|statement| !statement.is_empty()).collect()
     }
 
@@ -233,7 +234,8 @@ mod tests {
                     None => {
                         assert!(!sql.starts_with(REQUIRES), "{kind}/{version}: the number cannot be read");
                         assert_eq!(
-                            takes_away(sql), None,
+                            takes_away(sql),
+                            None,
                             "{kind}/{version} may break hosts of the version before: see migrations/README.md"
                         );
                     }
