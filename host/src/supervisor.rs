@@ -767,7 +767,7 @@ impl Host {
             match promoted {
                 Ok(Promotion { generation, before, held_ms, move_readers, .. }) => {
                     tracing::info!(projection = name, generation, before, held_ms, "generation promoted");
-                    if let Some(readers) = move_readers {
+                    if let Some(readers) = move_readers.filter(|readers| readers.must_move) {
                         let what = readers.to_lines().join("\n");
                         tracing::warn!(
                             projection = name,

@@ -850,7 +850,7 @@ mod tests {
         let text = problems(|json| json["name"] = "orders-g1".into());
         assert!(text.contains("a generation of `orders`"), "{text}");
         let text = problems(|json| json["name"] = "orders-v2".into());
-        assert!(text.contains("where readers of `orders` would find its generation 2"), "{text}");
+        assert!(text.contains("where readers of `orders` would find version 2 of its views"), "{text}");
         for name in ["orders-g", "orders-1", "g1", "v2", "orders-g1-b", "orders-eg1"] {
             assert_eq!(problems(|json| json["name"] = name.into()), "");
         }

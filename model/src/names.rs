@@ -24,9 +24,23 @@ pub fn generation_schema(projection: &str, number: i32) -> String {
     format!("{}_g{number}", schema(projection))
 }
 
-/// The schema, or prefix, of the views of a generation whose columns are not those that readers know.
+/// The schema, or prefix, of views whose columns are not those that readers know: `number` counts lists of columns.
 pub fn versioned_schema(projection: &str, number: i32) -> String {
     format!("{}_v{number}", schema(projection))
+}
+
+/// The schema, or prefix, of a projection's views: the first list of columns has no number in it.
+pub fn views_schema(projection: &str, version: i32) -> String {
+    match version {
+        1 => schema(projection),
+        version => versioned_schema(projection, version),
+    }
+}
+
+/// The number of the list of columns that a schema, or prefix, of views has.
+pub fn views_version(projection: &str, views: &str) -> i32 {
+    let number = views.strip_prefix(&schema(projection)).and_then(|rest| rest.strip_prefix("_v"));
+    number.and_then(|number| number.parse().ok()).unwrap_or(1)
 }
 
 /// The name of a table or view in SQLite. No table's name has a double underscore.
@@ -76,7 +90,7 @@ pub(crate) fn taken(name: &str) -> Option<String> {
         return Some(format!("{name:?} is where a generation of `{other}` would be stored"));
     }
     let number = number('v')?;
-    Some(format!("{name:?} is where readers of `{other}` would find its generation {number}"))
+    Some(format!("{name:?} is where readers of `{other}` would find version {number} of its views"))
 }
 
 #[cfg(test)]
@@ -152,6 +166,13 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn the_number_of_a_list_of_columns_is_in_the_name_of_its_views() {
+        for version in [1, 2, 10] {
+            assert_eq!(views_version("a-b", &views_schema("a-b", version)), version);
         }
     }
 

@@ -42,9 +42,10 @@ pub(super) struct DiffArguments {
 
 /// Show another generation to readers, in one transaction.
 ///
-/// If the generation has the same tables and columns as the live one, the views that readers know show it from
-/// then on: rights, comments and dependent objects of the views stay. Otherwise the generation gets new views
-/// in a schema of its own, the old views stay, and the command names the readers that must change.
+/// Views that readers know show the generation from then on, if it has all of their columns: rights, comments and
+/// dependent objects of the views stay. Columns that are new are shown by new views, in a schema of their own, which
+/// have the rights of the views before. Views of which a column is gone stay with the old generation, and the command
+/// names the readers that must change.
 ///
 /// The generation before is kept current, so that `projector rollback` can switch back.
 ///
@@ -157,7 +158,7 @@ impl Promote {
         let promotion = super::runtime()?.block_on(promote)?;
         let how = match promotion.promoted.replaced {
             true => "the views that they know show it",
-            false => "in views of its own; the old ones are served as well",
+            false => "in new views; the old ones are served as well",
         };
         let mut words = format!(
             "{}: readers see generation {} at {} ({how}); generation {} is kept current.",

@@ -15,6 +15,9 @@ use crate::store::deployments::Role;
 /// shown as well. `lag` is the number of events that are committed in the log and not yet in the read model.
 /// `freshness` is the age of the oldest of these events, and zero if there are none.
 ///
+/// A projection is fresh if all events were read. It is complete if all of these events are in the read model:
+/// dead letters, and events that wait behind them, are not.
+///
 /// What the brokers or a database do not tell is named with its reason, and the rest is shown: a topic that
 /// does not exist, a missing right, a partition without a leader. The exit code is 0 then. It is 3 if no
 /// broker answers or a database cannot be read, after all that is known was printed.
@@ -88,11 +91,34 @@ fn print(projection: &ProjectionStatus) {
             None => format!("{} events behind", projection.lag),
         },
     };
+    let state = match projection.complete {
+        true => state,
+        false => format!("{state}; INCOMPLETE"),
+    };
     let role = match projection.role {
         Role::Live => String::new(),
         role => format!(" ({})", role.as_str()),
     };
     out!("{} {} · generation {}{role} · {state}", projection.name, projection.version, projection.generation);
+    let shown = projection.views.iter().map(|views| match views.all_columns {
+        true => views.schema.clone(),
+        false => format!("{} (without the newest columns)", views.schema),
+    });
+    match &*shown.collect::<Vec<_>>() {
+        [] => {}
+        shown => out!("  readers see it in the views of: {}", shown.join(", ")),
+    }
+    if !projection.complete {
+        let oldest = projection.oldest_missing_ms.map(|age| format!(", the oldest {} old", seconds(age)));
+        out!(
+            "  {} events that were read are not in it{}: {} dead letters, and {} events that wait behind them (`projector dlq list {}`)",
+            projection.missing_events,
+            oldest.unwrap_or_default(),
+            projection.counters.dead,
+            projection.counters.parked,
+            projection.name
+        );
+    }
     if let Some(Progress { events_per_second, remaining_seconds }) = projection.building {
         let remaining = remaining_seconds.map_or("unknown".into(), |left| seconds((left * 1_000.0) as i64));
         out!("  built with {events_per_second:.0} events per second; remaining: {remaining}");

@@ -8,6 +8,7 @@ pub mod readers;
 pub mod rollout;
 pub mod supply;
 pub mod versions;
+pub mod views;
 pub mod watch;
 
 use crate::store::deployments::{Action, Role, Standing};

@@ -89,7 +89,7 @@ pub struct Promotion {
     pub before: i32,
     #[serde(flatten)]
     pub promoted: Promoted,
-    /// What readers of the views of the generation before must do; absent if they need do nothing.
+    /// What changes for readers of the generation before; absent if nothing does.
     pub move_readers: Option<Move>,
     /// For so long the live generation was held.
     pub held_ms: u64,
@@ -131,11 +131,8 @@ pub async fn promote(
     let topics: Vec<String> = topics.iter().map(ToString::to_string).collect();
     let (promoted, held_ms) =
         switch_beside_readers(store, (live, new), &topics, snapshots, (origin, asked)).await?;
-    let move_readers = match live.readers.as_deref() == Some(&*promoted.readers) {
-        true => None,
-        // The promotion is done, whatever is found out here.
-        false => readers::from(store, live, &new.layout, false).await.ok().flatten(),
-    };
+    // The promotion is done, whatever is found out here.
+    let move_readers = readers::from(store, live, &new.layout).await.ok().flatten();
     Ok(Promotion { generation: number, before: live.generation.number, promoted, move_readers, held_ms })
 }
 
@@ -172,14 +169,15 @@ async fn switch_beside_readers(
     snapshots: OldSnapshots,
     whose: (Origin, &Asked),
 ) -> Result<(Promoted, u64), PromoteError> {
-    let replaces_views = new.readers.is_none() && new.layout.reads_like(&live.layout);
+    let replaced: Vec<&str> =
+        live.views.iter().filter(|set| set.fits(&new.layout)).map(|set| &*set.schema).collect();
     let deadline = Instant::now() + READERS;
     let (mut pause, by) = (READERS_PAUSE, Uuid::new_v4());
     loop {
         let mut began = None;
         let switched = async {
-            if replaces_views {
-                store.views_are_free(live).await?;
+            if !replaced.is_empty() {
+                store.views_are_free(&replaced).await?;
                 // A snapshot that comes later is younger: none of them needs to be looked for again.
                 if snapshots == OldSnapshots::Refuse {
                     store.snapshots_are_recent(&new.generation).await?;

@@ -58,7 +58,7 @@ pub struct Plan {
     pub reasons: Vec<String>,
     /// Tables whose rows stay as earlier versions made them.
     pub rows_stay: Vec<String>,
-    /// What readers must do; absent if they need do nothing.
+    /// What changes for readers; absent if nothing does.
     pub move_readers: Option<Move>,
     pub replay: Option<Replay>,
     /// Columns that depend on the order between partitions.
@@ -184,9 +184,9 @@ async fn plan_in(config: &Config, store: &dyn Store, candidate: &Candidate) -> R
         (_, None) | (Target::First, _) => None,
         _ if is_active => None,
         (Target::InPlace { generation, .. }, Some(live)) if live.generation.id == *generation => {
-            readers::from(store, live, &live.layout.extended(offered), true).await?
+            readers::from(store, live, &live.layout.extended(offered)).await?
         }
-        (_, Some(live)) => readers::from(store, live, &Layout::of(offered), false).await?,
+        (_, Some(live)) => readers::from(store, live, &Layout::of(offered)).await?,
     };
     let (change, steps, reasons) = match target {
         _ if is_active => ("nothing", Vec::new(), Vec::new()),

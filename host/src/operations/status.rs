@@ -64,9 +64,18 @@ pub struct ProjectionStatus {
     pub role: Role,
     pub version: String,
     pub digest: String,
-    /// Everything that is committed in the log is in the read model, and it will stay so: no
-    /// partition is paused. False where it is not known.
+    /// The views that show it to readers: none of a generation that is being built.
+    pub views: Vec<ShownViews>,
+    /// Everything that is committed in the log has been read, and it will stay so: no partition is paused. False
+    /// where it is not known. Whether the rows of all these events are there is another matter: `complete`.
     pub fresh: bool,
+    /// Every event that was read is in the read model, except for those that the plugin ignored and those that an
+    /// operator skipped.
+    pub complete: bool,
+    /// Events that were read and are not in it: they are dead letters, or wait behind one.
+    pub missing_events: i64,
+    /// Age in milliseconds of the oldest of these; absent if there are none, or none has a timestamp.
+    pub oldest_missing_ms: Option<i64>,
     /// Age in milliseconds of the oldest event that is not; absent when it has no timestamp, or when it is
     /// not known.
     pub freshness_ms: Option<i64>,
@@ -104,6 +113,14 @@ pub struct ProjectionStatus {
     /// Generations beside the live one: one that is built, and those that readers saw before.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub beside: Vec<ProjectionStatus>,
+}
+
+/// Views of one schema (Postgres), or of one prefix (SQLite).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ShownViews {
+    pub schema: String,
+    /// False of views that keep the columns which readers knew before others were added.
+    pub all_columns: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -307,15 +324,20 @@ async fn shown(config: &Config, store: &dyn Store) -> Result<Vec<(Shown, Project
         let Some(own) = own else { continue };
         let mapping = own.topics(config).map_err(|error| OperationError::Failed(error.to_string()))?;
         let recorded = store.recorded_topics(own.generation.id).await?;
-        shown.push((Shown { mapping, recorded }, projection));
+        let views = own
+            .views
+            .iter()
+            .map(|set| ShownViews { schema: set.schema.clone(), all_columns: set.shows_all(&own.layout) });
+        shown.push((Shown { mapping, recorded, views: views.collect() }, projection));
     }
     Ok(shown)
 }
 
-/// What a generation's topics are in the log, and what was recorded of them.
+/// What a generation's topics are in the log, what was recorded of them, and where readers see it.
 struct Shown {
     mapping: TopicMapping,
     recorded: Vec<RecordedTopic>,
+    views: Vec<ShownViews>,
 }
 
 /// A physical topic that a generation reads, or read before.
@@ -349,7 +371,7 @@ fn topic_statuses(mapping: &TopicMapping, read: &[Arc<str>], recorded: &[Recorde
 async fn of_projection(
     config: &Config,
     brokers: &mut Brokers,
-    Shown { mapping, recorded }: Shown,
+    Shown { mapping, recorded, views }: Shown,
     projection: Projection,
 ) -> Result<ProjectionStatus, OperationError> {
     let mut stored: HashMap<(String, i32), PartitionState> = projection
@@ -458,7 +480,12 @@ async fn of_projection(
         0 => Some(0),
         _ => behind().filter_map(|visible| visible.freshness_ms).max(),
     };
+    let missing_events = counters.parked + counters.dead;
     Ok(ProjectionStatus {
+        views,
+        complete: missing_events == 0,
+        missing_events,
+        oldest_missing_ms: projection.oldest_missing.map(|recorded_ms| (now_ms - recorded_ms).max(0)),
         name: projection.name,
         generation: projection.generation,
         role: projection.role,

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use projector_model::Descriptor;
+use projector_model::{Descriptor, names};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -18,6 +18,7 @@ use super::{Component, Generation, Installed, StoreError, list};
 use crate::config::Config;
 use crate::deploy::layout::{Layout, Offered};
 use crate::deploy::supply::Signer;
+use crate::deploy::views::{self, ViewSet};
 use crate::event::Partition;
 use crate::topics::{TopicError, TopicMapping};
 
@@ -29,9 +30,9 @@ pub type Vector = BTreeMap<Partition, i64>;
 
 #[async_trait]
 pub trait Deployments: Send + Sync {
-    /// An error that names the session, if an old transaction keeps the views of a generation from being replaced.
+    /// An error that names the session, if an old transaction keeps views of these schemas from being replaced.
     /// To ask keeps nobody waiting; to try would keep readers that come after it.
-    async fn views_are_free(&self, standing: &Standing) -> Result<(), StoreError>;
+    async fn views_are_free(&self, schemas: &[&str]) -> Result<(), StoreError>;
 
     /// An error that names the sessions of readers, if some have a snapshot from before the generation was complete:
     /// if its views became theirs, they would see fewer rows than before.
@@ -134,8 +135,8 @@ pub trait Deployments: Send + Sync {
     /// Keeps hosts from running a projection, or lets them again.
     async fn set_stopped(&self, projection: &str, stopped: bool, asked: &Asked) -> Result<(), StoreError>;
 
-    /// Who reads a generation's views: roles, and objects that the host did not make.
-    async fn readers(&self, standing: &Standing) -> Result<Readers, StoreError>;
+    /// Who reads these views: roles, and objects that the host did not make.
+    async fn readers(&self, views: &[ViewSet]) -> Result<Readers, StoreError>;
 
     /// Removes a generation that is not live, its rows and its views. Refused where something that the host
     /// did not make stands in its schemas or depends on its tables and views.
@@ -351,8 +352,8 @@ pub struct Standing {
     /// The digest of the active component, and what it says about itself.
     pub active: String,
     pub descriptor: Descriptor,
-    /// The schema, or prefix, of the views that show it to readers.
-    pub readers: Option<String>,
+    /// The views that show it to readers, the newest last.
+    pub views: Vec<ViewSet>,
     /// It has come to the end of its topics once.
     pub caught_up: bool,
     /// It is fed from a file, and no host runs it.
@@ -360,6 +361,11 @@ pub struct Standing {
 }
 
 impl Standing {
+    /// The views that show all of it.
+    pub fn newest_views(&self) -> Option<&ViewSet> {
+        views::newest(&self.views, &self.layout)
+    }
+
     /// What its topics are in the log: as it was built, whatever the configuration says by now.
     pub fn topics(&self, config: &Config) -> Result<TopicMapping, TopicError> {
         let configured = config.topics_of(self.descriptor.topics.iter().map(|topic| &*topic.name))?;
@@ -388,7 +394,9 @@ pub(super) struct StandingRow {
     pub(super) layout: Option<String>,
     pub(super) active_digest: String,
     pub(super) descriptor: String,
+    /// The schema, or prefix, of the newest views; hosts that store no `views` know only these.
     pub(super) readers: Option<String>,
+    pub(super) views: Option<String>,
     pub(super) caught_up: bool,
     pub(super) backfilling: bool,
 }
@@ -409,6 +417,23 @@ impl StandingRow {
             }
         };
         let role = Role::from_word(&self.role)?;
+        let views: Vec<ViewSet> = match &self.views {
+            Some(json) => serde_json::from_str(json).map_err(|error| unusable("views", &error))?,
+            None => Vec::new(),
+        };
+        let views = match self.readers {
+            None => Vec::new(),
+            Some(readers)
+                if views::newest(&views, &layout).is_some_and(|newest| newest.schema == readers) =>
+            {
+                views
+            }
+            // A host wrote it that stores no views.
+            Some(readers) => {
+                let version = names::views_version(&self.projection, &readers);
+                vec![ViewSet::of(readers, version, &layout)]
+            }
+        };
         Ok(Standing {
             generation: Generation {
                 id: self.id,
@@ -420,7 +445,7 @@ impl StandingRow {
             layout,
             active: self.active_digest,
             descriptor,
-            readers: self.readers,
+            views,
             caught_up: self.caught_up,
             backfilling: self.backfilling,
         })
@@ -471,10 +496,34 @@ pub(super) fn no_step_back(generation: &Generation, behind: &[Partition]) -> Res
 /// What a promotion did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Promoted {
-    /// Where readers find it.
+    /// Where readers find all of it.
     pub readers: String,
-    /// The views that they know were replaced; otherwise these are new, and the old ones are served as well.
+    /// These are views that readers of the generation before know.
     pub replaced: bool,
+    /// Schemas, or prefixes, of all views that showed the generation before, and show this one now.
+    pub moved: Vec<String>,
+}
+
+impl Promoted {
+    /// `moved`: views that went over; `views`: all that the generation has now.
+    pub(super) fn new(standing: &Standing, moved: &[ViewSet], views: &[ViewSet]) -> Self {
+        let readers = views::newest(views, &standing.layout).map(|newest| newest.schema.clone());
+        let readers = readers.unwrap_or_default();
+        let moved: Vec<String> = moved.iter().map(|set| set.schema.clone()).collect();
+        Self { replaced: moved.contains(&readers), readers, moved }
+    }
+}
+
+/// The next set of views of a projection: under a number that none of its sets has.
+pub(super) fn next_views(standings: &[Standing], projection: &str, layout: &Layout) -> ViewSet {
+    let last = standings.iter().flat_map(|standing| &standing.views).map(|set| set.version).max();
+    let version = last.unwrap_or(0) + 1;
+    ViewSet::of(names::views_schema(projection, version), version, layout)
+}
+
+/// As they are stored.
+pub(super) fn views_json(views: &[ViewSet]) -> String {
+    serde_json::to_string(views).expect("views are plain data")
 }
 
 /// As it is stored.

@@ -11,10 +11,10 @@ use super::deployments::Standing;
 /// So many objects are named in a message.
 const NAMED: usize = 20;
 
-/// Who reads a generation's views: what they must be told when its views are not the live ones any more.
+/// Who reads views of a generation: what they must be told when these are not the newest ones any more.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Readers {
-    /// The schema (Postgres), or the prefix (SQLite), of the views.
+    /// The schemas (Postgres), or the prefixes (SQLite), of the views.
     pub schema: String,
     /// Rights that roles have on the views, as `select on counts.seen to reporting`. SQLite has none.
     pub grants: Vec<String>,

@@ -434,6 +434,8 @@ pub struct Projection {
     pub partitions: Vec<PartitionState>,
     pub statements: BTreeMap<String, StatementCount>,
     pub dead_letters: i64,
+    /// The time of the oldest event that is a dead letter, or waits behind one: milliseconds since 1970.
+    pub oldest_missing: Option<i64>,
     /// Events without an id, of topics that declare one.
     pub without_id: i64,
     /// The descriptor of the active component.

@@ -28,6 +28,7 @@ pub(super) struct GenerationRow {
     version: String,
     descriptor: String,
     dead_letters: i64,
+    oldest_missing: Option<i64>,
     without_id: i64,
 }
 
@@ -114,6 +115,7 @@ pub(super) fn projection(
         version: generation.version,
         descriptor: generation.descriptor,
         dead_letters: generation.dead_letters,
+        oldest_missing: generation.oldest_missing,
         without_id: generation.without_id,
         partitions: checkpoints.into_iter().map(state).collect(),
         statements: effects.into_iter().map(count).collect(),

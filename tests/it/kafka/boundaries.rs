@@ -50,7 +50,7 @@ fn another_projections_tables_and_topics_are_refused() {
         (
             "x-viewed.wasm",
             spoilt("sales-by-country-v2", &as_it_is),
-            "where readers of `sales-by-country` would find its generation 2",
+            "where readers of `sales-by-country` would find version 2 of its views",
         ),
     ];
     let honest = spoilt("honest", &as_it_is);

@@ -124,16 +124,23 @@ impl Counts {
         if matches!(self.platform.read_model(), ReadModel::Postgres { .. }) { "." } else { "__" }
     }
 
-    /// The columns of readers' view, in their order.
+    /// The columns of the view that readers know from the beginning, in their order.
     pub(super) fn columns(&self) -> String {
+        self.columns_at("counts")
+    }
+
+    /// The columns of readers' view in a schema, or under a prefix.
+    pub(super) fn columns_at(&self, schema: &str) -> String {
         let sql = match self.platform.read_model() {
-            ReadModel::Postgres { .. } => {
+            ReadModel::Postgres { .. } => format!(
                 "select column_name::text from information_schema.columns
-                 where table_schema = 'counts' and table_name = 'seen' order by ordinal_position"
+                 where table_schema = '{schema}' and table_name = 'seen' order by ordinal_position"
+            ),
+            ReadModel::Sqlite { .. } => {
+                format!("select name from pragma_table_info('{schema}__seen') order by cid")
             }
-            ReadModel::Sqlite { .. } => "select name from pragma_table_info('counts__seen') order by cid",
         };
-        let columns = self.platform.read_model().query(sql);
+        let columns = self.platform.read_model().query(&sql);
         columns.into_iter().flatten().flatten().collect::<Vec<_>>().join(" ")
     }
 
@@ -272,7 +279,7 @@ impl Readers {
 }
 
 #[test]
-fn additions_are_made_in_place_and_readers_see_their_columns_in_the_order_they_know() {
+fn additions_are_made_in_place_and_new_columns_are_seen_in_views_of_their_own() {
     for read_model in [ReadModel::postgres(), ReadModel::sqlite()] {
         let it = Counts::new("additions", 2, read_model);
         it.publish("ABA");
@@ -286,21 +293,35 @@ fn additions_are_made_in_place_and_readers_see_their_columns_in_the_order_they_k
         for step in ["add the column seen.note", "index of seen on note", "create the table extra"] {
             assert!(verdict.contains(step), "{verdict}");
         }
-        assert_eq!(it.columns(), "kind events note");
+        assert_eq!((&*it.columns(), &*it.columns_at("counts_v2")), ("kind events", "kind events note"));
         it.publish("AB");
         assert_closed(&it.platform.until_through(COUNTS), 5, 0, 0);
+        assert_eq!((it.total_at("counts"), it.total_at("counts_v2")), (5, 5));
         // Built anew, the tables have the columns as they are declared, and readers as they know them.
         it.platform.ask(&["rebuild", COUNTS]);
         until_beside_is_fresh(&it.platform, COUNTS);
         let promoted = eventually_done(&it.platform, &["promote", COUNTS]);
-        assert_eq!((&promoted["readers"], &promoted["replaced"]), (&json!("counts"), &json!(true)));
-        assert_eq!((it.columns(), it.total_at("counts")), ("kind events note".to_owned(), 5));
+        assert_eq!((&promoted["readers"], &promoted["replaced"]), (&json!("counts_v2"), &json!(true)));
+        assert_eq!(promoted["moved"], json!(["counts", "counts_v2"]));
+        assert_eq!((&*it.columns(), &*it.columns_at("counts_v2")), ("kind events", "kind events note"));
+        assert_eq!((it.total_at("counts"), it.total_at("counts_v2")), (5, 5));
         it.deploy(&counts("3.0.0", |declared| {
             with_additions(declared);
             let last = json!({"name": "last", "type": "int64", "nullable": true});
             declared["tables"][0]["columns"].as_array_mut().unwrap().insert(1, last);
         }));
-        assert_eq!(it.columns(), "kind events note last");
+        assert_eq!(it.columns_at("counts_v2"), "kind events note");
+        assert_eq!(it.columns_at("counts_v3"), "note kind events last");
+        let shown = status(&it.platform, COUNTS)["views"].clone();
+        let shown: Vec<_> = shown.as_array().unwrap().iter().map(|views| views.to_string()).collect();
+        assert_eq!(
+            shown,
+            [
+                r#"{"all_columns":false,"schema":"counts"}"#,
+                r#"{"all_columns":false,"schema":"counts_v2"}"#,
+                r#"{"all_columns":true,"schema":"counts_v3"}"#
+            ]
+        );
         it.publish("A");
         let through = it.platform.until_through(COUNTS);
         assert_eq!((through.generation, &*through.version, it.total_at("counts")), (2, "3.0.0", 6));
@@ -911,13 +932,11 @@ fn plan_and_promote_say_what_readers_must_do_and_retire_removes_nothing_of_their
     ] {
         hand.run(statement);
     }
-    let next = counts("2.0.0", |declared| {
-        with_additions(declared);
-        revision(2)(declared);
-    });
+    let next = counts("2.0.0", |declared| *declared = renamed(declared));
     let planned = it.platform.ask(&["plan", &it.file(&next)]);
     let told = &planned["move_readers"];
-    assert_eq!(told["changes"], json!(["the column seen.note is new", "the view extra is new"]));
+    assert_eq!(told["changes"], json!(["the column seen.events is gone", "the column seen.number is new"]));
+    assert_eq!(told["must_move"], json!(true));
     assert_eq!(told["grants"], json!([format!("select on counts.seen to {role}")]));
     assert_eq!(told["dependants"], json!(["view public.report"]));
     let (_, _, said) = it.platform.command(&["plan", &it.file(&next)]);
@@ -925,11 +944,13 @@ fn plan_and_promote_say_what_readers_must_do_and_retire_removes_nothing_of_their
     it.deploy(&next);
     until_beside_is_fresh(&it.platform, COUNTS);
     let promoted =
-        eventually_done(&it.platform, &["promote", COUNTS, "--force", "--reason", "a column more"]);
+        eventually_done(&it.platform, &["promote", COUNTS, "--force", "--reason", "another column"]);
     assert_eq!(
         (&promoted["readers"], &promoted["move_readers"]["dependants"]),
         (&json!("counts_v2"), &told["dependants"])
     );
+    let may_read = format!("select has_table_privilege('{role}', 'counts_v2.seen', 'select')::text");
+    assert_eq!(hand.run(&may_read), ["true"], "the new views have the rights of the old ones");
     assert_refused(&it.platform, &["retire", COUNTS], "view public.report");
     assert_eq!(it.total_at("counts"), 2, "nothing is removed");
     hand.run("drop view report");

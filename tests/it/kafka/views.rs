@@ -3,9 +3,9 @@
 use serde_json::json;
 
 use super::generations::{
-    COUNTS, Counts, counts, eventually_done, live_generation, revision, until_beside_is_fresh,
+    COUNTS, Counts, counts, eventually_done, live_generation, revision, status, until_beside_is_fresh,
 };
-use crate::harness::{ReadModel, Session};
+use crate::harness::{GATES, Gates, ReadModel, Session};
 
 /// A session that is shown by this name, in a transaction that has a snapshot and has read no view yet.
 fn with_a_snapshot(it: &Counts, application: &str) -> Session {
@@ -53,4 +53,31 @@ fn a_promotion_waits_for_readers_whose_snapshot_is_older_than_the_rows_and_names
     assert_eq!(promoted["generation"], json!(3));
     assert_eq!(counted(&mut old), "0", "this is what was said would happen");
     host.sigterm();
+}
+
+/// Whether all events were read is one thing, whether all of them are in the read model another one.
+#[test]
+fn a_projection_with_dead_and_parked_events_is_fresh_and_not_complete() {
+    for read_model in [ReadModel::postgres(), ReadModel::sqlite()] {
+        let gates = Gates::new("complete", 1, read_model);
+        let host = gates.start_host("host");
+        gates.publish(&["a1", "a2 if x", "a3", "b1"]);
+        gates.until_through();
+        let shown = || status(&gates.platform, GATES);
+        let seen = shown();
+        assert_eq!((&seen["fresh"], &seen["complete"]), (&json!(true), &json!(false)), "{seen:#}");
+        assert_eq!(seen["missing_events"], json!(2));
+        assert!(seen["oldest_missing_ms"].as_i64().is_some_and(|age| age >= 0), "{seen:#}");
+        let (_, _, said) = gates.platform.command(&["status", GATES]);
+        let words = "2 events that were read are not in it";
+        assert!(said.contains("fresh; INCOMPLETE") && said.contains(words), "{said}");
+        gates.open(&["x"]);
+        gates.until_through();
+        gates.platform.ask(&["dlq", "retry", GATES, &gates.only_letter()]);
+        let seen = shown();
+        assert_eq!((&seen["complete"], &seen["missing_events"]), (&json!(true), &json!(0)), "{seen:#}");
+        assert_eq!(seen["oldest_missing_ms"], json!(null));
+        assert_eq!(seen["views"], json!([{"schema": "gates", "all_columns": true}]));
+        host.sigterm();
+    }
 }

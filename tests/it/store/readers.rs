@@ -117,11 +117,7 @@ async fn rights_and_dependants_of_readers_survive_in_place_rebuild_promote_rollb
     home.by_hand("insert into some_orders_g2.number values (1, 30)", "").await?;
     let building = standing(&*store, Role::Building).await?;
     let live = standing(&*store, Role::Live).await?;
-    assert_eq!(
-        readers::from(&*store, &live, &building.layout, false).await?,
-        None,
-        "readers need do nothing"
-    );
+    assert_eq!(readers::from(&*store, &live, &building.layout).await?, None, "readers need do nothing");
     assert!(promote(&*store, &building.generation).await?.replaced);
     is_as_it_was(30).await?;
     // Back, and forth again; then the one before goes.
@@ -147,13 +143,12 @@ async fn what_readers_must_do_is_said_where_columns_change() -> Result<()> {
     more["tables"].as_array_mut().expect("a list").push(extra);
     let more = contract(&more);
     let grown = live.layout.extended(Offered { contract: &more, topics: &topics(&more) });
-    let told = readers::from(&*store, &live, &grown, true).await?.context("a view is new")?.to_lines();
+    let told = readers::from(&*store, &live, &grown).await?.context("a view is new")?.to_lines();
     let granted = format!("select on some_orders.number to {}", reader.role);
     assert!(told[0].contains("the view extra is new") && told[1].contains(&granted), "{told:#?}");
     // A column less: other views.
     let next = contract(&with(|json| json["revision"] = 2.into()));
-    let told =
-        readers::from(&*store, &live, &Layout::unmapped(&next), false).await?.context("a column is gone")?;
+    let told = readers::from(&*store, &live, &Layout::unmapped(&next)).await?.context("a column is gone")?;
     assert_eq!(told.changes, ["the column number.note is gone"]);
     assert_eq!(told.readers.grants, [granted]);
     assert_eq!(told.readers.dependants, ["view reports.report"]);
@@ -161,8 +156,9 @@ async fn what_readers_must_do_is_said_where_columns_change() -> Result<()> {
     let building = standing(&*store, Role::Building).await?.generation;
     let promoted = promote(&*store, &building).await?;
     assert_eq!((&*promoted.readers, promoted.replaced), ("some_orders_v2", false));
-    // Both are served.
+    // Both are served, to the same readers.
     assert_eq!(reader.sum("some_orders.number").await?, 0);
+    assert_eq!(reader.sum("some_orders_v2.number").await?, 0);
     Ok(())
 }
 
@@ -211,7 +207,7 @@ async fn a_persons_trigger_on_a_view_survives_promote_and_additions_on_sqlite() 
     let Session::Sqlite(mut session) = home.session().await? else { unreachable!("it is SQLite") };
     let caught: i64 = sqlx::query_scalar("select id from mine").fetch_one(&mut session).await?;
     assert_eq!(caught, 5);
-    assert_eq!(store.readers(&standing(&*store, Role::Live).await?).await?.dependants.len(), 2);
+    assert_eq!(store.readers(&standing(&*store, Role::Live).await?.views).await?.dependants.len(), 2);
     Ok(())
 }
 
@@ -238,5 +234,83 @@ async fn a_reader_with_an_old_snapshot_sees_the_old_generation_through_promote_a
     reader.execute("commit").await?;
     let seen: i64 = reader.fetch_one(sum).await?.get(0);
     assert_eq!(seen, 30);
+    Ok(())
+}
+
+/// What a driver prepared goes on working, and the new column has views of its own, which the same roles may read.
+#[tokio::test]
+async fn a_prepared_select_of_all_columns_survives_an_addition_in_place_and_by_promotion() -> Result<()> {
+    let home = Home::postgres()?;
+    let store = home.open().await?;
+    offer(&*store, "one", &contract(&numbers())).await?;
+    let mut reader = Reader::new(&home).await?;
+    let all = async |reader: &mut Reader, schema: &str| -> Result<usize> {
+        let sql = AssertSqlSafe(format!("select * from {schema}.number"));
+        let rows = sqlx::query(sql).persistent(true).fetch_all(&mut reader.session).await?;
+        Ok(rows.first().map_or(0, |row| row.len()))
+    };
+    home.by_hand("insert into some_orders_g1.number values (1, 10)", "").await?;
+    assert_eq!(all(&mut reader, "some_orders").await?, 2);
+    offer(&*store, "two", &contract(&with_note(1))).await?;
+    assert_eq!(all(&mut reader, "some_orders").await?, 2);
+    assert_eq!(all(&mut reader, "some_orders_v2").await?, 3);
+    // A column more, and all rows anew.
+    let longer = with(|json| {
+        *json = with_note(2);
+        let more = json!({"name": "more", "type": "text", "nullable": true});
+        json["tables"][0]["columns"].as_array_mut().expect("a list").insert(0, more);
+    });
+    offer(&*store, "three", &contract(&longer)).await?;
+    home.by_hand("insert into some_orders_g2.number (id, n) values (1, 30)", "").await?;
+    let live = standing(&*store, Role::Live).await?;
+    let building = standing(&*store, Role::Building).await?;
+    let told = readers::from(&*store, &live, &building.layout).await?.context("a column is new")?;
+    assert!(!told.must_move && told.to_lines()[0].contains("need do nothing"), "{told:?}");
+    let promoted = promote(&*store, &building.generation).await?;
+    assert_eq!((&*promoted.readers, promoted.replaced), ("some_orders_v3", false));
+    assert_eq!(promoted.moved, ["some_orders", "some_orders_v2"]);
+    for (schema, columns) in [("some_orders", 2), ("some_orders_v2", 3), ("some_orders_v3", 4)] {
+        assert_eq!(
+            (all(&mut reader, schema).await?, reader.sum(&format!("{schema}.number")).await?),
+            (columns, 30)
+        );
+    }
+    // Back: what has the column that is not there any more stays with the generation that has it.
+    promote(&*store, &live.generation).await?;
+    for (schema, columns, sum) in
+        [("some_orders", 2, 10), ("some_orders_v2", 3, 10), ("some_orders_v3", 4, 30)]
+    {
+        assert_eq!(
+            (all(&mut reader, schema).await?, reader.sum(&format!("{schema}.number")).await?),
+            (columns, sum)
+        );
+    }
+    Ok(())
+}
+
+/// The tables of a generation keep a column that a version added which was rolled back: the views that readers know
+/// never had it.
+#[tokio::test]
+async fn readers_stay_where_they_are_when_a_generation_lacks_a_column_that_was_added_in_vain() -> Result<()> {
+    for home in [Home::postgres()?, Home::sqlite()?] {
+        let store = home.open().await?;
+        offer(&*store, "one", &contract(&numbers())).await?;
+        offer(&*store, "two", &contract(&with_note(1))).await?;
+        offer(&*store, "one", &contract(&numbers())).await?;
+        offer(&*store, "three", &contract(&with(|json| json["revision"] = 2.into()))).await?;
+        let live = standing(&*store, Role::Live).await?;
+        let building = standing(&*store, Role::Building).await?;
+        let promoted = promote(&*store, &building.generation).await?;
+        assert_eq!((&*promoted.readers, promoted.replaced), ("some_orders", true));
+        // Who had begun to read the new column is told.
+        let told = readers::from(&*store, &live, &building.layout).await?.context("a column is gone")?;
+        assert!(told.must_move && told.readers.schema == "some_orders_v2", "{told:?}");
+        let left: Vec<_> =
+            standing(&*store, Role::Warm).await?.views.into_iter().map(|set| set.schema).collect();
+        assert_eq!(left, ["some_orders_v2"]);
+        store.retire(&live.generation, &Asked::default()).await?;
+        let shown = standing(&*store, Role::Live).await?.views;
+        assert_eq!((shown.len(), &*shown[0].schema), (1, "some_orders"));
+    }
     Ok(())
 }

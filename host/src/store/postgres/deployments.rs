@@ -17,14 +17,15 @@ use super::{ADVISORY_CLASS, BEGIN, Postgres, fence, lock_holder, make_schema, ol
 use crate::checkpoint::FILE;
 use crate::deploy::layout::{Layout, Offered, Step};
 use crate::deploy::supply::may_take_over;
+use crate::deploy::views::{self, Cover, View, ViewSet};
 use crate::deploy::{self, Target};
 use crate::event::Partition;
 use crate::failpoint;
 use crate::failure::FailureKind;
 use crate::store::deployments::{
     Action, Deployed, Deployments, LiveHost, OpenDeployment, OpenRow, Origin, PRESENCE, Promoted, Proposal,
-    Proposed, Report, ReportRow, Role, Standing, StandingRow, StoredComponent, Vector, known, no_step_back,
-    open, promotable, report, vector_json,
+    Proposed, Report, ReportRow, Role, Standing, StandingRow, StoredComponent, Vector, known, next_views,
+    no_step_back, open, promotable, report, vector_json, views_json,
 };
 use crate::store::foreign::{Readers, none_goes_along};
 use crate::store::names::quote;
@@ -449,9 +450,8 @@ impl Deployments for Postgres {
         self.naming(&generation.projection, switched).await
     }
 
-    async fn views_are_free(&self, standing: &Standing) -> Result<(), StoreError> {
-        let Some(readers) = &standing.readers else { return Ok(()) };
-        lock_holder::none_in_the_way(&mut *self.connection().await?, &[readers]).await
+    async fn views_are_free(&self, schemas: &[&str]) -> Result<(), StoreError> {
+        lock_holder::none_in_the_way(&mut *self.connection().await?, schemas).await
     }
 
     async fn snapshots_are_recent(&self, generation: &Generation) -> Result<(), StoreError> {
@@ -481,8 +481,8 @@ impl Deployments for Postgres {
         self.naming(&generation.projection, retired).await
     }
 
-    async fn readers(&self, standing: &Standing) -> Result<Readers, StoreError> {
-        foreign::readers(&mut *self.connection().await?, standing).await
+    async fn readers(&self, views: &[ViewSet]) -> Result<Readers, StoreError> {
+        foreign::readers(&mut *self.connection().await?, views).await
     }
 
     async fn drop_projection(&self, projection: &str, asked: &Asked) -> Result<(), StoreError> {
@@ -508,11 +508,7 @@ impl Postgres {
         let (new, old) = promotable(&standings, generation)?;
         let behind = behind(&mut tx, new.generation.id, old.generation.id, topics).await?;
         no_step_back(generation, &behind)?;
-        let promoted = match &new.readers {
-            // Its views are there: it was live before.
-            Some(readers) => Promoted { readers: readers.clone(), replaced: false },
-            None => show(&mut tx, new, old).await?,
-        };
+        let promoted = show(&mut tx, &standings, new, old).await?;
         for (standing, role) in [(old, Role::Warm), (new, Role::Live)] {
             sqlx::query(
                 "update projector.generation set role = $2, hold_until = null, hold_at = null, hold_by = null where id = $1",
@@ -538,15 +534,10 @@ impl Postgres {
             done => return done,
         };
         let Ok(mut session) = self.connection().await else { return Err(error) };
-        let schemas: Result<Vec<String>, _> = sqlx::query_scalar(
-            "select unnest(array_remove(array[table_schema, readers], null)) from projector.generation
-             where projection = $1",
-        )
-        .bind(projection)
-        .fetch_all(&mut *session)
-        .await;
-        let Ok(schemas) = schemas else { return Err(error) };
-        let schemas: Vec<&str> = schemas.iter().map(String::as_str).collect();
+        let Ok(standings) = standings(&mut session, projection).await else { return Err(error) };
+        let views = standings.iter().flat_map(|standing| &standing.views).map(|set| &*set.schema);
+        let tables = standings.iter().map(|standing| &*standing.generation.schema);
+        let schemas: Vec<&str> = views.chain(tables).collect();
         Err(lock_holder::named(&mut session, &schemas, error).await)
     }
 
@@ -658,12 +649,16 @@ impl Postgres {
                 (generation, None, Some(verdict))
             }
             Target::InPlace { generation, steps } => {
-                let standing = standings.into_iter().find(|standing| standing.generation.id == generation);
+                let standing =
+                    standings.iter().find(|standing| standing.generation.id == generation).cloned();
                 let standing = standing.ok_or_else(|| StoreError::Unusable("no such generation".into()))?;
                 let extended = standing.layout.extended(offered);
-                if let (false, Some(readers)) = (steps.is_empty(), &standing.readers) {
-                    let shown = (&extended, Some(&standing.layout));
-                    show_layout(&mut tx, shown, &standing.generation.schema, readers).await?;
+                let mut views = standing.views.clone();
+                if !steps.is_empty() && !views.is_empty() {
+                    let like = standing.newest_views().cloned();
+                    let next = next_views(&standings, name, &extended);
+                    let grown = Standing { layout: extended.clone(), ..standing.clone() };
+                    complete_views(&mut tx, &grown, &mut views, next, like.as_ref()).await?;
                 }
                 fence(&mut tx, &[generation]).await?;
                 let switched: PgQueryResult = sqlx::query(
@@ -679,6 +674,7 @@ impl Postgres {
                 if switched.rows_affected() == 0 {
                     return Ok(None);
                 }
+                set_views(&mut tx, generation, &views, &extended).await?;
                 let added: Vec<String> = steps.iter().map(ToString::to_string).collect();
                 let verdict = (!added.is_empty()).then(|| added.join("; "));
                 (standing.generation, Some(standing.active), verdict)
@@ -810,7 +806,7 @@ impl Entry {
 async fn standings(connection: &mut PgConnection, projection: &str) -> Result<Vec<Standing>, StoreError> {
     let rows: Vec<StandingRow> = sqlx::query_as(
         "select g.id, g.projection, g.number, g.table_schema, g.role, g.layout::text as layout, g.active_digest,
-           c.descriptor::text as descriptor, g.readers, g.caught_up_at is not null as caught_up, g.backfilling
+           c.descriptor::text as descriptor, g.readers, g.views::text as views, g.caught_up_at is not null as caught_up, g.backfilling
          from projector.generation g join projector.component c on c.digest = g.active_digest
          where g.projection = $1 order by g.number",
     )
@@ -877,11 +873,10 @@ async fn create(
     .map_err(classify)?;
     let schema = names::generation_schema(name, number);
     let layout = Layout::of(offered);
-    let readers = (role == Role::Live).then(|| names::schema(name));
     let id: i64 = sqlx::query_scalar(
         "insert into projector.generation
-           (projection, number, revision, table_schema, active_digest, role, layout, readers, backfilling)
-         values ($1, $2, $3, $4, $5, $6, $7::text::jsonb, $8, $9) returning id",
+           (projection, number, revision, table_schema, active_digest, role, layout, backfilling)
+         values ($1, $2, $3, $4, $5, $6, $7::text::jsonb, $8) returning id",
     )
     .bind(name)
     .bind(number)
@@ -890,7 +885,6 @@ async fn create(
     .bind(digest)
     .bind(role.as_str())
     .bind(json(&layout))
-    .bind(&readers)
     .bind(backfilling)
     .fetch_one(&mut **tx)
     .await
@@ -899,80 +893,138 @@ async fn create(
     for statement in tables::create(contract, &schema) {
         run(tx, statement).await?;
     }
-    if let Some(readers) = &readers {
-        make_schema(tx, readers).await?;
-        show_layout(tx, (&layout, None), &schema, readers).await?;
+    if role == Role::Live {
+        let views = ViewSet::of(names::views_schema(name, 1), 1, &layout);
+        make_views(tx, &views, &layout, &schema, None).await?;
+        set_views(tx, id, &[views], &layout).await?;
     }
     Ok(Generation { id, projection: name.to_owned(), number, schema })
 }
 
-/// Makes views of a generation that readers do not know yet: those that they know show it, where they
-/// could not tell; otherwise it gets a schema of its own.
-async fn show(tx: &mut Tx, new: &Standing, old: &Standing) -> Result<Promoted, StoreError> {
-    let Generation { projection, number, schema, .. } = &new.generation;
-    let known = old.readers.as_ref().filter(|_| new.layout.reads_like(&old.layout));
-    let (readers, layout) = match known {
-        Some(readers) => {
-            set_readers(tx, old, None, &old.layout).await?;
-            (readers.clone(), new.layout.in_order_of(&old.layout))
-        }
-        None => {
-            let readers = names::versioned_schema(projection, *number);
-            make_schema(tx, &readers).await?;
-            (readers, new.layout.clone())
-        }
-    };
-    show_layout(tx, (&layout, known.map(|_| &old.layout)), schema, &readers).await?;
-    set_readers(tx, new, Some(&readers), &layout).await?;
-    Ok(Promoted { readers, replaced: known.is_some() })
+/// Shows a generation instead of another one, in all views whose columns it has: who reads them sees the one or the
+/// other. If none of them shows all of it, there are new views beside them.
+async fn show(
+    tx: &mut Tx,
+    standings: &[Standing],
+    new: &Standing,
+    old: &Standing,
+) -> Result<Promoted, StoreError> {
+    let (moved, left): (Vec<ViewSet>, Vec<ViewSet>) =
+        old.views.iter().cloned().partition(|set| set.fits(&new.layout));
+    let like = old.newest_views();
+    let schemas: Vec<&str> = moved.iter().map(|set| &*set.schema).collect();
+    lock_holder::none_in_the_way(tx, &schemas).await?;
+    // Whatever is waited for from here on keeps readers waiting: for no longer than they may.
+    run(tx, format!("set local lock_timeout = {READERS_WAIT_MS}")).await?;
+    for set in &moved {
+        replace_views(tx, set, &new.layout, &new.generation.schema).await?;
+    }
+    let mut views = [&*new.views, &moved].concat();
+    views.sort_by_key(|set| set.version);
+    let next = next_views(standings, &new.generation.projection, &new.layout);
+    complete_views(tx, new, &mut views, next, like).await?;
+    set_views(tx, old.generation.id, &left, &old.layout).await?;
+    set_views(tx, new.generation.id, &views, &new.layout).await?;
+    Ok(Promoted::new(new, &moved, &views))
 }
 
-async fn set_readers(
+/// Makes what is missing until some of a generation's views show all of it: views of new tables beside the others,
+/// or, if the columns of a table changed, new views in a schema of their own. These have the rights and the options
+/// that the views `like` have.
+async fn complete_views(
     tx: &mut Tx,
     standing: &Standing,
-    readers: Option<&str>,
+    views: &mut Vec<ViewSet>,
+    next: ViewSet,
+    like: Option<&ViewSet>,
+) -> Result<(), StoreError> {
+    let (layout, schema) = (&standing.layout, &standing.generation.schema);
+    match views::cover(views, layout) {
+        Cover::Covered => {}
+        Cover::Grow { version, views: more } => {
+            for set in views.iter_mut().filter(|set| set.version == version) {
+                for view in &more {
+                    make_view(tx, &set.schema, view, (layout, schema), &[]).await?;
+                }
+                set.views.extend(more.iter().cloned());
+            }
+        }
+        Cover::Make => {
+            make_views(tx, &next, layout, schema, like).await?;
+            views.push(next);
+        }
+    }
+    Ok(())
+}
+
+async fn set_views(
+    tx: &mut Tx,
+    generation: i64,
+    views: &[ViewSet],
     layout: &Layout,
 ) -> Result<(), StoreError> {
-    sqlx::query("update projector.generation set readers = $2, layout = $3::text::jsonb where id = $1")
-        .bind(standing.generation.id)
-        .bind(readers)
-        .bind(json(layout))
+    sqlx::query("update projector.generation set readers = $2, views = $3::text::jsonb where id = $1")
+        .bind(generation)
+        .bind(views::newest(views, layout).map(|newest| &*newest.schema))
+        .bind(views_json(views))
         .execute(&mut **tx)
         .await
         .map_err(classify)?;
     Ok(())
 }
 
-/// Readers' views of a layout. Those of the layout that readers know are replaced: whoever reads them sees
-/// the one or the other, and grants, comments, options and dependent objects stay. Whatever the transaction
-/// waits for from then on keeps readers waiting, so it waits for no longer than they may.
-async fn show_layout(
+async fn make_views(
     tx: &mut Tx,
-    (layout, known): (&Layout, Option<&Layout>),
+    set: &ViewSet,
+    layout: &Layout,
     schema: &str,
-    readers: &str,
+    like: Option<&ViewSet>,
 ) -> Result<(), StoreError> {
-    if known.is_some() {
-        lock_holder::none_in_the_way(tx, &[readers]).await?;
-    }
-    run(tx, format!("set local lock_timeout = {READERS_WAIT_MS}")).await?;
-    for table in &layout.tables {
-        let is_known = known.is_some_and(|known| known.table(&table.name).is_some());
-        let view = match is_known {
-            // One that a person dropped is made anew.
-            true => foreign::known_view(tx, readers, &table.name).await?.unwrap_or_default(),
-            false => KnownView::default(),
+    make_schema(tx, &set.schema).await?;
+    for view in &set.views {
+        let known = match like {
+            Some(like) => foreign::known_view(tx, &like.schema, &view.table).await?.unwrap_or_default(),
+            None => KnownView::default(),
         };
-        if let (Some(owner), false) = (&view.owner, view.ours) {
-            let view = tables::qualified(readers, &table.name);
+        make_view(tx, &set.schema, view, (layout, schema), &known.options).await?;
+    }
+    if let Some(like) = like {
+        for grant in foreign::rights(tx, &like.schema, &set.schema).await? {
+            run(tx, grant).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn make_view(
+    tx: &mut Tx,
+    readers: &str,
+    view: &View,
+    (layout, schema): (&Layout, &str),
+    options: &[String],
+) -> Result<(), StoreError> {
+    let Some(table) = layout.table(&view.table) else { return Ok(()) };
+    run(tx, tables::view("create view", view, (table, schema), readers, options)).await
+}
+
+/// Has views show another generation: their grants, comments, options and dependent objects stay. A view that a
+/// person dropped is made again.
+async fn replace_views(tx: &mut Tx, set: &ViewSet, layout: &Layout, schema: &str) -> Result<(), StoreError> {
+    let readers = &*set.schema;
+    for view in &set.views {
+        let Some(table) = layout.table(&view.table) else { continue };
+        let known = foreign::known_view(tx, readers, &view.table).await?.unwrap_or_default();
+        if let (Some(owner), false) = (&known.owner, known.ours) {
+            let view = tables::qualified(readers, &view.table);
             return Err(StoreError::Unusable(format!(
                 "the view {view} belongs to the role {owner}, so Projector cannot replace it: `alter view {view} owner to` the role of the store's url, or grant that role the role {owner}"
             )));
         }
-        run(tx, tables::view(table, schema, readers, is_known.then_some(&view.options))).await?;
+        let replace = tables::view("create or replace view", view, (table, schema), readers, &known.options);
+        run(tx, replace).await?;
         // A view reads its table with its owner's rights.
-        if let Some(owner) = &view.owner {
-            let (owner, from) = (quote(owner), tables::qualified(schema, &table.name));
+        if let Some(owner) = &known.owner {
+            let (owner, from) = (quote(owner), tables::qualified(schema, &view.table));
             run(tx, format!("grant usage on schema {} to {owner}", quote(schema))).await?;
             run(tx, format!("grant select on {from} to {owner}")).await?;
         }

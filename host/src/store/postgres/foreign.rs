@@ -7,6 +7,7 @@ use sqlx::postgres::PgConnection;
 
 use super::errors::classify;
 use super::tables;
+use crate::deploy::views::ViewSet;
 use crate::store::StoreError;
 use crate::store::deployments::Standing;
 use crate::store::foreign::Readers;
@@ -23,7 +24,7 @@ impl Own {
     /// are known by the names of their keys.
     pub(super) async fn of(connection: &mut PgConnection, standing: &Standing) -> Result<Self, StoreError> {
         let schema = &standing.generation.schema;
-        let mut own = Self::views(standing);
+        let mut own = Self::views(&standing.views);
         own.schemas.push(schema.clone());
         let laid = standing.layout.tables.iter().map(|table| table.name.clone());
         let left = tables_with_keys(connection, schema).await?.into_iter();
@@ -35,11 +36,12 @@ impl Own {
         Ok(own)
     }
 
-    /// The views that show a generation to readers.
-    fn views(standing: &Standing) -> Self {
-        let Some(readers) = &standing.readers else { return Self::default() };
-        let views = standing.layout.tables.iter().map(|table| (readers.clone(), table.name.clone(), "v"));
-        Self { schemas: vec![readers.clone()], relations: views.collect() }
+    /// The views of these sets.
+    pub(super) fn views(sets: &[ViewSet]) -> Self {
+        let views = sets
+            .iter()
+            .flat_map(|set| set.views.iter().map(|view| (set.schema.clone(), view.table.clone(), "v")));
+        Self { relations: views.collect(), schemas: sets.iter().map(|set| set.schema.clone()).collect() }
     }
 
     /// The statements that remove it all, views first. None of them removes what is not the host's.
@@ -147,27 +149,70 @@ pub(super) async fn objects(connection: &mut PgConnection, own: &Own) -> Result<
     .map_err(classify)
 }
 
-/// Who reads a generation's views.
-pub(super) async fn readers(
-    connection: &mut PgConnection,
-    standing: &Standing,
-) -> Result<Readers, StoreError> {
-    let own = Own::views(standing);
-    let views: Vec<&str> = own.relations.iter().map(|(_, name, _)| name.as_str()).collect();
+/// Who reads these views.
+pub(super) async fn readers(connection: &mut PgConnection, sets: &[ViewSet]) -> Result<Readers, StoreError> {
+    let own = Own::views(sets);
+    let (schemas, views): (Vec<&str>, Vec<&str>) =
+        own.relations.iter().map(|(schema, name, _)| (schema.as_str(), name.as_str())).unzip();
     let grants = sqlx::query_scalar(
         "select lower(a.privilege_type) || ' on ' || n.nspname || '.' || c.relname || ' to '
            || case a.grantee when 0 then 'public' else pg_get_userbyid(a.grantee)::text end
-         from pg_class c join pg_namespace n on n.oid = c.relnamespace, aclexplode(c.relacl) a
-         where n.nspname = $1 and c.relname = any($2) and c.relkind = 'v' and a.grantee <> c.relowner
+         from unnest($1::text[], $2::text[]) as o(space, name)
+         join pg_namespace n on n.nspname = o.space
+         join pg_class c on c.relnamespace = n.oid and c.relname = o.name and c.relkind = 'v',
+           aclexplode(c.relacl) a
+         where a.grantee <> c.relowner
          order by 1",
     )
-    .bind(standing.readers.as_deref().unwrap_or_default())
+    .bind(schemas)
     .bind(views)
     .fetch_all(&mut *connection)
     .await
     .map_err(classify)?;
     let dependants = objects(connection, &own).await?;
-    Ok(Readers { schema: standing.readers.clone().unwrap_or_default(), grants, dependants })
+    Ok(Readers { schema: own.schemas.join(", "), grants, dependants })
+}
+
+/// The statements that give the views of one schema the rights that the views of the same name in another one have:
+/// on the schema, on the views, and on their columns. The owner of a view has rights as well, if it is another role.
+/// A schema that another role owns is left to that role.
+pub(super) async fn rights(
+    connection: &mut PgConnection,
+    like: &str,
+    schema: &str,
+) -> Result<Vec<String>, StoreError> {
+    sqlx::query_scalar(
+        "with views as (
+           select l.oid as old, l.relowner, l.relacl, v.oid as new, format('%I.%I', $2::text, v.relname) as name
+           from pg_class l join pg_class v on v.relname = l.relname and v.relkind = 'v'
+           where l.relnamespace = to_regnamespace(quote_ident($1::text)) and l.relkind = 'v'
+             and v.relnamespace = to_regnamespace(quote_ident($2::text))
+         ), held (what, grantee, is_grantable) as (
+           select 'usage on schema ' || quote_ident($2::text), a.grantee, a.is_grantable
+           from pg_namespace l join pg_namespace n on n.nspname = $2::text, aclexplode(l.nspacl) a
+           where l.nspname = $1::text and a.privilege_type = 'USAGE' and a.grantee <> l.nspowner
+             and pg_has_role(n.nspowner, 'usage')
+           union all
+           select lower(a.privilege_type) || ' on ' || name, a.grantee, a.is_grantable
+           from views, aclexplode(relacl) a where a.grantee <> relowner
+           union all
+           select 'select on ' || name, relowner, false from views
+           where pg_get_userbyid(relowner) <> current_user
+           union all
+           select format('%s (%I) on %s', lower(a.privilege_type), o.attname, name), a.grantee, a.is_grantable
+           from views join pg_attribute o on o.attrelid = old
+           join pg_attribute t on t.attrelid = new and t.attname = o.attname, aclexplode(o.attacl) a
+         )
+         select format('grant %s to %s%s', what,
+           case grantee when 0 then 'public' else quote_ident(pg_get_userbyid(grantee)) end,
+           case when is_grantable then ' with grant option' else '' end)
+         from held where grantee = 0 or pg_get_userbyid(grantee) <> current_user",
+    )
+    .bind(like)
+    .bind(schema)
+    .fetch_all(connection)
+    .await
+    .map_err(classify)
 }
 
 /// What a person set of a view that is to be replaced.

@@ -8,6 +8,7 @@ use projector_model::{Contract, Type};
 use sha2::{Digest, Sha256};
 
 use crate::deploy::layout::{LaidTable, Step};
+use crate::deploy::views::View;
 use crate::store::names::{DELETED, LINEAGE, quote};
 
 /// The statements that create a generation's tables in its schema, in order.
@@ -173,23 +174,27 @@ fn create_table(create: &str, table: &Table, schema: &str) -> String {
     format!("{create} {} (\n  {}\n)", qualified(schema, &table.name), parts.join(",\n  "))
 }
 
-/// The statement that makes readers' view of a table, or replaces the one that is `known` and keeps its
-/// options.
-pub(super) fn view(table: &LaidTable, schema: &str, readers: &str, known: Option<&[String]>) -> String {
-    let columns: Vec<_> = table.columns.iter().map(|column| quote(&column.name)).collect();
+/// The statement that makes readers' view of a table that stands in `schema`, or replaces it.
+pub(super) fn view(
+    create: &str,
+    view: &View,
+    (table, schema): (&LaidTable, &str),
+    readers: &str,
+    options: &[String],
+) -> String {
+    let columns: Vec<_> = view.columns.iter().map(|column| quote(&column.name)).collect();
     let visible = if table.tombstones { format!(" where not {DELETED}") } else { String::new() };
     let option = |option: &String| {
         let (name, value) = option.split_once('=').unwrap_or((option, "true"));
         format!("{} = '{}'", quote(name), value.replace('\'', "''"))
     };
-    let options: Vec<String> = known.into_iter().flatten().map(option).collect();
+    let options: Vec<String> = options.iter().map(option).collect();
     format!(
-        "{} {}{} as select {} from {}{visible}",
-        if known.is_some() { "create or replace view" } else { "create view" },
-        qualified(readers, &table.name),
+        "{create} {}{} as select {} from {}{visible}",
+        qualified(readers, &view.table),
         if options.is_empty() { String::new() } else { format!(" with ({})", options.join(", ")) },
         columns.join(", "),
-        qualified(schema, &table.name)
+        qualified(schema, &view.table)
     )
 }
 

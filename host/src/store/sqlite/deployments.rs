@@ -15,13 +15,14 @@ use super::{Sqlite, tables};
 use crate::checkpoint::FILE;
 use crate::deploy::layout::{Layout, Offered};
 use crate::deploy::supply::may_take_over;
+use crate::deploy::views::{self, Cover, View, ViewSet};
 use crate::deploy::{self, Target};
 use crate::event::Partition;
 use crate::failpoint;
 use crate::store::deployments::{
     Action, Deployed, Deployments, LiveHost, OpenDeployment, OpenRow, Origin, PRESENCE, Promoted, Proposal,
-    Proposed, Report, ReportRow, Role, Standing, StandingRow, StoredComponent, Vector, known, no_step_back,
-    open, promotable, report, vector_json,
+    Proposed, Report, ReportRow, Role, Standing, StandingRow, StoredComponent, Vector, known, next_views,
+    no_step_back, open, promotable, report, vector_json, views_json,
 };
 use crate::store::foreign::{Readers, none_goes_along};
 use crate::store::operator::Asked;
@@ -423,11 +424,7 @@ impl Deployments for Sqlite {
         let (new, old) = promotable(&standings, generation)?;
         let behind = behind(&mut tx, new.generation.id, old.generation.id, topics).await?;
         no_step_back(generation, &behind)?;
-        let promoted = match &new.readers {
-            // Its views are there: it was live before.
-            Some(readers) => Promoted { readers: readers.clone(), replaced: false },
-            None => show(&mut tx, new, old).await?,
-        };
+        let promoted = show(&mut tx, &standings, new, old).await?;
         for (standing, role) in [(old, Role::Warm), (new, Role::Live)] {
             sqlx::query(
                 "update projector_generation set role = ?2, hold_until = null, hold_at = null, hold_by = null where id = ?1",
@@ -445,7 +442,7 @@ impl Deployments for Sqlite {
         Ok(promoted)
     }
 
-    async fn views_are_free(&self, _: &Standing) -> Result<(), StoreError> {
+    async fn views_are_free(&self, _: &[&str]) -> Result<(), StoreError> {
         // Whoever reads keeps nobody from it.
         Ok(())
     }
@@ -491,9 +488,9 @@ impl Deployments for Sqlite {
         tx.commit().await.map_err(classify)
     }
 
-    async fn readers(&self, standing: &Standing) -> Result<Readers, StoreError> {
+    async fn readers(&self, views: &[ViewSet]) -> Result<Readers, StoreError> {
         let mut connection = self.pool.acquire().await.map_err(classify)?;
-        foreign::readers(&mut connection, standing).await
+        foreign::readers(&mut connection, views).await
     }
 
     async fn drop_projection(&self, projection: &str, asked: &Asked) -> Result<(), StoreError> {
@@ -567,7 +564,8 @@ impl Sqlite {
                 (generation, None, Some(verdict))
             }
             Target::InPlace { generation, steps } => {
-                let standing = standings.into_iter().find(|standing| standing.generation.id == generation);
+                let standing =
+                    standings.iter().find(|standing| standing.generation.id == generation).cloned();
                 let standing = standing.ok_or_else(|| StoreError::Unusable("no such generation".into()))?;
                 let extended = standing.layout.extended(offered);
                 for step in &steps {
@@ -576,9 +574,11 @@ impl Sqlite {
                     }
                     failpoint::reached(failpoint::AFTER_STEP, name);
                 }
-                if let (false, Some(readers)) = (steps.is_empty(), &standing.readers) {
-                    let shown = (&extended, Some(&standing.layout));
-                    show_layout(&mut tx, shown, &standing.generation.schema, readers).await?;
+                let mut views = standing.views.clone();
+                if !steps.is_empty() && !views.is_empty() {
+                    let next = next_views(&standings, name, &extended);
+                    let tables = (&extended, &*standing.generation.schema);
+                    complete_views(&mut tx, tables, &mut views, next).await?;
                 }
                 let switched: SqliteQueryResult = sqlx::query(
                     "update projector_generation set active_digest = ?2, halted = null, halted_kind = null,
@@ -593,6 +593,7 @@ impl Sqlite {
                 if switched.rows_affected() == 0 {
                     return Ok(None);
                 }
+                set_views(&mut tx, generation, &views, &extended).await?;
                 let added: Vec<String> = steps.iter().map(ToString::to_string).collect();
                 let verdict = (!added.is_empty()).then(|| added.join("; "));
                 (standing.generation, Some(standing.active), verdict)
@@ -655,7 +656,7 @@ impl Entry {
 async fn standings(connection: &mut SqliteConnection, projection: &str) -> Result<Vec<Standing>, StoreError> {
     let rows: Vec<StandingRow> = sqlx::query_as(
         "select g.id, g.projection, g.number, g.table_schema, g.role, g.layout, g.active_digest,
-           c.descriptor, g.readers, g.caught_up_at is not null as caught_up, g.backfilling
+           c.descriptor, g.readers, g.views, g.caught_up_at is not null as caught_up, g.backfilling
          from projector_generation g join projector_component c on c.digest = g.active_digest
          where g.projection = ?1 order by g.number",
     )
@@ -722,15 +723,14 @@ async fn create(
     .map_err(classify)?;
     let schema = names::generation_schema(name, number);
     let layout = Layout::of(offered);
-    let readers = (role == Role::Live).then(|| names::schema(name));
     // SQLite gives the number of a row that is gone again, and hosts know generations by it: so it is that
     // of all generations that there ever were.
     let id: i64 = sqlx::query_scalar(
         "insert into projector_generation
-           (id, projection, number, revision, table_schema, active_digest, role, layout, readers, backfilling, created_at)
+           (id, projection, number, revision, table_schema, active_digest, role, layout, backfilling, created_at)
          values ((select max((select sum(generations) from projector_projection),
                              (select coalesce(max(id), 0) + 1 from projector_generation))),
-           ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, cast(unixepoch('subsec') * 1000000 as integer)) returning id",
+           ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, cast(unixepoch('subsec') * 1000000 as integer)) returning id",
     )
     .bind(name)
     .bind(number)
@@ -739,7 +739,6 @@ async fn create(
     .bind(digest)
     .bind(role.as_str())
     .bind(json(&layout))
-    .bind(&readers)
     .bind(backfilling)
     .fetch_one(&mut **tx)
     .await
@@ -747,64 +746,104 @@ async fn create(
     for statement in tables::create(contract, &schema) {
         run(tx, statement).await?;
     }
-    if let Some(readers) = &readers {
-        show_layout(tx, (&layout, None), &schema, readers).await?;
+    if role == Role::Live {
+        let views = ViewSet::of(names::views_schema(name, 1), 1, &layout);
+        make_views(tx, &views.schema, &views.views, (&layout, &schema)).await?;
+        set_views(tx, id, &[views], &layout).await?;
     }
     Ok(Generation { id, projection: name.to_owned(), number, schema })
 }
 
-/// Makes views of a generation that readers do not know yet: those that they know show it, where they
-/// could not tell; otherwise it gets a schema of its own.
-async fn show(tx: &mut Tx, new: &Standing, old: &Standing) -> Result<Promoted, StoreError> {
-    let Generation { projection, number, schema, .. } = &new.generation;
-    let known = old.readers.as_ref().filter(|_| new.layout.reads_like(&old.layout));
-    let (readers, layout) = match known {
-        Some(readers) => {
-            set_readers(tx, old, None, &old.layout).await?;
-            (readers.clone(), new.layout.in_order_of(&old.layout))
-        }
-        None => {
-            let readers = names::versioned_schema(projection, *number);
-            (readers, new.layout.clone())
-        }
-    };
-    show_layout(tx, (&layout, known.map(|_| &old.layout)), schema, &readers).await?;
-    set_readers(tx, new, Some(&readers), &layout).await?;
-    Ok(Promoted { readers, replaced: known.is_some() })
+/// Shows a generation instead of another one, in all views whose columns it has: who reads them sees the one or the
+/// other. If none of them shows all of it, there are new views beside them.
+async fn show(
+    tx: &mut Tx,
+    standings: &[Standing],
+    new: &Standing,
+    old: &Standing,
+) -> Result<Promoted, StoreError> {
+    let (moved, left): (Vec<ViewSet>, Vec<ViewSet>) =
+        old.views.iter().cloned().partition(|set| set.fits(&new.layout));
+    let tables = (&new.layout, &*new.generation.schema);
+    for set in &moved {
+        replace_views(tx, set, tables).await?;
+    }
+    let mut views = [&*new.views, &moved].concat();
+    views.sort_by_key(|set| set.version);
+    let next = next_views(standings, &new.generation.projection, &new.layout);
+    complete_views(tx, tables, &mut views, next).await?;
+    set_views(tx, old.generation.id, &left, &old.layout).await?;
+    set_views(tx, new.generation.id, &views, &new.layout).await?;
+    Ok(Promoted::new(new, &moved, &views))
 }
 
-async fn set_readers(
+/// Makes what is missing until some of a generation's views show all of it: views of new tables beside the others,
+/// or, if the columns of a table changed, new views under a prefix of their own.
+async fn complete_views(
     tx: &mut Tx,
-    standing: &Standing,
-    readers: Option<&str>,
+    tables: (&Layout, &str),
+    views: &mut Vec<ViewSet>,
+    next: ViewSet,
+) -> Result<(), StoreError> {
+    match views::cover(views, tables.0) {
+        Cover::Covered => {}
+        Cover::Grow { version, views: more } => {
+            for set in views.iter_mut().filter(|set| set.version == version) {
+                make_views(tx, &set.schema, &more, tables).await?;
+                set.views.extend(more.iter().cloned());
+            }
+        }
+        Cover::Make => {
+            make_views(tx, &next.schema, &next.views, tables).await?;
+            views.push(next);
+        }
+    }
+    Ok(())
+}
+
+async fn set_views(
+    tx: &mut Tx,
+    generation: i64,
+    views: &[ViewSet],
     layout: &Layout,
 ) -> Result<(), StoreError> {
-    sqlx::query("update projector_generation set readers = ?2, layout = ?3 where id = ?1")
-        .bind(standing.generation.id)
-        .bind(readers)
-        .bind(json(layout))
+    sqlx::query("update projector_generation set readers = ?2, views = ?3 where id = ?1")
+        .bind(generation)
+        .bind(views::newest(views, layout).map(|newest| &*newest.schema))
+        .bind(views_json(views))
         .execute(&mut **tx)
         .await
         .map_err(classify)?;
     Ok(())
 }
 
-/// Readers' views of a layout. Those of the layout that readers know are replaced, and keep their triggers:
-/// whoever reads them sees the one or the other.
-async fn show_layout(
+/// Views under a prefix, of the tables of a layout that stand under another one.
+async fn make_views(
     tx: &mut Tx,
-    (layout, known): (&Layout, Option<&Layout>),
-    schema: &str,
     readers: &str,
+    views: &[View],
+    (layout, schema): (&Layout, &str),
 ) -> Result<(), StoreError> {
-    for table in &layout.tables {
-        let is_known = known.is_some_and(|known| known.table(&table.name).is_some());
-        let mut triggers = Vec::new();
-        if is_known {
-            triggers = foreign::triggers(tx, &names::prefixed(readers, &table.name)).await?;
-            run(tx, format!("drop view if exists {}", tables::qualified(readers, &table.name))).await?;
+    for view in views {
+        if let Some(table) = layout.table(&view.table) {
+            run(tx, tables::view(view, (table, schema), readers)).await?;
         }
-        run(tx, tables::view(table, schema, readers)).await?;
+    }
+    Ok(())
+}
+
+/// Has views show another generation. They keep their triggers.
+async fn replace_views(
+    tx: &mut Tx,
+    set: &ViewSet,
+    (layout, schema): (&Layout, &str),
+) -> Result<(), StoreError> {
+    let readers = &*set.schema;
+    for view in &set.views {
+        let Some(table) = layout.table(&view.table) else { continue };
+        let triggers = foreign::triggers(tx, &names::prefixed(readers, &view.table)).await?;
+        run(tx, format!("drop view if exists {}", tables::qualified(readers, &view.table))).await?;
+        run(tx, tables::view(view, (table, schema), readers)).await?;
         for trigger in triggers {
             run(tx, trigger).await?;
         }

@@ -9,6 +9,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqliteConnection;
 
 use super::errors::classify;
+use crate::deploy::views::ViewSet;
 use crate::store::StoreError;
 use crate::store::deployments::Standing;
 use crate::store::foreign::Readers;
@@ -22,13 +23,17 @@ pub(super) struct Own {
 
 impl Own {
     pub(super) fn of(standing: &Standing) -> Self {
-        let named = |prefix: &String| -> Vec<String> {
-            standing.layout.tables.iter().map(|table| names::prefixed(prefix, &table.name)).collect()
+        let schema = &standing.generation.schema;
+        let tables = standing.layout.tables.iter().map(|table| names::prefixed(schema, &table.name));
+        Self { tables: tables.collect(), ..Self::views(&standing.views) }
+    }
+
+    /// The views of these sets.
+    fn views(sets: &[ViewSet]) -> Self {
+        let named = |set: &ViewSet| -> Vec<String> {
+            set.views.iter().map(|view| names::prefixed(&set.schema, &view.table)).collect()
         };
-        Self {
-            views: standing.readers.as_ref().map(named).unwrap_or_default(),
-            tables: named(&standing.generation.schema),
-        }
+        Self { views: sets.iter().flat_map(named).collect(), tables: Vec::new() }
     }
 
     /// The statements that remove it all.
@@ -159,13 +164,13 @@ pub(super) async fn triggers(
     .map_err(classify)
 }
 
-/// Who reads a generation's views: views and triggers whose text has their names.
+/// Who reads these views: views and triggers whose text has their names.
 pub(super) async fn readers(
     connection: &mut SqliteConnection,
-    standing: &Standing,
+    sets: &[ViewSet],
 ) -> Result<Readers, StoreError> {
-    let mut own = Own::of(standing);
-    own.tables.clear();
+    let own = Own::views(sets);
+    let prefixes: Vec<&str> = sets.iter().map(|set| &*set.schema).collect();
     let rows: Vec<(String, String, String)> = sqlx::query_as(
         "select type, name, coalesce(sql, '') from sqlite_master where type in ('view', 'trigger') order by name",
     )
@@ -174,7 +179,7 @@ pub(super) async fn readers(
     .map_err(classify)?;
     let dependants = rows.into_iter().filter(|(_, name, sql)| !own.has(name) && mentions(sql, &own));
     Ok(Readers {
-        schema: standing.readers.clone().unwrap_or_default(),
+        schema: prefixes.join(", "),
         grants: Vec::new(),
         dependants: dependants.map(|(kind, name, _)| format!("{kind} {name}")).collect(),
     })

@@ -11,6 +11,10 @@ pub(super) async fn overview(snapshot: &mut SqliteConnection) -> Result<Vec<Proj
     let generations: Vec<GenerationRow> = sqlx::query_as(
         "select g.id, g.projection, g.number, g.role, g.created_at, p.stopped, g.backfilling, g.active_digest, g.halted, g.halted_kind, g.paused, g.impure, g.deadlocks, g.began_with, c.version, c.descriptor,
            (select count(*) from projector_dead_letter d where d.generation_id = g.id) as dead_letters,
+           (select min(m.timestamp_ms) from (
+              select d.timestamp_ms, d.generation_id from projector_dead_letter d
+              union all select w.timestamp_ms, w.generation_id from projector_parked w) m
+            where m.generation_id = g.id) as oldest_missing,
            (select coalesce(sum(w.events), 0) from projector_without_id w where w.generation_id = g.id) as without_id
          from projector_generation g join projector_component c on c.digest = g.active_digest
          join projector_projection p on p.name = g.projection

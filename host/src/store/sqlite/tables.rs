@@ -9,6 +9,7 @@ use projector_model::descriptor::{Index, IndexKind};
 use projector_model::{Contract, Type, names};
 
 use crate::deploy::layout::{LaidTable, Step};
+use crate::deploy::views::View;
 use crate::store::names::{DELETED, LINEAGE, quote};
 
 /// The statements that create a generation's tables, in order.
@@ -57,12 +58,12 @@ fn create_index(table: &str, index: &Index, schema: &str) -> Option<String> {
     Some(format!("create index {name} on {} ({})", qualified(schema, table), columns.join(", ")))
 }
 
-/// The statement that makes readers' view of a table.
-pub(super) fn view(table: &LaidTable, schema: &str, readers: &str) -> String {
-    let columns: Vec<_> = table.columns.iter().map(|column| quote(&column.name)).collect();
+/// The statement that makes readers' view of a table that stands under the prefix `schema`.
+pub(super) fn view(view: &View, (table, schema): (&LaidTable, &str), readers: &str) -> String {
+    let columns: Vec<_> = view.columns.iter().map(|column| quote(&column.name)).collect();
     let visible = if table.tombstones { format!(" where not {DELETED}") } else { String::new() };
-    let (view, name) = (qualified(readers, &table.name), qualified(schema, &table.name));
-    format!("create view {view} as select {} from {name}{visible}", columns.join(", "))
+    let (name, of) = (qualified(readers, &view.table), qualified(schema, &view.table));
+    format!("create view {name} as select {} from {of}{visible}", columns.join(", "))
 }
 
 fn create_table(table: &Table, name: &str) -> String {
