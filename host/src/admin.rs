@@ -81,6 +81,7 @@ pub async fn open(
 fn router(admin: Arc<Admin>) -> Router {
     Router::new()
         .route("/healthz", get(async || "ok\n"))
+        .route("/v1/host", get(host))
         .route("/v1/retrying", get(retrying))
         .route("/v1/projections", get(projections))
         .route("/v1/projections/{name}", get(projection))
@@ -203,6 +204,11 @@ type Answer<T> = Result<Json<T>, Refused>;
 
 async fn retrying(State(admin): Shared, _: Reader) -> Json<impl Serialize> {
     Json(admin.retries.all())
+}
+
+/// What this host is at work on: a number that grows and grows is a fault of the host.
+async fn host(_: Reader) -> Json<impl Serialize> {
+    Json(json!({ "tasks": tokio::runtime::Handle::current().metrics().num_alive_tasks() }))
 }
 
 async fn projections(State(admin): Shared, _: Reader) -> Answer<impl Serialize> {

@@ -7,6 +7,7 @@ mod fuzz;
 mod guests;
 mod instrument;
 mod lint;
+mod soak;
 mod test;
 mod toolchain;
 
@@ -50,6 +51,15 @@ enum Task {
     /// target/bench/report.md and report.json. Stop what else the machine does.
     Bench(bench::Options),
 
+    /// Run a host for an hour under everything that comes and goes, and see that nothing grows.
+    ///
+    /// On a real Kafka and a real Postgres of its own: versions are swapped, generations rebuilt and retired,
+    /// events fail and are retried or discarded, and the connections to brokers and database are cut. Every
+    /// few seconds it shows the host's memory, threads, file descriptors and tasks, and the rows and bytes of
+    /// the host's tables. At the end it compares the medians of three windows, and fails with what grew. It
+    /// fails as well if an event was lost or doubled.
+    Soak(soak::Options),
+
     /// Give the places where bytes come from outside bytes that are made up, and see whether they hold.
     ///
     /// events: Kafka records through a plugin's decoding, the ids of duplicates, and dead letters.
@@ -83,6 +93,7 @@ fn main() -> ExitCode {
             Task::Test(options) => test::run(&cargo, &options),
             Task::Bench(options) => bench::run(&cargo, &options),
             Task::Fuzz(options) => fuzz::run(&cargo, &options),
+            Task::Soak(options) => soak::run(&cargo, &options),
             Task::Lint => lint::run(&cargo),
             Task::Guests => {
                 cargo.build_programs()?;

@@ -27,10 +27,10 @@ use crate::supervisor::Host;
 ///
 /// With `[admin]` in its configuration the host answers HTTP requests, with JSON: GET /v1/projections and
 /// /v1/projections/NAME (as `status`), /v1/projections/NAME/dead-letters and /…/dead-letters/ID,
-/// /v1/operations, and /v1/retrying (what this host tries again, since when, and why). POST
-/// /v1/projections/NAME/pause, /resume, /skip, /dead-letters/ID/retry and /dead-letters/ID/discard, with a
-/// JSON object: `reason`, where the command of that name has it; of a skip `topic`, `partition` and `to`; of
-/// a retry or discard `dry-run`.
+/// /v1/operations, /v1/retrying (what this host tries again, since when, and why), and /v1/host (how many
+/// tasks this host has). POST /v1/projections/NAME/pause, /resume, /skip, /dead-letters/ID/retry and
+/// /dead-letters/ID/discard, with a JSON object: `reason`, where the command of that name has it; of a skip
+/// `topic`, `partition` and `to`; of a retry or discard `dry-run`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]

@@ -72,6 +72,16 @@ impl Host {
         std::fs::read_dir(format!("/proc/{}/fd", self.process.id())).unwrap().count()
     }
 
+    /// How many threads it has.
+    pub(crate) fn threads(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/task", self.process.id())).unwrap().count()
+    }
+
+    /// The memory that it holds now, in bytes, as the kernel says.
+    pub(crate) fn resident_memory(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
     /// Whether it still runs.
     pub(crate) fn is_running(&mut self) -> bool {
         self.process.try_wait().unwrap().is_none()
@@ -79,9 +89,13 @@ impl Host {
 
     /// The most memory that it ever held, in bytes, as the kernel says.
     pub(crate) fn peak_memory(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, what: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux says it");
-        peak.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of kB") * 1024
+        let bytes = status.lines().find_map(|line| line.strip_prefix(what)).expect("Linux says it");
+        bytes.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of kB") * 1024
     }
 
     pub(crate) fn log(&self) -> &HostLog {

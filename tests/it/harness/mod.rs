@@ -3,6 +3,7 @@
 
 mod compare;
 mod component;
+mod cutting_proxy;
 mod dead_letters;
 mod eventually;
 mod fold;
@@ -30,6 +31,7 @@ mod way;
 
 pub(crate) use compare::{Rows, assert_same, difference};
 pub(crate) use component::{Argument, Guest, WIT, component, contract};
+pub(crate) use cutting_proxy::CuttingProxy;
 pub(crate) use dead_letters::{DeadLetter, assert_closed, dead_letters, rows};
 pub(crate) use eventually::{PATIENCE, eventually};
 pub(crate) use fold::{Expected, fold};

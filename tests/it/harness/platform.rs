@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -49,6 +49,8 @@ pub(crate) struct Platform {
     /// Of every host and command: what `${NAME}` stands for in the configuration.
     environment: Vec<(String, String)>,
     logs: Mutex<Vec<Arc<HostLog>>>,
+    /// Of hosts and commands.
+    program: PathBuf,
     directory: TempDir,
 }
 
@@ -69,6 +71,7 @@ impl Platform {
             config: Table::new(),
             environment: Vec::new(),
             logs: Mutex::default(),
+            program: env!("CARGO_BIN_EXE_projector").into(),
             directory,
             read_model,
         }
@@ -115,8 +118,16 @@ impl Platform {
         &mut self.config
     }
 
+    /// Runs a copy of the program, which no build replaces while it runs for long.
+    pub(crate) fn with_own_program(mut self) -> Platform {
+        let own = self.directory.path().join("projector");
+        fs::copy(&self.program, &own).unwrap();
+        self.program = own;
+        self
+    }
+
     fn projector(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_projector"));
+        let mut command = Command::new(&self.program);
         command.envs(self.environment.iter().cloned());
         command
     }
@@ -171,7 +182,7 @@ impl Platform {
         host
     }
 
-    fn write_config(&self) -> std::path::PathBuf {
+    fn write_config(&self) -> PathBuf {
         let file = self.directory.path().join("projector.toml");
         let next = file.with_extension("next");
         fs::write(&next, toml::to_string(&self.config).unwrap()).unwrap();

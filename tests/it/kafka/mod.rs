@@ -38,6 +38,7 @@ mod rights;
 mod sandbox;
 mod secured;
 mod silence;
+mod soak;
 mod start;
 mod stopping;
 mod store_setup;

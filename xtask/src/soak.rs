@@ -1,0 +1,39 @@
+//! The soak: hours in which nothing may grow.
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use projector_test_servers::KafkaDistribution;
+
+use crate::cargo::{Cargo, succeed};
+use crate::guests;
+
+/// The test that it is, with all of its name.
+const TEST: &str = "kafka::soak::nothing_grows";
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// How long. What is shorter than half an hour shows that it works, and does not tell what grows.
+    #[arg(long, default_value_t = 60.0)]
+    minutes: f64,
+
+    /// The order of what is done: the same seed, the same order.
+    #[arg(long, default_value_t = 20)]
+    seed: u64,
+}
+
+pub(crate) fn run(cargo: &Cargo, options: &Options) -> Result<()> {
+    ensure!(
+        options.minutes.is_finite() && options.minutes >= 0.0,
+        "--minutes: a number of minutes, 0 or more"
+    );
+    cargo.run(&["test", "--workspace", "--no-run", "--quiet"])?;
+    guests::build(cargo)?;
+    let distribution = KafkaDistribution::locate_or_install()?;
+    let arguments = ["test", "--workspace", "--test", "it", "--", "--exact", TEST, "--nocapture"];
+    let mut soak = cargo.command(&arguments);
+    soak.env("PROJECTOR_GUESTS", guests::directory(cargo))
+        .env("PROJECTOR_KAFKA_DIST", distribution.libs().canonicalize()?)
+        .env("PROJECTOR_SOAK_MINUTES", options.minutes.to_string())
+        .env("PROJECTOR_TEST_SEED", options.seed.to_string());
+    succeed(&mut soak)
+}
