@@ -80,6 +80,9 @@ pub(super) struct Promote {
 /// The command removes only what Projector made. If a view, table, function or other object of a person would be
 /// lost or broken, nothing is removed, and the command names these objects.
 ///
+/// With `--views`, the command removes views that keep the columns which readers knew before others were added. The
+/// generation stays, and so do its newest views.
+///
 /// Example: projector retire order-search --generation 1
 #[derive(Debug, clap::Args)]
 pub(super) struct Retire {
@@ -87,8 +90,11 @@ pub(super) struct Retire {
     deed: Deed,
     /// The generation's number. Default: the generation that was live before, or else the one that is being
     /// built.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "views")]
     generation: Option<i32>,
+    /// Only the views in this schema (Postgres), or with this prefix (SQLite), as `projector status` names it.
+    #[arg(long, value_name = "SCHEMA")]
+    views: Option<String>,
     /// Reason, recorded in the history.
     #[arg(long)]
     reason: Option<String>,
@@ -175,6 +181,13 @@ impl Retire {
     pub(super) fn run(self) -> Result<(), CliError> {
         let config = self.deed.config.load()?;
         let asked = self.deed.asked.because(self.reason);
+        if let Some(views) = self.views {
+            let retire = deployments::retire_views(&config, &self.deed.projection, &views, &asked);
+            super::runtime()?.block_on(retire)?;
+            let words = format!("The views in {views} of {} are removed.", self.deed.projection);
+            let document = json!({ "projection": self.deed.projection, "retired_views": views });
+            return said(self.deed.output, &words, &document);
+        }
         let retire = deployments::retire(&config, &self.deed.projection, self.generation, &asked);
         let number = super::runtime()?.block_on(retire)?;
         let words = format!("Generation {number} of {} is removed.", self.deed.projection);

@@ -611,6 +611,19 @@ pub async fn retire(
     done
 }
 
+/// Removes views that keep columns which readers knew before others were added.
+pub async fn retire_views(
+    config: &Config,
+    name: &str,
+    schema: &str,
+    asked: &Asked,
+) -> Result<(), OperationError> {
+    let (store, _) = super::projection(config, name).await?;
+    let done = store.retire_views(name, schema, asked).await;
+    store.close().await;
+    Ok(done?)
+}
+
 /// Compares the live generation with another one.
 pub async fn diff(
     config: &Config,

@@ -142,6 +142,9 @@ pub trait Deployments: Send + Sync {
     /// did not make stands in its schemas or depends on its tables and views.
     async fn retire(&self, generation: &Generation, asked: &Asked) -> Result<(), StoreError>;
 
+    /// Removes views of one schema or prefix that do not show all of their generation. Refused as `retire` is.
+    async fn retire_views(&self, projection: &str, schema: &str, asked: &Asked) -> Result<(), StoreError>;
+
     /// Removes a stopped projection, its rows and its views. What became of it is kept. Refused as `retire`
     /// is.
     async fn drop_projection(&self, projection: &str, asked: &Asked) -> Result<(), StoreError>;
@@ -417,23 +420,24 @@ impl StandingRow {
             }
         };
         let role = Role::from_word(&self.role)?;
-        let views: Vec<ViewSet> = match &self.views {
+        let mut views: Vec<ViewSet> = match &self.views {
             Some(json) => serde_json::from_str(json).map_err(|error| unusable("views", &error))?,
             None => Vec::new(),
         };
-        let views = match self.readers {
-            None => Vec::new(),
-            Some(readers)
-                if views::newest(&views, &layout).is_some_and(|newest| newest.schema == readers) =>
-            {
-                views
-            }
-            // A host wrote it that stores no views.
-            Some(readers) => {
+        let newest = views::newest(&views, &layout);
+        let is_stored = newest.map(|newest| &*newest.schema) == self.readers.as_deref()
+            && newest.is_none_or(|newest| newest.shows_all(&layout));
+        // Otherwise a host changed it that stores no views, and knows only the newest of them.
+        if !is_stored {
+            let moved = newest.map(|newest| newest.schema.clone());
+            views.retain(|set| Some(&set.schema) != moved.as_ref());
+            if let Some(readers) = self.readers {
                 let version = names::views_version(&self.projection, &readers);
-                vec![ViewSet::of(readers, version, &layout)]
+                views.retain(|set| set.schema != readers);
+                views.push(ViewSet::of(readers, version, &layout));
+                views.sort_by_key(|set| set.version);
             }
-        };
+        }
         Ok(Standing {
             generation: Generation {
                 id: self.id,
@@ -519,6 +523,36 @@ pub(super) fn next_views(standings: &[Standing], projection: &str, layout: &Layo
     let last = standings.iter().flat_map(|standing| &standing.views).map(|set| set.version).max();
     let version = last.unwrap_or(0) + 1;
     ViewSet::of(names::views_schema(projection, version), version, layout)
+}
+
+/// The generation whose views stand in a schema, these views, and those that it has beside them.
+pub(super) fn retirable_views<'s>(
+    standings: &'s [Standing],
+    schema: &str,
+) -> Result<(&'s Standing, ViewSet, Vec<ViewSet>), StoreError> {
+    let has_them = |standing: &&Standing| standing.views.iter().any(|set| set.schema == schema);
+    let standing = standings.iter().find(has_them).ok_or_else(|| {
+        StoreError::Unusable(format!(
+            "there are no views of the projection in {schema}: `projector status` shows those that there are"
+        ))
+    })?;
+    let (retired, mut left): (Vec<ViewSet>, Vec<ViewSet>) =
+        standing.views.iter().cloned().partition(|set| set.schema == schema);
+    if !left.iter().any(|set| set.shows_all(&standing.layout)) {
+        return Err(StoreError::Unusable(format!(
+            "the views in {schema} are the only ones that show all columns of generation {}: they go with it",
+            standing.generation.number
+        )));
+    }
+    left.sort_by_key(|set| set.version);
+    let retired = retired.into_iter().next().ok_or_else(|| StoreError::Unusable("no such views".into()))?;
+    Ok((standing, retired, left))
+}
+
+/// What the history says of views that are retired.
+pub(super) fn retired_views(schema: &str, asked: &Asked) -> Asked {
+    let reason = asked.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    Asked::new(asked.by.clone(), Some(format!("the views in {schema}{reason}")))
 }
 
 /// As they are stored.

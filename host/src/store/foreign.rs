@@ -22,17 +22,20 @@ pub struct Readers {
     pub dependants: Vec<String>,
 }
 
-/// Refuses to remove a generation if that would remove or break objects that the host did not make.
-pub(super) fn none_goes_along(standing: &Standing, objects: &[String]) -> Result<(), StoreError> {
+/// Refuses to remove something if that would remove or break objects that the host did not make.
+pub(super) fn none_goes_along(what: &str, objects: &[String]) -> Result<(), StoreError> {
     if objects.is_empty() {
         return Ok(());
     }
     Err(StoreError::Unusable(format!(
-        "generation {} of {} is not removed, because these objects are not Projector's, and would be lost or broken with it: {}. Drop them, or change them to read the views of the live generation, and try again",
-        standing.generation.number,
-        standing.generation.projection,
+        "{what}: nothing is removed, because these objects are not Projector's, and would be lost or broken: {}. Drop them, or change them to read the newest views of the live generation, and try again",
         named(objects)
     )))
+}
+
+/// A generation, for a person.
+pub(super) fn in_words(standing: &Standing) -> String {
+    format!("generation {} of {}", standing.generation.number, standing.generation.projection)
 }
 
 /// The first of them, and how many more there are.

@@ -314,3 +314,42 @@ async fn readers_stay_where_they_are_when_a_generation_lacks_a_column_that_was_a
     }
     Ok(())
 }
+
+/// Views that keep the columns which readers knew are removed by a person, when none of theirs reads them any more.
+#[tokio::test]
+async fn views_without_the_newest_columns_are_retired_by_name() -> Result<()> {
+    for home in [Home::postgres()?, Home::sqlite()?] {
+        let store = home.open().await?;
+        offer(&*store, "one", &contract(&numbers())).await?;
+        offer(&*store, "two", &contract(&with_note(1))).await?;
+        home.by_hand(
+            "create view public.report as select n from some_orders.number",
+            "create view report as select n from some_orders__number",
+        )
+        .await?;
+        let asked = Asked::new("me".into(), Some("all have moved".into()));
+        let refused = async |schema: &str| match store.retire_views(NAME, schema, &asked).await {
+            Err(error) => error.to_string(),
+            Ok(()) => panic!("{schema} was removed"),
+        };
+        assert!(refused("some_orders").await.contains("report"));
+        assert!(refused("some_orders_v2").await.contains("all columns"));
+        assert!(refused("some_orders_g1").await.contains("no views"));
+        home.by_hand("drop view public.report", "drop view report").await?;
+        store.retire_views(NAME, "some_orders", &asked).await?;
+        let live = standing(&*store, Role::Live).await?;
+        assert_eq!(live.views.iter().map(|set| &*set.schema).collect::<Vec<_>>(), ["some_orders_v2"]);
+        let last = store.history(NAME, 1).await?;
+        assert_eq!(last[0].reason.as_deref(), Some("the views in some_orders: all have moved"));
+        // The next list of columns has a number of its own.
+        let longer = with(|json| {
+            *json = with_note(1);
+            let more = json!({"name": "more", "type": "text", "nullable": true});
+            json["tables"][0]["columns"].as_array_mut().expect("a list").push(more);
+        });
+        offer(&*store, "three", &contract(&longer)).await?;
+        let live = standing(&*store, Role::Live).await?;
+        assert_eq!(live.newest_views().context("it has views")?.schema, "some_orders_v3");
+    }
+    Ok(())
+}

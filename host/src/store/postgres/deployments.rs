@@ -25,9 +25,9 @@ use crate::failure::FailureKind;
 use crate::store::deployments::{
     Action, Deployed, Deployments, LiveHost, OpenDeployment, OpenRow, Origin, PRESENCE, Promoted, Proposal,
     Proposed, Report, ReportRow, Role, Standing, StandingRow, StoredComponent, Vector, known, next_views,
-    no_step_back, open, promotable, report, vector_json, views_json,
+    no_step_back, open, promotable, report, retirable_views, retired_views, vector_json, views_json,
 };
-use crate::store::foreign::{Readers, none_goes_along};
+use crate::store::foreign::{Readers, in_words, none_goes_along};
 use crate::store::names::quote;
 use crate::store::operator::Asked;
 use crate::store::{Generation, Installed, StoreError};
@@ -485,6 +485,11 @@ impl Deployments for Postgres {
         foreign::readers(&mut *self.connection().await?, views).await
     }
 
+    async fn retire_views(&self, projection: &str, schema: &str, asked: &Asked) -> Result<(), StoreError> {
+        let retired = self.remove_views(projection, schema, asked).await;
+        self.naming(projection, retired).await
+    }
+
     async fn drop_projection(&self, projection: &str, asked: &Asked) -> Result<(), StoreError> {
         let dropped = self.remove_projection(projection, asked).await;
         self.naming(projection, dropped).await
@@ -557,6 +562,23 @@ impl Postgres {
         entry.record(&mut tx, name, None, None, asked).await?;
         let verdict = serde_json::json!({ "retired": generation.number });
         record_removal(&mut tx, (name, Some(generation.number)), "retire", asked, verdict).await?;
+        tx.commit().await
+    }
+
+    async fn remove_views(&self, projection: &str, schema: &str, asked: &Asked) -> Result<(), StoreError> {
+        let mut tx = self.decide(projection).await?;
+        let standings = standings(&mut tx, projection).await?;
+        let (standing, retired, left) = retirable_views(&standings, schema)?;
+        let own = Own::views(&[retired]);
+        let what = format!("the views in {schema}");
+        none_goes_along(&what, &foreign::objects(&mut tx, &own).await?)?;
+        lock_holder::none_in_the_way(&mut tx, &[schema]).await?;
+        run(&mut tx, format!("set local lock_timeout = {READERS_WAIT_MS}")).await?;
+        remove_own(&mut tx, &own).await?;
+        set_views(&mut tx, standing.generation.id, &left, &standing.layout).await?;
+        let generation = Some(standing.generation.number);
+        let entry = Entry { action: "retire", origin: Origin::Command, generation };
+        entry.record(&mut tx, projection, None, None, &retired_views(schema, asked)).await?;
         tx.commit().await
     }
 
@@ -1038,7 +1060,7 @@ async fn remove(tx: &mut Tx, standing: &Standing) -> Result<(), StoreError> {
     // Whoever begins after it finds no generation.
     fence(tx, &[standing.generation.id]).await?;
     let own = Own::of(tx, standing).await?;
-    none_goes_along(standing, &foreign::objects(tx, &own).await?)?;
+    none_goes_along(&in_words(standing), &foreign::objects(tx, &own).await?)?;
     let schemas: Vec<&str> = own.schemas.iter().map(String::as_str).collect();
     lock_holder::none_in_the_way(tx, &schemas).await?;
     run(tx, format!("set local lock_timeout = {READERS_WAIT_MS}")).await?;
@@ -1048,6 +1070,11 @@ async fn remove(tx: &mut Tx, standing: &Standing) -> Result<(), StoreError> {
         .execute(&mut **tx)
         .await
         .map_err(classify)?;
+    remove_own(tx, &own).await
+}
+
+/// Removes tables and views of the host's, and their schemas.
+async fn remove_own(tx: &mut Tx, own: &Own) -> Result<(), StoreError> {
     for statement in own.removal() {
         run(tx, statement).await?;
     }

@@ -22,9 +22,9 @@ use crate::failpoint;
 use crate::store::deployments::{
     Action, Deployed, Deployments, LiveHost, OpenDeployment, OpenRow, Origin, PRESENCE, Promoted, Proposal,
     Proposed, Report, ReportRow, Role, Standing, StandingRow, StoredComponent, Vector, known, next_views,
-    no_step_back, open, promotable, report, vector_json, views_json,
+    no_step_back, open, promotable, report, retirable_views, retired_views, vector_json, views_json,
 };
-use crate::store::foreign::{Readers, none_goes_along};
+use crate::store::foreign::{Readers, in_words, none_goes_along};
 use crate::store::operator::Asked;
 use crate::store::{Generation, Installed, StoreError};
 
@@ -493,6 +493,25 @@ impl Deployments for Sqlite {
         foreign::readers(&mut connection, views).await
     }
 
+    async fn retire_views(&self, projection: &str, schema: &str, asked: &Asked) -> Result<(), StoreError> {
+        let mut tx = self.immediate().await?;
+        let standings = standings(&mut tx, projection).await?;
+        let (standing, retired, left) = retirable_views(&standings, schema)?;
+        let own = Own::views(&[retired]);
+        let others = Others::look(&mut tx, &own).await?;
+        let what = format!("the views with the prefix {schema}");
+        none_goes_along(&what, others.lost())?;
+        for statement in own.removal() {
+            run(&mut tx, statement).await?;
+        }
+        none_goes_along(&what, &others.broken(&mut tx, &own).await)?;
+        set_views(&mut tx, standing.generation.id, &left, &standing.layout).await?;
+        let generation = Some(standing.generation.number);
+        let entry = Entry { action: "retire", origin: Origin::Command, generation };
+        entry.record(&mut tx, projection, None, None, &retired_views(schema, asked)).await?;
+        tx.commit().await.map_err(classify)
+    }
+
     async fn drop_projection(&self, projection: &str, asked: &Asked) -> Result<(), StoreError> {
         let mut tx = self.immediate().await?;
         let standings = standings(&mut tx, projection).await?;
@@ -856,7 +875,7 @@ async fn replace_views(
 async fn remove(tx: &mut Tx, standing: &Standing) -> Result<(), StoreError> {
     let own = Own::of(standing);
     let others = Others::look(tx, &own).await?;
-    none_goes_along(standing, others.lost())?;
+    none_goes_along(&in_words(standing), others.lost())?;
     keep_operations(tx, &standing.generation).await?;
     sqlx::query("delete from projector_generation where id = ?")
         .bind(standing.generation.id)
@@ -866,7 +885,7 @@ async fn remove(tx: &mut Tx, standing: &Standing) -> Result<(), StoreError> {
     for statement in own.removal() {
         run(tx, statement).await?;
     }
-    none_goes_along(standing, &others.broken(tx, &own).await)
+    none_goes_along(&in_words(standing), &others.broken(tx, &own).await)
 }
 
 async fn run(tx: &mut Tx, statement: String) -> Result<(), StoreError> {

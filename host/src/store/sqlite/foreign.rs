@@ -29,7 +29,7 @@ impl Own {
     }
 
     /// The views of these sets.
-    fn views(sets: &[ViewSet]) -> Self {
+    pub(super) fn views(sets: &[ViewSet]) -> Self {
         let named = |set: &ViewSet| -> Vec<String> {
             set.views.iter().map(|view| names::prefixed(&set.schema, &view.table)).collect()
         };
