@@ -24,34 +24,50 @@ const BOOKINGS: &str = "bookings";
 const CONFIRMED: &str = ORDER_CONFIRMED;
 const CANCELLED: &str = "hostile.events.v1";
 
-/// Both write rows whose key is the record's, and no column of the other one.
+/// Both topics write the row whose key is the record's, and neither writes a column of the other one. A cancellation
+/// looks its row up, and is rejected if there is none.
 fn bookings() -> Vec<u8> {
     let declared = json!({
         "name": BOOKINGS,
         "version": "1.0.0",
-        "topics": [{"name": CONFIRMED, "statements": ["confirm"]}, {"name": CANCELLED, "statements": ["cancel"]}],
+        "topics": [
+            {"name": CONFIRMED, "statements": ["confirm"]},
+            {"name": CANCELLED, "statements": ["cancel"], "lookups": ["booking"]}],
         "tables": [{"name": "booking", "key": ["id"], "columns": [
             {"name": "id", "type": "text"},
             {"name": "confirmed", "type": "int64", "nullable": true},
             {"name": "cancelled", "type": "int64", "nullable": true}]}],
         "statements": [
             {"name": "confirm", "table": "booking", "kind": "upsert", "set": [{"column": "confirmed"}]},
-            {"name": "cancel", "table": "booking", "kind": "update", "by": ["id"],
-             "set": [{"column": "cancelled"}], "on-miss": "reject"}],
+            {"name": "cancel", "table": "booking", "kind": "update", "by": ["id"], "set": [{"column": "cancelled"}]}],
+        "lookups": [{"name": "booking", "table": "booking", "by": ["id"], "columns": ["confirmed"]}],
+        "rejects": [{"code": "no-booking", "meaning": "there is nothing to cancel"}],
     });
     let mut guest = Guest::describing(&declared.to_string());
-    let (mut answers, mut keys) = (Vec::new(), String::new());
-    for statement in 0..2 {
-        let arguments = guest.arguments(&[Argument::Text(b"?"), Argument::Int64(1)]);
-        let (at, length) = (arguments + 8, arguments + 12);
-        keys += &format!(
-            "(i32.store (i32.const {at}) (local.get $key)) (i32.store (i32.const {length}) (local.get $key_len))"
+    let mut keyed = |call: u16, arguments: &[Argument<'_>]| {
+        let at = guest.arguments(arguments);
+        let key = format!(
+            "(i32.store (i32.const {}) (local.get $key)) (i32.store (i32.const {}) (local.get $key_len))",
+            at + 8,
+            at + 12
         );
-        answers.push(guest.calls(&[(statement, arguments, 2)]));
-    }
-    let [confirm, cancel] = answers[..] else { unreachable!("there are two") };
-    let answer = format!("(select (i32.const {cancel}) (i32.const {confirm}) (local.get $topic))");
-    guest.project(&answer).before(&keys).component()
+        (guest.calls(&[(call, at, arguments.len())]), key)
+    };
+    let (confirm, confirmed_key) = keyed(0, &[Argument::Text(b"?"), Argument::Int64(1)]);
+    let (cancel, cancelled_key) = keyed(1, &[Argument::Text(b"?"), Argument::Int64(1)]);
+    let (needs, needed_key) = keyed(0, &[Argument::Text(b"?")]);
+    let rejection = guest.rejection("no-booking", "");
+    // A lookup call looks as a change does, but for the case of the answer. Of what is found, the rows are counted.
+    let answer = format!(
+        "{confirmed_key} {cancelled_key} {needed_key} (i32.store8 (i32.const {}) (i32.const 2))
+         (if (result i32) (local.get $topic)
+           (then (if (result i32) (local.get $found_len)
+             (then (select (i32.const {cancel}) (i32.const {rejection}) (i32.load offset=16 (local.get $found))))
+             (else (i32.const {needs}))))
+           (else (i32.const {confirm})))",
+        needs + 4
+    );
+    guest.project(&answer).component()
 }
 
 #[derive(Debug, Clone)]
@@ -132,7 +148,7 @@ impl Bookings {
     /// What was written in the last minutes; all of one topic before the first of the other.
     fn publish_history(&mut self, rng: &mut StdRng) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
-        let mut events = history("old", 3_000, 30, rng);
+        let mut events = history("old", 2_000, 30, rng);
         let first = now - 5_000 - events.last().unwrap().at;
         events.iter_mut().for_each(|event| event.at += first);
         let (cancelled, confirmed): (Vec<_>, Vec<_>) =
@@ -147,17 +163,17 @@ impl Bookings {
 
     /// Writes events at the pace of a history, until it is told to stop.
     fn load(&self, name: &str, rng: &mut StdRng) -> Load {
-        let events = history(name, 10_000, 6, rng);
+        let events = history(name, 10_000, 8, rng);
         let records = self.records(&events);
-        let (stop, stopped) = (Arc::new(AtomicBool::new(false)), self.platform.brokers().to_owned());
-        let (brokers, asked) = (stopped, stop.clone());
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, brokers) = (stop.clone(), self.platform.brokers().to_owned());
         let thread = thread::spawn(move || {
             let began = Instant::now();
             // After a delay all that follows is delayed as well: no two events come closer to each other.
             let mut delay = 0;
             let mut published = Vec::new();
             for (events, records) in events.chunks(100).zip(records.chunks(100)) {
-                if asked.load(Ordering::Relaxed) {
+                if stopped.load(Ordering::Relaxed) {
                     return published;
                 }
                 let pace = |index: usize| {
@@ -210,7 +226,7 @@ impl Bookings {
         });
         let then = self.read_by(generation);
         eventually("it reads on", || match self.read_by(generation) {
-            read if read >= then + 400 => Ok(()),
+            read if read >= then + 300 => Ok(()),
             read => Err(read - then),
         });
         self.published.extend(load.end());
