@@ -8,8 +8,8 @@ use super::{CliError, ConfigArgument, Deed, Output};
 use crate::deploy::promote::{Ask, OldSnapshots};
 use crate::deploy::readers::Move;
 use crate::operations::OperationError;
-use crate::operations::deployments;
-use crate::store::diff::{Diff, TableDiff};
+use crate::operations::deployments::{self, Compared};
+use crate::store::diff::TableDiff;
 
 /// Compare a generation with the live one, row by row, at the same offsets.
 ///
@@ -141,12 +141,12 @@ impl DiffArguments {
         let config = self.config.load()?;
         let Self { projection, generation, expect, samples, output, .. } = self;
         let compared = deployments::diff(&config, &projection, generation, &expect, samples);
-        let diff = super::runtime()?.block_on(compared)?;
+        let compared = super::runtime()?.block_on(compared)?;
         match output {
-            Output::Json => super::print_json(&diff)?,
-            Output::Text => print(&diff),
+            Output::Json => super::print_json(&compared)?,
+            Output::Text => print(&compared),
         }
-        match diff.is_equal() {
+        match compared.diff.is_equal() {
             true => Ok(()),
             false => Err(CliError::Operation(OperationError::Failed("the generations differ".into()))),
         }
@@ -239,7 +239,7 @@ impl Drop {
     }
 }
 
-fn print(diff: &Diff) {
+fn print(Compared { diff, move_readers }: &Compared) {
     for table in &diff.tables {
         let TableDiff { table: name, rows_old, rows_new, only_in_old, only_in_new, differ, .. } = table;
         out!(
@@ -262,6 +262,9 @@ fn print(diff: &Diff) {
     }
     for (which, waiting) in ["live", "new"].into_iter().zip(&diff.waiting) {
         out!("waiting in the {which} generation: {}", json!(waiting));
+    }
+    for line in move_readers.iter().flat_map(Move::to_lines) {
+        out!("{line}");
     }
     out!(
         "{}",

@@ -624,6 +624,15 @@ pub async fn retire_views(
     Ok(done?)
 }
 
+/// A generation beside the live one, as rows and as readers' views.
+#[derive(Debug, Serialize)]
+pub struct Compared {
+    #[serde(flatten)]
+    pub diff: Diff,
+    /// What a promotion changes for readers; absent if nothing does.
+    pub move_readers: Option<Move>,
+}
+
 /// Compares the live generation with another one.
 pub async fn diff(
     config: &Config,
@@ -631,7 +640,7 @@ pub async fn diff(
     number: Option<i32>,
     expected: &[String],
     samples: usize,
-) -> Result<Diff, OperationError> {
+) -> Result<Compared, OperationError> {
     let (store, live) = super::projection(config, name).await?;
     let done = async {
         let new = other(&*store, &live, number, &[Role::Building, Role::Warm]).await?;
@@ -641,7 +650,9 @@ pub async fn diff(
             message,
             help: "write `table` or `table.column`".into(),
         })?;
-        Ok(compare(&*store, &live, &new, &expected, samples).await?)
+        let diff = compare(&*store, &live, &new, &expected, samples).await?;
+        let move_readers = readers::from(&*store, &live, &new.layout).await?;
+        Ok(Compared { diff, move_readers })
     };
     let done = done.await;
     store.close().await;

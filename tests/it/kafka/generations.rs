@@ -943,6 +943,8 @@ fn plan_and_promote_say_what_readers_must_do_and_retire_removes_nothing_of_their
     assert!(said.contains("readers of counts must change") && said.contains(&role), "{said}");
     it.deploy(&next);
     until_beside_is_fresh(&it.platform, COUNTS);
+    let compared = it.platform.ask(&["diff", COUNTS, "--expect", "seen"]);
+    assert_eq!(compared["move_readers"], *told, "a comparison says the same");
     let promoted =
         eventually_done(&it.platform, &["promote", COUNTS, "--force", "--reason", "another column"]);
     assert_eq!(
