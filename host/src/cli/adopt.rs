@@ -15,8 +15,8 @@ use crate::operations::adopt::{self, AdoptPlan, Choice, GroupState, Groups};
 /// that was moved (to another server, by an upgrade, by a restored dump): the original is shut down for good, and
 /// its groups are empty. A failover to a standby, another address and a renamed SQLite file need neither.
 ///
-/// Hosts of the database must not run, except those that wait for this. They go on within seconds, without a
-/// restart.
+/// Stop the hosts of the database first. Hosts that wait because the database is another one than the recorded
+/// one need not be stopped: they go on within seconds.
 ///
 /// Example: projector adopt --new-groups --reason "staging, from the backup of Monday"
 #[derive(Debug, clap::Args)]

@@ -32,7 +32,8 @@ pub enum Groups {
 pub struct AdoptPlan {
     /// The database's address, without role and password.
     pub store: String,
-    pub id: Uuid,
+    /// The store's id.
+    pub id: String,
     /// Why no host runs it; absent if the database is the recorded one.
     pub copied: Option<String>,
     pub recorded: Option<DatabaseIdentity>,
@@ -78,7 +79,7 @@ pub struct Choice {
 #[derive(Debug, Serialize)]
 pub struct Done {
     /// The store's id from now on.
-    pub id: Uuid,
+    pub id: String,
 }
 
 /// A plan, and what carries it out.
@@ -103,13 +104,13 @@ impl Planned {
             if let Some(problem) = self.plan.choice(groups).problems.first() {
                 return Err(OperationError::Failed(format!("it is refused: {problem}")));
             }
-            let from = self.plan.id;
+            let from = self.store.id();
             let to = match groups {
                 Groups::New => Uuid::new_v4(),
                 Groups::Keep => from,
             };
             self.store.adopt(&Adoption { from, to, identity: &self.plan.found, asked }).await?;
-            Ok(Done { id: to })
+            Ok(Done { id: to.to_string() })
         };
         let done = done.await;
         self.store.close().await;
@@ -161,7 +162,7 @@ async fn plan_in(
     }
     problems.extend(groups.iter().filter_map(not_empty));
     let keep_groups = Choice { does: keep_groups(), problems };
-    let (store, id) = (settings.shown(), store.id());
+    let (store, id) = (settings.shown(), store.id().to_string());
     Ok(AdoptPlan {
         store,
         id,

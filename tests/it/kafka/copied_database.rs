@@ -231,6 +231,7 @@ fn a_copied_sqlite_file_is_told_from_its_original_and_a_moved_one_is_not() {
     fs::copy(&original, &copied).unwrap();
 
     let production = platform.start_host("production");
+    production.group(SALES_BY_COUNTRY);
     let platform = on(platform, &copied_url);
     let staging = platform.start_host("staging");
     until_told(&staging, "copied", "is not the one");
