@@ -10,6 +10,7 @@ mod lint;
 mod soak;
 mod test;
 mod toolchain;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -74,6 +75,14 @@ enum Task {
     /// It takes a C++ compiler, which is installed when this runs as root on Debian.
     Fuzz(fuzz::Options),
 
+    /// Run hosts of the version before and of this one side by side, on one database.
+    ///
+    /// Builds the program and the guests of an earlier commit in target/before, once, in a work tree of its
+    /// own and with the dependencies that are built already; then runs the tests of kafka::upgrade, on a real
+    /// Kafka and a real Postgres as in `test`. A clone that does not have the commit, as a shallow one, is a
+    /// failure.
+    Upgrade(upgrade::Options),
+
     /// Check the formatting, and run clippy with warnings denied.
     Lint,
 
@@ -92,6 +101,7 @@ fn main() -> ExitCode {
             Task::Demo(options) => demo::run(&cargo, &options),
             Task::Test(options) => test::run(&cargo, &options),
             Task::Bench(options) => bench::run(&cargo, &options),
+            Task::Upgrade(options) => upgrade::run(&cargo, &options),
             Task::Fuzz(options) => fuzz::run(&cargo, &options),
             Task::Soak(options) => soak::run(&cargo, &options),
             Task::Lint => lint::run(&cargo),

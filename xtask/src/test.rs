@@ -11,6 +11,9 @@ use projector_test_servers::{Kafka, KafkaDistribution, Postgres};
 use crate::cargo::{Cargo, succeed};
 use crate::guests;
 
+/// Tests that need the program of the version before: `cargo xtask upgrade` runs them.
+pub(crate) const KAFKA_UPGRADE: &str = "kafka::upgrade::";
+
 /// Tests that need a Kafka live in a module of this name, at the root of an integration test.
 const KAFKA_TESTS: &str = "kafka::";
 
@@ -29,13 +32,16 @@ pub(crate) fn run(cargo: &Cargo, options: &Options) -> Result<()> {
 
     let mut servers = Servers::default();
     servers.provide_postgres()?;
-    let skipped = match kafka_at_hand() {
+    let mut skipped = match kafka_at_hand() {
         Ok(at_hand) => {
             servers.provide_kafka(at_hand)?;
             Vec::new()
         }
         Err(reason) => give_up_kafka_tests(cargo, &reason)?,
     };
+
+    println!("left out: {KAFKA_UPGRADE}, which `cargo xtask upgrade` runs");
+    skipped.push(KAFKA_UPGRADE.to_owned());
 
     let mut test = cargo.command(&cargo_test_arguments(&options.cargo_test, &skipped));
     test.env("PROJECTOR_GUESTS", guests::directory(cargo)).envs(servers.environment.iter().cloned());
@@ -62,7 +68,7 @@ fn kafka_at_hand() -> Result<KafkaAtHand> {
 /// Servers that all tests share. Those started here end when this is dropped, at the latest with
 /// this process.
 #[derive(Default)]
-struct Servers {
+pub(crate) struct Servers {
     kafka: Option<Kafka>,
     postgres: Option<Postgres>,
     /// Tells the tests where the servers are.
@@ -70,6 +76,19 @@ struct Servers {
 }
 
 impl Servers {
+    /// Both; an error if one cannot be had.
+    pub(crate) fn all() -> Result<Servers> {
+        let mut servers = Servers::default();
+        servers.provide_postgres()?;
+        servers.provide_kafka(kafka_at_hand()?)?;
+        Ok(servers)
+    }
+
+    /// Tells the tests where they are.
+    pub(crate) fn environment(&self) -> impl Iterator<Item = (&'static str, OsString)> {
+        self.environment.iter().cloned()
+    }
+
     fn provide_kafka(&mut self, at_hand: KafkaAtHand) -> Result<()> {
         let distribution = match at_hand {
             KafkaAtHand::Running { brokers } => {

@@ -175,16 +175,16 @@ mod tests {
     /// A migration's statements, in lowercase, without comments, each on one line.
     fn statements(sql: &str) -> Vec<String> {
         let bare: Vec<&str> = sql.lines().map(|line| line.split("--").next().unwrap_or_default()).collect();
-        let words =
-            |statement: &str| statement.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
+        let words = |statement: &str| {
+            let words = statement.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
+            words.replace(" if exists ", " ").replace(" if not exists ", " ")
+        };
         bare.join("\n").split(';').map(words).filter(|statement| !statement.is_empty()).collect()
     }
 
     /// The word after these, without what follows a name.
     fn named_after<'s>(statement: &'s str, words: &str) -> Option<&'s str> {
-        let rest = statement.split_once(words)?.1.trim_start();
-        let rest = rest.strip_prefix("if exists ").or(rest.strip_prefix("if not exists ")).unwrap_or(rest);
-        rest.split([' ', ',', '(']).next()
+        statement.split_once(words)?.1.split([' ', ',', '(']).next()
     }
 
     /// What a program of the version before may stumble over; `None`: nothing that can be seen in the text.

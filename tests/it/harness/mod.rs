@@ -1,6 +1,7 @@
 //! What the proofs stand on: the real host as a process, a Kafka, a database, and a fold that
 //! shares nothing with the host.
 
+mod before;
 mod compare;
 mod component;
 mod cutting_proxy;
@@ -29,6 +30,7 @@ pub(crate) mod topic;
 mod views;
 mod way;
 
+pub(crate) use before::Before;
 pub(crate) use compare::{Rows, assert_same, difference};
 pub(crate) use component::{Argument, Guest, WIT, component, contract};
 pub(crate) use cutting_proxy::CuttingProxy;

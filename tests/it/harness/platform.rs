@@ -182,6 +182,26 @@ impl Platform {
         host
     }
 
+    /// A host of another build.
+    pub(crate) fn start_host_of(&self, program: &Path, name: &str) -> Host {
+        let mut command = Command::new(program);
+        command.envs(self.environment.iter().cloned());
+        let host = Host::start(name, command, &self.write_config(), "");
+        self.logs.lock().unwrap().push(host.shared_log());
+        host
+    }
+
+    /// What another build of `projector` prints as JSON, of a command that succeeds.
+    #[track_caller]
+    pub(crate) fn ask_of(&self, program: &Path, arguments: &[&str]) -> serde_json::Value {
+        let mut command = Command::new(program);
+        command.envs(self.environment.iter().cloned());
+        command.args(arguments).args(["--output", "json", "--config"]).arg(self.write_config());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{} {arguments:?}: {output:?}", program.display());
+        serde_json::from_slice(&output.stdout).unwrap_or_default()
+    }
+
     fn write_config(&self) -> PathBuf {
         let file = self.directory.path().join("projector.toml");
         let next = file.with_extension("next");

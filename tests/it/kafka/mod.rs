@@ -48,4 +48,5 @@ mod too_slow;
 mod topic_mapping;
 mod transactions;
 mod unusable_store;
+mod upgrade;
 mod views;

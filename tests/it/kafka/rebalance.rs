@@ -7,7 +7,7 @@ use projector_workload::Record;
 
 use crate::harness::{Host, Line, ORDER_SEARCH, Platform, ReadModel, SALES_BY_COUNTRY, eventually, seed};
 
-fn history(platform: &Platform, seed: u64, events: usize) -> Vec<Record> {
+pub(super) fn history(platform: &Platform, seed: u64, events: usize) -> Vec<Record> {
     platform.workload(seed, events).records().collect()
 }
 
@@ -18,7 +18,7 @@ fn read(platform: &Platform, projection: &str) -> i64 {
 
 /// Waits until a projection has read this many events more.
 #[track_caller]
-fn until_read_on(platform: &Platform, projection: &str, events: i64) {
+pub(super) fn until_read_on(platform: &Platform, projection: &str, events: i64) {
     let enough = read(platform, projection) + events;
     eventually(&format!("{projection} reads {events} events more"), || match read(platform, projection) {
         read if read >= enough => Ok(()),
@@ -28,7 +28,7 @@ fn until_read_on(platform: &Platform, projection: &str, events: i64) {
 
 /// Publishes for as long as it is told to, never far ahead of the readers, so that there is always
 /// something to read and never long to wait.
-fn publish_while(platform: &Platform, records: &[Record], wanted: &AtomicBool) {
+pub(super) fn publish_while(platform: &Platform, records: &[Record], wanted: &AtomicBool) {
     const CHUNK: usize = 500;
     let mut published = 0;
     for chunk in records.chunks(CHUNK) {

@@ -51,6 +51,11 @@ fn desk(home: &Home) -> Result<Desk> {
     Ok(desk)
 }
 
+/// On one line, without the frame of an error.
+fn flat(output: &std::process::Output) -> String {
+    all_said(output).replace('│', " ").split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// Tables, columns and indexes beside the database's own. Of a SQLite file that does not exist: none.
 async fn made(home: &Home) -> Result<Vec<String>> {
     if let Home::Sqlite { directory } = home
@@ -81,7 +86,7 @@ async fn no_command_but_migrate_makes_tables_in_an_empty_database(home: Home) ->
     let desk = desk(&home)?;
     for arguments in READING.iter().chain(&ASKING) {
         let output = desk.run(arguments)?;
-        let said = all_said(&output);
+        let said = flat(&output);
         // No broker answers `plan`, which asks how much is to be replayed.
         let is_plan = arguments[0] == "plan" && said.contains("Kafka");
         assert!(is_plan || said.contains("no host has ever run on"), "projector {arguments:?}: {said}");
@@ -91,7 +96,7 @@ async fn no_command_but_migrate_makes_tables_in_an_empty_database(home: Home) ->
     let migrate = |arguments: &[&str]| -> Result<String> {
         let output = desk.run(&[&["migrate"], arguments].concat())?;
         assert!(output.status.success(), "{output:?}");
-        Ok(all_said(&output))
+        Ok(flat(&output))
     };
     let said = migrate(&["--dry-run"])?;
     assert!(said.contains("no host has ever run here") && said.contains("0001 host"), "{said}");
@@ -100,7 +105,7 @@ async fn no_command_but_migrate_makes_tables_in_an_empty_database(home: Home) ->
     assert!(said.contains("and now version"), "{said}");
     assert!(made(&home).await?.len() > 20);
     assert!(migrate(&[])?.contains("nothing to do"));
-    let said = all_said(&desk.run(&["status"])?);
+    let said = flat(&desk.run(&["status"])?);
     assert!(said.contains("No projection was ever installed"), "{said}");
     Ok(())
 }
@@ -135,14 +140,14 @@ async fn a_database_of_an_older_version_is_told_and_stays_as_it_is(home: Home) -
     let (desk, before) = (desk(&home)?, made(&home).await?);
     for arguments in READING.iter().chain(&ASKING) {
         let output = desk.run(arguments)?;
-        let said = all_said(&output).split_whitespace().collect::<Vec<_>>().join(" ");
+        let said = flat(&output);
         let words = ["at version 11", "projector migrate"];
         assert!(words.iter().all(|word| said.contains(word)), "projector {arguments:?}: {said}");
         assert_eq!(output.status.code(), Some(2), "projector {arguments:?}: {said}");
         assert_eq!(made(&home).await?, before, "projector {arguments:?} changed them");
     }
     let output = desk.run(&["migrate", "--dry-run"])?;
-    assert!(output.status.success() && all_said(&output).contains("0016 upgrades"), "{output:?}");
+    assert!(output.status.success() && flat(&output).contains("0016 upgrades"), "{output:?}");
     assert_eq!(made(&home).await?, before);
     assert!(desk.run(&["migrate"])?.status.success());
     // A host that starts finds nothing to do.
@@ -162,7 +167,7 @@ async fn a_database_of_a_newer_version_is_used_unless_it_needs_a_newer_program(h
     )
     .await?;
     let desk = desk(&home)?;
-    let said = all_said(&desk.run(&["status"])?);
+    let said = flat(&desk.run(&["status"])?);
     assert!(said.contains("at version 9999") && said.contains("some-orders"), "{said}");
     assert!(desk.run(&["pause", "some-orders", "--reason", "r"])?.status.success());
     let store = home.open().await?;
@@ -174,7 +179,7 @@ async fn a_database_of_a_newer_version_is_used_unless_it_needs_a_newer_program(h
         .await?;
     for arguments in [&["status"][..], &["pause", "some-orders", "--reason", "r"], &["migrate"]] {
         let output = desk.run(arguments)?;
-        let said = all_said(&output);
+        let said = flat(&output);
         assert!(output.status.code() == Some(2) && said.contains("newer version"), "{arguments:?}: {said}");
     }
     let refused = home.open().await.map(drop);
