@@ -29,6 +29,7 @@ pub(crate) struct Counters {
     pub(crate) applied: u64,
     pub(crate) ignored: u64,
     pub(crate) parked: u64,
+    pub(crate) waiting: u64,
     pub(crate) dead: u64,
     pub(crate) skipped: u64,
 }
@@ -48,6 +49,6 @@ impl Projection {
 impl Counters {
     /// Every event that was read has one fate.
     pub(crate) fn are_closed(&self) -> bool {
-        self.read == self.applied + self.ignored + self.parked + self.dead + self.skipped
+        self.read == self.applied + self.ignored + self.parked + self.waiting + self.dead + self.skipped
     }
 }

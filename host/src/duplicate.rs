@@ -175,7 +175,7 @@ impl Ids {
 /// By partition, the record time of the last of the settled events that has one, in microseconds since 1970. None
 /// where no topic declares an id.
 pub fn record_times(contract: &Contract, settled: &[Delivery]) -> BTreeMap<Partition, i64> {
-    if contract.topics.iter().all(|topic| topic.event_id.is_none()) {
+    if !contract.waits() && contract.topics.iter().all(|topic| topic.event_id.is_none()) {
         return BTreeMap::new();
     }
     let time = |Delivery { event, .. }: &Delivery| {

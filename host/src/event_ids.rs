@@ -14,35 +14,17 @@ use std::time::Duration;
 
 use projector_model::Contract;
 
-use crate::event::Partition;
-use crate::failure::FailureKind;
+use crate::event_time::{EventTimeError, Reach, reaches};
 use crate::retry::{Backoff, Retries};
-use crate::source::{Log, LogError};
+use crate::source::Log;
 use crate::store::event_ids::{Horizon, RecordTime};
-use crate::store::{Deployment, Store, StoreError};
+use crate::store::{Deployment, Store};
 use crate::topics::TopicMapping;
 
 /// How often ids are forgotten.
 const INTERVAL: Duration = Duration::from_secs(15);
 /// Ids that one statement forgets: it is to end long before its time-out.
 const AT_ONCE: u64 = 10_000;
-
-#[derive(Debug, thiserror::Error)]
-enum ForgetError {
-    #[error("ids of handled events could not be forgotten: {0}")]
-    Store(#[from] StoreError),
-    #[error("ids of handled events could not be forgotten: {0}")]
-    Log(#[from] LogError),
-}
-
-impl ForgetError {
-    fn kind(&self) -> FailureKind {
-        match self {
-            ForgetError::Store(error) => error.kind(),
-            ForgetError::Log(error) => error.kind(),
-        }
-    }
-}
 
 /// Forgets ids of a generation for as long as it runs: never returns. `active`: the contract of the version that is
 /// active now, if it is known. What fails is tried again, and shown as such.
@@ -66,7 +48,8 @@ pub async fn keep_forgetting(
                     }
                 }
                 Err(error) => {
-                    backoff.failed(error.kind(), &error);
+                    let what = format!("ids of handled events could not be forgotten: {error}");
+                    backoff.failed(error.kind(), &what);
                     pause = backoff.delay();
                 }
             }
@@ -81,14 +64,15 @@ async fn forget(
     store: &dyn Store,
     log: &Log,
     contract: &Contract,
-) -> Result<u64, ForgetError> {
+) -> Result<u64, EventTimeError> {
     let mut forgotten = 0;
     if contract.topics.iter().all(|topic| topic.event_id.is_none()) {
         return Ok(forgotten);
     }
     for topic in log.topics(&deployment.topics).await? {
         let Some(window_seconds) = window(contract, &deployment.topics, &topic) else { continue };
-        let reaches = reaches(deployment, store, log, (&topic, window_seconds)).await?;
+        let settled = |state: &RecordTime| reach_of_checkpoint(state, window_seconds);
+        let reaches = reaches(deployment, store, log, &topic, settled).await?;
         let Some(time) = horizon(&reaches) else { continue };
         let horizon = Horizon { time, window_seconds };
         loop {
@@ -111,37 +95,10 @@ fn window(contract: &Contract, topics: &TopicMapping, physical: &str) -> Option<
     declared.map(|id| id.window_seconds).max()
 }
 
-/// What a partition may still bring.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reach {
-    /// No event that is older than this, in microseconds since 1970.
-    From(i64),
-    /// No event that is older than now.
-    Now,
-    Unknown,
-}
-
-/// The first event of a partition that is not settled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Unread {
-    None,
-    /// With its record time, in microseconds since 1970, if it has one.
-    Event(Option<i64>),
-    Unknown,
-}
-
 /// A partition of which the checkpoint alone tells: an event was settled within the window.
 fn reach_of_checkpoint(state: &RecordTime, window_seconds: u32) -> Option<Reach> {
     let is_moving = state.idle_seconds <= i64::from(window_seconds);
     state.recorded_at.filter(|_| is_moving).map(Reach::From)
-}
-
-fn reach(recorded_at: Option<i64>, unread: Unread) -> Reach {
-    match (unread, recorded_at) {
-        (Unread::Unknown, _) | (Unread::Event(None), None) => Reach::Unknown,
-        (Unread::None, _) => Reach::Now,
-        (Unread::Event(_), Some(at)) | (Unread::Event(Some(at)), None) => Reach::From(at),
-    }
 }
 
 /// The time of a [`Horizon`] for partitions that have come so far. `None`: nothing is to be forgotten.
@@ -155,47 +112,6 @@ fn horizon(reaches: &[Reach]) -> Option<Option<i64>> {
         }
     }
     Some(time)
-}
-
-/// How far each partition of a topic has come.
-async fn reaches(
-    deployment: &Deployment,
-    store: &dyn Store,
-    log: &Log,
-    (topic, window_seconds): (&Arc<str>, u32),
-) -> Result<Vec<Reach>, ForgetError> {
-    let partitions = log.partitions([topic.clone()].into()).await?.into_iter().next();
-    let Some((_, Ok(partitions))) = partitions else { return Ok(vec![Reach::Unknown]) };
-    let states = store.record_times(&deployment.generation, topic).await?;
-    let (mut reaches, mut asked) = (Vec::new(), Vec::new());
-    for partition in partitions {
-        let state = states.iter().find(|state| state.partition == partition.number);
-        match state.and_then(|state| reach_of_checkpoint(state, window_seconds)) {
-            Some(reach) => reaches.push(reach),
-            None => asked.push((partition, state)),
-        }
-    }
-    let logs = log.inspect_each(asked.iter().map(|(partition, _)| partition.clone()).collect()).await?;
-    for ((partition, state), inspected) in asked.into_iter().zip(logs) {
-        let unread = match inspected {
-            Ok((marks, _)) => {
-                let from = state.map_or(marks.low, |state| state.next_offset.max(marks.low));
-                if from < marks.high { first_unread(log, partition, from).await } else { Unread::None }
-            }
-            Err(_) => Unread::Unknown,
-        };
-        reaches.push(reach(state.and_then(|state| state.recorded_at), unread));
-    }
-    Ok(reaches)
-}
-
-/// A partition that cannot be read says so elsewhere.
-async fn first_unread(log: &Log, partition: Partition, from: i64) -> Unread {
-    match log.first_visible(partition, from).await {
-        Ok(None) => Unread::None,
-        Ok(Some((_, time_ms))) => Unread::Event(time_ms.map(|ms| ms.saturating_mul(1_000))),
-        Err(_) => Unread::Unknown,
-    }
 }
 
 #[cfg(test)]
@@ -215,15 +131,6 @@ mod tests {
             "the log tells whether more is to come"
         );
         assert_eq!(reach_of_checkpoint(&state(None, 0), 60), None);
-    }
-
-    #[test]
-    fn a_quiet_partition_holds_ids_back_only_if_it_is_behind() {
-        assert_eq!(reach(Some(5), Unread::None), Reach::Now);
-        assert_eq!(reach(Some(5), Unread::Event(Some(9))), Reach::From(5));
-        assert_eq!(reach(None, Unread::Event(Some(9))), Reach::From(9), "of which nothing is settled");
-        assert_eq!(reach(None, Unread::Event(None)), Reach::Unknown);
-        assert_eq!(reach(Some(5), Unread::Unknown), Reach::Unknown);
     }
 
     #[test]

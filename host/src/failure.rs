@@ -113,6 +113,9 @@ kinds! {
     /// what no plugin can be given.
     Invalid = "invalid", Policy,
         "mend what the detail names: a bug in the plugin, a value beyond its column, or the record's producer; then `projector dlq retry`, or `discard`";
+    /// The event needs a row that did not come in time.
+    NotYet = "not-yet", Policy,
+        "find out what became of the event that brings the row; when the row is there, `projector dlq retry`, or else `discard`";
     /// The database refused the event's rows.
     Refused = "refused", Policy,
         "mend the data or the constraint that is named, then `projector dlq retry`";

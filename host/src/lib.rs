@@ -10,6 +10,7 @@
 //! keeps the loops alive. Modules stand in reading order: first plain data, then the stages, then
 //! what joins them, then what people ask.
 
+pub mod awaited;
 pub mod batch;
 pub mod catch_up;
 pub mod checkpoint;
@@ -36,11 +37,13 @@ pub mod validate;
 
 pub mod beginning;
 pub mod event_ids;
+pub mod event_time;
 pub mod lane;
 pub mod pipeline;
 pub mod retry;
 pub mod strangers;
 pub mod supervisor;
+pub mod wait_ages;
 pub mod wishes;
 
 pub mod admin;

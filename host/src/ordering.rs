@@ -19,6 +19,33 @@ impl KeyId {
         event.key.as_deref().map(|key| Self::new(group, key))
     }
 
+    /// The *line* of an event: its key in its own topic. Where an event waits for a row, later events of its line
+    /// wait behind it, and no others: what brings the row may be an event of another topic of its ordering group.
+    /// The same as [`KeyId::of`] for a topic that is a group of its own. An event without a key has a line of
+    /// its own.
+    pub fn line(contract: &Contract, event: &Event) -> Self {
+        let topic = &contract.topics[usize::from(event.topic)];
+        match event.key.as_deref() {
+            Some(key) => Self::of_line(&topic.ordering_group, &topic.name, key),
+            None => Self::new("\n", event.position.to_string().as_bytes()),
+        }
+    }
+
+    /// No name of a topic or a group has a line feed.
+    pub fn of_line(group: &str, topic: &str, key: &[u8]) -> Self {
+        match group == topic {
+            true => Self::new(group, key),
+            false => Self::new(&format!("{group}\n{topic}"), key),
+        }
+    }
+
+    /// Whatever an event may wait behind: what failed of its key, and what waits for a row in its line.
+    pub fn all_of(contract: &Contract, event: &Event) -> impl Iterator<Item = Self> + use<> {
+        let key = Self::of(contract, event);
+        let line = key.map(|_| Self::line(contract, event)).filter(|line| Some(*line) != key);
+        key.into_iter().chain(line)
+    }
+
     pub fn new(group: &str, key: &[u8]) -> Self {
         let digest = Sha256::new()
             .chain_update((group.len() as u64).to_be_bytes())
@@ -31,7 +58,7 @@ impl KeyId {
     }
 }
 
-/// Keys of which an event failed, and whose later events wait.
+/// Keys of which an event failed, and lines of which one waits for a row: their later events wait.
 pub type Blocked = HashSet<KeyId>;
 
 #[cfg(test)]
@@ -43,5 +70,13 @@ mod tests {
         assert_eq!(KeyId::new("orders", b"7"), KeyId::new("orders", b"7"));
         assert_ne!(KeyId::new("orders", b"7"), KeyId::new("order", b"s7"));
         assert_ne!(KeyId::new("orders", b"7"), KeyId::new("orders", b""));
+    }
+
+    #[test]
+    fn a_line_is_its_key_unless_the_group_has_more_topics() {
+        assert_eq!(KeyId::of_line("order", "order", b"7"), KeyId::new("order", b"7"));
+        let lines = ["confirmed", "cancelled"].map(|topic| KeyId::of_line("order", topic, b"7"));
+        assert_ne!(lines[0], lines[1]);
+        assert!(!lines.contains(&KeyId::new("order", b"7")));
     }
 }

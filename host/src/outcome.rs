@@ -5,6 +5,7 @@ use std::fmt::{self, Write};
 
 use projector_model::Change;
 
+use crate::awaited::AwaitedRow;
 pub use crate::failure::FailureKind;
 use crate::ordering::KeyId;
 
@@ -16,8 +17,13 @@ pub enum Outcome<'a> {
     Ignore {
         code: Cow<'a, str>,
     },
-    /// An earlier event of its key failed: it waits behind that one.
+    /// An earlier event of its key failed, or one of its line waits: it waits behind that one.
     Park(KeyId),
+    /// It needs a row that is not there yet. Later events of its line wait behind it.
+    Wait {
+        row: AwaitedRow,
+        line: KeyId,
+    },
     /// It failed.
     Dead {
         failure: Cow<'a, Failure>,
@@ -37,8 +43,8 @@ impl Outcome<'_> {
                 Outcome::Apply(Cow::Owned(changes))
             }
             (Outcome::Ignore { .. }, applied @ Outcome::Apply(_)) => applied,
-            (failed_or_parked @ (Outcome::Dead { .. } | Outcome::Park(_)), _) => failed_or_parked,
-            (_, failed_or_parked @ (Outcome::Dead { .. } | Outcome::Park(_))) => failed_or_parked,
+            (open @ (Outcome::Dead { .. } | Outcome::Park(_) | Outcome::Wait { .. }), _) => open,
+            (_, open @ (Outcome::Dead { .. } | Outcome::Park(_) | Outcome::Wait { .. })) => open,
             (first, Outcome::Ignore { .. }) => first,
         }
     }

@@ -44,6 +44,8 @@ const LONGEST_REST: Duration = Duration::from_secs(10);
 const LOCK_TIMEOUTS: u32 = 3;
 /// How long what operators asked for waits while it is held.
 const HOLD_LOOK: Duration = Duration::from_millis(100);
+/// What the board says is no older than this.
+const READY_LOOK: Duration = Duration::from_secs(1);
 /// How long the brokers may leave all questions unanswered before the group is left: another host may be
 /// better off, or a new consumer.
 const UNANSWERED: Duration = Duration::from_secs(15);
@@ -138,6 +140,8 @@ impl Pipeline {
             shows_trouble: false,
             operations_again: None,
             served: Vec::new(),
+            ready_at: None,
+            none_ready_at: None,
             flood: Flood::default(),
             trial_batches: deploy.trial_batches,
             rebuild_share: deploy.rebuild_share,
@@ -186,6 +190,10 @@ struct Run {
     operations_again: Option<Instant>,
     /// What they asked for, and is done.
     served: Vec<i64>,
+    /// When to try events that had waited, and are ready.
+    ready_at: Option<Instant>,
+    /// When there were none last: what the board says may be older.
+    none_ready_at: Option<Instant>,
     /// How often operators had said "go on".
     resumes: Option<i64>,
     versions: Arc<Versions>,
@@ -241,6 +249,7 @@ impl Run {
                 return Ok(None);
             }
             self.faults.store().await;
+            self.release_ready(wishes.any_ready).await?;
             self.serve(wishes).await?;
             self.record_topics().await;
             self.positions.settle(&self.source).await;
@@ -251,7 +260,8 @@ impl Run {
             if let Some(batch) = ahead.take().or_else(|| self.take_batch()) {
                 return Ok(Some(batch));
             }
-            let retry = self.positions.next_try().into_iter().chain(self.operations_again).min();
+            let retry = self.positions.next_try().into_iter();
+            let retry = retry.chain(self.operations_again).chain(self.ready_at).min();
             let catching_up = self.catching_up.as_deref();
             tokio::select! {
                 incoming = self.source.next(), if !self.is_crowded() => match incoming {
@@ -335,19 +345,53 @@ impl Run {
 
     /// What was asked for stays so, and is done when it can be.
     async fn operation_failed(&mut self, error: StoreError) -> Result<(), Halt> {
-        match error {
-            error if error.kind().response() == Response::Retry => {
-                self.backoff.missed("what an operator asked for could not be done", &error);
-                self.count_deadlock(&error).await;
-                self.operations_again = Some(Instant::now() + Duration::from_secs(1));
+        let what = "what an operator asked for could not be done";
+        self.operations_again = Some(Instant::now() + self.pause_after(what, error).await?);
+        Ok(())
+    }
+
+    /// Tries events that had waited for rows, as many as one transaction takes, once it is known that some are ready.
+    async fn release_ready(&mut self, any_ready: bool) -> Result<(), Halt> {
+        if self.hold.is_some() {
+            // It would write rows that are compared.
+            self.ready_at = self.ready_at.map(|_| Instant::now() + HOLD_LOOK);
+            return Ok(());
+        }
+        if any_ready && self.ready_at.is_none() {
+            let said = self.none_ready_at.map(|at| at + READY_LOOK);
+            self.ready_at = Some(said.unwrap_or_else(Instant::now));
+        }
+        if self.ready_at.is_none_or(|at| at > Instant::now()) {
+            return Ok(());
+        }
+        match self.settler.release_ready(self.limits).await {
+            Ok(Released::More) => self.ready_at = Some(Instant::now()),
+            Ok(Released::Done) => (self.ready_at, self.none_ready_at) = (None, Some(Instant::now())),
+            Err(ProjectError::Trouble(trouble)) => return Err(Halt::Stop(trouble)),
+            Err(ProjectError::Store(error)) => {
+                let what = "events that had waited could not be tried";
+                self.ready_at = Some(Instant::now() + self.pause_after(what, error).await?);
             }
-            // What is active or held now is heard of soon.
-            StoreError::Inactive(_) | StoreError::Held(_) => {
-                self.operations_again = Some(Instant::now() + HOLD_LOOK);
+            // What runs out of time is dealt with, and only batches of the log are tried out.
+            Err(ProjectError::Timeout(_) | ProjectError::OnTrial(_)) => {
+                self.ready_at = Some(Instant::now() + READY_LOOK);
             }
-            error => return Err(halt(error)),
         }
         Ok(())
+    }
+
+    /// How long to wait before what could not be done between two batches is tried again.
+    async fn pause_after(&mut self, what: &'static str, error: StoreError) -> Result<Duration, Halt> {
+        match error {
+            error if error.kind().response() == Response::Retry => {
+                self.backoff.missed(what, &error);
+                self.count_deadlock(&error).await;
+                Ok(Duration::from_secs(1))
+            }
+            // What is active or held now is heard of soon.
+            StoreError::Inactive(_) | StoreError::Held(_) => Ok(HOLD_LOOK),
+            error => Err(halt(error)),
+        }
     }
 
     /// Once the generation is caught up, it is no longer this host's alone, and may have more lanes.
@@ -624,7 +668,11 @@ impl Run {
             let checkpoint = |partition: &Partition| self.positions.checkpoint(partition);
             self.settler.attempt(&mut caller, &batch.deliveries, &answers, &checkpoint, &self.flood).await
         };
-        let (Attempt { events, statements, reads, result }, mut next) = tokio::join!(commit, ask_ahead);
+        let (Attempt { events, statements, reads, made_ready, result }, mut next) =
+            tokio::join!(commit, ask_ahead);
+        if made_ready && result.is_ok() {
+            self.ready_at = Some(Instant::now());
+        }
         batch.calls = caller.into_calls();
         if let Some(next) = &mut next {
             self.cut(next, next.answers.as_ref().map_or(next.deliveries.len(), Vec::len));

@@ -89,7 +89,7 @@ impl Flood {
         let mut after = self.clone();
         for (at, outcome) in outcomes.iter().enumerate() {
             match outcome {
-                Outcome::Park(_) => {}
+                Outcome::Park(_) | Outcome::Wait { .. } => {}
                 Outcome::Dead { .. } if after.would_be_one(settings) => return (at, after),
                 Outcome::Dead { .. } => after.count(settings, true),
                 Outcome::Apply(_) | Outcome::Ignore { .. } => after.count(settings, false),

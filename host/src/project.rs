@@ -18,6 +18,7 @@ use projector_model::change::codes;
 use projector_model::interpret::Row;
 use projector_model::{Contract, LookupCall};
 
+use crate::awaited::{self, AwaitedRow};
 use crate::batch::Delivery;
 use crate::duplicate::Again;
 use crate::event::{Event, Position};
@@ -140,12 +141,14 @@ pub fn first_answers(
     Ok(answers)
 }
 
-/// Whose events wait behind one that failed.
+/// Whose events wait behind one that failed, or that waits for a row.
 #[derive(Debug, Default)]
 pub struct Keys {
     pub blocked: Blocked,
     /// Whether those of an event's key do that fails now.
     pub park: bool,
+    /// So many of the first events fail rather than wait for a row.
+    pub impatient: usize,
 }
 
 /// Brings each event to its outcome, in order. Blocks. What is a duplicate leads to nothing; what is of
@@ -244,6 +247,11 @@ impl<'a> Resolver<'a, '_, '_> {
                 let failure = self.naming_the_topic(failure, at, nth);
                 return Ok(Some(Outcome::Dead { failure, blocks: self.block(at) }));
             }
+            if let Outcome::Wait { line, .. } = &outcome {
+                self.is_spoilt = matches!(so_far, Some(Outcome::Apply(_)));
+                self.keys.blocked.insert(*line);
+                return Ok(Some(outcome));
+            }
             if let Outcome::Apply(changes) = &outcome {
                 self.overlay.apply(changes);
             }
@@ -271,6 +279,9 @@ impl<'a> Resolver<'a, '_, '_> {
                 Needs::Rows(calls) => calls,
                 Needs::Nothing(outcome) => return Ok(Some(outcome)),
             };
+            if is_not_yet(&calls, &found) {
+                return Ok(Some(self.not_yet(at, nth, &calls[0])));
+            }
             if round == ROUNDS || calls.is_empty() {
                 let detail = format!("it still asks for rows after {ROUNDS} rounds, or asks for none");
                 return Ok(Some(limit("rounds", &detail)));
@@ -304,6 +315,32 @@ impl<'a> Resolver<'a, '_, '_> {
                 None => self.respondent.call(&self.batch[at].event.as_of(nth), &found)?,
             });
             round += 1;
+        }
+    }
+
+    /// An event needs a row that it was shown, or shown to be missing: it waits for it.
+    fn not_yet(&self, at: usize, nth: usize, call: &LookupCall) -> Outcome<'a> {
+        let event = &self.batch[at].event;
+        let topic = &self.contract.topics[usize::from(event.nth_topic(nth))];
+        let lookup = &self.contract.lookups[usize::from(call.lookup)].name;
+        let undeclared = |detail: String| {
+            let failure = Failure::new(FailureKind::Invalid, codes::INVALID_CHANGE, detail);
+            Outcome::Dead { failure: Cow::Owned(failure), blocks: None }
+        };
+        let Some(seconds) = topic.wait_seconds else {
+            return undeclared(format!(
+                "it asks for {lookup} again, which it was shown: an event of {} that waits for a row declares `wait-seconds`",
+                topic.name
+            ));
+        };
+        match AwaitedRow::of(self.contract, call, event, seconds) {
+            None => undeclared(format!(
+                "it waits for rows by {lookup}, and only the row of a key can be waited for"
+            )),
+            Some(row) if at < self.keys.impatient => {
+                Outcome::Dead { failure: Cow::Owned(awaited::failure(&row.name)), blocks: None }
+            }
+            Some(row) => Outcome::Wait { row, line: KeyId::line(self.contract, event) },
         }
     }
 
@@ -404,17 +441,20 @@ impl<'a> Resolver<'a, '_, '_> {
                 }
             };
             let Ok(Answer::Needs(next)) = &foreseen[place].1 else { return None };
+            if is_not_yet(next, &found) {
+                return None;
+            }
             calls = next.clone();
         }
         Some(calls)
     }
 
-    /// The key of an event, if an earlier one of it failed.
+    /// The key of an event, if an earlier one of it failed; or its line, if an earlier one of that waits.
     fn waits_behind(&self, at: usize) -> Option<KeyId> {
         if self.keys.blocked.is_empty() {
             return None;
         }
-        KeyId::of(self.contract, &self.batch[at].event).filter(|key| self.keys.blocked.contains(key))
+        KeyId::all_of(self.contract, &self.batch[at].event).find(|key| self.keys.blocked.contains(key))
     }
 
     /// An event fails: from here on, those of its key wait, if it has one.
@@ -427,6 +467,11 @@ impl<'a> Resolver<'a, '_, '_> {
     fn is_duplicate(&self, at: usize, nth: usize) -> bool {
         self.duplicates.get(at).is_some_and(|duplicate| duplicate.get(nth) == Some(&true))
     }
+}
+
+/// Whether an event needs only what it was shown. So it says that a row is not there yet, or not as it must be.
+fn is_not_yet(calls: &[LookupCall], found: &[Found]) -> bool {
+    !calls.is_empty() && calls.iter().all(|call| found.iter().any(|(shown, _)| shown == call))
 }
 
 /// An event that asks for what it cannot be given.

@@ -4,6 +4,7 @@
 //! checkpoints → commit. Only [`release`] asks Kafka: for a value that was left in the log.
 
 mod lone_letters;
+mod ready;
 mod release;
 
 pub use release::Released;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use projector_model::Contract;
 use tokio::runtime::Handle;
 
+use crate::awaited;
 use crate::batch::Delivery;
 use crate::duplicate::{Again, Ids, Known, record_times};
 use crate::event::{Partition, Position};
@@ -114,6 +116,8 @@ pub struct Attempt {
     /// Statements that wrote rows, and times that rows were read.
     pub statements: u64,
     pub reads: u64,
+    /// Whether it wrote a row that events wait for: they are to be tried.
+    pub made_ready: bool,
     /// All of these events, or nothing; and the tide of failures after them.
     pub result: Result<(Vec<Advance>, Flood), ProjectError>,
 }
@@ -136,8 +140,13 @@ impl Settler {
         checkpoint: &(dyn Fn(&Partition) -> i64 + Sync),
         flood: &Flood,
     ) -> Attempt {
-        let mut attempt =
-            Attempt { events: batch.len(), statements: 0, reads: 0, result: Ok(Default::default()) };
+        let mut attempt = Attempt {
+            events: batch.len(),
+            statements: 0,
+            reads: 0,
+            made_ready: false,
+            result: Ok(Default::default()),
+        };
         attempt.result = self.commit(caller, batch, answers, checkpoint, flood, &mut attempt).await;
         attempt
     }
@@ -157,7 +166,7 @@ impl Settler {
         let park = self.failures.policy == Policy::ParkKey;
         let mut keys = Keys { park, ..Keys::default() };
         if tx.blocks_any() {
-            let of_batch = batch.iter().filter_map(|delivery| KeyId::of(contract, &delivery.event));
+            let of_batch = batch.iter().flat_map(|delivery| KeyId::all_of(contract, &delivery.event));
             keys.blocked = tx.blocked(of_batch.collect()).await?;
         }
         let known = match ids.given() {
@@ -177,8 +186,12 @@ impl Settler {
         writes.record_times = record_times(contract, batch);
         writes.duplicates = ids.ignored(batch, &duplicates, &known);
         writes.without_id = ids.without(contract, batch);
+        if tx.blocks_any() || outcomes.iter().any(|outcome| matches!(outcome, Outcome::Wait { .. })) {
+            writes.rows = awaited::written(contract, batch, &outcomes);
+        }
         self.check_room(&mut *tx, &writes).await?;
         attempt.statements = tx.write(&writes).await?;
+        attempt.made_ready = tx.made_ready();
         tx.commit().await?;
         Ok((advances, flood))
     }
@@ -287,9 +300,12 @@ fn writes<'b>(batch: &'b [Delivery], outcomes: &'b [Outcome<'b>]) -> Writes<'b> 
         match outcome {
             Outcome::Apply(changes) => writes.changes.push((at, changes)),
             Outcome::Ignore { .. } => {}
-            Outcome::Park(key) => writes.parked.push(Parked { event, key: *key }),
+            Outcome::Park(key) => writes.parked.push(Parked { event, key: *key, row: None }),
+            Outcome::Wait { row, line } => {
+                writes.parked.push(Parked { event, key: *line, row: Some(row) });
+            }
             Outcome::Dead { failure, blocks } => {
-                writes.dead.push(DeadLetter { event, failure, blocks: *blocks });
+                writes.dead.push(DeadLetter { event, failure, blocks: *blocks, moved_by: None });
             }
         }
     }

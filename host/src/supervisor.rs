@@ -47,6 +47,7 @@ use crate::store::operator::{Asked, Open, Wishes};
 use crate::store::{self, Component, Deployment, Generation, Store, StoreError};
 use crate::strangers;
 use crate::topics::TopicMapping;
+use crate::wait_ages;
 use crate::wishes::{Attendant, Board};
 use files::Files;
 
@@ -629,6 +630,9 @@ impl Host {
                 unreachable!("it goes on for as long as the projection")
             }
             () = event_ids::keep_forgetting(&settler.deployment, &*settler.store, &self.log, &self.retries, active) => {
+                unreachable!("it goes on for as long as the projection")
+            }
+            () = wait_ages::keep_ending(&settler.deployment, &*settler.store, &self.log, &self.retries) => {
                 unreachable!("it goes on for as long as the projection")
             }
         }

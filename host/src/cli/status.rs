@@ -131,11 +131,12 @@ fn print(projection: &ProjectionStatus) {
     }
     let counters = projection.counters;
     out!(
-        "  read {} = applied {} + ignored {} + parked {} + dead {} + skipped {}",
+        "  read {} = applied {} + ignored {} + parked {} + waiting {} + dead {} + skipped {}",
         counters.read,
         counters.applied,
         counters.ignored,
         counters.parked,
+        counters.waiting,
         counters.dead,
         counters.skipped
     );

@@ -186,7 +186,10 @@ pub async fn erase(config: &Config, name: &str, key: &[u8], asked: &Asked) -> Re
             .filter_map(|projection| Descriptor::from_json(&projection.descriptor).ok())
             .filter_map(|descriptor| descriptor.check().ok())
             .flat_map(|contract| contract.topics)
-            .map(|topic| KeyId::new(&topic.ordering_group, key))
+            .flat_map(|topic| {
+                let group = &topic.ordering_group;
+                [KeyId::new(group, key), KeyId::of_line(group, &topic.name, key)]
+            })
             .collect();
         let mut erased = 0;
         for standing in store.standings(name).await? {

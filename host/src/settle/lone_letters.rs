@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use projector_model::Contract;
 
 use super::{Settler, resolve, writes};
+use crate::awaited;
 use crate::batch::{BatchLimits, Delivery};
 use crate::event::Partition;
 use crate::ordering::KeyId;
@@ -69,7 +70,7 @@ impl Settler {
         };
         let batch = &batch[..answers.len()];
         let mut caller = Caller::new(&self.plugin);
-        let keys = Keys { park: true, ..Keys::default() };
+        let keys = Keys { park: true, impatient: batch.len(), ..Keys::default() };
         let outcomes = match resolve(&mut caller, &mut *tx, batch, &answers, &[], keys, &mut 0) {
             Ok(outcomes) => outcomes,
             Err(error) => return refused(error),
@@ -83,6 +84,7 @@ impl Settler {
         let mut writes = writes(&batch[..outcomes.len()], &outcomes);
         // These are kept already.
         writes.dead.clear();
+        writes.rows = awaited::written(contract, batch, &outcomes);
         writes.lone = Some(lone);
         match tx.write(&writes).await {
             Err(error) => return refused(error.into()),
@@ -138,8 +140,8 @@ fn results<'o>(
                 (Fate::Gone, Verdict { code: Some(code.to_string()), ..Verdict::of("ignored") })
             }
             Outcome::Apply(_) => (Fate::Gone, Verdict::of("applied")),
-            // It is the only one of its key.
-            Outcome::Park(_) => continue,
+            // It is the only one of its key, and does not wait.
+            Outcome::Park(_) | Outcome::Wait { .. } => continue,
         };
         counted_no_more(lone, &mut shifts).count(outcome);
         results.push(result(lone, fate, verdict));

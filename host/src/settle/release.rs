@@ -6,14 +6,16 @@ use projector_model::Contract;
 use serde_json::{Value as Json, json};
 
 use super::{Isolate, Settler, Slow, isolate, resolve, writes};
+use crate::awaited;
 use crate::batch::{BatchLimits, Delivery};
 use crate::checkpoint::{Checkpoint, Identity};
 use crate::event::{Event, Partition, Position};
 use crate::failure::FailureKind;
+use crate::ordering::{Blocked, KeyId};
 use crate::outcome::{Failure, Outcome};
 use crate::project::{self, Caller, FirstAnswers, Keys, ProjectError};
 use crate::source::{Log, LogError, Recalled};
-use crate::store::operator::{Action, Fate, Kept, Open, Release, Taken, Verdict};
+use crate::store::operator::{Action, Fate, Kept, Open, Progress, Release, Taken, Verdict, WaitsOn};
 use crate::store::{Books, StoreError, add};
 
 /// So many changes are shown of a dry run.
@@ -38,7 +40,7 @@ impl Settler {
         log: &Log,
     ) -> Result<Released, StoreError> {
         let mut known = Known { value_bytes: log.value_bytes(), ..Known::default() };
-        let (mut tried, mut slow) = (limits, Slow::default());
+        let mut tried = limits;
         loop {
             let (error, events) = match self.release_some(operation, tried, &known).await {
                 Ok(Tried::Released(released)) => return Ok(released),
@@ -51,32 +53,7 @@ impl Settler {
                 }
                 Err(Failed { error, events }) => (error, events),
             };
-            let failed = &mut known.failed;
-            match error {
-                ProjectError::Store(error) => {
-                    let isolated = match slow.isolate(&error, events.len()) {
-                        // What is written of an event that failed is the host's own.
-                        Some(Isolate::First(_)) if failed.contains_key(&events[0]) => return Err(error),
-                        Some(isolated) => isolated,
-                        None => isolate(error, events.len())?,
-                    };
-                    match isolated {
-                        // It is refused although it writes no rows: trying on would change nothing.
-                        Isolate::First(failure) if failed.contains_key(&events[0]) => {
-                            return Err(StoreError::Unusable(failure.to_string()));
-                        }
-                        Isolate::First(failure) => drop(failed.insert(events[0].clone(), failure)),
-                        Isolate::Cut(events) => tried.events = events.max(1),
-                    }
-                }
-                ProjectError::Timeout(position) => {
-                    let reason = "it ran longer than one event may";
-                    failed.insert(position, Failure::new(FailureKind::Timeout, "time", reason));
-                }
-                ProjectError::Trouble(trouble) => return Err(StoreError::Unusable(trouble.reason)),
-                // Only batches of the log are tried out.
-                ProjectError::OnTrial(failure) => return Err(StoreError::Unusable(failure.to_string())),
-            }
+            known.failures.learn(error, &events, &mut tried.events)?;
         }
     }
 
@@ -96,38 +73,52 @@ impl Settler {
         if let Some(left) = work.recall(known) {
             return Ok(Tried::InLog(left));
         }
-        let answers = work.ask(self, &known.failed)?;
+        let answers = work.ask(self, &known.failures.of)?;
         // What waited keeps waiting behind the next one that fails, whatever the policy is by now.
-        let keys = Keys { park: true, ..Keys::default() };
+        let lines = work.events.iter().map(|delivery| KeyId::line(contract, &delivery.event));
+        let lines = lines.filter(|line| Some(*line) != work.taken.key).collect();
+        let mut lines = tx.blocked(lines).await?;
+        let blocked = lines.clone();
+        let keys = Keys { park: true, impatient: usize::from(work.tries_letter), blocked };
         let mut caller = Caller::new(&self.plugin);
-        let failed = |error: ProjectError, events: &[Delivery]| Failed {
-            error,
-            events: events.iter().map(|delivery| delivery.event.position.clone()).collect(),
-        };
         let outcomes = resolve(&mut caller, &mut *tx, &work.events, &answers, &[], keys, &mut 0)
-            .map_err(|error| failed(error, &work.events))?;
+            .map_err(|error| Failed::of(error, &work.events))?;
+        lines.extend(outcomes.iter().filter_map(|outcome| match outcome {
+            Outcome::Wait { line, .. } if Some(*line) != work.taken.key => Some(*line),
+            _ => None,
+        }));
         let batch = &work.events[..outcomes.len()];
-        let verdict = work.verdict(&outcomes, contract);
+        let verdict = work.verdict(&outcomes, contract, &lines);
         let mut writes = writes(batch, &outcomes);
         // These are kept already.
         writes.parked.clear();
         if work.tries_letter && matches!(outcomes[0], Outcome::Dead { .. }) {
             writes.dead.remove(0);
         }
-        if let Some(key) = work.taken.key {
+        writes.rows = awaited::written(contract, batch, &outcomes);
+        for letter in &mut writes.dead {
             // Also where the component would have it in another group.
-            writes.dead.iter_mut().for_each(|letter| letter.blocks = Some(key));
+            letter.blocks = work.taken.key.or(letter.blocks);
+            letter.moved_by = work.moved_by(&letter.event.position);
         }
         let stuck = verdict.behind.is_some() || !verdict.is_settled();
         let frees = !stuck && verdict.waiting == 0;
-        writes.release = Some(work.release(operation, &outcomes, &verdict, frees, stuck || frees));
-        tx.write(&writes).await.map_err(|error| failed(error.into(), batch))?;
+        let progress = Progress {
+            operation: operation.id,
+            key: work.taken.key,
+            verdict: &verdict,
+            done: stuck || frees,
+        };
+        let is_done = progress.done;
+        let frees = work.taken.key.filter(|_| frees);
+        writes.release = Some(work.release(&outcomes, progress, frees, &lines));
+        tx.write(&writes).await.map_err(|error| Failed::of(error.into(), batch))?;
         match dry_run {
             true => {
                 drop(tx);
                 self.store.answer(operation.id, &verdict).await?;
             }
-            false => tx.commit().await.map_err(|error| failed(error.into(), batch))?,
+            false => tx.commit().await.map_err(|error| Failed::of(error.into(), batch))?,
         }
         let (projection, action) = (contract.name(), operation.action.as_str());
         let Verdict { outcome, applied, ignored, waiting, .. } = &verdict;
@@ -142,7 +133,7 @@ impl Settler {
             waiting,
             "dead letter dealt with"
         );
-        Ok(Tried::Released(if stuck || frees || dry_run { Released::Done } else { Released::More }))
+        Ok(Tried::Released(if is_done || dry_run { Released::Done } else { Released::More }))
     }
 
     /// Reads a record that was left in the log. What the log does not hold fails for good.
@@ -158,7 +149,7 @@ impl Settler {
             let detail = format!(
                 "its value was left in the log, at {at}, before operation {operation} moved the partition to another log: there, that offset is another record"
             );
-            known.failed.insert(left.position, fails("other-log", detail));
+            known.failures.of.insert(left.position, fails("other-log", detail));
             return Ok(Ok(()));
         }
         let partitions = std::slice::from_ref(&at.partition);
@@ -200,7 +191,7 @@ impl Settler {
                 ),
             ),
         };
-        known.failed.insert(left.position, failure);
+        known.failures.of.insert(left.position, failure);
         Ok(Ok(()))
     }
 
@@ -248,18 +239,68 @@ struct LeftInLog {
 /// What is known of the events from earlier tries.
 #[derive(Default)]
 struct Known {
-    /// Events that failed in a way that only shows when they are written, called, or read from the log.
-    failed: HashMap<Position, Failure>,
+    failures: LateFailures,
     /// The value of the first event, if it was left in the log.
     recalled: Option<(Position, Option<Vec<u8>>)>,
     /// What a value may weigh.
     value_bytes: usize,
 }
 
+/// Events that had waited and failed in a way that only shows when they are written, called, or read from the log.
+#[derive(Default)]
+pub(super) struct LateFailures {
+    pub(super) of: HashMap<Position, Failure>,
+    slow: Slow,
+}
+
+impl LateFailures {
+    /// What is learned from a try in vain: which event is at fault, or how many to try next. An error that is nobody's
+    /// event is returned.
+    pub(super) fn learn(
+        &mut self,
+        error: ProjectError,
+        events: &[Position],
+        next: &mut usize,
+    ) -> Result<(), StoreError> {
+        match error {
+            ProjectError::Store(error) => {
+                let isolated = match self.slow.isolate(&error, events.len()) {
+                    // What is written of an event that failed is the host's own.
+                    Some(Isolate::First(_)) if self.of.contains_key(&events[0]) => return Err(error),
+                    Some(isolated) => isolated,
+                    None => isolate(error, events.len())?,
+                };
+                match isolated {
+                    // It is refused although it writes no rows: trying on would change nothing.
+                    Isolate::First(failure) if self.of.contains_key(&events[0]) => {
+                        return Err(StoreError::Unusable(failure.to_string()));
+                    }
+                    Isolate::First(failure) => drop(self.of.insert(events[0].clone(), failure)),
+                    Isolate::Cut(events) => *next = events.max(1),
+                }
+            }
+            ProjectError::Timeout(position) => {
+                let reason = "it ran longer than one event may";
+                self.of.insert(position, Failure::new(FailureKind::Timeout, "time", reason));
+            }
+            ProjectError::Trouble(trouble) => return Err(StoreError::Unusable(trouble.reason)),
+            // Only batches of the log are tried out.
+            ProjectError::OnTrial(failure) => return Err(StoreError::Unusable(failure.to_string())),
+        }
+        Ok(())
+    }
+}
+
 /// Why events that waited were not let go, and which.
-struct Failed {
-    error: ProjectError,
-    events: Vec<Position>,
+pub(super) struct Failed {
+    pub(super) error: ProjectError,
+    pub(super) events: Vec<Position>,
+}
+
+impl Failed {
+    pub(super) fn of(error: ProjectError, events: &[Delivery]) -> Self {
+        Self { error, events: events.iter().map(|delivery| delivery.event.position.clone()).collect() }
+    }
 }
 
 impl From<ProjectError> for Failed {
@@ -312,7 +353,7 @@ impl Work {
     /// Only one value is held at a time: the next event that was left in the log waits for its turn.
     fn recall(&mut self, known: &Known) -> Option<LeftInLog> {
         let fits = |event: &Event| event.oversize_bytes.is_some_and(|bytes| bytes <= known.value_bytes);
-        let is_open = |event: &Event| fits(event) && !known.failed.contains_key(&event.position);
+        let is_open = |event: &Event| fits(event) && !known.failures.of.contains_key(&event.position);
         if let Some(later) = self.events.iter().skip(1).position(|delivery| is_open(&delivery.event)) {
             self.events.truncate(1 + later);
         }
@@ -355,7 +396,7 @@ impl Work {
     }
 
     /// What has come of the operation with these outcomes.
-    fn verdict(&self, outcomes: &[Outcome<'_>], contract: &Contract) -> Verdict {
+    fn verdict(&self, outcomes: &[Outcome<'_>], contract: &Contract, lines: &Blocked) -> Verdict {
         let mut verdict = match (&self.taken.letter, self.taken.action) {
             _ if !self.taken.so_far.outcome.is_empty() => self.taken.so_far.clone(),
             (None, _) => Verdict::of("gone"),
@@ -365,19 +406,24 @@ impl Work {
                 Outcome::Ignore { code } => {
                     Verdict { code: Some(code.to_string()), ..Verdict::of("ignored") }
                 }
-                Outcome::Apply(_) | Outcome::Park(_) => Verdict::of("applied"),
+                // One that does not wait for a row.
+                Outcome::Apply(_) | Outcome::Park(_) | Outcome::Wait { .. } => Verdict::of("applied"),
             },
         };
         verdict.waiting = self.taken.parked_count;
         for (outcome, (kept, _)) in self.of_parked(outcomes).iter().zip(&self.taken.parked) {
-            verdict.waiting -= i64::from(!matches!(outcome, Outcome::Park(_)));
+            verdict.waiting -= i64::from(!Self::stays(outcome, lines));
             match outcome {
                 Outcome::Apply(_) => verdict.applied += 1,
                 Outcome::Ignore { .. } => verdict.ignored += 1,
                 Outcome::Dead { .. } => {
                     verdict.behind = kept.event.as_ref().map(|event| event.position.to_string());
                 }
-                Outcome::Park(_) => {}
+                // It is the one that blocks the key from now on.
+                Outcome::Wait { .. } if Self::stays(outcome, lines) => {
+                    verdict.behind = kept.event.as_ref().map(|event| event.position.to_string());
+                }
+                Outcome::Park(_) | Outcome::Wait { .. } => {}
             }
         }
         if self.taken.dry_run {
@@ -388,51 +434,73 @@ impl Work {
         verdict
     }
 
+    /// Whether an event goes on waiting under the key that was taken. One that waits for a row, or behind such an
+    /// event, leaves it for one of these lines.
+    fn stays(outcome: &Outcome<'_>, lines: &Blocked) -> bool {
+        match outcome {
+            Outcome::Park(key) | Outcome::Wait { line: key, .. } => !lines.contains(key),
+            Outcome::Apply(_) | Outcome::Ignore { .. } | Outcome::Dead { .. } => false,
+        }
+    }
+
+    /// The operation that moved the partition of a parked event to another log.
+    fn moved_by(&self, position: &Position) -> Option<i64> {
+        let is_it = |kept: &Kept| kept.event.as_ref().is_some_and(|event| event.position == *position);
+        self.taken.parked.iter().find(|(kept, _)| is_it(kept)).and_then(|(kept, _)| kept.moved_by)
+    }
+
     fn release<'v>(
         &self,
-        operation: &Open,
         outcomes: &'v [Outcome<'v>],
-        verdict: &'v Verdict,
-        frees: bool,
-        done: bool,
+        progress: Progress<'v>,
+        frees: Option<KeyId>,
+        lines: &Blocked,
     ) -> Release<'v> {
-        let mut shifts: BTreeMap<Partition, Books> = BTreeMap::new();
-        let letter = self.taken.letter.as_ref().map(|(kept, partition, code)| {
-            let books = shifts.entry(partition.clone()).or_default();
+        let mut kept = KeptEvents::default();
+        let letter = self.taken.letter.as_ref().map(|(letter, partition, code)| {
+            let books = kept.shifts.entry(partition.clone()).or_default();
             add(&mut books.dead, code, -1);
             match self.taken.action {
                 Action::Discard => add(&mut books.skipped, "discarded", 1),
                 Action::Retry => books.count(&outcomes[0]),
             }
             match (self.taken.action, &outcomes.first()) {
-                (Action::Retry, Some(Outcome::Dead { failure, .. })) => (kept.id, Fate::Failed(failure)),
-                _ => (kept.id, Fate::Gone),
+                (Action::Retry, Some(Outcome::Dead { failure, .. })) => (letter.id, Fate::Failed(failure)),
+                _ => (letter.id, Fate::Gone),
             }
         });
-        let mut settled = Vec::new();
-        let mut moved_by = None;
-        for (outcome, (kept, _)) in self.of_parked(outcomes).iter().zip(&self.taken.parked) {
-            if let (false, Some(event)) = (matches!(outcome, Outcome::Park(_)), &kept.event) {
-                let books = shifts.entry(event.position.partition.clone()).or_default();
-                books.parked -= 1;
-                books.count(outcome);
-                if matches!(outcome, Outcome::Dead { .. }) {
-                    moved_by = kept.moved_by;
-                }
-                settled.push(kept.id);
+        for (outcome, (parked, partition)) in self.of_parked(outcomes).iter().zip(&self.taken.parked) {
+            if !matches!(outcome, Outcome::Park(_)) || !Self::stays(outcome, lines) {
+                kept.became(parked.id, partition, false, outcome);
             }
         }
-        let shifts = shifts.into_iter().collect();
-        Release {
-            operation: operation.id,
-            key: self.taken.key,
-            letter,
-            settled,
-            shifts,
-            moved_by,
-            frees,
-            verdict,
-            done,
+        let KeptEvents { settled, waits_on, shifts } = kept;
+        let (shifts, frees) = (shifts.into_iter().collect(), frees.into_iter().collect());
+        Release { operation: Some(progress), letter, settled, waits_on, shifts, frees }
+    }
+}
+
+/// What became of parked events.
+#[derive(Default)]
+pub(super) struct KeptEvents<'o> {
+    pub(super) settled: Vec<i64>,
+    pub(super) waits_on: Vec<WaitsOn<'o>>,
+    pub(super) shifts: BTreeMap<Partition, Books>,
+}
+
+impl<'o> KeptEvents<'o> {
+    /// `waited`: for a row, rather than behind another event.
+    pub(super) fn became(&mut self, id: i64, partition: &Partition, waited: bool, outcome: &'o Outcome<'o>) {
+        let books = self.shifts.entry(partition.clone()).or_default();
+        match waited {
+            true => books.waiting -= 1,
+            false => books.parked -= 1,
+        }
+        books.count(outcome);
+        match outcome {
+            Outcome::Park(key) => self.waits_on.push(WaitsOn { id, key: *key, row: None }),
+            Outcome::Wait { row, line } => self.waits_on.push(WaitsOn { id, key: *line, row: Some(row) }),
+            Outcome::Apply(_) | Outcome::Ignore { .. } | Outcome::Dead { .. } => self.settled.push(id),
         }
     }
 }

@@ -21,6 +21,7 @@ pub mod retention;
 pub mod schema;
 pub mod source_topics;
 pub mod sqlite;
+pub mod waits;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -42,7 +43,9 @@ use operator::{LoneLetter, LoneResults, Operator, Release, Taken};
 use retention::Retention;
 use schema::Schema;
 use source_topics::SourceTopics;
+use waits::{ReadyEvent, Waits};
 
+use crate::awaited::{AwaitedRow, RowId};
 use crate::batch::BatchLimits;
 use crate::checkpoint::Checkpoint;
 use crate::config;
@@ -58,7 +61,7 @@ use crate::topics::TopicMapping;
 /// Every method may be tried again after [`StoreError::Unavailable`].
 #[async_trait]
 pub trait Store:
-    Operator + Deployments + Beginnings + EventIds + Identities + Moves + SourceTopics + Retention
+    Operator + Deployments + Beginnings + EventIds + Identities + Moves + SourceTopics + Retention + Waits
 {
     /// The identity that was created with this store.
     fn id(&self) -> Uuid;
@@ -155,7 +158,7 @@ pub trait Transaction: Send {
     /// Which of these keys an event failed of. They stay so until the end of the transaction.
     async fn blocked(&mut self, keys: Vec<KeyId>) -> Result<Blocked, StoreError>;
 
-    /// How many dead letters and parked events the projection has.
+    /// How many dead letters the projection has, and how many events wait, behind those or for rows.
     async fn waiting(&mut self) -> Result<(i64, i64), StoreError>;
 
     /// What an operation is about, locked until the end of the transaction: the dead letter, and the
@@ -169,6 +172,14 @@ pub trait Transaction: Send {
         operations: &[i64],
         limits: BatchLimits,
     ) -> Result<Vec<LoneLetter>, StoreError>;
+
+    /// Events that had waited and are to be tried, because their row came, their time is over, or the one before them
+    /// is done, each with what is parked behind it: the first of them all, as many as a batch takes, in order. They
+    /// are locked until the end of the transaction.
+    async fn take_ready(&mut self, limits: BatchLimits) -> Result<Vec<ReadyEvent>, StoreError>;
+
+    /// Whether [`write`](Self::write) made events that had waited ready to be tried.
+    fn made_ready(&self) -> bool;
 
     /// Moves the checkpoints, writes the rows, the dead letters and the counters. Returns how many
     /// set-wise statements wrote the rows.
@@ -276,6 +287,9 @@ pub struct Writes<'a> {
     pub dead: Vec<DeadLetter<'a>>,
     /// In order.
     pub parked: Vec<Parked<'a>>,
+    /// Rows that are written by their keys, of tables whose rows are waited for, each with the time of the first event
+    /// that does so, in milliseconds since 1970. Left out where nothing waits.
+    pub rows: BTreeMap<RowId, i64>,
     /// Ids of events, none of which was [known](Transaction::known).
     pub ids: Vec<Remembered>,
     /// The record time of each partition's last event, in microseconds since 1970, where ids are remembered.
@@ -359,6 +373,7 @@ pub struct Advance {
 pub struct Books {
     pub applied: i64,
     pub parked: i64,
+    pub waiting: i64,
     pub ignored: BTreeMap<String, i64>,
     pub dead: BTreeMap<String, i64>,
     pub skipped: BTreeMap<String, i64>,
@@ -370,6 +385,7 @@ impl Books {
             Outcome::Apply(_) => self.applied += 1,
             Outcome::Ignore { code } => add(&mut self.ignored, code, 1),
             Outcome::Park(_) => self.parked += 1,
+            Outcome::Wait { .. } => self.waiting += 1,
             Outcome::Dead { failure, .. } => add(&mut self.dead, &failure.code, 1),
         }
     }
@@ -377,8 +393,9 @@ impl Books {
     pub fn totals(&self) -> Counters {
         let sum = |codes: &BTreeMap<String, i64>| codes.values().sum::<i64>();
         let (ignored, dead, skipped) = (sum(&self.ignored), sum(&self.dead), sum(&self.skipped));
-        let read = self.applied + ignored + self.parked + dead + skipped;
-        Counters { read, applied: self.applied, ignored, parked: self.parked, dead, skipped }
+        let Books { applied, parked, waiting, .. } = *self;
+        let read = applied + ignored + parked + waiting + dead + skipped;
+        Counters { read, applied, ignored, parked, waiting, dead, skipped }
     }
 
     /// `(outcome, code, events)` of everything that has a code.
@@ -403,12 +420,16 @@ pub struct DeadLetter<'a> {
     pub failure: &'a Failure,
     /// The key whose later events wait behind it.
     pub blocks: Option<KeyId>,
+    /// Of one that had waited: the operation that moved its partition to another log meanwhile.
+    pub moved_by: Option<i64>,
 }
 
-/// An event that waits behind a dead letter of its key.
+/// An event that waits: behind an earlier one of its key, or for a row.
 pub struct Parked<'a> {
     pub event: &'a Event,
+    /// The key of that one; or the line that is blocked by this one.
     pub key: KeyId,
+    pub row: Option<&'a AwaitedRow>,
 }
 
 /// A projection as `status` shows it: only what is committed.
@@ -459,13 +480,16 @@ pub struct PartitionState {
     pub paused: Option<Trouble>,
 }
 
-/// The books: `read = applied + ignored + parked + dead + skipped`.
+/// The books: `read = applied + ignored + parked + waiting + dead + skipped`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counters {
     pub read: i64,
     pub applied: i64,
     pub ignored: i64,
+    /// Behind an earlier event of their key.
     pub parked: i64,
+    /// For rows that are not there yet.
+    pub waiting: i64,
     pub dead: i64,
     pub skipped: i64,
 }
@@ -476,6 +500,7 @@ impl std::ops::AddAssign for Counters {
         self.applied += other.applied;
         self.ignored += other.ignored;
         self.parked += other.parked;
+        self.waiting += other.waiting;
         self.dead += other.dead;
         self.skipped += other.skipped;
     }

@@ -12,6 +12,7 @@ use serde_json::Value as Json;
 
 use super::deployments::{Role, Vector, vector_from};
 use super::{Books, Generation, StoreError, add};
+use crate::awaited::AwaitedRow;
 use crate::event::{Event, Header, Partition, Position, as_json};
 use crate::ordering::KeyId;
 use crate::outcome::Failure;
@@ -102,6 +103,8 @@ pub struct Wishes {
     pub resumes: i64,
     /// It is held for a moment: not to write, or not beyond these offsets.
     pub hold: Option<Option<Vector>>,
+    /// Whether events that had waited are to be tried.
+    pub any_ready: bool,
     /// What lanes are to do, in order: the first [`HEARD_AT_ONCE`] of each partition.
     pub open: Vec<Open>,
 }
@@ -273,23 +276,38 @@ pub struct Taken {
 }
 
 /// What a batch of kept events does to them.
+#[derive(Default)]
 pub struct Release<'a> {
-    pub operation: i64,
-    pub key: Option<KeyId>,
+    /// On whose behalf. `None`: nobody's, events were ready by themselves.
+    pub operation: Option<Progress<'a>>,
     /// The dead letter, and how it stands now.
     pub letter: Option<(i64, Fate<'a>)>,
     /// Parked events that wait no longer.
     pub settled: Vec<i64>,
+    /// Parked events that wait on, otherwise than before.
+    pub waits_on: Vec<WaitsOn<'a>>,
     /// How the events are counted now.
     pub shifts: Vec<(Partition, Books)>,
-    /// Of the parked event that failed in its turn, if there is one: the operation that moved its partition to
-    /// another log after it was parked.
-    pub moved_by: Option<i64>,
-    /// Nothing waits any more, and nothing blocks the key.
-    pub frees: bool,
+    /// Keys that none of these events blocks any more. If others are parked under one, the first of them is ready;
+    /// otherwise the key is free.
+    pub frees: Vec<KeyId>,
+}
+
+/// How far an operation is.
+pub struct Progress<'a> {
+    pub operation: i64,
+    pub key: Option<KeyId>,
     /// What came of it so far.
     pub verdict: &'a Verdict,
     pub done: bool,
+}
+
+/// A parked event that was tried, and waits on.
+pub struct WaitsOn<'a> {
+    pub id: i64,
+    /// Behind an earlier event of this key; or in this line, for this row.
+    pub key: KeyId,
+    pub row: Option<&'a AwaitedRow>,
 }
 
 pub enum Fate<'a> {
@@ -343,7 +361,7 @@ pub struct Verdict {
     pub ignored: i64,
     /// Of those, how many wait still, behind this one or the one that failed in its turn.
     pub waiting: i64,
-    /// The dead letter that those wait behind now, by its position.
+    /// The dead letter that those wait behind now, or the event that waits for a row, by its position.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub behind: Option<String>,
     /// Of a dry run: the changes that it would have made, in order.
@@ -402,6 +420,7 @@ pub(super) fn skipped(gone: &[GoneRow], code: &str) -> Vec<(Partition, Books)> {
         let books = shifts.entry(Partition::new(topic.as_str(), *number)).or_default();
         match was.as_str() {
             "parked" => books.parked -= 1,
+            "waiting" => books.waiting -= 1,
             _ => add(&mut books.dead, of, -1),
         }
         add(&mut books.skipped, code, 1);
@@ -462,6 +481,7 @@ pub(super) struct WishRow {
     resumes: i64,
     is_held: bool,
     hold_at: Option<String>,
+    any_ready: bool,
     operation: Option<i64>,
     action: Option<String>,
     topic: Option<String>,
@@ -492,6 +512,7 @@ pub(super) fn wishes(rows: Vec<WishRow>) -> Result<Vec<Wishes>, StoreError> {
                     true => Some(row.hold_at.as_deref().map(vector_from).transpose()?),
                     false => None,
                 },
+                any_ready: row.any_ready,
                 open: Vec::new(),
             });
         }

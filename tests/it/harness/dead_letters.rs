@@ -95,16 +95,16 @@ pub(crate) fn assert_closed(projection: &Projection, read: usize, ignored: usize
     let name = &projection.name;
     assert_eq!(
         projection.counters,
-        Counters { read, applied, ignored, parked: 0, dead, skipped: 0 },
+        Counters { read, applied, ignored, parked: 0, waiting: 0, dead, skipped: 0 },
         "{name}: the counters"
     );
     assert_eq!(projection.dead_letters, dead, "{name}: dead letters");
     assert_eq!(projection.ignored_by_code.values().sum::<u64>(), ignored, "{name}: ignored by code");
     for partition in &projection.partitions {
-        let Counters { read, applied, ignored, parked, dead, skipped } = partition.counters;
+        let Counters { read, applied, ignored, parked, waiting, dead, skipped } = partition.counters;
         assert_eq!(
             read,
-            applied + ignored + parked + dead + skipped,
+            applied + ignored + parked + waiting + dead + skipped,
             "{name}: the books of {partition:?} are open"
         );
     }

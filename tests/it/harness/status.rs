@@ -87,13 +87,14 @@ pub(crate) struct Counters {
     pub(crate) applied: u64,
     pub(crate) ignored: u64,
     pub(crate) parked: u64,
+    pub(crate) waiting: u64,
     pub(crate) dead: u64,
     pub(crate) skipped: u64,
 }
 
 impl Counters {
     fn accounted_for(&self) -> u64 {
-        self.applied + self.ignored + self.parked + self.dead + self.skipped
+        self.applied + self.ignored + self.parked + self.waiting + self.dead + self.skipped
     }
 }
 
@@ -121,8 +122,15 @@ pub(crate) fn check_books(projection: &Projection, expected: &Books) -> Result<(
     }
     let events: u64 = expected.read.values().sum();
     let ignored: u64 = expected.ignored.values().sum();
-    let closed =
-        Counters { read: events, applied: events - ignored, ignored, parked: 0, dead: 0, skipped: 0 };
+    let closed = Counters {
+        read: events,
+        applied: events - ignored,
+        ignored,
+        parked: 0,
+        waiting: 0,
+        dead: 0,
+        skipped: 0,
+    };
     if *counters != closed {
         return Err(format!("{name}: the counters are {counters:?}, expected {closed:?}"));
     }

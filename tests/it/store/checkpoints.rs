@@ -68,7 +68,12 @@ impl Batch {
             advances: advances.into(),
             positions: vec![&self.event.position; 4],
             changes: vec![(0, &self.changes[..1]), (1, &self.changes[1..])],
-            dead: vec![DeadLetter { event: &self.event, failure: &self.failure, blocks: None }],
+            dead: vec![DeadLetter {
+                event: &self.event,
+                failure: &self.failure,
+                blocks: None,
+                moved_by: None,
+            }],
             ..Writes::default()
         }
     }
@@ -213,8 +218,8 @@ async fn rows_checkpoints_dead_letters_and_counters_move_together(home: Home) ->
     let twice = StatementCount { changes: 2, rows: 2 };
     assert_eq!(overview.statements, BTreeMap::from([("put".into(), twice), ("add".into(), twice)]));
     for state in overview.partitions {
-        let Counters { read, applied, ignored, parked, dead, skipped } = state.counters;
-        assert_eq!(read, applied + ignored + parked + dead + skipped);
+        let Counters { read, applied, ignored, parked, waiting, dead, skipped } = state.counters;
+        assert_eq!(read, applied + ignored + parked + waiting + dead + skipped);
     }
     let rows = rows::of_store(&home, &projection.deployment.contract, &generation).await?;
     let values: Vec<_> = rows[0].visible.iter().map(|row| row.values[1].as_deref()).collect();

@@ -56,7 +56,7 @@ impl Desk {
             next: 1,
             books: Books { dead: BTreeMap::from([("trap".into(), 1)]), ..Books::default() },
         };
-        let dead = vec![DeadLetter { event: &event, failure: &failure, blocks: None }];
+        let dead = vec![DeadLetter { event: &event, failure: &failure, blocks: None, moved_by: None }];
         let positions = vec![&event.position];
         projection.commit(&Writes { advances: vec![advance], positions, dead, ..Writes::default() }).await?;
         store.close().await;

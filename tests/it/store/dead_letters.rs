@@ -51,7 +51,10 @@ async fn bury(projection: &Projection, events: &[Event]) -> Result<()> {
         books: Books { dead: BTreeMap::from([("trap".into(), buried)]), ..Books::default() },
     };
     let positions = events.iter().map(|event| &event.position).collect();
-    let dead = events.iter().map(|event| DeadLetter { event, failure: &failure, blocks: None }).collect();
+    let dead = events
+        .iter()
+        .map(|event| DeadLetter { event, failure: &failure, blocks: None, moved_by: None })
+        .collect();
     projection.commit(&Writes { advances: vec![advance], positions, dead, ..Writes::default() }).await?;
     Ok(())
 }
@@ -143,7 +146,7 @@ async fn no_number_is_given_twice(home: Home) -> Result<()> {
     projection
         .commit(&Writes {
             advances: vec![Advance { partition: partition(), expected: 1, next: 2, books }],
-            dead: vec![DeadLetter { event: &again, failure: &failure, blocks: None }],
+            dead: vec![DeadLetter { event: &again, failure: &failure, blocks: None, moved_by: None }],
             ..Writes::default()
         })
         .await?;
@@ -159,7 +162,7 @@ async fn old_dead_letters_expire_and_free_their_keys(home: Home) -> Result<()> {
     let named = |name: &str| event(i64::from(name.as_bytes()[0] - b'a'), Some(name.into()), None, Vec::new());
     let [alone, waited_for, keyless, young] = ["a", "b", "c", "d"].map(named);
     let [id_of_alone, id_of_waited_for] = [KeyId([1; 16]), KeyId([2; 16])];
-    let dead = |event, blocks| DeadLetter { event, failure: &failure, blocks };
+    let dead = |event, blocks| DeadLetter { event, failure: &failure, blocks, moved_by: None };
     let waits = event(4, Some(b"b".to_vec()), None, Vec::new());
     let books = Books { dead: BTreeMap::from([("no".into(), 4)]), parked: 1, ..Books::default() };
     projection
@@ -171,7 +174,7 @@ async fn old_dead_letters_expire_and_free_their_keys(home: Home) -> Result<()> {
                 dead(&keyless, None),
                 dead(&young, None),
             ],
-            parked: vec![Parked { event: &waits, key: id_of_waited_for }],
+            parked: vec![Parked { event: &waits, key: id_of_waited_for, row: None }],
             ..Writes::default()
         })
         .await?;

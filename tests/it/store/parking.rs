@@ -119,7 +119,8 @@ impl Model {
         let dead = self.waiting.len() as i64;
         let parked = self.waiting.values().map(|queue| queue.len() as i64 - 1).sum::<i64>();
         let (read, skipped) = (self.read, self.skipped);
-        Counters { read, applied: read - dead - parked - skipped, ignored: 0, parked, dead, skipped }
+        let applied = read - dead - parked - skipped;
+        Counters { read, applied, parked, dead, skipped, ..Counters::default() }
     }
 }
 

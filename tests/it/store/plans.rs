@@ -124,8 +124,8 @@ async fn no_statement_of_the_host_reads_a_large_table_through() -> Result<()> {
             advances: vec![Advance { partition: partition(), expected: at, next: at + 2, books }],
             positions: vec![&dead.position],
             changes: vec![(0, &changes)],
-            dead: vec![DeadLetter { event: &dead, failure: &failure, blocks: Some(free) }],
-            parked: vec![Parked { event: &parked, key: free }],
+            dead: vec![DeadLetter { event: &dead, failure: &failure, blocks: Some(free), moved_by: None }],
+            parked: vec![Parked { event: &parked, key: free, row: None }],
             ids: own.collect(),
             duplicates: vec![Duplicate { position: &dead.position, first: None }],
             ..Writes::default()

@@ -5,7 +5,7 @@ use projector::batch::BatchLimits;
 use projector::event::{Event, Position};
 use projector::ordering::KeyId;
 use projector::outcome::{Failure, FailureKind};
-use projector::store::operator::{Action, Asked, Fate, NewOperations, Release, Verdict};
+use projector::store::operator::{Action, Asked, Fate, NewOperations, Progress, Release, Verdict};
 use projector::store::{Advance, Books, DeadLetter, Parked, StoreError, Transaction, Writes};
 
 use serde_json::json;
@@ -50,7 +50,7 @@ async fn blocked(home: &Home) -> Result<([Projection; 2], i64)> {
     first
         .commit(&Writes {
             advances: vec![died],
-            dead: vec![DeadLetter { event: &dead, failure: &failure, blocks: Some(key()) }],
+            dead: vec![DeadLetter { event: &dead, failure: &failure, blocks: Some(key()), moved_by: None }],
             ..Writes::default()
         })
         .await?;
@@ -72,7 +72,7 @@ async fn blocked(home: &Home) -> Result<([Projection; 2], i64)> {
 fn parking(event: &Event) -> Writes<'_> {
     Writes {
         advances: vec![advance(event.position.offset, |books| books.parked = 1)],
-        parked: vec![Parked { event, key: key() }],
+        parked: vec![Parked { event, key: key(), row: None }],
         ..Writes::default()
     }
 }
@@ -82,16 +82,13 @@ async fn free(mut tx: Box<dyn Transaction>, operation: i64) -> Result<usize> {
     let taken = tx.take(operation, ALL).await?.context("it is open")?;
     let verdict = Verdict::of("applied");
     let (letter, ..) = taken.letter.context("it is dead")?;
+    let progress = Progress { operation, key: taken.key, verdict: &verdict, done: true };
     let release = Release {
-        operation,
-        key: taken.key,
+        operation: Some(progress),
         letter: Some((letter.id, Fate::Gone)),
         settled: taken.parked.iter().map(|(kept, _)| kept.id).collect(),
-        shifts: Vec::new(),
-        moved_by: None,
-        frees: true,
-        verdict: &verdict,
-        done: true,
+        frees: taken.key.into_iter().collect(),
+        ..Release::default()
     };
     tx.write(&Writes { release: Some(release), ..Writes::default() }).await?;
     tx.commit().await?;
@@ -142,7 +139,7 @@ async fn of_two_that_block_a_key_at_once_one_begins_anew() -> Result<()> {
     let failure = Failure::new(FailureKind::Rejected, "no", "no");
     let dead = [event(0), event(1)];
     let letter = |at: usize| Writes {
-        dead: vec![DeadLetter { event: &dead[at], failure: &failure, blocks: Some(key()) }],
+        dead: vec![DeadLetter { event: &dead[at], failure: &failure, blocks: Some(key()), moved_by: None }],
         ..Writes::default()
     };
     let mut first = projection.begin().await?;
@@ -175,7 +172,7 @@ async fn a_writer_that_waits_its_turn_knows_what_was_blocked_meanwhile() -> Resu
     let waits = async || Ok(session.lock().await.waiting_for("advisory").await? == 1);
     wait_until("the second writer waits for the first", waits).await?;
     let (dead, failure) = (event(0), Failure::new(FailureKind::Rejected, "no", "no"));
-    let letter = DeadLetter { event: &dead, failure: &failure, blocks: Some(key()) };
+    let letter = DeadLetter { event: &dead, failure: &failure, blocks: Some(key()), moved_by: None };
     blocking.write(&Writes { dead: vec![letter], ..Writes::default() }).await?;
     blocking.commit().await?;
     assert!(begun.await??.blocks_any());

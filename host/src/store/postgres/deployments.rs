@@ -13,6 +13,7 @@ use super::foreign::{self, KnownView, Own};
 use super::operator::{keep_operations, record_removal};
 use super::sessions::Tx;
 use super::tables::{self, Addition};
+use super::waits::try_all;
 use super::{ADVISORY_CLASS, BEGIN, Postgres, fence, lock_holder, make_schema, old_snapshots};
 use crate::checkpoint::FILE;
 use crate::deploy::layout::{Layout, Offered, Step};
@@ -319,6 +320,7 @@ impl Deployments for Postgres {
         if reverted.rows_affected() == 0 {
             return Ok(false);
         }
+        try_all(&mut tx, generation.id).await?;
         let entry = Entry { action: "revert", origin: Origin::Host, generation: Some(generation.number) };
         let asked = Asked::new("the host".into(), Some(reason.to_owned()));
         entry.record(&mut tx, &generation.projection, Some(to), Some(from), &asked).await?;
@@ -697,6 +699,7 @@ impl Postgres {
                     return Ok(None);
                 }
                 set_views(&mut tx, generation, &views, &extended).await?;
+                try_all(&mut tx, generation).await?;
                 let added: Vec<String> = steps.iter().map(ToString::to_string).collect();
                 let verdict = (!added.is_empty()).then(|| added.join("; "));
                 (standing.generation, Some(standing.active), verdict)

@@ -27,6 +27,7 @@ mod tls;
 mod transaction;
 mod values;
 mod waiting;
+mod waits;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

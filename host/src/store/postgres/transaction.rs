@@ -29,6 +29,7 @@ use crate::plan::{self, Step};
 use crate::store::deployments::Vector;
 use crate::store::finding::{Budget, Finding, MOST_ROWS};
 use crate::store::operator::{LoneLetter, Taken};
+use crate::store::waits::ReadyEvent;
 use crate::store::{Admission, Advance, Books, Counters, Deployment, StoreError, Transaction, Writes};
 
 pub(super) struct Batch {
@@ -38,6 +39,8 @@ pub(super) struct Batch {
     any_blocked: bool,
     /// How far it may go.
     hold: Option<Vector>,
+    /// What was written made events that had waited ready.
+    pub(super) made_ready: bool,
 }
 
 pub(super) async fn begin(
@@ -68,7 +71,7 @@ pub(super) async fn begin(
     .await
     .map_err(classify)?;
     let (any_blocked, hold) = Admission::of(found, &deployment.digest, only_to_look)?;
-    Ok(Batch { tx, deployment: deployment.clone(), statements, any_blocked, hold })
+    Ok(Batch { tx, deployment: deployment.clone(), statements, any_blocked, hold, made_ready: false })
 }
 
 #[async_trait]
@@ -106,7 +109,7 @@ impl Transaction for Batch {
 
     async fn waiting(&mut self) -> Result<(i64, i64), StoreError> {
         sqlx::query_as(
-            "select coalesce(sum(dead), 0)::int8, coalesce(sum(parked), 0)::int8
+            "select coalesce(sum(dead), 0)::int8, coalesce(sum(parked + waiting), 0)::int8
              from projector.checkpoint where generation_id = $1",
         )
         .bind(self.generation())
@@ -117,6 +120,14 @@ impl Transaction for Batch {
 
     async fn take(&mut self, operation: i64, limits: BatchLimits) -> Result<Option<Taken>, StoreError> {
         self.take_waiting(operation, limits).await
+    }
+
+    async fn take_ready(&mut self, limits: BatchLimits) -> Result<Vec<ReadyEvent>, StoreError> {
+        self.find_ready(limits).await
+    }
+
+    fn made_ready(&self) -> bool {
+        self.made_ready
     }
 
     async fn take_lone_letters(
@@ -154,6 +165,7 @@ impl Transaction for Batch {
         }
         self.bury(&writes.dead, writes.release.as_ref()).await?;
         self.park(&writes.parked).await?;
+        self.rows_came(&writes.rows).await?;
         self.remember(&writes.ids).await?;
         self.record_duplicates(&writes.duplicates).await?;
         self.count_without_id(&writes.without_id).await?;
@@ -255,13 +267,13 @@ impl Batch {
                join unnest($2::text[], $3::int4[]) as u(topic, partition) using (topic, partition)
                where c.generation_id = $1 order by c.topic, c.partition for update of c)
              update projector.checkpoint c
-             set next_offset = u.next, read = c.read + u.applied + u.ignored + u.parked + u.dead,
+             set next_offset = u.next, read = c.read + u.applied + u.ignored + u.parked + u.waiting + u.dead,
                  applied = c.applied + u.applied, ignored = c.ignored + u.ignored, parked = c.parked + u.parked,
-                 dead = c.dead + u.dead, paused = null, updated_at = now(),
+                 waiting = c.waiting + u.waiting, dead = c.dead + u.dead, paused = null, updated_at = now(),
                  recorded_at = case when u.recorded_at is null then c.recorded_at else least(u.recorded_at, now()) end
              from unnest($2::text[], $3::int4[], $4::int8[], $5::int8[], $6::int8[], $7::int8[], $8::int8[], $9::int8[],
-                 $10::timestamptz[])
-               as u(topic, partition, expected, next, applied, ignored, parked, dead, recorded_at)
+                 $10::timestamptz[], $11::int8[])
+               as u(topic, partition, expected, next, applied, ignored, parked, dead, recorded_at, waiting)
              join locked using (topic, partition)
              where c.generation_id = $1 and c.topic = u.topic and c.partition = u.partition
                and c.next_offset = u.expected
@@ -277,6 +289,7 @@ impl Batch {
         .bind(counted(|totals| totals.parked))
         .bind(counted(|totals| totals.dead))
         .bind(recorded)
+        .bind(counted(|totals| totals.waiting))
         .fetch_all(&mut *self.tx)
         .await
         .map_err(classify)?;

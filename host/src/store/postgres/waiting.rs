@@ -49,15 +49,15 @@ impl Batch {
             "with given as (
                select * from unnest($3::text[], $4::int4[], $5::int8[], $6::timestamptz[], $7::int8[], $8::bytea[],
                  $9::bytea[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[],
-                 $16::text[], $17::text[], $18::bytea[], $20::int8[])
+                 $16::text[], $17::text[], $18::bytea[], $20::int8[], $21::int8[])
                as u(topic, partition, \"offset\", recorded_at, timestamp_ms, key, payload, headers, kind, code, detail,
-                 backtrace, db_table, db_column, db_constraint, key_id, oversize_bytes)
+                 backtrace, db_table, db_column, db_constraint, key_id, oversize_bytes, moved_by)
              ), buried as (
                insert into projector.dead_letter
                  (generation_id, digest, topic, partition, \"offset\", recorded_at, timestamp_ms, key, payload, headers,
                   kind, code, detail, backtrace, db_table, db_column, db_constraint, oversize_bytes, moved_by)
                select $1, $2, topic, partition, \"offset\", recorded_at, timestamp_ms, key, payload, headers::jsonb,
-                 kind, code, detail, backtrace, db_table, db_column, db_constraint, oversize_bytes, $21
+                 kind, code, detail, backtrace, db_table, db_column, db_constraint, oversize_bytes, moved_by
                from given
                returning id, topic, partition, \"offset\"
              )
@@ -87,7 +87,7 @@ impl Batch {
         .bind(dead.iter().map(|letter| letter.blocks.as_ref().map(|key| &key.0[..])).collect::<Vec<_>>())
         .bind(release.is_some())
         .bind(events().map(weight).collect::<Vec<_>>())
-        .bind(release.and_then(|release| release.moved_by).unwrap_or_default())
+        .bind(dead.iter().map(|letter| letter.moved_by.unwrap_or_default()).collect::<Vec<i64>>())
         .execute(&mut *self.tx)
         .await
         .map_err(classify)?;
@@ -104,14 +104,17 @@ impl Batch {
             return Ok(());
         }
         let events = || parked.iter().map(|parked| parked.event);
+        let rows = || parked.iter().map(|parked| parked.row);
         sqlx::query(
             "insert into projector.parked
-               (generation_id, key_id, topic, partition, \"offset\", timestamp_ms, key, payload, headers, oversize_bytes)
+               (generation_id, key_id, topic, partition, \"offset\", timestamp_ms, key, payload, headers, oversize_bytes,
+                waits_for, awaited, wait_until_ms)
              select $1, u.key_id, u.topic, u.partition, u.\"offset\", u.timestamp_ms, u.key, u.payload,
-               u.headers::jsonb, u.oversize_bytes
+               u.headers::jsonb, u.oversize_bytes, u.waits_for, u.awaited, u.wait_until_ms
              from unnest($2::bytea[], $3::text[], $4::int4[], $5::int8[], $6::int8[], $7::bytea[], $8::bytea[],
-               $9::text[], $10::int8[]) with ordinality
-               as u(key_id, topic, partition, \"offset\", timestamp_ms, key, payload, headers, oversize_bytes, ord)
+               $9::text[], $10::int8[], $11::bytea[], $12::text[], $13::int8[]) with ordinality
+               as u(key_id, topic, partition, \"offset\", timestamp_ms, key, payload, headers, oversize_bytes, waits_for,
+                 awaited, wait_until_ms, ord)
              order by u.ord",
         )
         .bind(self.generation())
@@ -124,10 +127,14 @@ impl Batch {
         .bind(events().map(|event| event.value.as_deref()).collect::<Vec<_>>())
         .bind(events().map(|event| event.headers_json().to_string()).collect::<Vec<_>>())
         .bind(events().map(weight).collect::<Vec<_>>())
+        .bind(rows().map(|row| row.map(|row| &row.id.0[..])).collect::<Vec<Option<&[u8]>>>())
+        .bind(rows().map(|row| row.map(|row| row.name.as_str())).collect::<Vec<Option<&str>>>())
+        .bind(rows().map(|row| row.map(|row| row.until_ms)).collect::<Vec<Option<i64>>>())
         .execute(&mut *self.tx)
         .await
         .map_err(classify)?;
-        Ok(())
+        let lines = parked.iter().filter(|parked| parked.row.is_some()).map(|parked| parked.key);
+        self.block_lines(lines.collect()).await
     }
 
     pub(super) async fn take_waiting(
@@ -274,22 +281,17 @@ impl Batch {
                 .await
                 .map_err(classify)?;
         }
-        if let (true, Some(key)) = (release.frees, &release.key) {
-            sqlx::query("delete from projector.blocked_key where generation_id = $1 and key_id = $2")
-                .bind(self.generation())
-                .bind(&key.0[..])
-                .execute(&mut *self.tx)
-                .await
-                .map_err(classify)?;
-        }
+        self.wait_on(&release.waits_on).await?;
+        self.free(&release.frees).await?;
+        let Some(progress) = &release.operation else { return Ok(()) };
         sqlx::query(
             "update projector.operation set verdict = $2::jsonb, key_id = $3,
                done_at = case when $4 then now() end where id = $1",
         )
-        .bind(release.operation)
-        .bind(serde_json::to_string(release.verdict).expect("a verdict is plain data"))
-        .bind(release.key.as_ref().map(|key| &key.0[..]))
-        .bind(release.done)
+        .bind(progress.operation)
+        .bind(serde_json::to_string(progress.verdict).expect("a verdict is plain data"))
+        .bind(progress.key.as_ref().map(|key| &key.0[..]))
+        .bind(progress.done)
         .execute(&mut *self.tx)
         .await
         .map_err(classify)?;
@@ -307,7 +309,7 @@ pub(super) async fn shift(
         let totals = books.totals();
         sqlx::query(
             "update projector.checkpoint set read = read + $4, applied = applied + $5, ignored = ignored + $6,
-               parked = parked + $7, dead = dead + $8, skipped = skipped + $9
+               parked = parked + $7, dead = dead + $8, skipped = skipped + $9, waiting = waiting + $10
              where generation_id = $1 and topic = $2 and partition = $3",
         )
         .bind(generation)
@@ -319,6 +321,7 @@ pub(super) async fn shift(
         .bind(totals.parked)
         .bind(totals.dead)
         .bind(totals.skipped)
+        .bind(totals.waiting)
         .execute(&mut *connection)
         .await
         .map_err(classify)?;

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::errors::classify;
 use super::foreign::{self, Others, Own};
 use super::operator::{keep_operations, record_removal};
+use super::waits::try_all;
 use super::{Sqlite, tables};
 use crate::checkpoint::FILE;
 use crate::deploy::layout::{Layout, Offered};
@@ -289,6 +290,7 @@ impl Deployments for Sqlite {
         if reverted.rows_affected() == 0 {
             return Ok(false);
         }
+        try_all(&mut tx, generation.id).await?;
         let entry = Entry { action: "revert", origin: Origin::Host, generation: Some(generation.number) };
         let asked = Asked::new("the host".into(), Some(reason.to_owned()));
         entry.record(&mut tx, &generation.projection, Some(to), Some(from), &asked).await?;
@@ -613,6 +615,7 @@ impl Sqlite {
                     return Ok(None);
                 }
                 set_views(&mut tx, generation, &views, &extended).await?;
+                try_all(&mut tx, generation).await?;
                 let added: Vec<String> = steps.iter().map(ToString::to_string).collect();
                 let verdict = (!added.is_empty()).then(|| added.join("; "));
                 (standing.generation, Some(standing.active), verdict)

@@ -18,6 +18,7 @@ mod source_topics;
 mod tables;
 mod transaction;
 mod waiting;
+mod waits;
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -25,6 +25,7 @@ impl Operator for Sqlite {
                   and d.state = 'done' and d.digest is not null order by d.id desc limit 1) as on_trial_against,
                (p.stopped is not null or g.backfilling) as is_stopped, g.paused, g.resumes,
                coalesce(g.hold_until > ?1, 0) as is_held, g.hold_at,
+               exists (select 1 from projector_parked r where r.generation_id = g.id and r.ready_ms is not null) as any_ready,
                o.id as operation, o.action, o.topic, o.partition
              from projector_generation g join projector_projection p on p.name = g.projection
              left join (
@@ -221,7 +222,7 @@ impl Operator for Sqlite {
                 .map_err(classify)?;
             let parked: Vec<GoneRow> = sqlx::query_as(
                 "delete from projector_parked where generation_id = ? and key_id = ?
-                 returning topic, partition, 'parked', ''",
+                 returning topic, partition, case when waits_for is null then 'parked' else 'waiting' end, ''",
             )
             .bind(generation.id)
             .bind(&id.0[..])

@@ -26,7 +26,7 @@ pub(super) async fn overview(snapshot: &mut SqliteConnection) -> Result<Vec<Proj
     let mut projections = Vec::with_capacity(generations.len());
     for generation in generations {
         let checkpoints: Vec<CheckpointRow> = sqlx::query_as(
-            "select topic, partition, next_offset, first_offset, before_start, read, applied, ignored, parked, dead, skipped, paused, paused_kind
+            "select topic, partition, next_offset, first_offset, before_start, read, applied, ignored, parked, waiting, dead, skipped, paused, paused_kind
              from projector_checkpoint where generation_id = ? order by topic, partition",
         )
         .bind(generation.id)

@@ -20,6 +20,7 @@ use crate::ordering::{Blocked, KeyId};
 use crate::store::deployments::Vector;
 use crate::store::finding::{Budget, Finding};
 use crate::store::operator::{LoneLetter, Taken};
+use crate::store::waits::ReadyEvent;
 use crate::store::{Admission, Advance, Books, Deployment, StoreError, Transaction, Writes};
 
 pub(super) struct Batch {
@@ -28,6 +29,8 @@ pub(super) struct Batch {
     any_blocked: bool,
     /// How far it may go.
     hold: Option<Vector>,
+    /// What was written made events that had waited ready.
+    pub(super) made_ready: bool,
 }
 
 pub(super) async fn begin(
@@ -48,7 +51,7 @@ pub(super) async fn begin(
     .await
     .map_err(classify)?;
     let (any_blocked, hold) = Admission::of(found, &deployment.digest, only_to_look)?;
-    Ok(Batch { tx, deployment: deployment.clone(), any_blocked, hold })
+    Ok(Batch { tx, deployment: deployment.clone(), any_blocked, hold, made_ready: false })
 }
 
 /// By table, and by the keys of those rows of it that were changed: where the event stands that did so
@@ -95,7 +98,7 @@ impl Transaction for Batch {
 
     async fn waiting(&mut self) -> Result<(i64, i64), StoreError> {
         sqlx::query_as(
-            "select coalesce(sum(dead), 0), coalesce(sum(parked), 0) from projector_checkpoint where generation_id = ?",
+            "select coalesce(sum(dead), 0), coalesce(sum(parked + waiting), 0) from projector_checkpoint where generation_id = ?",
         )
         .bind(self.generation())
         .fetch_one(&mut *self.tx)
@@ -105,6 +108,14 @@ impl Transaction for Batch {
 
     async fn take(&mut self, operation: i64, limits: BatchLimits) -> Result<Option<Taken>, StoreError> {
         self.take_waiting(operation, limits).await
+    }
+
+    async fn take_ready(&mut self, limits: BatchLimits) -> Result<Vec<ReadyEvent>, StoreError> {
+        self.find_ready(limits).await
+    }
+
+    fn made_ready(&self) -> bool {
+        self.made_ready
     }
 
     async fn take_lone_letters(
@@ -149,6 +160,7 @@ impl Transaction for Batch {
         }
         self.bury(&writes.dead, writes.release.as_ref()).await?;
         self.park(&writes.parked).await?;
+        self.rows_came(&writes.rows).await?;
         self.remember(&writes.ids).await?;
         self.record_duplicates(&writes.duplicates).await?;
         self.count_without_id(&writes.without_id).await?;
@@ -190,7 +202,7 @@ impl Batch {
                 "update projector_checkpoint
                  set next_offset = ?5, read = read + ?6, applied = applied + ?7, ignored = ignored + ?8,
                      parked = parked + ?9, dead = dead + ?10, paused = null, updated_at = ?11,
-                     recorded_at = coalesce(min(?12, ?11), recorded_at)
+                     recorded_at = coalesce(min(?12, ?11), recorded_at), waiting = waiting + ?13
                  where generation_id = ?1 and topic = ?2 and partition = ?3 and next_offset = ?4",
             )
             .bind(self.generation())
@@ -205,6 +217,7 @@ impl Batch {
             .bind(totals.dead)
             .bind(now_micros())
             .bind(record_times.get(&advance.partition).copied())
+            .bind(totals.waiting)
             .execute(&mut *self.tx)
             .await
             .map_err(classify)?;

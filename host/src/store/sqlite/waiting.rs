@@ -40,7 +40,7 @@ impl Batch {
         dead: &[DeadLetter<'_>],
         release: Option<&Release<'_>>,
     ) -> Result<(), StoreError> {
-        for DeadLetter { event, failure, blocks } in dead {
+        for DeadLetter { event, failure, blocks, moved_by } in dead {
             let refusal = failure.refusal.clone().unwrap_or_default();
             let id: i64 = sqlx::query_scalar(
                 "insert into projector_dead_letter
@@ -68,7 +68,7 @@ impl Batch {
             .bind(refusal.constraint)
             .bind(now_micros())
             .bind(event.oversize_bytes.map(|bytes| bytes as i64))
-            .bind(release.and_then(|release| release.moved_by).unwrap_or_default())
+            .bind(moved_by.unwrap_or_default())
             .fetch_one(&mut *self.tx)
             .await
             .map_err(classify)?;
@@ -93,12 +93,12 @@ impl Batch {
 
     /// Keeps events that wait, in order.
     pub(super) async fn park(&mut self, parked: &[Parked<'_>]) -> Result<(), StoreError> {
-        for Parked { event, key } in parked {
+        for Parked { event, key, row } in parked {
             sqlx::query(
                 "insert into projector_parked
                    (generation_id, key_id, topic, partition, \"offset\", timestamp_ms, key, payload, headers, parked_at,
-                    oversize_bytes)
-                 values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    oversize_bytes, waits_for, awaited, wait_until_ms)
+                 values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )
             .bind(self.generation())
             .bind(&key.0[..])
@@ -111,9 +111,15 @@ impl Batch {
             .bind(event.headers_json().to_string())
             .bind(now_micros())
             .bind(event.oversize_bytes.map(|bytes| bytes as i64))
+            .bind(row.map(|row| &row.id.0[..]))
+            .bind(row.map(|row| row.name.as_str()))
+            .bind(row.map(|row| row.until_ms))
             .execute(&mut *self.tx)
             .await
             .map_err(classify)?;
+            if row.is_some() {
+                self.block_line(*key).await?;
+            }
         }
         Ok(())
     }
@@ -249,19 +255,14 @@ impl Batch {
                 .await
                 .map_err(classify)?;
         }
-        if let (true, Some(key)) = (release.frees, &release.key) {
-            sqlx::query("delete from projector_blocked_key where generation_id = ? and key_id = ?")
-                .bind(self.generation())
-                .bind(&key.0[..])
-                .execute(&mut *self.tx)
-                .await
-                .map_err(classify)?;
-        }
+        self.wait_on(&release.waits_on).await?;
+        self.free(&release.frees).await?;
+        let Some(progress) = &release.operation else { return Ok(()) };
         sqlx::query("update projector_operation set verdict = ?2, key_id = ?3, done_at = ?4 where id = ?1")
-            .bind(release.operation)
-            .bind(serde_json::to_string(release.verdict).expect("a verdict is plain data"))
-            .bind(release.key.as_ref().map(|key| &key.0[..]))
-            .bind(release.done.then(now_micros))
+            .bind(progress.operation)
+            .bind(serde_json::to_string(progress.verdict).expect("a verdict is plain data"))
+            .bind(progress.key.as_ref().map(|key| &key.0[..]))
+            .bind(progress.done.then(now_micros))
             .execute(&mut *self.tx)
             .await
             .map_err(classify)?;
@@ -279,7 +280,7 @@ pub(super) async fn shift(
         let totals = books.totals();
         sqlx::query(
             "update projector_checkpoint set read = read + ?4, applied = applied + ?5, ignored = ignored + ?6,
-               parked = parked + ?7, dead = dead + ?8, skipped = skipped + ?9
+               parked = parked + ?7, dead = dead + ?8, skipped = skipped + ?9, waiting = waiting + ?10
              where generation_id = ?1 and topic = ?2 and partition = ?3",
         )
         .bind(generation)
@@ -291,6 +292,7 @@ pub(super) async fn shift(
         .bind(totals.parked)
         .bind(totals.dead)
         .bind(totals.skipped)
+        .bind(totals.waiting)
         .execute(&mut *connection)
         .await
         .map_err(classify)?;

@@ -1,0 +1,114 @@
+//! How far a generation has come in the time of its events.
+//!
+//! Each partition has its own: that of its last settled event. One that is at the end of its log is taken to be at now,
+//! since what comes next is not older. Where a partition is not known, or cannot be read, nothing is known of it.
+
+use std::sync::Arc;
+
+use crate::event::Partition;
+use crate::failure::FailureKind;
+use crate::source::{Log, LogError};
+use crate::store::event_ids::RecordTime;
+use crate::store::{Deployment, Store, StoreError};
+
+/// Why it is not known how far a generation has come.
+#[derive(Debug, thiserror::Error)]
+pub enum EventTimeError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+impl EventTimeError {
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            EventTimeError::Store(error) => error.kind(),
+            EventTimeError::Log(error) => error.kind(),
+        }
+    }
+}
+
+/// What a partition may still bring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// No event that is older than this, in microseconds since 1970.
+    From(i64),
+    /// No event that is older than now.
+    Now,
+    Unknown,
+}
+
+/// The first event of a partition that is not settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unread {
+    None,
+    /// With its record time, in microseconds since 1970, if it has one.
+    Event(Option<i64>),
+    Unknown,
+}
+
+fn reach(recorded_at: Option<i64>, unread: Unread) -> Reach {
+    match (unread, recorded_at) {
+        (Unread::Unknown, _) | (Unread::Event(None), None) => Reach::Unknown,
+        (Unread::None, _) => Reach::Now,
+        (Unread::Event(_), Some(at)) | (Unread::Event(Some(at)), None) => Reach::From(at),
+    }
+}
+
+/// How far each partition of a topic has come. `settled`: of which its checkpoint alone tells; the log is asked about the
+/// others.
+pub async fn reaches(
+    deployment: &Deployment,
+    store: &dyn Store,
+    log: &Log,
+    topic: &Arc<str>,
+    settled: impl Fn(&RecordTime) -> Option<Reach>,
+) -> Result<Vec<Reach>, EventTimeError> {
+    let partitions = log.partitions([topic.clone()].into()).await?.into_iter().next();
+    let Some((_, Ok(partitions))) = partitions else { return Ok(vec![Reach::Unknown]) };
+    let states = store.record_times(&deployment.generation, topic).await?;
+    let (mut reaches, mut asked) = (Vec::new(), Vec::new());
+    for partition in partitions {
+        let state = states.iter().find(|state| state.partition == partition.number);
+        match state.and_then(&settled) {
+            Some(reach) => reaches.push(reach),
+            None => asked.push((partition, state)),
+        }
+    }
+    let logs = log.inspect_each(asked.iter().map(|(partition, _)| partition.clone()).collect()).await?;
+    for ((partition, state), inspected) in asked.into_iter().zip(logs) {
+        let unread = match inspected {
+            Ok((marks, _)) => {
+                let from = state.map_or(marks.low, |state| state.next_offset.max(marks.low));
+                if from < marks.high { first_unread(log, partition, from).await } else { Unread::None }
+            }
+            Err(_) => Unread::Unknown,
+        };
+        reaches.push(reach(state.and_then(|state| state.recorded_at), unread));
+    }
+    Ok(reaches)
+}
+
+/// A partition that cannot be read says so elsewhere.
+async fn first_unread(log: &Log, partition: Partition, from: i64) -> Unread {
+    match log.first_visible(partition, from).await {
+        Ok(None) => Unread::None,
+        Ok(Some((_, time_ms))) => Unread::Event(time_ms.map(|ms| ms.saturating_mul(1_000))),
+        Err(_) => Unread::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quiet_partition_is_at_now_unless_it_is_behind() {
+        assert_eq!(reach(Some(5), Unread::None), Reach::Now);
+        assert_eq!(reach(Some(5), Unread::Event(Some(9))), Reach::From(5));
+        assert_eq!(reach(None, Unread::Event(Some(9))), Reach::From(9), "of which nothing is settled");
+        assert_eq!(reach(None, Unread::Event(None)), Reach::Unknown);
+        assert_eq!(reach(Some(5), Unread::Unknown), Reach::Unknown);
+    }
+}

@@ -1,0 +1,171 @@
+//! Events that had waited for rows, and those parked behind them, in the order in which they came.
+//!
+//! One transaction takes what is ready: an event whose row was written, one whose time is over, or the next one of a
+//! line whose first is done. One whose time is over fails without being asked about, whatever is stored by now: a
+//! rebuild, in which the row is not there at that point, decides the same.
+
+use std::collections::BTreeSet;
+
+use projector_model::Contract;
+
+use super::release::{Failed, KeptEvents, LateFailures, Released};
+use super::{Settler, resolve, writes};
+use crate::awaited;
+use crate::batch::{BatchLimits, Delivery};
+use crate::failure::{FailureKind, Trouble};
+use crate::ordering::KeyId;
+use crate::outcome::{Failure, Outcome};
+use crate::policy::Policy;
+use crate::project::{self, Caller, FirstAnswers, Keys, ProjectError};
+use crate::store::StoreError;
+use crate::store::operator::Release;
+use crate::store::waits::{ReadyEvent, Wait};
+
+impl Settler {
+    /// Tries events that are ready, as many as one transaction takes.
+    pub async fn release_ready(&self, limits: BatchLimits) -> Result<Released, ProjectError> {
+        let (mut tried, mut failures) = (limits, LateFailures::default());
+        loop {
+            match self.release_some_ready(tried, &failures).await {
+                Ok(released) => return Ok(released),
+                Err(Failed { error: trouble @ ProjectError::Trouble(_), .. }) => return Err(trouble),
+                Err(Failed { error, events }) => failures.learn(error, &events, &mut tried.events)?,
+            }
+        }
+    }
+
+    async fn release_some_ready(
+        &self,
+        limits: BatchLimits,
+        failures: &LateFailures,
+    ) -> Result<Released, Failed> {
+        let contract = &*self.deployment.contract;
+        let mut tx = self.store.begin(&self.deployment).await?;
+        let ready = tx.take_ready(limits).await?;
+        if ready.is_empty() {
+            return Ok(Released::Done);
+        }
+        let events = deliveries(&ready)?;
+        let keys = ready.iter().zip(&events).flat_map(|(ready, delivery)| {
+            KeyId::all_of(contract, &delivery.event).filter(move |key| *key != ready.key)
+        });
+        let blocked = tx.blocked(keys.collect()).await?;
+        let keys = Keys { park: self.failures.policy == Policy::ParkKey, blocked, impatient: 0 };
+        let answers = self.ask_ready(&ready, &events, failures)?;
+        let events = &events[..answers.len()];
+        let mut caller = Caller::new(&self.plugin);
+        let mut outcomes = resolve(&mut caller, &mut *tx, events, &answers, &[], keys, &mut 0)
+            .map_err(|error| Failed::of(error, events))?;
+        self.halt_before_failure(&mut outcomes, events)?;
+        let events = &events[..outcomes.len()];
+        let mut kept = KeptEvents::default();
+        for (ready, outcome) in ready.iter().zip(&outcomes) {
+            kept.became(ready.kept.id, &ready.partition, ready.wait.is_some(), outcome);
+        }
+        let mut writes = writes(events, &outcomes);
+        // These are kept already.
+        writes.parked.clear();
+        for letter in &mut writes.dead {
+            let position = &letter.event.position;
+            let at = events.iter().position(|delivery| delivery.event.position == *position);
+            letter.moved_by = at.and_then(|at| ready[at].kept.moved_by);
+        }
+        writes.rows = awaited::written(contract, events, &outcomes);
+        let KeptEvents { settled, waits_on, shifts } = kept;
+        let (shifts, frees) = (shifts.into_iter().collect(), freed(&ready, &outcomes));
+        writes.release = Some(Release { settled, waits_on, shifts, frees, ..Release::default() });
+        self.check_room(&mut *tx, &writes).await?;
+        tx.write(&writes).await.map_err(|error| Failed::of(error.into(), events))?;
+        tx.commit().await.map_err(|error| Failed::of(error.into(), events))?;
+        report(contract, &outcomes);
+        Ok(Released::More)
+    }
+
+    /// What the plugin says of ready events. It is not asked about those that failed already.
+    fn ask_ready(
+        &self,
+        ready: &[ReadyEvent],
+        events: &[Delivery],
+        failures: &LateFailures,
+    ) -> Result<Vec<FirstAnswers>, ProjectError> {
+        let failed = |at: usize| -> Option<Failure> {
+            let late = || failures.of.get(&events[at].event.position).cloned();
+            let over = ready[at].wait.as_ref().filter(|wait| wait.is_over());
+            over.map(|Wait { row, .. }| awaited::came_too_late(row)).or_else(late)
+        };
+        let mut answers = Vec::with_capacity(events.len());
+        while answers.len() < events.len() {
+            let from = answers.len();
+            if let Some(failure) = failed(from) {
+                answers.push(FirstAnswers::failed(failure));
+                continue;
+            }
+            let to = (from..events.len()).find(|at| failed(*at).is_some()).unwrap_or(events.len());
+            answers.extend(tokio::task::block_in_place(|| project::ask(&self.plugin, &events[from..to]))?);
+            // The rest is for the next transaction.
+            if answers.len() < to {
+                break;
+            }
+        }
+        Ok(answers)
+    }
+
+    /// Leaves the first event that fails, and all after it, to a person, where the policy says so.
+    fn halt_before_failure(
+        &self,
+        outcomes: &mut Vec<Outcome<'_>>,
+        events: &[Delivery],
+    ) -> Result<(), ProjectError> {
+        if self.failures.policy != Policy::Halt {
+            return Ok(());
+        }
+        let failed = outcomes.iter().position(|outcome| matches!(outcome, Outcome::Dead { .. }));
+        outcomes.truncate(failed.unwrap_or(outcomes.len()).max(1));
+        match &outcomes[..] {
+            [Outcome::Dead { failure, .. }] => {
+                let reason =
+                    format!("the event at {} had waited, and failed: {failure}", events[0].event.position);
+                Err(ProjectError::Trouble(Trouble::new(FailureKind::Halted, reason)))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn deliveries(ready: &[ReadyEvent]) -> Result<Vec<Delivery>, StoreError> {
+    let delivery = |ready: &ReadyEvent| match &ready.kept.event {
+        Some(event) => Ok(Delivery { event: event.clone(), epoch: 0 }),
+        None => Err(StoreError::Unusable(format!(
+            "event {} waits, of {}, which is not among the topics that are read: see `kafka.topics`",
+            ready.kept.id, ready.partition
+        ))),
+    };
+    ready.iter().map(delivery).collect()
+}
+
+/// The keys that none of the events that were tried blocks any more.
+fn freed(ready: &[ReadyEvent], outcomes: &[Outcome<'_>]) -> Vec<KeyId> {
+    let mut keys = BTreeSet::new();
+    let mut blocked = BTreeSet::new();
+    for (ReadyEvent { key, .. }, outcome) in ready.iter().zip(outcomes) {
+        keys.insert(*key);
+        match outcome {
+            Outcome::Park(under) | Outcome::Wait { line: under, .. } => drop(blocked.insert(*under)),
+            Outcome::Dead { blocks, .. } => blocked.extend(blocks),
+            Outcome::Apply(_) | Outcome::Ignore { .. } => {}
+        }
+    }
+    keys.into_iter().filter(|key| !blocked.contains(key)).collect()
+}
+
+fn report(contract: &Contract, outcomes: &[Outcome<'_>]) {
+    let count = |is: fn(&Outcome<'_>) -> bool| outcomes.iter().filter(|outcome| is(outcome)).count();
+    tracing::info!(
+        projection = contract.name(),
+        applied = count(|outcome| matches!(outcome, Outcome::Apply(_))),
+        ignored = count(|outcome| matches!(outcome, Outcome::Ignore { .. })),
+        dead = count(|outcome| matches!(outcome, Outcome::Dead { .. })),
+        waiting = count(|outcome| matches!(outcome, Outcome::Wait { .. } | Outcome::Park(_))),
+        "events that had waited were tried"
+    );
+}
