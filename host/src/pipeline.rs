@@ -703,7 +703,7 @@ impl Run {
         self.went_over().await;
         self.positions.committed(&advances);
         self.source.advise(advances.into_iter().map(|advance| (advance.partition, advance.next)).collect());
-        if self.sampling.advance() {
+        if self.sampling.advance(batch.deliveries.len()) {
             let answers = batch.answers.as_deref().unwrap_or_default();
             let Settler { plugin, store, deployment, .. } = &self.settler;
             let check = || purity::check(plugin, &batch.deliveries, answers, &batch.calls);

@@ -8,7 +8,9 @@ use humantime_serde::re::humantime;
 use super::terminal::{Listing, note, out};
 use super::{AskedArgument, CliError, ConfigArgument, Output, executable};
 use crate::instant::to_seconds as when;
-use crate::operations::deployments::{self, Outcome, PartitionStart, Plan, Replay};
+use crate::operations::deployments::{self, Outcome, PartitionStart, Patience, Plan, Replay};
+use crate::operations::trial::Trial;
+use crate::store::deployments::Role;
 
 /// Show what deploying a file would do: nothing, additions in place, or all rows anew.
 ///
@@ -31,8 +33,12 @@ pub(super) struct PlanArguments {
 ///
 /// The command waits until every live host has compiled the component. Then the component becomes the active
 /// version, and hosts change to it between two batches. A host that cannot run it leaves the projection's
-/// consumer group. If the new version fails for an event for which the version before does not fail, within
-/// its first batches, the host puts the version before back.
+/// consumer group.
+///
+/// A version that takes another one's place is on trial for its first batches (`[deploy] trial-batches`). If it
+/// fails for an event for which the version before does not fail, the host puts the version before back. With
+/// `--wait` the command waits for the end of the trial. The exit code is 1 if the version was reverted, is not a
+/// pure function, or is still on trial after `--timeout`, as when no events arrive.
 ///
 /// If the new version needs other tables, topics or rows, a new generation is built beside the live one. Readers
 /// see it after `projector promote`. `projector plan` shows which of these will happen.
@@ -48,6 +54,9 @@ pub(super) struct DeployArguments {
     /// The component file. If the configuration asks for a signature, it is read from FILE.wasm.minisig.
     #[arg(value_name = "FILE.wasm")]
     file: PathBuf,
+    /// Wait for the end of the version's trial as well.
+    #[arg(long)]
+    wait: bool,
     #[command(flatten)]
     waited: Waited,
 }
@@ -139,8 +148,9 @@ impl DeployArguments {
         let Waited { asked, reason, timeout, output } = self.waited;
         let asked = asked.because(reason);
         let told = |plan: &Plan| note!("{}", in_words(plan));
+        let patience = Patience { time: timeout, for_trial: self.wait };
         let deployed =
-            deployments::deploy(&config, executable()?, &self.file, &asked, timeout, &told, &progress);
+            deployments::deploy(&config, executable()?, &self.file, &asked, patience, &told, &progress);
         said(output, &super::runtime()?.block_on(deployed)?)
     }
 }
@@ -178,7 +188,21 @@ fn said(output: Output, outcome: &Outcome) -> Result<(), CliError> {
             let generation = deployed.generation.unwrap_or_default();
             let verdict =
                 deployed.verdict.as_ref().map(|verdict| format!(" ({verdict})")).unwrap_or_default();
-            out!("{name}: version {version} is active in generation {generation}{verdict}.");
+            match (outcome.role, &outcome.trial) {
+                (Some(role @ (Role::Building | Role::Warm)), _) => {
+                    let role = role.as_str();
+                    out!(
+                        "{name}: version {version} runs in generation {generation}{verdict}, which is {role}: readers see another generation until `projector promote {name}`."
+                    );
+                }
+                (_, Trial::Running) => out!(
+                    "{name}: version {version} is active in generation {generation}{verdict}, and on trial: if it fails where the version before does not, that one is put back. `projector status {name}` tells; with --wait this command waits for the end."
+                ),
+                (_, Trial::Passed) => out!(
+                    "{name}: version {version} is active in generation {generation}{verdict}, and has passed its trial."
+                ),
+                _ => out!("{name}: version {version} is active in generation {generation}{verdict}."),
+            }
         }
     }
     for (host, refusal) in &outcome.refusals {

@@ -4,8 +4,10 @@ use super::terminal::{Listing, note, out};
 use super::{CliError, ConfigArgument, Output};
 use crate::config::Known;
 use crate::failure::FailureKind;
+use crate::instant::to_seconds as when;
 use crate::operations::OperationError;
 use crate::operations::status::{PartitionStatus, Progress, ProjectionStatus, Status, UnknownTopic, status};
+use crate::operations::trial::Reverted;
 use crate::operations::unused::unused;
 use crate::store::deployments::Role;
 
@@ -125,6 +127,16 @@ fn print(projection: &ProjectionStatus) {
     }
     if let Some(trouble) = &projection.halted {
         out!("  what to do: {}", trouble.advice());
+    }
+    if let Some(Reverted { version, reason, at, .. }) = &projection.reverted {
+        let version = version.as_deref().unwrap_or("?");
+        out!("  REVERTED: version {version}, at {}: {reason}", when(*at));
+    }
+    if projection.on_trial {
+        out!(
+            "  on trial: if version {} fails now where the one before does not, that one is put back",
+            projection.version
+        );
     }
     if let Some(report) = &projection.impure {
         out!("  NOT A PURE FUNCTION: {report}");

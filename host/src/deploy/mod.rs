@@ -25,6 +25,20 @@ pub enum Target {
     Anew { reasons: Vec<String>, instead_of: Option<i64> },
 }
 
+impl Target {
+    /// What the generation is to readers that it goes to.
+    pub fn role(&self, standings: &[Standing]) -> Role {
+        match self {
+            Target::First => Role::Live,
+            Target::Anew { .. } => Role::Building,
+            Target::InPlace { generation, .. } => standings
+                .iter()
+                .find(|standing| standing.generation.id == *generation)
+                .map_or(Role::Live, |standing| standing.role),
+        }
+    }
+}
+
 /// Where a version goes: to the generation that is being built, if it fits there; to the live one, if it
 /// fits there; otherwise to a new one. `had`: whether a generation had it before, and so fits it.
 pub fn target(

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::layout::Offered;
 use super::versions::{VersionError, Versions};
 use crate::failure::{FailureKind, Response};
-use crate::store::deployments::OpenDeployment;
+use crate::store::deployments::{OpenDeployment, Role};
 use crate::store::{Store, StoreError};
 
 /// So often the database may refuse to carry a deployment out, while it answers otherwise.
@@ -115,7 +115,21 @@ pub async fn advance(
         Ok(None) => Ok(false),
         Ok(Some(installed)) => {
             let (generation, version) = (installed.generation.number, &plugin.contract.descriptor.version);
-            tracing::info!(projection, generation, version, digest, "version active");
+            match installed.role {
+                Role::Live => tracing::info!(projection, generation, version, digest, "version active"),
+                // Readers see another one.
+                role => {
+                    let role = role.as_str();
+                    tracing::info!(
+                        projection,
+                        generation,
+                        role,
+                        version,
+                        digest,
+                        "version active in a generation beside the live one"
+                    );
+                }
+            }
             for refusal in &refusals {
                 tracing::warn!(projection, digest, refusal, "a host cannot run it, and leaves its group");
             }

@@ -9,6 +9,7 @@ use projector_model::order;
 use serde::Serialize;
 
 use super::OperationError;
+use super::trial::{self, Trial};
 use super::unused::{self, unused};
 use crate::beginning::Starts;
 use crate::config::{Config, Known, StartAt};
@@ -321,6 +322,10 @@ pub struct Outcome {
     pub projection: String,
     /// Absent if there was nothing to do.
     pub deployment: Option<Deployed>,
+    /// What the generation that it went to is to readers.
+    pub role: Option<Role>,
+    /// Whether the version may still be reverted by itself.
+    pub trial: Trial,
     /// Hosts that cannot run it, and why.
     pub refusals: Vec<(String, String)>,
     /// Hosts that run it.
@@ -330,20 +335,36 @@ pub struct Outcome {
 impl Outcome {
     /// No host had to be asked.
     fn at_once(name: &str, deployment: Option<Deployed>) -> Self {
-        Self { projection: name.to_owned(), deployment, refusals: Vec::new(), hosts: Vec::new() }
+        Self {
+            projection: name.to_owned(),
+            deployment,
+            role: Some(Role::Live),
+            trial: Trial::None,
+            refusals: Vec::new(),
+            hosts: Vec::new(),
+        }
     }
 }
 
 /// What is told while it is waited for.
 pub type Progress<'p> = &'p (dyn Fn(&str) + Sync);
 
-/// Has a file's component be the active one of its projection: `told` the plan first.
+/// What a command waits for, and how long.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    pub time: Duration,
+    /// Until the trial of the version is over as well.
+    pub for_trial: bool,
+}
+
+/// Has a file's component be the active one of its projection: `told` the plan first. An error if it was reverted
+/// by the time that this ends.
 pub async fn deploy(
     config: &Config,
     executable: PathBuf,
     file: &Path,
     asked: &Asked,
-    patience: Duration,
+    patience: Patience,
     told: &(dyn Fn(&Plan) + Sync),
     progress: Progress<'_>,
 ) -> Result<Outcome, OperationError> {
@@ -351,11 +372,80 @@ pub async fn deploy(
     let store = store::open_to_operate(config.store_of(candidate.plugin.contract.name())).await?;
     let deployed = async {
         told(&plan_in(config, &*store, &candidate).await?);
-        propose(&*store, &candidate, Action::Deploy, asked, patience, progress).await
+        let deadline = Instant::now() + patience.time;
+        let outcome = propose(&*store, &candidate, Action::Deploy, asked, patience.time, progress).await?;
+        let deadline = patience.for_trial.then_some(deadline);
+        end_of_trial(config, &*store, outcome, deadline, progress).await
     };
     let deployed = deployed.await;
     store.close().await;
     deployed
+}
+
+/// Adds to an outcome how the version does; with a deadline, once its trial is over.
+async fn end_of_trial(
+    config: &Config,
+    store: &dyn Store,
+    outcome: Outcome,
+    deadline: Option<Instant>,
+    progress: Progress<'_>,
+) -> Result<Outcome, OperationError> {
+    let Some(deployment) = &outcome.deployment else { return Ok(outcome) };
+    let name = &outcome.projection;
+    let version = deployment.version.as_deref().unwrap_or("?");
+    let batches = config.deploy_of(name).trial_batches;
+    let mut told = false;
+    loop {
+        let trial = trial::of(&store.history(name, i64::MAX).await?, deployment.id, batches);
+        match (&trial, deadline) {
+            (Trial::Reverted { reverted }, _) => {
+                return Err(OperationError::Failed(format!(
+                    "version {version} of {name} was reverted, and the version before is active again: {reverted}"
+                )));
+            }
+            (Trial::Superseded { superseded_by }, Some(_)) => {
+                return Err(OperationError::Failed(format!(
+                    "the trial of version {version} of {name} has no end: another version is active since a {superseded_by}"
+                )));
+            }
+            (Trial::Running, Some(deadline)) if Instant::now() > deadline => {
+                return Err(OperationError::Failed(format!(
+                    "version {version} of {name} is active, and still on trial: its trial ends when a host has committed {batches} batches of it. `projector status {name}` tells how it ended"
+                )));
+            }
+            (Trial::Running, Some(_)) => {
+                if !std::mem::replace(&mut told, true) {
+                    progress(&format!(
+                        "the version is active; waiting until a host has committed its first {batches} batches"
+                    ));
+                }
+                tokio::time::sleep(INTERVAL).await;
+            }
+            (Trial::Passed, Some(_)) => {
+                if let Some(report) = impure(store, deployment, name).await? {
+                    return Err(OperationError::Failed(format!(
+                        "version {version} of {name} is active and has passed its trial, but is not a pure function, so its rows cannot be relied on: {report}"
+                    )));
+                }
+                return Ok(Outcome { trial, ..outcome });
+            }
+            (_, _) => return Ok(Outcome { trial, ..outcome }),
+        }
+    }
+}
+
+/// What the purity sample found of the version of a deployment.
+async fn impure(
+    store: &dyn Store,
+    deployment: &Deployed,
+    name: &str,
+) -> Result<Option<String>, OperationError> {
+    let is_it = |projection: &store::Projection| {
+        projection.name == name
+            && Some(projection.generation) == deployment.generation
+            && Some(&projection.digest) == deployment.digest.as_ref()
+    };
+    Ok(store.overview().await?.into_iter().find(is_it).and_then(|projection| projection.impure))
 }
 
 /// Goes back to what was before: the generation that readers saw, if the last thing was a promotion; or the
@@ -540,7 +630,17 @@ async fn await_decision(
     let deployment = history.into_iter().find(|deployed| deployed.id == id);
     match deployment {
         Some(deployed) if deployed.state == "done" => {
-            Ok(Outcome { projection: name.to_owned(), deployment: Some(deployed), refusals, hosts })
+            let standings = store.standings(name).await?;
+            let own =
+                standings.iter().find(|standing| Some(standing.generation.number) == deployed.generation);
+            Ok(Outcome {
+                projection: name.to_owned(),
+                role: own.map(|standing| standing.role),
+                trial: Trial::None,
+                deployment: Some(deployed),
+                refusals,
+                hosts,
+            })
         }
         Some(deployed) => Err(OperationError::Failed(format!(
             "{}: {}",

@@ -11,6 +11,7 @@ pub mod inspect;
 pub mod migrate;
 pub mod move_checkpoints;
 pub mod status;
+pub mod trial;
 pub mod unused;
 
 use std::sync::Arc;

@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use super::OperationError;
+use super::trial::{self, Reverted};
 use crate::beginning::Starts;
 use crate::checkpoint::{Identity, Marks};
 use crate::config::{self, Config};
@@ -21,6 +22,9 @@ use crate::store::identity;
 use crate::store::source_topics::RecordedTopic;
 use crate::store::{self, Counters, PartitionState, Projection, StatementCount, Store};
 use crate::topics::TopicMapping;
+
+/// So far back it is looked for how the active version came about.
+const RECENT_DEPLOYMENTS: i64 = 100;
 
 /// What is known, by projection and by partition; what is not known is named, with its reason.
 #[derive(Debug, Serialize)]
@@ -64,6 +68,10 @@ pub struct ProjectionStatus {
     pub role: Role,
     pub version: String,
     pub digest: String,
+    /// The active version took another one's place, which comes back if this one fails in its first batches.
+    pub on_trial: bool,
+    /// A version that hosts reverted, while no other one has come after it.
+    pub reverted: Option<Reverted>,
     /// The views that show it to readers: none of a generation that is being built.
     pub views: Vec<ShownViews>,
     /// Everything that is committed in the log has been read, and it will stay so: no partition is paused. False
@@ -328,7 +336,13 @@ async fn shown(config: &Config, store: &dyn Store) -> Result<Vec<(Shown, Project
             .views
             .iter()
             .map(|set| ShownViews { schema: set.schema.clone(), all_columns: set.shows_all(&own.layout) });
-        shown.push((Shown { mapping, recorded, views: views.collect() }, projection));
+        let history = store.history(&projection.name, RECENT_DEPLOYMENTS).await?;
+        let batches = config.deploy_of(&projection.name).trial_batches;
+        let versions = Versions {
+            on_trial: trial::is_running(&history, projection.generation, batches),
+            reverted: trial::reverted(&history, projection.generation),
+        };
+        shown.push((Shown { mapping, recorded, views: views.collect(), versions }, projection));
     }
     Ok(shown)
 }
@@ -338,6 +352,13 @@ struct Shown {
     mapping: TopicMapping,
     recorded: Vec<RecordedTopic>,
     views: Vec<ShownViews>,
+    versions: Versions,
+}
+
+/// How the active version came about.
+struct Versions {
+    on_trial: bool,
+    reverted: Option<Reverted>,
 }
 
 /// A physical topic that a generation reads, or read before.
@@ -371,7 +392,7 @@ fn topic_statuses(mapping: &TopicMapping, read: &[Arc<str>], recorded: &[Recorde
 async fn of_projection(
     config: &Config,
     brokers: &mut Brokers,
-    Shown { mapping, recorded, views }: Shown,
+    Shown { mapping, recorded, views, versions }: Shown,
     projection: Projection,
 ) -> Result<ProjectionStatus, OperationError> {
     let mut stored: HashMap<(String, i32), PartitionState> = projection
@@ -491,6 +512,8 @@ async fn of_projection(
         role: projection.role,
         version: projection.version,
         digest: projection.digest,
+        on_trial: versions.on_trial,
+        reverted: versions.reverted,
         fresh: lag == 0 && all_known && statuses.iter().all(|status| status.paused.is_none()),
         freshness_ms,
         lag,

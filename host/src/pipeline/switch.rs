@@ -9,6 +9,7 @@ use crate::failure::FailureKind;
 use crate::outcome::Failure;
 use crate::plugin::Plugin;
 use crate::policy::Flood;
+use crate::project::purity::Sampling;
 use crate::retry::Halt;
 use crate::settle::OnTrial;
 use crate::store::Deployment;
@@ -35,6 +36,8 @@ impl Run {
             let next = self.versions.known(&wishes.active).filter(|next| self.can_go_on_with(next));
             let Some(next) = next else { return Err(Halt::Switch) };
             self.settler.go_over_to(next);
+            // What the version before was found to be says nothing of this one.
+            self.sampling = Sampling::new(self.settler.plugin.limits.purity_sample);
             // It may be another one than this lane ran.
             let before = wishes.on_trial_against.as_deref().filter(|_| self.trial_batches > 0);
             let before = before.and_then(|digest| self.versions.known(digest));

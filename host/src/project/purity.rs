@@ -20,27 +20,41 @@ use crate::plugin::{Answer, Found, Instance, Plugin};
 /// So many are reported of a batch: more of them say nothing new.
 const MOST: usize = 10;
 
-/// Which batches are in the sample: the first of a run, and from there on their share.
+/// So many events of a version are compared before only a share of its batches is.
+const FIRST_EVENTS: usize = 100;
+
+/// Which batches are in the sample: the first ones of a run and of each version that takes over in it, until
+/// enough events were compared, and from there on a share of them.
 #[derive(Debug)]
 pub struct Sampling {
     share: f64,
     due: f64,
+    /// Events that are still to be compared before the sample is down to its share.
+    first: usize,
 }
 
 impl Sampling {
+    /// For a version that begins.
     pub fn new(share: f64) -> Self {
-        Self { share, due: if share > 0.0 { 1.0 } else { 0.0 } }
+        Self { share, due: 0.0, first: if share > 0.0 { FIRST_EVENTS } else { 0 } }
     }
 
     /// Whether the batch that is to be committed next is in the sample.
     pub fn is_due(&self) -> bool {
-        self.due >= 1.0
+        self.first > 0 || self.due >= 1.0
     }
 
-    /// Goes on to the next batch. Returns whether this one was in the sample.
-    pub fn advance(&mut self) -> bool {
+    /// Goes on to the next batch. Returns whether this one, of so many events, was in the sample.
+    pub fn advance(&mut self, events: usize) -> bool {
         let was_due = self.is_due();
-        self.due += self.share - f64::from(u8::from(was_due));
+        match self.first {
+            0 => self.due += self.share - f64::from(u8::from(was_due)),
+            // The first event of a batch is the first of its instance both times, which shows nothing.
+            first => {
+                self.first = first.saturating_sub(events.saturating_sub(1));
+                self.due = self.share;
+            }
+        }
         was_due
     }
 }
@@ -179,16 +193,23 @@ fn call(f: &mut fmt::Formatter<'_>, name: &str, arguments: &[Value]) -> fmt::Res
 mod tests {
     use super::*;
 
-    fn sampled(share: f64, batches: usize) -> Vec<usize> {
+    /// Which of these batches, by their numbers of events, are in the sample.
+    fn sampled(share: f64, batches: impl IntoIterator<Item = usize>) -> Vec<usize> {
         let mut sampling = Sampling::new(share);
-        (0..batches).filter(|_| sampling.advance()).collect()
+        batches
+            .into_iter()
+            .enumerate()
+            .filter_map(|(at, events)| sampling.advance(events).then_some(at))
+            .collect()
     }
 
     #[test]
-    fn the_first_batch_is_in_the_sample_and_then_their_share() {
-        assert_eq!(sampled(0.25, 10), [0, 4, 8]);
-        assert_eq!(sampled(1.0, 3), [0, 1, 2]);
-        assert_eq!(sampled(0.001, 999), [0]);
-        assert!(sampled(0.0, 1_000).is_empty());
+    fn the_first_batches_are_in_the_sample_and_then_their_share() {
+        assert_eq!(sampled(0.25, [FIRST_EVENTS + 1; 10]), [0, 4, 8]);
+        assert_eq!(sampled(1.0, [1_000; 3]), [0, 1, 2]);
+        assert_eq!(sampled(0.001, [1_000; 999]), [0]);
+        // A batch of one event shows nothing.
+        assert_eq!(sampled(0.001, [1, 1, 51, 1, 51, 1, 1_000]), [0, 1, 2, 3, 4]);
+        assert!(sampled(0.0, [1_000; 1_000]).is_empty());
     }
 }

@@ -223,6 +223,8 @@ pub struct Component<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installed {
     pub generation: Generation,
+    /// What that is to readers.
+    pub role: Role,
     pub active: String,
 }
 

@@ -308,7 +308,7 @@ impl Deployments for Postgres {
         let mut tx = self.decide(&generation.projection).await?;
         fence(&mut tx, &[generation.id]).await?;
         let reverted = sqlx::query(
-            "update projector.generation set active_digest = $3, halted = null, halted_kind = null
+            "update projector.generation set active_digest = $3, halted = null, halted_kind = null, impure = null
              where id = $1 and active_digest = $2",
         )
         .bind(generation.id)
@@ -659,6 +659,7 @@ impl Postgres {
         if open.is_none() || again != target {
             return Ok(None);
         }
+        let role = target.role(&standings);
         let (generation, replaced, verdict) = match target {
             Target::First => (create(&mut tx, offered, &digest, Role::Live, false).await?, None, None),
             Target::Anew { reasons, instead_of } => {
@@ -719,7 +720,7 @@ impl Postgres {
         failpoint::reached(failpoint::BEFORE_ACTIVATION, name);
         tx.commit().await?;
         failpoint::reached(failpoint::AFTER_ACTIVATION, name);
-        Ok(Some(Installed { generation, active: digest }))
+        Ok(Some(Installed { generation, role, active: digest }))
     }
 }
 

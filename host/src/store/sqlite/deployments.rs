@@ -278,7 +278,7 @@ impl Deployments for Sqlite {
     ) -> Result<bool, StoreError> {
         let mut tx = self.immediate().await?;
         let reverted = sqlx::query(
-            "update projector_generation set active_digest = ?3, halted = null, halted_kind = null
+            "update projector_generation set active_digest = ?3, halted = null, halted_kind = null, impure = null
              where id = ?1 and active_digest = ?2",
         )
         .bind(generation.id)
@@ -571,6 +571,7 @@ impl Sqlite {
         let standings = standings(&mut tx, name).await?;
         let target =
             deploy::target(action, &standings, offered, |standing| had.contains(&standing.generation.number));
+        let role = target.role(&standings);
         let (generation, replaced, verdict) = match target {
             Target::First => (create(&mut tx, offered, &digest, Role::Live, false).await?, None, None),
             Target::Anew { reasons, instead_of } => {
@@ -635,7 +636,7 @@ impl Sqlite {
         failpoint::reached(failpoint::BEFORE_ACTIVATION, name);
         tx.commit().await.map_err(classify)?;
         failpoint::reached(failpoint::AFTER_ACTIVATION, name);
-        Ok(Some(Installed { generation, active: digest }))
+        Ok(Some(Installed { generation, role, active: digest }))
     }
 }
 

@@ -1,0 +1,139 @@
+//! What became of a version that took another one's place, as the history of its projection tells.
+//!
+//! For its first batches such a version is on trial: where it fails for an event and the version before does not,
+//! hosts put that one back. So "it is active" is no answer to whether a deployment went well.
+
+use serde::Serialize;
+
+use crate::store::deployments::Deployed;
+
+/// How a version does that was deployed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Trial {
+    /// It took no other one's place, or the configuration has no trials.
+    None,
+    /// Its first batches are not all committed yet.
+    Running,
+    Passed,
+    /// The version before was put back, for this reason.
+    #[serde(untagged)]
+    Reverted {
+        reverted: String,
+    },
+    /// Another version came before its trial was over: what was done.
+    #[serde(untagged)]
+    Superseded {
+        superseded_by: String,
+    },
+}
+
+/// A version that was put back by the hosts themselves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Reverted {
+    pub version: Option<String>,
+    pub digest: String,
+    pub reason: String,
+    /// Microseconds since 1970.
+    #[serde(serialize_with = "crate::instant::serialize")]
+    pub at: i64,
+}
+
+/// Whether an entry says which version is active in a generation.
+fn decides(entry: &Deployed, generation: Option<i32>) -> bool {
+    entry.state == "done" && entry.generation == generation && entry.digest.is_some()
+}
+
+/// How the deployment of this number does. `history`: newest first.
+pub fn of(history: &[Deployed], deployment: i64, trial_batches: u64) -> Trial {
+    let Some(own) = history.iter().find(|entry| entry.id == deployment) else { return Trial::None };
+    // The first one that came after it.
+    let next = history.iter().rfind(|entry| entry.id > own.id && decides(entry, own.generation));
+    match next {
+        Some(next) if next.action == "revert" && next.replaced == own.digest => {
+            return Trial::Reverted { reverted: next.reason.clone().unwrap_or_default() };
+        }
+        _ if own.proven_at.is_some() => return Trial::Passed,
+        _ if own.action != "deploy" || own.replaced.is_none() || trial_batches == 0 => return Trial::None,
+        Some(next) if next.action != "promote" => {
+            return Trial::Superseded { superseded_by: next.action.clone() };
+        }
+        _ => {}
+    }
+    Trial::Running
+}
+
+/// Whether the active version of a generation is on trial.
+pub fn is_running(history: &[Deployed], generation: i32, trial_batches: u64) -> bool {
+    last(history, generation).is_some_and(|last| of(history, last.id, trial_batches) == Trial::Running)
+}
+
+/// The version that was put back last, while nothing has come after that.
+pub fn reverted(history: &[Deployed], generation: i32) -> Option<Reverted> {
+    let last = last(history, generation).filter(|last| last.action == "revert")?;
+    let digest = last.replaced.clone()?;
+    let version = history
+        .iter()
+        .find(|entry| entry.digest.as_ref() == Some(&digest))
+        .and_then(|entry| entry.version.clone());
+    let (reason, at) = (last.reason.clone().unwrap_or_default(), last.decided_at.unwrap_or(last.asked_at));
+    Some(Reverted { version, digest, reason, at })
+}
+
+fn last(history: &[Deployed], generation: i32) -> Option<&Deployed> {
+    history.iter().find(|entry| decides(entry, Some(generation)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(id: i64, action: &str, digest: &str, replaced: Option<&str>) -> Deployed {
+        Deployed {
+            id,
+            action: action.into(),
+            version: Some(format!("version of {digest}")),
+            digest: Some(digest.into()),
+            generation: Some(1),
+            replaced: replaced.map(str::to_owned),
+            origin: "command".into(),
+            asked_by: "a test".into(),
+            reason: (action == "revert").then(|| "it fails".into()),
+            asked_at: id,
+            state: "done".into(),
+            verdict: None,
+            decided_at: Some(id),
+            proven_at: None,
+            start: None,
+        }
+    }
+
+    #[test]
+    fn a_trial_runs_until_it_is_passed_or_another_version_came() {
+        let first = entry(1, "deploy", "a", None);
+        let second = entry(2, "deploy", "b", Some("a"));
+        let running = [second.clone(), first.clone()];
+        assert_eq!(
+            (of(&running, 1, 5), of(&running, 2, 5), of(&running, 2, 0)),
+            (Trial::None, Trial::Running, Trial::None)
+        );
+        assert!(is_running(&running, 1, 5) && !is_running(&running, 2, 5));
+        let proven = Deployed { proven_at: Some(3), ..second.clone() };
+        assert_eq!(of(&[proven, first.clone()], 2, 5), Trial::Passed);
+        let reverted_to_a = [entry(3, "revert", "a", Some("b")), second.clone(), first.clone()];
+        assert_eq!(of(&reverted_to_a, 2, 5), Trial::Reverted { reverted: "it fails".into() });
+        let told = reverted(&reverted_to_a, 1).unwrap();
+        assert_eq!((told.version.as_deref(), &*told.digest), (Some("version of b"), "b"));
+        let [revert, ..] = &reverted_to_a;
+        let later = [entry(4, "deploy", "c", Some("a")), revert.clone(), second.clone(), first.clone()];
+        assert_eq!(
+            (reverted(&later, 1), of(&later, 2, 5)),
+            (None, Trial::Reverted { reverted: "it fails".into() })
+        );
+        let rolled_back = [entry(3, "rollback", "a", Some("b")), second, first];
+        assert_eq!(of(&rolled_back, 2, 5), Trial::Superseded { superseded_by: "rollback".into() });
+        // What is asked for, and not decided, changes nothing.
+        let open = Deployed { state: "open".into(), ..entry(3, "deploy", "c", None) };
+        assert_eq!(of(&[open, running[0].clone(), running[1].clone()], 2, 5), Trial::Running);
+    }
+}
