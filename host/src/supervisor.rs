@@ -26,6 +26,7 @@ use crate::beginning::Starts;
 use crate::catch_up::{self, CatchUpState};
 use crate::config::{self, Config};
 use crate::deploy::promote::{self, Ask, OldSnapshots, PromoteError, Promotion};
+use crate::deploy::reach::Gaps;
 use crate::deploy::rollout;
 use crate::deploy::supply::{Signer, Supply};
 use crate::deploy::versions::{VersionError, Versions};
@@ -764,7 +765,7 @@ impl Host {
                 false => {
                     let asked = Asked::new("the host".into(), None);
                     let whose = (Origin::Host, &asked);
-                    let terms = (ask, OldSnapshots::Refuse);
+                    let terms = (ask, OldSnapshots::Refuse, Gaps::Refuse);
                     promote::promote(&self.config, &**store, &self.log, (live, new), terms, whose).await
                 }
             };

@@ -7,6 +7,7 @@ use humantime_serde::re::humantime;
 
 use super::terminal::{Listing, note, out};
 use super::{AskedArgument, CliError, ConfigArgument, Output, executable};
+use crate::deploy::reach::Gaps;
 use crate::instant::to_seconds as when;
 use crate::operations::deployments::{self, Outcome, PartitionStart, Patience, Plan, Replay};
 use crate::operations::trial::Trial;
@@ -57,6 +58,9 @@ pub(super) struct DeployArguments {
     /// Wait for the end of the version's trial as well.
     #[arg(long)]
     wait: bool,
+    /// Begin a new generation even if it cannot read all events that the live one has read. The plan says how many.
+    #[arg(long, requires = "reason")]
+    allow_gap: bool,
     #[command(flatten)]
     waited: Waited,
 }
@@ -82,6 +86,10 @@ pub(super) struct Rollback {
 /// The new generation begins where `[projections.NAME] start` says, or at the beginning of its topics. The
 /// start "latest" means for it: where the live generation began.
 ///
+/// The command refuses to begin a generation that cannot read all events which the live one has read: the log does
+/// not reach back to them any more, or the topic was created anew. It says how many; `projector backfill` feeds
+/// them from a file, --allow-gap goes on without them.
+///
 /// Readers see the new generation after `projector promote`. `projector diff` compares the two before that.
 #[derive(Debug, clap::Args)]
 pub(super) struct Rebuild {
@@ -89,6 +97,9 @@ pub(super) struct Rebuild {
     config: ConfigArgument,
     /// The projection's name.
     projection: String,
+    /// Begin it even if it cannot read all events that the live generation has read.
+    #[arg(long, requires = "reason")]
+    allow_gap: bool,
     #[command(flatten)]
     waited: Waited,
 }
@@ -147,10 +158,11 @@ impl DeployArguments {
         let config = self.config.load()?;
         let Waited { asked, reason, timeout, output } = self.waited;
         let asked = asked.because(reason);
+        let gaps = Gaps::of(self.allow_gap);
         let told = |plan: &Plan| note!("{}", in_words(plan));
         let patience = Patience { time: timeout, for_trial: self.wait };
-        let deployed =
-            deployments::deploy(&config, executable()?, &self.file, &asked, patience, &told, &progress);
+        let what = (&*self.file, gaps);
+        let deployed = deployments::deploy(&config, executable()?, what, &asked, patience, &told, &progress);
         said(output, &super::runtime()?.block_on(deployed)?)
     }
 }
@@ -171,7 +183,8 @@ impl Rebuild {
         let config = self.config.load()?;
         let Waited { asked, reason, timeout, output } = self.waited;
         let asked = asked.because(reason);
-        let done = deployments::rebuild(&config, executable()?, &self.projection, &asked, timeout, &progress);
+        let what = (&*self.projection, Gaps::of(self.allow_gap));
+        let done = deployments::rebuild(&config, executable()?, what, &asked, timeout, &progress);
         said(output, &super::runtime()?.block_on(done)?)
     }
 }
@@ -314,10 +327,13 @@ fn in_words(plan: &Plan) -> String {
         words.extend(readers.to_lines().into_iter().map(|line| format!("  {line}")));
     }
     if let Some(replay) = &plan.replay {
-        let Replay { events, estimated_seconds, log_begins_later, unknown, .. } = replay;
+        let Replay { events, estimated_seconds, beyond_reach, log_begins_later, unknown, .. } = replay;
         let time = humantime::format_duration(Duration::from_secs(estimated_seconds.ceil() as u64));
         words.push(format!("  {events} events are to be replayed: about {time}"));
         words.extend(starts(replay));
+        if let Some(beyond) = beyond_reach.as_ref().filter(|beyond| !beyond.is_empty()) {
+            words.push(format!("  {}: --allow-gap begins it without them", beyond.to_text()));
+        }
         for (partition, first) in log_begins_later {
             words.push(format!(
                 "  the log of {partition} begins at offset {first}: what was before is not in it (`projector backfill` feeds it from a file)"

@@ -6,6 +6,7 @@ use super::control::said;
 use super::terminal::out;
 use super::{CliError, ConfigArgument, Deed, Output};
 use crate::deploy::promote::{Ask, OldSnapshots};
+use crate::deploy::reach::Gaps;
 use crate::deploy::readers::Move;
 use crate::operations::OperationError;
 use crate::operations::deployments::{self, Compared};
@@ -66,6 +67,10 @@ pub(super) struct Promote {
     /// Promote even if it is not fresh or its rows differ. A generation that is behind is still refused.
     #[arg(long, requires = "reason")]
     force: bool,
+    /// Promote even if it could not read all events that the live generation has read. The refusal says how many
+    /// events and rows that is.
+    #[arg(long, requires = "reason")]
+    allow_gap: bool,
     /// Promote even if transactions are open whose snapshot is from before the generation was complete. In
     /// its views, these transactions may see fewer rows than before, or none.
     #[arg(long, requires = "reason")]
@@ -159,8 +164,8 @@ impl Promote {
         let asked = self.deed.asked.because(self.reason);
         let ask = if self.force { Ask::Nothing } else { Ask::Equal };
         let snapshots = if self.ignore_old_snapshots { OldSnapshots::Ignore } else { OldSnapshots::Refuse };
-        let promote =
-            deployments::promote(&config, &self.deed.projection, self.generation, (ask, snapshots), &asked);
+        let terms = (ask, snapshots, Gaps::of(self.allow_gap));
+        let promote = deployments::promote(&config, &self.deed.projection, self.generation, terms, &asked);
         let promotion = super::runtime()?.block_on(promote)?;
         let how = match promotion.promoted.replaced {
             true => "the views that they know show it",
@@ -170,6 +175,9 @@ impl Promote {
             "{}: readers see generation {} at {} ({how}); generation {} is kept current.",
             self.deed.projection, promotion.generation, promotion.promoted.readers, promotion.before
         );
+        if !promotion.beyond_reach.is_empty() {
+            words = format!("{words}\n  {}.", promotion.beyond_reach.to_text());
+        }
         for line in promotion.move_readers.iter().flat_map(Move::to_lines) {
             words = format!("{words}\n  {line}");
         }

@@ -4,6 +4,7 @@ pub mod backfill;
 pub mod compare;
 pub mod layout;
 pub mod promote;
+pub mod reach;
 pub mod readers;
 pub mod rollout;
 pub mod supply;

@@ -8,16 +8,19 @@ use serde::Serialize;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::backfill;
 use super::compare::{CompareError, compare, hold};
+use super::reach::{Begin, BeyondReach, Gaps};
 use super::readers::{self, Move};
 use crate::config::Config;
+use crate::event::Partition;
 use crate::failure::FailureKind;
 use crate::freshness::{Seen, Visibility, visibility};
 use crate::source::{Log, LogError};
-use crate::store::Store;
 use crate::store::deployments::{Origin, Promoted, Standing, Vector};
 use crate::store::diff::{Diff, Expected};
 use crate::store::operator::Asked;
+use crate::store::{Store, StoreError};
 use crate::topics::TopicMapping;
 
 /// How old the oldest event may be that is not in a generation that is to be shown.
@@ -93,6 +96,9 @@ pub struct Promotion {
     pub move_readers: Option<Move>,
     /// For so long the live generation was held.
     pub held_ms: u64,
+    /// What the generation before has read, and this one could not.
+    #[serde(skip_serializing_if = "BeyondReach::is_empty")]
+    pub beyond_reach: BeyondReach,
 }
 
 /// Shows a generation to readers instead of the live one.
@@ -101,12 +107,23 @@ pub async fn promote(
     store: &dyn Store,
     log: &Log,
     (live, new): (&Standing, &Standing),
-    (ask, snapshots): (Ask, OldSnapshots),
+    (ask, snapshots, gaps): (Ask, OldSnapshots, Gaps),
     (origin, asked): (Origin, &Asked),
 ) -> Result<Promotion, PromoteError> {
     let (name, number) = (&*new.generation.projection, new.generation.number);
     new.is_fed()?;
     let new = &until_caught_up(store, new).await?;
+    let mut beyond_reach = beyond_reach(config, store, live, new).await?;
+    if !beyond_reach.is_empty() && origin == Origin::Command {
+        // Rows are counted for a person. Where that takes too long, the events tell.
+        beyond_reach.rows = rows(store, live, new).await.unwrap_or_default();
+    }
+    if !beyond_reach.is_empty() && gaps == Gaps::Refuse {
+        return Err(PromoteError::Refused(format!(
+            "generation {number} of {name} is without history: {}",
+            beyond_reach.refusal(name)
+        )));
+    }
     if ask != Ask::Nothing {
         check_fresh(config, store, log, new).await?;
     }
@@ -133,7 +150,67 @@ pub async fn promote(
         switch_beside_readers(store, (live, new), &topics, snapshots, (origin, asked)).await?;
     // The promotion is done, whatever is found out here.
     let move_readers = readers::from(store, live, &new.layout).await.ok().flatten();
-    Ok(Promotion { generation: number, before: live.generation.number, promoted, move_readers, held_ms })
+    let (generation, before) = (number, live.generation.number);
+    Ok(Promotion { generation, before, promoted, move_readers, held_ms, beyond_reach })
+}
+
+/// What the live generation has read, and a new one could not. One that was fed from a file was asked about then.
+async fn beyond_reach(
+    config: &Config,
+    store: &dyn Store,
+    live: &Standing,
+    new: &Standing,
+) -> Result<BeyondReach, PromoteError> {
+    let mut all = store.overview().await?;
+    all.retain(|state| state.name == live.generation.projection);
+    let of = |standing: &Standing| {
+        let state = all.iter().find(|state| state.generation == standing.generation.number);
+        state.map(|state| &*state.partitions).unwrap_or_default()
+    };
+    let (old_state, new_state) = (of(live), of(new));
+    if new_state.iter().any(|state| state.topic == backfill::TOPIC) {
+        return Ok(BeyondReach::default());
+    }
+    let partitions: Vec<Partition> =
+        new_state.iter().map(|state| Partition::new(state.topic.as_str(), state.partition)).collect();
+    let logs = [
+        store.checkpoints(&live.generation, &partitions).await?,
+        store.checkpoints(&new.generation, &partitions).await?,
+    ];
+    let [old_logs, new_logs] = logs;
+    let is_another_log = |at: usize| match (&old_logs[at], &new_logs[at]) {
+        (Some(old), Some(new)) => old.identity.differs_from(&new.identity),
+        _ => false,
+    };
+    let topics = mapping(config, new)?;
+    Ok(BeyondReach::of(old_state, |topic, number| {
+        if !topics.reads(topic) {
+            return None;
+        }
+        match new_state.iter().position(|state| state.topic == topic && state.partition == number) {
+            Some(at) if is_another_log(at) => Some(Begin::Nowhere),
+            Some(at) => Some(Begin::At(new_state[at].start)),
+            None if new.caught_up => Some(Begin::Nowhere),
+            // It is behind, which is told otherwise.
+            None => None,
+        }
+    }))
+}
+
+/// By table: how many rows readers see now, and would see.
+async fn rows(
+    store: &dyn Store,
+    live: &Standing,
+    new: &Standing,
+) -> Result<BTreeMap<String, [i64; 2]>, StoreError> {
+    let mut snapshot = store.snapshot().await?;
+    let mut counts = Vec::new();
+    for standing in [live, new] {
+        let Ok(contract) = standing.descriptor.clone().check() else { return Ok(BTreeMap::new()) };
+        counts.push(snapshot.row_counts(&standing.generation, &contract).await?);
+    }
+    let then = |table: &str| counts[1].get(table).copied().unwrap_or_default();
+    Ok(counts[0].iter().map(|(table, now)| (table.clone(), [*now, then(table)])).collect())
 }
 
 /// A generation as it stands when it is caught up, or when it is not within a moment: its last event may have been

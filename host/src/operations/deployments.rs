@@ -1,6 +1,7 @@
 //! Versions and generations: what a file would change, having it run, going back, building anew, comparing,
 //! showing to readers, stopping and dropping.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use crate::config::{Config, Known, StartAt};
 use crate::deploy::compare::{CompareError, compare};
 use crate::deploy::layout::{Layout, Offered, Step};
 use crate::deploy::promote::{self, Ask, OldSnapshots, PromoteError, Promotion};
+use crate::deploy::reach::{Begin, BeyondReach, Gaps};
 use crate::deploy::readers::{self, Move};
 use crate::deploy::supply::{Signer, Supply};
 use crate::deploy::versions::{VersionError, Versions};
@@ -27,7 +29,7 @@ use crate::store::beginnings::EarlierStarts;
 use crate::store::deployments::{Action, Deployed, Origin, Proposal, Proposed, Role, Standing};
 use crate::store::diff::{Diff, Expected};
 use crate::store::operator::Asked;
-use crate::store::{self, Component, Store};
+use crate::store::{self, Component, Generation, PartitionState, Store};
 use crate::topics::TopicMapping;
 
 /// How often it is looked what came of a deployment.
@@ -93,6 +95,8 @@ pub struct Replay {
     pub starts: Vec<PartitionStart>,
     /// What is wrong with the configured start: the generation would not be begun.
     pub start_problem: Option<String>,
+    /// What the live generation has read, and this one could not. Absent if there is no live one.
+    pub beyond_reach: Option<BeyondReach>,
     /// Partitions whose log does not reach back to its beginning, by their first offset.
     pub log_begins_later: Vec<(String, i64)>,
     pub missing_topics: Vec<String>,
@@ -202,7 +206,11 @@ async fn plan_in(config: &Config, store: &dyn Store, candidate: &Candidate) -> R
     let replay = match change {
         "first" | "anew" => {
             let earlier = store.earlier_starts(name, None).await?;
-            Some(replay(config, plugin, topics, change == "anew", &earlier).await?)
+            let read = match live.filter(|_| change == "anew") {
+                Some(live) => Some(what_was_read(store, live).await?),
+                None => None,
+            };
+            Some(replay(config, plugin, topics, read.as_deref(), &earlier).await?)
         }
         _ => None,
     };
@@ -242,12 +250,23 @@ async fn warnings(config: &Config, plugin: &Plugin) -> Vec<String> {
     unused(config, known).await.unwrap_or_default()
 }
 
-/// What the log holds of a plugin's topics.
+/// The partitions of a generation, as far as it has read them.
+async fn what_was_read(
+    store: &dyn Store,
+    standing: &Standing,
+) -> Result<Vec<PartitionState>, OperationError> {
+    let Generation { projection, number, .. } = &standing.generation;
+    let mut all = store.overview().await?.into_iter();
+    let found = all.find(|state| state.name == *projection && state.generation == *number);
+    Ok(found.map(|state| state.partitions).unwrap_or_default())
+}
+
+/// What the log holds of a plugin's topics. `live`: what the live generation has read, if there is one.
 async fn replay(
     config: &Config,
     plugin: &Plugin,
     topics: &TopicMapping,
-    beside: bool,
+    live: Option<&[PartitionState]>,
     earlier: &EarlierStarts,
 ) -> Result<Replay, OperationError> {
     let log = Log::open(&config.kafka)?;
@@ -258,17 +277,25 @@ async fn replay(
         start: starts.to_string(),
         starts: Vec::new(),
         start_problem: starts.unknown(),
+        beyond_reach: None,
         log_begins_later: Vec::new(),
         missing_topics: Vec::new(),
         unknown: Vec::new(),
     };
+    let mut unknown_topics: HashMap<String, Begin> = HashMap::new();
+    let mut begins: HashMap<(String, i32), Begin> = HashMap::new();
     for physical in log.topics(topics).await? {
         let partitions = match log.topic_each(physical.clone()).await {
             // What is known of the others is planned with.
             Err(LogError::Fault(fault)) if !fault.is_everywhere() => {
-                if fault.kind() == FailureKind::NoTopic {
-                    replay.missing_topics.push(physical.to_string());
-                }
+                let begin = match fault.kind() {
+                    FailureKind::NoTopic => {
+                        replay.missing_topics.push(physical.to_string());
+                        Begin::Nowhere
+                    }
+                    _ => Begin::Unknown(fault.reason()),
+                };
+                unknown_topics.insert(physical.to_string(), begin);
                 let logical: Vec<&str> = topics.logical(&physical).collect();
                 let called = match &logical[..] {
                     [] => String::new(),
@@ -283,20 +310,30 @@ async fn replay(
         let mut identities = log.identities_each(vec![physical.clone()]).await?;
         let identity = identities.remove(&*physical).and_then(Result::ok).unwrap_or_default();
         for (partition, marks) in partitions {
+            let place = (partition.topic.to_string(), partition.number);
             let marks = match marks {
                 Ok(marks) => marks,
                 Err(fault) => {
+                    begins.insert(place, Begin::Unknown(fault.reason()));
                     replay.unknown.push(fault.to_string());
                     continue;
                 }
             };
             let found = match starts.find(&log, &partition, (marks, &identity), earlier).await {
                 Err(LogError::Fault(fault)) if !fault.is_everywhere() => {
+                    begins.insert(place, Begin::Unknown(fault.reason()));
                     replay.unknown.push(fault.to_string());
                     continue;
                 }
                 found => found?,
             };
+            let is_another_log = earlier.get(&partition).is_some_and(|(_, of)| of.differs_from(&identity));
+            let begin = match &found {
+                _ if is_another_log => Begin::Nowhere,
+                Ok(offset) => Begin::At(*offset),
+                Err(problem) => Begin::Unknown(problem.to_string()),
+            };
+            begins.insert(place, begin);
             replay.events += found.as_ref().map_or(0, |start| marks.high - start);
             if marks.low > 0 && starts.of_topic(&physical) == StartAt::Earliest {
                 replay.log_begins_later.push((partition.to_string(), marks.low));
@@ -311,7 +348,14 @@ async fn replay(
             });
         }
     }
-    let share = if beside { config.deploy_of(plugin.contract.name()).rebuild_share.max(0.01) } else { 1.0 };
+    replay.beyond_reach = live.map(|live| {
+        BeyondReach::of(live, |topic, number| {
+            let known = || begins.get(&(topic.to_owned(), number)).or_else(|| unknown_topics.get(topic));
+            topics.reads(topic).then(|| known().cloned().unwrap_or(Begin::Nowhere))
+        })
+    });
+    let share =
+        if live.is_some() { config.deploy_of(plugin.contract.name()).rebuild_share.max(0.01) } else { 1.0 };
     replay.estimated_seconds = replay.events as f64 / (REPLAY_RATE * share);
     Ok(replay)
 }
@@ -349,6 +393,20 @@ impl Outcome {
 /// What is told while it is waited for.
 pub type Progress<'p> = &'p (dyn Fn(&str) + Sync);
 
+/// Whether a new generation is begun that cannot read all that the live one has read.
+fn allow(replay: &Replay, name: &str, gaps: Gaps, progress: Progress<'_>) -> Result<(), OperationError> {
+    match &replay.beyond_reach {
+        Some(beyond) if !beyond.is_empty() && gaps == Gaps::Refuse => {
+            Err(OperationError::Failed(beyond.refusal(name)))
+        }
+        Some(beyond) if !beyond.is_empty() => {
+            progress(&format!("{}; it is begun without them", beyond.to_text()));
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
 /// What a command waits for, and how long.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
@@ -362,7 +420,7 @@ pub struct Patience {
 pub async fn deploy(
     config: &Config,
     executable: PathBuf,
-    file: &Path,
+    (file, gaps): (&Path, Gaps),
     asked: &Asked,
     patience: Patience,
     told: &(dyn Fn(&Plan) + Sync),
@@ -371,7 +429,11 @@ pub async fn deploy(
     let candidate = tokio::task::block_in_place(|| candidate(config, executable, file))?;
     let store = store::open_to_operate(config.store_of(candidate.plugin.contract.name())).await?;
     let deployed = async {
-        told(&plan_in(config, &*store, &candidate).await?);
+        let plan = plan_in(config, &*store, &candidate).await?;
+        told(&plan);
+        if let Some(replay) = &plan.replay {
+            allow(replay, &plan.projection, gaps, progress)?;
+        }
         let deadline = Instant::now() + patience.time;
         let outcome = propose(&*store, &candidate, Action::Deploy, asked, patience.time, progress).await?;
         let deadline = patience.for_trial.then_some(deadline);
@@ -481,7 +543,8 @@ pub async fn rollback(
                 })?;
             progress(&format!("generation {} is shown to readers again", warm.generation.number));
             let log = Log::open(&config.kafka)?;
-            let terms = (Ask::Nothing, OldSnapshots::Refuse);
+            // It undoes: what readers saw before, they see again.
+            let terms = (Ask::Nothing, OldSnapshots::Refuse, Gaps::Allow);
             promote::promote(config, &*store, &log, (&live, warm), terms, (Origin::Command, asked)).await?;
             let deployment = store.history(name, 1).await?.pop();
             return Ok(Outcome::at_once(name, deployment));
@@ -510,7 +573,7 @@ pub async fn rollback(
 pub async fn rebuild(
     config: &Config,
     executable: PathBuf,
-    name: &str,
+    (name, gaps): (&str, Gaps),
     asked: &Asked,
     patience: Duration,
     progress: Progress<'_>,
@@ -518,6 +581,10 @@ pub async fn rebuild(
     let (store, live) = super::projection(config, name).await?;
     let rebuilt = async {
         let candidate = stored(config, executable, &*store, name, &live.active).await?;
+        let (read, earlier) = (what_was_read(&*store, &live).await?, store.earlier_starts(name, None).await?);
+        let Candidate { plugin, topics, .. } = &candidate;
+        let replay = replay(config, plugin, topics, Some(&read), &earlier).await?;
+        allow(&replay, name, gaps, progress)?;
         propose(&*store, &candidate, Action::Rebuild, asked, patience, progress).await
     };
     let rebuilt = rebuilt.await;
@@ -764,7 +831,7 @@ pub async fn promote(
     config: &Config,
     name: &str,
     number: Option<i32>,
-    terms: (Ask, OldSnapshots),
+    terms: (Ask, OldSnapshots, Gaps),
     asked: &Asked,
 ) -> Result<Promotion, OperationError> {
     let (store, live) = super::projection(config, name).await?;

@@ -62,6 +62,24 @@ pub(super) async fn checkpoints(
         .collect())
 }
 
+/// How many rows readers see in each table of a generation.
+pub(super) async fn row_counts(
+    reader: &mut dyn Reader,
+    generation: &Generation,
+    contract: &Contract,
+) -> Result<BTreeMap<String, i64>, StoreError> {
+    let mut counts = BTreeMap::new();
+    for table in &contract.tables {
+        let alive = if table.has_tombstones { format!(" where not {DELETED}") } else { String::new() };
+        let sql = format!("select count(*) from {}{alive}", reader.table(generation, table));
+        let count = reader.rows(sql, &[Type::Int64]).await?.into_iter().flatten().next();
+        if let Some(Value::Int64(count)) = count {
+            counts.insert(table.name.clone(), count);
+        }
+    }
+    Ok(counts)
+}
+
 pub(super) async fn diff(reader: &mut dyn Reader, request: &DiffRequest<'_>) -> Result<Diff, StoreError> {
     let ((old, old_contract), (new, new_contract)) = (request.old, request.new);
     request.expected.check(old_contract, new_contract).map_err(StoreError::Unusable)?;

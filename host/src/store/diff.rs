@@ -22,6 +22,13 @@ pub trait Snapshot: Send {
     /// All checkpoints of a generation, by their partition.
     async fn checkpoints(&mut self, generation: &Generation) -> Result<Vec<(Partition, i64)>, StoreError>;
 
+    /// How many rows readers see in each table of a generation.
+    async fn row_counts(
+        &mut self,
+        generation: &Generation,
+        contract: &Contract,
+    ) -> Result<BTreeMap<String, i64>, StoreError>;
+
     /// Compares two generations. It takes as long as reading both, and as much of the host's memory as the
     /// samples.
     async fn diff(&mut self, request: &DiffRequest<'_>) -> Result<Diff, StoreError>;

@@ -2,6 +2,7 @@
 
 mod admin;
 mod backfill;
+mod beyond_reach;
 mod boundaries;
 mod brokers;
 mod by_hand;

@@ -1,8 +1,10 @@
 //! A snapshot in a session of its own, and two generations compared in it.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use projector_model::contract::Table;
-use projector_model::{Type, Value};
+use projector_model::{Contract, Type, Value};
 use sqlx::AssertSqlSafe;
 
 use super::errors::classify;
@@ -36,6 +38,14 @@ impl OwnSession {
 impl Snapshot for OwnSession {
     async fn checkpoints(&mut self, generation: &Generation) -> Result<Vec<(Partition, i64)>, StoreError> {
         compare::checkpoints(self, generation).await
+    }
+
+    async fn row_counts(
+        &mut self,
+        generation: &Generation,
+        contract: &Contract,
+    ) -> Result<BTreeMap<String, i64>, StoreError> {
+        compare::row_counts(self, generation, contract).await
     }
 
     async fn diff(&mut self, request: &DiffRequest<'_>) -> Result<Diff, StoreError> {

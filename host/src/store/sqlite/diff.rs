@@ -1,8 +1,10 @@
 //! A snapshot on a connection of its own, beside the writer's, and two generations compared in it.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use projector_model::contract::Table;
-use projector_model::{Type, Value};
+use projector_model::{Contract, Type, Value};
 use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqliteConnection;
 
@@ -32,6 +34,14 @@ impl OwnConnection {
 impl Snapshot for OwnConnection {
     async fn checkpoints(&mut self, generation: &Generation) -> Result<Vec<(Partition, i64)>, StoreError> {
         compare::checkpoints(self, generation).await
+    }
+
+    async fn row_counts(
+        &mut self,
+        generation: &Generation,
+        contract: &Contract,
+    ) -> Result<BTreeMap<String, i64>, StoreError> {
+        compare::row_counts(self, generation, contract).await
     }
 
     async fn diff(&mut self, request: &DiffRequest<'_>) -> Result<Diff, StoreError> {
