@@ -41,6 +41,8 @@ const MOST_PAUSE: Duration = Duration::from_secs(1);
 /// Whoever waits for a lock on tables or views that readers use keeps those waiting that come after it: so
 /// it waits for no longer, and tries again.
 const READERS_WAIT_MS: u32 = 1_000;
+/// What is left of that for the last of many views.
+const LEAST_WAIT_MS: u32 = 100;
 
 #[async_trait]
 impl Deployments for Postgres {
@@ -940,10 +942,9 @@ async fn show(
     let like = old.newest_views();
     let schemas: Vec<&str> = moved.iter().map(|set| &*set.schema).collect();
     lock_holder::none_in_the_way(tx, &schemas).await?;
-    // Whatever is waited for from here on keeps readers waiting: for no longer than they may.
-    run(tx, format!("set local lock_timeout = {READERS_WAIT_MS}")).await?;
+    let began = Instant::now();
     for set in &moved {
-        replace_views(tx, set, &new.layout, &new.generation.schema).await?;
+        replace_views(tx, set, (&new.layout, &new.generation.schema), began).await?;
     }
     let mut views = [&*new.views, &moved].concat();
     views.sort_by_key(|set| set.version);
@@ -1034,8 +1035,14 @@ async fn make_view(
 }
 
 /// Has views show another generation: their grants, comments, options and dependent objects stay. A view that a
-/// person dropped is made again.
-async fn replace_views(tx: &mut Tx, set: &ViewSet, layout: &Layout, schema: &str) -> Result<(), StoreError> {
+/// person dropped is made again. Who reads a view that is replaced already waits until the transaction ends: so what
+/// all of them wait for, since `began`, takes no longer than readers may be kept waiting.
+async fn replace_views(
+    tx: &mut Tx,
+    set: &ViewSet,
+    (layout, schema): (&Layout, &str),
+    began: Instant,
+) -> Result<(), StoreError> {
     let readers = &*set.schema;
     for view in &set.views {
         let Some(table) = layout.table(&view.table) else { continue };
@@ -1046,6 +1053,8 @@ async fn replace_views(tx: &mut Tx, set: &ViewSet, layout: &Layout, schema: &str
                 "the view {view} belongs to the role {owner}, so Projector cannot replace it: `alter view {view} owner to` the role of the store's url, or grant that role the role {owner}"
             )));
         }
+        let left = u128::from(READERS_WAIT_MS).saturating_sub(began.elapsed().as_millis());
+        run(tx, format!("set local lock_timeout = {}", left.max(u128::from(LEAST_WAIT_MS)))).await?;
         let replace = tables::view("create or replace view", view, (table, schema), readers, &known.options);
         run(tx, replace).await?;
         // A view reads its table with its owner's rights.
