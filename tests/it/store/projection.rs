@@ -111,7 +111,13 @@ pub(super) async fn offer(
         // Somebody else carries it out, or it is there.
         None => loop {
             match live(store, contract.name()).await? {
-                Some(live) => return Ok(Installed { generation: live.generation, active: live.active }),
+                Some(live) => {
+                    return Ok(Installed {
+                        generation: live.generation,
+                        role: live.role,
+                        active: live.active,
+                    });
+                }
                 None => tokio::task::yield_now().await,
             }
         },
