@@ -232,6 +232,6 @@ fn fate(outcome: Outcome<'_>) -> Fate {
     match outcome {
         Outcome::Apply(changes) => Fate::Applied(changes.into_owned()),
         Outcome::Ignore { .. } => Fate::Ignored,
-        Outcome::Dead { .. } | Outcome::Park(_) => Fate::Dead,
+        Outcome::Dead { .. } | Outcome::Park(_) | Outcome::Wait { .. } => Fate::Dead,
     }
 }
