@@ -75,7 +75,8 @@ impl Retention for Sqlite {
     async fn warm_generations(&self, projection: &str) -> Result<Vec<Warm>, StoreError> {
         // The first generation was live before any promotion.
         let rows: Vec<WarmRow> = sqlx::query_as(
-            "select g.id, g.projection, g.number, g.table_schema, g.readers is not null
+            "select g.id, g.projection, g.number, g.table_schema,
+               coalesce(json_array_length(g.views) > 0, g.readers is not null)
              from projector_generation g where g.projection = ?1 and g.role = 'warm'
              order by (select max(d.id) from projector_deployment d where d.projection = g.projection
                and d.generation = g.number and d.action = 'promote' and d.state = 'done') desc nulls last,
