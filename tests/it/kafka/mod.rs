@@ -17,6 +17,7 @@ mod defaults;
 mod duplicates;
 mod exactly_once;
 mod generations;
+mod holds;
 mod lanes;
 mod lineage;
 mod locks;
