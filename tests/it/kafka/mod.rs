@@ -52,3 +52,4 @@ mod transactions;
 mod unusable_store;
 mod upgrade;
 mod views;
+mod waiting;

@@ -1,4 +1,4 @@
-//! A plugin that rejects an event until its gate is open. Each key's events leave a trail, in the order in
+//! A plugin that rejects an event until its gate is open, or has it wait. Each key's events leave a trail, in the order in
 //! which they were applied: one that is lost, doubled or out of its order shows.
 
 use projector_sdk::prelude::*;
@@ -31,6 +31,12 @@ pub struct Step {
     /// Whether to panic before it, rather than to reject.
     #[serde(default)]
     pub panic: bool,
+    /// Whether to wait for it, rather than to reject.
+    #[serde(default)]
+    pub wait: bool,
+    /// The gate that it opens.
+    #[serde(default)]
+    pub opens: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -42,10 +48,13 @@ pub struct Gates;
 
 #[projection(name = "gates", revision = 1, rejects("closed" = "its gate is closed"))]
 impl Gates {
-    #[on("step.v1", writes(Trail), reads(Gate, Trail), ordering_group = "steps")]
-    #[on("step.v2", writes(Trail), reads(Gate, Trail), ordering_group = "steps")]
+    #[on("step.v1", writes(Trail, Gate), reads(Gate, Trail), ordering_group = "steps", waits = "1h")]
+    #[on("step.v2", writes(Trail, Gate), reads(Gate, Trail), ordering_group = "steps", waits = "1h")]
     fn step(event: Event<Step>, cx: &mut Context<Self>) -> Outcome {
-        let Step { of, step, gate, panic } = event.payload;
+        let Step { of, step, gate, panic, wait, opens } = event.payload;
+        if let (true, Some(gate)) = (wait, &gate) {
+            cx.require::<Gate>(gate)?;
+        }
         if let Some(gate) = gate
             && cx.get::<Gate>(&gate)?.is_none()
         {
@@ -55,6 +64,9 @@ impl Gates {
         let step = if step == "where" { event.topic_name.to_owned() } else { step };
         let before = cx.get::<Trail>(&of)?.map(|trail| trail.steps + " ").unwrap_or_default();
         cx.write(Trail { id: of, steps: before + &step });
+        if let Some(id) = opens {
+            cx.write(Gate { id });
+        }
         Ok(())
     }
 
