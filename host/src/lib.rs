@@ -15,6 +15,7 @@ pub mod batch;
 pub mod catch_up;
 pub mod checkpoint;
 pub mod config;
+pub mod dead_letter_log;
 pub mod deploy;
 pub mod duplicate;
 pub mod event;

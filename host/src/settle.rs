@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 
 use crate::awaited;
 use crate::batch::Delivery;
+use crate::dead_letter_log::DeadLetterLog;
 use crate::duplicate::{Again, Ids, Known, record_times};
 use crate::event::{Partition, Position};
 use crate::failure::{FailureKind, Trouble};
@@ -36,6 +37,7 @@ pub struct Settler {
     pub failures: Failures,
     /// The version before, while this one is on trial.
     pub on_trial: Option<OnTrial>,
+    pub dead_letters: DeadLetterLog,
 }
 
 /// A version that follows another one is on trial: where it fails for an event, that one is asked as well.
@@ -193,6 +195,7 @@ impl Settler {
         attempt.statements = tx.write(&writes).await?;
         attempt.made_ready = tx.made_ready();
         tx.commit().await?;
+        self.dead_letters.committed(&self.deployment.generation, &writes.dead);
         Ok((advances, flood))
     }
 

@@ -25,6 +25,7 @@ use crate::batch::BatchLimits;
 use crate::beginning::Starts;
 use crate::catch_up::{self, CatchUpState};
 use crate::config::{self, Config};
+use crate::dead_letter_log::DeadLetterLog;
 use crate::deploy::promote::{self, Ask, OldSnapshots, PromoteError, Promotion};
 use crate::deploy::reach::Gaps;
 use crate::deploy::rollout;
@@ -623,8 +624,9 @@ impl Host {
             }
             ended
         };
-        tokio::select! {
+        let ended = tokio::select! {
             ended = on => ended,
+            never = settler.dead_letters.keep_summing_up(&settler.deployment.generation) => match never {},
             () = self.expire(&settler) => unreachable!("it goes on for as long as the projection"),
             () = self.promote(&settler, &promoting) => unreachable!("it goes on for as long as the projection"),
             () = catch_up::follow(&settler.deployment, &*settler.store, &self.log, &self.retries, catching_up) => {
@@ -636,7 +638,9 @@ impl Host {
             () = wait_ages::keep_ending(&settler.deployment, &*settler.store, &self.log, &self.retries) => {
                 unreachable!("it goes on for as long as the projection")
             }
-        }
+        };
+        settler.dead_letters.sum_up(&settler.deployment.generation);
+        ended
     }
 
     /// Members of a group keep its partitions from others: they leave once their store is silent, or the group has
@@ -931,7 +935,9 @@ impl Host {
         let together = stop.child_token();
         let more_lanes = allowed > lanes;
         let failures = self.config.failures_of(name).clone();
-        let mut settler = Settler { deployment, plugin, store: store.clone(), failures, on_trial: None };
+        let dead_letters = DeadLetterLog::default();
+        let mut settler =
+            Settler { deployment, plugin, store: store.clone(), failures, on_trial: None, dead_letters };
         settler.on_trial = before.map(|before| OnTrial::against(&settler, before));
         let limits = batch.limits();
         let lanes = (0..lanes).map(|_| {

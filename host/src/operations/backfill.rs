@@ -19,6 +19,7 @@ use super::deployments::{Progress, propose, stored};
 use crate::batch::{BatchLimits, Buffer, Delivery};
 use crate::checkpoint::{Beginning, Identity};
 use crate::config::Config;
+use crate::dead_letter_log::DeadLetterLog;
 use crate::deploy::backfill::{
     Line, Lines, Offsets, Scanned, TOPIC, Topics, digest, event, is_blank, partition,
 };
@@ -154,7 +155,9 @@ async fn feed(
     };
     // The first event that fails ends it.
     let failures = Failures { policy: Policy::Halt, ..Failures::default() };
-    let settler = Settler { deployment, plugin, store: store.clone(), failures, on_trial: None };
+    let dead_letters = DeadLetterLog::default();
+    let settler =
+        Settler { deployment, plugin, store: store.clone(), failures, on_trial: None, dead_letters };
     let feeder = Feeder {
         settler,
         file,

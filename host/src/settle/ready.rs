@@ -77,6 +77,7 @@ impl Settler {
         self.check_room(&mut *tx, &writes).await?;
         tx.write(&writes).await.map_err(|error| Failed::of(error.into(), events))?;
         tx.commit().await.map_err(|error| Failed::of(error.into(), events))?;
+        self.dead_letters.committed(&self.deployment.generation, &writes.dead);
         report(contract, &outcomes);
         Ok(Released::More)
     }

@@ -118,7 +118,10 @@ impl Settler {
                 drop(tx);
                 self.store.answer(operation.id, &verdict).await?;
             }
-            false => tx.commit().await.map_err(|error| Failed::of(error.into(), batch))?,
+            false => {
+                tx.commit().await.map_err(|error| Failed::of(error.into(), batch))?;
+                self.dead_letters.committed(&self.deployment.generation, &writes.dead);
+            }
         }
         let (projection, action) = (contract.name(), operation.action.as_str());
         let Verdict { outcome, applied, ignored, waiting, .. } = &verdict;

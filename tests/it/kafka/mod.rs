@@ -12,6 +12,7 @@ mod clocks;
 mod control;
 mod copied_database;
 mod database;
+mod dead_letter_log;
 mod dead_letters;
 mod defaults;
 mod duplicates;

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use projector::batch::{BatchLimits, Delivery};
 use projector::checkpoint::Beginning;
 use projector::config::Limits;
+use projector::dead_letter_log::DeadLetterLog;
 use projector::event::{Event, Partition, Position};
 use projector::plugin::Plugin;
 use projector::policy::{Failures, Flood};
@@ -152,6 +153,7 @@ impl<'h> World<'h> {
             store,
             failures: Failures { consecutive: usize::MAX, ratio: 1.0, ..Failures::default() },
             on_trial: None,
+            dead_letters: DeadLetterLog::default(),
         };
         let kafka: projector::config::Kafka = toml::from_str("brokers = 'localhost:1'")?;
         let log = Log::open(&kafka)?;
@@ -311,7 +313,9 @@ impl<'h> World<'h> {
                         opened => break opened?,
                     }
                 };
-                self.settler = Some(Settler { deployment, plugin, store, failures, on_trial: None });
+                let dead_letters = DeadLetterLog::default();
+                self.settler =
+                    Some(Settler { deployment, plugin, store, failures, on_trial: None, dead_letters });
             }
         }
         self.check().await
