@@ -129,8 +129,7 @@ impl Bookings {
             .set(&["failures", "policy"], "dead-letter")
             .set(&["failures", "consecutive"], i64::MAX)
             .set(&["failures", "ratio"], 1.0)
-            .set(&["batch", "events"], 100)
-            .set(&["deploy", "rebuild-share"], 0.3);
+            .set(&["batch", "events"], 200);
         platform.create_topics(2);
         Bookings { platform, _plugins: plugins, published: Vec::new() }
     }
@@ -148,7 +147,7 @@ impl Bookings {
     /// What was written in the last minutes; all of one topic before the first of the other.
     fn publish_history(&mut self, rng: &mut StdRng) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
-        let mut events = history("old", 2_000, 30, rng);
+        let mut events = history("old", 1_200, 30, rng);
         let first = now - 5_000 - events.last().unwrap().at;
         events.iter_mut().for_each(|event| event.at += first);
         let (cancelled, confirmed): (Vec<_>, Vec<_>) =
@@ -163,7 +162,7 @@ impl Bookings {
 
     /// Writes events at the pace of a history, until it is told to stop.
     fn load(&self, name: &str, rng: &mut StdRng) -> Load {
-        let events = history(name, 10_000, 8, rng);
+        let events = history(name, 10_000, 25, rng);
         let records = self.records(&events);
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, brokers) = (stop.clone(), self.platform.brokers().to_owned());
@@ -172,7 +171,7 @@ impl Bookings {
             // After a delay all that follows is delayed as well: no two events come closer to each other.
             let mut delay = 0;
             let mut published = Vec::new();
-            for (events, records) in events.chunks(100).zip(records.chunks(100)) {
+            for (events, records) in events.chunks(40).zip(records.chunks(40)) {
                 if stopped.load(Ordering::Relaxed) {
                     return published;
                 }
@@ -226,7 +225,7 @@ impl Bookings {
         });
         let then = self.read_by(generation);
         eventually("it reads on", || match self.read_by(generation) {
-            read if read >= then + 300 => Ok(()),
+            read if read >= then + 150 => Ok(()),
             read => Err(read - then),
         });
         self.published.extend(load.end());
