@@ -28,7 +28,7 @@ use crate::project::{self, Caller, FirstAnswers, ProjectError};
 use crate::retry::{Backoff, Halt, Retries};
 use crate::settle::{self, Attempt, Isolate, Released, Settler, Slow, isolate};
 use crate::source::{Hold, Incoming, Log, Source, Subject, TopicsChange};
-use crate::store::deployments::Vector;
+use crate::store::deployments::{Role, Vector};
 use crate::store::operator::{Open, Wishes};
 use crate::store::{Advance, Deployment, LockHolder, StoreError};
 use crate::wishes::Board;
@@ -250,13 +250,14 @@ impl Run {
             }
             self.faults.store().await;
             self.release_ready(wishes.any_ready).await?;
+            let role = wishes.role;
             self.serve(wishes).await?;
             self.record_topics().await;
             self.positions.settle(&self.source).await;
             if let Some(trouble) = self.positions.unanswered_for(UNANSWERED) {
                 return Err(Halt::GivesUp(trouble));
             }
-            self.end_of_catching_up()?;
+            self.end_of_catching_up(role)?;
             if let Some(batch) = ahead.take().or_else(|| self.take_batch()) {
                 return Ok(Some(batch));
             }
@@ -394,12 +395,13 @@ impl Run {
         }
     }
 
-    /// Once the generation is caught up, it is no longer this host's alone, and may have more lanes.
-    fn end_of_catching_up(&mut self) -> Result<(), Halt> {
+    /// Once the generation is caught up, and no longer built, it is not this host's alone, and may have more lanes.
+    fn end_of_catching_up(&mut self, role: Role) -> Result<(), Halt> {
         match &self.catching_up {
-            Some(state) if state.is_over() => self.catching_up = None,
+            Some(state) if state.is_over(role) => self.catching_up = None,
             _ => return Ok(()),
         }
+        self.source.caught_up();
         if self.more_lanes { Err(Halt::CaughtUp) } else { Ok(()) }
     }
 
@@ -722,7 +724,8 @@ impl Run {
     /// time after each batch in which it did: it has a quarter of a core at most. A generation that is built
     /// beside the live one rests for its share as well, until it has caught up.
     async fn yield_to_neighbours(&mut self, batch: &Batch, took: Duration) {
-        if self.switch.beside_live && self.catching_up.is_some() && self.rebuild_share < 1.0 {
+        let is_behind = self.catching_up.as_ref().is_some_and(|state| !state.is_caught_up());
+        if self.switch.beside_live && is_behind && self.rebuild_share < 1.0 {
             self.rest(took.mul_f64(1.0 / self.rebuild_share.max(0.01) - 1.0)).await;
         }
         let broke_limits = |answers: &FirstAnswers| {
@@ -892,11 +895,11 @@ fn halt(error: StoreError) -> Halt {
     }
 }
 
-/// Waits until a generation is caught up, if it is being caught up at all.
+/// Waits until a generation is caught up, if it is not yet.
 async fn end_of(catching_up: Option<&CatchUpState>) {
     match catching_up {
-        Some(state) => state.over().await,
-        None => std::future::pending().await,
+        Some(state) if !state.is_caught_up() => state.caught_up().await,
+        _ => std::future::pending().await,
     }
 }
 

@@ -42,7 +42,7 @@ use crate::pipeline::Pipeline;
 use crate::plugin::Plugin;
 use crate::retry::{Backoff, Halt, Retries};
 use crate::settle::{OnTrial, Released, Settler};
-use crate::source::{Log, LogError, Merging, Source};
+use crate::source::{Log, LogError, Source};
 use crate::store::deployments::{Action, Origin, Proposal, Proposed, Role, Standing};
 use crate::store::identity;
 use crate::store::operator::{Asked, Open, Wishes};
@@ -894,19 +894,15 @@ impl Host {
             store.set_halted(generation, None).await?;
         }
         let batch = self.config.batch_of(name);
-        let order_shows = !order::unsettled(&contract).is_empty();
+        let needs_order = catch_up::needs_order(&contract);
         // A host that died gives its partitions back after its session.
         let patience = 2 * self.config.kafka.session_timeout() + Duration::from_secs(10);
-        let catching_up = catch_up::turn(&**store, generation, order_shows, patience, stop).await?;
-        let catching_up = catching_up.map(|lock| Arc::new(CatchUpState::new(lock)));
+        let catching_up = catch_up::turn(&**store, generation, needs_order, patience, stop).await?;
+        let catching_up = catching_up.map(|lock| Arc::new(CatchUpState::new(lock, needs_order)));
         if stop.is_cancelled() {
             return Err(PrepareError::Stopped);
         }
-        let merging = match (order_shows, &catching_up) {
-            (true, _) => Merging::Always { skew: batch.skew },
-            (false, Some(_)) => Merging::UntilCaughtUp { skew: batch.skew },
-            (false, None) => Merging::Never,
-        };
+        let merging = catch_up::merging(&contract, catching_up.is_none(), batch.skew);
         let allowed = lane::count(self.config.lanes_of(name), &contract, &**store);
         if lane::are_short_of_connections(self.config.lanes_of(name), &contract, &**store) {
             tracing::warn!(
@@ -917,7 +913,7 @@ impl Host {
                 "the store has too few connections for the projection's lanes, which wait for each other: raise its `connections`"
             );
         }
-        let lanes = if order_shows && catching_up.is_some() { 1 } else { allowed };
+        let lanes = if needs_order && catching_up.is_some() { 1 } else { allowed };
         tracing::info!(
             projection = name,
             generation = generation.number,

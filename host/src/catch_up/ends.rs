@@ -73,7 +73,7 @@ pub async fn follow(
     }
     backoff.succeeded();
     tracing::info!(projection, generation = deployment.generation.number, "caught up");
-    state.over.cancel();
+    state.caught_up.cancel();
     // Its lock is free when the lanes have let it go as well.
     drop(state);
     std::future::pending().await

@@ -361,16 +361,16 @@ impl Default for Limits {
 pub struct Batch {
     pub events: usize,
     pub bytes: usize,
-    /// How far apart partitions are read at most, by the time of their records: while a new
-    /// generation catches up, and always where the order between them shows in the rows. What is read
-    /// in a live system lies some seconds apart.
+    /// By the time of their records: how far a partition may be read ahead of another one that is behind, and
+    /// whose next record is not fetched yet. Holds while a new generation is built, and always where the order
+    /// between partitions shows in the rows. At zero, records are read in the order of their time.
     #[serde(with = "humantime_serde")]
     pub skew: Duration,
 }
 
 impl Default for Batch {
     fn default() -> Self {
-        Self { events: 1_000, bytes: 4 * 1024 * 1024, skew: ten_seconds() }
+        Self { events: 1_000, bytes: 4 * 1024 * 1024, skew: Duration::ZERO }
     }
 }
 

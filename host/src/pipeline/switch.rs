@@ -1,9 +1,10 @@
 //! Going over from one version to another between two batches, and its trial.
 
-use projector_model::{Contract, order};
+use projector_model::Contract;
 use tokio::time::Instant;
 
 use super::{Batch, Run};
+use crate::catch_up::order_shows;
 use crate::event::Position;
 use crate::failure::FailureKind;
 use crate::outcome::Failure;
@@ -66,7 +67,6 @@ impl Run {
         let (now, next) = (&self.settler.plugin.contract, &next.contract);
         let topics =
             |contract: &Contract| contract.topics.iter().map(|topic| topic.name.clone()).collect::<Vec<_>>();
-        let order_shows = |contract: &Contract| !order::unsettled(contract).is_empty();
         topics(now) == topics(next)
             && now.needs_one_writer() == next.needs_one_writer()
             && order_shows(now) == order_shows(next)

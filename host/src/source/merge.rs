@@ -2,13 +2,19 @@
 //!
 //! Kafka orders a partition. A consumer that is far behind gets of several whatever arrives first:
 //! all of a small topic, say, before the first hour of a large one, though they were written side by
-//! side. So, while a consumer *merges*, the earliest record of those that are *behind*, on their way to
-//! the end of their logs, goes first; and nothing that is later than the last record of one by more
-//! than the *skew* goes before its next one. Reading again then sees topics roughly in the order that
-//! reading along did. A partition that was at its end once keeps nobody waiting any more: its records
-//! count from when they arrive, whatever time they carry.
+//! side. So a consumer *merges*: of the records at hand the earliest goes first, and it waits for every partition
+//! that may still have an earlier one.
 //!
-//! Merging makes what is fresh wait for what is old. It is for those who need the order, and for a
+//! Three orders:
+//! - [`MergeOrder::Time`], for a generation that is built: every record counts with its own time, to the very
+//!   end. A partition of which more is known to be in the log is waited for. One that was read to the end of its log
+//!   may have got a record that is not here yet: it keeps back what is younger than [`LATENESS`], and no more.
+//! - [`MergeOrder::TimeWhileBehind`], for what is live: so do only partitions that are on their way to the end of
+//!   their log. One that was at its end once keeps no other waiting: its records count from when they arrive,
+//!   whatever time they carry, so that an import of old records does not keep back fresh ones.
+//! - [`MergeOrder::Arrival`]: no partition waits for another.
+//!
+//! Merging by time makes what is fresh wait for what is old. It is for projections that need the order, and for a
 //! generation that nobody reads yet.
 
 use std::cmp::Reverse;
@@ -17,18 +23,33 @@ use std::time::{Duration, Instant};
 
 /// How long a partition that is behind, and silent, is waited for: its broker may be gone.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// In milliseconds. How long after its time a record may come from a partition that was read to its end: it is
+/// written, then fetched. A generation that is built is so much behind at most. Below the second for which
+/// a promotion may hold the live generation.
+const LATENESS: Time = 250;
+/// In milliseconds. A record's time that is further ahead is not believed: its producer's clock is wrong.
+const AHEAD: Time = 10_000;
 
-/// Whether partitions are merged by time, and how far apart they may be.
+/// The order of the records of several partitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Merging {
-    /// Records go as they arrive.
-    Never,
-    UntilCaughtUp {
-        skew: Duration,
-    },
-    Always {
-        skew: Duration,
-    },
+pub enum MergeOrder {
+    /// As they arrive.
+    Arrival,
+    /// By their own times as long as their partition is behind, then as they arrive.
+    TimeWhileBehind,
+    /// By their own times.
+    Time,
+}
+
+/// How partitions are merged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Merging {
+    pub order: MergeOrder,
+    /// The order once the generation is caught up: see [`Source::caught_up`](super::Source::caught_up).
+    pub then: MergeOrder,
+    /// How much later than the last record of a silent partition a record of another one may be, and still go
+    /// before the next one of the silent partition.
+    pub skew: Duration,
 }
 
 /// Milliseconds since 1970. Of a record that has no time, or none to be believed: before all others.
@@ -46,6 +67,11 @@ pub(super) struct Merge<T> {
     offered: u64,
     /// Inputs that are behind and have no head.
     awaited: BTreeMap<u64, Awaited>,
+    /// In the order of time, inputs that were read to their end and have no head, with the time of the last item
+    /// that was taken.
+    at_end: BTreeMap<u64, Time>,
+    /// Inputs that were silent for too long, to be told.
+    let_go: Vec<u64>,
 }
 
 struct Input<T> {
@@ -57,6 +83,8 @@ struct Awaited {
     since: Instant,
     /// The time of the last item that was taken. What is not later by more than the skew may go.
     last: Time,
+    /// Others went on without it.
+    let_go: bool,
 }
 
 impl<T> Merge<T> {
@@ -67,42 +95,39 @@ impl<T> Merge<T> {
             heads: BinaryHeap::new(),
             offered: 0,
             awaited: BTreeMap::new(),
+            at_end: BTreeMap::new(),
+            let_go: Vec::new(),
         }
     }
 
     /// A new input, under a key that none ever had.
     pub(super) fn add(&mut self, key: u64, behind: bool, now: Instant) {
         self.inputs.insert(key, Input { head: None, behind });
-        if behind {
-            self.awaited.insert(key, Awaited { since: now, last: NO_TIME });
-        }
+        self.await_next(key, behind, NO_TIME, now);
     }
 
     pub(super) fn remove(&mut self, key: u64) {
         self.inputs.remove(&key);
         self.awaited.remove(&key);
+        self.at_end.remove(&key);
     }
 
-    /// Whether every input has been at its end, and all that was offered is taken.
-    pub(super) fn is_caught_up(&self) -> bool {
-        self.inputs.values().all(|input| !input.behind && input.head.is_none())
-    }
-
-    /// All that there is to catch up is caught up.
+    /// The generation is caught up. Whatever is at hand goes, and from now on the other order holds.
     pub(super) fn caught_up(&mut self) {
-        if let Merging::UntilCaughtUp { .. } = self.merging {
-            self.merging = Merging::Never;
-        }
+        self.merging.order = self.merging.then;
+        self.inputs.values_mut().for_each(|input| input.behind = false);
+        self.awaited.clear();
+        self.at_end.clear();
     }
 
-    /// In milliseconds. `None`: nothing waits for anything.
-    fn skew(&self) -> Option<i64> {
-        match self.merging {
-            Merging::Never => None,
-            Merging::UntilCaughtUp { skew } | Merging::Always { skew } => {
-                Some(i64::try_from(skew.as_millis()).unwrap_or(i64::MAX))
-            }
-        }
+    /// Whether every item counts with its own time, so that an input may be at its end many times.
+    pub(super) fn is_by_time(&self) -> bool {
+        self.merging.order == MergeOrder::Time
+    }
+
+    /// Whether others wait for a silent input, because it is not known to be at its end.
+    pub(super) fn is_awaited(&self, key: u64) -> bool {
+        self.awaited.contains_key(&key)
     }
 
     /// The inputs whose next item is to be offered.
@@ -110,57 +135,97 @@ impl<T> Merge<T> {
         self.inputs.iter().filter(|(_, input)| input.head.is_none()).map(|(key, _)| *key).collect()
     }
 
-    /// The next item of a silent input, with its own time, and the time that it is. A time in the
+    /// Inputs that were silent for so long that others went on without them, each once.
+    pub(super) fn let_go(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.let_go)
+    }
+
+    /// The next item of a silent input, with its own time, and the time that it is. A time far in the
     /// future is not believed: waiting for it would keep back everything that comes after it.
     pub(super) fn offer(&mut self, key: u64, time: Option<Time>, now: Time, item: T) {
-        let skew = self.skew();
+        let order = self.merging.order;
         let Some(input) = self.inputs.get_mut(&key) else { return };
-        let time = match skew {
-            Some(skew) if input.behind => {
-                time.filter(|time| *time <= now.saturating_add(skew)).unwrap_or(NO_TIME)
-            }
-            _ => now,
+        let by_time = match order {
+            MergeOrder::Arrival => false,
+            MergeOrder::TimeWhileBehind => input.behind,
+            MergeOrder::Time => true,
+        };
+        let time = match by_time {
+            true => time.filter(|time| *time <= now + AHEAD).map_or(NO_TIME, |time| time.min(now)),
+            false => now,
         };
         input.head = Some(item);
+        // More may follow.
+        input.behind |= order == MergeOrder::Time;
         self.heads.push(Reverse((time, self.offered, key)));
         self.offered += 1;
         self.awaited.remove(&key);
+        self.at_end.remove(&key);
     }
 
-    /// An input has come to its end.
+    /// An input has come to its end, for now.
     pub(super) fn at_end(&mut self, key: u64) {
         if let Some(input) = self.inputs.get_mut(&key) {
             input.behind = false;
-            self.awaited.remove(&key);
+            if let Some(awaited) = self.awaited.remove(&key)
+                && self.merging.order == MergeOrder::Time
+            {
+                self.at_end.insert(key, awaited.last);
+            }
         }
     }
 
     /// The next item of all, and the key of its input, which is silent then. `None`: there is none
     /// yet, or what is there has to wait for another input.
-    pub(super) fn take(&mut self, now: Instant) -> Option<(u64, T)> {
+    pub(super) fn take(&mut self, now: Instant, now_ms: Time) -> Option<(u64, T)> {
         loop {
             let Reverse((time, _, key)) = *self.heads.peek()?;
-            if self.inputs.get(&key).is_some_and(|input| input.head.is_some()) && self.is_early(time, now) {
+            if self.inputs.get(&key).is_some_and(|input| input.head.is_some())
+                && self.is_early(time, now, now_ms)
+            {
                 return None;
             }
             self.heads.pop();
             let Some(input) = self.inputs.get_mut(&key) else { continue };
             let Some(item) = input.head.take() else { continue };
-            if input.behind {
-                // Without a time it says nothing about what comes after it.
-                let last = if time == NO_TIME { Time::MAX } else { time };
-                self.awaited.insert(key, Awaited { since: now, last });
-            }
+            let behind = input.behind;
+            // Without a time it says nothing about what comes after it.
+            let last = if time == NO_TIME { Time::MAX } else { time };
+            self.await_next(key, behind, last, now);
             return Some((key, item));
         }
     }
 
-    fn is_early(&self, time: Time, now: Instant) -> bool {
-        let Some(skew) = self.skew() else { return false };
-        self.awaited.values().any(|awaited| {
-            time > awaited.last.saturating_add(skew)
-                && now.saturating_duration_since(awaited.since) < PATIENCE
-        })
+    /// An input is silent now.
+    fn await_next(&mut self, key: u64, behind: bool, last: Time, now: Instant) {
+        if behind {
+            self.awaited.insert(key, Awaited { since: now, last, let_go: false });
+        } else if self.merging.order == MergeOrder::Time {
+            self.at_end.insert(key, last);
+        }
+    }
+
+    fn is_early(&mut self, time: Time, now: Instant, now_ms: Time) -> bool {
+        if self.merging.order == MergeOrder::Arrival {
+            return false;
+        }
+        let skew = i64::try_from(self.merging.skew.as_millis()).unwrap_or(i64::MAX);
+        let comes_before = |last: Time| time > last.saturating_add(skew);
+        if time > now_ms - LATENESS && self.at_end.values().any(|last| comes_before(*last)) {
+            return true;
+        }
+        let mut is_early = false;
+        for (key, awaited) in &mut self.awaited {
+            if !comes_before(awaited.last) {
+                continue;
+            }
+            if now.saturating_duration_since(awaited.since) < PATIENCE {
+                is_early = true;
+            } else if !std::mem::replace(&mut awaited.let_go, true) {
+                self.let_go.push(*key);
+            }
+        }
+        is_early
     }
 }
 
@@ -172,8 +237,15 @@ mod tests {
 
     const SKEW: i64 = 10;
 
-    fn merge(inputs: u64) -> (Merge<i64>, Instant) {
-        let mut merge = Merge::new(Merging::Always { skew: Duration::from_millis(SKEW as u64) });
+    const BUILT: Merging = merging(MergeOrder::Time, MergeOrder::Arrival);
+    const LIVE: Merging = merging(MergeOrder::TimeWhileBehind, MergeOrder::TimeWhileBehind);
+
+    const fn merging(order: MergeOrder, then: MergeOrder) -> Merging {
+        Merging { order, then, skew: Duration::from_millis(SKEW as u64) }
+    }
+
+    fn merge(merging: Merging, inputs: u64) -> (Merge<i64>, Instant) {
+        let mut merge = Merge::new(merging);
         let now = Instant::now();
         (1..=inputs).for_each(|key| merge.add(key, true, now));
         (merge, now)
@@ -186,107 +258,174 @@ mod tests {
         merge.offer(key, Some(time), NOW, time);
     }
 
+    fn take(merge: &mut Merge<i64>, now: Instant) -> Option<(u64, i64)> {
+        merge.take(now, NOW)
+    }
+
     #[test]
     fn the_earliest_goes_first() {
-        let (mut merge, now) = merge(2);
+        let (mut merge, now) = merge(LIVE, 2);
         offer(&mut merge, 1, 105);
-        assert_eq!(merge.take(now), None, "nothing is known of the other");
+        assert_eq!(take(&mut merge, now), None, "nothing is known of the other");
         offer(&mut merge, 2, 100);
-        assert_eq!(merge.take(now), Some((2, 100)));
+        assert_eq!(take(&mut merge, now), Some((2, 100)));
         assert_eq!(merge.silent(), [2]);
         // The other's next may be as late, for all that is known.
-        assert_eq!(merge.take(now), Some((1, 105)));
-        assert_eq!(merge.take(now), None);
+        assert_eq!(take(&mut merge, now), Some((1, 105)));
+        assert_eq!(take(&mut merge, now), None);
     }
 
     #[test]
     fn what_is_later_by_more_than_the_skew_waits_for_those_that_are_behind() {
-        let (mut merge, now) = merge(2);
+        let (mut merge, now) = merge(LIVE, 2);
         offer(&mut merge, 1, 100);
         offer(&mut merge, 2, 100);
-        assert!(merge.take(now).is_some() && merge.take(now).is_some());
+        assert!(take(&mut merge, now).is_some() && take(&mut merge, now).is_some());
         offer(&mut merge, 1, 100 + SKEW);
-        assert_eq!(merge.take(now), Some((1, 100 + SKEW)));
+        assert_eq!(take(&mut merge, now), Some((1, 100 + SKEW)));
         offer(&mut merge, 1, 101 + SKEW);
-        assert_eq!(merge.take(now), None);
+        assert_eq!(take(&mut merge, now), None);
         merge.at_end(2);
-        assert_eq!(merge.take(now), Some((1, 101 + SKEW)));
+        assert_eq!(take(&mut merge, now), Some((1, 101 + SKEW)));
         // Whoever was at the end once, like 2, keeps nobody waiting; 1 does.
         offer(&mut merge, 2, 900);
-        assert_eq!(merge.take(now), None);
+        assert_eq!(take(&mut merge, now), None);
         merge.remove(1);
-        assert_eq!(merge.take(now), Some((2, 900)));
+        assert_eq!(take(&mut merge, now), Some((2, 900)));
     }
 
     #[test]
     fn who_is_silent_for_long_is_let_go_until_it_speaks_again() {
-        let (mut merge, now) = merge(2);
+        let (mut merge, now) = merge(LIVE, 2);
         offer(&mut merge, 1, 100);
-        assert_eq!(merge.take(now + PATIENCE - Duration::from_millis(1)), None);
+        assert_eq!(take(&mut merge, now + PATIENCE - Duration::from_millis(1)), None);
         let later = now + PATIENCE;
-        assert_eq!(merge.take(later), Some((1, 100)));
+        assert_eq!(take(&mut merge, later), Some((1, 100)));
         offer(&mut merge, 2, 50);
         offer(&mut merge, 1, 200);
-        assert_eq!(merge.take(later), Some((2, 50)));
-        assert_eq!(merge.take(later), None);
+        assert_eq!(take(&mut merge, later), Some((2, 50)));
+        assert_eq!(take(&mut merge, later), None);
     }
 
     #[test]
     fn a_record_without_a_time_goes_first_and_says_nothing() {
-        let (mut merge, now) = merge(2);
+        let (mut merge, now) = merge(LIVE, 2);
         merge.offer(1, None, NOW, 7);
-        assert_eq!(merge.take(now), Some((1, 7)));
+        assert_eq!(take(&mut merge, now), Some((1, 7)));
         offer(&mut merge, 2, 900);
-        assert_eq!(merge.take(now), Some((2, 900)));
+        assert_eq!(take(&mut merge, now), Some((2, 900)));
         // Nor is one from the future believed.
-        merge.offer(1, Some(NOW + SKEW + 1), NOW, 8);
+        merge.offer(1, Some(NOW + AHEAD + 1), NOW, 8);
         offer(&mut merge, 2, 901);
-        assert_eq!(merge.take(now), Some((1, 8)));
+        assert_eq!(take(&mut merge, now), Some((1, 8)));
     }
 
     #[test]
     fn whoever_was_at_the_end_goes_by_arrival_whatever_its_records_say() {
-        let (mut merge, now) = merge(2);
+        let (mut merge, now) = merge(LIVE, 2);
         merge.at_end(1);
         merge.at_end(2);
         for arrived in 0..3 {
             // An import of old records beside live ones.
             merge.offer(1, Some(5), NOW + arrived, 5);
             merge.offer(2, Some(NOW), NOW + arrived, NOW);
-            assert_eq!(merge.take(now), Some((1, 5)));
+            assert_eq!(take(&mut merge, now), Some((1, 5)));
             merge.offer(1, Some(6), NOW + arrived, 6);
-            assert_eq!(merge.take(now), Some((2, NOW)));
-            assert_eq!(merge.take(now), Some((1, 6)));
+            assert_eq!(take(&mut merge, now), Some((2, NOW)));
+            assert_eq!(take(&mut merge, now), Some((1, 6)));
         }
     }
 
     #[test]
     fn nobody_waits_for_one_that_is_behind_when_nothing_is_merged_any_more() {
-        let mut merge = Merge::new(Merging::UntilCaughtUp { skew: Duration::from_millis(SKEW as u64) });
-        let now = Instant::now();
-        merge.add(1, true, now);
+        let (mut merge, now) = merge(merging(MergeOrder::TimeWhileBehind, MergeOrder::Arrival), 1);
         offer(&mut merge, 1, 1);
-        assert_eq!(merge.take(now), Some((1, 1)));
+        assert_eq!(take(&mut merge, now), Some((1, 1)));
         merge.at_end(1);
-        assert!(merge.is_caught_up());
         merge.caught_up();
         merge.add(2, true, now);
         offer(&mut merge, 1, 900);
-        assert_eq!(merge.take(now), Some((1, 900)));
+        assert_eq!(take(&mut merge, now), Some((1, 900)));
         // What is old does not go before what is there already.
         offer(&mut merge, 1, 901);
         offer(&mut merge, 2, 3);
-        assert_eq!(merge.take(now), Some((1, 901)));
+        assert_eq!(take(&mut merge, now), Some((1, 901)));
+    }
+
+    /// What was written beside live ones, while another input was still on its way.
+    #[test]
+    fn of_what_is_built_every_item_counts_with_its_own_time_to_the_very_end() {
+        let (mut merge, now) = merge(BUILT, 2);
+        merge.at_end(1);
+        // One that is at its end gets more, long before the other is there.
+        merge.offer(1, Some(NOW - 2_000), NOW, 10);
+        assert_eq!(merge.take(now, NOW), None, "the other one is behind");
+        merge.offer(2, Some(NOW - 9_000), NOW, 20);
+        assert_eq!(merge.take(now, NOW), Some((2, 20)));
+        merge.offer(2, Some(NOW - 1_500), NOW, 21);
+        assert_eq!(merge.take(now, NOW), Some((1, 10)));
+        // The first one has more in its log.
+        assert_eq!(merge.take(now, NOW), None);
+        assert!(merge.is_awaited(1));
+        merge.offer(1, Some(NOW - 1_700), NOW, 11);
+        assert_eq!(merge.take(now, NOW), Some((1, 11)));
+        merge.at_end(1);
+        assert_eq!(merge.take(now, NOW), Some((2, 21)));
+        // Both are at their ends: what is fresh waits until nothing before it can come any more.
+        merge.at_end(2);
+        merge.offer(2, Some(NOW), NOW, 22);
+        assert_eq!(merge.take(now, NOW + LATENESS - 1), None);
+        merge.offer(1, Some(NOW - 5), NOW + 3, 12);
+        assert_eq!(merge.take(now, NOW + 3), Some((1, 12)));
+        merge.at_end(1);
+        assert_eq!(merge.take(now, NOW + LATENESS), Some((2, 22)));
+    }
+
+    /// Without it, a producer's clock that is ahead would keep its own records back.
+    #[test]
+    fn a_time_a_little_ahead_counts_as_now() {
+        let (mut merge, now) = merge(BUILT, 2);
+        merge.at_end(2);
+        merge.offer(1, Some(NOW + 4_000), NOW, 1);
+        assert_eq!(merge.take(now, NOW + LATENESS - 1), None);
+        assert_eq!(merge.take(now, NOW + LATENESS), Some((1, 1)));
+    }
+
+    #[test]
+    fn once_caught_up_nothing_waits_any_more() {
+        let (mut merge, now) = merge(BUILT, 3);
+        merge.at_end(1);
+        merge.offer(3, Some(NOW), NOW, 7);
+        assert_eq!(merge.take(now, NOW), None);
+        merge.caught_up();
+        assert_eq!(merge.take(now, NOW), Some((3, 7)));
+        merge.offer(2, Some(5), NOW + 1, 5);
+        merge.offer(1, Some(4), NOW + 2, 4);
+        assert_eq!(merge.take(now, NOW), Some((2, 5)));
+        assert_eq!(merge.take(now, NOW), Some((1, 4)));
+    }
+
+    #[test]
+    fn who_was_silent_for_too_long_is_told_once() {
+        let (mut merge, now) = merge(BUILT, 2);
+        offer(&mut merge, 1, 100);
+        assert_eq!(take(&mut merge, now), None);
+        assert!(merge.let_go().is_empty());
+        assert_eq!(take(&mut merge, now + PATIENCE), Some((1, 100)));
+        assert_eq!(merge.let_go(), [2]);
+        offer(&mut merge, 1, 200);
+        assert_eq!(take(&mut merge, now + PATIENCE), Some((1, 200)));
+        assert!(merge.let_go().is_empty());
     }
 
     #[test]
     fn an_input_that_was_removed_gives_nothing_more() {
-        let (mut merge, now) = merge(2);
+        let (mut merge, now) = merge(LIVE, 2);
         offer(&mut merge, 1, 1);
         offer(&mut merge, 2, 2);
         merge.remove(1);
-        assert_eq!(merge.take(now), Some((2, 2)));
-        assert_eq!(merge.take(now), None);
+        assert_eq!(take(&mut merge, now), Some((2, 2)));
+        assert_eq!(take(&mut merge, now), None);
     }
 
     proptest! {
@@ -296,12 +435,13 @@ mod tests {
         fn the_whole_is_in_order_but_for_the_skew(
             steps in prop::collection::vec(prop::collection::vec(0..30_i64, 0..30), 1..5),
             arrivals in prop::collection::vec(any::<prop::sample::Index>(), 0..300),
+            merging in prop::sample::select(vec![LIVE, BUILT]),
         ) {
             let inputs: Vec<Vec<i64>> = steps
                 .into_iter()
                 .map(|steps| steps.into_iter().scan(0, |time, step| { *time += step; Some(*time) }).collect())
                 .collect();
-            let (mut merge, now) = merge(inputs.len() as u64);
+            let (mut merge, now) = merge(merging, inputs.len() as u64);
             let mut offered = vec![0; inputs.len()];
             let mut taken = Vec::new();
             let mut arrive = |merge: &mut Merge<i64>, taken: &mut Vec<(u64, i64)>, at: usize| {
@@ -313,7 +453,7 @@ mod tests {
                     }
                     offered[at] += 1;
                 }
-                taken.extend(std::iter::from_fn(|| merge.take(now)));
+                taken.extend(std::iter::from_fn(|| take(merge, now)));
             };
             for arrival in &arrivals {
                 arrive(&mut merge, &mut taken, arrival.index(inputs.len()));

@@ -33,7 +33,7 @@ pub use client::RESERVED_PROPERTIES;
 pub use errors::{Asker, KafkaFault, Subject};
 pub use fault::{Fault, FaultKind};
 pub use log::{GroupMember, Inspected, Log, LogError, Recalled};
-pub use merge::Merging;
+pub use merge::{MergeOrder, Merging};
 pub use rebalance::Hold;
 pub use verify::verify;
 
@@ -209,6 +209,11 @@ impl Source {
         self.command(Command::Advise(positions));
     }
 
+    /// The generation is caught up: from now on partitions are merged as [`Merging::then`] says.
+    pub fn caught_up(&self) {
+        self.command(Command::CaughtUp);
+    }
+
     /// Leaves the group. Waits at most `deadline`: librdkafka can take without end.
     pub async fn close(self, deadline: Duration) {
         self.lookers.end();
@@ -246,8 +251,10 @@ mod tests {
         let topics = TopicMapping::same_names(["t"]);
         let alive = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
         let before = alive();
+        let (order, then) = (MergeOrder::Arrival, MergeOrder::Arrival);
+        let merging = Merging { order, then, skew: Duration::ZERO };
         let sources: Vec<Source> = (0..8)
-            .map(|_| Source::open("a-group", topics.clone(), Merging::Never, log.clone()).expect("it opens"))
+            .map(|_| Source::open("a-group", topics.clone(), merging, log.clone()).expect("it opens"))
             .collect();
         assert!(alive() >= before + 16, "they have tasks");
         drop(sources);

@@ -49,6 +49,7 @@ pub(super) enum Command {
     Read(Vec<(u64, Span)>),
     Leave(Partition),
     Advise(Vec<(Partition, i64)>),
+    CaughtUp,
     Stop,
 }
 
@@ -86,6 +87,10 @@ struct Reading {
     /// The places of its logical topics in the descriptor.
     topic: u16,
     also: Vec<u16>,
+    /// The offset after the last record that was taken from the queue.
+    next: i64,
+    /// Where the log ended when reading began.
+    known_end: i64,
     /// The offset at which it is not behind any more. `None`: it is not.
     end: Option<i64>,
     queue: PartitionQueue<GroupContext>,
@@ -182,6 +187,7 @@ impl Poller {
                         let _ = self.consumer.store_offset(&partition.topic, partition.number, offset - 1);
                     }
                 }
+                Ok(Command::CaughtUp) => self.merge.caught_up(),
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return false,
                 Err(TryRecvError::Empty) => return !self.events.is_closed(),
             }
@@ -208,9 +214,11 @@ impl Poller {
             .and_then(|()| self.consumer.incremental_assign(&list))
             .map_err(|error| error.to_string())?;
         self.consumer.context().assigned().insert(partition.clone());
-        let end = Some(*end).filter(|end| from < end);
+        let (next, known_end) = (*from, *end);
+        let end = Some(known_end).filter(|end| next < *end);
         self.merge.add(epoch, end.is_some(), Instant::now());
-        let reading = Reading { partition: partition.clone(), topic, also, end, queue, fault: None };
+        let partition = partition.clone();
+        let reading = Reading { partition, topic, also, next, known_end, end, queue, fault: None };
         self.readings.insert(epoch, reading);
         Ok(())
     }
@@ -301,7 +309,7 @@ impl Poller {
         let mut bytes = 0;
         while chunk.len() < CHUNK_EVENTS
             && bytes < CHUNK_BYTES
-            && let Some((epoch, event)) = self.merge.take(now)
+            && let Some((epoch, event)) = self.merge.take(now, now_ms)
         {
             bytes += event.size_bytes();
             chunk.push(Delivery { event, epoch });
@@ -310,10 +318,20 @@ impl Poller {
         if !chunk.is_empty() {
             self.outbox.push_back(Incoming::Events(chunk));
         }
-        if !self.readings.is_empty() && self.merge.is_caught_up() {
-            self.merge.caught_up();
+        for epoch in self.merge.let_go() {
+            self.warn_of_lost_order(epoch);
         }
         !self.outbox.is_empty()
+    }
+
+    fn warn_of_lost_order(&self, epoch: u64) {
+        let Some(reading) = self.readings.get(&epoch) else { return };
+        let (group, partition) = (&self.consumer.context().group, &reading.partition);
+        tracing::warn!(
+            group,
+            %partition,
+            "partition is behind and gives nothing: the others are read on without it, so its events may be applied in another order than they were written"
+        );
     }
 
     /// Offers the merge the next event of a partition, if it is there.
@@ -321,14 +339,25 @@ impl Poller {
         let Some(reading) = self.readings.get_mut(&epoch) else { return };
         let trouble = loop {
             match reading.queue.poll(Duration::ZERO) {
-                None => return,
+                None => {
+                    // An end of the log is told by itself only if no record is written for a while.
+                    if self.merge.is_by_time()
+                        && self.merge.is_awaited(epoch)
+                        && high_mark(&self.consumer, &reading.partition)
+                            .is_some_and(|high| reading.next >= high.max(reading.known_end))
+                    {
+                        self.merge.at_end(epoch);
+                    }
+                    return;
+                }
                 Some(Ok(message)) => {
                     failpoint::reached(failpoint::POLL, projection_of(&self.consumer.context().group));
                     over(&mut reading.fault, &reading.partition, &mut self.outbox);
                     let event = event(reading, &message, self.value_bytes);
                     let (offset, time) = (event.position.offset, event.timestamp_ms);
                     self.merge.offer(epoch, time, now_ms, event);
-                    if reading.end.is_some_and(|end| offset + 1 >= end) {
+                    reading.next = offset + 1;
+                    if !self.merge.is_by_time() && reading.end.is_some_and(|end| offset + 1 >= end) {
                         let high = high_mark(&self.consumer, &reading.partition);
                         reading.end = high.filter(|high| high - offset > NEAR_THE_END);
                         if reading.end.is_none() {

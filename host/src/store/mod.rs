@@ -83,7 +83,8 @@ pub trait Store:
     ) -> Result<Vec<Option<Checkpoint>>, StoreError>;
 
     /// Whether a generation has come to the end of its topics once; if not, who is to bring it there:
-    /// everybody, or one host `alone`, the first that asks, until it lets go or is gone.
+    /// everybody, or one host `alone`, the first that asks, until it lets go or is gone. Alone it goes on as long as
+    /// the generation is built beside a live one.
     async fn catch_up(&self, generation: &Generation, alone: bool) -> Result<CatchUp, StoreError>;
 
     /// A generation has come to the end of its topics.
@@ -243,6 +244,18 @@ pub struct Progress {
     pub session: i32,
     /// The sum of the checkpoints.
     pub offsets: i64,
+    pub caught_up: bool,
+    /// The sum of the checkpoints of the projection's other generations.
+    pub offsets_of_others: i64,
+}
+
+impl Progress {
+    /// Whether the host did something since then, or had nothing to do: a generation that is caught up moves when
+    /// those beside it do.
+    pub fn is_getting_on_since(&self, before: &Progress) -> bool {
+        let is_idle = self.caught_up && self.offsets_of_others == before.offsets_of_others;
+        is_idle || (self.session, self.offsets) != (before.session, before.offsets)
+    }
 }
 
 /// A generation is caught up by this host. If alone, no other one is told to as long as this lives

@@ -402,32 +402,38 @@ impl Store for Postgres {
     }
 
     async fn catch_up(&self, generation: &Generation, alone: bool) -> Result<CatchUp, StoreError> {
-        let (done, session, offsets): (bool, Option<i32>, i64) = sqlx::query_as(
-            "select g.caught_up_at is not null,
-               (select l.pid from pg_locks l where l.locktype = 'advisory' and l.granted
-                 and l.database = (select oid from pg_database where datname = current_database())
-                 and l.classid = $2::int4::oid and l.objid = g.id::oid and l.objsubid = 2),
-               (select coalesce(sum(next_offset), 0)::int8 from projector.checkpoint c where c.generation_id = g.id)
-             from projector.generation g where g.id = $1",
-        )
-        .bind(generation.id)
-        .bind(CATCH_UP_CLASS)
-        .fetch_one(&mut *self.connection().await?)
-        .await
-        .map_err(classify)?;
-        if done {
+        let (caught_up, building, session, offsets, offsets_of_others): (bool, bool, Option<i32>, i64, i64) =
+            sqlx::query_as(
+                "select g.caught_up_at is not null, g.role = 'building',
+                   (select l.pid from pg_locks l where l.locktype = 'advisory' and l.granted
+                     and l.database = (select oid from pg_database where datname = current_database())
+                     and l.classid = $2::int4::oid and l.objid = g.id::oid and l.objsubid = 2),
+                   (select coalesce(sum(next_offset), 0)::int8 from projector.checkpoint c
+                     where c.generation_id = g.id),
+                   (select coalesce(sum(next_offset), 0)::int8 from projector.checkpoint c
+                     join projector.generation other on other.id = c.generation_id
+                     where other.projection = g.projection and other.id <> g.id)
+                 from projector.generation g where g.id = $1",
+            )
+            .bind(generation.id)
+            .bind(CATCH_UP_CLASS)
+            .fetch_one(&mut *self.connection().await?)
+            .await
+            .map_err(classify)?;
+        if caught_up && !(alone && building) {
             return Ok(CatchUp::Done);
         }
+        let progress = |session| Progress { session, offsets, caught_up, offsets_of_others };
         if !alone {
             return Ok(CatchUp::Ours(CatchingUp { lock: None }));
         }
         if let Some(session) = session {
-            return Ok(CatchUp::Theirs(Progress { session, offsets }));
+            return Ok(CatchUp::Theirs(progress(session)));
         }
         Ok(match self.catch_up_locks.lock(&self.sessions, generation).await? {
             lock @ Some(_) => CatchUp::Ours(CatchingUp { lock }),
             // Another one was quicker; whose it is will be seen the next time.
-            None => CatchUp::Theirs(Progress { session: 0, offsets }),
+            None => CatchUp::Theirs(progress(0)),
         })
     }
 

@@ -293,13 +293,16 @@ impl Store for Sqlite {
             .collect())
     }
 
-    async fn catch_up(&self, generation: &Generation, _alone: bool) -> Result<CatchUp, StoreError> {
-        let done: bool =
-            sqlx::query_scalar("select caught_up_at is not null from projector_generation where id = ?")
-                .bind(generation.id)
-                .fetch_one(&self.pool)
-                .await
-                .map_err(classify)?;
+    async fn catch_up(&self, generation: &Generation, alone: bool) -> Result<CatchUp, StoreError> {
+        let done: bool = sqlx::query_scalar(
+            "select caught_up_at is not null and not (?2 and role = 'building')
+             from projector_generation where id = ?1",
+        )
+        .bind(generation.id)
+        .bind(alone)
+        .fetch_one(&self.pool)
+        .await
+        .map_err(classify)?;
         // The file has one host.
         Ok(if done { CatchUp::Done } else { CatchUp::Ours(CatchingUp { lock: None }) })
     }
