@@ -146,6 +146,7 @@ impl Pipeline {
             trial_batches: deploy.trial_batches,
             rebuild_share: deploy.rebuild_share,
             hold: None,
+            hold_look: None,
             switch: Switch::default(),
             catching_up,
             more_lanes,
@@ -204,6 +205,8 @@ struct Run {
     rebuild_share: f64,
     /// No batch goes beyond these offsets for now, or none is written at all.
     hold: Option<Option<Vector>>,
+    /// When to look whether it is still held.
+    hold_look: Option<Instant>,
     switch: Switch,
     catching_up: Option<Arc<CatchUpState>>,
     more_lanes: bool,
@@ -248,6 +251,7 @@ impl Run {
             if self.stop.is_cancelled() {
                 return Ok(None);
             }
+            self.look_at_hold().await;
             self.faults.store().await;
             self.release_ready(wishes.any_ready).await?;
             let role = wishes.role;
@@ -262,7 +266,7 @@ impl Run {
                 return Ok(Some(batch));
             }
             let retry = self.positions.next_try().into_iter();
-            let retry = retry.chain(self.operations_again).chain(self.ready_at).min();
+            let retry = retry.chain(self.operations_again).chain(self.ready_at).chain(self.hold_look).min();
             let catching_up = self.catching_up.as_deref();
             tokio::select! {
                 incoming = self.source.next(), if !self.is_crowded() => match incoming {
@@ -275,6 +279,22 @@ impl Run {
                 () = end_of(catching_up) => {}
                 () = wait_until(retry) => {}
             }
+        }
+    }
+
+    /// Asks often whether a hold has changed: it is short, and who holds says so in the store alone.
+    async fn look_at_hold(&mut self) {
+        let due = self.hold_look.is_some_and(|at| at <= Instant::now());
+        if self.hold.is_none() {
+            self.hold_look = None;
+        } else if due || self.hold_look.is_none() {
+            self.hold_look = Some(Instant::now() + HOLD_LOOK);
+        }
+        if self.hold.is_some()
+            && due
+            && let Err(error) = self.board.refresh().await
+        {
+            self.backoff.missed("whether it is still held could not be found out", &error);
         }
     }
 

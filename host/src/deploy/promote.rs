@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::backfill;
-use super::compare::{CompareError, compare, hold};
+use super::compare::{CompareError, MOST_HELD, compare, hold, why_still};
 use super::reach::{Begin, BeyondReach, Gaps};
 use super::readers::{self, Move};
 use crate::config::Config;
@@ -25,10 +25,10 @@ use crate::topics::TopicMapping;
 
 /// How old the oldest event may be that is not in a generation that is to be shown.
 const FRESH: Duration = Duration::from_secs(10);
-/// For so long, at most, the live generation waits for the new one.
-const HOLD: Duration = Duration::from_secs(10);
+/// How often it is looked whether the new generation is where the live one is held.
 const LOOK: Duration = Duration::from_millis(20);
-/// For so long a switch is tried beside readers that are in the way: at first after this pause, then after twice that.
+/// For so long a switch is tried beside readers that are in the way, and a new generation that comes late: at first
+/// after this pause, then after twice that.
 const READERS: Duration = Duration::from_secs(10);
 const READERS_PAUSE: Duration = Duration::from_millis(500);
 /// Within this time a host sees that a generation has come to the end of its topics.
@@ -46,15 +46,22 @@ pub enum PromoteError {
     Log(#[from] LogError),
     #[error("{0}")]
     Refused(String),
+    /// It did not come to where the live one was held, within that time.
+    #[error("{0}")]
+    Behind(String),
     /// It holds other rows than the live one.
     #[error("{0}")]
     Differs(String, Box<Diff>),
 }
 
 impl PromoteError {
-    /// Another session has a lock that is needed.
-    fn is_locked(&self) -> bool {
-        matches!(self, Self::Compare(CompareError::Store(error)) if error.kind() == FailureKind::Locked)
+    /// Another session has a lock that is needed, or the new generation needs a moment more.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Compare(CompareError::Store(error)) => error.kind() == FailureKind::Locked,
+            Self::Behind(_) => true,
+            _ => false,
+        }
     }
 }
 
@@ -268,7 +275,7 @@ async fn switch_beside_readers(
             store.let_go(&[live.generation.id], by).await?;
         }
         match switched {
-            Err(error) if error.is_locked() && Instant::now() + pause < deadline => {
+            Err(error) if error.may_pass() && Instant::now() + pause < deadline => {
                 tokio::time::sleep(pause).await;
                 pause *= 2;
             }
@@ -289,20 +296,30 @@ async fn switch(
     by: Uuid,
     (origin, asked): (Origin, &Asked),
 ) -> Result<Promoted, PromoteError> {
-    let deadline = Instant::now() + HOLD;
-    hold(store, &[live.generation.id], by, None, HOLD).await?;
+    let refused = |behind: &[Partition], why: &str| {
+        PromoteError::Behind(format!(
+            "generation {} of {} is behind the live one in {}, and {why}: readers would see a step back",
+            new.generation.number,
+            new.generation.projection,
+            behind.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        ))
+    };
+    let behind = store.behind(new.generation.id, live.generation.id, topics).await?;
+    if !behind.is_empty()
+        && let Some(reason) = why_still(store, new).await?
+    {
+        return Err(refused(&behind, &format!("stands still: {reason}")));
+    }
+    let began = Instant::now();
+    hold(store, &[live.generation.id], by, None, MOST_HELD).await?;
     loop {
         let behind = store.behind(new.generation.id, live.generation.id, topics).await?;
         if behind.is_empty() {
             return Ok(store.promote(&new.generation, topics, origin, asked).await?);
         }
-        if Instant::now() > deadline {
-            return Err(PromoteError::Refused(format!(
-                "generation {} of {} did not come to where the live one is within {HOLD:?}, in {}: readers would see a step back",
-                new.generation.number,
-                new.generation.projection,
-                behind.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-            )));
+        if began.elapsed() > MOST_HELD {
+            let why = format!("did not come to where that one is while it was held for {MOST_HELD:?}");
+            return Err(refused(&behind, &why));
         }
         tokio::time::sleep(LOOK).await;
     }

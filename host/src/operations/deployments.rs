@@ -886,7 +886,9 @@ impl From<PromoteError> for OperationError {
         match error {
             PromoteError::Compare(error) => error.into(),
             PromoteError::Log(error) => error.into(),
-            PromoteError::Refused(reason) | PromoteError::Differs(reason, _) => Self::Failed(reason),
+            PromoteError::Refused(reason)
+            | PromoteError::Behind(reason)
+            | PromoteError::Differs(reason, _) => Self::Failed(reason),
         }
     }
 }

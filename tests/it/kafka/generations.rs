@@ -558,7 +558,7 @@ fn generations_are_compared_at_one_vector_while_events_flow_in() {
                 where hold_until is not null";
     let left = platform.read_model().query(held).into_iter().flatten().flatten();
     let left: Vec<f64> = left.map(|left| left.parse().unwrap()).collect();
-    assert!(left.len() == 2 && left.iter().all(|left| *left <= 5.0), "{left:?}");
+    assert!(left.len() == 2 && left.iter().all(|left| *left <= 1.0), "{left:?}");
     until_both_go_on(&platform);
     println!("{} events", load.end());
     platform.assert_sales_are_right();

@@ -368,7 +368,15 @@ impl Deployments for Postgres {
         time: Duration,
     ) -> Result<bool, StoreError> {
         let mut tx = self.begin(BEGIN).await?;
+        // Who waits for the batches in flight keeps others from beginning, and that is a hold already.
+        let patience = (time / 2).as_millis().max(1);
+        sqlx::query("select set_config('lock_timeout', $1, true)")
+            .bind(patience.to_string())
+            .execute(&mut *tx)
+            .await
+            .map_err(classify)?;
         fence(&mut tx, generations).await?;
+        // From the transaction's beginning on.
         let held = sqlx::query(
             "update projector.generation
              set hold_until = now() + $3 * interval '1 second', hold_at = $4::text::jsonb, hold_by = $2
@@ -389,8 +397,8 @@ impl Deployments for Postgres {
     }
 
     async fn let_go(&self, generations: &[i64], by: Uuid) -> Result<(), StoreError> {
+        // No batch locks the row, so none is waited for.
         let mut tx = self.begin(BEGIN).await?;
-        fence(&mut tx, generations).await?;
         sqlx::query(
             "update projector.generation set hold_until = null, hold_at = null, hold_by = null
              where id = any($1) and hold_by = $2",
