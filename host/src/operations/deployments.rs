@@ -523,11 +523,15 @@ pub async fn rollback(
     let (store, live) = super::projection(config, name).await?;
     let rolled_back = async {
         let history = store.history(name, i64::MAX).await?;
+        // What became of it before it was dropped is over.
+        let dropped = history.iter().position(|done| done.state == "done" && done.action == "drop");
+        let history = &history[..dropped.unwrap_or(history.len())];
         let last = history.iter().find(|deployed| {
             deployed.state == "done"
                 && deployed.generation == Some(live.generation.number)
                 && matches!(deployed.action.as_str(), "deploy" | "promote" | "rollback" | "revert")
         });
+        let mut retired = String::new();
         if last.is_some_and(|last| last.action == "promote") {
             let standings = store.standings(name).await?;
             // What the promotion before this one showed; before the first one, the first generation.
@@ -535,19 +539,25 @@ pub async fn rollback(
             let before = promotions.filter_map(|promotion| promotion.generation).nth(1);
             let warm = (standings.iter())
                 .filter(|standing| standing.role == Role::Warm)
-                .find(|standing| before.is_none_or(|before| standing.generation.number == before))
-                .ok_or_else(|| {
-                    OperationError::Failed(format!(
-                        "{name} cannot be rolled back: the generation before the last promotion was retired. `projector rebuild {name}` builds all rows again"
-                    ))
-                })?;
-            progress(&format!("generation {} is shown to readers again", warm.generation.number));
-            let log = Log::open(&config.kafka)?;
-            // It undoes: what readers saw before, they see again.
-            let terms = (Ask::Nothing, OldSnapshots::Refuse, Gaps::Allow);
-            promote::promote(config, &*store, &log, (&live, warm), terms, (Origin::Command, asked)).await?;
-            let deployment = store.history(name, 1).await?.pop();
-            return Ok(Outcome::at_once(name, deployment));
+                .find(|standing| before.is_none_or(|before| standing.generation.number == before));
+            if let Some(warm) = warm {
+                progress(&format!("generation {} is shown to readers again", warm.generation.number));
+                let log = Log::open(&config.kafka)?;
+                // It undoes: what readers saw before, they see again.
+                let terms = (Ask::Nothing, OldSnapshots::Refuse, Gaps::Allow);
+                promote::promote(config, &*store, &log, (&live, warm), terms, (Origin::Command, asked))
+                    .await?;
+                let deployment = store.history(name, 1).await?.pop();
+                return Ok(Outcome::at_once(name, deployment));
+            }
+            // Generations are shown for the first time in the order of their numbers. So the last promotion went back
+            // from a newer one, and undid its promotion; what comes next is what became of this one before both.
+            let Some(newer) = before.filter(|before| *before > live.generation.number) else {
+                return Err(OperationError::Failed(format!(
+                    "{name} cannot be rolled back: the generation before the last promotion was retired. `projector rebuild {name}` builds all rows again, and `projector deploy` brings an older version back from its file"
+                )));
+            };
+            retired = format!("generation {newer}, which readers saw meanwhile, was retired, and ");
         }
         let is_active = |deployed: &&Deployed| {
             deployed.state == "done"
@@ -558,7 +568,7 @@ pub async fn rollback(
         let before = history.iter().find(is_active).and_then(|deployed| deployed.replaced.clone());
         let before = before.ok_or_else(|| {
             OperationError::Failed(format!(
-                "{name} cannot be rolled back: its live generation has had no version before the active one"
+                "{name} cannot be rolled back: {retired}its live generation has had no version before the active one. `projector deploy` brings an older version back from its file"
             ))
         })?;
         let candidate = stored(config, executable, &*store, name, &before).await?;

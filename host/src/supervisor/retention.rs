@@ -108,11 +108,11 @@ fn is_contention(error: &StoreError) -> bool {
     matches!(error, StoreError::Unavailable(outage) if outage.is_contention())
 }
 
-/// Warm generations that go, of those that are given, the one that was live last first. One whose own views may still
-/// be read stays: a person knows when its readers have left.
+/// Warm generations that go, the oldest first, of those that are given, the one that was live last first. One whose own
+/// views may still be read stays: a person knows when its readers have left.
 fn surplus(warm: &[Warm], kept: NonZeroU32) -> impl Iterator<Item = &Warm> {
     let kept = usize::try_from(kept.get()).unwrap_or(usize::MAX);
-    warm.iter().skip(kept).filter(|warm| !warm.has_views)
+    warm.get(kept..).unwrap_or_default().iter().rev().filter(|warm| !warm.has_views)
 }
 
 #[cfg(test)]
@@ -136,6 +136,6 @@ mod tests {
             let kept = NonZeroU32::new(kept).expect("not zero");
             surplus(&all, kept).map(|warm| warm.generation.number).collect()
         };
-        assert_eq!((goes(1), goes(2), goes(9)), (vec![5, 4, 1], vec![4, 1], vec![]));
+        assert_eq!((goes(1), goes(2), goes(9)), (vec![1, 4, 5], vec![1, 4], vec![]));
     }
 }

@@ -215,6 +215,12 @@ impl Platform {
         self.command_at("", arguments)
     }
 
+    /// The exit code of a command and what it says, on one line, however it broke its lines.
+    pub(crate) fn says(&self, arguments: &[&str]) -> (i32, String) {
+        let (code, _, said) = self.command(arguments);
+        (code, said.replace('│', " ").split_whitespace().collect::<Vec<_>>().join(" "))
+    }
+
     /// With failpoints, as in `before-commit=kill@3`. Killed, it has no exit code: -1 stands for it.
     pub(crate) fn command_at(
         &self,

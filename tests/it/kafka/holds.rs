@@ -121,14 +121,14 @@ fn a_diff_against_a_generation_that_stands_still_is_refused_and_holds_nothing() 
     eventually("it stands still", || if it.number(halted) == 1 { Ok(()) } else { Err("it runs") });
     let longest = it.longest_hold(|| {
         let began = Instant::now();
-        let (code, _, said) = it.platform.command(&["diff", COUNTS]);
+        let (code, said) = it.platform.says(&["diff", COUNTS]);
         println!("refused after {:?}", began.elapsed());
         assert!(code == 1 && said.contains("stands still") && said.contains("it is a Z"), "{code}: {said}");
     });
     assert_eq!(longest, Duration::ZERO, "nothing was to be held");
     // A promotion would make readers see a step back, and holds nothing either.
     let longest = it.longest_hold(|| {
-        let (code, _, said) = it.platform.command(&["promote", COUNTS, "--force", "--reason", "in a hurry"]);
+        let (code, said) = it.platform.says(&["promote", COUNTS, "--force", "--reason", "in a hurry"]);
         assert!(code == 1 && said.contains("it is a Z"), "{code}: {said}");
     });
     assert_eq!(longest, Duration::ZERO, "nothing was to be held");

@@ -18,6 +18,7 @@ mod defaults;
 mod duplicates;
 mod exactly_once;
 mod generations;
+mod growth;
 mod holds;
 mod lanes;
 mod lineage;

@@ -591,6 +591,8 @@ impl Postgres {
         let generation = Some(standing.generation.number);
         let entry = Entry { action: "retire", origin: Origin::Command, generation };
         entry.record(&mut tx, projection, None, None, &retired_views(schema, asked)).await?;
+        let verdict = serde_json::json!({ "views": schema });
+        record_removal(&mut tx, (projection, generation), "retire", asked, verdict).await?;
         tx.commit().await
     }
 
