@@ -15,8 +15,9 @@ use crate::store::diff::TableDiff;
 /// Compare a generation with the live one, row by row, at the same offsets.
 ///
 /// Both generations stop for a moment, until each is at the offsets of the other. A snapshot of both is opened
-/// there. Both go on while the snapshot is compared. The exit code is 1 if they differ in what is not expected to
-/// differ.
+/// there. Both go on while the snapshot is compared. They stop for at most a second. If that is too short, the
+/// command tries again, five times in all; if one of them is behind and does not move, the command refuses at once,
+/// and neither stops. The exit code is 1 if they differ in what is not expected to differ.
 ///
 /// Example: projector diff order-search --expect order_search.customer_name
 #[derive(Debug, clap::Args)]
@@ -83,7 +84,9 @@ pub(super) struct Promote {
 /// Remove a generation that is not live: its tables, and the views that only it has.
 ///
 /// The command removes only what Projector made. If a view, table, function or other object of a person would be
-/// lost or broken, nothing is removed, and the command names these objects.
+/// lost or broken, nothing is removed, and the command names these objects. Hosts do the same by themselves with
+/// generations that were live before, beyond `warm-generations` of `[keep]`, unless views of their own may still be
+/// read.
 ///
 /// With `--views`, the command removes views that keep the columns which readers knew before others were added. The
 /// generation stays, and so do its newest views.
@@ -130,8 +133,8 @@ pub(super) struct Start {
 
 /// Drop a stopped projection: its tables, its views and its dead letters are deleted.
 ///
-/// Its history and its components are kept. A file in the plugin directory does not bring it back; `projector
-/// deploy` does. Objects of other people are never dropped: see `projector retire`.
+/// Its history and the requests of operators are kept, and say who dropped it. A file in the plugin directory does
+/// not bring it back; `projector deploy` does. Objects of other people are never dropped: see `projector retire`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Drop {
     #[command(flatten)]
