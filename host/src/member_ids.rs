@@ -22,7 +22,9 @@ impl MemberIds {
     }
 
     pub fn joined(&self, id: &str) {
-        self.with(|ids| drop(ids.insert(id.to_owned(), None)));
+        self.with(|ids| {
+            ids.insert(id.to_owned(), None);
+        });
     }
 
     pub fn left(&self, id: &str) {
