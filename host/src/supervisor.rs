@@ -288,6 +288,18 @@ impl Host {
                 dependence.remedy
             );
         }
+        for rejection in order::rejections(contract) {
+            tracing::warn!(
+                projection = name,
+                topic = rejection.topic,
+                by = rejection.by,
+                table = rejection.table,
+                sources = rejection.sources.join(", "),
+                "{} by the order between partitions: {}",
+                if rejection.certain { "events are rejected" } else { "events may be rejected" },
+                rejection.remedy
+            );
+        }
         let component = Component {
             digest: &plugin.digest,
             bytes: &file.bytes,

@@ -1,6 +1,7 @@
 //! `projector inspect`: a plugin, for a person.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use comfy_table::{Table, presets};
 use projector_model::descriptor::{Operation, Statement, StatementKind};
@@ -99,6 +100,13 @@ fn print(inspection: &Inspection) {
         Some(reason) => out!("\nOne writer at a time: {reason}."),
         None => out!("\nWrites by key alone: batches need not wait for each other."),
     }
+    for topic in &descriptor.topics {
+        if let Some(seconds) = topic.wait_seconds {
+            let age = humantime::format_duration(Duration::from_secs(seconds.into()));
+            out!("Events of {} may wait {age}, in event time, for a row that is not there yet.", topic.name);
+        }
+    }
+    print_rejections(inspection);
     if inspection.order_dependences.is_empty() {
         out!("No column depends on the order between partitions.");
         return;
@@ -111,6 +119,22 @@ fn print(inspection: &Inspection) {
             None => out!("    depends on their order; to remove that: {}", dependence.remedy),
         }
     }
+}
+
+fn print_rejections(inspection: &Inspection) {
+    if inspection.rejection_dependences.is_empty() {
+        return;
+    }
+    out!(
+        "\nEvents that are rejected because of rows which other topics bring, and Kafka does not order the topics:"
+    );
+    for dependence in &inspection.rejection_dependences {
+        let sources = dependence.sources.join(", ");
+        out!("  {} {}: rows of {} come by {sources}", dependence.topic, dependence.by, dependence.table);
+        let when = if dependence.certain { "" } else { "if the handler rejects by what it finds: " };
+        out!("    {when}{}", dependence.remedy);
+    }
+    out!("");
 }
 
 fn print_merging(inspection: &Inspection) {

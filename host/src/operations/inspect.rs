@@ -1,6 +1,6 @@
 //! What a plugin reads, owns and may write, before it ever runs.
 
-use projector_model::order::{OrderDependence, dependences};
+use projector_model::order::{OrderDependence, RejectionDependence, dependences, rejections};
 use projector_model::{Contract, Descriptor};
 use serde::Serialize;
 
@@ -21,6 +21,8 @@ pub struct Inspection {
     pub merging: Vec<Merging>,
     /// Columns whose value depends on the order between partitions.
     pub order_dependences: Vec<OrderDependence>,
+    /// Topics whose events are rejected or not by the order between partitions.
+    pub rejection_dependences: Vec<RejectionDependence>,
 }
 
 /// What the planner knows of two statements, or of one and itself.
@@ -43,6 +45,7 @@ pub fn inspect(plugin: &Plugin, bytes: usize) -> Inspection {
         one_writer: one_writer(contract),
         merging: merging(contract),
         order_dependences: dependences(contract),
+        rejection_dependences: rejections(contract),
     }
 }
 

@@ -151,7 +151,7 @@ fn freed(ready: &[ReadyEvent], outcomes: &[Outcome<'_>]) -> Vec<KeyId> {
     for (ReadyEvent { key, .. }, outcome) in ready.iter().zip(outcomes) {
         keys.insert(*key);
         match outcome {
-            Outcome::Park(under) | Outcome::Wait { line: under, .. } => drop(blocked.insert(*under)),
+            Outcome::Park(under) | Outcome::Wait { line: under, .. } => blocked.extend([*under]),
             Outcome::Dead { blocks, .. } => blocked.extend(blocks),
             Outcome::Apply(_) | Outcome::Ignore { .. } => {}
         }
