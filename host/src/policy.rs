@@ -34,7 +34,7 @@ pub struct Failures {
     pub window: usize,
     /// Dead letters that may wait for somebody; beyond that the projection stands still.
     pub dead_letters: i64,
-    /// Events that may wait behind them.
+    /// Events that may wait behind them, or for rows.
     pub parked: i64,
     /// Dead letters that no parked event waits behind are discarded after so long, and their keys freed; never,
     /// if not set.
