@@ -192,6 +192,8 @@ pub(super) fn eventually_done(platform: &Platform, arguments: &[&str]) -> Value 
 #[track_caller]
 pub(super) fn assert_refused(platform: &Platform, arguments: &[&str], why: &str) {
     let (code, _, said) = platform.command(arguments);
+    // As one line, wherever it was broken.
+    let said = said.split_whitespace().filter(|word| *word != "│").collect::<Vec<_>>().join(" ");
     assert!(code != 0 && said.contains(why), "projector {arguments:?} ({code}): {said}");
 }
 
