@@ -9,14 +9,11 @@
 //! alone.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fmt;
 use std::sync::Arc;
 
 use projector_model::Contract;
 use projector_model::descriptor::IdPart;
 use serde::Serialize;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use crate::batch::Delivery;
@@ -231,85 +228,18 @@ fn id(contract: &Contract, event: &Event, nth: usize) -> Option<EventId> {
     Some(EventId { topic: event.topic_name.clone(), hash })
 }
 
-/// A part of an event's id, as the producer wrote it. An empty one is none.
+/// A part of an event's id, as the producer wrote it.
 fn written<'e>(part: &IdPart, event: &'e Event) -> Option<&'e [u8]> {
-    match part {
+    let of_header = |name: &str| {
         // As Kafka's `lastHeader`, and as the SDK's `headers.get`.
-        IdPart::Header(name) => {
-            let last = event.headers.iter().rev().find(|header| header.name == name.as_bytes())?;
-            last.value.as_deref().filter(|value| !value.is_empty())
-        }
-        IdPart::Field(name) => field(event.value.as_deref()?, name),
-    }
-}
-
-/// A text or number at the top level of a JSON object, as it is written there.
-fn field<'p>(payload: &'p [u8], name: &str) -> Option<&'p [u8]> {
-    let payload = payload.strip_prefix(b"\xef\xbb\xbf").unwrap_or(payload);
-    let mut json = serde_json::Deserializer::from_slice(payload);
-    let raw = Field(name).deserialize(&mut json).ok()??;
-    let written = raw.get().as_bytes();
-    (matches!(written.first(), Some(b'"' | b'-' | b'0'..=b'9')) && written != b"\"\"").then_some(written)
-}
-
-/// Finds one field, and reads nothing else into memory.
-struct Field<'n>(&'n str);
-
-impl<'de> DeserializeSeed<'de> for Field<'_> {
-    type Value = Option<&'de RawValue>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Field<'_> {
-    type Value = Option<&'de RawValue>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut found = None;
-        while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
-            match key == self.0 {
-                true => found = Some(map.next_value()?),
-                false => drop(map.next_value::<IgnoredAny>()?),
-            }
-        }
-        Ok(found)
-    }
+        event.headers.iter().rev().find(|header| header.name == name.as_bytes())?.value.as_deref()
+    };
+    part.written(of_header, event.value.as_deref())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_field_is_found_as_it_is_written() {
-        let found = |payload: &str| {
-            field(payload.as_bytes(), "eventId").map(|id| String::from_utf8(id.to_vec()).unwrap())
-        };
-        assert_eq!(found(r#"{"a": {"eventId": 1}, "eventId": "e-1", "b": []}"#).as_deref(), Some("\"e-1\""));
-        assert_eq!(found(r#"{"event\u0049d": 17}"#).as_deref(), Some("17"));
-        assert_eq!(
-            found("\u{feff}{\"eventId\": 12345678901234567890123}").as_deref(),
-            Some("12345678901234567890123")
-        );
-        for none in [
-            r#"{"eventId": null}"#,
-            r#"{"eventId": ""}"#,
-            r#"{"eventId": {}}"#,
-            "{}",
-            "[]",
-            "{\"eventId\": 1",
-            "",
-            "\u{0}",
-        ] {
-            assert_eq!(found(none), None, "{none}");
-        }
-    }
 
     #[test]
     fn the_first_of_equal_ids_is_no_duplicate_unless_it_was_known() {

@@ -12,6 +12,7 @@ pub mod check;
 pub mod contract;
 pub mod decimal;
 pub mod descriptor;
+mod event_id;
 pub mod interpret;
 pub mod json;
 pub mod names;

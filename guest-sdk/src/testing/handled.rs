@@ -12,7 +12,8 @@ pub enum Handled {
         /// By change: how many rows it touched.
         touched: Vec<u64>,
     },
-    /// By the handler, with one of the declared `ignores`. The rows are as they were.
+    /// By the handler, with one of the declared `ignores`, or by the host as a `duplicate`: an event of the same
+    /// `event_id` was handled before. The rows are as they were.
     Ignored { code: String, detail: String },
     /// By the handler, by the SDK (`bad-payload`), or because the rows cannot hold a value
     /// (`invalid-value`, `overflow` and the like). The rows are as they were.

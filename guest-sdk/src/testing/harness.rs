@@ -1,15 +1,19 @@
 //! The host's part, as far as a projection can tell.
 
+use std::collections::HashMap;
 use std::marker::PhantomData;
 
 use projector_model::change::codes;
-use projector_model::descriptor::Code;
+use projector_model::descriptor::{Code, IdPart};
 use projector_model::{Change, Contract, LookupCall, Rejection, Tables};
 
 use super::{Delivery, Handled};
 use crate::log::{self, Level};
 use crate::record::{Answer, Found, Record};
 use crate::{AsKey, Projection, Table};
+
+/// A physical topic, and the parts of an id, as the producer wrote them.
+type Id = (String, Vec<Vec<u8>>);
 
 /// How often the host calls a projection for one event.
 const MOST_ROUNDS: usize = 3;
@@ -27,6 +31,9 @@ pub struct Harness<P> {
     waiting: Vec<Record>,
     /// What became of those that waited.
     after_waiting: Vec<Handled>,
+    /// The ids of events that were handled, of topics that declare where their events carry one: the offset and the
+    /// time of the first event of each.
+    ids: HashMap<Id, (i64, Option<i64>)>,
     projection: PhantomData<fn() -> P>,
 }
 
@@ -47,6 +54,7 @@ impl<P: Projection> Harness<P> {
                 log: Vec::new(),
                 waiting: Vec::new(),
                 after_waiting: Vec::new(),
+                ids: HashMap::new(),
                 projection: PhantomData,
             },
             Err(problems) => panic!("the host would refuse this projection:\n{problems}"),
@@ -119,6 +127,10 @@ impl<P: Projection> Harness<P> {
     pub(super) fn deliver(&mut self, record: Record) -> Handled {
         self.next_offset = record.offset + 1;
         self.end_waits(record.timestamp_ms);
+        if let Some(first) = self.first_of_its_id(&record) {
+            let detail = format!("an event of the same id was handled before, at offset {first}");
+            return Handled::Ignored { code: codes::DUPLICATE.into(), detail };
+        }
         if is_behind(&record, &self.waiting) {
             self.waiting.push(record);
             return Handled::Waiting { row: "the one of an earlier event of its topic and key".into() };
@@ -130,6 +142,25 @@ impl<P: Projection> Harness<P> {
             Handled::Ignored { .. } | Handled::Rejected { .. } => {}
         }
         handled
+    }
+
+    /// The offset of an earlier event of the same id, if it was not forgotten. Remembers the event's id otherwise.
+    fn first_of_its_id(&mut self, record: &Record) -> Option<i64> {
+        let declared = self.contract.topics[usize::from(record.topic)].event_id.as_ref()?;
+        let of_header =
+            |name: &str| record.headers.iter().rev().find(|header| header.name == name)?.value.as_deref();
+        let written = |part: &IdPart| part.written(of_header, record.value.as_deref()).map(<[u8]>::to_vec);
+        let parts = declared.parts.iter().map(written).collect::<Option<Vec<_>>>()?;
+        let window_ms = i64::from(declared.window_seconds) * 1_000;
+        let is_over = |then: i64| record.timestamp_ms.is_some_and(|now| now.saturating_sub(then) > window_ms);
+        let id = (record.topic_name.clone(), parts);
+        match self.ids.get(&id) {
+            Some((first, then)) if !then.is_some_and(is_over) => Some(*first),
+            _ => {
+                self.ids.insert(id, (record.offset, record.timestamp_ms));
+                None
+            }
+        }
     }
 
     /// Tries what waits again, in order, for as long as any of it is done.
@@ -307,6 +338,7 @@ impl<P> Clone for Harness<P> {
             log: self.log.clone(),
             waiting: self.waiting.clone(),
             after_waiting: self.after_waiting.clone(),
+            ids: self.ids.clone(),
             projection: PhantomData,
         }
     }
