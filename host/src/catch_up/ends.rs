@@ -17,7 +17,7 @@ use crate::event::Partition;
 use crate::failure::FailureKind;
 use crate::retry::{Backoff, Retries};
 use crate::source::{Log, LogError, NEAR_THE_END};
-use crate::store::{CatchUp, Deployment, Store, StoreError};
+use crate::store::{CatchUp, Deployment, Generation, Store, StoreError};
 
 /// How often the checkpoints are read.
 const LOOK: Duration = Duration::from_millis(250);
@@ -55,7 +55,7 @@ pub async fn follow(
 ) {
     let Some(state) = state else { return std::future::pending().await };
     let projection = &*deployment.generation.projection;
-    let mut follower = Follower { deployment, store, log, retries, way: Way::default() };
+    let mut follower = Follower { deployment, store, log, retries, way: Way::default(), unknown: Vec::new() };
     let mut backoff = Backoff::new(projection, retries);
     loop {
         let pause = match follower.look().await {
@@ -93,6 +93,8 @@ struct Follower<'a> {
     log: &'a Log,
     retries: &'a Retries,
     way: Way,
+    /// Topics that are not known, and why, as they were told.
+    unknown: Vec<String>,
 }
 
 impl Follower<'_> {
@@ -128,13 +130,26 @@ impl Follower<'_> {
     /// Whether all partitions of all topics are known.
     async fn find_partitions(&mut self) -> Result<bool, LookError> {
         let topics = self.log.topics(&self.deployment.topics).await?.into_iter().collect();
-        let mut all_known = true;
-        for (_, partitions) in self.log.partitions(topics).await? {
+        let mut unknown = Vec::new();
+        for (topic, partitions) in self.log.partitions(topics).await? {
             match partitions {
                 Ok(partitions) => self.way.add(partitions),
-                // The lanes tell what is wrong.
-                Err(_) => all_known = false,
+                Err(fault) => unknown.push(format!("{topic}: {}", fault.reason())),
             }
+        }
+        let all_known = unknown.is_empty();
+        if self.unknown != unknown {
+            let Generation { projection, number, .. } = &self.deployment.generation;
+            if !all_known {
+                let topics = unknown.join("; ");
+                tracing::warn!(
+                    projection,
+                    generation = number,
+                    topics,
+                    "not caught up as long as these topics are not known"
+                );
+            }
+            self.unknown = unknown;
         }
         Ok(all_known)
     }

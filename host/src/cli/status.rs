@@ -121,9 +121,13 @@ fn print(projection: &ProjectionStatus) {
             projection.name
         );
     }
-    if let Some(Progress { events_per_second, remaining_seconds }) = projection.building {
-        let remaining = remaining_seconds.map_or("unknown".into(), |left| seconds((left * 1_000.0) as i64));
-        out!("  built with {events_per_second:.0} events per second; remaining: {remaining}");
+    if let Some(Progress { events_per_second, remaining_seconds, stands_still }) = &projection.building {
+        let remaining = match (stands_still, remaining_seconds) {
+            (Some(why), _) => format!("STANDS STILL: {why}"),
+            (None, Some(left)) => format!("remaining: {}", seconds((left * 1_000.0) as i64)),
+            (None, None) => "remaining: unknown".to_owned(),
+        };
+        out!("  built with {events_per_second:.0} events per second; {remaining}");
     }
     if let Some(trouble) = &projection.halted {
         out!("  what to do: {}", trouble.advice());

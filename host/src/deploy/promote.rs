@@ -120,6 +120,15 @@ pub async fn promote(
     let (name, number) = (&*new.generation.projection, new.generation.number);
     new.is_fed()?;
     let new = &until_caught_up(store, new).await?;
+    if !new.caught_up {
+        let unknown = unknown_topics(config, log, new).await?;
+        if !unknown.is_empty() {
+            return Err(PromoteError::Refused(format!(
+                "generation {number} of {name} has not come to the end of its topics, of which some are not known: {}",
+                unknown.join("; ")
+            )));
+        }
+    }
     let mut beyond_reach = beyond_reach(config, store, live, new).await?;
     if !beyond_reach.is_empty() && origin == Origin::Command {
         // Rows are counted for a person. Where that takes too long, the events tell.
@@ -351,6 +360,19 @@ async fn check_fresh(
     }
 }
 
+/// The topics of a generation that are not known, and why: without them it does not come to the end of its topics.
+async fn unknown_topics(
+    config: &Config,
+    log: &Log,
+    standing: &Standing,
+) -> Result<Vec<String>, PromoteError> {
+    let topics = log.topics(&mapping(config, standing)?).await?.into_iter().collect();
+    let found = log.partitions(topics).await?.into_iter();
+    Ok(found
+        .filter_map(|(topic, partitions)| Some(format!("{topic}: {}", partitions.err()?.reason())))
+        .collect())
+}
+
 /// What a generation's topics are in the log.
 fn mapping(config: &Config, standing: &Standing) -> Result<TopicMapping, PromoteError> {
     standing.topics(config).map_err(|error| PromoteError::Refused(error.to_string()))
@@ -366,7 +388,12 @@ async fn lags(
     let at: Vector = store.vector(standing.generation.id).await?;
     let mut asked = Vec::new();
     for physical in log.topics(&mapping(config, standing)?).await? {
-        for (partition, marks) in log.topic(physical).await?.into_iter().flatten() {
+        let Some(partitions) = log.topic(physical.clone()).await? else {
+            return Err(PromoteError::Refused(format!(
+                "whether it is fresh cannot be told: the topic {physical} does not exist"
+            )));
+        };
+        for (partition, marks) in partitions {
             let next = at.get(&partition).copied().unwrap_or(marks.low);
             asked.push((partition, next, marks));
         }

@@ -131,12 +131,18 @@ pub struct ShownViews {
     pub all_columns: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Progress {
     pub events_per_second: f64,
-    /// Absent as long as nothing was read.
+    /// Absent as long as nothing was read, and of a generation that stands still.
     pub remaining_seconds: Option<f64>,
+    /// Why it does not get on, if it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stands_still: Option<String>,
 }
+
+/// After so many seconds in which no checkpoint moved, a generation that is behind stands still.
+const STANDS_STILL: i64 = 30;
 
 #[derive(Debug, Serialize)]
 pub struct PartitionStatus {
@@ -325,6 +331,7 @@ async fn hosts_of_older_versions(store: &dyn Store) -> Result<Option<String>, Op
 
 async fn shown(config: &Config, store: &dyn Store) -> Result<Vec<(Shown, Projection)>, OperationError> {
     let mut shown = Vec::new();
+    let live_hosts = store.live_hosts().await?.len();
     for projection in store.overview().await? {
         let standings = store.standings(&projection.name).await?;
         let own = standings.iter().find(|it| it.generation.number == projection.generation);
@@ -342,7 +349,7 @@ async fn shown(config: &Config, store: &dyn Store) -> Result<Vec<(Shown, Project
             on_trial: trial::is_running(&history, projection.generation, batches),
             reverted: trial::reverted(&history, projection.generation),
         };
-        shown.push((Shown { mapping, recorded, views: views.collect(), versions }, projection));
+        shown.push((Shown { mapping, recorded, views: views.collect(), versions, live_hosts }, projection));
     }
     Ok(shown)
 }
@@ -353,6 +360,8 @@ struct Shown {
     recorded: Vec<RecordedTopic>,
     views: Vec<ShownViews>,
     versions: Versions,
+    /// Of its store.
+    live_hosts: usize,
 }
 
 /// How the active version came about.
@@ -392,7 +401,7 @@ fn topic_statuses(mapping: &TopicMapping, read: &[Arc<str>], recorded: &[Recorde
 async fn of_projection(
     config: &Config,
     brokers: &mut Brokers,
-    Shown { mapping, recorded, views, versions }: Shown,
+    Shown { mapping, recorded, views, versions, live_hosts }: Shown,
     projection: Projection,
 ) -> Result<ProjectionStatus, OperationError> {
     let mut stored: HashMap<(String, i32), PartitionState> = projection
@@ -492,7 +501,12 @@ async fn of_projection(
     let seconds = (now_ms - created_ms).max(1) as f64 / 1_000.0;
     let building = (projection.role == Role::Building).then(|| {
         let rate = counters.read as f64 / seconds;
-        Progress { events_per_second: rate, remaining_seconds: (rate > 0.0).then(|| lag as f64 / rate) }
+        let stands_still = match &projection.halted {
+            Some(trouble) => Some(trouble.reason.clone()),
+            None => stands_still(&statuses, &unknown_topics, projection.idle_seconds, live_hosts),
+        };
+        let remaining_seconds = (rate > 0.0 && stands_still.is_none()).then(|| lag as f64 / rate);
+        Progress { events_per_second: rate, remaining_seconds, stands_still }
     });
     let behind = || visible().filter(|visible| visible.lag > 0);
     let all_known = unknown_topics.is_empty() && statuses.iter().all(|status| status.unknown.is_none());
@@ -537,8 +551,85 @@ async fn of_projection(
     })
 }
 
+/// Why a generation does not get on with what is in the log: because of a topic that is not known, or since a while.
+fn stands_still(
+    partitions: &[PartitionStatus],
+    unknown_topics: &[UnknownTopic],
+    idle_seconds: i64,
+    live_hosts: usize,
+) -> Option<String> {
+    let is_behind =
+        partitions.iter().any(|of| of.visibility.map_or(of.unknown.is_some(), |visible| visible.lag > 0));
+    let mut unknown =
+        unknown_topics.iter().map(|unknown| format!("{}: {}", unknown.topic, unknown.why.reason));
+    if !is_behind {
+        return unknown
+            .next()
+            .map(|why| format!("it is not caught up without a topic that is not known: {why}"));
+    }
+    if idle_seconds < STANDS_STILL {
+        return None;
+    }
+    let of_partition = |of: &PartitionStatus| {
+        let why = of.paused.as_ref().or(of.unknown.as_ref())?;
+        Some(format!("{}/{}: {}", of.topic, of.partition, why.reason))
+    };
+    let why = match partitions.iter().find_map(of_partition).or_else(|| unknown.next()) {
+        Some(why) => why,
+        None if live_hosts == 0 => "no host is live".into(),
+        None => "the logs of the hosts may tell why".into(),
+    };
+    Some(format!("no event was applied for {idle_seconds} s: {why}"))
+}
+
 fn add(all: &mut BTreeMap<String, i64>, some: &BTreeMap<String, i64>) {
     for (code, events) in some {
         *all.entry(code.clone()).or_default() += events;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn partition(lag: i64, paused: Option<&str>) -> PartitionStatus {
+        PartitionStatus {
+            topic: "t".into(),
+            partition: 0,
+            checkpoint: Some(7),
+            start: Some(0),
+            before_start: 0,
+            visibility: Some(Visibility {
+                log_end: 7 + lag,
+                lag,
+                freshness_ms: None,
+                open_transaction_ms: None,
+            }),
+            counters: Counters::default(),
+            paused: paused.map(|reason| Trouble::new(FailureKind::Log, reason)),
+            unknown: None,
+        }
+    }
+
+    #[test]
+    fn a_generation_stands_still_for_a_reason() {
+        let missing = || {
+            let why = Trouble::new(FailureKind::NoTopic, "it does not exist");
+            [UnknownTopic { topic: "u".into(), logical: "u".into(), why }]
+        };
+        let (on, still) = (STANDS_STILL - 1, STANDS_STILL);
+        // It gets on, or has nothing to do.
+        assert_eq!(stands_still(&[partition(3, None)], &[], on, 1), None);
+        assert_eq!(stands_still(&[partition(0, None)], &[], still, 1), None);
+        let why = |partitions: &[PartitionStatus], unknown: &[UnknownTopic], idle, hosts| {
+            stands_still(partitions, unknown, idle, hosts).expect("it stands still")
+        };
+        assert!(why(&[partition(3, None)], &[], still, 1).contains("for 30 s"));
+        assert!(why(&[partition(3, None)], &[], still, 0).contains("no host is live"));
+        let paused = [partition(3, None), partition(3, Some("another log"))];
+        assert!(why(&paused, &[], still, 1).contains("t/0: another log"));
+        assert!(why(&[partition(3, None)], &missing(), still, 1).contains("u: it does not exist"));
+        // All that is known is through.
+        assert!(why(&[partition(0, None)], &missing(), on, 1).contains("u: it does not exist"));
     }
 }

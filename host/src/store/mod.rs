@@ -456,6 +456,9 @@ pub struct Projection {
     /// Microseconds since 1970.
     #[serde(serialize_with = "crate::instant::serialize")]
     pub created_at: i64,
+    /// Since one of its checkpoints moved, or since it was made.
+    #[serde(skip)]
+    pub idle_seconds: i64,
     pub version: String,
     pub digest: String,
     /// Why it stands still, if it does.

@@ -16,6 +16,7 @@ pub(super) struct GenerationRow {
     number: i32,
     role: String,
     created_at: i64,
+    idle_seconds: i64,
     stopped: Option<String>,
     backfilling: bool,
     active_digest: String,
@@ -102,6 +103,7 @@ pub(super) fn projection(
         generation: generation.number,
         role: Role::from_word(&generation.role)?,
         created_at: generation.created_at,
+        idle_seconds: generation.idle_seconds,
         digest: generation.active_digest,
         // What an operator said is the nearer reason.
         halted: (generation

@@ -1,8 +1,13 @@
 //! A generation is caught up when all of its partitions were at their ends, whichever lane or host reads them.
 
-use projector_workload::Record;
+use projector_workload::topics::{self, Topic};
+use projector_workload::{CUSTOMER_PROFILE_UPDATED, Mix, Record};
+use serde_json::Value;
 
-use crate::harness::{Platform, ReadModel, SALES_BY_COUNTRY, Session, assert_same, eventually, fold, seed};
+use super::generations::status;
+use crate::harness::{
+    ORDER_SEARCH, Platform, ReadModel, SALES_BY_COUNTRY, Session, assert_same, eventually, fold, seed,
+};
 
 /// More lanes than partitions, so that some lanes have none; or as many.
 fn built_beside(name: &str, partitions: i32) -> Platform {
@@ -86,4 +91,45 @@ fn a_generation_is_behind_as_long_as_one_of_its_lanes_is() {
     let rested: Vec<_> = wrote.map(|line| line.number("rested_ms")).collect();
     assert!(rested.len() > 1, "several lanes wrote: {rested:?}");
     assert!(rested.iter().all(|rested| rested.is_some_and(|rested| rested > 0)), "{rested:?}");
+}
+
+/// There is no end of a topic that does not exist, whatever is read of the others.
+#[test]
+fn a_generation_with_a_topic_that_does_not_exist_is_not_caught_up_and_the_topic_is_named() {
+    let platform = Platform::new("caught-up-missing", &[ORDER_SEARCH], ReadModel::postgres());
+    let missing = platform.topic("not.there");
+    let platform = platform.set(&["kafka", "topics", CUSTOMER_PROFILE_UPDATED], missing.clone());
+    platform.create_topics(1);
+    let mut workload = platform.workload(seed(132), 300);
+    workload.mix = Mix { orders: 60, country_changes: 40, profile_updates: 0 };
+    let records: Vec<Record> = workload.records().collect();
+    platform.publish(&records);
+    let host = platform.start_host("host");
+    host.log().until_said("projection runs");
+    platform.ask(&["rebuild", ORDER_SEARCH]);
+    let read = eventually("the new generation is through with the topics that are there", || {
+        let status = status(&platform, ORDER_SEARCH);
+        let built = &status["beside"][0];
+        let begun = |of: &Value| of["checkpoint"].as_i64().is_some_and(|next| next > 0) && of["lag"] == 0;
+        let partitions = built["partitions"].as_array().ok_or("none is built")?;
+        if partitions.len() == 2 && partitions.iter().all(begun) {
+            Ok(built.clone())
+        } else {
+            Err("it reads")
+        }
+    });
+    let Some(why) = read["building"]["stands_still"].as_str() else { panic!("it gets on: {read:#}") };
+    assert!(why.contains(&missing) && read["building"]["remaining_seconds"].is_null(), "{read:#}");
+    host.log().until_said("not caught up as long as these topics are not known");
+    for promote in [&["promote", ORDER_SEARCH][..], &["promote", ORDER_SEARCH, "--force", "--reason", "no"]] {
+        let (code, _, said) = platform.command(promote);
+        let said = said.replace(['│', '\n'], " ").split_whitespace().collect::<Vec<_>>().join("");
+        assert!(code == 1 && said.contains(&missing), "{code}: {said}");
+    }
+    topics::create(platform.brokers(), &[Topic::new(missing, 1)]).unwrap();
+    eventually("the new generation is shown", || {
+        let (code, _, said) = platform.command(&["promote", ORDER_SEARCH]);
+        if code == 0 { Ok(()) } else { Err(said) }
+    });
+    host.sigterm();
 }

@@ -10,6 +10,8 @@ use crate::store::{Projection, StoreError};
 pub(super) async fn overview(snapshot: &mut PgConnection) -> Result<Vec<Projection>, StoreError> {
     let generations: Vec<GenerationRow> = sqlx::query_as(
         "select g.id, g.projection, g.number, g.role, (extract(epoch from g.created_at) * 1000000)::int8 as created_at, p.stopped, g.backfilling, g.active_digest, g.halted, g.halted_kind, g.paused, g.impure, g.deadlocks, g.began_with::text as began_with, c.version, c.descriptor::text,
+           extract(epoch from now() - coalesce((select max(c.updated_at) from projector.checkpoint c
+             where c.generation_id = g.id), g.created_at))::int8 as idle_seconds,
            (select count(*) from projector.dead_letter d where d.generation_id = g.id) as dead_letters,
            (select min(m.timestamp_ms) from (
               select d.timestamp_ms, d.generation_id from projector.dead_letter d

@@ -10,6 +10,8 @@ use crate::store::{Projection, StoreError};
 pub(super) async fn overview(snapshot: &mut SqliteConnection) -> Result<Vec<Projection>, StoreError> {
     let generations: Vec<GenerationRow> = sqlx::query_as(
         "select g.id, g.projection, g.number, g.role, g.created_at, p.stopped, g.backfilling, g.active_digest, g.halted, g.halted_kind, g.paused, g.impure, g.deadlocks, g.began_with, c.version, c.descriptor,
+           (?1 - coalesce((select max(c.updated_at) from projector_checkpoint c where c.generation_id = g.id),
+             g.created_at)) / 1000000 as idle_seconds,
            (select count(*) from projector_dead_letter d where d.generation_id = g.id) as dead_letters,
            (select min(m.timestamp_ms) from (
               select d.timestamp_ms, d.generation_id from projector_dead_letter d
@@ -20,6 +22,7 @@ pub(super) async fn overview(snapshot: &mut SqliteConnection) -> Result<Vec<Proj
          join projector_projection p on p.name = g.projection
          order by g.projection, g.number",
     )
+    .bind(super::now_micros())
     .fetch_all(&mut *snapshot)
     .await
     .map_err(classify)?;
