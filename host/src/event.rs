@@ -41,6 +41,11 @@ impl Header {
 }
 
 impl Event {
+    /// The topic that it was published to, if its position is of another one: it came from a file.
+    pub fn other_topic_name(&self) -> Option<&str> {
+        Some(&*self.topic_name).filter(|name| *name != &*self.position.partition.topic)
+    }
+
     /// How many logical topics it belongs to.
     pub fn topic_count(&self) -> usize {
         1 + self.also.len()

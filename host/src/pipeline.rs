@@ -328,8 +328,11 @@ impl Run {
         }
         self.operations_again = None;
         let granted = self.source.granted();
+        let topics = &self.settler.deployment.topics;
+        // A file is granted to nobody: whoever comes first does it.
         let is_ours = |operation: &&Open| {
-            granted.contains(&operation.partition) && !self.served.contains(&operation.id)
+            (granted.contains(&operation.partition) || !topics.reads(&operation.partition.topic))
+                && !self.served.contains(&operation.id)
         };
         let ours: Vec<&Open> = wishes.open.iter().filter(is_ours).collect();
         if ours.is_empty() {

@@ -13,6 +13,10 @@ create index parked_by_end on projector.parked (generation_id, wait_until_ms)
   where waits_for is not null and ready_ms is null;
 create index parked_ready on projector.parked (generation_id, id) where ready_ms is not null;
 
+-- The topic that the event was published to, where that is not the one of its position: it came from a file. Null: it is.
+alter table projector.parked add column topic_name text;
+alter table projector.dead_letter add column topic_name text;
+
 -- read = applied + ignored + parked + waiting + dead + skipped. A host of before counts none as waiting.
 alter table projector.checkpoint add column waiting bigint not null default 0;
 alter table projector.checkpoint drop constraint checkpoint_check;

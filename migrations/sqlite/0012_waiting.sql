@@ -14,6 +14,10 @@ create index projector_parked_by_end on projector_parked (generation_id, wait_un
   where waits_for is not null and ready_ms is null;
 create index projector_parked_ready on projector_parked (generation_id, id) where ready_ms is not null;
 
+-- The topic that the event was published to, where that is not the one of its position: it came from a file. Null: it is.
+alter table projector_parked add column topic_name text;
+alter table projector_dead_letter add column topic_name text;
+
 -- read = applied + ignored + parked + waiting + dead + skipped. A host of before counts none as waiting.
 create table projector_checkpoint_new (
     generation_id integer not null references projector_generation on delete cascade,

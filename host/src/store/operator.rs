@@ -544,6 +544,7 @@ pub(super) struct KeptRow {
     pub(super) timestamp_ms: Option<i64>,
     pub(super) oversize_bytes: Option<i64>,
     pub(super) moved_by: i64,
+    pub(super) topic_name: Option<String>,
     pub(super) key: Option<Vec<u8>>,
     pub(super) payload: Option<Vec<u8>>,
     pub(super) headers: String,
@@ -555,12 +556,13 @@ impl KeptRow {
         let partition = Partition::new(self.topic.as_str(), self.partition);
         let headers: Vec<Header> =
             serde_json::from_str(&self.headers).map(|json| Event::headers_from(&json)).unwrap_or_default();
-        let mut places = topics.places(&self.topic).into_iter();
+        let topic_name = self.topic_name.map_or_else(|| partition.topic.clone(), Into::into);
+        let mut places = topics.places(&topic_name).into_iter();
         let event = places.next().map(|first| Event {
             position: Position { partition: partition.clone(), offset: self.offset },
             topic: first,
             also: places.collect(),
-            topic_name: partition.topic.clone(),
+            topic_name,
             timestamp_ms: self.timestamp_ms,
             key: self.key,
             value: self.payload,

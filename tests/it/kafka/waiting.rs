@@ -5,7 +5,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use projector_workload::Record;
+use projector_workload::{Publisher, Record, write_json_lines};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
@@ -244,6 +244,42 @@ fn another_version_goes_on_with_events_that_wait() {
         gates.open(&["x"]);
         until_counted(&gates, 3, 0, 0, 0);
         assert_eq!(gates.trails_of(["a"]), ["1 2"]);
+        host.sigterm();
+    }
+}
+
+/// Events of a file wait as well; hosts let them go, or end their waits, when the file is through.
+#[test]
+fn events_of_a_file_wait_until_hosts_run_what_was_built_from_it() {
+    for read_model in [ReadModel::postgres(), ReadModel::sqlite()] {
+        let gates = Gates::new("file", 1, read_model);
+        let records = [
+            at(waits(&gates, "step.v1", "a1", "x"), minutes_ago(30)),
+            at(plain(&gates, "step.v1", "a2"), minutes_ago(29)),
+            at(opened(&gates, "x"), minutes_ago(20)),
+            at(waits(&gates, "step.v2", "b1", "y"), minutes_ago(180)),
+        ];
+        let positions = Publisher::new(gates.platform.brokers()).publish(&records).unwrap();
+        let mut lines = Vec::new();
+        write_json_lines(&mut lines, records.iter().zip(&positions)).unwrap();
+        let file = gates.platform.directory().join("history.jsonl");
+        std::fs::write(&file, lines).unwrap();
+        let host = gates.start_host("host");
+        until_counted(&gates, 3, 0, 0, 1);
+        gates.platform.ask(&["backfill", GATES, "--from", &file.display().to_string()]);
+        eventually("the generation that was built of the file is through with what waits", || {
+            let live = gates.until_through();
+            let counters = live.beside.first().map(|beside| beside.counters);
+            match counters {
+                Some(counters) if (counters.applied, counters.dead) == (3, 1) => Ok(()),
+                counters => Err(counters),
+            }
+        });
+        let letters = gates.letters();
+        let of_file = letters.iter().find(|letter| letter["generation"] == 2).expect("it is dead there");
+        let (code, printed, said) =
+            gates.platform.command(&["dlq", "retry", GATES, &of_file["id"].to_string(), "--output", "json"]);
+        assert_eq!((code, printed[0]["verdict"]["outcome"].as_str()), (1, Some("not-yet")), "{said}");
         host.sigterm();
     }
 }

@@ -79,7 +79,7 @@ impl Batch {
              ) as l cross join lateral (
                select id, topic, partition, \"offset\",
                  coalesce(timestamp_ms, (extract(epoch from recorded_at) * 1000)::int8) as timestamp_ms, key, payload,
-                 headers::text as headers, oversize_bytes, moved_by, code
+                 headers::text as headers, oversize_bytes, moved_by, topic_name, code
                from projector.dead_letter d where d.id = l.id limit 1 for update) as d
              where l.before < $2",
         )

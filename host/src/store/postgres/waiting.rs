@@ -49,15 +49,17 @@ impl Batch {
             "with given as (
                select * from unnest($3::text[], $4::int4[], $5::int8[], $6::timestamptz[], $7::int8[], $8::bytea[],
                  $9::bytea[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[],
-                 $16::text[], $17::text[], $18::bytea[], $20::int8[], $21::int8[])
+                 $16::text[], $17::text[], $18::bytea[], $20::int8[], $21::int8[], $22::text[])
                as u(topic, partition, \"offset\", recorded_at, timestamp_ms, key, payload, headers, kind, code, detail,
-                 backtrace, db_table, db_column, db_constraint, key_id, oversize_bytes, moved_by)
+                 backtrace, db_table, db_column, db_constraint, key_id, oversize_bytes, moved_by, topic_name)
              ), buried as (
                insert into projector.dead_letter
                  (generation_id, digest, topic, partition, \"offset\", recorded_at, timestamp_ms, key, payload, headers,
-                  kind, code, detail, backtrace, db_table, db_column, db_constraint, oversize_bytes, moved_by)
+                  kind, code, detail, backtrace, db_table, db_column, db_constraint, oversize_bytes, moved_by,
+                  topic_name)
                select $1, $2, topic, partition, \"offset\", recorded_at, timestamp_ms, key, payload, headers::jsonb,
-                 kind, code, detail, backtrace, db_table, db_column, db_constraint, oversize_bytes, moved_by
+                 kind, code, detail, backtrace, db_table, db_column, db_constraint, oversize_bytes, moved_by,
+                 topic_name
                from given
                returning id, topic, partition, \"offset\"
              )
@@ -88,6 +90,7 @@ impl Batch {
         .bind(release.is_some())
         .bind(events().map(weight).collect::<Vec<_>>())
         .bind(dead.iter().map(|letter| letter.moved_by.unwrap_or_default()).collect::<Vec<i64>>())
+        .bind(events().map(Event::other_topic_name).collect::<Vec<Option<&str>>>())
         .execute(&mut *self.tx)
         .await
         .map_err(classify)?;
@@ -108,13 +111,13 @@ impl Batch {
         sqlx::query(
             "insert into projector.parked
                (generation_id, key_id, topic, partition, \"offset\", timestamp_ms, key, payload, headers, oversize_bytes,
-                waits_for, awaited, wait_until_ms)
+                waits_for, awaited, wait_until_ms, topic_name)
              select $1, u.key_id, u.topic, u.partition, u.\"offset\", u.timestamp_ms, u.key, u.payload,
-               u.headers::jsonb, u.oversize_bytes, u.waits_for, u.awaited, u.wait_until_ms
+               u.headers::jsonb, u.oversize_bytes, u.waits_for, u.awaited, u.wait_until_ms, u.topic_name
              from unnest($2::bytea[], $3::text[], $4::int4[], $5::int8[], $6::int8[], $7::bytea[], $8::bytea[],
-               $9::text[], $10::int8[], $11::bytea[], $12::text[], $13::int8[]) with ordinality
+               $9::text[], $10::int8[], $11::bytea[], $12::text[], $13::int8[], $14::text[]) with ordinality
                as u(key_id, topic, partition, \"offset\", timestamp_ms, key, payload, headers, oversize_bytes, waits_for,
-                 awaited, wait_until_ms, ord)
+                 awaited, wait_until_ms, topic_name, ord)
              order by u.ord",
         )
         .bind(self.generation())
@@ -130,6 +133,7 @@ impl Batch {
         .bind(rows().map(|row| row.map(|row| &row.id.0[..])).collect::<Vec<Option<&[u8]>>>())
         .bind(rows().map(|row| row.map(|row| row.name.as_str())).collect::<Vec<Option<&str>>>())
         .bind(rows().map(|row| row.map(|row| row.until_ms)).collect::<Vec<Option<i64>>>())
+        .bind(events().map(Event::other_topic_name).collect::<Vec<Option<&str>>>())
         .execute(&mut *self.tx)
         .await
         .map_err(classify)?;
@@ -161,7 +165,7 @@ impl Batch {
         let letter: Option<LetterRow> = sqlx::query_as(
             "select id, topic, partition, \"offset\",
                coalesce(timestamp_ms, (extract(epoch from recorded_at) * 1000)::int8) as timestamp_ms, key, payload,
-               headers::text as headers, oversize_bytes, moved_by, code
+               headers::text as headers, oversize_bytes, moved_by, topic_name, code
              from projector.dead_letter where generation_id = $1 and id = $2 for update",
         )
         .bind(self.generation())
@@ -178,7 +182,7 @@ impl Batch {
         if let Some(key) = &key {
             let rows: Vec<KeptRow> = sqlx::query_as(
                 "select id, topic, partition, \"offset\", timestamp_ms, key, payload, headers::text as headers,
-                   oversize_bytes, moved_by
+                   oversize_bytes, moved_by, topic_name
                  from (select *, coalesce(sum(coalesce(octet_length(payload), 0)) over (
                          order by id rows between unbounded preceding and 1 preceding), 0) as before
                        from (select * from projector.parked where generation_id = $1 and key_id = $2

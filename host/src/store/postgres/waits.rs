@@ -42,7 +42,7 @@ impl Batch {
         .map_err(classify)?;
         let rows: Vec<ReadyRow> = sqlx::query_as(
             "select id, topic, partition, \"offset\", timestamp_ms, key, payload, headers::text as headers,
-               oversize_bytes, moved_by, key_id, awaited, wait_until_ms, ready_ms
+               oversize_bytes, moved_by, topic_name, key_id, awaited, wait_until_ms, ready_ms
              from (select *, coalesce(sum(coalesce(octet_length(payload), 0)) over (
                      order by id rows between unbounded preceding and 1 preceding), 0) as before
                    from (select p.* from unnest($2::bytea[]) as k(key_id) cross join lateral (

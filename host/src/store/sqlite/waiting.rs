@@ -46,8 +46,8 @@ impl Batch {
                 "insert into projector_dead_letter
                    (generation_id, digest, topic, partition, \"offset\", recorded_at, timestamp_ms, key, payload, headers,
                     kind, code, detail, backtrace, db_table, db_column, db_constraint, died_at, oversize_bytes,
-                    moved_by)
-                 values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) returning id",
+                    moved_by, topic_name)
+                 values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) returning id",
             )
             .bind(self.generation())
             .bind(&*self.deployment.digest)
@@ -69,6 +69,7 @@ impl Batch {
             .bind(now_micros())
             .bind(event.oversize_bytes.map(|bytes| bytes as i64))
             .bind(moved_by.unwrap_or_default())
+            .bind(event.other_topic_name())
             .fetch_one(&mut *self.tx)
             .await
             .map_err(classify)?;
@@ -97,8 +98,8 @@ impl Batch {
             sqlx::query(
                 "insert into projector_parked
                    (generation_id, key_id, topic, partition, \"offset\", timestamp_ms, key, payload, headers, parked_at,
-                    oversize_bytes, waits_for, awaited, wait_until_ms)
-                 values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    oversize_bytes, waits_for, awaited, wait_until_ms, topic_name)
+                 values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )
             .bind(self.generation())
             .bind(&key.0[..])
@@ -114,6 +115,7 @@ impl Batch {
             .bind(row.map(|row| &row.id.0[..]))
             .bind(row.map(|row| row.name.as_str()))
             .bind(row.map(|row| row.until_ms))
+            .bind(event.other_topic_name())
             .execute(&mut *self.tx)
             .await
             .map_err(classify)?;
@@ -146,7 +148,7 @@ impl Batch {
         };
         let letter: Option<LetterRow> = sqlx::query_as(
             "select id, topic, partition, \"offset\", coalesce(timestamp_ms, recorded_at / 1000) as timestamp_ms, key, payload, headers,
-               oversize_bytes, moved_by, code from projector_dead_letter where generation_id = ? and id = ?",
+               oversize_bytes, moved_by, topic_name, code from projector_dead_letter where generation_id = ? and id = ?",
         )
         .bind(self.generation())
         .bind(letter_id)
@@ -161,7 +163,8 @@ impl Batch {
         let (mut parked, mut parked_count) = (Vec::new(), 0);
         if let Some(key) = &key {
             let rows: Vec<KeptRow> = sqlx::query_as(
-                "select id, topic, partition, \"offset\", timestamp_ms, key, payload, headers, oversize_bytes, moved_by
+                "select id, topic, partition, \"offset\", timestamp_ms, key, payload, headers, oversize_bytes, moved_by,
+                   topic_name
                  from (select *, coalesce(sum(coalesce(length(payload), 0)) over (
                          order by id rows between unbounded preceding and 1 preceding), 0) as before
                        from (select * from projector_parked where generation_id = ? and key_id = ?

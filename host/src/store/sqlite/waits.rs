@@ -18,7 +18,7 @@ impl Batch {
     pub(super) async fn find_ready(&mut self, limits: BatchLimits) -> Result<Vec<ReadyEvent>, StoreError> {
         let rows: Vec<ReadyRow> = sqlx::query_as(
             "select id, topic, partition, \"offset\", timestamp_ms, key, payload, headers, oversize_bytes, moved_by,
-               key_id, awaited, wait_until_ms, ready_ms
+               topic_name, key_id, awaited, wait_until_ms, ready_ms
              from (select *, coalesce(sum(coalesce(length(payload), 0)) over (
                      order by id rows between unbounded preceding and 1 preceding), 0) as before
                    from (select * from projector_parked where generation_id = ?1 and key_id in (
