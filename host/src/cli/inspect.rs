@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use comfy_table::{Table, presets};
+use humantime_serde::re::humantime;
 use projector_model::descriptor::{Operation, Statement, StatementKind};
 
 use super::terminal::out;

@@ -9,6 +9,7 @@ use crate::operations::OperationError;
 use crate::operations::status::{PartitionStatus, Progress, ProjectionStatus, Status, UnknownTopic, status};
 use crate::operations::trial::Reverted;
 use crate::operations::unused::unused;
+use crate::store::WaitingEvent;
 use crate::store::deployments::Role;
 
 /// Show how current and complete every read model is.
@@ -18,7 +19,7 @@ use crate::store::deployments::Role;
 /// `freshness` is the age of the oldest of these events, and zero if there are none.
 ///
 /// A projection is fresh if all events were read. It is complete if all of these events are in the read model:
-/// dead letters, and events that wait behind them, are not.
+/// dead letters, events that wait for a row, and events that wait behind either of them are not.
 ///
 /// What the brokers or a database do not tell is named with its reason, and the rest is shown: a topic that
 /// does not exist, a missing right, a partition without a leader. The exit code is 0 then. It is 3 if no
@@ -113,13 +114,18 @@ fn print(projection: &ProjectionStatus) {
     if !projection.complete {
         let oldest = projection.oldest_missing_ms.map(|age| format!(", the oldest {} old", seconds(age)));
         out!(
-            "  {} events that were read are not in it{}: {} dead letters, and {} events that wait behind them (`projector dlq list {}`)",
+            "  {} events that were read are not in it{}: {} dead letters (`projector dlq list {}`), {} events that wait for rows, and {} behind those",
             projection.missing_events,
             oldest.unwrap_or_default(),
             projection.counters.dead,
-            projection.counters.parked,
-            projection.name
+            projection.name,
+            projection.counters.waiting,
+            projection.counters.parked
         );
+        for WaitingEvent { topic, partition, offset, row, until } in &projection.waits {
+            let until = when(*until);
+            out!("  {topic}/{partition}@{offset} waits for the row of {row}, until {until} in event time");
+        }
     }
     if let Some(Progress { events_per_second, remaining_seconds, stands_still }) = &projection.building {
         let remaining = match (stands_still, remaining_seconds) {

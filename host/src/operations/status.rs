@@ -20,7 +20,7 @@ use crate::store::beginnings::EarlierStarts;
 use crate::store::deployments::Role;
 use crate::store::identity;
 use crate::store::source_topics::RecordedTopic;
-use crate::store::{self, Counters, PartitionState, Projection, StatementCount, Store};
+use crate::store::{self, Counters, PartitionState, Projection, StatementCount, Store, WaitingEvent};
 use crate::topics::TopicMapping;
 
 /// So far back it is looked for how the active version came about.
@@ -80,8 +80,11 @@ pub struct ProjectionStatus {
     /// Every event that was read is in the read model, except for those that the plugin ignored and those that an
     /// operator skipped.
     pub complete: bool,
-    /// Events that were read and are not in it: they are dead letters, or wait behind one.
+    /// Events that were read and are not in it: they are dead letters, wait for rows, or wait behind such events.
     pub missing_events: i64,
+    /// Some of those that wait for rows: those whose time is over first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub waits: Vec<WaitingEvent>,
     /// Age in milliseconds of the oldest of these; absent if there are none, or none has a timestamp.
     pub oldest_missing_ms: Option<i64>,
     /// Age in milliseconds of the oldest event that is not; absent when it has no timestamp, or when it is
@@ -515,11 +518,12 @@ async fn of_projection(
         0 => Some(0),
         _ => behind().filter_map(|visible| visible.freshness_ms).max(),
     };
-    let missing_events = counters.parked + counters.dead;
+    let missing_events = counters.parked + counters.waiting + counters.dead;
     Ok(ProjectionStatus {
         views,
         complete: missing_events == 0,
         missing_events,
+        waits: projection.waits,
         oldest_missing_ms: projection.oldest_missing.map(|recorded_ms| (now_ms - recorded_ms).max(0)),
         name: projection.name,
         generation: projection.generation,

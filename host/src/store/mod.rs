@@ -470,6 +470,8 @@ pub struct Projection {
     /// The partitions that existed when it began to read; `None`: it has not begun.
     #[serde(skip)]
     pub began_with: Option<BTreeSet<Partition>>,
+    /// Some of the events that wait for rows: those whose time is over first.
+    pub waits: Vec<WaitingEvent>,
     pub partitions: Vec<PartitionState>,
     pub statements: BTreeMap<String, StatementCount>,
     pub dead_letters: i64,
@@ -480,6 +482,21 @@ pub struct Projection {
     /// The descriptor of the active component.
     #[serde(skip)]
     pub descriptor: String,
+}
+
+/// An event that waits for a row.
+#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+pub struct WaitingEvent {
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+    /// The row, in words.
+    #[sqlx(rename = "awaited")]
+    pub row: String,
+    /// Until when, in the time of the events: microseconds since 1970.
+    #[sqlx(rename = "until_micros")]
+    #[serde(serialize_with = "crate::instant::serialize")]
+    pub until: i64,
 }
 
 #[derive(Debug, Clone, Serialize)]

@@ -6,7 +6,7 @@ use crate::failure::{FailureKind, Trouble};
 
 use super::beginnings::partitions_from;
 use super::deployments::Role;
-use super::{Counters, PartitionState, Projection, StatementCount, StoreError};
+use super::{Counters, PartitionState, Projection, StatementCount, StoreError, WaitingEvent};
 
 /// A generation, its active component, and how many dead letters it has.
 #[derive(sqlx::FromRow)]
@@ -55,6 +55,9 @@ pub(super) struct CheckpointRow {
 const FED: &str =
     "it is fed from a file, and runs when that is through: `projector backfill` goes on with it";
 
+/// So many of the events that wait for rows are shown: those whose time is over first.
+pub(super) const SHOWN_WAITS: i64 = 5;
+
 /// Topic, partition, outcome, code, events.
 pub(super) type OutcomeRow = (String, i32, String, String, i64);
 
@@ -67,6 +70,7 @@ pub(super) fn projection(
     checkpoints: Vec<CheckpointRow>,
     outcomes: Vec<OutcomeRow>,
     effects: Vec<EffectRow>,
+    waits: Vec<WaitingEvent>,
 ) -> Result<Projection, StoreError> {
     let mut codes: BTreeMap<(String, i32, String), BTreeMap<String, i64>> = BTreeMap::new();
     for (topic, partition, outcome, code, events) in outcomes {
@@ -121,6 +125,7 @@ pub(super) fn projection(
         dead_letters: generation.dead_letters,
         oldest_missing: generation.oldest_missing,
         without_id: generation.without_id,
+        waits,
         partitions: checkpoints.into_iter().map(state).collect(),
         statements: effects.into_iter().map(count).collect(),
     })

@@ -73,6 +73,10 @@ fn an_event_waits_for_its_row_and_those_of_its_key_behind_it() {
         ]);
         until_counted(&gates, 1, 1, 3, 0);
         assert_eq!(gates.trails_of(["a", "b"]), ["", "1"]);
+        let shown = gates.platform.ask(&["status"]);
+        let shown = &shown["projections"][0];
+        assert_eq!((&shown["complete"], &shown["missing_events"]), (&json!(false), &json!(4)), "{shown:#}");
+        assert_eq!(shown["waits"][0]["row"], "gate with id = \"x\"", "{shown:#}");
         gates.open(&["x"]);
         until_counted(&gates, 4, 1, 1, 0);
         assert_eq!(gates.trails_of(["a", "b"]), ["1 2", "1"]);

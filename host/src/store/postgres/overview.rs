@@ -3,8 +3,8 @@
 use sqlx::postgres::PgConnection;
 
 use super::errors::classify;
-use crate::store::overview::{self, CheckpointRow, EffectRow, GenerationRow, OutcomeRow};
-use crate::store::{Projection, StoreError};
+use crate::store::overview::{self, CheckpointRow, EffectRow, GenerationRow, OutcomeRow, SHOWN_WAITS};
+use crate::store::{Projection, StoreError, WaitingEvent};
 
 /// Every projection, as the connection's transaction sees it.
 pub(super) async fn overview(snapshot: &mut PgConnection) -> Result<Vec<Projection>, StoreError> {
@@ -50,7 +50,16 @@ pub(super) async fn overview(snapshot: &mut PgConnection) -> Result<Vec<Projecti
         .fetch_all(&mut *snapshot)
         .await
         .map_err(classify)?;
-        projections.push(overview::projection(generation, checkpoints, outcomes, effects)?);
+        let waits: Vec<WaitingEvent> = sqlx::query_as(
+            "select topic, partition, \"offset\", awaited, wait_until_ms * 1000 as until_micros from projector.parked
+             where generation_id = $1 and waits_for is not null order by wait_until_ms, id limit $2",
+        )
+        .bind(generation.id)
+        .bind(SHOWN_WAITS)
+        .fetch_all(&mut *snapshot)
+        .await
+        .map_err(classify)?;
+        projections.push(overview::projection(generation, checkpoints, outcomes, effects, waits)?);
     }
     Ok(projections)
 }

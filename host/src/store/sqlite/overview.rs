@@ -3,8 +3,8 @@
 use sqlx::sqlite::SqliteConnection;
 
 use super::errors::classify;
-use crate::store::overview::{self, CheckpointRow, EffectRow, GenerationRow, OutcomeRow};
-use crate::store::{Projection, StoreError};
+use crate::store::overview::{self, CheckpointRow, EffectRow, GenerationRow, OutcomeRow, SHOWN_WAITS};
+use crate::store::{Projection, StoreError, WaitingEvent};
 
 /// Every projection, as the connection's transaction sees it.
 pub(super) async fn overview(snapshot: &mut SqliteConnection) -> Result<Vec<Projection>, StoreError> {
@@ -51,7 +51,16 @@ pub(super) async fn overview(snapshot: &mut SqliteConnection) -> Result<Vec<Proj
         .fetch_all(&mut *snapshot)
         .await
         .map_err(classify)?;
-        projections.push(overview::projection(generation, checkpoints, outcomes, effects)?);
+        let waits: Vec<WaitingEvent> = sqlx::query_as(
+            "select topic, partition, \"offset\", awaited, wait_until_ms * 1000 as until_micros from projector_parked
+             where generation_id = ?1 and waits_for is not null order by wait_until_ms, id limit ?2",
+        )
+        .bind(generation.id)
+        .bind(SHOWN_WAITS)
+        .fetch_all(&mut *snapshot)
+        .await
+        .map_err(classify)?;
+        projections.push(overview::projection(generation, checkpoints, outcomes, effects, waits)?);
     }
     Ok(projections)
 }
