@@ -6,6 +6,7 @@
 
 mod announce;
 mod files;
+mod memory;
 mod retention;
 
 use std::collections::{BTreeSet, HashMap};
@@ -160,6 +161,9 @@ impl Host {
         let host = self.clone();
         let warn = move || host.clone().warn_of_unused();
         tasks.spawn(self.clone().unbroken("the look for names that have no effect", warn));
+        let stop = self.stop.clone();
+        let give_back = move || memory::give_back(stop.clone());
+        tasks.spawn(self.clone().unbroken("the task that gives memory back", give_back));
         while tasks.join_next().await.is_some() {}
     }
 

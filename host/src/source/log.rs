@@ -237,7 +237,19 @@ impl Log {
     }
 
     fn cluster_id_now(&self) -> Option<String> {
-        self.clients().committed.client.client().fetch_cluster_id(PATIENCE).filter(|id| !id.is_empty())
+        let clients = self.clients();
+        let client = clients.committed.client.client().native_ptr();
+        // SAFETY: the client is open. The text is copied, and given back to librdkafka, which rdkafka's own function
+        // for it leaves out: every batch asks.
+        unsafe {
+            let id = native::rd_kafka_clusterid(client, PATIENCE.as_millis() as i32);
+            if id.is_null() {
+                return None;
+            }
+            let copied = text(id);
+            native::rd_kafka_mem_free(client, id.cast());
+            Some(copied).filter(|id| !id.is_empty())
+        }
     }
 
     /// The id of the cluster behind the brokers' address. `None`: the brokers do not tell one.

@@ -69,16 +69,16 @@ impl Sample {
         let total = |what: &str| -> u64 {
             self.held.iter().filter(|(name, _)| name.starts_with(what)).map(|(_, held)| held).sum()
         };
-        let shown = SHOWN.map(|name| format!("{:>11}", readable(name, self.held[name]))).concat();
+        let shown = SHOWN.map(|name| format!("{:>12}", readable(name, self.held[name]))).concat();
         let (rows, bytes) = (total("rows of "), total("bytes of "));
-        format!("{:>7} s{shown}{rows:>11}{:>11}", self.at.as_secs(), readable("bytes of all", bytes))
+        format!("{:>7} s{shown}{rows:>11}{:>12}", self.at.as_secs(), readable("bytes of all", bytes))
     }
 }
 
 /// Above the lines.
 pub(super) fn head() -> String {
-    let shown = SHOWN.map(|name| format!("{name:>11}")).concat();
-    format!("{:>9}{shown}{:>11}{:>11}", "time", "rows", "bytes")
+    let shown = SHOWN.map(|name| format!("{name:>12}")).concat();
+    format!("{:>9}{shown}{:>11}{:>12}", "time", "rows", "bytes")
 }
 
 fn is_bytes(name: &str) -> bool {
