@@ -39,7 +39,8 @@ pub(crate) fn run(cargo: &Cargo, options: &Options) -> Result<()> {
     guests::build(cargo)?;
     let servers = Servers::all()?;
     let filter = options.filter.as_deref().unwrap_or(KAFKA_UPGRADE);
-    let mut test = cargo.command(&["test", "--workspace", "--test", "it", "--", filter]);
+    // Not `--test it`: with another selection cargo would build the dependencies once more.
+    let mut test = cargo.command(&["test", "--workspace", "--tests", "--quiet", "--", filter]);
     test.env("PROJECTOR_BEFORE", before)
         .env("PROJECTOR_GUESTS", guests::directory(cargo))
         .envs(servers.environment());
