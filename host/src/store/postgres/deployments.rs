@@ -49,7 +49,8 @@ impl Deployments for Postgres {
     async fn attend(&self, host: Uuid, name: &str, members: &[String]) -> Result<(), StoreError> {
         let members = serde_json::json!(members).to_string();
         let seen = sqlx::query(
-            "update projector.host set seen_at = now(), member_ids = $2, knows = $3 where id = $1",
+            "update projector.host set seen_at = now(), member_ids = $2, knows = $3
+             where id = $1 and $3 >= (select needs from projector.store)",
         )
         .bind(host)
         .bind(&members)
@@ -65,18 +66,24 @@ impl Deployments for Postgres {
             .execute(&mut *self.connection().await?)
             .await
             .map_err(classify)?;
-        sqlx::query(
-            "insert into projector.host (id, name, member_ids, knows) values ($1, $2, $3, $4)
+        let mut session = self.connection().await?;
+        let added = sqlx::query(
+            "insert into projector.host (id, name, member_ids, knows)
+             select $1, $2, $3, $4 from projector.store where needs <= $4
              on conflict do nothing",
         )
         .bind(host)
         .bind(name)
         .bind(&members)
         .bind(self.schema.known)
-        .execute(&mut *self.connection().await?)
+        .execute(&mut *session)
         .await
         .map_err(classify)?;
-        Ok(())
+        match added.rows_affected() {
+            // Something was taken away since this host was seen last, and it was not waited for.
+            0 => super::schema(&mut session).await?.check_known(),
+            _ => Ok(()),
+        }
     }
 
     async fn leave(&self, host: Uuid) -> Result<(), StoreError> {
