@@ -124,8 +124,10 @@ impl Settler {
         outcomes.truncate(failed.unwrap_or(outcomes.len()).max(1));
         match &outcomes[..] {
             [Outcome::Dead { failure, .. }] => {
-                let reason =
-                    format!("the event at {} had waited, and failed: {failure}", events[0].event.position);
+                let reason = format!(
+                    "the event at {} waited for a row, and failed: {failure}; its offset is passed already, so it cannot be skipped: with `policy = \"dead-letter\"` or \"park-key\" it becomes a dead letter, and `projector dlq erase` drops all that waits of its key",
+                    events[0].event.position
+                );
                 Err(ProjectError::Trouble(Trouble::new(FailureKind::Halted, reason)))
             }
             _ => Ok(()),

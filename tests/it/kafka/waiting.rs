@@ -252,6 +252,30 @@ fn another_version_goes_on_with_events_that_wait() {
     }
 }
 
+/// Where the policy is to halt, an event whose time is over stops the projection, until a person decides.
+#[test]
+fn an_age_that_is_over_halts_where_the_policy_says_so() {
+    let gates = Gates::new("halts", 1, ReadModel::sqlite()).set(&["failures", "policy"], "halt");
+    let host = gates.start_host("host");
+    gates.platform.publish(&[
+        at(waits(&gates, "step.v1", "a1", "x"), minutes_ago(180)),
+        at(plain(&gates, "step.v1", "b1"), minutes_ago(150)),
+    ]);
+    let trouble = eventually("the projection stands still", || {
+        let status = gates.platform.status()?.remove(GATES).ok_or("it is not installed")?;
+        status.halted.filter(|trouble| trouble.kind == "halted").ok_or("it does not".to_owned())
+    });
+    assert!(trouble.says(&["/0@0 waited for a row", "gate with id = \"x\"", "dlq erase"]), "{trouble:?}");
+    gates.platform.ask(&["dlq", "erase", GATES, "--key", "a", "--reason", "a test"]);
+    gates.platform.command(&["resume", GATES]);
+    gates.publish(&["a2"]);
+    eventually("it goes on", || {
+        let trails = gates.trails_of(["a", "b"]);
+        if trails == ["2", "1"] { Ok(()) } else { Err(trails) }
+    });
+    host.sigterm();
+}
+
 /// Events of a file wait as well; hosts let them go, or end their waits, when the file is through.
 #[test]
 fn events_of_a_file_wait_until_hosts_run_what_was_built_from_it() {
