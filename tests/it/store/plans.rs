@@ -4,13 +4,14 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
+use projector::awaited::{AwaitedRow, RowId};
 use projector::batch::BatchLimits;
 use projector::duplicate::{Duplicate, EventId, Remembered};
 use projector::event::{Event, Position};
 use projector::ordering::KeyId;
 use projector::outcome::{Failure, FailureKind};
 use projector::store::event_ids::Horizon;
-use projector::store::operator::{Action, Asked, Filter, NewOperations};
+use projector::store::operator::{Action, Asked, Filter, NewOperations, Release, WaitsOn};
 use projector::store::{Advance, Books, DeadLetter, Parked, Writes};
 use projector_model::LookupCall;
 use serde_json::json;
@@ -81,8 +82,8 @@ async fn no_statement_of_the_host_reads_a_large_table_through() -> Result<()> {
                  select {id}, 't', 1, n, 'k', '[]', 'd', 'rejected', 'no', 'no', now() - n * interval '1 second' from {rows}"),
         format!("insert into projector.blocked_key (generation_id, key_id, dead_letter_id)
                  select {id}, decode(md5(n::text), 'hex'), n from {rows}"),
-        format!("insert into projector.parked (generation_id, key_id, topic, partition, \"offset\", headers)
-                 select {id}, decode(md5((n % 10000 + 1)::text), 'hex'), 't', 1, n, '[]' from {rows}"),
+        format!("insert into projector.parked (generation_id, key_id, topic, partition, \"offset\", headers, waits_for, awaited, wait_until_ms)
+                 select {id}, decode(md5((n % 10000 + 1)::text), 'hex'), 't', 1, n, '[]', decode(md5(n::text), 'hex'), 'r', n + 9 from {rows}"),
         format!("insert into projector.operation (generation_id, action, asked_by, done_at, verdict)
                  select {id}, 'retry', 'somebody', now(), '{{}}' from {rows}"),
         format!("insert into projector.outcome (generation_id, topic, partition, outcome, code, events)
@@ -95,6 +96,7 @@ async fn no_statement_of_the_host_reads_a_large_table_through() -> Result<()> {
     // A session of its own, which planned nothing when they were empty; and one that did.
     let before = rows_read(&home).await?;
     let batches = 3;
+    let limits = BatchLimits { events: 100, bytes: 1 << 20 };
     for batch in 0..batches {
         let asked: Vec<EventId> = md5(&home, (0..BATCH).map(|n| n * 50 + 1))
             .await?
@@ -102,6 +104,7 @@ async fn no_statement_of_the_host_reads_a_large_table_through() -> Result<()> {
             .map(|hash| EventId { topic: "t".into(), hash })
             .collect();
         let keys = md5(&home, 1..=BATCH).await?.into_iter().map(KeyId).collect();
+        let came = md5(&home, batch * BATCH + 1..=(batch + 1) * BATCH).await?;
         let mut tx = projection.begin().await?;
         assert_eq!(tx.known(&asked).await?.len(), asked.len());
         assert_eq!(tx.blocked(keys).await?.len(), BATCH as usize);
@@ -128,10 +131,23 @@ async fn no_statement_of_the_host_reads_a_large_table_through() -> Result<()> {
             parked: vec![Parked { event: &parked, key: free, row: None }],
             ids: own.collect(),
             duplicates: vec![Duplicate { position: &dead.position, first: None }],
+            rows: came.into_iter().map(|row| (RowId(row), 5)).collect(),
             ..Writes::default()
         })
         .await?;
+        assert!(tx.made_ready());
         tx.commit().await?;
+        let mut tx = projection.begin().await?;
+        let ready = tx.take_ready(limits).await?;
+        assert_eq!(ready.len(), limits.events);
+        let row = AwaitedRow { id: RowId([9; 16]), name: "r".into(), until_ms: i64::MAX };
+        let waits_on =
+            ready.iter().map(|ready| WaitsOn { id: ready.kept.id, key: ready.key, row: Some(&row) });
+        let release = Release { waits_on: waits_on.collect(), frees: vec![free], ..Release::default() };
+        tx.write(&Writes { release: Some(release), ..Writes::default() }).await?;
+        tx.commit().await?;
+        assert!(store.first_end(&generation).await?.is_some());
+        assert_eq!(store.end_waits(&generation, 0).await?, 0);
         let letters = store.dead_letters(&Filter { most: 1, ..Filter::default() }).await?;
         let asked = NewOperations {
             action: Action::Retry,
@@ -140,7 +156,6 @@ async fn no_statement_of_the_host_reads_a_large_table_through() -> Result<()> {
             asked: Asked::default(),
         };
         let operation = store.ask(&asked).await?[&letters[0].id];
-        let limits = BatchLimits { events: 100, bytes: 1 << 20 };
         assert!(projection.begin().await?.take(operation, limits).await?.is_some());
         assert_eq!(store.withdraw(&[operation]).await?, [operation]);
         // Behind these no event waits.

@@ -147,11 +147,12 @@ impl Batch {
             return Ok(());
         }
         let made_ready = sqlx::query(
-            "update projector.parked set ready_ms = r.at_ms
-             from (select p.id, u.at_ms from unnest($2::bytea[], $3::int8[]) as u(row_id, at_ms) cross join lateral (
-                     select p.id from projector.parked p
-                     where p.generation_id = $1 and p.waits_for = u.row_id and p.ready_ms is null offset 0) as p) as r
-             where parked.id = r.id",
+            "update projector.parked p set ready_ms =
+               (select u.at_ms from unnest($2::bytea[], $3::int8[]) as u(row_id, at_ms) where u.row_id = p.waits_for)
+             where p.id = any(array(
+               select w.id from unnest($2::bytea[]) as u(row_id) cross join lateral (
+                 select w.id from projector.parked w
+                 where w.generation_id = $1 and w.waits_for = u.row_id and w.ready_ms is null offset 0) as w))",
         )
         .bind(self.generation())
         .bind(rows.keys().map(|row| &row.0[..]).collect::<Vec<&[u8]>>())
