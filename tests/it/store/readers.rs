@@ -353,3 +353,38 @@ async fn views_without_the_newest_columns_are_retired_by_name() -> Result<()> {
     }
     Ok(())
 }
+
+/// A host of the version before stores only the schema of the newest views, and replaces these when a column is added.
+#[tokio::test]
+async fn views_that_a_host_of_the_version_before_made_are_known_by_their_schema() -> Result<()> {
+    for home in [Home::postgres()?, Home::sqlite()?] {
+        let store = home.open().await?;
+        offer(&*store, "one", &contract(&numbers())).await?;
+        home.by_hand(
+            "update projector.generation set views = null",
+            "update projector_generation set views = null",
+        )
+        .await?;
+        offer(&*store, "two", &contract(&with_note(1))).await?;
+        let schemas = |standing: Standing| -> Vec<String> {
+            standing.views.into_iter().map(|set| set.schema).collect()
+        };
+        assert_eq!(schemas(standing(&*store, Role::Live).await?), ["some_orders", "some_orders_v2"]);
+        // As such a host does it: the newest views are those of another generation.
+        offer(&*store, "three", &contract(&with_note(3))).await?;
+        home.by_hand(
+            "update projector.generation set readers = null where number = 1;
+             update projector.generation set readers = 'some_orders_v2' where number = 2;
+             update projector.generation set role = 'warm' where number = 1;
+             update projector.generation set role = 'live' where number = 2",
+            "update projector_generation set readers = null where number = 1;
+             update projector_generation set readers = 'some_orders_v2' where number = 2;
+             update projector_generation set role = 'warm' where number = 1;
+             update projector_generation set role = 'live' where number = 2",
+        )
+        .await?;
+        assert_eq!(schemas(standing(&*store, Role::Warm).await?), ["some_orders"]);
+        assert_eq!(schemas(standing(&*store, Role::Live).await?), ["some_orders_v2"]);
+    }
+    Ok(())
+}
