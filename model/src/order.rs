@@ -301,14 +301,14 @@ mod tests {
             "name": "t", "version": "1",
             "topics": [{"name": "confirmed", "statements": ["confirm"]}, cancelled],
             "tables": [
-                {"name": "order", "key": ["id"], "columns": [
+                {"name": "orders", "key": ["id"], "columns": [
                     {"name": "id", "type": "int64"}, {"name": "n", "type": "int64", "nullable": true}]},
                 {"name": "cancellation", "key": ["id"], "columns": [{"name": "id", "type": "int64"}]}],
             "statements": [
-                {"name": "confirm", "table": "order", "kind": "upsert", "set": [{"column": "n"}]},
+                {"name": "confirm", "table": "orders", "kind": "upsert", "set": [{"column": "n"}]},
                 {"name": "note", "table": "cancellation", "kind": "upsert"},
-                {"name": "cancel", "table": "order", "kind": "delete", "by": ["id"], "on-miss": "reject"}],
-            "lookups": [{"name": "order", "table": "order", "by": ["id"], "columns": ["id"]}],
+                {"name": "cancel", "table": "orders", "kind": "delete", "by": ["id"], "on-miss": "reject"}],
+            "lookups": [{"name": "order", "table": "orders", "by": ["id"], "columns": ["id"]}],
             "rejects": rejects,
         });
         rejections(&Descriptor::from_json(&json.to_string()).and_then(Descriptor::check).expect("sound"))
@@ -323,7 +323,7 @@ mod tests {
         assert_eq!(found.len(), 1);
         assert_eq!(
             (&*found[0].topic, &*found[0].by, &*found[0].table),
-            ("cancelled", "looks up order", "order")
+            ("cancelled", "looks up order", "orders")
         );
         assert_eq!(
             (&found[0].sources[..], found[0].certain),
