@@ -16,7 +16,8 @@ pub trait Waits: Send + Sync {
     /// `None`: nothing waits.
     async fn first_end(&self, generation: &Generation) -> Result<Option<i64>, StoreError>;
 
-    /// Ends the waits that are over at this event time: the events are ready. Returns how many those were.
+    /// Ends waits that are over at this event time, as many as one statement takes: the events are ready. Returns how
+    /// many those were.
     async fn end_waits(&self, generation: &Generation, time_ms: i64) -> Result<u64, StoreError>;
 }
 
@@ -47,6 +48,9 @@ impl Wait {
         self.ready_ms > self.until_ms
     }
 }
+
+/// So many waits end with one statement: those that are left do with the next one.
+pub(super) const ENDED_AT_ONCE: i64 = 10_000;
 
 /// Ready whatever the time: what was parked behind an event that is done, or waits under a version that was replaced.
 pub(super) const IN_TIME: i64 = i64::MIN;

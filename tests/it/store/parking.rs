@@ -18,7 +18,7 @@ use projector::project::{self, Caller};
 use projector::settle::{Released, Settler};
 use projector::source::Log;
 use projector::store::operator::{Action, Asked, Filter, NewOperations, Open};
-use projector::store::{Counters, Deployment, StoreError};
+use projector::store::{Counters, Deployment};
 use projector_model::LookupCall;
 use projector_model::Value;
 use proptest::prelude::*;
@@ -307,7 +307,7 @@ impl<'h> World<'h> {
                 let store = loop {
                     match self.home.open().await {
                         // A process that another test is just starting holds it too, for a moment.
-                        Err(StoreError::Unusable(reason)) if reason.contains("another host") => {
+                        Err(error) if error.to_string().contains("another host") => {
                             tokio::time::sleep(Duration::from_millis(5)).await;
                         }
                         opened => break opened?,

@@ -11,14 +11,14 @@ use crate::awaited::RowId;
 use crate::batch::BatchLimits;
 use crate::ordering::KeyId;
 use crate::store::operator::WaitsOn;
-use crate::store::waits::{IN_TIME, ReadyEvent, ReadyRow, Waits, ready};
+use crate::store::waits::{ENDED_AT_ONCE, IN_TIME, ReadyEvent, ReadyRow, Waits, ready};
 use crate::store::{Generation, StoreError};
 
 impl Batch {
     pub(super) async fn find_ready(&mut self, limits: BatchLimits) -> Result<Vec<ReadyEvent>, StoreError> {
         let keys: Vec<Vec<u8>> = sqlx::query_scalar(
             "select distinct key_id from (
-               select key_id from projector.parked where generation_id = $1 and ready_ms is not null
+               select key_id from projector.parked where (generation_id - 0) = $1 and ready_ms is not null
                order by id limit $2) as r order by key_id",
         )
         .bind(self.generation())
@@ -87,11 +87,12 @@ impl Batch {
         }
         let rows = || events.iter().map(|event| event.row);
         sqlx::query(
-            "update projector.parked p set key_id = u.key_id, waits_for = u.waits_for, awaited = u.awaited,
-               wait_until_ms = u.wait_until_ms, ready_ms = null
-             from unnest($1::int8[], $2::bytea[], $3::bytea[], $4::text[], $5::int8[])
-               as u(id, key_id, waits_for, awaited, wait_until_ms)
-             where p.id = u.id",
+            "update projector.parked p set ready_ms = null, (key_id, waits_for, awaited, wait_until_ms) =
+               (select u.key_id, u.waits_for, u.awaited, u.wait_until_ms
+                from unnest($1::int8[], $2::bytea[], $3::bytea[], $4::text[], $5::int8[])
+                  as u(id, key_id, waits_for, awaited, wait_until_ms)
+                where u.id = p.id)
+             where p.id = any($1)",
         )
         .bind(events.iter().map(|event| event.id).collect::<Vec<i64>>())
         .bind(events.iter().map(|event| &event.key.0[..]).collect::<Vec<&[u8]>>())
@@ -152,7 +153,7 @@ impl Batch {
              where p.id = any(array(
                select w.id from unnest($2::bytea[]) as u(row_id) cross join lateral (
                  select w.id from projector.parked w
-                 where w.generation_id = $1 and w.waits_for = u.row_id and w.ready_ms is null offset 0) as w))",
+                 where (w.generation_id * 1) = $1 and w.waits_for = u.row_id and w.ready_ms is null offset 0) as w))",
         )
         .bind(self.generation())
         .bind(rows.keys().map(|row| &row.0[..]).collect::<Vec<&[u8]>>())
@@ -182,23 +183,27 @@ pub(super) async fn try_all(connection: &mut sqlx::PgConnection, generation: i64
 #[async_trait]
 impl Waits for Postgres {
     async fn first_end(&self, generation: &Generation) -> Result<Option<i64>, StoreError> {
-        sqlx::query_scalar(
-            "select min(wait_until_ms) from projector.parked
-             where generation_id = $1 and waits_for is not null and ready_ms is null",
+        sqlx::query_scalar::<_, i64>(
+            "select wait_until_ms from projector.parked
+             where (generation_id + 0) = $1 and waits_for is not null and ready_ms is null
+             order by wait_until_ms limit 1",
         )
         .bind(generation.id)
-        .fetch_one(&mut *self.connection().await?)
+        .fetch_optional(&mut *self.connection().await?)
         .await
         .map_err(classify)
     }
 
     async fn end_waits(&self, generation: &Generation, time_ms: i64) -> Result<u64, StoreError> {
         let ended = sqlx::query(
-            "update projector.parked set ready_ms = $2
-             where generation_id = $1 and waits_for is not null and ready_ms is null and wait_until_ms < $2",
+            "update projector.parked set ready_ms = $2 where id = any(array(
+               select id from projector.parked
+               where (generation_id + 0) = $1 and waits_for is not null and ready_ms is null and wait_until_ms < $2
+               order by wait_until_ms limit $3))",
         )
         .bind(generation.id)
         .bind(time_ms)
+        .bind(ENDED_AT_ONCE)
         .execute(&mut *self.connection().await?)
         .await
         .map_err(classify)?;

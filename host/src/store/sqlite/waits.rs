@@ -11,7 +11,7 @@ use crate::awaited::RowId;
 use crate::batch::BatchLimits;
 use crate::ordering::KeyId;
 use crate::store::operator::WaitsOn;
-use crate::store::waits::{IN_TIME, ReadyEvent, ReadyRow, Waits, ready};
+use crate::store::waits::{ENDED_AT_ONCE, IN_TIME, ReadyEvent, ReadyRow, Waits, ready};
 use crate::store::{Generation, StoreError};
 
 impl Batch {
@@ -151,11 +151,14 @@ impl Waits for Sqlite {
 
     async fn end_waits(&self, generation: &Generation, time_ms: i64) -> Result<u64, StoreError> {
         let ended = sqlx::query(
-            "update projector_parked set ready_ms = ?2
-             where generation_id = ?1 and waits_for is not null and ready_ms is null and wait_until_ms < ?2",
+            "update projector_parked set ready_ms = ?2 where id in (
+               select id from projector_parked
+               where generation_id = ?1 and waits_for is not null and ready_ms is null and wait_until_ms < ?2
+               order by wait_until_ms limit ?3)",
         )
         .bind(generation.id)
         .bind(time_ms)
+        .bind(ENDED_AT_ONCE)
         .execute(&self.pool)
         .await
         .map_err(classify)?;
