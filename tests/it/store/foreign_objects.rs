@@ -276,8 +276,9 @@ async fn a_persons_column_or_table_is_not_taken_for_one_that_was_left_on_postgre
         "",
     )
     .await?;
-    let mut more = other_columns();
-    more["revision"] = 1.into();
+    let mut more = numbers();
+    let note = json!({"name": "note", "type": "text", "nullable": true});
+    more["tables"][0]["columns"].as_array_mut().expect("a list").push(note);
     let refused = offer(&*store, "two", &contract(&more)).await;
     assert_refused(refused, &["the column note of some_orders_g1.number is there already"]);
     home.by_hand(

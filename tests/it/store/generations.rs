@@ -174,7 +174,7 @@ async fn what_was_left_in_tables_in_use_is_made_anew_on_postgres() -> Result<()>
     let Session::Postgres(mut session) = home.session().await? else { unreachable!("it is Postgres") };
     let types: Vec<String> = sqlx::query_scalar(
         "select table_name || '.' || column_name || ' ' || data_type from information_schema.columns
-         where table_schema = 'some_orders' order by 1",
+         where table_schema = 'some_orders_v2' order by 1",
     )
     .fetch_all(&mut session)
     .await?;
