@@ -13,7 +13,11 @@ const COUNTS: &str = "counts";
 
 /// Counts events by the first letter of their payloads; what stands in `trapping` traps.
 fn counts(version: &str, trapping: &str) -> Vec<u8> {
-    let mut guest = describing(&descriptor(COUNTS).replace("1.0.0", version));
+    counts_as(&descriptor(COUNTS).replace("1.0.0", version), trapping)
+}
+
+fn counts_as(descriptor: &str, trapping: &str) -> Vec<u8> {
+    let mut guest = describing(descriptor);
     let answers: Vec<usize> =
         (0..26).map(|kind| guest.changes(&[(0, &[Argument::Int64(kind), Argument::Int64(1)])])).collect();
     let guest = guest.answering(&answers);
@@ -166,6 +170,18 @@ fn deploy_waits_for_the_end_of_the_trial_and_the_status_tells_of_a_revert() {
     // The next version is another matter.
     let (code, _, said) = next("2.1.0", "");
     assert!(code == 0 && status()["reverted"].is_null(), "{code}: {said}");
+
+    // Readers see another generation: that it is active is not said.
+    let anew = descriptor(COUNTS).replace("1.0.0", "3.0.0").replacen('{', r#"{"revision":2,"#, 1);
+    let file = platform.directory().join("anew.wasm");
+    std::fs::write(&file, counts_as(&anew, "")).unwrap();
+    let (code, _, said) = platform.command(&["deploy", &file.display().to_string(), "--wait"]);
+    assert!(code == 0 && said.contains("3.0.0 runs in generation 2"), "{code}: {said}");
+    assert!(said.contains("until `projector promote counts`") && !said.contains("is active"), "{said}");
+    host.log().until_said("version active in a generation beside the live one");
+    let told = status();
+    assert_eq!((&told["version"], &told["role"]), (&"2.1.0".into(), &"live".into()));
+    assert_eq!(told["beside"][0]["role"], "building");
     host.sigterm();
 }
 
