@@ -9,7 +9,7 @@ use std::env;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use projector_workload::{ORDER_CONFIRMED, Publisher, Record};
 use rand::rngs::StdRng;
@@ -287,7 +287,9 @@ fn rebuilds_under_load_on_two_hosts_are_as_time_had_it() {
         eventually_done(&it.platform, &["promote", BOOKINGS]);
         it.platform.ask(&["retire", BOOKINGS]);
     }
-    hosts.map(Host::sigterm);
+    for host in hosts {
+        host.sigterm();
+    }
 }
 
 /// The checkpoints are a moment in the order of time, from where the other host goes on.

@@ -220,7 +220,7 @@ fn a_version_that_was_swapped_in_is_held_against_its_promise_to_be_pure() {
     // What the version before is said to be is not said of the next one.
     platform.ask(&["rollback", COUNTS]);
     assert!(impure().is_null());
-    assert_eq!(host.sigterm().tally(COUNTS).impure > 0, true);
+    assert!(host.sigterm().tally(COUNTS).impure > 0);
 }
 
 /// An event for which both fail is no reason to go back.
