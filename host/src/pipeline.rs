@@ -149,6 +149,7 @@ impl Pipeline {
             hold_look: None,
             switch: Switch::default(),
             catching_up,
+            is_near_the_end: false,
             more_lanes,
             stop,
             buffer: Buffer::default(),
@@ -209,6 +210,8 @@ struct Run {
     hold_look: Option<Instant>,
     switch: Switch,
     catching_up: Option<Arc<CatchUpState>>,
+    /// It is caught up, and its source knows it.
+    is_near_the_end: bool,
     more_lanes: bool,
     stop: CancellationToken,
     positions: Positions,
@@ -422,6 +425,11 @@ impl Run {
     fn end_of_catching_up(&mut self, role: Role) -> Result<(), Halt> {
         match &self.catching_up {
             Some(state) if state.is_over(role) => self.catching_up = None,
+            Some(state) if state.is_caught_up() && !self.is_near_the_end => {
+                self.is_near_the_end = true;
+                self.source.near_the_end();
+                return Ok(());
+            }
             _ => return Ok(()),
         }
         self.source.caught_up();

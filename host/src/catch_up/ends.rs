@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::CatchUpState;
 use crate::checkpoint::{Start, start};
@@ -26,6 +26,10 @@ const UNKNOWN: Duration = Duration::from_secs(2);
 /// After so many looks at a checkpoint that does not move, the log is asked whether any event follows; then after
 /// twice as many, and so on. There may be none: commit markers and removed events have offsets as well.
 const STILL: u32 = 4;
+
+/// A partition counts as being at its end as well if the rows have come so soon to where its log ended: on a busy
+/// topic, more is written in that time than the last few offsets. Longer than late records of a build are waited for.
+const NEAR_IN_TIME: Duration = Duration::from_secs(3);
 
 #[derive(Debug, thiserror::Error)]
 enum LookError {
@@ -178,7 +182,7 @@ impl Follower<'_> {
                 }
                 _ => next,
             };
-            self.way.came_to(&partition, next, marks.high);
+            self.way.came_to(&partition, next, marks.high, Instant::now());
         }
         Ok(())
     }
@@ -195,6 +199,8 @@ struct Way {
 struct Target {
     /// Where the log ended when it was last asked. `None`: it was not.
     end: Option<i64>,
+    /// When that was.
+    asked: Option<Instant>,
     checkpoint: Option<i64>,
     /// Looks since the checkpoint moved.
     still: u32,
@@ -225,18 +231,19 @@ impl Way {
     }
 
     /// The first event that is not in the rows is at this offset, or later, and the log ends there.
-    fn came_to(&mut self, partition: &Partition, next: i64, high: i64) {
+    fn came_to(&mut self, partition: &Partition, next: i64, high: i64, now: Instant) {
         let Some(target) = self.open.get_mut(partition) else { return };
+        let is_soon = target.asked.is_some_and(|asked| now.saturating_duration_since(asked) <= NEAR_IN_TIME);
         let is_near = match target.end {
             // Nothing is known yet: not even of a short log is anything to be left out.
             None => next >= high,
-            Some(end) => next >= end && high - next <= NEAR_THE_END,
+            Some(end) => next >= end && (is_soon || high - next <= NEAR_THE_END),
         };
         if is_near {
             self.open.remove(partition);
             self.reached.insert(partition.clone());
         } else if target.end.is_none_or(|end| next >= end) {
-            target.end = Some(high);
+            (target.end, target.asked) = (Some(high), Some(now));
         }
     }
 }
@@ -259,18 +266,21 @@ mod tests {
     #[test]
     fn each_partition_has_to_come_to_its_end() {
         let (mut way, all) = way(3);
+        let now = Instant::now();
         // One that is empty, a short one, and a long one.
-        way.came_to(&all[0], 0, 0);
-        way.came_to(&all[1], 0, 10);
-        way.came_to(&all[2], 5_000, 90_000);
+        way.came_to(&all[0], 0, 0, now);
+        way.came_to(&all[1], 0, 10, now);
+        way.came_to(&all[2], 5_000, 90_000, now);
         assert_eq!(open(&way), [1, 2]);
         assert!(!way.is_to_ask(&all[1], 9) && way.is_to_ask(&all[1], 10));
-        way.came_to(&all[1], 10, 10);
+        way.came_to(&all[1], 10, 10, now);
         assert_eq!(open(&way), [2]);
         // It grew meanwhile; on a busy topic the very end is never reached.
-        way.came_to(&all[2], 90_000, 95_000);
+        let later = now + Duration::from_secs(60);
+        way.came_to(&all[2], 90_000, 95_000, later);
         assert_eq!((open(&way), way.end_of(&all[2])), (vec![2], Some(95_000)));
-        way.came_to(&all[2], 95_000, 95_000 + NEAR_THE_END);
+        let much_later = later + Duration::from_secs(60);
+        way.came_to(&all[2], 95_000, 95_000 + NEAR_THE_END, much_later);
         assert!(way.open.is_empty());
         // Those are not looked at again; one that is new is.
         way.add([all, vec![Partition::new("t", 3)]].concat());
@@ -280,16 +290,28 @@ mod tests {
     #[test]
     fn an_end_without_events_is_asked_about_when_a_checkpoint_stands_still() {
         let (mut way, all) = way(1);
+        let now = Instant::now();
         assert!(way.is_to_ask(&all[0], 7));
-        way.came_to(&all[0], 7, 10);
+        way.came_to(&all[0], 7, 10, now);
         let asked: Vec<bool> = (0..9).map(|_| way.is_to_ask(&all[0], 7)).collect();
         assert_eq!(asked, [false, false, false, true, false, false, false, true, false]);
         assert!(!way.is_to_ask(&all[0], 8), "it moved");
         // An event follows, before the end.
-        way.came_to(&all[0], 9, 10);
+        way.came_to(&all[0], 9, 10, now);
         assert_eq!(open(&way), [0]);
         // None does.
-        way.came_to(&all[0], 10, 10);
+        way.came_to(&all[0], 10, 10, now);
+        assert!(way.open.is_empty());
+    }
+
+    #[test]
+    fn on_a_busy_topic_it_is_near_enough_to_be_a_moment_behind() {
+        let (mut way, all) = way(1);
+        let now = Instant::now();
+        way.came_to(&all[0], 0, 10_000, now);
+        way.came_to(&all[0], 10_000, 50_000, now + NEAR_IN_TIME + Duration::from_millis(1));
+        assert_eq!(open(&way), [0], "it took longer");
+        way.came_to(&all[0], 50_000, 90_000, now + 2 * NEAR_IN_TIME);
         assert!(way.open.is_empty());
     }
 }

@@ -24,9 +24,10 @@ use std::time::{Duration, Instant};
 /// How long a partition that is behind, and silent, is waited for: its broker may be gone.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// In milliseconds. How long after its time a record may come from a partition that was read to its end: it is
-/// written, then fetched. A generation that is built is so much behind at most. Below the second for which
-/// a promotion may hold the live generation.
-const LATENESS: Time = 250;
+/// written, then fetched. A generation that is built is so much behind at least, and nobody waits for it.
+const LATENESS: Time = 2_000;
+/// The same once the generation is caught up: less than the second for which a promotion may hold the live one.
+const LATENESS_WHEN_NEAR: Time = 250;
 /// In milliseconds. A record's time that is further ahead is not believed: its producer's clock is wrong.
 const AHEAD: Time = 10_000;
 
@@ -60,6 +61,8 @@ const NO_TIME: Time = Time::MIN;
 /// item that was not taken yet, if it was offered already.
 pub(super) struct Merge<T> {
     merging: Merging,
+    /// One of the two.
+    lateness: Time,
     inputs: HashMap<u64, Input<T>>,
     /// The times of the inputs' heads; those of one time in the order in which they came. What is
     /// here of an input that was removed is void.
@@ -91,6 +94,7 @@ impl<T> Merge<T> {
     pub(super) fn new(merging: Merging) -> Self {
         Self {
             merging,
+            lateness: LATENESS,
             inputs: HashMap::new(),
             heads: BinaryHeap::new(),
             offered: 0,
@@ -112,7 +116,12 @@ impl<T> Merge<T> {
         self.at_end.remove(&key);
     }
 
-    /// The generation is caught up. Whatever is at hand goes, and from now on the other order holds.
+    /// The generation is caught up, and still built: late items are not waited for as long as before.
+    pub(super) fn near_the_end(&mut self) {
+        self.lateness = LATENESS_WHEN_NEAR;
+    }
+
+    /// All hosts share the generation. Whatever is at hand goes, and from now on the other order holds.
     pub(super) fn caught_up(&mut self) {
         self.merging.order = self.merging.then;
         self.inputs.values_mut().for_each(|input| input.behind = false);
@@ -211,7 +220,7 @@ impl<T> Merge<T> {
         }
         let skew = i64::try_from(self.merging.skew.as_millis()).unwrap_or(i64::MAX);
         let comes_before = |last: Time| time > last.saturating_add(skew);
-        if time > now_ms - LATENESS && self.at_end.values().any(|last| comes_before(*last)) {
+        if time > now_ms - self.lateness && self.at_end.values().any(|last| comes_before(*last)) {
             return true;
         }
         let mut is_early = false;
@@ -356,6 +365,7 @@ mod tests {
     #[test]
     fn of_what_is_built_every_item_counts_with_its_own_time_to_the_very_end() {
         let (mut merge, now) = merge(BUILT, 2);
+        merge.near_the_end();
         merge.at_end(1);
         // One that is at its end gets more, long before the other is there.
         merge.offer(1, Some(NOW - 2_000), NOW, 10);
@@ -374,11 +384,11 @@ mod tests {
         // Both are at their ends: what is fresh waits until nothing before it can come any more.
         merge.at_end(2);
         merge.offer(2, Some(NOW), NOW, 22);
-        assert_eq!(merge.take(now, NOW + LATENESS - 1), None);
+        assert_eq!(merge.take(now, NOW + LATENESS_WHEN_NEAR - 1), None);
         merge.offer(1, Some(NOW - 5), NOW + 3, 12);
         assert_eq!(merge.take(now, NOW + 3), Some((1, 12)));
         merge.at_end(1);
-        assert_eq!(merge.take(now, NOW + LATENESS), Some((2, 22)));
+        assert_eq!(merge.take(now, NOW + LATENESS_WHEN_NEAR), Some((2, 22)));
     }
 
     /// Without it, a producer's clock that is ahead would keep its own records back.

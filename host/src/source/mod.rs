@@ -209,7 +209,12 @@ impl Source {
         self.command(Command::Advise(positions));
     }
 
-    /// The generation is caught up: from now on partitions are merged as [`Merging::then`] says.
+    /// The generation is caught up, and this host builds it alone until readers see it.
+    pub fn near_the_end(&self) {
+        self.command(Command::NearTheEnd);
+    }
+
+    /// All hosts share the generation: from now on partitions are merged as [`Merging::then`] says.
     pub fn caught_up(&self) {
         self.command(Command::CaughtUp);
     }

@@ -49,6 +49,7 @@ pub(super) enum Command {
     Read(Vec<(u64, Span)>),
     Leave(Partition),
     Advise(Vec<(Partition, i64)>),
+    NearTheEnd,
     CaughtUp,
     Stop,
 }
@@ -187,6 +188,7 @@ impl Poller {
                         let _ = self.consumer.store_offset(&partition.topic, partition.number, offset - 1);
                     }
                 }
+                Ok(Command::NearTheEnd) => self.merge.near_the_end(),
                 Ok(Command::CaughtUp) => self.merge.caught_up(),
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return false,
                 Err(TryRecvError::Empty) => return !self.events.is_closed(),

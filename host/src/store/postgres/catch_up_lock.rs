@@ -49,7 +49,8 @@ impl Holder {
             .fetch_one(&mut **session.lock().await)
             .await
             .map_err(classify)?;
-        Ok(ours.then_some(CatchUpLock { session, generation }))
+        // Made only if it is ours: it is freed when it is dropped.
+        Ok(ours.then(|| CatchUpLock { session, generation }))
     }
 }
 
