@@ -23,8 +23,9 @@ const RESERVE: Duration = Duration::from_millis(200);
 /// Holds in which both may come to the same offsets, and the time between them.
 const HOLDS: u32 = 5;
 const BETWEEN_HOLDS: Duration = Duration::from_secs(1);
-/// A generation that is behind, and whose checkpoints stay where they are for so long, stands still.
-const STILL: Duration = Duration::from_secs(2);
+/// A generation that is behind, and whose checkpoints stay where they are for so long, stands still, though no reason
+/// is known. Nothing is held meanwhile.
+const STILL: Duration = Duration::from_secs(10);
 const WATCH: Duration = Duration::from_millis(200);
 /// How far one may be behind the other in all, in offsets: held generations have to get there in seconds.
 pub const MOST_APART: i64 = 50_000;
@@ -152,7 +153,7 @@ async fn until_both_move(store: &dyn Store, old: &Standing, new: &Standing) -> R
             let Generation { projection, number, .. } = &still.generation;
             let reason = known.unwrap_or_else(|| {
                 format!(
-                    "its checkpoints did not move for {STILL:?}, and no reason is known: does a host run it?"
+                    "its checkpoints did not move for {STILL:?}, and no reason is known (`projector status`)"
                 )
             });
             return Err(CompareError::NotYet(format!(
