@@ -8,6 +8,7 @@
 //! may need that, and such a host from starting later.
 
 use std::borrow::Cow;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use sqlx::migrate::{Migration, Migrator};
@@ -23,6 +24,31 @@ pub(super) const HOSTS_ARE_BEHIND: &str = "PRJ01";
 
 /// How a migration begins that takes something away, before the number of a migration.
 const REQUIRES: &str = "-- requires: ";
+
+/// A host that carries out what is pending takes no longer for each of it.
+const HOST_IS_AT_IT: Duration = Duration::from_secs(2);
+/// How often it is looked how far that host is.
+pub(super) const LOOK: Duration = Duration::from_millis(100);
+
+/// Whether a host carries out what is pending just now, so that a command waits for it.
+#[derive(Debug, Default)]
+pub(super) struct InProgress {
+    last: Option<(i64, Instant)>,
+}
+
+impl InProgress {
+    /// Whether to look again.
+    pub(super) fn goes_on(&mut self, found: &Schema) -> bool {
+        let Some(version) = found.version.filter(|_| !found.pending.is_empty()) else { return false };
+        match self.last {
+            Some((last, since)) if last == version => since.elapsed() < HOST_IS_AT_IT,
+            _ => {
+                self.last = Some((version, Instant::now()));
+                true
+            }
+        }
+    }
+}
 
 /// What a database has of the host's own tables.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

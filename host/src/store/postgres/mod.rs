@@ -42,7 +42,7 @@ use uuid::Uuid;
 use super::diff::Snapshot;
 use super::fault::in_words;
 use super::names;
-use super::schema::{HOSTS_ARE_BEHIND, Schema, TOLD_SINCE, gate, requires};
+use super::schema::{HOSTS_ARE_BEHIND, InProgress, LOOK, Schema, TOLD_SINCE, gate, requires};
 use super::{
     CatchUp, CatchingUp, Deployment, Generation, LockHolder, Progress, Projection, Setup, Store, StoreError,
     Transaction,
@@ -113,7 +113,12 @@ impl Postgres {
     ) -> Result<(Schema, Option<Self>), StoreError> {
         let sessions = Sessions::open(settings).await?;
         let mut session = sessions.session().await?;
-        let found = schema(&mut session).await?;
+        let mut found = schema(&mut session).await?;
+        let mut progress = InProgress::default();
+        while progress.goes_on(&found) {
+            tokio::time::sleep(LOOK).await;
+            found = schema(&mut session).await?;
+        }
         if found.version.is_none() {
             drop(session);
             sessions.close().await;

@@ -37,7 +37,7 @@ use sqlx::{ConnectOptions, Row};
 use uuid::Uuid;
 
 use super::diff::Snapshot;
-use super::schema::{Schema, TOLD_SINCE, requires};
+use super::schema::{InProgress, LOOK, Schema, TOLD_SINCE, requires};
 use super::{
     CatchUp, CatchingUp, Deployment, Generation, LockHolder, Outage, Projection, Setup, Store, StoreError,
     Transaction,
@@ -100,9 +100,15 @@ impl Sqlite {
         settings: &config::Store,
         read_only: bool,
     ) -> Result<(Schema, Option<Self>), StoreError> {
-        let Some((found, pool)) = look(settings, read_only).await? else {
-            return Ok((unused(options(settings)?.get_filename()), None));
+        let file = options(settings)?.get_filename().to_owned();
+        let Some((mut found, pool)) = look(settings, read_only).await? else {
+            return Ok((unused(&file), None));
         };
+        let mut progress = InProgress::default();
+        while progress.goes_on(&found) {
+            tokio::time::sleep(LOOK).await;
+            found = schema(&pool, &file).await?;
+        }
         if found.version.is_none() {
             return Ok((found, None));
         }
