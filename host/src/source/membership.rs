@@ -10,16 +10,21 @@ use crate::member_ids::MemberIds;
 
 /// How often it is looked at: a consumer that was put out of its group joins it again under another id.
 const LOOK: Duration = Duration::from_millis(250);
+/// A consumer that was put out of its group joins again by itself, mostly within seconds. After a session that ended
+/// while the coordinator was away, one was seen that never did, and gave no sign of it.
+const OUT_OF_GROUP: Duration = Duration::from_secs(60);
 
 pub(super) struct Membership {
     ids: MemberIds,
     id: Option<String>,
     looked: Option<Instant>,
+    /// Since when it is no member of the group that it was a member of.
+    out_since: Option<Instant>,
 }
 
 impl Membership {
     pub(super) fn new(ids: MemberIds) -> Self {
-        Self { ids, id: None, looked: None }
+        Self { ids, id: None, looked: None, out_since: None }
     }
 
     /// Notes the id that the consumer has now, if it was not looked at a moment ago.
@@ -27,11 +32,25 @@ impl Membership {
         if self.looked.is_some_and(|looked| looked.elapsed() < LOOK) {
             return;
         }
-        self.looked = Some(Instant::now());
-        let id = member_id(consumer);
+        let now = Instant::now();
+        self.looked = Some(now);
+        self.note(member_id(consumer), now);
+    }
+
+    /// Whether it has been out of its group for so long that it will not join again by itself. Told once.
+    pub(super) fn is_lost(&mut self, now: Instant) -> bool {
+        let is_lost = self.out_since.is_some_and(|since| now.duration_since(since) > OUT_OF_GROUP);
+        if is_lost {
+            self.out_since = None;
+        }
+        is_lost
+    }
+
+    fn note(&mut self, id: Option<String>, now: Instant) {
         if id == self.id {
             return;
         }
+        self.out_since = id.is_none().then_some(now);
         if let Some(id) = &id {
             self.ids.joined(id);
         }
@@ -64,5 +83,28 @@ fn member_id<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Option<String> {
         let copied = CStr::from_ptr(id).to_string_lossy().into_owned();
         native::rd_kafka_mem_free(client, id.cast());
         Some(copied).filter(|id| !id.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_does_not_join_again_is_lost_and_one_that_never_was_a_member_is_not() {
+        let mut membership = Membership::new(MemberIds::new(Duration::ZERO));
+        let began = Instant::now();
+        let after = |seconds| began + Duration::from_secs(seconds);
+        membership.note(None, began);
+        assert!(!membership.is_lost(after(1_000)));
+        membership.note(Some("a".into()), after(1_000));
+        membership.note(None, after(1_010));
+        membership.note(Some("b".into()), after(1_020));
+        assert!(!membership.is_lost(after(2_000)), "it joined again");
+        membership.note(None, after(2_000));
+        membership.note(None, after(2_050));
+        assert!(!membership.is_lost(after(2_060)));
+        assert!(membership.is_lost(after(2_061)));
+        assert!(!membership.is_lost(after(2_062)), "it is told once");
     }
 }

@@ -150,7 +150,7 @@ impl Poller {
         while self.obey() {
             self.follow_the_group();
             self.follow_the_files();
-            self.membership.look(&self.consumer);
+            self.follow_the_membership();
             if !(self.flush() && self.collect()) {
                 thread::park_timeout(NAP);
             }
@@ -272,6 +272,18 @@ impl Poller {
                 }
             };
             self.outbox.push_back(told);
+        }
+    }
+
+    /// A consumer that does not join its group again reads nothing, and says nothing: a new one takes its place.
+    /// What keeps it out of the group, if that is known, is told by [`tell_group`](Self::tell_group).
+    fn follow_the_membership(&mut self) {
+        self.membership.look(&self.consumer);
+        let wants_topics = self.subscription.borrow().as_ref().is_some_and(|topics| !topics.is_empty());
+        if wants_topics && self.group_fault.is_none() && self.membership.is_lost(Instant::now()) {
+            let reason =
+                "the Kafka consumer was put out of its group and did not join it again: a new one is made";
+            self.outbox.push_back(Incoming::Failed(reason.to_owned()));
         }
     }
 

@@ -316,7 +316,12 @@ impl Soak {
             match ask(self) {
                 Ok(found) => return found,
                 Err(said) if Instant::now() > deadline => {
-                    panic!("{what}: not within {PATIENCE:?} (round {}); last: {said}", self.round)
+                    let status =
+                        self.ask(&["status"]).map_or_else(|said| said, |status| format!("{status:#}"));
+                    panic!(
+                        "{what}: not within {PATIENCE:?} (round {}); last: {said}; status: {status}",
+                        self.round
+                    )
                 }
                 Err(_) => thread::sleep(PAUSE),
             }
