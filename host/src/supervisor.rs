@@ -648,10 +648,10 @@ impl Host {
             () = catch_up::follow(&settler.deployment, &*settler.store, &self.log, &self.retries, catching_up) => {
                 unreachable!("it goes on for as long as the projection")
             }
-            () = event_ids::keep_forgetting(&settler.deployment, &*settler.store, &self.log, &self.retries, active) => {
+            () = event_ids::keep_forgetting(&settler.deployment, &*settler.store, &self.log, &self.retries, &active) => {
                 unreachable!("it goes on for as long as the projection")
             }
-            () = wait_ages::keep_ending(&settler.deployment, &*settler.store, &self.log, &self.retries) => {
+            () = wait_ages::keep_ending(&settler.deployment, &*settler.store, &self.log, &self.retries, &active) => {
                 unreachable!("it goes on for as long as the projection")
             }
         };

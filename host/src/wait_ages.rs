@@ -7,7 +7,10 @@
 //!
 //! Invariant: while a partition cannot be read, no wait ends.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use projector_model::Contract;
 
 use crate::event_time::{EventTimeError, Reach, reaches};
 use crate::retry::{Backoff, Retries};
@@ -19,13 +22,26 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// An event may come into the log so long after its own time: a partition that is at its end is at now less this.
 const SLACK: Duration = Duration::from_secs(60);
 
-/// Ends waits of a generation for as long as it runs: never returns. What fails is tried again, and shown as such.
-pub async fn keep_ending(deployment: &Deployment, store: &dyn Store, log: &Log, retries: &Retries) {
+/// Ends waits of a generation for as long as it runs: never returns. `active`: the contract of the version that is
+/// active now, if it is known. What fails is tried again, and shown as such.
+pub async fn keep_ending(
+    deployment: &Deployment,
+    store: &dyn Store,
+    log: &Log,
+    retries: &Retries,
+    active: impl Fn() -> Option<Arc<Contract>>,
+) {
     let projection = &*deployment.generation.projection;
     let mut backoff = Backoff::new(projection, retries);
     loop {
         let mut pause = INTERVAL;
-        match end(deployment, store, log).await {
+        let ended = match active() {
+            Some(contract) if contract.topics.iter().any(|topic| topic.wait_seconds.is_some()) => {
+                end(deployment, store, log).await
+            }
+            _ => Ok(0),
+        };
+        match ended {
             Ok(ended) => {
                 backoff.succeeded();
                 if ended > 0 {

@@ -8,6 +8,7 @@ use projector_test_servers::Postgres;
 use projector_workload::Record;
 use serde_json::Value;
 
+use super::generations::eventually_done;
 use crate::harness::{
     Host, Platform, ReadModel, SALES_BY_COUNTRY, assert_same, eventually, seed, until_nothing_is_retried,
     until_told, with_admin,
@@ -84,7 +85,7 @@ fn is_told_from_its_original(name: &str, copy: impl Fn(&str) -> String) {
     assert!(code == 1 && said.contains(&*group), "{code}: {said}");
     assert_joined_nothing(&staging);
 
-    let done = platform.ask(&["adopt", "--new-groups", "--reason", "this is staging"]);
+    let done = eventually_done(&platform, &["adopt", "--new-groups", "--reason", "this is staging"]);
     assert!(done["done"]["id"].is_string(), "{done}");
     assert_ne!(staging.group(SALES_BY_COUNTRY), group);
     platform.until_fresh();
@@ -135,7 +136,8 @@ fn a_database_that_was_moved_keeps_its_groups_once_they_are_empty() {
     let host = platform.start_host("host");
     until_told(&host, "copied", "is not the one");
     assert_joined_nothing(&host);
-    platform.ask(&["adopt", "--keep-groups", "--reason", "a new server"]);
+    // The copy has the row of the host that was there a moment ago.
+    eventually_done(&platform, &["adopt", "--keep-groups", "--reason", "a new server"]);
     assert_eq!(host.group(SALES_BY_COUNTRY), group);
     platform.publish(after);
     platform.until_fresh();
@@ -181,7 +183,7 @@ fn a_physical_copy_joins_no_group_in_which_the_original_has_members() {
     let (code, _, said) = platform.command(&["adopt", "--new-groups", "--reason", "this is staging"]);
     assert!(code == 1 && said.contains("stop"), "{code}: {said}");
     staging.sigterm();
-    platform.ask(&["adopt", "--new-groups", "--reason", "this is staging"]);
+    eventually_done(&platform, &["adopt", "--new-groups", "--reason", "this is staging"]);
     let staging = platform.start_host("staging");
     assert_ne!(staging.group(SALES_BY_COUNTRY), group);
     platform.until_fresh();
@@ -242,7 +244,7 @@ fn a_copied_sqlite_file_is_told_from_its_original_and_a_moved_one_is_not() {
     assert_joined_nothing(&staging);
 
     let platform = on(platform, &copied_url);
-    platform.ask(&["adopt", "--new-groups", "--reason", "this is staging"]);
+    eventually_done(&platform, &["adopt", "--new-groups", "--reason", "this is staging"]);
     assert_ne!(staging.group(SALES_BY_COUNTRY), group);
     platform.until_fresh();
     staging.sigterm();
