@@ -166,6 +166,12 @@ fn a_physical_copy_joins_no_group_in_which_the_original_has_members() {
     let copy = server.base_backup().unwrap();
     let copied = original.replace(&format!(":{}/", server.port()), &format!(":{}/", copy.port()));
     assert_ne!(copied, original);
+    // The copy has the row of the host that was there a moment ago, and its member.
+    let live = "select count(*)::text from projector.host where seen_at > now() - interval '5 seconds'";
+    eventually("no host is in the copy", || {
+        let found = ReadModel::Postgres { url: copied.clone() }.query(live)[0][0].clone();
+        if found.as_deref() == Some("0") { Ok(()) } else { Err(found) }
+    });
 
     let platform = on(platform, &copied);
     let staging = platform.start_host("staging");

@@ -27,7 +27,8 @@ impl Operator for Postgres {
                   and d.state = 'done' and d.digest is not null order by d.id desc limit 1) as on_trial_against,
                (p.stopped is not null or g.backfilling) as is_stopped, g.paused, g.resumes,
                coalesce(g.hold_until > now(), false) as is_held, g.hold_at::text as hold_at,
-               exists (select from projector.parked r where (r.generation_id - 0) = g.id and r.ready_ms is not null) as any_ready,
+               (select r.id from projector.parked r where (r.generation_id - 0) = g.id and r.ready_ms is not null
+                 order by r.id limit 1) is not null as any_ready,
                o.id as operation, o.action, o.topic, o.partition
              from projector.generation g join projector.projection p on p.name = g.projection
              left join (
