@@ -16,7 +16,7 @@ use super::projection::{PUT, Projection, contract, numbers, numeric};
 use super::settings;
 use crate::harness::postgres_snippet;
 
-/// `projector dlq list` on this store: it asks for nothing but the database. The exit code, and its words.
+/// `projector migrate` on this store: it asks for nothing but the database. The exit code, and its words.
 fn asked(url: &str, more: &str, environment: &[(&str, &Path)]) -> (i32, String) {
     asked_with(&format!("[store]\nurl = \"{url}\"\n{more}\n"), environment)
 }
@@ -28,7 +28,7 @@ fn asked_with(store: &str, environment: &[(&str, &Path)]) -> (i32, String) {
     let config = format!("[kafka]\nbrokers = \"127.0.0.1:1\"\n[plugins]\ndirectory = \"plugins\"\n{store}");
     std::fs::write(&file, config).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_projector"));
-    command.args(["dlq", "list", "--config"]).arg(&file).env_remove("SSL_CERT_DIR");
+    command.args(["migrate", "--config"]).arg(&file).env_remove("SSL_CERT_DIR");
     for (name, value) in environment {
         command.env(name, value);
     }
