@@ -36,9 +36,7 @@ pub async fn keep_ending(
     loop {
         let mut pause = INTERVAL;
         let ended = match active() {
-            Some(contract) if contract.topics.iter().any(|topic| topic.wait_seconds.is_some()) => {
-                end(deployment, store, log).await
-            }
+            Some(contract) if contract.waits() => end(deployment, store, log).await,
             _ => Ok(0),
         };
         match ended {
