@@ -4,7 +4,6 @@
 //! columns are. Times are event time: those of the records, in milliseconds since 1970.
 
 use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use projector_model::change::codes;
 use projector_model::descriptor::StatementKind;
@@ -13,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::batch::Delivery;
 use crate::event::Event;
+use crate::instant::now_ms;
 use crate::outcome::{Failure, FailureKind, Outcome, printable};
 
 /// A row, by the first half of a SHA-256 over its table and its key.
@@ -51,7 +51,8 @@ impl AwaitedRow {
         let table = &contract.tables[lookup.table];
         let key = table.key_given(&lookup.by, &call.arguments)?;
         // An event without a time of its own is of now.
-        let from = time_ms(event).unwrap_or_else(now_ms);
+        let now = now_ms();
+        let from = time_ms(event, now).unwrap_or(now);
         Some(Self {
             id: RowId::new(&table.name, &key),
             name: printable(&contract.selected_by(call)),
@@ -80,11 +81,11 @@ pub fn written(contract: &Contract, batch: &[Delivery], outcomes: &[Outcome<'_>]
     if !contract.waits() {
         return written;
     }
-    let awaited = contract.awaited_tables();
+    let (awaited, now) = (contract.awaited_tables(), now_ms());
     for (Delivery { event, .. }, outcome) in batch.iter().zip(outcomes) {
         let Outcome::Apply(changes) = outcome else { continue };
         // One without a time of its own is in time.
-        let at = time_ms(event).unwrap_or(i64::MIN);
+        let at = time_ms(event, now).unwrap_or(i64::MIN);
         for row in changes.iter().filter_map(|change| row_of(contract, &awaited, change)) {
             written.entry(row).and_modify(|first: &mut i64| *first = at.min(*first)).or_insert(at);
         }
@@ -103,12 +104,8 @@ fn row_of(contract: &Contract, awaited: &[bool], change: &Change) -> Option<RowI
 }
 
 /// An event's time. One in the future counts as now.
-fn time_ms(event: &Event) -> Option<i64> {
-    event.timestamp_ms.map(|at| at.min(now_ms()))
-}
-
-fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+fn time_ms(event: &Event, now: i64) -> Option<i64> {
+    event.timestamp_ms.map(|at| at.min(now))
 }
 
 #[cfg(test)]

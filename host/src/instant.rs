@@ -1,7 +1,7 @@
 //! Instants as people and programs write them. Inside, an instant is a number of microseconds since 1970, as
 //! both stores give it; whatever leaves the host is RFC 3339.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use humantime_serde::re::humantime;
 use serde::{Serialize, Serializer};
@@ -9,7 +9,18 @@ use serde::{Serialize, Serializer};
 /// The first instant of the year 10000, in microseconds: RFC 3339 ends there.
 const END: i64 = 253_402_300_800_000_000;
 
-fn time(micros: i64) -> Option<std::time::SystemTime> {
+/// Now, in microseconds since 1970, by this machine's clock.
+pub fn now_micros() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// Now, in milliseconds since 1970, as records have their times.
+pub fn now_ms() -> i64 {
+    now_micros() / 1_000
+}
+
+fn time(micros: i64) -> Option<SystemTime> {
     let since = Duration::from_micros(u64::try_from(micros).ok().filter(|_| micros < END)?);
     UNIX_EPOCH.checked_add(since)
 }

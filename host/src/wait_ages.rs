@@ -8,11 +8,12 @@
 //! Invariant: while a partition cannot be read, no wait ends.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use projector_model::Contract;
 
 use crate::event_time::{EventTimeError, Reach, reaches};
+use crate::instant::now_ms;
 use crate::retry::{Backoff, Retries};
 use crate::source::Log;
 use crate::store::event_ids::RecordTime;
@@ -20,7 +21,8 @@ use crate::store::{Deployment, Store};
 
 const INTERVAL: Duration = Duration::from_secs(2);
 /// An event may come into the log so long after its own time: a partition that is at its end is at now less this.
-const SLACK: Duration = Duration::from_secs(60);
+/// In milliseconds.
+const SLACK_MS: i64 = 60_000;
 
 /// Ends waits of a generation for as long as it runs: never returns. `active`: the contract of the version that is
 /// active now, if it is known. What fails is tried again, and shown as such.
@@ -59,8 +61,7 @@ pub async fn keep_ending(
 /// Returns how many waits were ended.
 async fn end(deployment: &Deployment, store: &dyn Store, log: &Log) -> Result<u64, EventTimeError> {
     let Some(first_ms) = store.first_end(&deployment.generation).await? else { return Ok(0) };
-    let latest = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(SLACK);
-    let mut time_ms = latest.as_millis() as i64;
+    let mut time_ms = now_ms() - SLACK_MS;
     if time_ms <= first_ms {
         return Ok(0);
     }

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
@@ -15,6 +14,7 @@ use crate::config::{self, Config};
 use crate::event::Partition;
 use crate::failure::{FailureKind, Trouble};
 use crate::freshness::{Seen, Visibility, visibility};
+use crate::instant::now_ms;
 use crate::source::{KafkaFault, Log, LogError};
 use crate::store::beginnings::EarlierStarts;
 use crate::store::deployments::Role;
@@ -458,7 +458,7 @@ async fn of_projection(
         |topic: &&UnknownTopic| matches!(topic.why.kind, FailureKind::NoTopic | FailureKind::TopicDeleted);
     let missing_topics = unknown_topics.iter().filter(of_missing).map(|topic| topic.topic.clone()).collect();
     let created_ms = projection.created_at / 1_000;
-    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
+    let now_ms = now_ms();
     let partitions: Vec<Partition> = asked.iter().map(|(partition, ..)| partition.clone()).collect();
     seen.extend(partitions.into_iter().zip(visibility(&brokers.log, asked, now_ms).await));
     // What was read from elsewhere is in the books as well, and what is in the books of a topic that is not

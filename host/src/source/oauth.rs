@@ -1,7 +1,7 @@
 //! Tokens for OAUTHBEARER: given by the configuration, or fetched with OpenID Connect's client credentials.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -9,6 +9,7 @@ use serde::Deserialize;
 use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
 
 use crate::config::Oidc;
+use crate::instant::now_ms;
 
 /// How long the token endpoint may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -134,12 +135,6 @@ fn encode(text: &str) -> String {
         }
     }
     encoded
-}
-
-/// Milliseconds since 1970.
-fn now_ms() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::ffi::CString;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use rdkafka::bindings as native;
 use rdkafka::consumer::base_consumer::PartitionQueue;
@@ -34,6 +34,7 @@ use crate::batch::Delivery;
 use crate::event::{Event, Partition, Position};
 use crate::failpoint;
 use crate::failure::FailureKind;
+use crate::instant::now_ms;
 use crate::topics::TopicMapping;
 
 /// One hand-over to the pipeline: at most this many events and, beside the last one, bytes.
@@ -482,12 +483,6 @@ fn event(reading: &Reading, message: &BorrowedMessage<'_>, value_bytes: usize) -
         oversize_bytes,
         headers: headers(message),
     }
-}
-
-/// Milliseconds since 1970.
-fn now_ms() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// The end of a partition's log, as the last fetch knew it. The safe interface would ask the broker.

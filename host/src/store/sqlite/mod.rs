@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::str::FromStr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use rustix::fs::{FlockOperation, flock};
@@ -47,6 +47,7 @@ use crate::config;
 use crate::duplicate::Recorded;
 use crate::event::Partition;
 use crate::failure::Trouble;
+use crate::instant::now_micros;
 use errors::classify;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/sqlite");
@@ -250,10 +251,6 @@ fn lock(database: &Path) -> Result<File, StoreError> {
         )))),
         Err(error) => Err(unusable(error.to_string())),
     }
-}
-
-fn now_micros() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64)
 }
 
 #[async_trait]
