@@ -239,17 +239,8 @@ impl Log {
     fn cluster_id_now(&self) -> Option<String> {
         let clients = self.clients();
         let client = clients.committed.client.client().native_ptr();
-        // SAFETY: the client is open. The text is copied, and given back to librdkafka, which rdkafka's own function
-        // for it leaves out: every batch asks.
-        unsafe {
-            let id = native::rd_kafka_clusterid(client, PATIENCE.as_millis() as i32);
-            if id.is_null() {
-                return None;
-            }
-            let copied = text(id);
-            native::rd_kafka_mem_free(client, id.cast());
-            Some(copied).filter(|id| !id.is_empty())
-        }
+        // SAFETY: the client is open. rdkafka's own function for it does not give the text back, and every batch asks.
+        unsafe { taken(client, native::rd_kafka_clusterid(client, PATIENCE.as_millis() as i32)) }
     }
 
     /// The id of the cluster behind the brokers' address. `None`: the brokers do not tell one.
@@ -635,6 +626,21 @@ unsafe fn describe(
         let id = (!id.is_null()).then(|| text(native::rd_kafka_Uuid_base64str(id)));
         (name, Ok(id.filter(|id| !id.is_empty() && id != NONE)))
     }
+}
+
+/// A text that librdkafka made for its caller, who gives it back. `None`: there is none, or it is empty.
+///
+/// # Safety
+/// The client is open; `made` is null, or a C string that it made and nobody gave back.
+pub(super) unsafe fn taken(client: *mut native::rd_kafka_t, made: *mut std::ffi::c_char) -> Option<String> {
+    if made.is_null() {
+        return None;
+    }
+    // SAFETY: as the caller promises.
+    let copied = unsafe { text(made) };
+    // SAFETY: as the caller promises; the text was copied.
+    unsafe { native::rd_kafka_mem_free(client, made.cast()) };
+    Some(copied).filter(|text| !text.is_empty())
 }
 
 /// # Safety

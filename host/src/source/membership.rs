@@ -1,11 +1,11 @@
 //! Which member of its group a consumer is.
 
-use std::ffi::CStr;
 use std::time::{Duration, Instant};
 
 use rdkafka::bindings as native;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 
+use super::log::taken;
 use crate::member_ids::MemberIds;
 
 /// How often it is looked at: a consumer that was put out of its group joins it again under another id.
@@ -74,16 +74,8 @@ impl Drop for Membership {
 /// `None`: it is no member now.
 fn member_id<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Option<String> {
     let client = consumer.client().native_ptr();
-    // SAFETY: the client is open; the text is copied, and given back to whoever made it.
-    unsafe {
-        let id = native::rd_kafka_memberid(client);
-        if id.is_null() {
-            return None;
-        }
-        let copied = CStr::from_ptr(id).to_string_lossy().into_owned();
-        native::rd_kafka_mem_free(client, id.cast());
-        Some(copied).filter(|id| !id.is_empty())
-    }
+    // SAFETY: the client is open.
+    unsafe { taken(client, native::rd_kafka_memberid(client)) }
 }
 
 #[cfg(test)]
