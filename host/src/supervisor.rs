@@ -314,7 +314,7 @@ impl Host {
             component,
             action: Action::Deploy,
             origin: Origin::Directory,
-            asked: Asked::new("the host".into(), Some(path.clone())),
+            asked: Asked::by_the_host(Some(path.clone())),
             signer: &signer,
         };
         let mut backoff = Backoff::new(name, &self.retries);
@@ -783,7 +783,7 @@ impl Host {
                     "`promote = \"when-equal\"` is not for {name}: its rows depend on the order between partitions, so that two builds of them differ; `projector promote` is for a person"
                 ))),
                 false => {
-                    let asked = Asked::new("the host".into(), None);
+                    let asked = Asked::by_the_host(None);
                     let whose = (Origin::Host, &asked);
                     let terms = (ask, OldSnapshots::Refuse, Gaps::Refuse);
                     promote::promote(&self.config, &**store, &self.log, (live, new), terms, whose).await
@@ -821,13 +821,8 @@ impl Host {
         let Some(retention) = self.config.failures_of(&generation.projection).retention else {
             return std::future::pending().await;
         };
-        let asked = Asked {
-            by: "the host".into(),
-            reason: Some(format!(
-                "retention of {}",
-                humantime_serde::re::humantime::format_duration(retention)
-            )),
-        };
+        let retained = humantime_serde::re::humantime::format_duration(retention);
+        let asked = Asked::by_the_host(Some(format!("retention of {retained}")));
         let mut backoff = Backoff::new(&generation.projection, &self.retries);
         loop {
             match store.expire(generation, retention.as_secs() as i64, &asked).await {

@@ -780,7 +780,7 @@ pub async fn retire(
     let (store, live) = super::projection(config, name).await?;
     let done = async {
         let other = other(&*store, &live, number, &[Role::Warm, Role::Building]).await?;
-        store.retire(&other.generation, asked).await?;
+        store.retire(&other.generation, Origin::Command, asked).await?;
         Ok(other.generation.number)
     };
     let done = done.await;

@@ -140,7 +140,7 @@ pub trait Deployments: Send + Sync {
 
     /// Removes a generation that is not live, its rows and its views. Refused where something that the host
     /// did not make stands in its schemas or depends on its tables and views.
-    async fn retire(&self, generation: &Generation, asked: &Asked) -> Result<(), StoreError>;
+    async fn retire(&self, generation: &Generation, origin: Origin, asked: &Asked) -> Result<(), StoreError>;
 
     /// Removes views of one schema or prefix that do not show all of their generation. Refused as `retire` is.
     async fn retire_views(&self, projection: &str, schema: &str, asked: &Asked) -> Result<(), StoreError>;
@@ -203,11 +203,6 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// Where that comes from which somebody asks for by no file.
-    pub(super) fn of(asked: &Asked) -> Self {
-        if asked.is_by_the_host() { Origin::Host } else { Origin::Command }
-    }
-
     pub fn as_str(self) -> &'static str {
         match self {
             Origin::Directory => "directory",

@@ -156,17 +156,10 @@ pub struct NewOperations {
     pub asked: Asked,
 }
 
-/// Who asks for what the host does by itself.
-const HOST: &str = "the host";
-
 impl Asked {
     /// By the host itself.
-    pub fn by_the_host(reason: String) -> Self {
-        Self::new(HOST.into(), Some(reason))
-    }
-
-    pub(super) fn is_by_the_host(&self) -> bool {
-        self.by == HOST
+    pub fn by_the_host(reason: Option<String>) -> Self {
+        Self::new("the host".into(), reason)
     }
 
     /// What cannot be stored is left out: no database holds a NUL in a text.

@@ -93,7 +93,7 @@ async fn a_generation_that_a_persons_view_reads_is_not_retired(home: Home) -> Re
          create view totals as select sum(n) from report",
     )
     .await?;
-    let refused = store.retire(&first, &Asked::default()).await;
+    let refused = store.retire(&first, Origin::Command, &Asked::default()).await;
     assert_refused(
         refused,
         &["generation 1 of some-orders: nothing is removed", "report", "totals", "Drop them"],
@@ -103,7 +103,7 @@ async fn a_generation_that_a_persons_view_reads_is_not_retired(home: Home) -> Re
     // Once they are gone, so may the generation.
     home.by_hand("drop materialized view totals; drop view report", "drop view totals; drop view report")
         .await?;
-    store.retire(&first, &Asked::default()).await?;
+    store.retire(&first, Origin::Command, &Asked::default()).await?;
     assert_eq!(numbers_of(&*store).await?, [2]);
     let left = number(
         &home,
@@ -155,7 +155,7 @@ async fn views_of_other_projections_and_of_the_live_generation_are_no_reason(hom
         "create view report as select m from some_orders_v2__number union all select n from others__number",
     )
     .await?;
-    store.retire(&first, &Asked::default()).await?;
+    store.retire(&first, Origin::Command, &Asked::default()).await?;
     assert_eq!(number(&home, "select count(*) from report", "select count(*) from report").await?, 0);
     Ok(())
 }
@@ -206,7 +206,7 @@ async fn every_kind_of_object_is_named_on_postgres() -> Result<()> {
         ),
     ] {
         home.by_hand(make, "").await?;
-        assert_refused(store.retire(&first, &Asked::default()).await, &[named]);
+        assert_refused(store.retire(&first, Origin::Command, &Asked::default()).await, &[named]);
         home.by_hand(unmake, "").await?;
     }
     // What belongs to the host's own table goes with it.
@@ -220,7 +220,7 @@ async fn every_kind_of_object_is_named_on_postgres() -> Result<()> {
         "",
     )
     .await?;
-    store.retire(&first, &Asked::default()).await?;
+    store.retire(&first, Origin::Command, &Asked::default()).await?;
     assert_eq!(numbers_of(&*store).await?, [2]);
     Ok(())
 }
@@ -255,12 +255,12 @@ async fn triggers_and_foreign_keys_are_named_on_sqlite() -> Result<()> {
         ),
     ] {
         home.by_hand("", make).await?;
-        assert_refused(store.retire(&first, &Asked::default()).await, &[named]);
+        assert_refused(store.retire(&first, Origin::Command, &Asked::default()).await, &[named]);
         home.by_hand("", unmake).await?;
     }
     // One that was broken before, and reads nothing of ours, is no reason.
     home.by_hand("", "create view broken as select * from nowhere").await?;
-    store.retire(&first, &Asked::default()).await?;
+    store.retire(&first, Origin::Command, &Asked::default()).await?;
     Ok(())
 }
 

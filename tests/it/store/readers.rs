@@ -124,7 +124,7 @@ async fn rights_and_dependants_of_readers_survive_in_place_rebuild_promote_rollb
     assert!(promote(&*store, &live.generation).await?.replaced);
     is_as_it_was(10).await?;
     assert!(promote(&*store, &building.generation).await?.replaced);
-    store.retire(&live.generation, &Asked::default()).await?;
+    store.retire(&live.generation, Origin::Command, &Asked::default()).await?;
     is_as_it_was(30).await?;
     Ok(())
 }
@@ -227,7 +227,7 @@ async fn a_reader_with_an_old_snapshot_sees_the_old_generation_through_promote_a
     home.by_hand("", "insert into some_orders_g2__number (id, n) values (1, 30)").await?;
     let live = standing(&*store, Role::Live).await?.generation;
     promote(&*store, &standing(&*store, Role::Building).await?.generation).await?;
-    store.retire(&live, &Asked::default()).await?;
+    store.retire(&live, Origin::Command, &Asked::default()).await?;
     let sum = "select sum(n) from some_orders__number";
     let seen: i64 = reader.fetch_one(sum).await?.get(0);
     assert_eq!(seen, 10);
@@ -308,7 +308,7 @@ async fn readers_stay_where_they_are_when_a_generation_lacks_a_column_that_was_a
         let left: Vec<_> =
             standing(&*store, Role::Warm).await?.views.into_iter().map(|set| set.schema).collect();
         assert_eq!(left, ["some_orders_v2"]);
-        store.retire(&live.generation, &Asked::default()).await?;
+        store.retire(&live.generation, Origin::Command, &Asked::default()).await?;
         let shown = standing(&*store, Role::Live).await?.views;
         assert_eq!((shown.len(), &*shown[0].schema), (1, "some_orders"));
     }

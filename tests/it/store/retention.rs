@@ -127,7 +127,7 @@ async fn the_operations_log_outlives_what_it_is_about(home: Home) -> Result<()> 
     let second = offer(&*store, "v1", &contract(&anew)).await?.generation;
     store.set_caught_up(&second).await?;
     store.promote(&second, &[], Origin::Command, &Asked::default()).await?;
-    store.retire(&first, &ann("nobody reads it")).await?;
+    store.retire(&first, Origin::Command, &ann("nobody reads it")).await?;
     store.set_stopped(NAME, true, &ann("it is over")).await?;
     store.drop_projection(NAME, &ann("nobody reads any of it")).await?;
     let log = store.operations(Some(NAME), 99).await?;

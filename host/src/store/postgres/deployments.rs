@@ -331,7 +331,7 @@ impl Deployments for Postgres {
         }
         try_all(&mut tx, generation.id).await?;
         let entry = Entry { action: "revert", origin: Origin::Host, generation: Some(generation.number) };
-        let asked = Asked::new("the host".into(), Some(reason.to_owned()));
+        let asked = Asked::by_the_host(Some(reason.to_owned()));
         entry.record(&mut tx, &generation.projection, Some(to), Some(from), &asked).await?;
         tx.commit().await?;
         failpoint::reached(failpoint::AFTER_REVERT, &generation.projection);
@@ -495,8 +495,8 @@ impl Deployments for Postgres {
         tx.commit().await
     }
 
-    async fn retire(&self, generation: &Generation, asked: &Asked) -> Result<(), StoreError> {
-        let retired = self.remove_generation(generation, asked).await;
+    async fn retire(&self, generation: &Generation, origin: Origin, asked: &Asked) -> Result<(), StoreError> {
+        let retired = self.remove_generation(generation, origin, asked).await;
         self.naming(&generation.projection, retired).await
     }
 
@@ -565,7 +565,12 @@ impl Postgres {
         Err(lock_holder::named(&mut session, &schemas, error).await)
     }
 
-    async fn remove_generation(&self, generation: &Generation, asked: &Asked) -> Result<(), StoreError> {
+    async fn remove_generation(
+        &self,
+        generation: &Generation,
+        origin: Origin,
+        asked: &Asked,
+    ) -> Result<(), StoreError> {
         let name = &generation.projection;
         let mut tx = self.decide(name).await?;
         let standings = standings(&mut tx, name).await?;
@@ -576,8 +581,7 @@ impl Postgres {
                 return Err(StoreError::Unusable(format!("generation {number} of {name} is live, or gone")));
             }
         }
-        let entry =
-            Entry { action: "retire", origin: Origin::of(asked), generation: Some(generation.number) };
+        let entry = Entry { action: "retire", origin, generation: Some(generation.number) };
         entry.record(&mut tx, name, None, None, asked).await?;
         let verdict = serde_json::json!({ "retired": generation.number });
         record_removal(&mut tx, (name, Some(generation.number)), "retire", asked, verdict).await?;

@@ -292,7 +292,7 @@ impl Deployments for Sqlite {
         }
         try_all(&mut tx, generation.id).await?;
         let entry = Entry { action: "revert", origin: Origin::Host, generation: Some(generation.number) };
-        let asked = Asked::new("the host".into(), Some(reason.to_owned()));
+        let asked = Asked::by_the_host(Some(reason.to_owned()));
         entry.record(&mut tx, &generation.projection, Some(to), Some(from), &asked).await?;
         tx.commit().await.map_err(classify)?;
         failpoint::reached(failpoint::AFTER_REVERT, &generation.projection);
@@ -471,7 +471,7 @@ impl Deployments for Sqlite {
         tx.commit().await.map_err(classify)
     }
 
-    async fn retire(&self, generation: &Generation, asked: &Asked) -> Result<(), StoreError> {
+    async fn retire(&self, generation: &Generation, origin: Origin, asked: &Asked) -> Result<(), StoreError> {
         let name = &generation.projection;
         let mut tx = self.immediate().await?;
         let standings = standings(&mut tx, name).await?;
@@ -482,8 +482,7 @@ impl Deployments for Sqlite {
                 return Err(StoreError::Unusable(format!("generation {number} of {name} is live, or gone")));
             }
         }
-        let entry =
-            Entry { action: "retire", origin: Origin::of(asked), generation: Some(generation.number) };
+        let entry = Entry { action: "retire", origin, generation: Some(generation.number) };
         entry.record(&mut tx, name, None, None, asked).await?;
         let verdict = serde_json::json!({ "retired": generation.number });
         record_removal(&mut tx, (name, Some(generation.number)), "retire", asked, verdict).await?;
