@@ -152,7 +152,7 @@ async fn plan_in(
     let log = Log::open(&config.kafka)?;
     let cluster = log.cluster_id().await.ok().flatten();
     let (found, recorded) = (store.found_identity().await?, identity::recorded(store).await?);
-    let copied = identity::copied(store).await?;
+    let copied = found.is_a_copy(recorded.as_ref());
     let live_hosts: Vec<String> = store.live_hosts().await?.into_iter().map(|host| host.name).collect();
     let groups = groups(config, store, &log).await?;
     let new_groups = Choice { does: new_groups(&groups, cluster.as_deref()), problems: in_use(&live_hosts) };

@@ -17,7 +17,7 @@ use crate::freshness::{Seen, Visibility, visibility};
 use crate::instant::now_ms;
 use crate::source::{KafkaFault, Log, LogError};
 use crate::store::beginnings::EarlierStarts;
-use crate::store::deployments::Role;
+use crate::store::deployments::{LiveHost, Role};
 use crate::store::identity;
 use crate::store::source_topics::RecordedTopic;
 use crate::store::{self, Counters, PartitionState, Projection, StatementCount, Store, WaitingEvent};
@@ -305,8 +305,9 @@ async fn overview(
     };
     let read = async {
         notices.extend(schema.notice());
-        notices.extend(hosts_of_older_versions(&*store).await?);
-        let shown = shown(config, &*store).await?;
+        let hosts = store.live_hosts().await?;
+        notices.extend(hosts_of_older_versions(&*store, &hosts));
+        let shown = shown(config, &*store, hosts.len()).await?;
         let copied = match shown.is_empty() {
             true => None,
             false => identity::copied(&*store).await?,
@@ -319,22 +320,24 @@ async fn overview(
 }
 
 /// While an upgrade is under way: which hosts are still to be upgraded.
-async fn hosts_of_older_versions(store: &dyn Store) -> Result<Option<String>, OperationError> {
-    let hosts = store.live_hosts().await?;
+fn hosts_of_older_versions(store: &dyn Store, hosts: &[LiveHost]) -> Option<String> {
     let newest = store.schema().version.unwrap_or_default();
     let older: Vec<&str> = hosts.iter().filter(|host| host.knows < newest).map(|host| &*host.name).collect();
-    Ok((!older.is_empty()).then(|| {
+    (!older.is_empty()).then(|| {
         format!(
             "these hosts on {} are of an older version than its tables, and go on until they are upgraded: {}",
             store.schema().database,
             older.join(", ")
         )
-    }))
+    })
 }
 
-async fn shown(config: &Config, store: &dyn Store) -> Result<Vec<(Shown, Projection)>, OperationError> {
+async fn shown(
+    config: &Config,
+    store: &dyn Store,
+    live_hosts: usize,
+) -> Result<Vec<(Shown, Projection)>, OperationError> {
     let mut shown = Vec::new();
-    let live_hosts = store.live_hosts().await?.len();
     for projection in store.overview().await? {
         let standings = store.standings(&projection.name).await?;
         let own = standings.iter().find(|it| it.generation.number == projection.generation);

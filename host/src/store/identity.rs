@@ -48,6 +48,16 @@ impl DatabaseIdentity {
             || (!born_is_known && differ(&self.inode, &other.inode))
     }
 
+    /// Why hosts must not run a store that is recorded as another database than this one. `None`: they may.
+    pub fn is_a_copy(&self, recorded: Option<&Self>) -> Option<String> {
+        let recorded = recorded.filter(|recorded| recorded.differs_from(self))?;
+        Some(format!(
+            "the database is not the one that this store was made in: it is {}, and was {}. If it is a copy or a restored backup, its hosts would take partitions from the hosts of the original",
+            self.to_text(),
+            recorded.to_text()
+        ))
+    }
+
     /// This one, with what only the other one knows.
     fn with_what_was_known(mut self, other: &Self) -> Self {
         self.server = self.server.or_else(|| other.server.clone());
@@ -134,28 +144,19 @@ pub async fn recorded(store: &dyn Store) -> Result<Option<DatabaseIdentity>, Sto
 
 /// Why hosts must not run a store: the database is another one than the recorded one. `None`: they may.
 pub async fn copied(store: &dyn Store) -> Result<Option<String>, StoreError> {
-    let found = store.found_identity().await?;
-    let recorded = recorded(store).await?;
-    Ok(recorded.filter(|recorded| recorded.differs_from(&found)).map(|recorded| reason(&recorded, &found)))
-}
-
-fn reason(recorded: &DatabaseIdentity, found: &DatabaseIdentity) -> String {
-    format!(
-        "the database is not the one that this store was made in: it is {}, and was {}. If it is a copy or a restored backup, its hosts would take partitions from the hosts of the original",
-        found.to_text(),
-        recorded.to_text()
-    )
+    Ok(store.found_identity().await?.is_a_copy(recorded(store).await?.as_ref()))
 }
 
 /// Before a host runs a store: records its identity if none is yet. An error if the database is another one.
 pub async fn confirm(store: &dyn Store) -> Result<(), StoreError> {
     let found = store.found_identity().await?;
     let before = store.stored_identity().await?;
-    let now = match DatabaseIdentity::from_json(before.clone())? {
+    let recorded = DatabaseIdentity::from_json(before.clone())?;
+    if let Some(reason) = found.is_a_copy(recorded.as_ref()) {
+        return Err(StoreError::Copied(reason));
+    }
+    let now = match recorded {
         None => found,
-        Some(recorded) if recorded.differs_from(&found) => {
-            return Err(StoreError::Copied(reason(&recorded, &found)));
-        }
         Some(recorded) => found.with_what_was_known(&recorded),
     };
     match before.as_deref() == Some(&*now.to_json()) {
