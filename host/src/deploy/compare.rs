@@ -166,7 +166,7 @@ async fn until_both_move(store: &dyn Store, old: &Standing, new: &Standing) -> R
 
 /// Why a generation does not move, as far as the store knows. What passes by itself is no reason.
 pub(super) async fn why_still(store: &dyn Store, standing: &Standing) -> Result<Option<String>, StoreError> {
-    let Generation { id, projection, number, .. } = &standing.generation;
+    let Generation { id, projection, .. } = &standing.generation;
     if store.live_hosts().await?.is_empty() {
         return Ok(Some("no host is live".into()));
     }
@@ -180,9 +180,7 @@ pub(super) async fn why_still(store: &dyn Store, standing: &Standing) -> Result<
         return Ok(Some(format!("it is paused (`projector resume {projection}`): {paused}")));
     }
     let shown = store.overview().await?;
-    let Some(shown) =
-        shown.into_iter().find(|shown| shown.name == *projection && shown.generation == *number)
-    else {
+    let Some(shown) = shown.into_iter().find(|shown| shown.is(&standing.generation)) else {
         return Ok(None);
     };
     let partitions = shown.partitions.into_iter().filter_map(|partition| {

@@ -177,10 +177,9 @@ async fn beyond_reach(
     live: &Standing,
     new: &Standing,
 ) -> Result<BeyondReach, PromoteError> {
-    let mut all = store.overview().await?;
-    all.retain(|state| state.name == live.generation.projection);
+    let all = store.overview().await?;
     let of = |standing: &Standing| {
-        let state = all.iter().find(|state| state.generation == standing.generation.number);
+        let state = all.iter().find(|state| state.is(&standing.generation));
         state.map(|state| &*state.partitions).unwrap_or_default()
     };
     let (old_state, new_state) = (of(live), of(new));

@@ -29,7 +29,7 @@ use crate::store::beginnings::EarlierStarts;
 use crate::store::deployments::{Action, Deployed, Origin, Proposal, Proposed, Role, Standing};
 use crate::store::diff::{Diff, Expected};
 use crate::store::operator::Asked;
-use crate::store::{self, Component, Generation, PartitionState, Store};
+use crate::store::{self, Component, PartitionState, Store};
 use crate::topics::TopicMapping;
 
 /// How often it is looked what came of a deployment.
@@ -255,9 +255,8 @@ async fn what_was_read(
     store: &dyn Store,
     standing: &Standing,
 ) -> Result<Vec<PartitionState>, OperationError> {
-    let Generation { projection, number, .. } = &standing.generation;
     let mut all = store.overview().await?.into_iter();
-    let found = all.find(|state| state.name == *projection && state.generation == *number);
+    let found = all.find(|state| state.is(&standing.generation));
     Ok(found.map(|state| state.partitions).unwrap_or_default())
 }
 

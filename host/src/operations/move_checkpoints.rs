@@ -417,7 +417,7 @@ async fn runs(
     let overview = store.overview().await?;
     let refused: BTreeSet<Partition> = overview
         .into_iter()
-        .filter(|found| found.name == *name && found.generation == standing.generation.number)
+        .filter(|found| found.is(&standing.generation))
         .flat_map(|found| found.partitions)
         .filter(|state| {
             state.paused.as_ref().is_some_and(|trouble| trouble.kind == crate::failure::FailureKind::Log)

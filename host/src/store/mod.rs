@@ -484,6 +484,13 @@ pub struct Projection {
     pub descriptor: String,
 }
 
+impl Projection {
+    /// Whether this is about that generation.
+    pub fn is(&self, generation: &Generation) -> bool {
+        self.name == generation.projection && self.generation == generation.number
+    }
+}
+
 /// An event that waits for a row.
 #[derive(Debug, Clone, Serialize, sqlx::FromRow)]
 pub struct WaitingEvent {
