@@ -18,6 +18,11 @@ pub(crate) fn guest(name: &str) -> Vec<u8> {
     fs::read(&component).unwrap_or_else(|error| missing(&component, &error))
 }
 
+/// The same component under another digest: a section is added that nobody reads.
+pub(crate) fn variant(of: &[u8], number: u8) -> Vec<u8> {
+    [of, &[0, 3, 1, b'v', number]].concat()
+}
+
 /// A component as a host has it, in this process.
 pub(crate) fn load(component: &[u8], limits: &Limits) -> Plugin {
     let compiler = Compiler {

@@ -39,7 +39,7 @@ pub(crate) use eventually::{PATIENCE, eventually};
 pub(crate) use fold::{Expected, fold};
 pub(crate) use gates::{GATES, Gates, Step, step};
 pub(crate) use group::put_out;
-pub(crate) use guests::{ORDER_SEARCH, SALES_BY_COUNTRY, event, guest, load};
+pub(crate) use guests::{ORDER_SEARCH, SALES_BY_COUNTRY, event, guest, load, variant};
 pub(crate) use host::Host;
 pub(crate) use host_log::{HostLog, Line, Tally};
 pub(crate) use http::{request, until_nothing_is_retried, until_told, with_admin};

@@ -18,13 +18,8 @@ use tokio::runtime::Runtime;
 
 use super::rebalance::StopWhenDropped;
 use crate::harness::{
-    HostLog, Platform, Plugins, ReadModel, SALES_BY_COUNTRY, eventually, guest, load, seed,
+    HostLog, Platform, Plugins, ReadModel, SALES_BY_COUNTRY, eventually, guest, load, seed, variant,
 };
-
-/// The same component under another digest: a section is added that nobody reads.
-fn variant(of: &[u8], number: u8) -> Vec<u8> {
-    [of, &[0, 3, 1, b'v', number]].concat()
-}
 
 /// Has versions be the active one as `projector deploy` does, faster than it can be started.
 struct Deployer {

@@ -10,13 +10,8 @@ use serde_json::json;
 
 use super::rebalance::{StopWhenDropped, history, publish_while, until_read_on};
 use crate::harness::{
-    Before, GATES, Gates, ORDER_SEARCH, Platform, ReadModel, SALES_BY_COUNTRY, eventually, seed,
+    Before, GATES, Gates, ORDER_SEARCH, Platform, ReadModel, SALES_BY_COUNTRY, eventually, seed, variant,
 };
-
-/// The same component under another digest: a section is added that nobody reads.
-fn variant(of: &[u8], number: u8) -> Vec<u8> {
-    [of, &[0, 3, 1, b'v', number]].concat()
-}
 
 /// One after the other, and back: new beside old, a deployment for both, requests of both programs, the old one
 /// killed and started on the tables of the new one, and the old one alone again.

@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
 use super::generations::until_beside_is_fresh;
-use crate::harness::{GATES, Gates, ReadModel, eventually, guest, seed};
+use crate::harness::{GATES, Gates, ReadModel, eventually, guest, seed, variant};
 
 const MINUTE_MS: i64 = 60_000;
 
@@ -239,8 +239,7 @@ fn another_version_goes_on_with_events_that_wait() {
         let host = gates.start_host("host");
         gates.platform.publish(&[waits(&gates, "step.v1", "a1", "x"), plain(&gates, "step.v1", "a2")]);
         until_counted(&gates, 0, 1, 1, 0);
-        // A custom section: the same, with another digest.
-        let next = [&guest("gates-guest")[..], &[0, 3, 1, b'n', b'2']].concat();
+        let next = variant(&guest("gates-guest"), b'2');
         let file = gates.platform.directory().join("next.wasm");
         std::fs::write(&file, &next).unwrap();
         gates.platform.ask(&["deploy", &file.display().to_string()]);

@@ -64,22 +64,27 @@ impl Postgres {
     /// Like [`Postgres::start`], with settings beside or instead of those that this crate chose, as
     /// in `postgresql.conf`: `("fsync", "off")` for speed.
     pub fn start_with(settings: &[(&str, &str)]) -> Result<Postgres> {
+        let mut postgres = Postgres::at_rest()?;
+        postgres.remember(&SETTINGS);
+        postgres.remember(settings);
+        postgres.initialize()?;
+        postgres.launch()?;
+        Ok(postgres)
+    }
+
+    /// Not started, without settings, and without a data directory.
+    fn at_rest() -> Result<Postgres> {
         let installation = Installation::locate_or_install()?;
         let port = port::free()?;
         let url = format!("postgres://postgres@127.0.0.1:{port}/postgres");
-        let mut postgres = Postgres {
+        Ok(Postgres {
             process: None,
             database: Database::new(url, installation.path("psql")),
             installation,
             port,
             settings: Vec::new(),
             directory: ServerDirectory::create("postgres")?,
-        };
-        postgres.remember(&SETTINGS);
-        postgres.remember(settings);
-        postgres.initialize()?;
-        postgres.launch()?;
-        Ok(postgres)
+        })
     }
 
     /// A server that several tests share: the one at `DATABASE_URL` when that is set, otherwise one
@@ -116,17 +121,8 @@ impl Postgres {
     /// Another server with a copy of this one's data directory, taken while this one runs. It has the same system
     /// identifier, and its databases have the same oids.
     pub fn base_backup(&self) -> Result<Postgres> {
-        let installation = Installation::locate_or_install()?;
-        let port = port::free()?;
-        let url = format!("postgres://postgres@127.0.0.1:{port}/postgres");
-        let mut copy = Postgres {
-            process: None,
-            database: Database::new(url, installation.path("psql")),
-            installation,
-            port,
-            settings: self.settings.clone(),
-            directory: ServerDirectory::create("postgres")?,
-        };
+        let mut copy = Postgres::at_rest()?;
+        copy.settings.clone_from(&self.settings);
         copy.installation.create_owned_directory(&copy.data())?;
         // The server refuses a directory that others may read.
         fs::set_permissions(copy.data(), fs::Permissions::from_mode(0o700))?;
