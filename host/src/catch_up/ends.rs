@@ -197,10 +197,8 @@ struct Way {
 
 #[derive(Debug, Default)]
 struct Target {
-    /// Where the log ended when it was last asked. `None`: it was not.
-    end: Option<i64>,
-    /// When that was.
-    asked: Option<Instant>,
+    /// Where the log ended when it was last asked, and when that was. `None`: it was not.
+    end: Option<(i64, Instant)>,
     checkpoint: Option<i64>,
     /// Looks since the checkpoint moved.
     still: u32,
@@ -216,7 +214,7 @@ impl Way {
     }
 
     fn end_of(&self, partition: &Partition) -> Option<i64> {
-        self.open.get(partition).and_then(|target| target.end)
+        self.open.get(partition).and_then(|target| target.end).map(|(end, _)| end)
     }
 
     /// Whether the log is to be asked about a partition, now that its checkpoint is here.
@@ -227,23 +225,23 @@ impl Way {
             _ => 0,
         };
         let is_still = target.still >= STILL && target.still.is_power_of_two();
-        is_still || target.end.is_none_or(|end| checkpoint >= end)
+        is_still || target.end.is_none_or(|(end, _)| checkpoint >= end)
     }
 
     /// The first event that is not in the rows is at this offset, or later, and the log ends there.
     fn came_to(&mut self, partition: &Partition, next: i64, high: i64, now: Instant) {
         let Some(target) = self.open.get_mut(partition) else { return };
-        let is_soon = target.asked.is_some_and(|asked| now.saturating_duration_since(asked) <= NEAR_IN_TIME);
+        let is_soon = |asked| now.saturating_duration_since(asked) <= NEAR_IN_TIME;
         let is_near = match target.end {
             // Nothing is known yet: not even of a short log is anything to be left out.
             None => next >= high,
-            Some(end) => next >= end && (is_soon || high - next <= NEAR_THE_END),
+            Some((end, asked)) => next >= end && (is_soon(asked) || high - next <= NEAR_THE_END),
         };
         if is_near {
             self.open.remove(partition);
             self.reached.insert(partition.clone());
-        } else if target.end.is_none_or(|end| next >= end) {
-            (target.end, target.asked) = (Some(high), Some(now));
+        } else if target.end.is_none_or(|(end, _)| next >= end) {
+            target.end = Some((high, now));
         }
     }
 }
