@@ -632,25 +632,41 @@ fn list(partitions: &[Partition]) -> String {
     partitions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// Opens a store by the scheme of its URL, and brings the host's own tables up to date: for a host, and for
-/// `projector migrate`.
-pub async fn open(settings: &config::Store) -> Result<Arc<dyn Store>, StoreError> {
+/// What a store is kept in.
+enum Database {
+    Postgres,
+    Sqlite,
+}
+
+/// By the scheme of its URL.
+fn database(settings: &config::Store) -> Result<Database, StoreError> {
     match settings.url.split_once("://").map(|(scheme, _)| scheme) {
-        Some("postgres" | "postgresql") => Ok(Arc::new(postgres::Postgres::open(settings).await?)),
-        Some("sqlite") if settings.password.is_some() => Err(StoreError::Setup(Setup::new(
+        Some("postgres" | "postgresql") => Ok(Database::Postgres),
+        Some("sqlite") => Ok(Database::Sqlite),
+        _ => Err(StoreError::Setup(Setup::new(
+            "the store's url has another scheme",
+            "it begins with postgres:// or sqlite://",
+        ))),
+    }
+}
+
+/// Opens a store, and brings the host's own tables up to date: for a host, and for `projector migrate`.
+pub async fn open(settings: &config::Store) -> Result<Arc<dyn Store>, StoreError> {
+    match database(settings)? {
+        Database::Postgres => Ok(Arc::new(postgres::Postgres::open(settings).await?)),
+        Database::Sqlite if settings.password.is_some() => Err(StoreError::Setup(Setup::new(
             "the store has a password, and is a SQLite file",
             "leave `password` out",
         ))),
-        Some("sqlite") => Ok(Arc::new(sqlite::Sqlite::open(settings).await?)),
-        _ => Err(other_scheme()),
+        Database::Sqlite => Ok(Arc::new(sqlite::Sqlite::open(settings).await?)),
     }
 }
 
 /// Connects to a store's database, and closes the connection. It changes nothing there. Of a SQLite file
 /// nothing is asked.
 pub async fn check_login(settings: &config::Store) -> Result<(), StoreError> {
-    match settings.url.split_once("://") {
-        Some(("postgres" | "postgresql", _)) => postgres::check_login(settings).await,
+    match database(settings) {
+        Ok(Database::Postgres) => postgres::check_login(settings).await,
         _ => Ok(()),
     }
 }
@@ -677,10 +693,9 @@ pub async fn empty() -> Result<Arc<dyn Store>, StoreError> {
 
 /// What a store's database has of the host's own tables. It changes nothing.
 pub async fn look_at_schema(settings: &config::Store) -> Result<Schema, StoreError> {
-    match settings.url.split_once("://").map(|(scheme, _)| scheme) {
-        Some("sqlite") => sqlite::look_at_schema(settings).await,
-        Some("postgres" | "postgresql") => postgres::look_at_schema(settings).await,
-        _ => Err(other_scheme()),
+    match database(settings)? {
+        Database::Postgres => postgres::look_at_schema(settings).await,
+        Database::Sqlite => sqlite::look_at_schema(settings).await,
     }
 }
 
@@ -695,22 +710,14 @@ async fn open_as_it_is(
     settings: &config::Store,
     read_only: bool,
 ) -> Result<(Schema, Option<Arc<dyn Store>>), StoreError> {
-    match settings.url.split_once("://").map(|(scheme, _)| scheme) {
-        Some("sqlite") => {
+    match database(settings)? {
+        Database::Sqlite => {
             let (schema, store) = sqlite::Sqlite::open_as_it_is(settings, read_only).await?;
             Ok((schema, store.map(|store| Arc::new(store) as Arc<dyn Store>)))
         }
-        Some("postgres" | "postgresql") => {
+        Database::Postgres => {
             let (schema, store) = postgres::Postgres::open_as_it_is(settings).await?;
             Ok((schema, store.map(|store| Arc::new(store) as Arc<dyn Store>)))
         }
-        _ => Err(other_scheme()),
     }
-}
-
-fn other_scheme() -> StoreError {
-    StoreError::Setup(Setup::new(
-        "the store's url has another scheme",
-        "it begins with postgres:// or sqlite://",
-    ))
 }
