@@ -469,9 +469,8 @@ impl<'a> Resolver<'a, '_, '_> {
     }
 }
 
-/// Whether an event needs only what it was shown. So it says that a row is not there yet, or not as it must be.
 fn is_not_yet(calls: &[LookupCall], found: &[Found]) -> bool {
-    !calls.is_empty() && calls.iter().all(|call| found.iter().any(|(shown, _)| shown == call))
+    LookupCall::say_not_yet(calls, found.iter().map(|(shown, _)| shown))
 }
 
 /// An event that asks for what it cannot be given.

@@ -33,6 +33,11 @@ impl LookupCall {
     pub fn size_bytes(&self) -> usize {
         std::mem::size_of::<Self>() + self.arguments.iter().map(Value::size_bytes).sum::<usize>()
     }
+
+    /// Whether an event that needs these rows says "not yet": it was shown all of them. So it waits for the first.
+    pub fn say_not_yet<'s>(needed: &[Self], shown: impl Iterator<Item = &'s Self> + Clone) -> bool {
+        !needed.is_empty() && needed.iter().all(|call| shown.clone().any(|shown| shown == call))
+    }
 }
 
 /// Why an event cannot be projected: a code to count by, and what a person needs to know.

@@ -210,7 +210,9 @@ impl<P: Projection> Harness<P> {
         let mut found: Vec<Found> = Vec::new();
         for _ in 0..MOST_ROUNDS {
             match self.call(record, &found) {
-                Ok(Answer::Needs(calls)) if is_not_yet(&calls, &found) => {
+                Ok(Answer::Needs(calls))
+                    if LookupCall::say_not_yet(&calls, found.iter().map(|found| &found.call)) =>
+                {
                     return Handled::Waiting { row: self.awaited(record, &calls[0]) };
                 }
                 Ok(Answer::Needs(calls)) => {
@@ -321,12 +323,6 @@ impl<P: Projection> Harness<P> {
 fn is_behind(record: &Record, waiting: &[Record]) -> bool {
     let same_line = |earlier: &Record| earlier.topic == record.topic && earlier.key == record.key;
     record.key.is_some() && waiting.iter().any(same_line)
-}
-
-/// Whether an event needs only what it was shown: it waits for the first of these rows.
-fn is_not_yet(calls: &[LookupCall], found: &[Found]) -> bool {
-    let is_shown = |call: &LookupCall| found.iter().any(|shown| shown.call == *call);
-    !calls.is_empty() && calls.iter().all(is_shown)
 }
 
 impl<P> Clone for Harness<P> {
