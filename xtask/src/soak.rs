@@ -1,4 +1,4 @@
-//! The soak: hours in which nothing may grow.
+//! Hours in which nothing may grow, or in which connections break again and again.
 
 use anyhow::{Result, ensure};
 use clap::Args;
@@ -7,8 +7,9 @@ use projector_test_servers::KafkaDistribution;
 use crate::cargo::{Cargo, succeed};
 use crate::guests;
 
-/// The test that it is, with all of its name.
-const TEST: &str = "kafka::soak::nothing_grows";
+/// The tests that they are, with all of their names.
+const SOAK: &str = "kafka::soak::nothing_grows";
+const STORMS: &str = "kafka::storms::a_host_lives_through_storms_of_broken_connections";
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -19,6 +20,11 @@ pub(crate) struct Options {
     /// The order of what is done: the same seed, the same order.
     #[arg(long, default_value_t = 20)]
     seed: u64,
+
+    /// Instead of that: break all connections again and again, for as long as sessions last, and see that the host
+    /// lives and reads on.
+    #[arg(long)]
+    storms: bool,
 }
 
 pub(crate) fn run(cargo: &Cargo, options: &Options) -> Result<()> {
@@ -29,7 +35,8 @@ pub(crate) fn run(cargo: &Cargo, options: &Options) -> Result<()> {
     cargo.run(&["test", "--workspace", "--no-run", "--quiet"])?;
     guests::build(cargo)?;
     let distribution = KafkaDistribution::locate_or_install()?;
-    let arguments = ["test", "--workspace", "--test", "it", "--", "--exact", TEST, "--nocapture"];
+    let test = if options.storms { STORMS } else { SOAK };
+    let arguments = ["test", "--workspace", "--test", "it", "--", "--exact", test, "--nocapture"];
     let mut soak = cargo.command(&arguments);
     soak.env("PROJECTOR_GUESTS", guests::directory(cargo))
         .env("PROJECTOR_KAFKA_DIST", distribution.libs().canonicalize()?)

@@ -46,6 +46,7 @@ mod soak;
 mod start;
 mod stopping;
 mod store_setup;
+mod storms;
 mod swaps;
 mod too_large;
 mod too_slow;

@@ -1,7 +1,6 @@
 //! Who the members of a consumer group are, as its coordinator says.
 
 use std::ffi::CString;
-use std::time::Instant;
 
 use rdkafka::bindings as native;
 use rdkafka::consumer::Consumer;
@@ -30,7 +29,11 @@ impl Log {
         blocking(move || Ok(log.describe_group(&group)?)).await
     }
 
-    /// The safe interface lists all groups of all brokers.
+    /// Each broker is asked for its groups, and the group's coordinator for its members.
+    ///
+    /// `rd_kafka_DescribeConsumerGroups` asks the coordinator alone. But where it runs out of time, or a connection
+    /// breaks, librdkafka 2.12 uses memory that it has freed, and the whole process dies or hangs
+    /// (confluentinc/librdkafka#4605). The safe interface to what is used here panics at a name that is not UTF-8.
     fn describe_group(&self, group: &str) -> Result<Vec<GroupMember>, KafkaFault> {
         // No group has a NUL in its name.
         let Ok(name) = CString::new(group) else { return Ok(Vec::new()) };
@@ -39,92 +42,87 @@ impl Log {
         clients.committed.metadata(Some("__consumer_offsets"))?;
         let client = clients.committed.client.client().native_ptr();
         let fault = |code| self.fault_of(Subject::Group(group.into()), code);
-        let mut pointers = [name.as_ptr()];
-        // SAFETY: every pointer is used between its creation and its destruction below; what is kept is copied
-        // before the event that owns it is destroyed.
+        let milliseconds = i32::try_from(PATIENCE.as_millis()).unwrap_or(i32::MAX);
+        let mut list = std::ptr::null();
+        // SAFETY: the client is open, and the name outlives the call. The list is destroyed once it is copied.
         unsafe {
-            let queue = native::rd_kafka_queue_new(client);
-            let options = native::rd_kafka_AdminOptions_new(
-                client,
-                native::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS,
-            );
-            let milliseconds = i32::try_from(PATIENCE.as_millis()).unwrap_or(i32::MAX);
-            native::rd_kafka_AdminOptions_set_request_timeout(options, milliseconds, std::ptr::null_mut(), 0);
-            native::rd_kafka_DescribeConsumerGroups(
-                client,
-                pointers.as_mut_ptr(),
-                pointers.len(),
-                options,
-                queue,
-            );
-            let asked = Instant::now();
-            // Its own timeout ends it before; this is for the worst.
-            let event = loop {
-                let event = native::rd_kafka_queue_poll(queue, milliseconds);
-                if !event.is_null() || asked.elapsed() > 2 * PATIENCE {
-                    break event;
-                }
-            };
-            let described = if event.is_null() {
-                Err(fault(RDKafkaErrorCode::OperationTimedOut))
-            } else if native::rd_kafka_event_error(event)
-                != native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
-            {
-                Err(fault(native::rd_kafka_event_error(event).into()))
-            } else {
-                let result = native::rd_kafka_event_DescribeConsumerGroups_result(event);
-                let mut count = 0;
-                let groups = native::rd_kafka_DescribeConsumerGroups_result_groups(result, &mut count);
-                match count {
-                    0 => Ok(Vec::new()),
-                    _ => members(*groups).map_err(fault),
-                }
-            };
-            if !event.is_null() {
-                native::rd_kafka_event_destroy(event);
+            let code = native::rd_kafka_list_groups(client, name.as_ptr(), &mut list, milliseconds);
+            // If some brokers did not answer in time, there is a list of what the others said.
+            if list.is_null() {
+                return Err(fault(code.into()));
             }
-            native::rd_kafka_AdminOptions_destroy(options);
-            native::rd_kafka_queue_destroy(queue);
-            described
+            let found = members(list);
+            native::rd_kafka_group_list_destroy(list);
+            found.map_err(fault)
         }
     }
 }
 
 /// # Safety
-/// `group` belongs to a result that is still alive.
-unsafe fn members(
-    group: *const native::rd_kafka_ConsumerGroupDescription_t,
-) -> Result<Vec<GroupMember>, RDKafkaErrorCode> {
-    // SAFETY: as the caller promises; members, strings and partitions belong to the description.
+/// `list` is alive.
+unsafe fn members(list: *const native::rd_kafka_group_list) -> Result<Vec<GroupMember>, RDKafkaErrorCode> {
+    let mut found = Vec::new();
+    // SAFETY: as the caller promises; groups and members belong to the list, and are as many as it says.
     unsafe {
-        let error = native::rd_kafka_ConsumerGroupDescription_error(group);
-        if !error.is_null()
-            && native::rd_kafka_error_code(error) != native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
-        {
-            return match native::rd_kafka_error_code(error).into() {
-                // Brokers of newer releases say so of one that does not exist.
-                RDKafkaErrorCode::GroupIdNotFound => Ok(Vec::new()),
-                code => Err(code),
-            };
-        }
-        let count = native::rd_kafka_ConsumerGroupDescription_member_count(group);
-        let member = |at| {
-            let member = native::rd_kafka_ConsumerGroupDescription_member(group, at);
-            let assignment = native::rd_kafka_MemberDescription_assignment(member);
-            let partitions = match assignment.is_null() {
-                true => std::ptr::null(),
-                false => native::rd_kafka_MemberAssignment_partitions(assignment),
-            };
-            GroupMember {
-                id: text(native::rd_kafka_MemberDescription_consumer_id(member)),
-                client: text(native::rd_kafka_MemberDescription_client_id(member)),
-                host: text(native::rd_kafka_MemberDescription_host(member)),
-                partitions: match partitions.is_null() {
-                    true => 0,
-                    false => usize::try_from((*partitions).cnt).unwrap_or_default(),
-                },
+        for at in 0..usize::try_from((*list).group_cnt).unwrap_or_default() {
+            let group = &*(*list).groups.add(at);
+            if group.err != native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+                return Err(group.err.into());
             }
-        };
-        Ok((0..count).map(member).collect())
+            for at in 0..usize::try_from(group.member_cnt).unwrap_or_default() {
+                let member = &*group.members.add(at);
+                let assignment = match usize::try_from(member.member_assignment_size) {
+                    Ok(size @ 1..) if !member.member_assignment.is_null() => {
+                        std::slice::from_raw_parts(member.member_assignment.cast::<u8>(), size)
+                    }
+                    _ => &[],
+                };
+                found.push(GroupMember {
+                    id: text(member.member_id),
+                    client: text(member.client_id),
+                    host: text(member.client_host),
+                    partitions: assigned(assignment).unwrap_or_default(),
+                });
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// How many partitions an assignment of the consumer protocol has: a version, then for each topic its name and the
+/// numbers of its partitions. All numbers are big-endian. `None`: it is no such assignment.
+fn assigned(mut bytes: &[u8]) -> Option<usize> {
+    let mut take = |count: usize| {
+        let (taken, rest) = bytes.split_at_checked(count)?;
+        bytes = rest;
+        Some(taken)
+    };
+    let _version = take(2)?;
+    let topics = i32::from_be_bytes(take(4)?.try_into().ok()?);
+    let mut partitions = 0;
+    for _ in 0..topics {
+        let name = i16::from_be_bytes(take(2)?.try_into().ok()?);
+        take(usize::try_from(name).ok()?)?;
+        let numbers = usize::try_from(i32::from_be_bytes(take(4)?.try_into().ok()?)).ok()?;
+        take(numbers.checked_mul(4)?)?;
+        partitions += numbers;
+    }
+    Some(partitions)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_partitions_of_an_assignment_are_counted() {
+        let bytes =
+            b"\0\x01\0\0\0\x02\0\x02ab\0\0\0\x02\0\0\0\0\0\0\0\x05\0\x01c\0\0\0\x01\0\0\0\x07\0\0\0\0";
+        assert_eq!(assigned(bytes), Some(3));
+        assert_eq!(assigned(b"\0\x01\0\0\0\0\xff\xff\xff\xff"), Some(0));
+        for short in 0..bytes.len() - 4 {
+            assert_eq!(assigned(&bytes[..short]), None, "{short} bytes");
+        }
+        assert_eq!(assigned(b""), None);
     }
 }
