@@ -8,7 +8,9 @@
 //! Three orders:
 //! - [`MergeOrder::Time`], for a generation that is built: every record counts with its own time, to the very
 //!   end. A partition of which more is known to be in the log is waited for. One that was read to the end of its log
-//!   may have got a record that is not here yet: it keeps back what is younger than [`LATENESS`], and no more.
+//!   may have got a record since: it keeps a record of another one back until its log was seen to end where it was
+//!   read to, [`LATENESS`] after that record's time. So only what is in the log later than that after its time comes
+//!   out of order, however slow this host is.
 //! - [`MergeOrder::TimeWhileBehind`], for what is live: so do only partitions that are on their way to the end of
 //!   their log. One that was at its end once keeps no other waiting: its records count from when they arrive,
 //!   whatever time they carry, so that an import of old records does not keep back fresh ones.
@@ -21,10 +23,13 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::time::{Duration, Instant};
 
-/// How long a partition that is behind, and silent, is waited for: its broker may be gone.
+/// How long a partition is waited for that is behind, and silent, or of which nobody says where its log ends: its
+/// broker may be gone.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// In milliseconds. How long after its time a record may come from a partition that was read to its end: it is
-/// written, then fetched. A generation that is built is so much behind at least, and nobody waits for it.
+/// The same for a generation that is built: nobody reads it yet, and its order is to hold.
+const PATIENCE_WHILE_BUILT: Duration = Duration::from_secs(30);
+/// In milliseconds. How long after its time a record may be written to its log: its producer collects records, and
+/// may send them again. A generation that is built is so much behind at least, and nobody waits for it.
 const LATENESS: Time = 2_000;
 /// The same once the generation is caught up: less than the second for which a promotion may hold the live one.
 const LATENESS_WHEN_NEAR: Time = 250;
@@ -70,9 +75,8 @@ pub(super) struct Merge<T> {
     offered: u64,
     /// Inputs that are behind and have no head.
     awaited: BTreeMap<u64, Awaited>,
-    /// In the order of time, inputs that were read to their end and have no head, with the time of the last item
-    /// that was taken.
-    at_end: BTreeMap<u64, Time>,
+    /// In the order of time, inputs that were read to their end and have no head.
+    at_end: BTreeMap<u64, AtEnd>,
     /// Inputs that were silent for too long, to be told.
     let_go: Vec<u64>,
 }
@@ -80,6 +84,17 @@ pub(super) struct Merge<T> {
 struct Input<T> {
     head: Option<T>,
     behind: bool,
+    /// Nothing that was in the log by then is to come after what was offered.
+    complete_until: Time,
+}
+
+struct AtEnd {
+    /// The time of the last item that was taken.
+    last: Time,
+    /// Since when an item waits for this input alone, which is not known to be complete.
+    doubted: Option<Instant>,
+    /// Others went on without it.
+    let_go: bool,
 }
 
 struct Awaited {
@@ -106,7 +121,7 @@ impl<T> Merge<T> {
 
     /// A new input, under a key that none ever had.
     pub(super) fn add(&mut self, key: u64, behind: bool, now: Instant) {
-        self.inputs.insert(key, Input { head: None, behind });
+        self.inputs.insert(key, Input { head: None, behind, complete_until: NO_TIME });
         self.await_next(key, behind, NO_TIME, now);
     }
 
@@ -179,9 +194,26 @@ impl<T> Merge<T> {
             if let Some(awaited) = self.awaited.remove(&key)
                 && self.merging.order == MergeOrder::Time
             {
-                self.at_end.insert(key, awaited.last);
+                self.at_end.insert(key, AtEnd::after(awaited.last));
             }
         }
+    }
+
+    /// The log of a silent input ended, at that time, where it was read to.
+    pub(super) fn complete(&mut self, key: u64, until: Time) {
+        if let Some(input) = self.inputs.get_mut(&key)
+            && input.head.is_none()
+        {
+            input.complete_until = input.complete_until.max(until);
+            if let Some(at_end) = self.at_end.get_mut(&key) {
+                (at_end.doubted, at_end.let_go) = (None, false);
+            }
+        }
+    }
+
+    /// Inputs of which it is to be found out where their logs end: items wait for that.
+    pub(super) fn doubted(&self) -> impl Iterator<Item = u64> {
+        self.at_end.iter().filter(|(_, at_end)| at_end.doubted.is_some()).map(|(key, _)| *key)
     }
 
     /// The next item of all, and the key of its input, which is silent then. `None`: there is none
@@ -210,7 +242,7 @@ impl<T> Merge<T> {
         if behind {
             self.awaited.insert(key, Awaited { since: now, last, let_go: false });
         } else if self.merging.order == MergeOrder::Time {
-            self.at_end.insert(key, last);
+            self.at_end.insert(key, AtEnd::after(last));
         }
     }
 
@@ -220,21 +252,42 @@ impl<T> Merge<T> {
         }
         let skew = i64::try_from(self.merging.skew.as_millis()).unwrap_or(i64::MAX);
         let comes_before = |last: Time| time > last.saturating_add(skew);
-        if time > now_ms - self.lateness && self.at_end.values().any(|last| comes_before(*last)) {
-            return true;
-        }
+        let patience = match self.merging.order {
+            MergeOrder::Time => PATIENCE_WHILE_BUILT,
+            MergeOrder::TimeWhileBehind | MergeOrder::Arrival => PATIENCE,
+        };
         let mut is_early = false;
-        for (key, awaited) in &mut self.awaited {
-            if !comes_before(awaited.last) {
+        let mut wait_for = |key: u64, since: Instant, let_go: &mut bool| {
+            if now.saturating_duration_since(since) < patience {
+                is_early = true;
+            } else if !std::mem::replace(let_go, true) {
+                self.let_go.push(key);
+            }
+        };
+        let complete_at = time.saturating_add(self.lateness);
+        for (key, at_end) in &mut self.at_end {
+            let is_complete = |input: &Input<T>| input.complete_until >= complete_at;
+            if !comes_before(at_end.last) || self.inputs.get(key).is_some_and(is_complete) {
                 continue;
             }
-            if now.saturating_duration_since(awaited.since) < PATIENCE {
-                is_early = true;
-            } else if !std::mem::replace(&mut awaited.let_go, true) {
-                self.let_go.push(*key);
+            if now_ms < complete_at {
+                return true;
+            }
+            let since = *at_end.doubted.get_or_insert(now);
+            wait_for(*key, since, &mut at_end.let_go);
+        }
+        for (key, awaited) in &mut self.awaited {
+            if comes_before(awaited.last) {
+                wait_for(*key, awaited.since, &mut awaited.let_go);
             }
         }
         is_early
+    }
+}
+
+impl AtEnd {
+    fn after(last: Time) -> Self {
+        Self { last, doubted: None, let_go: false }
     }
 }
 
@@ -380,15 +433,55 @@ mod tests {
         merge.offer(1, Some(NOW - 1_700), NOW, 11);
         assert_eq!(merge.take(now, NOW), Some((1, 11)));
         merge.at_end(1);
+        merge.complete(1, NOW);
         assert_eq!(merge.take(now, NOW), Some((2, 21)));
         // Both are at their ends: what is fresh waits until nothing before it can come any more.
         merge.at_end(2);
         merge.offer(2, Some(NOW), NOW, 22);
         assert_eq!(merge.take(now, NOW + LATENESS_WHEN_NEAR - 1), None);
         merge.offer(1, Some(NOW - 5), NOW + 3, 12);
+        merge.complete(2, NOW + LATENESS_WHEN_NEAR);
         assert_eq!(merge.take(now, NOW + 3), Some((1, 12)));
         merge.at_end(1);
+        merge.complete(1, NOW + LATENESS_WHEN_NEAR);
         assert_eq!(merge.take(now, NOW + LATENESS_WHEN_NEAR), Some((2, 22)));
+    }
+
+    /// However long it takes until that is known: this host may be slow, or the way to the broker.
+    #[test]
+    fn what_is_built_waits_until_a_log_is_known_to_have_ended_late_enough() {
+        let (mut merge, now) = merge(BUILT, 2);
+        merge.at_end(1);
+        merge.at_end(2);
+        merge.offer(2, Some(NOW), NOW, 20);
+        let later = NOW + 10 * LATENESS;
+        assert!(merge.doubted().next().is_none(), "nothing is to be asked before it can help");
+        assert_eq!(merge.take(now, NOW + LATENESS - 1), None);
+        assert!(merge.doubted().next().is_none());
+        assert_eq!(merge.take(now, later), None);
+        assert_eq!(merge.doubted().collect::<Vec<_>>(), [1]);
+        merge.complete(1, NOW + LATENESS - 1);
+        assert_eq!(merge.take(now, later), None, "it was asked too early");
+        // Meanwhile something earlier was written, and is here.
+        merge.offer(1, Some(NOW - 100), later, 10);
+        merge.complete(1, later);
+        assert_eq!(merge.take(now, later), Some((1, 10)));
+        merge.at_end(1);
+        assert_eq!(merge.take(now, later), None, "there may be more of it");
+        merge.complete(1, NOW + LATENESS);
+        assert_eq!(merge.take(now, later), Some((2, 20)));
+    }
+
+    #[test]
+    fn an_end_that_nobody_tells_is_not_waited_for_without_an_end() {
+        let (mut merge, now) = merge(BUILT, 2);
+        merge.at_end(1);
+        merge.offer(2, Some(NOW), NOW, 20);
+        assert_eq!(merge.take(now, NOW + LATENESS), None);
+        let later = now + PATIENCE_WHILE_BUILT;
+        assert_eq!(merge.take(later - Duration::from_millis(1), NOW + LATENESS), None);
+        assert_eq!(merge.take(later, NOW + LATENESS), Some((2, 20)));
+        assert_eq!(merge.let_go(), [1]);
     }
 
     /// Without it, a producer's clock that is ahead would keep its own records back.
@@ -398,6 +491,7 @@ mod tests {
         merge.at_end(2);
         merge.offer(1, Some(NOW + 4_000), NOW, 1);
         assert_eq!(merge.take(now, NOW + LATENESS - 1), None);
+        merge.complete(2, NOW + LATENESS);
         assert_eq!(merge.take(now, NOW + LATENESS), Some((1, 1)));
     }
 
@@ -421,10 +515,11 @@ mod tests {
         offer(&mut merge, 1, 100);
         assert_eq!(take(&mut merge, now), None);
         assert!(merge.let_go().is_empty());
-        assert_eq!(take(&mut merge, now + PATIENCE), Some((1, 100)));
+        let later = now + PATIENCE_WHILE_BUILT;
+        assert_eq!(take(&mut merge, later), Some((1, 100)));
         assert_eq!(merge.let_go(), [2]);
         offer(&mut merge, 1, 200);
-        assert_eq!(take(&mut merge, now + PATIENCE), Some((1, 200)));
+        assert_eq!(take(&mut merge, later), Some((1, 200)));
         assert!(merge.let_go().is_empty());
     }
 
@@ -459,7 +554,10 @@ mod tests {
                 if merge.silent().contains(&key) {
                     match inputs[at].get(offered[at]) {
                         Some(time) => offer(merge, key, *time),
-                        None => merge.at_end(key),
+                        None => {
+                            merge.at_end(key);
+                            merge.complete(key, NOW + LATENESS);
+                        }
                     }
                     offered[at] += 1;
                 }

@@ -13,6 +13,7 @@ mod errors;
 mod fault;
 mod headers;
 mod log;
+mod log_ends;
 mod matches;
 mod membership;
 mod merge;

@@ -25,6 +25,7 @@ use super::connection::{Connection, Registered};
 use super::errors::{Asker, KafkaFault, Subject};
 use super::headers::headers;
 use super::log::LogError;
+use super::log_ends::{Ends, LogEnds};
 use super::matches::Subscribed;
 use super::membership::Membership;
 use super::merge::{Merge, Merging};
@@ -59,6 +60,7 @@ pub(super) struct Poller {
     /// What is read now, by its epoch.
     readings: HashMap<u64, Reading>,
     merge: Merge<Event>,
+    ends: LogEnds,
     /// Before the consumer, which is to be open as long as it is registered.
     _registered: Registered,
     consumer: Arc<BaseConsumer<GroupContext>>,
@@ -91,6 +93,9 @@ struct Reading {
     also: Vec<u16>,
     /// The offset after the last record that was taken from the queue.
     next: i64,
+    /// The offset to which the log was read: behind the last record come those that no consumer is handed, as the
+    /// marks of transactions.
+    read_to: i64,
     /// Where the log ended when reading began.
     known_end: i64,
     /// The offset at which it is not behind any more. `None`: it is not.
@@ -128,6 +133,7 @@ impl Poller {
         Ok(Self {
             readings: HashMap::new(),
             merge: Merge::new(merging),
+            ends: LogEnds::new(&consumer),
             _registered: registered,
             consumer: Arc::new(consumer),
             connection: connection.clone(),
@@ -221,7 +227,8 @@ impl Poller {
         let end = Some(known_end).filter(|end| next < *end);
         self.merge.add(epoch, end.is_some(), Instant::now());
         let partition = partition.clone();
-        let reading = Reading { partition, topic, also, next, known_end, end, queue, fault: None };
+        let read_to = next;
+        let reading = Reading { partition, topic, also, next, read_to, known_end, end, queue, fault: None };
         self.readings.insert(epoch, reading);
         Ok(())
     }
@@ -317,8 +324,13 @@ impl Poller {
     fn collect(&mut self) -> bool {
         let now = Instant::now();
         let now_ms = now_ms();
+        // Before the partitions are looked at: what was in their logs when it was asked is in their queues.
+        let ends = self.ends.answer();
         for epoch in self.merge.silent() {
             self.refill(epoch, now_ms);
+        }
+        if let Some(ends) = ends {
+            self.note_ends(&ends);
         }
         let mut chunk = Vec::new();
         let mut bytes = 0;
@@ -333,10 +345,27 @@ impl Poller {
         if !chunk.is_empty() {
             self.outbox.push_back(Incoming::Events(chunk));
         }
+        if self.ends.is_free(now) {
+            let doubted = self.merge.doubted().filter_map(|epoch| self.readings.get(&epoch));
+            let mut doubted = doubted.map(|reading| reading.partition.clone()).peekable();
+            if doubted.peek().is_some() {
+                self.ends.ask(&self.consumer, doubted, now, now_ms);
+            }
+        }
         for epoch in self.merge.let_go() {
             self.warn_of_lost_order(epoch);
         }
         !self.outbox.is_empty()
+    }
+
+    /// Partitions whose logs were read to their ends are complete so far.
+    fn note_ends(&mut self, Ends { asked_ms, ends }: &Ends) {
+        for (epoch, reading) in &self.readings {
+            let end = ends.iter().find(|(partition, _)| *partition == reading.partition);
+            if end.is_some_and(|(_, end)| reading.read_to >= *end) {
+                self.merge.complete(*epoch, *asked_ms);
+            }
+        }
     }
 
     fn warn_of_lost_order(&self, epoch: u64) {
@@ -345,7 +374,7 @@ impl Poller {
         tracing::warn!(
             group,
             %partition,
-            "partition is behind and gives nothing: the others are read on without it, so its events may be applied in another order than they were written"
+            "partition gives nothing, and is not known to be at its end: the others are read on without it, so its events may be applied in another order than they were written"
         );
     }
 
@@ -372,6 +401,7 @@ impl Poller {
                     let (offset, time) = (event.position.offset, event.timestamp_ms);
                     self.merge.offer(epoch, time, now_ms, event);
                     reading.next = offset + 1;
+                    reading.read_to = reading.next;
                     if !self.merge.is_by_time() && reading.end.is_some_and(|end| offset + 1 >= end) {
                         let high = high_mark(&self.consumer, &reading.partition);
                         reading.end = high.filter(|high| high - offset > NEAR_THE_END);
@@ -384,6 +414,9 @@ impl Poller {
                 Some(Err(KafkaError::PartitionEOF(_))) => {
                     over(&mut reading.fault, &reading.partition, &mut self.outbox);
                     reading.end = None;
+                    if let Some(high) = high_mark(&self.consumer, &reading.partition) {
+                        reading.read_to = reading.read_to.max(high);
+                    }
                     self.merge.at_end(epoch);
                 }
                 Some(Err(error)) => break error,

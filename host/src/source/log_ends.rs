@@ -1,0 +1,122 @@
+//! Where the logs of partitions end: asked of their leaders without waiting for the answer.
+//!
+//! What a partition's leader answers is heard on the connection on which its records are fetched, one after the
+//! other: whoever hears where a log ended has all records that were fetched before.
+
+use std::ffi::CStr;
+use std::ptr;
+use std::time::{Duration, Instant};
+
+use rdkafka::bindings as native;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::{Offset, TopicPartitionList};
+
+use crate::event::Partition;
+
+/// Between two questions.
+const PAUSE: Duration = Duration::from_millis(50);
+/// What has no answer by then has failed.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What was asked, and answered.
+pub(super) struct Ends {
+    /// When it was asked, in milliseconds since 1970.
+    pub(super) asked_ms: i64,
+    /// The offset behind the last committed record. A partition that cannot be told about is missing.
+    pub(super) ends: Vec<(Partition, i64)>,
+}
+
+/// One question at a time, on a queue of its own.
+pub(super) struct LogEnds {
+    queue: *mut native::rd_kafka_queue_t,
+    /// When the question was asked that has no answer yet, in milliseconds since 1970.
+    asked_ms: Option<i64>,
+    /// When the next one may be asked.
+    next: Instant,
+}
+
+// SAFETY: librdkafka's queues may be used from any thread.
+unsafe impl Send for LogEnds {}
+
+impl LogEnds {
+    /// Is to be dropped before the consumer.
+    pub(super) fn new<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Self {
+        // SAFETY: the client is open.
+        let queue = unsafe { native::rd_kafka_queue_new(consumer.client().native_ptr()) };
+        Self { queue, asked_ms: None, next: Instant::now() }
+    }
+
+    /// Whether a question can be asked now.
+    pub(super) fn is_free(&self, now: Instant) -> bool {
+        self.asked_ms.is_none() && self.next <= now
+    }
+
+    pub(super) fn ask<C: ConsumerContext>(
+        &mut self,
+        consumer: &BaseConsumer<C>,
+        partitions: impl Iterator<Item = Partition>,
+        now: Instant,
+        now_ms: i64,
+    ) {
+        let mut asked = TopicPartitionList::new();
+        for partition in partitions {
+            // Refused for an offset that cannot be meant only.
+            let _ = asked.add_partition_offset(&partition.topic, partition.number, Offset::End);
+        }
+        let client = consumer.client().native_ptr();
+        // SAFETY: the client is open; librdkafka copies the list and the options.
+        unsafe {
+            let options = native::rd_kafka_AdminOptions_new(
+                client,
+                native::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS,
+            );
+            let isolation = native::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_COMMITTED;
+            let error = native::rd_kafka_AdminOptions_set_isolation_level(options, isolation);
+            if !error.is_null() {
+                native::rd_kafka_error_destroy(error);
+            }
+            let patience = PATIENCE.as_millis() as i32;
+            native::rd_kafka_AdminOptions_set_request_timeout(options, patience, ptr::null_mut(), 0);
+            native::rd_kafka_ListOffsets(client, asked.ptr(), options, self.queue);
+            native::rd_kafka_AdminOptions_destroy(options);
+        }
+        self.asked_ms = Some(now_ms);
+        self.next = now + PAUSE;
+    }
+
+    /// The answer, once it is here. A question that failed has none, and can be asked again.
+    pub(super) fn answer(&mut self) -> Option<Ends> {
+        let asked_ms = self.asked_ms?;
+        // SAFETY: the queue is open, and the event is destroyed when its contents were copied.
+        unsafe {
+            let event = native::rd_kafka_queue_poll(self.queue, 0);
+            if event.is_null() {
+                return None;
+            }
+            self.asked_ms = None;
+            let result = native::rd_kafka_event_ListOffsets_result(event);
+            let mut ends = Vec::new();
+            if !result.is_null() {
+                let mut count = 0;
+                let infos = native::rd_kafka_ListOffsets_result_infos(result, &mut count);
+                for at in 0..count {
+                    let found = native::rd_kafka_ListOffsetsResultInfo_topic_partition(*infos.add(at));
+                    let found = &*found;
+                    if found.err == native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+                        let topic = CStr::from_ptr(found.topic).to_string_lossy();
+                        ends.push((Partition::new(&*topic, found.partition), found.offset));
+                    }
+                }
+            }
+            native::rd_kafka_event_destroy(event);
+            Some(Ends { asked_ms, ends })
+        }
+    }
+}
+
+impl Drop for LogEnds {
+    fn drop(&mut self) {
+        // SAFETY: nobody uses it any more.
+        unsafe { native::rd_kafka_queue_destroy(self.queue) };
+    }
+}
