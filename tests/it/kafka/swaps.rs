@@ -1,7 +1,7 @@
 //! Versions change under load and during rebalances, and no event is lost or doubled.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use projector::store::deployments::{Action, Origin, Proposal, Proposed};
 use projector::store::operator::Asked;
 use projector::store::{self, Component, Store};
 use projector::topics::{PhysicalTopics, TopicMapping};
-use projector_workload::{Publisher, Record};
+use projector_workload::{Publisher, Record, Turn};
 use tokio::runtime::Runtime;
 
 use super::rebalance::StopWhenDropped;
@@ -71,15 +71,22 @@ impl Deployer {
     }
 }
 
-/// Publishes so many events a second, for as long as it is told to; returns how many those were.
-fn publish_at_rate(platform: &Platform, records: &[Record], rate: usize, wanted: &AtomicBool) -> usize {
-    let (begun, mut published) = (Instant::now(), 0);
-    let paced = Publisher::new(platform.brokers()).pace(|record| {
-        published = record;
-        anyhow::ensure!(wanted.load(Ordering::Relaxed), "it is enough");
-        Ok(record as f64 <= begun.elapsed().as_secs_f64() * rate as f64)
-    });
-    assert!(paced.publish(records).is_err(), "the history was too short");
+/// Publishes so many events a second, for as long as it is told to, and no more than are `due`; returns how many those
+/// were.
+fn publish_at_rate(
+    platform: &Platform,
+    records: &[Record],
+    rate: usize,
+    due: impl Fn() -> usize,
+    wanted: &AtomicBool,
+) -> usize {
+    let begun = Instant::now();
+    let pace = |record: usize| {
+        let now = record < due() && record as f64 <= begun.elapsed().as_secs_f64() * rate as f64;
+        Ok(if wanted.load(Ordering::Relaxed) { Turn::from(now) } else { Turn::Never })
+    };
+    let published = Publisher::new(platform.brokers()).pace(pace).publish(records).unwrap().len();
+    assert!(published < records.len(), "the history was too short");
     published
 }
 
@@ -97,6 +104,9 @@ fn gaps(log: &HostLog) -> Vec<u64> {
 #[test]
 fn two_hundred_swaps_under_load_lose_and_double_nothing() {
     const RATE: usize = 2_500;
+    const SWAPS: usize = 200;
+    /// So that a machine on which swaps are slow has events to the last of them.
+    const EVENTS_A_SWAP: usize = 1_500;
     let component = guest(SALES_BY_COUNTRY);
     let versions = [variant(&component, 1), variant(&component, 2)];
     let plugins = Plugins::new(&[]).add("sales-by-country.wasm", &versions[0]);
@@ -104,20 +114,23 @@ fn two_hundred_swaps_under_load_lose_and_double_nothing() {
         .set(&["plugins", "directory"], plugins.path())
         .set(&["deploy", "trial-batches"], 5);
     platform.create_topics(4);
-    let records: Vec<Record> = platform.workload(seed(5_000), 300_000).records().collect();
+    let events = (SWAPS + 2) * EVENTS_A_SWAP;
+    let records: Vec<Record> = platform.workload(seed(5_000), events).records().collect();
     let host = platform.start_host("host");
     host.group(SALES_BY_COUNTRY);
     let deployer = Deployer::new(&platform, &versions);
-    let flowing = AtomicBool::new(true);
+    let (flowing, swaps) = (AtomicBool::new(true), AtomicUsize::new(0));
+    let due = || (swaps.load(Ordering::Relaxed) + 1) * EVENTS_A_SWAP;
     let begun = Instant::now();
     let published = thread::scope(|scope| {
         let _last = StopWhenDropped(&flowing);
-        let publisher = scope.spawn(|| publish_at_rate(&platform, &records, RATE, &flowing));
+        let publisher = scope.spawn(|| publish_at_rate(&platform, &records, RATE, due, &flowing));
         // The host compiles the second version once, and knows both from then on.
         deployer.deploy(1, true);
-        for swap in 0..200 {
+        for swap in 0..SWAPS {
             let before = platform.read_model().checkpoints(SALES_BY_COUNTRY);
             deployer.deploy(swap % 2, false);
+            swaps.store(swap + 1, Ordering::Relaxed);
             eventually("events are read on", || {
                 let now = platform.read_model().checkpoints(SALES_BY_COUNTRY);
                 if now != before { Ok(()) } else { Err("none was") }
@@ -170,7 +183,7 @@ fn versions_change_during_rebalances() {
     let flowing = AtomicBool::new(true);
     thread::scope(|scope| {
         let _last = StopWhenDropped(&flowing);
-        scope.spawn(|| publish_at_rate(&platform, &records, 2_000, &flowing));
+        scope.spawn(|| publish_at_rate(&platform, &records, 2_000, || usize::MAX, &flowing));
         for visit in 0..3 {
             let visitor = platform.start_host(&format!("visitor {visit}"));
             // While it joins.

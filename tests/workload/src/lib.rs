@@ -28,6 +28,6 @@ pub use export::write_json_lines;
 pub use generate::{
     CUSTOMER_COUNTRY_CHANGED, CUSTOMER_PROFILE_UPDATED, Mix, ORDER_CONFIRMED, Records, Workload,
 };
-pub use publish::{Position, Publisher};
+pub use publish::{Position, Publisher, Turn};
 pub use record::Record;
 pub use shape::{Customers, Popularity, Shape};

@@ -34,11 +34,26 @@ pub struct Position {
     pub timestamp_ms: i64,
 }
 
+/// Whether it is a record's turn to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    Now,
+    Later,
+    /// Nor that of any behind it.
+    Never,
+}
+
+impl From<bool> for Turn {
+    fn from(now: bool) -> Turn {
+        if now { Turn::Now } else { Turn::Later }
+    }
+}
+
 /// Publishes records and says where each of them came to lie.
 pub struct Publisher<'a> {
     properties: ClientConfig,
     progress: Box<dyn FnMut(usize) + 'a>,
-    pace: Box<dyn FnMut(usize) -> Result<bool> + 'a>,
+    pace: Box<dyn FnMut(usize) -> Result<Turn> + 'a>,
 }
 
 impl<'a> Publisher<'a> {
@@ -48,7 +63,7 @@ impl<'a> Publisher<'a> {
         for (name, value) in PROPERTIES {
             properties.set(name, value);
         }
-        Publisher { properties, progress: Box::new(|_| ()), pace: Box::new(|_| Ok(true)) }
+        Publisher { properties, progress: Box::new(|_| ()), pace: Box::new(|_| Ok(Turn::Now)) }
     }
 
     /// A librdkafka property beside or instead of those that this crate chose.
@@ -64,23 +79,32 @@ impl<'a> Publisher<'a> {
     }
 
     /// `pace` is asked, with a record's index, before that record is handed over: again and again
-    /// until it says yes, while those before it go on their way. Its error ends the publishing.
-    pub fn pace(mut self, pace: impl FnMut(usize) -> Result<bool> + 'a) -> Publisher<'a> {
-        self.pace = Box::new(pace);
+    /// until it is its turn, while those before it go on their way. Its error ends the publishing.
+    pub fn pace<T: Into<Turn>>(mut self, mut pace: impl FnMut(usize) -> Result<T> + 'a) -> Publisher<'a> {
+        self.pace = Box::new(move |record| pace(record).map(Into::into));
         self
     }
 
-    /// Publishes all of `records`, in order for each partition; returns when every one of them is
-    /// acknowledged, with their positions in the same order. One that cannot be delivered is an
+    /// Publishes all of `records` whose turn comes, in order for each partition; returns when every one of
+    /// them is acknowledged, with their positions in the same order. One that cannot be delivered is an
     /// error; others may have been delivered then.
     pub fn publish(mut self, records: &[Record]) -> Result<Vec<Position>> {
         let deliveries = Deliveries::expecting(records.len());
         let producer: BaseProducer<Deliveries> =
             self.properties.create_with_context(deliveries).context("no producer with these properties")?;
-        for (index, record) in records.iter().enumerate() {
-            while !(self.pace)(index)? {
-                producer.poll(PACE);
-                (self.progress)(producer.context().delivered()?);
+        'all: for (index, record) in records.iter().enumerate() {
+            loop {
+                match (self.pace)(index)? {
+                    Turn::Now => break,
+                    Turn::Later => {
+                        producer.poll(PACE);
+                        (self.progress)(producer.context().delivered()?);
+                    }
+                    Turn::Never => {
+                        producer.context().expect_no_more_than(index);
+                        break 'all;
+                    }
+                }
             }
             send(&producer, record, index)?;
             if index % 500 == 0 {
@@ -141,6 +165,10 @@ impl Deliveries {
     fn expecting(records: usize) -> Deliveries {
         let state = DeliveryState { positions: vec![None; records], delivered: 0, first_failure: None };
         Deliveries { state: Mutex::new(state) }
+    }
+
+    fn expect_no_more_than(&self, records: usize) {
+        self.state().positions.truncate(records);
     }
 
     fn state(&self) -> MutexGuard<'_, DeliveryState> {

@@ -3,10 +3,13 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use futures_executor::block_on;
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication, TopicResult};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, ConfigResource, NewPartitions, NewTopic, ResourceSpecifier,
+    TopicReplication, TopicResult,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaResult;
@@ -80,6 +83,38 @@ pub fn grow(brokers: &str, name: &str, partitions: usize) -> Result<()> {
             return Ok(());
         }
         ensure!(Instant::now() < deadline, "topic {name} has {found} partitions, and not {partitions}");
+    }
+}
+
+/// Gives topics these settings, and those of the brokers for all others. Returns once the brokers tell them: records that are
+/// written right then may still be written by the settings of before.
+pub fn set(brokers: &str, names: &[&str], settings: &[(&str, &str)]) -> Result<()> {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", brokers).create()?;
+    let options = AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(PATIENCE));
+    let altered: Vec<AlterConfig<'_>> = names
+        .iter()
+        .map(|name| AlterConfig {
+            specifier: ResourceSpecifier::Topic(name),
+            entries: settings.iter().copied().collect(),
+        })
+        .collect();
+    for result in block_on(admin.alter_configs(&altered, &options))? {
+        result.map_err(|(specifier, code)| anyhow!("cannot set up {specifier:?}: {code}"))?;
+    }
+    let asked: Vec<ResourceSpecifier<'_>> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let told = block_on(admin.describe_configs(&asked, &options))?;
+        let are_told = |resource: &ConfigResource| {
+            settings.iter().all(|(name, value)| {
+                resource.get(name).is_some_and(|entry| entry.value.as_deref() == Some(*value))
+            })
+        };
+        if told.iter().all(|resource| resource.as_ref().is_ok_and(are_told)) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "{names:?} have not the settings {settings:?}");
     }
 }
 
