@@ -113,7 +113,7 @@ impl Servers {
             return Ok(());
         }
         let started = Instant::now();
-        let postgres = Postgres::start()?;
+        let postgres = Postgres::start_unflushed()?;
         println!("Postgres: {} ({:.1} s)", postgres.url(), started.elapsed().as_secs_f64());
         self.environment.push(("DATABASE_URL", postgres.url().into()));
         self.postgres = Some(postgres);

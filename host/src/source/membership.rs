@@ -10,8 +10,8 @@ use crate::member_ids::MemberIds;
 
 /// How often it is looked at: a consumer that was put out of its group joins it again under another id.
 const LOOK: Duration = Duration::from_millis(250);
-/// A consumer that was put out of its group joins again by itself, mostly within seconds. After a session that ended
-/// while the coordinator was away, one was seen that never did, and gave no sign of it.
+/// A consumer that was put out of its group joins again by itself, mostly within seconds. One that does not has a client
+/// that is stuck, and gives no other sign of it.
 const OUT_OF_GROUP: Duration = Duration::from_secs(60);
 
 pub(super) struct Membership {

@@ -33,6 +33,8 @@ const TELLING: Duration = Duration::from_secs(30 * 60);
 const BETWEEN_SAMPLES: Duration = Duration::from_secs(5);
 /// Events a second.
 const RATE: u64 = 50;
+/// Connections break meanwhile.
+const DELIVERY_TIMEOUT_MS: &str = "600000";
 /// Versions that come and go.
 const VERSIONS: u64 = 8;
 /// Keys of which an event fails, each round.
@@ -91,6 +93,9 @@ fn nothing_grows() {
     let platform = with_admin(platform)
         .set(&["plugins", "directory"], plugins.path())
         .set(&["store", "url"], by_proxy)
+        // Most of the events of one projection fail, and are to.
+        .set(&["failures", "consecutive"], i64::MAX)
+        .set(&["failures", "ratio"], 1.0)
         .set(&["deploy", "promote"], "when-fresh")
         .set(&["deploy", "rebuild-share"], 1.0)
         .set(&["deploy", "trial-batches"], 5)
@@ -178,7 +183,8 @@ fn publish(bootstrap: &str, topic: &str, flowing: &AtomicBool, published: &Atomi
             .collect();
         let began = Instant::now();
         let pace = |index: usize| Ok(began.elapsed().as_millis() * u128::from(RATE) / 1_000 >= index as u128);
-        Publisher::new(bootstrap).pace(pace).publish(&records).unwrap();
+        let publisher = Publisher::new(bootstrap).property("delivery.timeout.ms", DELIVERY_TIMEOUT_MS);
+        publisher.pace(pace).publish(&records).unwrap();
         published.fetch_add(records.len() as i64, Ordering::SeqCst);
     }
 }

@@ -61,6 +61,12 @@ impl Postgres {
         Postgres::start_with(&[])
     }
 
+    /// Like [`Postgres::start`], but a commit is only handed to the operating system: it outlives a server that is
+    /// killed, and not a machine that is.
+    pub fn start_unflushed() -> Result<Postgres> {
+        Postgres::start_with(&[("fsync", "off")])
+    }
+
     /// Like [`Postgres::start`], with settings beside or instead of those that this crate chose, as
     /// in `postgresql.conf`: `("fsync", "off")` for speed.
     pub fn start_with(settings: &[(&str, &str)]) -> Result<Postgres> {
@@ -101,7 +107,7 @@ impl Postgres {
                     .map_or_else(|_| PathBuf::from("psql"), |installation| installation.path("psql"));
                 (Database::new(url, psql), None)
             }
-            Err(_) => match Postgres::start() {
+            Err(_) => match Postgres::start_unflushed() {
                 Ok(postgres) => (postgres.database.clone(), Some(postgres)),
                 Err(error) => panic!("no Postgres for this test: {error:#}"),
             },
