@@ -412,7 +412,7 @@ fn events_that_use_much_each_are_committed_in_several_batches() {
 /// Events of one byte that lead to 7 MB each: as many as a batch takes would be gigabytes.
 #[test]
 fn large_answers_end_a_batch_and_the_host_stays_small() {
-    const EVENTS: usize = 100;
+    const EVENTS: usize = 120;
     const NOTE_BYTES: usize = 7 << 20;
     const MEMORY: usize = 1 << 20;
     let descriptor = json!({
