@@ -1,8 +1,9 @@
 //! Where the logs of partitions end: asked of their leaders without waiting for the answer.
 //!
-//! What a partition's leader answers is heard on the connection on which its records are fetched, one after the
-//! other: whoever hears where a log ended has all records that were fetched before.
+//! librdkafka hears a leader's answers one after the other on one connection: those with records, and this one. So when
+//! it is known where a log ended, all records that were fetched before are in the partition's queue.
 
+use std::collections::HashMap;
 use std::ffi::CStr;
 use std::ptr;
 use std::time::{Duration, Instant};
@@ -23,7 +24,7 @@ pub(super) struct Ends {
     /// When it was asked, in milliseconds since 1970.
     pub(super) asked_ms: i64,
     /// The offset behind the last committed record. A partition that cannot be told about is missing.
-    pub(super) ends: Vec<(Partition, i64)>,
+    pub(super) ends: HashMap<Partition, i64>,
 }
 
 /// One question at a time, on a queue of its own.
@@ -95,7 +96,7 @@ impl LogEnds {
             }
             self.asked_ms = None;
             let result = native::rd_kafka_event_ListOffsets_result(event);
-            let mut ends = Vec::new();
+            let mut ends = HashMap::new();
             if !result.is_null() {
                 let mut count = 0;
                 let infos = native::rd_kafka_ListOffsets_result_infos(result, &mut count);
@@ -104,7 +105,7 @@ impl LogEnds {
                     let found = &*found;
                     if found.err == native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
                         let topic = CStr::from_ptr(found.topic).to_string_lossy();
-                        ends.push((Partition::new(&*topic, found.partition), found.offset));
+                        ends.insert(Partition::new(&*topic, found.partition), found.offset);
                     }
                 }
             }
@@ -116,7 +117,7 @@ impl LogEnds {
 
 impl Drop for LogEnds {
     fn drop(&mut self) {
-        // SAFETY: nobody uses it any more.
+        // SAFETY: the queue is used here only, and its client is still open.
         unsafe { native::rd_kafka_queue_destroy(self.queue) };
     }
 }

@@ -91,11 +91,9 @@ struct Reading {
     /// The places of its logical topics in the descriptor.
     topic: u16,
     also: Vec<u16>,
-    /// The offset after the last record that was taken from the queue.
+    /// The offset to which the log was read: after the last record that was taken from the queue, or the end of the
+    /// log, before which there may be offsets that no consumer is handed, as the marks of transactions.
     next: i64,
-    /// The offset to which the log was read: behind the last record come those that no consumer is handed, as the
-    /// marks of transactions.
-    read_to: i64,
     /// Where the log ended when reading began.
     known_end: i64,
     /// The offset at which it is not behind any more. `None`: it is not.
@@ -227,8 +225,7 @@ impl Poller {
         let end = Some(known_end).filter(|end| next < *end);
         self.merge.add(epoch, end.is_some(), Instant::now());
         let partition = partition.clone();
-        let read_to = next;
-        let reading = Reading { partition, topic, also, next, read_to, known_end, end, queue, fault: None };
+        let reading = Reading { partition, topic, also, next, known_end, end, queue, fault: None };
         self.readings.insert(epoch, reading);
         Ok(())
     }
@@ -361,8 +358,7 @@ impl Poller {
     /// Partitions whose logs were read to their ends are complete so far.
     fn note_ends(&mut self, Ends { asked_ms, ends }: &Ends) {
         for (epoch, reading) in &self.readings {
-            let end = ends.iter().find(|(partition, _)| *partition == reading.partition);
-            if end.is_some_and(|(_, end)| reading.read_to >= *end) {
+            if ends.get(&reading.partition).is_some_and(|end| reading.next >= *end) {
                 self.merge.complete(*epoch, *asked_ms);
             }
         }
@@ -401,7 +397,6 @@ impl Poller {
                     let (offset, time) = (event.position.offset, event.timestamp_ms);
                     self.merge.offer(epoch, time, now_ms, event);
                     reading.next = offset + 1;
-                    reading.read_to = reading.next;
                     if !self.merge.is_by_time() && reading.end.is_some_and(|end| offset + 1 >= end) {
                         let high = high_mark(&self.consumer, &reading.partition);
                         reading.end = high.filter(|high| high - offset > NEAR_THE_END);
@@ -415,7 +410,7 @@ impl Poller {
                     over(&mut reading.fault, &reading.partition, &mut self.outbox);
                     reading.end = None;
                     if let Some(high) = high_mark(&self.consumer, &reading.partition) {
-                        reading.read_to = reading.read_to.max(high);
+                        reading.next = reading.next.max(high);
                     }
                     self.merge.at_end(epoch);
                 }
