@@ -5,6 +5,8 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use projector_test_servers::Kafka;
+
 use super::way;
 
 /// Lives as long as the process.
@@ -20,11 +22,12 @@ impl CuttingProxy {
         CuttingProxy::on(listener, port, server_port)
     }
 
-    /// Before the server is there, whose port is asked for with the proxy's: a broker tells clients where it is.
-    pub(crate) fn before<S>(start: impl FnOnce(u16) -> (u16, S)) -> (CuttingProxy, S) {
+    /// Before a Kafka of its own, which tells clients the proxy's address as its own.
+    pub(crate) fn before_kafka() -> (CuttingProxy, Kafka) {
         let (listener, port) = way::listen();
-        let (server_port, server) = start(port);
-        (CuttingProxy::on(listener, port, server_port), server)
+        let advertised = format!("PLAINTEXT://127.0.0.1:{port}");
+        let kafka = Kafka::start_with(&[("advertised.listeners", &advertised)]).unwrap();
+        (CuttingProxy::on(listener, port, kafka.port()), kafka)
     }
 
     fn on(listener: TcpListener, port: u16, server_port: u16) -> CuttingProxy {

@@ -97,7 +97,7 @@ fn a_database_that_is_down() {
 
 #[test]
 fn a_password_that_is_wrong() {
-    let postgres = Postgres::start_with(&[("fsync", "off")]).unwrap();
+    let postgres = Postgres::start_unflushed().unwrap();
     postgres.execute("create role projector login password 'right';\n").unwrap();
     postgres.create_database("readmodels").unwrap();
     postgres.let_in("host all projector 127.0.0.1/32 scram-sha-256").unwrap();

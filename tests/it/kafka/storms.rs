@@ -7,7 +7,7 @@ use std::env;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use projector_test_servers::{Kafka, Postgres};
+use projector_test_servers::Postgres;
 use projector_workload::Record;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -27,11 +27,7 @@ fn a_host_lives_through_storms_of_broken_connections() {
     let length = minutes
         .map_or(Duration::ZERO, |minutes| Duration::from_secs_f64(minutes.parse::<f64>().unwrap() * 60.0));
     let mut random = StdRng::seed_from_u64(seed(21));
-    let (brokers, _kafka) = CuttingProxy::before(|port| {
-        let advertised = format!("PLAINTEXT://127.0.0.1:{port}");
-        let kafka = Kafka::start_with(&[("advertised.listeners", &advertised)]).unwrap();
-        (kafka.port(), kafka)
-    });
+    let (brokers, _kafka) = CuttingProxy::before_kafka();
     let server = Postgres::start().unwrap();
     let database = CuttingProxy::to(server.port());
     let read_model = ReadModel::on(&server);

@@ -89,9 +89,7 @@ pub fn grow(brokers: &str, name: &str, partitions: usize) -> Result<()> {
 /// Gives topics these settings, and those of the brokers for all others. Returns once the brokers tell them: records that are
 /// written right then may still be written by the settings of before.
 pub fn set(brokers: &str, names: &[&str], settings: &[(&str, &str)]) -> Result<()> {
-    let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", brokers).create()?;
-    let options = AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(PATIENCE));
+    let (admin, options) = admin(brokers)?;
     let altered: Vec<AlterConfig<'_>> = names
         .iter()
         .map(|name| AlterConfig {
@@ -118,6 +116,14 @@ pub fn set(brokers: &str, names: &[&str], settings: &[(&str, &str)]) -> Result<(
     }
 }
 
+fn admin(brokers: &str) -> Result<(AdminClient<DefaultClientContext>, AdminOptions)> {
+    let admin = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .create()
+        .with_context(|| format!("no administrative client for {brokers}"))?;
+    Ok((admin, AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(PATIENCE))))
+}
+
 fn wait_for<Answer>(
     brokers: &str,
     what: &str,
@@ -126,11 +132,7 @@ fn wait_for<Answer>(
 where
     Answer: Future<Output = KafkaResult<Vec<TopicResult>>>,
 {
-    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
-        .set("bootstrap.servers", brokers)
-        .create()
-        .with_context(|| format!("no administrative client for {brokers}"))?;
-    let options = AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(PATIENCE));
+    let (admin, options) = admin(brokers)?;
     let results =
         block_on(ask(&admin, &options)).with_context(|| format!("cannot {what} topics at {brokers}"))?;
     for result in results {

@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use projector_test_servers::{Kafka, Postgres};
+use projector_test_servers::Postgres;
 use projector_workload::{Publisher, Record};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -76,11 +76,7 @@ fn nothing_grows() {
     let minutes = env::var("PROJECTOR_SOAK_MINUTES").ok().map(|minutes| minutes.parse::<f64>().unwrap());
     let length = minutes.map_or(SHORT, |minutes| Duration::from_secs_f64(minutes * 60.0));
     let seed = seed(20);
-    let (brokers, kafka) = CuttingProxy::before(|port| {
-        let advertised = format!("PLAINTEXT://127.0.0.1:{port}");
-        let kafka = Kafka::start_with(&[("advertised.listeners", &advertised)]).unwrap();
-        (kafka.port(), kafka)
-    });
+    let (brokers, kafka) = CuttingProxy::before_kafka();
     let server = Postgres::start().unwrap();
     let database = CuttingProxy::to(server.port());
     let read_model = ReadModel::on(&server);
