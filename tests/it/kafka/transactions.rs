@@ -77,6 +77,8 @@ fn aborted_transactions_leave_nothing_and_markers_are_no_lag() {
     platform.create_topics(PARTITIONS);
     let records = orders(&platform, seed(361), 1_000);
     let host = platform.start_host("reader");
+    // The status tells of it from then on.
+    host.group(SALES_BY_COUNTRY);
     let producer = producer(&platform);
     let (mut committed, mut aborted, mut transactions) = (0, 0, 0);
     for (number, records) in records.chunks(100).enumerate() {
