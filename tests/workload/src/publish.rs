@@ -1,6 +1,7 @@
 //! A real producer: idempotent, compressed, and loud about what it could not deliver.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -97,7 +98,9 @@ impl<'a> Publisher<'a> {
                 match (self.pace)(index)? {
                     Turn::Now => break,
                     Turn::Later => {
-                        producer.poll(PACE);
+                        // `poll` counts in whole milliseconds, and spins for what remains of the last one.
+                        thread::sleep(PACE);
+                        producer.poll(Duration::ZERO);
                         (self.progress)(producer.context().delivered()?);
                     }
                     Turn::Never => {
