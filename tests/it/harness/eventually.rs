@@ -4,24 +4,35 @@ use std::fmt::Debug;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Enough for anything that a test waits for, on a busy machine. Reaching it is a failure.
+/// Enough for the next step of anything that a test waits for, on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
+
+/// Enough for all of its steps.
+const MOST: Duration = Duration::from_secs(300);
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Looks until the answer is `Ok`. An `Err` says what was seen instead; the last one is in the
-/// failure's message.
+/// Looks until the answer is `Ok`. An `Err` says what was seen instead; the last one is in the failure's
+/// message. The test fails when nothing else was seen for [`PATIENCE`]: a slow machine that goes on is waited for.
 #[track_caller]
 pub(crate) fn eventually<T, E: Debug>(what: &str, mut look: impl FnMut() -> Result<T, E>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let started = Instant::now();
+    let (mut last_seen, mut changed) = (String::new(), started);
     loop {
         match look() {
             Ok(found) => return found,
-            Err(seen) if Instant::now() > deadline => {
-                panic!("{what}: not within {PATIENCE:?}; last seen: {seen:#?}")
+            Err(seen) => {
+                let seen = format!("{seen:#?}");
+                if seen != last_seen {
+                    (last_seen, changed) = (seen, Instant::now());
+                }
             }
-            Err(_) => thread::sleep(PAUSE),
         }
+        if changed.elapsed() > PATIENCE || started.elapsed() > MOST {
+            let waited = started.elapsed();
+            panic!("{what}: not within {waited:.0?}; last seen: {last_seen}");
+        }
+        thread::sleep(PAUSE);
     }
 }

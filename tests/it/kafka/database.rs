@@ -73,9 +73,8 @@ fn a_transaction_that_outlived_postgres_is_not_done_again() {
     postgres.restart().unwrap();
     assert_eq!(platform.read_model().checkpoints(SALES_BY_COUNTRY), committed, "a commit was lost");
     host.cont();
+    // The lane may meet no broken connection: the pool tries each connection before it gives it away.
     platform.assert_sales_are_right();
-    // Whoever asks the database first meets the connections that broke, and need not be the lane.
-    until_retrying(&host, SALES_BY_COUNTRY);
     let tally = host.sigterm().tally(SALES_BY_COUNTRY);
     assert_eq!(tally.fenced, 0, "{tally:?}");
 }
