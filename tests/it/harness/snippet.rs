@@ -1,15 +1,15 @@
 //! What the pages about connecting show: the tests run it.
 //!
 //! Each fenced block there is preceded by its name: `<!-- snippet: kafka-scram -->`. What is particular to a
-//! reader (addresses, passwords) stands in those of `docs/connecting.md` as `${NAME}`, and a test gives the
-//! value with [`Platform::env`]; in those of `docs/connecting-postgres.md` a test replaces the example.
+//! reader (addresses, passwords) stands in those of `docs/src/operators/kafka.md` as `${NAME}`, and a test gives
+//! the value with [`Platform::env`]; in those of `docs/src/operators/postgres.md` a test replaces the example.
 
 use toml::{Table, Value};
 
 use super::Platform;
 
-const KAFKA: &str = include_str!("../../../docs/connecting.md");
-const POSTGRES: &str = include_str!("../../../docs/connecting-postgres.md");
+const KAFKA: &str = include_str!("../../../docs/src/operators/kafka.md");
+const POSTGRES: &str = include_str!("../../../docs/src/operators/postgres.md");
 
 /// The block of this name on the page about Postgres.
 pub(crate) fn postgres_snippet(name: &str) -> &'static str {
@@ -24,7 +24,7 @@ fn block(page: &'static str, name: &str) -> &'static str {
 }
 
 impl Platform {
-    /// Adds a block of `docs/connecting.md` to this configuration: its values replace those of the same keys.
+    /// Adds a block of `docs/src/operators/kafka.md` to this configuration: its values replace those of the same keys.
     pub(crate) fn with_snippet(mut self, name: &str) -> Platform {
         let snippet = block(KAFKA, name).parse().unwrap_or_else(|error| panic!("{name}: {error}"));
         merge(self.config(), snippet);
