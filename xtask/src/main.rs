@@ -3,6 +3,7 @@
 mod bench;
 mod cargo;
 mod demo;
+mod docs;
 mod fuzz;
 mod guests;
 mod instrument;
@@ -86,6 +87,11 @@ enum Task {
     /// Check the formatting, and run clippy with warnings denied.
     Lint,
 
+    /// Build the book in docs/ into target/book, after a check of the links of all Markdown files.
+    ///
+    /// Installs mdBook into target/tools if it is missing.
+    Docs,
+
     /// Build the plugins, and the guests that the tests use, into components in target/guests.
     Guests,
 }
@@ -105,6 +111,7 @@ fn main() -> ExitCode {
             Task::Fuzz(options) => fuzz::run(&cargo, &options),
             Task::Soak(options) => soak::run(&cargo, &options),
             Task::Lint => lint::run(&cargo),
+            Task::Docs => docs::run(&cargo),
             Task::Guests => {
                 cargo.build_programs()?;
                 guests::build(&cargo)
