@@ -1,7 +1,10 @@
-//! Every way in which something fails: what happens then, and what an operator does about it.
+//! The kinds of failure: what happened, what the host does, and what an operator does.
 //!
-//! This is the one place for both. Logs, `status` and the dead letters carry the kind, and show the
-//! [advice](FailureKind::advice) that stands here.
+//! Logs, `status` and dead letters carry the kind and show its [advice](FailureKind::advice). The runbook in the
+//! book (`docs/src/operators/runbook.md`) is made from this file, and a test keeps it equal.
+
+#[cfg(test)]
+mod runbook;
 
 use std::any::Any;
 use std::fmt;
@@ -12,23 +15,23 @@ use serde::Serialize;
 /// What the host does by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Response {
-    /// The same again, later, for as long as it takes. No offset moves, and no event is blamed.
+    /// The host tries the same again, with a backoff, without end. No offset moves, and no event is blamed.
     Retry,
-    /// The event was called again alone, in a fresh instance, and failed again: the projection's
-    /// [`Policy`](crate::policy::Policy) says what becomes of it.
+    /// The host calls the event again, alone, in a fresh instance. If it fails again, the projection's
+    /// [`Policy`](crate::policy::Policy) decides.
     Policy,
-    /// The partition or the projection stands still until somebody says otherwise.
+    /// The partition or the projection stops until an operator acts.
     Pause,
-    /// The component does not run; what ran before goes on.
+    /// The component does not run. The version before goes on.
     Refuse,
-    /// What is in flight is void: the checkpoint is read again, and the log from there.
+    /// The host drops what is in flight, reads the checkpoint again, and reads the log from there.
     Reposition,
 }
 
 macro_rules! kinds {
-    ($($(#[$meaning:meta])* $kind:ident = $word:literal, $response:ident, $advice:literal;)*) => {
+    ($($(#[doc = $meaning:literal])* $kind:ident = $word:literal, $response:ident, $advice:literal;)*) => {
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum FailureKind { $($(#[$meaning])* $kind,)* }
+        pub enum FailureKind { $($(#[doc = $meaning])* $kind,)* }
 
         impl FailureKind {
             pub const ALL: &[FailureKind] = &[$(FailureKind::$kind),*];
@@ -36,6 +39,11 @@ macro_rules! kinds {
             /// The word that is stored and shown.
             pub const fn as_str(self) -> &'static str {
                 match self { $(FailureKind::$kind => $word,)* }
+            }
+
+            /// What happened.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(FailureKind::$kind => concat!($($meaning),*),)* }
             }
 
             pub const fn response(self) -> Response {
@@ -51,141 +59,143 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// The read-model database is gone, full, read-only, or out of connections.
+    /// The read-model database cannot be reached, is full or read-only, or has no free connection.
     Database = "database", Retry,
-        "nothing is lost, and it goes on by itself: see to the read-model database";
-    /// The store's settings, its database or a right in it keep the host out, until a person changes that.
+        "nothing is lost, and the host goes on by itself: check the read-model database";
+    /// The store's settings, its database or a missing right keep the host out until a person changes them.
     DatabaseSetup = "database-setup", Retry,
-        "nothing is lost, but it does not mend itself: do what the reason says; the host needs no restart afterwards";
-    /// Another database has the store's id: this one is a copy of it, or it is a copy of this one.
+        "nothing is lost, but a person must act: do what the reason says. The host needs no restart afterwards";
+    /// Two databases have the same store id: this one is a copy, or it was copied.
     Copied = "copied", Retry,
-        "nothing is lost: the host joins no consumer group as long as it would share it with another database. Run `projector adopt` with the configuration of the copy: it shows both choices first, groups of its own (`--new-groups`, for a copy beside its original) or those of before (`--keep-groups`, where the original is gone for good); hosts of the original need nothing";
-    /// A statement waited for a lock longer than it may.
+        "nothing is lost: the host joins no consumer group while it would share it with another database. Run `projector adopt` with the configuration of the copy. It first shows both choices: groups of its own (`--new-groups`, for a copy beside its original) or the groups of before (`--keep-groups`, if the original is gone for good). Hosts of the original need nothing";
+    /// A statement waited for a lock for longer than the lock timeout.
     Locked = "locked", Retry,
-        "nothing is lost, and it goes on by itself: end the session that holds the lock";
-    /// Two transactions waited for each other's locks, and the database ended the host's.
+        "nothing is lost, and the host goes on by itself: end the session that holds the lock";
+    /// Two transactions waited for each other's locks, and the database ended the host's transaction.
     Deadlock = "deadlock", Retry,
-        "nothing is lost, and it goes on by itself: the database's log names both statements; have other sessions that write the same rows commit sooner";
-    /// A statement ran longer than it may: too much at once, or a database that is slow now.
+        "nothing is lost, and the host goes on by itself: the database's log names both statements. Let other sessions that write the same rows commit sooner";
+    /// A statement ran for longer than the statement timeout: the batch is too large, or the database is slow.
     Slow = "slow", Retry,
-        "nothing is lost, and it goes on by itself, with fewer events at once: see what the database is at, or raise the store's `statement-timeout`";
+        "nothing is lost, and the host goes on by itself, with fewer events at once: check what the database is doing, or raise the store's `statement-timeout`";
     /// The brokers do not answer.
     Brokers = "brokers", Retry,
-        "nothing is lost, and it goes on by itself: see to the brokers, and to the network between";
-    /// The brokers answer, and a right is missing.
+        "nothing is lost, and the host goes on by itself: check the brokers, and the network to them";
+    /// The brokers answer, but the host lacks a right.
     Denied = "denied", Retry,
-        "nothing is lost: grant the right that the reason names; the projection goes on then, without a restart";
-    /// A topic that is to be read does not exist.
+        "nothing is lost: grant the right that the reason names. The projection goes on then, without a restart";
+    /// A topic that the projection reads does not exist.
     NoTopic = "no-topic", Retry,
-        "nothing is lost: create the topic, or mend its name under `[kafka.topics]`; once it exists, it is read without a restart";
-    /// A topic does not exist any more of which events are in the read model.
+        "nothing is lost: create the topic, or correct its name under `[kafka.topics]`. Once it exists, it is read without a restart";
+    /// A topic was deleted of which events are in the read model.
     TopicDeleted = "topic-deleted", Retry,
-        "the projection goes on with its other topics, and keeps the rows that it has. A topic that is created anew under this name is another log, and is not read into these rows: create it with the events that are to count, then `projector rebuild`. If the topic is not needed any more: deploy a version that does not declare it";
-    /// The brokers refuse this host as it is configured: its login, its certificate, its place in the group.
+        "the projection goes on with its other topics, and keeps the rows that it has. A topic that is created anew under this name is another log, and is not read into these rows: create it with the events that are to count, then run `projector rebuild`. If the topic is not needed any more, deploy a version that does not declare it";
+    /// The brokers refuse this host because of its login, its certificate or its place in the group.
     Login = "login", Retry,
-        "nothing is lost, but it does not pass by itself: mend `[kafka]` in the configuration as the reason says";
-    /// The brokers are older than what the host needs.
+        "nothing is lost, but a person must act: correct `[kafka]` in the configuration as the reason says";
+    /// The brokers are older than the host supports.
     Unsupported = "unsupported", Retry,
-        "nothing is lost, but it does not pass by itself: use brokers of a release that README names";
+        "nothing is lost, but a person must act: use brokers of Kafka 2.8 or newer";
     /// A task of the host panicked.
     Crash = "crash", Retry,
-        "nothing is lost, and the task is started again: this is a bug in Projector, report it with the lines of the log around it";
+        "nothing is lost, and the task is started again: this is a bug in Projector. Report it with the lines of the log around it";
     /// A component could not be compiled for a reason that lies with this machine.
     Machine = "machine", Retry,
-        "it goes on by itself: see to this machine's memory, processes and temporary files";
+        "the host goes on by itself: check this machine's memory, processes and temporary files";
 
-    /// The plugin said so.
+    /// The plugin rejected the event.
     Rejected = "rejected", Policy,
-        "mend the event's cause, or deploy a plugin that takes it; then `projector dlq retry`, or `discard`";
-    /// The plugin broke off.
+        "correct the cause of the event, or deploy a plugin that accepts it; then `projector dlq retry`, or `discard`";
+    /// The plugin trapped: in Rust, it panicked.
     Trap = "trap", Policy,
         "a bug in the plugin: deploy a version without it, then `projector dlq retry`";
-    /// The plugin used more than it may.
+    /// The plugin exceeded a limit.
     Limit = "limit", Policy,
-        "raise the projection's limit or make the plugin need less, then `projector dlq retry`";
-    /// A statement of this event alone runs longer than any may, again and again.
+        "raise the projection's limit, or make the plugin need less; then `projector dlq retry`";
+    /// A statement of this event alone exceeds the statement timeout, again and again.
     TooSlow = "too-slow", Policy,
-        "find out why (an index is missing, a trigger, one row that all write), or raise the store's `statement-timeout`; then `projector dlq retry`";
-    /// The record's value is larger than any may be.
+        "find out why (an index is missing, a trigger, one row that all events write), or raise the store's `statement-timeout`; then `projector dlq retry`";
+    /// The record's value is larger than `kafka.value-bytes`.
     TooLarge = "too-large", Policy,
-        "the value was left in the log: raise `kafka.value-bytes` above it and restart the hosts, then `projector dlq retry` reads it from the log again, while the log holds it; or `projector dlq discard` it";
-    /// The plugin answered with what it did not declare, or with what no store can hold; or the record has
-    /// what no plugin can be given.
+        "the value was left in the log: raise `kafka.value-bytes` above it and restart the hosts. Then `projector dlq retry` reads it from the log again, while the log holds it. Or `projector dlq discard` it";
+    /// The plugin answered with something that it did not declare or that no database can hold, or the record
+    /// holds something that no plugin can be given.
     Invalid = "invalid", Policy,
-        "mend what the detail names: a bug in the plugin, a value beyond its column, or the record's producer; then `projector dlq retry`, or `discard`";
-    /// The event needs a row that did not come in time.
+        "correct what the detail names: a bug in the plugin, a value that does not fit its column, or the record's producer; then `projector dlq retry`, or `discard`";
+    /// The event needs a row that was not written in time.
     NotYet = "not-yet", Policy,
-        "find out what became of the event that brings the row; when the row is there, `projector dlq retry`, or else `discard`";
+        "find out what became of the event that brings the row. When the row is there, `projector dlq retry`, or else `discard`";
     /// The database refused the event's rows.
     Refused = "refused", Policy,
-        "mend the data or the constraint that is named, then `projector dlq retry`";
+        "correct the data, or the constraint that the reason names; then `projector dlq retry`";
 
-    /// The wall time ended before the fuel did: the machine's fault as likely as the plugin's.
+    /// A call exceeded its wall time before its fuel: because of the machine as likely as of the plugin.
     Timeout = "timeout", Pause,
-        "give the machine room or raise `limits.time`, then `projector resume`";
-    /// The log is not the one that the checkpoint is about.
+        "give the machine more room, or raise `limits.time`; then `projector resume`";
+    /// The log is not the one that the checkpoint belongs to.
     Log = "log", Pause,
-        "bring the log back, then `projector resume`; events that are lost for good can be passed over with `projector skip`. Another cluster that holds the same events: `projector move-checkpoints`. A topic that was created anew: `projector rebuild`";
-    /// The configured start is not in the log, or not of a topic that the plugin reads.
+        "bring the log back, then `projector resume`. Events that are lost for good can be passed over with `projector skip`. Another cluster that holds the same events: `projector move-checkpoints`. A topic that was created anew: `projector rebuild`";
+    /// The configured start is not in the log, or belongs to a topic that the plugin does not read.
     Start = "start", Pause,
         "correct `[projections.NAME] start` in the configuration, and restart the hosts";
-    /// The tables are not as the host made them.
+    /// Somebody changed the tables that the host made.
     Drift = "drift", Pause,
         "undo what was changed by hand, then `projector resume`";
-    /// An event failed, and the policy is to halt.
+    /// An event failed, and the failure policy is `halt`.
     Halted = "halted", Pause,
-        "deploy a plugin that takes the event, or `projector skip` it with a reason; then `projector resume`";
-    /// Too many events fail, one after the other or of those that were read last.
+        "deploy a plugin that accepts the event, or `projector skip` it with a reason; then `projector resume`";
+    /// Too many events fail: one after the other, or of the last ones that were read.
     Flood = "flood", Pause,
-        "find out what became of the topic or the plugin (`projector dlq list`), then `projector resume`";
-    /// The dead letters or the parked events are as many as they may be.
+        "find out what happened to the topic or the plugin (`projector dlq list`), then `projector resume`";
+    /// The dead letters or the parked events have reached their bound.
     Full = "full", Pause,
         "retry or discard dead letters (`projector dlq`), or raise the bound; then `projector resume`";
     /// The store cannot be used as it is.
     Store = "store", Pause,
         "do what the reason says, then `projector resume`";
-    /// An operator said so.
+    /// An operator paused the projection.
     Operator = "operator", Pause,
         "`projector resume`, when the reason is gone";
 
-    /// The file is no plugin that may run.
+    /// The file is not a plugin that may run.
     Component = "component", Refuse,
         "do what the reason says, and replace the file";
 
     /// Another host moved the checkpoint.
     Fenced = "fenced", Reposition,
-        "nothing: it is what keeps two hosts from writing the same event";
+        "nothing to do: this keeps two hosts from writing the same event";
     /// Another component became the active one.
     Superseded = "superseded", Reposition,
-        "nothing: the projection goes on with the active component";
-    /// Its checkpoints are held, to be compared or switched.
+        "nothing to do: the projection goes on with the active component";
+    /// The generation's checkpoints are held, while generations are compared or switched.
     Held = "held", Reposition,
-        "nothing: it goes on within seconds";
+        "nothing to do: the projection goes on within seconds";
 }
 
-/// What has lasted for so long is not said to go on by itself.
+/// The advice for a failure that has lasted for so long does not say that the host goes on by itself.
 pub const LASTING: Duration = Duration::from_secs(60);
 
 impl FailureKind {
-    /// What an operator does about it, once it has lasted for a time.
+    /// What an operator does about a failure that has lasted for `time`.
     pub fn advice_after(self, time: Duration) -> &'static str {
         match self {
             _ if time < LASTING => self.advice(),
-            FailureKind::Database => "nothing is lost, and the host tries on: see to the read-model database",
+            FailureKind::Database => {
+                "nothing is lost, and the host keeps trying: check the read-model database"
+            }
             FailureKind::Locked => {
-                "nothing is lost, and the host tries on: end the session that holds the lock"
+                "nothing is lost, and the host keeps trying: end the session that holds the lock"
             }
             FailureKind::Slow => {
-                "nothing is lost, and the host tries on: see what the database is at, or raise the store's `statement-timeout`"
+                "nothing is lost, and the host keeps trying: check what the database is doing, or raise the store's `statement-timeout`"
             }
             FailureKind::Deadlock => {
-                "nothing is lost, and the host tries on: the database's log names both statements; have other sessions that write the same rows commit sooner"
+                "nothing is lost, and the host keeps trying: the database's log names both statements. Let other sessions that write the same rows commit sooner"
             }
             FailureKind::Brokers => {
-                "nothing is lost, and the host tries on: see to the brokers, and to the network between"
+                "nothing is lost, and the host keeps trying: check the brokers, and the network to them"
             }
             FailureKind::Machine => {
-                "the host tries on: see to this machine's memory, processes and temporary files"
+                "the host keeps trying: check this machine's memory, processes and temporary files"
             }
             _ => self.advice(),
         }
