@@ -3,6 +3,8 @@
 //! Invariants: a relative link names a file that exists, and an anchor names one of its headings. A page of the book
 //! links to pages of the book alone, since the built book holds nothing else. Every page is in `SUMMARY.md`.
 
+mod configuration;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -20,6 +22,7 @@ const PAGES: &str = "docs/src";
 
 pub(crate) fn run(cargo: &Cargo) -> Result<()> {
     check_links(cargo.root())?;
+    configuration::check(cargo.root())?;
     let mdbook = ensure_mdbook(cargo)?;
     succeed(Command::new(mdbook).arg("build").arg(cargo.root().join("docs")))?;
     println!("the book: {}", cargo.target().join("book/index.html").display());
