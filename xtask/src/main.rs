@@ -84,8 +84,11 @@ enum Task {
     /// failure.
     Upgrade(upgrade::Options),
 
-    /// Check the formatting, and run clippy with warnings denied.
-    Lint,
+    /// Check what has to hold for the sources, beside the tests.
+    ///
+    /// Runs every check and prints its result. Fails at the end if a check failed. A check that the machine
+    /// cannot run is skipped by name, with the command that installs what is missing.
+    Lint(lint::Options),
 
     /// Build the book in docs/ into target/book, after a check of the links of all Markdown files.
     ///
@@ -110,7 +113,7 @@ fn main() -> ExitCode {
             Task::Upgrade(options) => upgrade::run(&cargo, &options),
             Task::Fuzz(options) => fuzz::run(&cargo, &options),
             Task::Soak(options) => soak::run(&cargo, &options),
-            Task::Lint => lint::run(&cargo),
+            Task::Lint(options) => lint::run(&cargo, &options),
             Task::Docs => docs::run(&cargo),
             Task::Guests => {
                 cargo.build_programs()?;
