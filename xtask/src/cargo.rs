@@ -56,13 +56,17 @@ impl Cargo {
         let is_cdylib = |target: &&Value| {
             target["crate_types"].as_array().is_some_and(|types| types.iter().any(|kind| kind == "cdylib"))
         };
-        let packages = self.metadata["packages"].as_array().into_iter().flatten();
-        packages
+        self.packages()
             .filter_map(|package| {
                 let library = package["targets"].as_array()?.iter().find(is_cdylib)?;
                 Some((package["name"].as_str()?, library["name"].as_str()?))
             })
             .collect()
+    }
+
+    /// The packages of the workspace, as `cargo metadata` describes them.
+    pub(crate) fn packages(&self) -> impl Iterator<Item = &Value> {
+        self.metadata["packages"].as_array().into_iter().flatten()
     }
 
     pub(crate) fn command(&self, arguments: &[impl AsRef<OsStr>]) -> Command {

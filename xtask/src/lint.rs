@@ -1,12 +1,26 @@
-//! What has to hold for the sources, beside the tests: format, lints and documentation.
+//! What has to hold for the sources, beside the tests: format, lints, sizes, and the direction of
+//! dependencies.
 
+mod crates;
 mod deny;
+mod modules;
+mod sizes;
+mod sources;
+mod violation;
 
-use anyhow::{Result, bail};
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
+use self::sources::Crate;
+use self::violation::{Violation, without_allowed};
 use crate::cargo::{Cargo, succeed};
 use crate::{docs, toolchain};
+
+/// The violations that are still allowed.
+const ALLOWED: &str = "xtask/src/lint/allowed.txt";
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -18,6 +32,12 @@ pub(crate) struct Options {
 /// In the order in which they run: the quick ones first.
 #[derive(Clone, Copy, ValueEnum)]
 enum Check {
+    /// Packages depend on each other in one direction: the table is in xtask/src/lint/crates.rs.
+    Crates,
+    /// Among the modules of a package, no two use each other, directly or through others.
+    Modules,
+    /// No file over 450 lines, no struct over 12 fields, no function over 5 parameters.
+    Sizes,
     /// Links between the pages of documentation lead somewhere.
     Links,
     /// rustfmt leaves every file as it is.
@@ -44,7 +64,7 @@ pub(crate) fn run(cargo: &Cargo, options: &Options) -> Result<()> {
     for check in checks {
         let name = check.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
         println!("lint {name} …");
-        match check.run(cargo) {
+        match check.run(cargo, &name) {
             Ok(Outcome::Holds) => println!("lint {name}: ok"),
             Ok(Outcome::Skipped(what)) => println!("lint {name}: skipped {what}"),
             Err(error) => {
@@ -57,8 +77,11 @@ pub(crate) fn run(cargo: &Cargo, options: &Options) -> Result<()> {
 }
 
 impl Check {
-    fn run(self, cargo: &Cargo) -> Result<Outcome> {
+    fn run(self, cargo: &Cargo, name: &str) -> Result<Outcome> {
         match self {
+            Check::Crates => report(cargo, name, crates::check(cargo)?),
+            Check::Modules => report(cargo, name, each_crate(cargo, modules::check)?),
+            Check::Sizes => report(cargo, name, each_crate(cargo, sizes::check)?),
             Check::Links => docs::check_links(cargo.root()).map(|()| Outcome::Holds),
             Check::Format => {
                 toolchain::ensure_component(cargo, "rustfmt", "fmt")?;
@@ -78,5 +101,22 @@ impl Check {
                 Ok(Outcome::Holds)
             }
         }
+    }
+}
+
+/// What `check` finds in the libraries and programs of the workspace.
+fn each_crate(cargo: &Cargo, check: impl Fn(&Crate) -> Vec<Violation>) -> Result<Vec<Violation>> {
+    Ok(sources::read(cargo)?.iter().flat_map(check).collect())
+}
+
+/// Prints the violations that are not allowed.
+fn report(cargo: &Cargo, check: &str, found: Vec<Violation>) -> Result<Outcome> {
+    let list = fs::read_to_string(cargo.root().join(ALLOWED)).context(ALLOWED)?;
+    let left = without_allowed(check, found, Path::new(ALLOWED), &list);
+    left.iter().for_each(|violation| println!("{violation}"));
+    match left.len() {
+        0 => Ok(Outcome::Holds),
+        1 => bail!("one violation"),
+        many => bail!("{many} violations"),
     }
 }

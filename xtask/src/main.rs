@@ -86,8 +86,12 @@ enum Task {
 
     /// Check what has to hold for the sources, beside the tests.
     ///
-    /// Runs every check and prints its result. Fails at the end if a check failed. A check that the machine
-    /// cannot run is skipped by name, with the command that installs what is missing.
+    /// Runs every check and prints all violations, each as `file:line: what is wrong: what to do`. Fails at
+    /// the end if a check failed. A check that the machine cannot run is skipped by name, with the command
+    /// that installs what is missing.
+    ///
+    /// xtask/src/lint/allowed.txt lists the violations that are older than their check. The list only
+    /// shrinks: an entry that allows nothing is a violation too. Do not add to it.
     Lint(lint::Options),
 
     /// Build the book in docs/ into target/book, after a check of the links of all Markdown files.
