@@ -76,12 +76,12 @@ impl Crate {
                 if keyword != "mod" {
                     continue;
                 }
-                let name = name.to_string();
-                let (path, below) = ([&path[..], &[name.clone()]].concat(), directory.join(&name));
+                let path = [&path[..], &[name.to_string()]].concat();
+                let below = directory.join(name.to_string());
                 match end {
                     TokenTree::Group(body) => modules.push((path, below, body.stream())),
                     _ => {
-                        let flat = directory.join(format!("{name}.rs"));
+                        let flat = below.with_extension("rs");
                         let file = if flat.exists() { flat } else { below.join("mod.rs") };
                         self.add_file(root, &file, &below, path)?;
                     }
