@@ -86,13 +86,14 @@ impl Tree {
 
 /// The names that a module's `use` items bring, each with its path.
 fn imports(module: &Module) -> BTreeMap<String, Names> {
-    let is_end = |token: &TokenTree| matches!(token, TokenTree::Punct(punct) if punct.as_char() == ';');
-    let is_use = |token: &&TokenTree| matches!(token, TokenTree::Ident(ident) if *ident == "use");
     let mut imports = BTreeMap::new();
-    for item in module.tokens.split(is_end) {
-        let Some(at) = item.iter().rposition(|token| is_use(&token)) else { continue };
-        let mut paths =
-            paths(item[at + 1..].iter().cloned().collect(), &[]).into_iter().map(|(path, _)| path).peekable();
+    for item in
+        module.tokens.split(|token| matches!(token, TokenTree::Punct(punct) if punct.as_char() == ';'))
+    {
+        let is_use = |token: &TokenTree| matches!(token, TokenTree::Ident(ident) if ident == "use");
+        let Some(at) = item.iter().rposition(is_use) else { continue };
+        let paths = paths(item[at + 1..].iter().cloned().collect(), &[]);
+        let mut paths = paths.into_iter().map(|(path, _)| path).peekable();
         while let Some(path) = paths.next() {
             let mut name = path.iter().rfind(|name| *name != "self").cloned();
             if paths.next_if(|path| path.last().is_some_and(|last| last == "as")).is_some() {
@@ -131,11 +132,11 @@ fn paths(tokens: TokenStream, before: &[String]) -> Vec<(Names, usize)> {
                     TokenTree::Group(group) => found.extend(paths(group.stream(), &[])),
                     // `#[serde(with = "crate::instant")]` names a module in a string.
                     TokenTree::Literal(literal) => {
-                        let names =
-                            literal.to_string().trim_matches('"').split("::").map(str::to_owned).collect();
-                        found.push((names, literal.span().start().line));
+                        let text = literal.to_string();
+                        let names = text.trim_matches('"').split("::").map(str::to_owned);
+                        found.push((names.collect(), literal.span().start().line));
                     }
-                    _ => {}
+                    TokenTree::Ident(_) | TokenTree::Punct(_) => {}
                 }
             }
         }
