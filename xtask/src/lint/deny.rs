@@ -23,7 +23,7 @@ pub(crate) fn check(cargo: &Cargo) -> Result<Outcome> {
             "advisories: the database cannot be reached; run `{command}` where it can"
         )));
     }
-    cargo.run(&["deny", "check", "--disable-fetch", "advisories"])?;
+    cargo.run(&["deny", "check", "advisories"])?;
     Ok(Outcome::Holds)
 }
 
