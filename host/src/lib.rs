@@ -8,7 +8,7 @@
 //!
 //! [`pipeline`] is that way, top to bottom, one loop for each lane of a projection; [`supervisor`]
 //! keeps the loops alive. Modules stand in reading order: first plain data, then the stages, then
-//! what joins them, then what people ask.
+//! what joins them, then what people ask. The book's glossary has the words: `docs/src/glossary.md`.
 
 pub mod awaited;
 pub mod batch;
