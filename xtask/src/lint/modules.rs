@@ -16,10 +16,11 @@ use super::violation::Violation;
 type Names = Vec<String>;
 
 /// Which child of one module uses which other, and in which lines.
-type Uses = BTreeMap<(String, String), BTreeSet<(PathBuf, usize)>>;
+type Uses = BTreeMap<String, BTreeMap<String, Lines>>;
+type Lines = BTreeSet<(PathBuf, usize)>;
 
 pub(crate) fn check(krate: &Crate) -> Vec<Violation> {
-    siblings(krate).iter().flat_map(|(parent, uses)| cycles(&krate.name, parent, uses)).collect()
+    siblings(krate).into_iter().flat_map(|(parent, uses)| cycles(&krate.name, &parent, uses)).collect()
 }
 
 /// The uses among siblings, by their parent.
@@ -36,7 +37,8 @@ fn siblings(krate: &Crate) -> BTreeMap<Names, Uses> {
                 let shared = module.path.iter().zip(&target).take_while(|(a, b)| a == b).count();
                 if let (Some(from), Some(to)) = (module.path.get(shared), target.get(shared)) {
                     let uses = found.entry(target[..shared].to_vec()).or_default();
-                    uses.entry((from.clone(), to.clone())).or_default().insert((module.file.clone(), line));
+                    let lines = uses.entry(from.clone()).or_default().entry(to.clone()).or_default();
+                    lines.insert((module.file.clone(), line));
                 }
             }
         }
@@ -147,44 +149,65 @@ fn paths(tokens: TokenStream, before: &[String]) -> Vec<(Names, usize)> {
     found
 }
 
-/// For every cycle, the use that is most easily spared: the one of the shortest cycle, in the fewest lines.
-fn cycles(krate: &str, parent: &[String], uses: &Uses) -> Vec<Violation> {
+/// The uses to give up so that no cycle is left.
+fn cycles(krate: &str, parent: &[String], mut uses: Uses) -> Vec<Violation> {
     let parent = [&[krate.to_owned()], parent].concat().join("::");
     let mut found = Vec::new();
-    for (edge @ (from, to), lines) in uses {
-        let Some(back) = way(uses, to, from) else { continue };
-        let weight =
-            |edge: &(String, String)| (way(uses, &edge.1, &edge.0).map(|way| way.len()), uses[edge].len());
-        let others = back.windows(2).map(|pair| (pair[0].to_owned(), pair[1].to_owned()));
-        if others.into_iter().any(|other| (weight(&other), &other) < (weight(edge), edge)) {
-            continue;
+    while let Some((from, to)) = worst(&uses) {
+        let ways = ways(&uses, &to);
+        let mut back = vec![from.as_str()];
+        while let Some(user) = back.last().filter(|last| **last != to).and_then(|last| ways.get(last)) {
+            back.push(user);
         }
+        back.reverse();
         let what = format!("in {parent}, {from} uses {to}, which closes a cycle");
         let remedy = format!(
             "{}; move what both need to a module that uses neither, or pass it as an argument",
             back.join(" uses ")
         );
+        let lines = without(&mut uses, &from, &to);
         found.extend(lines.first().map(|(file, line)| Violation::new(file, *line, what, remedy)));
     }
     found
 }
 
-/// The shortest way of uses between two modules, both named.
-fn way<'a>(uses: &'a Uses, from: &'a str, to: &str) -> Option<Vec<&'a str>> {
-    let mut ways = VecDeque::from([vec![from]]);
-    let mut seen = BTreeSet::from([from]);
-    while let Some(way) = ways.pop_front() {
-        let last = *way.last()?;
-        if last == to {
-            return Some(way);
-        }
-        for (_, next) in uses.keys().filter(|(user, _)| user == last) {
-            if seen.insert(next) {
-                ways.push_back([&way[..], &[next]].concat());
+/// Of the uses that are part of a cycle, the one without which the fewest are; of these, one in few lines.
+fn worst(uses: &Uses) -> Option<(String, String)> {
+    let left_without = |(from, to): &(String, String)| {
+        let mut uses = uses.clone();
+        let lines = without(&mut uses, from, to);
+        (in_cycles(&uses).len(), lines.len())
+    };
+    in_cycles(uses).into_iter().min_by_key(left_without)
+}
+
+/// Takes one use out. Returns its lines.
+fn without(uses: &mut Uses, from: &str, to: &str) -> Lines {
+    uses.get_mut(from).and_then(|used| used.remove(to)).unwrap_or_default()
+}
+
+/// The uses that are part of a cycle.
+fn in_cycles(uses: &Uses) -> Vec<(String, String)> {
+    let ways: BTreeMap<_, _> = uses.keys().map(|user| (user, ways(uses, user))).collect();
+    let pairs = uses.iter().flat_map(|(from, used)| used.keys().map(move |to| (from, to)));
+    let closes =
+        |(from, to): &(&String, &String)| ways.get(to).is_some_and(|ways| ways.contains_key(from.as_str()));
+    pairs.filter(closes).map(|(from, to)| (from.clone(), to.clone())).collect()
+}
+
+/// Every module that `start` uses, directly or through others, with the one before it on the shortest way.
+fn ways<'a>(uses: &'a Uses, start: &'a str) -> BTreeMap<&'a str, &'a str> {
+    let mut ways = BTreeMap::new();
+    let mut next = VecDeque::from([start]);
+    while let Some(user) = next.pop_front() {
+        for used in uses.get(user).into_iter().flat_map(BTreeMap::keys) {
+            if !ways.contains_key(used.as_str()) {
+                ways.insert(used.as_str(), user);
+                next.push_back(used);
             }
         }
     }
-    None
+    ways
 }
 
 #[cfg(test)]
@@ -217,6 +240,16 @@ mod tests {
         let found = shown(&[&files[..], &[("deep/a.rs", &a), ("deep/b.rs", &b), ("deep/c.rs", &c)]].concat());
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].contains("in planted::deep, "), "{found:?}");
+    }
+
+    #[test]
+    fn the_one_use_that_runs_against_the_others_is_named() {
+        let event = "use crate::supervisor::Supervisor;";
+        let (user, all) = ("use crate::event::Event;", "use crate::{a, b, event};");
+        let files = [("lib.rs", "mod a; mod b; mod event; mod supervisor;"), ("event.rs", event)];
+        let found = shown(&[&files[..], &[("a.rs", user), ("b.rs", user), ("supervisor.rs", all)]].concat());
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].starts_with("event.rs:1: in planted, event uses supervisor, "), "{found:?}");
     }
 
     #[test]
