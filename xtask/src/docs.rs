@@ -4,6 +4,7 @@
 //! links to pages of the book alone, since the built book holds nothing else. Every page is in `SUMMARY.md`.
 
 mod configuration;
+mod sample;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -23,6 +24,7 @@ const PAGES: &str = "docs/src";
 pub(crate) fn run(cargo: &Cargo) -> Result<()> {
     check_links(cargo.root())?;
     configuration::check(cargo.root())?;
+    sample::check(cargo.root())?;
     let mdbook = ensure_mdbook(cargo)?;
     succeed(Command::new(mdbook).arg("build").arg(cargo.root().join("docs")))?;
     println!("the book: {}", cargo.target().join("book/index.html").display());
