@@ -24,7 +24,7 @@ const ALLOWED: &str = "xtask/src/lint/allowed.txt";
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Run these checks only.
+    /// The checks to run. All of them, if none is named.
     #[arg(value_name = "CHECK", value_enum)]
     checks: Vec<Check>,
 }
