@@ -1,4 +1,4 @@
-//! The book in `docs/`, and the links of every Markdown file.
+//! The book in `docs/`, and the links of all Markdown files.
 //!
 //! Invariants: a relative link names a file that exists, and an anchor names one of its headings. A page of the book
 //! links to pages of the book alone, since the built book holds nothing else. Every page is in `SUMMARY.md`.
@@ -22,13 +22,18 @@ const MDBOOK: &str = "0.5.4";
 const PAGES: &str = "docs/src";
 
 pub(crate) fn run(cargo: &Cargo) -> Result<()> {
-    check_links(cargo.root())?;
-    configuration::check(cargo.root())?;
-    sample::check(cargo.root())?;
+    check(cargo.root())?;
     let mdbook = ensure_mdbook(cargo)?;
     succeed(Command::new(mdbook).arg("build").arg(cargo.root().join("docs")))?;
     println!("the book: {}", cargo.target().join("book/index.html").display());
     Ok(())
+}
+
+/// Checks what the pages say against the repository.
+pub(crate) fn check(root: &Path) -> Result<()> {
+    check_links(root)?;
+    configuration::check(root)?;
+    sample::check(root)
 }
 
 /// Installs mdBook below `target`, once.
@@ -49,7 +54,7 @@ fn ensure_mdbook(cargo: &Cargo) -> Result<PathBuf> {
 }
 
 /// Checks all Markdown files below `root`. The error names each broken link with its file and line.
-pub(crate) fn check_links(root: &Path) -> Result<()> {
+fn check_links(root: &Path) -> Result<()> {
     let mut files = BTreeMap::new();
     read_markdown(root, root, &mut files)?;
     let mut problems = Vec::new();
