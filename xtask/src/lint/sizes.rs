@@ -81,7 +81,8 @@ fn structure(file: &File, name: &Ident, fields: &Group) -> Option<Violation> {
 /// The parameters of a function or the fields of a struct: the first group after the generic parameters.
 fn body(tokens: &[TokenTree]) -> Option<&Group> {
     let mut depth = Depth::default();
-    tokens.iter().find_map(|token| match (depth.after(token), token) {
+    let ends = |token: &&TokenTree| matches!(token, TokenTree::Punct(punct) if punct.as_char() == ';');
+    tokens.iter().take_while(|token| !ends(token)).find_map(|token| match (depth.after(token), token) {
         (0, TokenTree::Group(group)) => Some(group),
         _ => None,
     })
@@ -148,6 +149,7 @@ mod tests {
             shown(&format!("{above}\n/// A.\n#[derive(Debug)]\npub struct Wide {{ {fields} }}"))
         };
         assert!(wide("", 12).is_empty());
+        assert_eq!(wide("struct Unit;", 13).len(), 1);
         let found = wide("", 13);
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].starts_with("lib.rs:4: Wide has more than 12 fields: it has 13; "), "{found:?}");
