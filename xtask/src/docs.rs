@@ -3,6 +3,7 @@
 //! Invariants: a relative link names a file that exists, and an anchor names one of its headings. A page of the book
 //! links to pages of the book alone, since the built book holds nothing else. Every page is in `SUMMARY.md`.
 
+mod code_map;
 mod configuration;
 mod sample;
 
@@ -32,6 +33,7 @@ pub(crate) fn run(cargo: &Cargo) -> Result<()> {
 /// Checks what the pages say against the repository.
 pub(crate) fn check(root: &Path) -> Result<()> {
     check_links(root)?;
+    code_map::check(root)?;
     configuration::check(root)?;
     sample::check(root)
 }
