@@ -1,199 +1,235 @@
-//! Where a read model depends on an order that Kafka does not promise.
+//! Where a read model depends on an order that Kafka does not guarantee.
 //!
-//! Kafka orders the records of one partition. Two *sources* of a column, that is two topics, or
-//! two ways in which one topic's events select the row, may reach it in either order; the outcome
-//! is the same only if their operations commute, a version decides, or a read settles it.
+//! Why: Kafka orders the records of one partition only. A *source* of a column is a topic, together with the columns by
+//! which its statement selects the row. The changes of two sources can reach the column in either order. The result is
+//! the same in both orders only if the operations commute, if a version decides, or if the plugin reads what the other
+//! topic has written and decides by that. When the host loads a plugin, it
+//! warns about every other column.
 //!
-//! Which events are rejected may depend on that order as well: where a handler rejects an event because of a row that an
-//! event of another topic brings or takes away. No read settles that: the one that comes too early is a dead letter.
-//! What settles it is to wait for the row.
+//! Whether an event is rejected can depend on that order too: a handler may reject an event because a row is missing
+//! that another topic's event inserts. A read does not help there, because an event that comes too early becomes a dead
+//! letter. Such an event must wait for the row.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use crate::contract::{Contract, Lookup, Write, WriteKind};
+use crate::contract::{Contract, Topic, Write, WriteKind};
 use crate::descriptor::{OnMiss, Operation};
 
-/// A column that is written by more than one source, where the order of the writes matters.
+/// A column that has more than one source, and whose value depends on the order of their changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct OrderDependence {
     pub table: String,
     pub column: String,
-    /// Who writes it: `topic (statement)`, in declared order.
+    /// The sources, as `topic (statement)`, in declared order.
     pub sources: Vec<String>,
-    /// A source reads a table that another of them writes: right in either order, if the plugin
-    /// decides by what it read. `topic reads lookup`.
+    /// A read of one source that sees what another source has written, as `topic reads lookup`. If the plugin decides by
+    /// this read, the result is right in either order.
     pub settled_by: Option<String>,
-    /// What would remove the dependence, in the author's words.
+    /// What removes the dependence, for the author.
     pub remedy: String,
 }
 
-/// Every such column, in the order of the tables and their columns.
+/// Every column that depends on the order between its sources, in the order of the tables and their columns.
 pub fn dependences(contract: &Contract) -> Vec<OrderDependence> {
-    let mut found = Vec::new();
-    for (table, writers) in contract.tables.iter().zip(writers(contract)) {
-        for (column_index, column) in table.columns.iter().enumerate() {
-            if table.is_key_column(column_index) {
-                continue;
-            }
-            let touches = |write: &Write| {
-                write.kind == WriteKind::Delete
-                    || write.set.iter().any(|(written, _)| *written == column_index)
+    dependent_columns(contract)
+        .into_iter()
+        .map(|dependent| {
+            let column = &contract.tables[dependent.table].columns[dependent.column].name;
+            let read = |(topic, lookup): (usize, usize)| {
+                format!("{} reads {}", contract.topics[topic].name, contract.lookups[lookup].name)
             };
-            let writers: Vec<_> = writers.iter().copied().filter(|writer| touches(writer.write)).collect();
-            let sources: BTreeSet<_> =
-                writers.iter().map(|writer| (writer.topic, &writer.write.by)).collect();
-            if sources.len() < 2 || writers.windows(2).all(|pair| commute(pair[0], pair[1], column_index)) {
-                continue;
-            }
-            let settled_by = settled_by(contract, &writers);
-            found.push(OrderDependence {
-                table: table.name.clone(),
-                column: column.name.clone(),
-                sources: writers
-                    .iter()
-                    .map(|writer| format!("{} ({})", contract.topics[writer.topic].name, writer.write.name))
-                    .collect(),
-                settled_by,
+            OrderDependence {
+                table: contract.tables[dependent.table].name.clone(),
+                column: column.clone(),
+                sources: dependent.writers.iter().map(|writer| writer.name(contract)).collect(),
+                settled_by: dependent.settled_by.map(read),
                 remedy: format!(
-                    "give each of these statements a guard (a version column that both topics carry), write `{}` by add, min or max, or read what the other topic left",
-                    column.name
+                    "give each of these statements a guard (a version column that both topics carry), or write `{column}` with add, min or max, or read what the other topic has written"
                 ),
-            });
-        }
-    }
-    found
+            }
+        })
+        .collect()
 }
 
-/// Those that nothing settles: the rows show the order between partitions.
+/// The dependences that no read settles. Their columns show the order between partitions.
 pub fn unsettled(contract: &Contract) -> Vec<OrderDependence> {
     let mut found = dependences(contract);
     found.retain(|dependence| dependence.settled_by.is_none());
     found
 }
 
-/// Events that are rejected or not by the order between partitions.
+/// Events of a topic that are rejected, or not, depending on the order between partitions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct RejectionDependence {
     /// The topic of the events.
     pub topic: String,
-    /// How its events meet rows of the table: `looks up customer`, or `cancel, which rejects where it finds no row`.
+    /// How the events depend on rows of the table: `looks up customer`, or `calls cancel, which rejects if it finds no
+    /// row`.
     pub by: String,
     pub table: String,
-    /// Which events of other topics bring such rows or take them away: `topic (statement)`, the first ones.
+    /// Which events of other topics insert or delete such rows, as `topic (statement)`. At most the first 8.
     pub sources: Vec<String>,
-    /// Whether the declaration alone says that such an event is rejected. Otherwise it is, if the handler rejects by
-    /// what it finds.
+    /// `true`: the declaration alone says that such an event is rejected. `false`: the event is rejected if the handler
+    /// decides so by the rows that it finds.
     pub certain: bool,
-    /// What would remove the dependence, in the author's words.
+    /// What removes the dependence, for the author.
     pub remedy: String,
 }
 
-/// Between a topic and the lookup that it settles a column with. No name has a space.
-const READS: &str = " reads ";
+const MAX_NAMED_SOURCES: usize = 8;
 
-/// So many sources are named.
-const NAMED_SOURCES: usize = 8;
-
-/// Every topic whose events may be rejected because of what events of other topics did to a table, or did not do yet:
-/// for each such table, the first way.
+/// Every topic whose events may be rejected because of the rows that events of other topics have inserted, deleted, or
+/// not inserted yet. Each table is listed once for a topic, with the first way in which the topic depends on it.
 pub fn rejections(contract: &Contract) -> Vec<RejectionDependence> {
-    let bringers = bringers(contract);
-    let settling = settling(contract);
+    let sources = inserters_and_deleters(contract);
+    let settling = settling_reads(contract);
     let mut found = Vec::new();
     for (at, topic) in contract.topics.iter().enumerate() {
-        let sources = |table: usize| -> Vec<String> {
-            let others = bringers[table].iter().filter(|writer| writer.topic != at).take(NAMED_SOURCES);
-            let name = |writer: &Writer<'_>| {
-                format!("{} ({})", contract.topics[writer.topic].name, writer.write.name)
-            };
-            others.map(name).collect()
-        };
         let mut tables = BTreeSet::new();
-        let waits_for = |table: usize| {
-            let by_key = |lookup: &Lookup| lookup.is_by_key(&contract.tables[lookup.table]);
-            let mut lookups = contract.lookups.iter().zip(&topic.lookups);
-            topic.wait_seconds.is_some()
-                && lookups.any(|(lookup, may)| *may && lookup.table == table && by_key(lookup))
-        };
-        let mut add = |table: usize, by: String, certain: bool| {
-            if !tables.insert(table) || waits_for(table) {
-                return;
+        for dependence in ways_to_reject(contract, at, &settling) {
+            if !tables.insert(dependence.table) || waits_for(contract, topic, dependence.table) {
+                continue;
             }
-            let sources = sources(table);
-            if sources.is_empty() {
-                return;
-            }
-            let table = contract.tables[table].name.clone();
-            let remedy = format!(
-                "have an event wait that needs a row of `{table}` which is not there yet: look it up by its key, answer \"not yet\" (`cx.require` in Rust), and declare `wait-seconds` (`waits = \"24h\"`) for {}",
-                topic.name
-            );
-            found.push(RejectionDependence {
-                topic: topic.name.clone(),
-                by,
-                table,
-                sources,
-                certain,
-                remedy,
-            });
-        };
-        for (write, _) in contract.writes.iter().zip(&topic.writes).filter(|(_, may)| **may) {
-            if write.on_miss == OnMiss::Reject {
-                add(write.table, format!("{}, which rejects where it finds no row", write.name), true);
-            }
-        }
-        if contract.descriptor.rejects.is_empty() {
-            continue;
-        }
-        for (lookup, _) in contract.lookups.iter().zip(&topic.lookups).filter(|(_, may)| **may) {
-            // It reads what the others left in their own table, to settle a column of its own.
-            if !settling.contains(&(at, lookup.table)) {
-                add(lookup.table, format!("looks up {}", lookup.name), false);
+            let others = sources[dependence.table].iter().filter(|writer| writer.topic != at);
+            let sources: Vec<_> =
+                others.take(MAX_NAMED_SOURCES).map(|writer| writer.name(contract)).collect();
+            if !sources.is_empty() {
+                found.push(dependence.describe(contract, topic, sources));
             }
         }
     }
     found
 }
 
-/// By table: which writes bring its rows, or take them away.
-fn bringers(contract: &Contract) -> Vec<Vec<Writer<'_>>> {
-    let mut bringers = writers(contract);
-    for writers in &mut bringers {
-        writers.retain(|writer| writer.write.kind != WriteKind::Update);
-    }
-    bringers
+/// A way in which the events of a topic may be rejected.
+struct WayToReject {
+    by: String,
+    table: usize,
+    certain: bool,
 }
 
-/// Topics and the tables that they look up to settle a column of another table.
-fn settling(contract: &Contract) -> BTreeSet<(usize, usize)> {
-    let topics = contract.topics.iter().enumerate().map(|(at, topic)| (&*topic.name, at));
-    let topics: BTreeMap<&str, usize> = topics.collect();
-    let lookups = contract.lookups.iter().map(|lookup| (&*lookup.name, lookup.table));
-    let lookups: BTreeMap<&str, usize> = lookups.collect();
+impl WayToReject {
+    fn describe(self, contract: &Contract, topic: &Topic, sources: Vec<String>) -> RejectionDependence {
+        let table = contract.tables[self.table].name.clone();
+        let remedy = format!(
+            "let such an event wait for the missing row of `{table}`: look the row up by its key, answer \"not yet\" (`cx.require` in Rust), and declare `wait-seconds` (`waits = \"24h\"`) for {}",
+            topic.name
+        );
+        RejectionDependence {
+            topic: topic.name.clone(),
+            by: self.by,
+            table,
+            sources,
+            certain: self.certain,
+            remedy,
+        }
+    }
+}
+
+fn ways_to_reject(
+    contract: &Contract,
+    topic_index: usize,
+    settling: &BTreeSet<(usize, usize)>,
+) -> Vec<WayToReject> {
+    let topic = &contract.topics[topic_index];
+    let mut ways = Vec::new();
+    for (write, _) in contract.writes.iter().zip(&topic.writes).filter(|(_, may)| **may) {
+        if write.on_miss == OnMiss::Reject {
+            let by = format!("calls {}, which rejects if it finds no row", write.name);
+            ways.push(WayToReject { by, table: write.table, certain: true });
+        }
+    }
+    if contract.descriptor.rejects.is_empty() {
+        return ways;
+    }
+    for (lookup, _) in contract.lookups.iter().zip(&topic.lookups).filter(|(_, may)| **may) {
+        // A read that settles a column of another table is there to decide a value, not to reject.
+        if !settling.contains(&(topic_index, lookup.table)) {
+            let by = format!("looks up {}", lookup.name);
+            ways.push(WayToReject { by, table: lookup.table, certain: false });
+        }
+    }
+    ways
+}
+
+/// Whether events of the topic may wait for a row of the table.
+fn waits_for(contract: &Contract, topic: &Topic, table: usize) -> bool {
+    let mut lookups = contract.lookups.iter().zip(&topic.lookups).filter(|(_, may)| **may);
+    topic.wait_seconds.is_some()
+        && lookups.any(|(lookup, _)| lookup.table == table && lookup.is_by_key(&contract.tables[table]))
+}
+
+/// For each table: the writers that insert or delete rows.
+fn inserters_and_deleters(contract: &Contract) -> Vec<Vec<Writer<'_>>> {
+    let mut writers = writers(contract);
+    for of_table in &mut writers {
+        of_table.retain(|writer| writer.write.kind != WriteKind::Update);
+    }
+    writers
+}
+
+/// Each topic with each table that the topic looks up to settle a column of *another* table.
+fn settling_reads(contract: &Contract) -> BTreeSet<(usize, usize)> {
     let mut settling = BTreeSet::new();
-    for dependence in dependences(contract) {
-        let read = dependence.settled_by.as_deref().and_then(|read| read.split_once(READS));
-        let Some((topic, lookup)) = read else { continue };
-        if let (Some(topic), Some(table)) = (topics.get(topic), lookups.get(lookup))
-            && contract.tables[*table].name != dependence.table
-        {
-            settling.insert((*topic, *table));
+    for dependent in dependent_columns(contract) {
+        if let Some((topic, lookup)) = dependent.settled_by {
+            let table = contract.lookups[lookup].table;
+            if table != dependent.table {
+                settling.insert((topic, table));
+            }
         }
     }
     settling
 }
 
+/// A column whose value depends on the order between its writers.
+struct DependentColumn<'c> {
+    table: usize,
+    column: usize,
+    writers: Vec<Writer<'c>>,
+    /// The topic and the lookup that settle the dependence.
+    settled_by: Option<(usize, usize)>,
+}
+
+fn dependent_columns(contract: &Contract) -> Vec<DependentColumn<'_>> {
+    let mut found = Vec::new();
+    for (table_index, of_table) in writers(contract).into_iter().enumerate() {
+        let table = &contract.tables[table_index];
+        for column in (0..table.columns.len()).filter(|column| !table.is_key_column(*column)) {
+            let touches = |write: &Write| {
+                write.kind == WriteKind::Delete || write.set.iter().any(|(written, _)| *written == column)
+            };
+            let writers: Vec<_> = of_table.iter().copied().filter(|writer| touches(writer.write)).collect();
+            let sources: BTreeSet<_> =
+                writers.iter().map(|writer| (writer.topic, &writer.write.by)).collect();
+            if sources.len() < 2 || writers.windows(2).all(|pair| commute(pair[0], pair[1], column)) {
+                continue;
+            }
+            let settled_by = settled_by(contract, &writers);
+            found.push(DependentColumn { table: table_index, column, writers, settled_by });
+        }
+    }
+    found
+}
+
+/// A statement, called by the events of a topic.
 #[derive(Clone, Copy)]
 struct Writer<'c> {
     topic: usize,
     write: &'c Write,
 }
 
-/// By table: who may write it.
+impl Writer<'_> {
+    fn name(&self, contract: &Contract) -> String {
+        format!("{} ({})", contract.topics[self.topic].name, self.write.name)
+    }
+}
+
+/// For each table: its writers, by topic and then by statement.
 fn writers(contract: &Contract) -> Vec<Vec<Writer<'_>>> {
     let mut by_table = vec![Vec::new(); contract.tables.len()];
     for (topic, declared) in contract.topics.iter().enumerate() {
@@ -203,6 +239,7 @@ fn writers(contract: &Contract) -> Vec<Vec<Writer<'_>>> {
     by_table
 }
 
+/// Whether both orders of two changes leave the same value in a column.
 fn commute(a: Writer<'_>, b: Writer<'_>, column: usize) -> bool {
     let guarded = |writer: Writer<'_>| writer.write.guard.map(|guard| guard.column);
     if guarded(a).is_some() && guarded(a) == guarded(b) {
@@ -219,11 +256,12 @@ fn commute(a: Writer<'_>, b: Writer<'_>, column: usize) -> bool {
         && commutes_with_itself(operation(a))
 }
 
-fn settled_by(contract: &Contract, writers: &[Writer<'_>]) -> Option<String> {
+/// The first writer's topic that looks up a table which another writer's topic writes, with that lookup.
+fn settled_by(contract: &Contract, writers: &[Writer<'_>]) -> Option<(usize, usize)> {
     writers.iter().find_map(|reader| {
         let topic = &contract.topics[reader.topic];
-        let lookup = contract.lookups.iter().enumerate().find(|(index, lookup)| {
-            topic.lookups[*index]
+        let lookup = contract.lookups.iter().enumerate().position(|(index, lookup)| {
+            topic.lookups[index]
                 && writers.iter().any(|other| {
                     other.topic != reader.topic
                         && contract.writes.iter().enumerate().any(|(statement, write)| {
@@ -231,7 +269,7 @@ fn settled_by(contract: &Contract, writers: &[Writer<'_>]) -> Option<String> {
                         })
                 })
         })?;
-        Some(format!("{}{READS}{}", topic.name, lookup.1.name))
+        Some((reader.topic, lookup))
     })
 }
 
@@ -273,7 +311,7 @@ mod tests {
         assert_eq!(found[0].settled_by, None);
     }
 
-    /// Two thirds of a megabyte, of what a host reads before it knows any better.
+    /// The JSON has two thirds of a megabyte, which is near the largest descriptor that a host reads.
     #[test]
     fn the_largest_projection_is_looked_through_in_no_time() {
         let names = |what: &str, count: usize| (0..count).map(|at| format!("{what}{at}")).collect::<Vec<_>>();
@@ -295,7 +333,7 @@ mod tests {
         assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     }
 
-    /// Orders are confirmed by one topic and cancelled by another one.
+    /// One topic confirms orders, and another topic cancels them.
     fn rejections_of(cancelled: serde_json::Value, rejects: serde_json::Value) -> Vec<RejectionDependence> {
         let json = serde_json::json!({
             "name": "t", "version": "1",
@@ -339,7 +377,7 @@ mod tests {
         let mut cancelled = serde_json::json!({"name": "cancelled", "statements": ["cancel"]});
         let found = rejections_of(cancelled.clone(), serde_json::json!([]));
         assert_eq!((found.len(), found[0].certain), (1, true));
-        assert_eq!(found[0].by, "cancel, which rejects where it finds no row");
+        assert_eq!(found[0].by, "calls cancel, which rejects if it finds no row");
         cancelled["wait-seconds"] = 60.into();
         assert_eq!(rejections_of(cancelled.clone(), serde_json::json!([])).len(), 1, "it looks nothing up");
         cancelled["lookups"] = serde_json::json!(["order"]);
