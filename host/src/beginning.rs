@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-use projector_model::check::nearest;
+use projector_model::nearest;
 
 use crate::checkpoint::{Identity, Marks};
 use crate::config::{Config, Start, StartAt};

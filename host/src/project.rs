@@ -470,7 +470,7 @@ impl<'a> Resolver<'a, '_, '_> {
 }
 
 fn is_not_yet(calls: &[LookupCall], found: &[Found]) -> bool {
-    LookupCall::say_not_yet(calls, found.iter().map(|(shown, _)| shown))
+    LookupCall::means_not_yet(calls, found.iter().map(|(shown, _)| shown))
 }
 
 /// An event that asks for what it cannot be given.

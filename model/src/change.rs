@@ -1,49 +1,56 @@
-//! What a plugin answers at run time: calls of what it has declared.
+//! What a plugin answers at run time: calls of its declared statements and lookups.
 
 use std::fmt;
 
 use crate::value::Value;
 
 /// One call of a declared statement.
-///
-/// `arguments` are the values of the statement's `by` columns (the key, for an upsert or an
-/// insert), then those of its `set` columns, then, for a guarded delete, the version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
+    /// Index into the descriptor's statements.
     pub statement: u16,
+    /// First the values of the statement's `by` columns (for an upsert or insert-once: of the key), then the values of
+    /// its `set` columns, then, for a guarded delete, the version.
     pub arguments: Vec<Value>,
 }
 
 impl Change {
-    /// What it takes in memory.
+    /// How much memory the change occupies, in bytes.
     pub fn size_bytes(&self) -> usize {
         std::mem::size_of::<Self>() + self.arguments.iter().map(Value::size_bytes).sum::<usize>()
     }
 }
 
-/// One call of a declared lookup; `arguments` are the values of its `by` columns.
+/// One call of a declared lookup.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LookupCall {
+    /// Index into the descriptor's lookups.
     pub lookup: u16,
+    /// The values of the lookup's `by` columns.
     pub arguments: Vec<Value>,
 }
 
 impl LookupCall {
-    /// What it takes in memory.
+    /// How much memory the call occupies, in bytes.
     pub fn size_bytes(&self) -> usize {
         std::mem::size_of::<Self>() + self.arguments.iter().map(Value::size_bytes).sum::<usize>()
     }
 
-    /// Whether an event that needs these rows says "not yet": it was shown all of them. So it waits for the first.
-    pub fn say_not_yet<'s>(needed: &[Self], shown: impl Iterator<Item = &'s Self> + Clone) -> bool {
+    /// Whether an answer that needs these rows means "not yet".
+    ///
+    /// It does if the event has already been shown all of them: then reading them again brings nothing new, and the
+    /// event waits for the first of these rows.
+    pub fn means_not_yet<'s>(needed: &[Self], shown: impl Iterator<Item = &'s Self> + Clone) -> bool {
         !needed.is_empty() && needed.iter().all(|call| shown.clone().any(|shown| shown == call))
     }
 }
 
-/// Why an event cannot be projected: a code to count by, and what a person needs to know.
+/// Why an event cannot be projected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
+    /// A declared code, or one of [`codes`]. Rejections are counted by their code.
     pub code: String,
+    /// The reason, for the operator.
     pub detail: String,
 }
 
@@ -59,27 +66,27 @@ impl fmt::Display for Rejection {
     }
 }
 
-/// Codes that a plugin need not declare, because the host or the SDK gives them.
+/// The built-in codes. A plugin does not declare them, because the host or the SDK uses them.
 pub mod codes {
-    /// SDK: the record's value is not what the handler takes.
+    /// From the SDK: the record's value cannot be read as the handler's payload.
     pub const BAD_PAYLOAD: &str = "bad-payload";
-    /// The plugin answered with a change that it did not declare, or with wrong arguments.
+    /// The plugin called a statement or lookup that is not declared, or with a wrong number of arguments.
     pub const INVALID_CHANGE: &str = "invalid-change";
-    /// A value that a store cannot hold, the column named.
+    /// A store cannot hold the value. The detail names the column.
     pub const INVALID_VALUE: &str = "invalid-value";
-    /// A null in a column by which rows are selected.
+    /// A column that selects rows was given null.
     pub const NULL_KEY: &str = "null-key";
-    /// An `add` beyond the column's range.
+    /// The result of an `add` is outside the column's range.
     pub const OVERFLOW: &str = "overflow";
-    /// An update or delete with `on-miss: reject` touched no row.
+    /// An update or delete with `on-miss: reject` found no row.
     pub const MISSED: &str = "missed";
 
-    /// Host, of an ignored event: one with the same id was handled before.
+    /// From the host, for an ignored event: an event with the same id was handled before.
     pub const DUPLICATE: &str = "duplicate";
-    /// Host: the row that the event waited for did not come in time.
+    /// From the host: the row that the event waited for was not written in time.
     pub const NOT_YET: &str = "not-yet";
 
-    /// Every code above: a descriptor that declares one of them is refused.
+    /// All built-in codes. The check refuses a descriptor that declares one of them.
     pub const BUILT_IN: &[&str] =
         &[BAD_PAYLOAD, INVALID_CHANGE, INVALID_VALUE, NULL_KEY, OVERFLOW, MISSED, DUPLICATE, NOT_YET];
 }

@@ -1,11 +1,14 @@
-//! A checked descriptor: every name is resolved to an index, every promise holds.
+//! A checked descriptor, in which every name is resolved to an index.
 //!
-//! Indices are positions in the descriptor's own lists, so they are what a plugin's changes carry.
+//! Why: the host handles many events a second, and never looks a name up for one of them.
+//!
+//! Invariants: every index is in range. Tables, statements, lookups, topics and columns have the positions that they
+//! have in the descriptor, so an index in a plugin's change is an index into these lists.
 
 use crate::descriptor::{Descriptor, IdPart, IndexKind, OnMiss, Operation, StatementKind};
 use crate::value::Type;
 
-/// What the host may rely on. Made only by [`Descriptor::check`].
+/// What the host relies on. Only [`Descriptor::check`] makes a contract.
 #[derive(Debug, Clone)]
 pub struct Contract {
     pub descriptor: Descriptor,
@@ -18,22 +21,23 @@ pub struct Contract {
 #[derive(Debug, Clone)]
 pub struct Topic {
     pub name: String,
-    /// By statement: whether an event of this topic may lead to it.
+    /// For each statement: whether an event of this topic may call it.
     pub writes: Vec<bool>,
-    /// By lookup: whether an event of this topic may need it.
+    /// For each lookup: whether an event of this topic may call it.
     pub lookups: Vec<bool>,
     pub event_id: Option<EventId>,
-    /// Topics of one group are keyed alike; the topic's own name, if it names none.
+    /// Topics of one group have the same keys. By default each topic is a group of its own, with the topic's name.
     pub ordering_group: String,
-    /// For how long its events may wait for a row that is not there yet. `None`: they may not.
+    /// For how many seconds, in event time, an event may wait for a missing row. `None`: events of this topic do not wait.
     pub wait_seconds: Option<u32>,
 }
 
-/// By what a producer's duplicates are told.
+/// Where an event carries its id, by which the host recognises duplicates from a producer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventId {
-    /// At least one.
+    /// At least one part.
     pub parts: Vec<IdPart>,
+    /// For how many seconds, in event time, an id is remembered.
     pub window_seconds: u32,
 }
 
@@ -44,10 +48,10 @@ pub struct Table {
     /// Positions of the primary key's columns, in the key's order.
     pub key: Vec<usize>,
     pub indexes: Vec<Index>,
-    /// A guarded delete writes to this table: rows carry a tombstone flag, hidden from readers.
+    /// A guarded delete writes to this table, so its rows have a tombstone flag that readers do not see.
     pub has_tombstones: bool,
-    /// Rows carry who wrote them last, hidden from readers: the last event, in the order in which they
-    /// are applied, of whose changes one wrote the row. A tombstone carries its delete.
+    /// Each row stores which event wrote it last, in columns that readers do not see. Events count in the order in which
+    /// they are applied. A tombstone stores the event that deleted the row.
     pub has_lineage: bool,
 }
 
@@ -66,32 +70,38 @@ pub struct Index {
 
 pub type WriteKind = StatementKind;
 
-/// A statement. Its arguments are the values of `by`, of `set`, and of a guarded delete's version.
+/// A statement. Its arguments are the values of `by`, then of `set`, then of a guarded delete's version.
 #[derive(Debug, Clone)]
 pub struct Write {
     pub name: String,
     pub table: usize,
     pub kind: WriteKind,
-    /// Columns that select the rows; the key's, for an upsert or insert-once.
+    /// The columns that select the rows. For an upsert or insert-once: the columns of the key.
     pub by: Vec<usize>,
+    /// The columns that are written, each with its operation.
     pub set: Vec<(usize, Operation)>,
     pub guard: Option<Guard>,
     pub on_miss: OnMiss,
 }
 
-/// The version column of a guarded statement, and where its argument stands.
+/// The version of a guarded statement. A change with a lower version than the stored row does nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Guard {
+    /// Index into the table's columns.
     pub column: usize,
+    /// Index into the statement's arguments.
     pub argument: usize,
 }
 
+/// A lookup. Its arguments are the values of `by`.
 #[derive(Debug, Clone)]
 pub struct Lookup {
     pub name: String,
     pub table: usize,
     pub by: Vec<usize>,
+    /// The columns that are returned, in this order.
     pub columns: Vec<usize>,
+    /// The largest number of rows that are returned. 1 if `by` is the key.
     pub limit: u32,
 }
 
@@ -105,12 +115,12 @@ impl Contract {
         !self.lookups.is_empty()
     }
 
-    /// Whether events may wait for rows that are not there yet.
+    /// Whether events may wait for missing rows.
     pub fn waits(&self) -> bool {
         self.topics.iter().any(|topic| topic.wait_seconds.is_some())
     }
 
-    /// By table: whether an event may wait for a row of it.
+    /// For each table: whether an event may wait for a row of the table.
     pub fn awaited_tables(&self) -> Vec<bool> {
         let mut awaited = vec![false; self.tables.len()];
         for topic in self.topics.iter().filter(|topic| topic.wait_seconds.is_some()) {
@@ -121,21 +131,23 @@ impl Contract {
         awaited
     }
 
-    /// Whether a batch must be the only one in flight: what becomes of its events depends on rows
-    /// that are stored, or it writes rows of keys that its events do not name.
+    /// Whether only one batch of the projection may be in flight at a time.
+    ///
+    /// This is so if the outcome of an event depends on stored rows (lookups, `on-miss: reject`), or if a statement
+    /// writes rows that it does not select by their key.
     pub fn needs_one_writer(&self) -> bool {
         let depends = |write: &Write| !self.is_by_key(write) || write.on_miss == OnMiss::Reject;
         self.reads() || self.writes.iter().any(depends)
     }
 
-    /// Whether a statement touches at most the one row whose key its arguments give.
+    /// Whether a statement touches at most one row: the row whose key is among the arguments.
     pub fn is_by_key(&self, write: &Write) -> bool {
         self.tables[write.table].is_key(&write.by)
     }
 }
 
 impl Table {
-    /// Whether these columns are the whole key, in any order.
+    /// Whether these columns are exactly the columns of the key, in any order.
     pub fn is_key(&self, columns: &[usize]) -> bool {
         columns.len() == self.key.len() && self.key.iter().all(|column| columns.contains(column))
     }
@@ -150,13 +162,15 @@ impl Table {
 }
 
 impl Lookup {
-    /// Whether it asks for the one row whose key its arguments give.
+    /// Whether the lookup selects at most one row, by its key.
     pub fn is_by_key(&self, table: &Table) -> bool {
         table.is_key(&self.by)
     }
 
-    /// The columns of its table that are read for it: all of a row that it asks for by the key, as changes
-    /// may meet it before it is shown.
+    /// The columns that the store reads for this lookup.
+    ///
+    /// Of a row that is selected by its key these are all columns: earlier events of the batch may change the row before
+    /// the plugin sees it.
     pub fn read_columns(&self, table: &Table) -> Vec<usize> {
         match self.is_by_key(table) {
             true => (0..table.columns.len()).collect(),
@@ -166,7 +180,7 @@ impl Lookup {
 }
 
 impl Write {
-    /// The columns of the arguments, in order.
+    /// The column of each argument, in the order of the arguments.
     pub fn argument_columns(&self) -> impl Iterator<Item = usize> + '_ {
         let version = self.guard.filter(|_| self.kind == WriteKind::Delete);
         self.by
@@ -180,7 +194,7 @@ impl Write {
         self.argument_columns().count()
     }
 
-    /// Whether every written column takes the argument whatever is stored.
+    /// Whether every written column takes the argument, whatever value is stored.
     pub fn only_sets(&self) -> bool {
         self.set.iter().all(|(_, operation)| *operation == Operation::Set)
     }

@@ -1,4 +1,6 @@
-//! Exact decimals: an integer and the number of its digits that stand after the point.
+//! Exact decimals: an integer, and how many of its digits stand after the decimal point.
+//!
+//! Why: money does not survive binary floats. Nothing in here rounds. A number that would lose a digit is an error.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -8,14 +10,14 @@ use serde::de::{Deserialize, Deserializer, Error};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-/// Digits that an `i128` always holds, and so the largest precision of a column.
+/// The largest precision of a column: an `i128` holds every number of so many digits.
 pub const MAX_PRECISION: u8 = 38;
 
-/// `units / 10^scale`. Equality, order and hash are by value: `1.50 == 1.5`.
+/// A decimal number, `units / 10^scale`. Equality, order and hash go by value: `1.50 == 1.5`.
 ///
-/// In JSON it is read from a number or a string, `12.50`, `"12.50"` or `1250e-2`, without the loss of a
-/// digit, and is written as a number. Below `#[serde(flatten)]`, and in enums that are tagged inside or
-/// not at all, serde reads a number as a float first: digits that would be lost there reject the event.
+/// In JSON a decimal is read from a number or a string, `12.50`, `"12.50"` or `1250e-2`, with every digit. It is written
+/// as a number. Below `#[serde(flatten)]`, and in internally tagged and untagged enums, serde reads a number as a float
+/// first. If digits would be lost there, the event is rejected.
 #[derive(Debug, Clone, Copy)]
 pub struct Decimal {
     units: i128,
@@ -23,7 +25,7 @@ pub struct Decimal {
 }
 
 impl Decimal {
-    /// `units / 10^scale`; `None` beyond [`MAX_PRECISION`] digits.
+    /// The number `units / 10^scale`. `None` if it has more than [`MAX_PRECISION`] digits.
     pub fn new(units: i128, scale: u8) -> Option<Self> {
         let fits = scale <= MAX_PRECISION && units.unsigned_abs() < 10u128.pow(MAX_PRECISION.into());
         fits.then_some(Self { units, scale })
@@ -37,8 +39,9 @@ impl Decimal {
         self.scale
     }
 
-    /// The same number with exactly `scale` digits after the point and at most `precision` in
-    /// all. Nothing is rounded: digits that would be lost are an error.
+    /// The same number with exactly `scale` digits after the point and at most `precision` digits in total.
+    ///
+    /// Nothing is rounded. The error says which digits do not fit.
     pub fn fit(self, precision: u8, scale: u8) -> Result<Self, String> {
         let Self { mut units, scale: mut from } = self.trimmed();
         if from > scale {
@@ -55,8 +58,8 @@ impl Decimal {
         Ok(Self { units, scale })
     }
 
-    /// The sum at the larger of both scales; `None` on overflow. A column's own precision is
-    /// checked by [`Decimal::fit`].
+    /// The sum, with the larger of both scales. `None` on overflow. The caller checks the column's precision with
+    /// [`Decimal::fit`].
     pub fn checked_add(self, other: Self) -> Option<Self> {
         let scale = self.scale.max(other.scale);
         let units = self.at_scale(scale)?.checked_add(other.at_scale(scale)?)?;
@@ -67,7 +70,7 @@ impl Decimal {
         self.units.checked_mul(10i128.checked_pow(u32::from(scale.checked_sub(self.scale)?))?)
     }
 
-    /// The one form that equal numbers share: no trailing zero after the point.
+    /// The form that equal numbers share: without trailing zeros after the point.
     pub fn trimmed(self) -> Self {
         let Self { mut units, mut scale } = self;
         while scale > 0 && units % 10 == 0 {
@@ -77,7 +80,7 @@ impl Decimal {
         Self { units, scale }
     }
 
-    /// Reads a number as JSON and Java write it: like [`FromStr`], or with an exponent, `1.5E-7`.
+    /// Reads a number as JSON and Java write it: as [`FromStr`] does, or with an exponent, `1.5E-7`.
     pub fn read(text: &str) -> Result<Self, String> {
         let Some((digits, exponent)) = text.split_once(['e', 'E']) else { return text.parse() };
         let number: Self = digits.parse()?;

@@ -1,12 +1,15 @@
-//! The descriptor: what a plugin says about itself, once, in JSON.
+//! The descriptor: what a plugin declares about itself, as JSON, when the host loads it.
 //!
-//! These are the words as they are written. [`Descriptor::check`] makes them a
-//! [`Contract`](crate::Contract), with every name resolved.
+//! Why: the host must know every read and write of a plugin before the plugin runs. So it can refuse a wrong
+//! declaration, create the tables and prepare each statement once.
+//!
+//! The types in here are the JSON as an author writes it, with names that are not resolved yet. [`Descriptor::check`]
+//! resolves them into a [`Contract`](crate::Contract). The doc comments of these types are published as the descriptions
+//! in `wit/v1/descriptor.schema.json`.
 
 use serde::{Deserialize, Serialize};
 
-use crate::check::{self, Problem, Problems};
-use crate::contract::Contract;
+use crate::problem::{self, Problem, Problems};
 use crate::value::Type;
 
 /// A projection as its author declares it.
@@ -14,27 +17,27 @@ use crate::value::Type;
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Descriptor {
-    /// The projection's name: lowercase letters, digits and single dashes, at most 40 characters, and no ending
-    /// like `-g1` or `-v2`, which the host adds itself.
+    /// The projection's name: lowercase letters, digits and single dashes, at most 40 characters. It must not end like
+    /// `-g1` or `-v2`, because the host derives such names itself.
     pub name: String,
-    /// The author's version of the code, for people: `1.4.0`.
+    /// The version of the plugin's code, for people: `1.4.0`.
     pub version: String,
-    /// Raised by the author when the rows must be built again although the tables are the same.
+    /// The author raises the revision to have all rows rebuilt although the tables are unchanged.
     #[serde(default = "first_revision")]
     pub revision: u32,
-    /// The topics that lead to changes.
+    /// The topics that the projection reads.
     pub topics: Vec<Topic>,
-    /// The tables that this projection owns.
+    /// The tables that the projection owns.
     pub tables: Vec<Table>,
-    /// Every write it can make. A change names its statement by the index in this list.
+    /// Every write that the projection can make. A change names its statement by the index in this list.
     pub statements: Vec<Statement>,
-    /// Every read it can make. A lookup call names its lookup by the index in this list.
+    /// Every read that the projection can make. A lookup call names its lookup by the index in this list.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lookups: Vec<Lookup>,
-    /// The codes with which it ignores events.
+    /// The codes with which the projection ignores events.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignores: Vec<Code>,
-    /// The codes with which it rejects events.
+    /// The codes with which the projection rejects events.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rejects: Vec<Code>,
 }
@@ -43,48 +46,49 @@ fn first_revision() -> u32 {
     1
 }
 
-/// A topic by its logical name, and what its events may do.
+/// A topic, and what its events may do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Topic {
-    /// The logical name; the platform's configuration maps it to the physical one.
+    /// The logical name. The platform's configuration maps it to the name of a topic in Kafka.
     pub name: String,
-    /// Names of the statements that an event of this topic may lead to.
+    /// The names of the statements that an event of this topic may call.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub statements: Vec<String>,
-    /// Names of the lookups that an event of this topic may need.
+    /// The names of the lookups that an event of this topic may call.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lookups: Vec<String>,
-    /// Where its events carry an id of their own, by which the host tells a producer's duplicates.
+    /// Where an event carries its id, by which the host recognises duplicates from a producer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub event_id: Option<EventId>,
-    /// Topics of one group are keyed alike: where an event is rejected, later events of its key wait
-    /// behind it in all of them. A topic that names none is a group of its own.
+    /// Topics of one group have the same keys. If an event is rejected, later events of its key wait behind it, in all
+    /// topics of the group. A topic without a group is a group of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ordering_group: Option<String>,
-    /// Its events may wait for a row that is not there yet, for so long by the records' own time. Until then, later
-    /// events of the topic and key wait behind such an event; those of other topics pass it.
+    /// For how many seconds an event may wait for a missing row, measured in the records' timestamps. Meanwhile, later
+    /// events of the same topic and key wait behind the event. Events of other topics do not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait_seconds: Option<u32>,
 }
 
-/// Where an event carries its id: in one place, or in several that make it up together, as CloudEvents'
-/// source and id do. An event without one there, or with an empty one, is no duplicate of any other.
+/// Where an event carries its id: in a header, in a field, or in several parts that form the id together, such as the
+/// source and id of CloudEvents. Exactly one of `header`, `field` and `parts` is given. An event without an id, or with an
+/// empty one, is never a duplicate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct EventId {
-    /// The name of a header, of whose values the last counts. Either this, or `field`, or `parts`.
+    /// The name of a header. If the header is repeated, its last value counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub header: Option<String>,
-    /// The name of a field at the top level of a JSON payload, a text or a number.
+    /// The name of a field at the top level of a JSON payload. Its value is a text or a number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
-    /// The parts of an id, in their order. An event that lacks any of them has no id.
+    /// The parts of the id, in order. An event that lacks one of the parts has no id.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<IdPart>,
-    /// For how long, at least, an id is remembered, by the records' own time.
+    /// For how many seconds, at least, an id is remembered, measured in the records' timestamps.
     pub window_seconds: u32,
 }
 
@@ -104,12 +108,12 @@ pub enum IdPart {
 pub struct Table {
     pub name: String,
     pub columns: Vec<Column>,
-    /// The primary key's columns, in order.
+    /// The columns of the primary key, in order.
     pub key: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub indexes: Vec<Index>,
-    /// Every row keeps the position of the event that wrote it last, and the digest of the plugin
-    /// that did, in columns that readers do not see: `_topic`, `_partition`, `_offset`, `_digest`.
+    /// Each row stores the position of the event that wrote it last, and the digest of the plugin that was active then,
+    /// in the columns `_topic`, `_partition`, `_offset` and `_digest`. Readers do not see these columns.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lineage: bool,
 }
@@ -127,7 +131,7 @@ pub struct Column {
     pub nullable: bool,
 }
 
-/// An index for readers, or for the statements and lookups that select by its columns.
+/// An index, for readers or for the statements and lookups that select rows by its columns.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -144,8 +148,8 @@ pub enum IndexKind {
     /// For equality and ranges (a B-tree).
     #[default]
     Ordered,
-    /// For "which documents contain this": one json column (Postgres: GIN with `jsonb_path_ops`;
-    /// SQLite has no such index, and scans).
+    /// For "which documents contain this value", over one json column. Postgres uses GIN with `jsonb_path_ops`. SQLite
+    /// has no such index, and scans the table.
     Contains,
 }
 
@@ -163,14 +167,14 @@ pub struct Statement {
     pub name: String,
     pub table: String,
     pub kind: StatementKind,
-    /// The columns that select the rows of an update or delete. An upsert or insert-once has none:
-    /// it writes the row of its key, whose values are its first arguments.
+    /// The columns that select the rows of an update or delete. An upsert or insert-once lists none: it writes the row
+    /// of a key, whose values are the first arguments.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub by: Vec<String>,
-    /// The columns that are written; those not listed stay as they are.
+    /// The columns that are written. Other columns keep their values.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub set: Vec<Assignment>,
-    /// The version column: a change whose version is lower than the stored one does nothing.
+    /// The version column. A change with a lower version than the stored row does nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard: Option<String>,
     #[serde(default, skip_serializing_if = "OnMiss::is_ignore")]
@@ -181,23 +185,25 @@ pub struct Statement {
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum StatementKind {
-    /// Inserts the row of this key, or applies the operations to the one that is there.
+    /// Inserts the row of the key, or applies the operations to the stored row.
     Upsert,
-    /// Inserts the row of this key, unless there is one.
+    /// Inserts the row of the key, unless a row with this key is stored.
     InsertOnce,
-    /// Applies the operations to the rows that are there.
+    /// Applies the operations to the selected rows.
     Update,
+    /// Deletes the selected rows. With a guard, a tombstone is left for the key.
     Delete,
 }
 
-/// What an update or delete does that touches no row.
+/// What becomes of an event whose update or delete selects no row.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum OnMiss {
+    /// The change does nothing, and is counted.
     #[default]
     Ignore,
-    /// The event is rejected, with the code `missed`.
+    /// The event is rejected with the code `missed`.
     Reject,
 }
 
@@ -207,6 +213,7 @@ impl OnMiss {
     }
 }
 
+/// A column that a statement writes, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -216,23 +223,23 @@ pub struct Assignment {
     pub operation: Operation,
 }
 
-/// How an argument meets the value that is stored. A row that is inserted takes the argument.
+/// How an argument is combined with the stored value. An inserted row takes the argument.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Operation {
-    /// The argument.
+    /// Stores the argument.
     #[default]
     Set,
-    /// The sum (int64 and decimal); null counts as 0 beside a number.
+    /// Stores the sum, of an int64 or decimal. Null counts as 0, unless both are null.
     Add,
-    /// The lesser of both; null loses.
+    /// Stores the smaller value. Null is replaced by the other value.
     Min,
-    /// The greater of both; null loses.
+    /// Stores the larger value. Null is replaced by the other value.
     Max,
-    /// The stored value; the argument where that is null.
+    /// Keeps the stored value, unless it is null. Then stores the argument.
     SetIfNull,
-    /// The stored value.
+    /// Keeps the stored value, even if it is null.
     Keep,
 }
 
@@ -242,7 +249,7 @@ impl Operation {
     }
 }
 
-/// A typed read: rows of one table by equality.
+/// A typed read: the rows of one table whose columns equal the arguments.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -253,7 +260,7 @@ pub struct Lookup {
     pub by: Vec<String>,
     /// The columns that are returned, in this order.
     pub columns: Vec<String>,
-    /// At most this many rows, in the order of the key. 1 when `by` is the key.
+    /// The largest number of rows that are returned, in the order of the key. 1 if `by` is the key.
     #[serde(default = "one_row")]
     pub limit: u32,
 }
@@ -262,26 +269,26 @@ fn one_row() -> u32 {
     1
 }
 
-/// A reason that the plugin gives, and that is counted by its code.
+/// A reason for which the plugin ignores or rejects events. Such events are counted by their code.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Code {
     /// Lowercase letters, digits and dashes: `old-schema`.
     pub code: String,
-    /// For the operator who sees it: what it means, in a sentence.
+    /// What the code means, in a sentence for the operator.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub meaning: String,
 }
 
 impl Descriptor {
-    /// Reads a descriptor. The error names the place and the nearest word that is known there.
+    /// Reads a descriptor. The error names the place, and the most similar field that is allowed there.
     pub fn from_json(json: &str) -> Result<Self, Problems> {
         let deserializer = &mut serde_json::Deserializer::from_str(json);
         serde_path_to_error::deserialize(deserializer).map_err(|error| {
             let place = error.path().to_string();
             let message = error.inner().to_string();
-            let remedy = check::nearest_expected(&message);
+            let remedy = problem::remedy_for_unknown_field(&message);
             Problems(vec![Problem { place, message, remedy }])
         })
     }
@@ -290,14 +297,7 @@ impl Descriptor {
         serde_json::to_string(self).expect("a descriptor is plain data with string keys")
     }
 
-    /// Checks everything that can be known before the plugin runs, and resolves every name.
-    ///
-    /// All problems are found at once; each names its place and says what to write instead.
-    pub fn check(self) -> Result<Contract, Problems> {
-        check::check(self)
-    }
-
-    /// The JSON Schema of descriptors, as it is published in `wit/v1/descriptor.schema.json`.
+    /// The JSON Schema of a descriptor, which is published as `wit/v1/descriptor.schema.json`.
     #[cfg(feature = "schema")]
     pub fn json_schema() -> String {
         let schema = schemars::schema_for!(Descriptor);

@@ -1,6 +1,6 @@
-//! By what a producer's duplicates are told: an event's id, as the producer wrote it.
+//! The id of an event, as the producer wrote it, by which duplicates are recognised.
 //!
-//! The host and the SDK's harness share it, so that a test skips the events that the host does.
+//! Why: the host and the SDK's test harness share this code, so that a test skips the same events as the host.
 
 use std::fmt;
 
@@ -10,7 +10,9 @@ use serde_json::value::RawValue;
 use crate::descriptor::IdPart;
 
 impl IdPart {
-    /// A part of an event's id, given the last value of each header. An empty one is none.
+    /// The bytes of this part of an event's id. `None` if the event lacks the part, or if the part is empty.
+    ///
+    /// `of_header` gives the last value of the header with a name.
     pub fn written<'e>(
         &self,
         of_header: impl FnOnce(&str) -> Option<&'e [u8]>,
@@ -23,7 +25,7 @@ impl IdPart {
     }
 }
 
-/// A text or number at the top level of a JSON object, as it is written there.
+/// The text or number of a field at the top level of a JSON object, exactly as it is written in the payload.
 fn field<'p>(payload: &'p [u8], name: &str) -> Option<&'p [u8]> {
     let payload = payload.strip_prefix(b"\xef\xbb\xbf").unwrap_or(payload);
     let mut json = serde_json::Deserializer::from_slice(payload);
@@ -32,7 +34,7 @@ fn field<'p>(payload: &'p [u8], name: &str) -> Option<&'p [u8]> {
     (matches!(written.first(), Some(b'"' | b'-' | b'0'..=b'9')) && written != b"\"\"").then_some(written)
 }
 
-/// Finds one field, and reads nothing else into memory.
+/// Finds one field of an object, and allocates nothing for the other fields.
 struct Field<'n>(&'n str);
 
 impl<'de> DeserializeSeed<'de> for Field<'_> {

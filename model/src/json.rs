@@ -1,35 +1,41 @@
-//! JSON documents: what every store can hold, and the one spelling of a number.
+//! JSON documents: which documents every store can hold, and the canonical form of a number.
 
 use serde_json::value::RawValue;
 
-/// How many levels of arrays and objects a document has at most: as many as serde_json reads, with which
-/// plugins read events and rows. So every document that can be read can be stored, and read again.
+/// How many levels of arrays and objects a document may have: as many as serde_json reads.
+///
+/// Plugins read events and rows with serde_json. So every document that a plugin can read can be stored and read again.
 pub const MAX_JSON_DEPTH: usize = 127;
 
-/// Checks that a text is a JSON document which a `jsonb` can hold: without `\u0000`, without halves of
-/// surrogate pairs, without numbers beyond Postgres' `numeric`, and nested no deeper than
-/// [`MAX_JSON_DEPTH`].
+/// Checks that a text is a JSON document that a `jsonb` column of Postgres can hold.
+///
+/// Such a document has no `\u0000`, no half of a surrogate pair and no number outside Postgres' `numeric`, and is nested
+/// at most [`MAX_JSON_DEPTH`] levels deep.
 pub(crate) fn fit(text: &str) -> Result<(), String> {
     serde_json::from_str::<&RawValue>(text).map_err(|error| format!("not a JSON document: {error}"))?;
     if has_escaped_nul(text) {
         return Err("json with \\u0000 cannot be stored".into());
     }
     if has_lone_surrogate(text) {
-        return Err("json with half of a surrogate pair (\\ud800 to \\udfff) cannot be stored".into());
+        return Err("json with only half of a surrogate pair (\\ud800 to \\udfff) cannot be stored".into());
     }
     if depth(text) > MAX_JSON_DEPTH {
         return Err(format!("json nested deeper than {MAX_JSON_DEPTH} levels cannot be stored"));
     }
-    // `numeric` reaches to 131,072 digits before and 16,383 after the point; an exponent of at
-    // most four digits, and a document that is not one long number, stay well inside.
+    // Postgres' `numeric` has up to 131,072 digits before the point and 16,383 after it. Numbers of at most 5,000 digits
+    // with an exponent of at most four digits are always within that range.
     if numbers(text.as_bytes()).any(is_huge) {
-        return Err("json with a number beyond ±1e9999 cannot be stored".into());
+        return Err(
+            "json with a number of more than 5,000 digits or an exponent beyond ±9999 cannot be stored"
+                .into(),
+        );
     }
     Ok(())
 }
 
-/// The numbers of a JSON document, as they are written, in their order. What is not JSON gives any of the
-/// characters that numbers have.
+/// The numbers of a JSON document, in order, exactly as they are written.
+///
+/// If the bytes are not JSON, the results are runs of characters that occur in numbers.
 pub fn numbers(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -58,8 +64,9 @@ pub fn numbers(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// One text for all spellings of a number: `-12e3` for `-12.0e+3` and `-12000`. `None` for what is not
-/// a JSON number, or has an exponent beyond an `i64`.
+/// The canonical text of a number, which is equal for all its spellings: `-12e3` for `-12.0e+3` and `-12000`.
+///
+/// `None` if the text is not a JSON number, or if the exponent does not fit an `i64`.
 pub fn canonical_number(text: &str) -> Option<String> {
     let (digits, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
     let mut exponent: i64 = exponent.parse().ok()?;
@@ -78,7 +85,7 @@ pub fn canonical_number(text: &str) -> Option<String> {
     })
 }
 
-/// Whether an integer of 64 bits or an `f64` has all digits of a number.
+/// Whether a 64-bit integer or an `f64` represents the number without losing a digit.
 pub fn fits_64_bits(number: &str) -> bool {
     number.parse::<u64>().is_ok()
         || number.parse::<i64>().is_ok()
@@ -107,7 +114,7 @@ fn has_escaped_nul(json: &str) -> bool {
     false
 }
 
-/// In valid JSON: whether an escape stands for half of a UTF-16 pair, without its other half.
+/// Whether an escape in valid JSON is half of a UTF-16 surrogate pair whose other half is missing.
 fn has_lone_surrogate(json: &str) -> bool {
     let mut rest = json;
     let mut after_high = false;
@@ -129,7 +136,7 @@ fn has_lone_surrogate(json: &str) -> bool {
     after_high
 }
 
-/// In valid JSON: how deep arrays and objects are nested.
+/// How many levels deep the arrays and objects of valid JSON are nested.
 fn depth(json: &str) -> usize {
     let (mut depth, mut deepest) = (0_usize, 0);
     let mut bytes = json.bytes();

@@ -1,35 +1,38 @@
-//! The names that the host derives from a projection's name, and the names that a projection cannot have
-//! because of them.
+//! The names that the host derives from a projection's name, and the names that a projection cannot have.
 //!
-//! Projections share a database and a Kafka cluster. So a name that is derived from one projection must never
-//! be a name that is derived from another one, of any generation, or a name that the host, Postgres or SQLite
-//! uses itself (the host's tables in SQLite are named `projector_…` with no double underscore). [`taken`] refuses
-//! every projection's name that would break this. A stored generation keeps the names that it was made with.
+//! Why: projections share a database and a Kafka cluster.
+//!
+//! Invariants:
+//! - Two projections, or two generations, never derive the same name.
+//! - A derived name is never a name that the host, Postgres or SQLite uses itself. (In SQLite the host's own tables are
+//!   named `projector_…`, without a double underscore.)
+//! - A stored generation keeps the names that it was created with.
+//!
+//! The check of a descriptor refuses every projection's name that would break this: see `taken`.
 
 use std::fmt::Display;
 
 use crate::reserved;
 
-/// The longest name of a projection: what is derived from it still fits Postgres' 63 bytes.
+/// The longest name of a projection, in bytes. The names derived from it still fit into Postgres' 63 bytes.
 pub const MAX_BYTES: usize = 40;
 
-/// The schema of the views that readers know from the beginning. SQLite has no schemas: the prefix of their
-/// names.
+/// The schema of a projection's first views. In SQLite, which has no schemas: the prefix of the views' names.
 pub fn schema(projection: &str) -> String {
     projection.replace('-', "_")
 }
 
-/// The schema, or prefix, of a generation's tables.
+/// The schema (in SQLite: the prefix) of a generation's tables.
 pub fn generation_schema(projection: &str, number: i32) -> String {
     format!("{}_g{number}", schema(projection))
 }
 
-/// The schema, or prefix, of views whose columns are not those that readers know: `number` counts lists of columns.
+/// The schema (in SQLite: the prefix) of a later version of the views. Each version has another list of columns.
 pub fn versioned_schema(projection: &str, number: i32) -> String {
     format!("{}_v{number}", schema(projection))
 }
 
-/// The schema, or prefix, of a projection's views: the first list of columns has no number in it.
+/// The schema (in SQLite: the prefix) of a version of the views. Version 1 has no number in its name.
 pub fn views_schema(projection: &str, version: i32) -> String {
     match version {
         1 => schema(projection),
@@ -37,33 +40,33 @@ pub fn views_schema(projection: &str, version: i32) -> String {
     }
 }
 
-/// The number of the list of columns that a schema, or prefix, of views has.
+/// The version of the views in a schema (in SQLite: with a prefix). The reverse of [`views_schema`].
 pub fn views_version(projection: &str, views: &str) -> i32 {
     let number = views.strip_prefix(&schema(projection)).and_then(|rest| rest.strip_prefix("_v"));
     number.and_then(|number| number.parse().ok()).unwrap_or(1)
 }
 
-/// The name of a table or view in SQLite. No table's name has a double underscore.
+/// The name of a table or view in SQLite. The double underscore is unambiguous, because no table's name contains one.
 pub fn prefixed(schema: &str, table: &str) -> String {
     format!("{schema}__{table}")
 }
 
-/// What follows the table's name in the name of an index in SQLite.
+/// The part of an index's name in SQLite that follows the table's name.
 pub fn index_suffix(columns: &[String]) -> String {
     format!("__by_{}", columns.join("__"))
 }
 
-/// The consumer group of a generation. The store's id keeps hosts with different stores apart.
+/// The consumer group of a generation. The store's id is part of it, so hosts with different stores never share a group.
 pub fn consumer_group(prefix: &str, projection: &str, number: i32, store: impl Display) -> String {
     format!("{prefix}.{projection}.g{number}.{store}")
 }
 
-/// The group id of the client that asks brokers. It never joins a group.
+/// The group id of the client that only asks brokers for metadata. This client never joins a group.
 pub fn questions_group(prefix: &str) -> String {
     format!("{prefix}.questions")
 }
 
-/// Whether a projection's name is well formed: the only names that the rest of this module is given.
+/// Whether a projection's name is well formed. The other functions of this module expect a well-formed name.
 pub(crate) fn is_well_formed(name: &str) -> bool {
     name.len() <= MAX_BYTES
         && name.starts_with(|first: char| first.is_ascii_lowercase())
@@ -72,14 +75,14 @@ pub(crate) fn is_well_formed(name: &str) -> bool {
         && !name.ends_with('-')
 }
 
-/// Why a projection cannot have a well-formed name: what else the name, or one that is derived from it, is.
+/// Why a projection cannot have a well-formed name. `None`: the name is free.
 pub(crate) fn taken(name: &str) -> Option<String> {
-    // `pg` and `sqlite` too: `pg_g1` and `sqlite__orders` are names that the databases keep for themselves.
+    // Derived names would begin with `pg_` or `sqlite_`, which the databases reserve: `pg_g1`, `sqlite__orders`.
     let of_database = ["pg", "sqlite"]
         .into_iter()
         .any(|prefix| name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('-')));
     if of_database || reserved::NAMES.contains(&name) {
-        return Some(format!("{name:?} is a name of the database's own, or of Projector's"));
+        return Some(format!("{name:?} is reserved by the database or by Projector"));
     }
     let (other, last) = name.rsplit_once('-')?;
     let number = |letter: char| {
@@ -104,8 +107,8 @@ mod tests {
     const STORES: [&str; 2] =
         ["6f3c1a52-0000-4000-8000-000000000001", "6f3c1a52-0000-4000-8000-000000000002"];
 
-    /// Few beginnings and ends that look like what the host adds, so that names which could meet are made
-    /// often; some are not well formed.
+    /// Names from few parts that look like the parts that the host adds. So names that could collide are generated often.
+    /// Some of the names are not well formed.
     fn name() -> impl Strategy<Value = String> {
         let beginning = prop::sample::select(vec!["a", "a", "a", "g1", "pg", "sqlite"]);
         let end =
@@ -117,12 +120,13 @@ mod tests {
         prop::sample::select(vec!["a", "b", "b_", "g1", "v1", "g1_a", "v2_b", "by_a"]).prop_map(str::to_owned)
     }
 
-    /// Every name that comes from a projection: what it is, by the place where it must be the only one.
+    /// Every name that is derived from a projection: first the system in which it must be unique, and the name; then what
+    /// the name is for.
     fn derived(projection: &str, tables: &[String], prefix: &str) -> Vec<((&'static str, String), String)> {
         let mut all = Vec::new();
         for number in [1, 2, 10] {
             let schemas = [
-                // Readers know it whatever the generation is.
+                // All generations share this schema.
                 (schema(projection), format!("{projection} readers")),
                 (generation_schema(projection, number), format!("{projection} tables {number}")),
                 (versioned_schema(projection, number), format!("{projection} readers {number}")),
@@ -170,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_a_list_of_columns_is_in_the_name_of_its_views() {
+    fn views_version_is_the_reverse_of_views_schema() {
         for version in [1, 2, 10] {
             assert_eq!(views_version("a-b", &views_schema("a-b", version)), version);
         }
@@ -185,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_looks_like_a_derived_name_and_is_none_is_free() {
+    fn a_name_that_only_looks_like_a_derived_name_is_free() {
         for name in
             ["orders-g", "orders-v", "v2", "g1", "orders-v2-b", "orders-ev2", "orders-2", "pgx", "sqlitex"]
         {

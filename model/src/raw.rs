@@ -1,4 +1,6 @@
-//! A value of a JSON document as its text stands there: every digit of a number.
+//! The text of a value in a JSON document, exactly as it is written.
+//!
+//! Why: a number that is read as a float can lose digits. Its text has all of them.
 
 use std::fmt;
 
@@ -6,12 +8,14 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// By this name serde_json knows that a text is asked for. Should it ever change, the text is made from
-/// the value that was read, whose numbers an SDK's payload holds exactly as well.
+/// The struct name by which serde_json recognises a request for the text. It is private to serde_json. If it ever
+/// changes, [`Text`] writes the text from the value that serde_json read; the SDK's payloads keep all digits there too.
 const RAW_VALUE: &str = "$serde_json::private::RawValue";
 
-/// Reads a value as its text. A value that serde has buffered before (below `flatten`, or in an enum that
-/// is tagged inside or not at all) has no text any more: its text is made anew.
+/// Reads the text of a value.
+///
+/// Where serde has buffered the value before (below `flatten`, in internally tagged and untagged enums), the original
+/// text is lost. There the text is written from the buffered value.
 pub fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Box<RawValue>, D::Error> {
     deserializer.deserialize_newtype_struct(RAW_VALUE, Text)
 }

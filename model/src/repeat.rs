@@ -1,17 +1,21 @@
-//! Whether the events of a topic may be applied again, in their order, without a trace in the rows.
+//! Whether the events of a topic can be applied a second time without changing the rows.
+//!
+//! Why: an operator may move a projection's checkpoints back. Then events that were applied before are applied again.
 
 use crate::contract::{Contract, Write};
 use crate::descriptor::{OnMiss, Operation};
 use crate::order;
 
-/// `Err`: why not. Then only the events' ids keep an event that comes again from the rows.
+/// `Ok` if the last events of the topic, up to the newest, can be applied again in order: a row that the first of them
+/// sets to an old value is set to its newest value by the events that follow.
 ///
-/// What is applied again is the end of what was applied, up to its last event: so a row that the first of
-/// these events sets back is set forward again by those that follow.
+/// `Err` says why not. Then only the ids of the events keep a repeated event from changing the rows.
 pub fn is_repeatable(contract: &Contract, topic: usize) -> Result<(), String> {
     let topic = &contract.topics[topic];
     if topic.lookups.contains(&true) {
-        return Err("its events read rows, and may decide otherwise when they come again".to_owned());
+        return Err(
+            "its events read rows, and may have another outcome when they are applied again".to_owned()
+        );
     }
     let writes = contract.writes.iter().zip(&topic.writes).filter(|(_, may)| **may).map(|(write, _)| write);
     for write in writes {
@@ -20,7 +24,7 @@ pub fn is_repeatable(contract: &Contract, topic: usize) -> Result<(), String> {
         let depends = order::unsettled(contract).into_iter().find(|dependence| dependence.table == *table);
         if let Some(dependence) = depends {
             return Err(format!(
-                "{table}.{} depends on the order between topics, which is another one when events come again",
+                "{table}.{} depends on the order between topics, which may differ when events are applied again",
                 dependence.column
             ));
         }
@@ -30,12 +34,12 @@ pub fn is_repeatable(contract: &Contract, topic: usize) -> Result<(), String> {
 
 fn write_is_repeatable(write: &Write) -> Result<(), &'static str> {
     if write.set.iter().any(|(_, operation)| *operation == Operation::Add) {
-        return Err("adds");
+        return Err("adds to stored values");
     }
     match write.on_miss {
-        OnMiss::Reject => {
-            Err("rejects an event whose row is missing, as it may be when the event comes again")
-        }
+        OnMiss::Reject => Err(
+            "rejects an event whose row is missing, and the row may be missing when the event is applied again",
+        ),
         OnMiss::Ignore => Ok(()),
     }
 }
@@ -53,7 +57,7 @@ mod tests {
                     {{"name": "id", "type": "text"}}, {{"name": "n", "type": "int64", "nullable": true}}]}}],
                 "statements": [{statement}]}}"#
         );
-        Descriptor::from_json(&json).expect("it is a descriptor").check().expect("it is sound")
+        Descriptor::from_json(&json).expect("a descriptor").check().expect("a sound descriptor")
     }
 
     #[test]
@@ -61,7 +65,10 @@ mod tests {
         let upsert = r#"{"name": "w", "table": "r", "kind": "upsert", "set": [{"column": "n"}]}"#;
         assert_eq!(is_repeatable(&contract(upsert), 0), Ok(()));
         let add = upsert.replace(r#""n"}"#, r#""n", "operation": "add"}"#);
-        assert_eq!(is_repeatable(&contract(&add), 0), Err("its statement \"w\" adds".into()));
+        assert_eq!(
+            is_repeatable(&contract(&add), 0),
+            Err("its statement \"w\" adds to stored values".into())
+        );
         let delete = r#"{"name": "w", "table": "r", "kind": "delete", "by": ["id"], "on-miss": "reject"}"#;
         assert!(is_repeatable(&contract(delete), 0).is_err());
     }

@@ -1,10 +1,9 @@
-//! Names that are taken.
+//! Names that no projection, table or column can have.
 
-/// Names of projections that would be schemas of the host's or of the database's own.
+/// Names of projections whose schemas the host or the database uses itself.
 pub(crate) const NAMES: &[&str] = &["projector", "public", "information-schema", "main", "temp"];
 
-/// Words that Postgres or SQLite reserve: every identifier is quoted, but readers would have to
-/// quote them as well.
+/// Words that Postgres or SQLite reserve. The host quotes every identifier, but readers would have to quote these too.
 const WORDS: &str = "
     all analyse analyze and any array as asc asymmetric authorization between binary both case cast
     check collate collation column commit concurrently constraint create cross ctid current_catalog

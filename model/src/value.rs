@@ -1,4 +1,7 @@
-//! The values that cross the boundary between a plugin and a table, and their types.
+//! The values that a plugin and a table exchange, and their types.
+//!
+//! Why: a value means the same in Postgres, in SQLite and in a plugin. A value that one of the stores cannot hold is
+//! refused ([`Value::fit`]), and never changed silently.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -9,34 +12,34 @@ use serde::{Deserialize, Serialize};
 use crate::decimal::{Decimal, MAX_PRECISION};
 use crate::json;
 
-/// The type of a column. In JSON it is written as a string: `"text"`, `"decimal(18,2)"`.
+/// The type of a column. In JSON a type is written as a string: `"text"`, `"decimal(18,2)"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(with = "String"))]
 pub enum Type {
     Boolean,
     Int64,
-    /// IEEE 754 double; NaN is not a value that both stores can hold, and rejects its event.
+    /// IEEE 754 double. NaN rejects its event, because SQLite cannot store NaN.
     Float64,
-    /// Exact decimal: at most `precision` digits in all (38 at most), `scale` of them after the
-    /// point. Nothing is rounded: a value with more digits rejects its event.
+    /// Exact decimal with at most `precision` digits in total (1 to 38), of which `scale` stand after the point. A value
+    /// with more digits rejects its event; nothing is rounded.
     Decimal {
         precision: u8,
         scale: u8,
     },
-    /// UTF-8 without NUL, ordered by its bytes.
+    /// UTF-8 without NUL characters, ordered by its bytes.
     Text,
     Bytes,
-    /// A JSON document; compared by meaning, not by its bytes.
+    /// A JSON document. Stores compare documents by meaning, not by their bytes.
     Json,
-    /// Microseconds since 1970-01-01T00:00:00Z, years 1 to 9999.
+    /// Microseconds since 1970-01-01T00:00:00Z, in the years 1 to 9999.
     Timestamp,
-    /// Days since 1970-01-01, years 1 to 9999.
+    /// Days since 1970-01-01, in the years 1 to 9999.
     Date,
     Uuid,
 }
 
-/// The types as they are written in a descriptor.
+/// All types, as a descriptor writes them.
 pub const TYPE_NAMES: &[&str] = &[
     "boolean",
     "int64",
@@ -51,8 +54,7 @@ pub const TYPE_NAMES: &[&str] = &[
 ];
 
 impl Type {
-    /// Whether rows can be selected by a column of this type: it has one order and one equality
-    /// that both stores share.
+    /// Whether a column of this type can select rows. It can if both stores agree on equality and order.
     pub fn is_comparable(self) -> bool {
         !matches!(self, Type::Float64 | Type::Json)
     }
@@ -135,7 +137,7 @@ impl From<Type> for String {
     }
 }
 
-/// One value. [`Value::Null`] belongs to every type.
+/// One value of a row or argument. [`Value::Null`] belongs to every type.
 #[derive(Debug, Clone)]
 pub enum Value {
     Null,
@@ -154,11 +156,11 @@ pub enum Value {
     Uuid([u8; 16]),
 }
 
-/// 0001-01-01T00:00:00Z and 9999-12-31T23:59:59.999999Z, in microseconds: what Postgres, SQLite's
-/// functions and every driver can show.
+/// 0001-01-01T00:00:00Z to 9999-12-31T23:59:59.999999Z, in microseconds since 1970-01-01T00:00:00Z. Postgres, the
+/// functions of SQLite and every driver support this range.
 pub const TIMESTAMP_RANGE: std::ops::RangeInclusive<i64> = -62_135_596_800_000_000..=253_402_300_799_999_999;
 
-/// 0001-01-01 and 9999-12-31, in days.
+/// 0001-01-01 to 9999-12-31, in days since 1970-01-01.
 pub const DATE_RANGE: std::ops::RangeInclusive<i32> = -719_162..=2_932_896;
 
 impl Value {
@@ -166,7 +168,7 @@ impl Value {
         matches!(self, Value::Null)
     }
 
-    /// What it takes in memory, for the bounds of what is held there.
+    /// How much memory the value occupies, in bytes. The host's memory limits count with this size.
     pub fn size_bytes(&self) -> usize {
         let apart = match self {
             Value::Text(text) | Value::Json(text) => text.len(),
@@ -176,7 +178,7 @@ impl Value {
         std::mem::size_of::<Self>() + apart
     }
 
-    /// The value's own type name, as a person reads it in a rejection.
+    /// The name of the value's own type, for messages.
     pub fn type_name(&self) -> &'static str {
         match self {
             Value::Null => "null",
@@ -193,8 +195,9 @@ impl Value {
         }
     }
 
-    /// Checks that a column of type `ty` can hold this value in every store, and brings a decimal
-    /// to the column's scale. The error says why not; the caller adds the column's name.
+    /// Checks that a column of type `ty` can hold this value in every store, and brings a decimal to the column's scale.
+    ///
+    /// The error says why the column cannot hold the value. The caller adds the column's name.
     pub fn fit(&mut self, ty: Type) -> Result<(), String> {
         match (&mut *self, ty) {
             (Value::Null, _)
@@ -206,7 +209,7 @@ impl Value {
                 if number.is_nan() {
                     return Err("NaN cannot be stored".into());
                 }
-                // Databases hold the two zeros equal: one of them is enough.
+                // Databases treat -0.0 and 0.0 as equal, so only 0.0 is stored.
                 *number += 0.0;
                 Ok(())
             }
@@ -254,8 +257,8 @@ impl Value {
     }
 }
 
-// Values are compared by their own type's order (the bytes for text), null first; floats by IEEE
-// total order. Only values of one column, and so of one type, are ever compared.
+/// The order of the value's own type, with null first. Text is ordered by its bytes, and a float by IEEE 754 total order.
+/// Only values of one column are compared, so both have the same type or are null.
 impl Ord for Value {
     fn cmp(&self, other: &Self) -> Ordering {
         match (self, other) {

@@ -411,7 +411,7 @@ fn a_descriptor_with_too_many_indexes_is_refused() {
     });
     declared["tables"].as_array_mut().unwrap().extend(tables);
     let reason = Bench::new().refusal(&describing(&declared.to_string()).component());
-    assert_says(&reason, &["tables: 1981 indexes in all, and 500 are the most"]);
+    assert_says(&reason, &["tables: all tables together have 1981 indexes, and the limit is 500"]);
 }
 
 /// What `chrono` with its default features makes of a plugin: its author sees which crate it is, and what to

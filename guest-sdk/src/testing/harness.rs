@@ -211,7 +211,7 @@ impl<P: Projection> Harness<P> {
         for _ in 0..MOST_ROUNDS {
             match self.call(record, &found) {
                 Ok(Answer::Needs(calls))
-                    if LookupCall::say_not_yet(&calls, found.iter().map(|found| &found.call)) =>
+                    if LookupCall::means_not_yet(&calls, found.iter().map(|found| &found.call)) =>
                 {
                     return Handled::Waiting { row: self.awaited(record, &calls[0]) };
                 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use projector_model::check::nearest;
+use projector_model::nearest;
 use serde::{Deserialize, Deserializer};
 
 use super::{Kafka, Text};

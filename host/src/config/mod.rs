@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use minisign_verify::PublicKey;
-use projector_model::check::nearest;
+use projector_model::nearest;
 use serde::{Deserialize, Deserializer};
 
 use crate::batch::BatchLimits;

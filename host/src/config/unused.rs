@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use projector_model::check::nearest;
+use projector_model::nearest;
 
 use super::Config;
 

@@ -154,7 +154,7 @@ fn meet(tables: &mut Tables, contract: &Contract, known: &[HashSet<Key>], change
         Some(key) if !known[write.table].contains(&key) => {}
         _ => {
             drop(tables.apply(contract, change));
-            tables.settle();
+            tables.forget_undo();
         }
     }
 }

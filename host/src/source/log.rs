@@ -499,7 +499,7 @@ impl Log {
         let metadata = self.clients().committed.client.fetch_metadata(None, PATIENCE).ok()?;
         let names = metadata.topics().iter().map(|topic| topic.name());
         let names = names.filter(|name| !name.starts_with("__") && *name != &**topic);
-        let similar = projector_model::check::nearest(topic, names).map(str::to_owned);
+        let similar = projector_model::nearest(topic, names).map(str::to_owned);
         known().insert(topic.clone(), (Instant::now(), similar.clone()));
         similar
     }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
-use projector_model::{Contract, Table, check};
+use projector_model::{Contract, Table, nearest};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
@@ -83,7 +83,7 @@ impl Expected {
                 ));
             }
             if !known.contains(word) {
-                let nearest = check::nearest(word, known.iter().map(String::as_str));
+                let nearest = nearest(word, known.iter().map(String::as_str));
                 let remedy =
                     nearest.map(|nearest| format!(": did you mean `{nearest}`?")).unwrap_or_default();
                 return Err(format!("neither generation has `{word}`{remedy}"));

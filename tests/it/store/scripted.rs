@@ -210,7 +210,7 @@ fn led_to(
             Ok(Answer::Needs(calls)) => calls,
         };
         // "Not yet", of a topic whose events do not wait.
-        if LookupCall::say_not_yet(&calls, found.iter().map(|(shown, _)| shown)) {
+        if LookupCall::means_not_yet(&calls, found.iter().map(|(shown, _)| shown)) {
             return Fate::Dead;
         }
         // No row is found by other columns than the key in a table that the event itself has changed.

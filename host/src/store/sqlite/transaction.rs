@@ -149,7 +149,7 @@ impl Transaction for Batch {
                     writers[table].insert(key.clone(), writes.positions[*event]);
                 }
             }
-            tables.settle();
+            tables.forget_undo();
         }
         let statements = self.write_back(&tables, &writers).await?;
         if let Some(release) = &writes.release {
