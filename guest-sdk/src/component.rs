@@ -1,32 +1,21 @@
-//! The component: the one place that knows wit-bindgen.
+//! The exports of the component, and the conversions between wit-bindgen's types and the SDK's own.
 
 use std::sync::Once;
 
 use projector_model::{Change, LookupCall, Rejection, Value};
 
+use crate::bindings::Guest;
+use crate::bindings::projector::plugin::types as wit;
 use crate::declare::Projection;
-use crate::log::Level;
+use crate::log;
 use crate::record::{Answer, Found, Header, Record};
 
-#[expect(clippy::too_many_arguments, reason = "generated: the flat signature of the canonical ABI")]
-pub mod bindings {
-    wit_bindgen::generate!({
-        path: "../wit/v1",
-        world: "projection",
-        pub_export_macro: true,
-        export_macro_name: "export",
-        default_bindings_module: "projector_sdk::component::bindings",
-    });
-}
-
-use bindings::Guest;
-use bindings::projector::plugin::types as wit;
-
-/// Makes a [`Projection`] the one that this component exports. `#[projection]` does it by itself.
+/// Exports a [`Projection`] from the component. `#[projection]` does this already; only a plugin that implements
+/// [`Projection`] by hand calls this macro.
 #[macro_export]
 macro_rules! export_projection {
     ($projection:ident) => {
-        $crate::component::bindings::export!($projection with_types_in $crate::component::bindings);
+        $crate::bindings::export!($projection with_types_in $crate::bindings);
     };
 }
 
@@ -46,20 +35,10 @@ impl<P: Projection> Guest for P {
     }
 }
 
-pub(crate) fn log(level: Level, message: &str) {
-    let level = match level {
-        Level::Debug => wit::Level::Debug,
-        Level::Info => wit::Level::Info,
-        Level::Warn => wit::Level::Warn,
-        Level::Error => wit::Level::Error,
-    };
-    bindings::log(level, message);
-}
-
-/// A trap alone says nothing of why: the panic's message and place go to the log before it.
+/// Logs the message and the place of every panic. A panic becomes a trap, and a trap alone carries neither.
 fn log_panics() {
     static ONCE: Once = Once::new();
-    ONCE.call_once(|| std::panic::set_hook(Box::new(|panic| log(Level::Error, &panic.to_string()))));
+    ONCE.call_once(|| std::panic::set_hook(Box::new(|panic| log::error(panic.to_string()))));
 }
 
 impl From<wit::Event> for Record {
@@ -140,8 +119,8 @@ impl From<wit::Value> for Value {
             wit::Value::Float64(number) => Self::Float64(number),
             wit::Value::Decimal(text) => match text.parse() {
                 Ok(number) => Self::Decimal(number),
-                // The host reads it from a decimal column.
-                Err(problem) => panic!("the host gave a decimal that is none: {problem}"),
+                // The host read the value from a decimal column, so this is a bug of the host.
+                Err(problem) => panic!("the host passed an invalid decimal: {problem}"),
             },
             wit::Value::Text(text) => Self::Text(text),
             wit::Value::Bytes(bytes) => Self::Bytes(bytes),

@@ -1,4 +1,4 @@
-//! What a handler can do: write, read, ignore, reject.
+//! What a handler can do: write rows, read rows, ignore or reject its event, or let it wait.
 
 use std::fmt::Display;
 use std::marker::PhantomData;
@@ -10,15 +10,15 @@ use crate::declare::{Lookup, Query, Reads, Statement, Table, Writes};
 use crate::record::{Answer, Found};
 use crate::{AsKey, Outcome, Stop};
 
-/// One event's reads and writes, held against what its projection `P` declares.
+/// The reads and writes of one event. The compiler checks them against what the projection `P` declares.
 ///
-/// Writes are applied in the order in which they were made, all or none, and only if the handler
-/// returns `Ok(())`.
+/// The host applies the writes in the order in which they were made, all or none, and only if the handler returns
+/// `Ok(())`.
 ///
-/// Reads suspend: the first call of [`get`](Self::get) for a row ends the handler (by the `?`
-/// behind it), the host reads the row, and calls the handler again from its beginning. So a
-/// handler is a pure function of its event and the rows. Rows are as earlier events left them,
-/// those of the same batch included; an event does not see its own writes.
+/// A read suspends the handler. The first call of [`get`](Self::get) for a row returns an error, which the `?` behind it
+/// returns to the host. The host reads the row and calls the handler again from its beginning. So a handler is a pure
+/// function of its event and the rows. The rows include the changes of earlier events, also of the same batch. An event
+/// does not see its own writes.
 #[derive(Debug)]
 pub struct Context<P> {
     found: Vec<Found>,
@@ -32,7 +32,7 @@ impl<P> Context<P> {
         Self { found, needs: Vec::new(), changes: Vec::new(), projection: PhantomData }
     }
 
-    /// Makes a write: of a whole row (a `Table`), or a derived `Upsert`, `Update` or `Delete`.
+    /// Adds a write: a whole row (a `Table`), or a derived `Upsert`, `Update` or `Delete`.
     pub fn write<S>(&mut self, statement: S)
     where
         S: Statement,
@@ -42,8 +42,8 @@ impl<P> Context<P> {
             .push(Change { statement: <P as Writes<S>>::INDEX, arguments: statement.into_arguments() });
     }
 
-    /// The row of this key, if there is one: `cx.get::<Customer>(&id)?`. A key of several columns
-    /// is a tuple: `cx.get::<Sales>((&country, &day))?`.
+    /// The row with this key, or `None`: `cx.get::<Customer>(&id)?`. A key of several columns is a tuple:
+    /// `cx.get::<Sales>((&country, &day))?`.
     pub fn get<T>(&mut self, key: impl AsKey<T::Key>) -> Result<Option<T>, Stop>
     where
         T: Table + Lookup<Row = T>,
@@ -53,10 +53,11 @@ impl<P> Context<P> {
         rows.first().map(|row| read_row(row)).transpose()
     }
 
-    /// The row of this key, which the event needs: where it is not there yet, the event waits for it.
+    /// The row with this key. If the row is missing, the event waits until the row is written.
     ///
-    /// Kafka keeps no order between topics, so the event that brings a row may come after the one that needs
-    /// it. A handler that rejects then rejects by chance. This one is right in any order:
+    /// Kafka does not order the events of different topics. So the event that inserts a row may come after the event that
+    /// needs the row. A handler that rejects an event because of a missing row would reject by chance. This handler gives
+    /// the same result in either order:
     ///
     /// ```ignore
     /// #[on("order.cancelled.v1", writes(Cancellation), reads(OrderRow), waits = "24h")]
@@ -70,9 +71,10 @@ impl<P> Context<P> {
     /// }
     /// ```
     ///
-    /// The event is projected again when the row is written, in the order in which such events came; later events
-    /// of its topic and key wait behind it. If the row does not come within what `waits` says, in event time, the
-    /// event fails: the projection's failure policy decides what becomes of it.
+    /// When the row is written, the waiting events are projected again, in the order in which they came. Meanwhile, later
+    /// events of the same topic and key wait behind the event. If the row is not written within the time that `waits`
+    /// declares, in event time, the event fails with the code `not-yet`, and the projection's failure policy decides what
+    /// happens to it.
     pub fn require<T>(&mut self, key: impl AsKey<T::Key>) -> Result<T, Stop>
     where
         T: Table + Lookup<Row = T>,
@@ -83,8 +85,9 @@ impl<P> Context<P> {
         row.ok_or_else(|| Stop::not_yet(call))
     }
 
-    /// `return cx.not_yet::<OrderRow, _>(&order_id);`: the event waits until that row is written, as with
-    /// [`require`](Self::require): for a row that is there, but not as the event needs it.
+    /// Lets the event wait until the row with this key is written again: `return cx.not_yet::<OrderRow, _>(&order_id);`.
+    ///
+    /// For a row that exists, but is not in the state that the event needs. Otherwise as [`require`](Self::require).
     pub fn not_yet<T, X>(&mut self, key: impl AsKey<T::Key>) -> Result<X, Stop>
     where
         T: Table + Lookup<Row = T>,
@@ -95,7 +98,7 @@ impl<P> Context<P> {
         Err(Stop::not_yet(call))
     }
 
-    /// The rows that a derived `Lookup` selects, in the order of their key, at most its limit.
+    /// The rows that a derived `Lookup` selects, in the order of the key, at most as many as its `limit`.
     pub fn find<Q>(&mut self, query: Q) -> Result<Vec<Q::Row>, Stop>
     where
         Q: Query,
@@ -105,8 +108,8 @@ impl<P> Context<P> {
         rows.iter().map(|row| read_row(row)).collect()
     }
 
-    /// Says that [`get`](Self::get) will ask for this row, so that several reads cost one round
-    /// together rather than one each: the next `get` that has to wait waits for all of them.
+    /// Announces that [`get`](Self::get) will read this row. The next read that suspends the handler then reads all
+    /// announced rows together. This saves rounds: the host calls the handler at most three times for an event.
     pub fn prefetch<T>(&mut self, key: impl AsKey<T::Key>)
     where
         T: Table + Lookup<Row = T>,
@@ -115,7 +118,7 @@ impl<P> Context<P> {
         self.need(key_call::<P, T>(key));
     }
 
-    /// Says that [`find`](Self::find) will ask for these rows; see [`prefetch`](Self::prefetch).
+    /// Announces that [`find`](Self::find) will read these rows: see [`prefetch`](Self::prefetch).
     pub fn prefetch_find<Q>(&mut self, query: Q)
     where
         Q: Query,
@@ -124,18 +127,18 @@ impl<P> Context<P> {
         self.need(query_call::<P, Q>(query));
     }
 
-    /// `return cx.ignore("old-schema", "schemaVersion 1");`: see [`Stop::ignore`].
+    /// Ignores the event: `return cx.ignore("old-schema", "schemaVersion 1");`. See [`Stop::ignore`].
     pub fn ignore<T>(&self, code: &'static str, detail: impl Display) -> Result<T, Stop> {
         Err(Stop::ignore(code, detail))
     }
 
-    /// `return cx.reject("no-country", "customer 7");`: see [`Stop::reject`].
+    /// Rejects the event: `return cx.reject("no-country", "customer 7");`. See [`Stop::reject`].
     pub fn reject<T>(&self, code: &'static str, detail: impl Display) -> Result<T, Stop> {
         Err(Stop::reject(code, detail))
     }
 
-    /// What came of the event. What the handler did without rows that it asked for counts for
-    /// nothing, even where it went on without them.
+    /// The answer to the host. If a row is still to be read, everything else that the handler did is discarded, even if
+    /// the handler went on without the row.
     pub(crate) fn answer(self, outcome: Outcome) -> Result<Answer, Rejection> {
         if !self.needs.is_empty() {
             return Ok(Answer::Needs(self.needs));
@@ -172,10 +175,13 @@ fn query_call<P: Reads<Q>, Q: Query>(query: Q) -> LookupCall {
     LookupCall { lookup: <P as Reads<Q>>::INDEX, arguments: query.into_arguments() }
 }
 
-/// A stored row that is not what its struct says was written by other code under the same table
-/// declaration: the Json of a column changed, most likely.
+/// Reads a stored row. This fails if other code has written the row under the same table declaration, most likely with
+/// another type inside a `Json` column. The event is then rejected.
 fn read_row<T: Table>(row: &[Value]) -> Result<T, Stop> {
     T::from_row(row).map_err(|problem| {
-        Stop::rejected(Rejection::new(codes::INVALID_VALUE, format!("a stored row of {problem}")))
+        Stop::rejected(Rejection::new(
+            codes::INVALID_VALUE,
+            format!("a stored row cannot be read: {problem}"),
+        ))
     })
 }

@@ -1,4 +1,4 @@
-//! Days, without a time and without a zone; and as numbers of days, by declaration.
+//! Calendar days, without a time of day and without a time zone.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,23 +7,23 @@ use projector_model::value::DATE_RANGE;
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 use serde::{Serialize, Serializer};
 
-/// A day of the Gregorian calendar, extended to all years.
+/// A day of the Gregorian calendar, which is extended to all years.
 ///
-/// Read from and written as `2026-02-28`. A table holds the years 1 to 9999; a date beyond them,
-/// made by [`Date::from_days`], rejects its event.
+/// A date is read and written as `2026-02-28`. A field that counts days declares [`days`]. A table holds the years 1 to
+/// 9999. A date outside these years, which only [`Date::from_days`] can make, rejects its event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Date {
-    /// Since 1970-01-01.
+    /// Days since 1970-01-01.
     days: i32,
 }
 
-/// Days in 400 years, after which the calendar repeats.
+/// Days in an era of 400 years. After an era the calendar repeats.
 const DAYS_PER_ERA: i64 = 146_097;
-/// From 0000-03-01, where eras begin, to 1970-01-01.
+/// Days from 0000-03-01, the first day of an era, to 1970-01-01.
 const EPOCH_IN_ERAS: i64 = 719_468;
 
 impl Date {
-    /// By days since 1970-01-01.
+    /// The date that is so many days after 1970-01-01.
     pub fn from_days(days: i32) -> Self {
         Self { days }
     }
@@ -33,12 +33,12 @@ impl Date {
         self.days
     }
 
-    /// By year (1 to 9999), month and day; `None` if there is no such day.
+    /// The date of a year (1 to 9999), month (1 to 12) and day (1 to 31). `None` if this day does not exist.
     pub fn new(year: u16, month: u8, day: u8) -> Option<Self> {
         if !(1..=9999).contains(&year) || !(1..=12).contains(&month) || day == 0 {
             return None;
         }
-        // Years begin in March, so that a leap day is the last of its year.
+        // Here a year begins in March, so that a leap day is the last day of its year.
         let (from_march, year) = match month {
             1 | 2 => (i64::from(month) + 9, i64::from(year) - 1),
             _ => (i64::from(month) - 3, i64::from(year)),
@@ -47,7 +47,7 @@ impl Date {
         let day_of_year = (153 * from_march + 2) / 5 + i64::from(day) - 1;
         let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
         let date = Self { days: (era * DAYS_PER_ERA + day_of_era - EPOCH_IN_ERAS) as i32 };
-        // February 30 would come out as a day of March.
+        // A day that does not exist, such as February 30, gives a day of the next month.
         (date.parts().2 == day).then_some(date)
     }
 
@@ -66,7 +66,7 @@ impl Date {
     }
 }
 
-/// The number that exactly these digits make.
+/// Reads a text that consists of digits only.
 pub(crate) fn digits(text: &str) -> Option<u32> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
@@ -122,19 +122,20 @@ impl Visitor<'_> for DateVisitor {
     }
 }
 
-/// A field that counts days since 1970-01-01, as Debezium and Kafka Connect write dates:
-/// `#[serde(with = "projector_sdk::date::days")]`, on a `Date` or an `Option<Date>`.
+/// Reads a number of days since 1970-01-01, as Debezium and Kafka Connect write dates.
+///
+/// Declare it on a field of type `Date` or `Option<Date>`: `#[serde(with = "projector_sdk::date::days")]`.
 pub mod days {
     use super::{Date, Deserialize, Deserializer, Error, Field};
 
     pub fn deserialize<'de, D: Deserializer<'de>, F: Field>(deserializer: D) -> Result<F, D::Error> {
         let days = Option::<i32>::deserialize(deserializer)?;
         F::of(days.map(Date::from_days))
-            .ok_or_else(|| D::Error::custom("null found, a number of days since 1970-01-01 expected"))
+            .ok_or_else(|| D::Error::custom("null found, but a number of days since 1970-01-01 is expected"))
     }
 }
 
-/// A field for a date: a `Date`, or an `Option<Date>` where it may be null.
+/// The type of a field for a date: `Date`, or `Option<Date>` if the field may be null.
 pub trait Field: Sized {
     #[doc(hidden)]
     fn of(read: Option<Date>) -> Option<Self>;

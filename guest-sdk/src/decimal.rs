@@ -1,10 +1,9 @@
-//! Decimals as connectors write them into JSON, by declaration.
+//! Decimals in the form in which connectors write them into JSON.
 //!
-//! A [`Decimal`] is by itself read from a number or a string, with or without an exponent. What Debezium
-//! and Kafka Connect make of `decimal.handling.mode=precise` says less about itself, so its field declares
-//! it, by serde's `with` (or its `deserialize_with = "…::deserialize"`, where the struct is also written).
-//! Each works for a `Decimal` and for an `Option<Decimal>`; a field that may be absent also has
-//! `#[serde(default)]`.
+//! A [`Decimal`] is read from a number or a string, with or without an exponent. With `decimal.handling.mode=precise`,
+//! Debezium and Kafka Connect write decimals in binary forms instead. A field with such a form declares it with serde's
+//! `with`, or with `deserialize_with = "…::deserialize"` if the struct is also serialized. The field is a `Decimal` or an
+//! `Option<Decimal>`. A field that may be absent also needs `#[serde(default)]`.
 
 use std::borrow::Cow;
 
@@ -12,20 +11,21 @@ use projector_model::Decimal;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
-/// The digits as base64 of a big-endian two's complement integer, `"Fto="`, with the scale that the
-/// column has at its source: `#[serde(with = "projector_sdk::decimal::Base64::<2>")]`.
+/// Reads a decimal from base64 of a big-endian two's complement integer, such as `"Fto="`.
+///
+/// `SCALE` is the scale of the column in the source database: `#[serde(with = "projector_sdk::decimal::Base64::<2>")]`.
 pub struct Base64<const SCALE: u8>;
 
 impl<const SCALE: u8> Base64<SCALE> {
     pub fn deserialize<'de, D: Deserializer<'de>, F: Field>(deserializer: D) -> Result<F, D::Error> {
         let text = Option::<Cow<'de, str>>::deserialize(deserializer)?;
         let read = text.map(|text| digits(&text, i32::from(SCALE))).transpose().map_err(D::Error::custom)?;
-        F::of(read).ok_or_else(|| D::Error::custom("null found, a decimal in base64 expected"))
+        F::of(read).ok_or_else(|| D::Error::custom("null found, but a decimal in base64 is expected"))
     }
 }
 
-/// An object that carries its scale, as Debezium's `VariableScaleDecimal`, `{"scale": 2, "value": "Fto="}`:
-/// `#[serde(with = "projector_sdk::decimal::VariableScale")]`.
+/// Reads a decimal from an object with its scale, such as Debezium's `VariableScaleDecimal`,
+/// `{"scale": 2, "value": "Fto="}`: `#[serde(with = "projector_sdk::decimal::VariableScale")]`.
 pub struct VariableScale;
 
 #[derive(Deserialize)]
@@ -40,12 +40,12 @@ impl VariableScale {
         let read =
             parts.map(|parts| digits(&parts.value, parts.scale)).transpose().map_err(D::Error::custom)?;
         F::of(read).ok_or_else(|| {
-            D::Error::custom(r#"null found, a decimal like {"scale": 2, "value": "Fto="} expected"#)
+            D::Error::custom(r#"null found, but a decimal like {"scale": 2, "value": "Fto="} is expected"#)
         })
     }
 }
 
-/// A field for a decimal: a `Decimal`, or an `Option<Decimal>` where it may be null.
+/// The type of a field for a decimal: `Decimal`, or `Option<Decimal>` if the field may be null.
 pub trait Field: Sized {
     #[doc(hidden)]
     fn of(read: Option<Decimal>) -> Option<Self>;
@@ -68,12 +68,12 @@ fn digits(text: &str, scale: i32) -> Result<Decimal, String> {
     let bytes = decode(text).filter(|bytes| !bytes.is_empty());
     let bytes = bytes.ok_or_else(|| {
         format!(
-            "{:?} is not a decimal in base64, like \"Fto=\": is it sent as a number or as a string?",
+            "{:?} is not a decimal in base64, like \"Fto=\": does the producer send a number or a string instead?",
             shown()
         )
     })?;
     let too_long = || format!("{:?} with scale {scale} has more than 38 digits", shown());
-    // Bytes that only repeat the sign say nothing.
+    // Leading bytes that only repeat the sign do not count.
     let sign: u8 = if bytes[0] & 0x80 == 0 { 0 } else { 0xff };
     let mut wide = [sign; 16];
     let from = bytes.len().saturating_sub(16);
@@ -84,7 +84,7 @@ fn digits(text: &str, scale: i32) -> Result<Decimal, String> {
     let units = i128::from_be_bytes(wide);
     match u8::try_from(scale) {
         Ok(scale) => Decimal::new(units, scale),
-        // Oracle's numbers may end before the point.
+        // A negative scale, which Oracle's numbers can have, means zeros before the point.
         Err(_) => 10_i128
             .checked_pow(scale.unsigned_abs())
             .filter(|_| scale < 0)
@@ -94,7 +94,7 @@ fn digits(text: &str, scale: i32) -> Result<Decimal, String> {
     .ok_or_else(too_long)
 }
 
-/// Base64 in the standard alphabet, padded or not.
+/// Decodes base64 in the standard alphabet, with or without padding.
 fn decode(text: &str) -> Option<Vec<u8>> {
     let digits = text.trim_end_matches('=');
     if text.len() - digits.len() > 2 || digits.len() % 4 == 1 {
@@ -160,7 +160,7 @@ mod tests {
         for (json, words) in [
             (r#"{"price": "58.50"}"#, "\"58.50\" is not a decimal in base64"),
             (r#"{"price": ""}"#, "is not a decimal in base64"),
-            (r#"{"price": null}"#, "null found, a decimal in base64 expected"),
+            (r#"{"price": null}"#, "null found, but a decimal in base64 is expected"),
             (r#"{"price": 58.5}"#, "invalid type: floating point"),
             (r#"{"price": "f/////////////////////w=="}"#, "more than 38 digits"),
             (r#"{"price": "AIAAAAAAAAAAAAAAAAAAAAA="}"#, "more than 38 digits"),

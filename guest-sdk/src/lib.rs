@@ -1,7 +1,7 @@
 //! Write a read model as a pure function from events to rows.
 //!
-//! An author writes plain structs and functions: a struct for each table, a struct for each write
-//! that is not of a whole row, a struct for each payload, and one handler for each topic.
+//! An author writes plain structs and functions: a struct for each table, a struct for each write that does not write a
+//! whole row, a struct for each payload, and one handler for each topic.
 //!
 //! ```
 //! use projector_sdk::prelude::*;
@@ -37,15 +37,15 @@
 //! }
 //! ```
 //!
-//! Compiled for `wasm32-unknown-unknown` that is a plugin, which imports nothing but `log`.
-//! Compiled natively it runs in the harness of [`testing`].
+//! Compiled for `wasm32-unknown-unknown`, this crate is a plugin. The plugin imports only `log`. Compiled natively, it
+//! runs in the harness of [`testing`].
 //!
-//! In reading order, the way of an event: a [`Record`](record::Record) comes in, its topic's
-//! handler gets it as an [`Event`], asks its [`Context`] for rows and gives it writes, and what
-//! came of it goes out as an [`Answer`](record::Answer). Around it stand the declarations of
-//! tables, statements, lookups and the projection, and the values of columns.
+//! The path of an event, which is also the reading order: the host passes a [`Record`](record::Record) to the projection.
+//! The handler of the record's topic gets it as an [`Event`], reads rows from its [`Context`], and adds writes to it. The
+//! outcome goes back to the host as an [`Answer`](record::Answer). The other modules declare tables, statements, lookups
+//! and the projection ([`declare`]), and define which Rust types a column can have ([`Column`]).
 
-// The macros name this crate as their users see it, in its own tests as well.
+// The macros refer to this crate as `projector_sdk`, also within the crate's own tests.
 extern crate self as projector_sdk;
 
 pub mod record;
@@ -71,7 +71,9 @@ pub mod testing;
 
 #[cfg(target_arch = "wasm32")]
 #[doc(hidden)]
-pub mod component;
+pub mod bindings;
+#[cfg(target_arch = "wasm32")]
+mod component;
 
 pub use column::bytes::Bytes;
 pub use column::json::{Json, RawJson};
@@ -89,7 +91,7 @@ pub use stop::{Outcome, Stop};
 pub use timestamp::Timestamp;
 pub use uuid::Uuid;
 
-/// What a plugin's source needs: `use projector_sdk::prelude::*;`
+/// Everything that the source of a plugin usually needs: `use projector_sdk::prelude::*;`
 pub mod prelude {
     pub use crate::{
         Bytes, Context, Date, Decimal, Delete, Event, Json, Lookup, Outcome, RawJson, Stop, Table, Timestamp,

@@ -1,13 +1,12 @@
-//! Lines for the operator: the one thing that a projection can do beside answering.
+//! Log lines for the operator. Logging is the only effect that a projection has beside its answers.
 //!
-//! The host prints them with the projection's name and version and with the event's position. It
-//! drops, and counts, what is more than the platform allows in a second (`limits.log-lines`).
-//! A panic is logged by itself, at level error and with its place.
+//! The host prints each line with the projection's name, its version and the event's position. The platform limits the
+//! lines of a projection per second (`limits.log-lines`): the host drops further lines, and counts them.
 //!
-//! Of an event during which the projection breaks off, the last line at level error is in the dead letter,
-//! dropped or not.
+//! A panic is logged automatically, at level `error`, with its message and place. If a projection traps, the dead letter
+//! of the event contains the last line at level `error`, even if the host dropped that line.
 
-/// How much a line matters.
+/// The severity of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     Debug,
@@ -33,7 +32,16 @@ pub fn error(message: impl AsRef<str>) {
 }
 
 #[cfg(target_arch = "wasm32")]
-use crate::component::log as write;
+fn write(level: Level, message: &str) {
+    use crate::bindings::projector::plugin::types::Level as WitLevel;
+    let level = match level {
+        Level::Debug => WitLevel::Debug,
+        Level::Info => WitLevel::Info,
+        Level::Warn => WitLevel::Warn,
+        Level::Error => WitLevel::Error,
+    };
+    crate::bindings::log(level, message);
+}
 
 #[cfg(not(target_arch = "wasm32"))]
 fn write(level: Level, message: &str) {
@@ -45,7 +53,7 @@ thread_local! {
     static LINES: std::cell::RefCell<Vec<(Level, String)>> = const { std::cell::RefCell::new(Vec::new()) };
 }
 
-/// The lines that this thread has logged since this was called last: for the test harness.
+/// Takes the lines that this thread has logged since the last call. The test harness reads them.
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn take() -> Vec<(Level, String)> {
     LINES.take()

@@ -1,7 +1,7 @@
-//! What crosses the boundary between the host and a projection, as plain data.
+//! The data that the host and a projection exchange, as plain types.
 //!
-//! Authors see it typed, as [`Event`](crate::Event) and [`Context`](crate::Context). A projection
-//! without the macros implements [`Projection`](crate::Projection) on these types.
+//! Handlers use the typed [`Event`](crate::Event) and [`Context`](crate::Context) instead. Only a projection without the
+//! macros, which implements [`Projection`](crate::Projection) by hand, uses these types.
 
 use projector_model::{Change, LookupCall, Value};
 
@@ -10,11 +10,11 @@ use projector_model::{Change, LookupCall, Value};
 pub struct Record {
     /// Index into the descriptor's topics.
     pub topic: u16,
-    /// The physical topic: what it is called in the log.
+    /// The name of the topic in Kafka.
     pub topic_name: String,
     pub partition: i32,
     pub offset: i64,
-    /// The record's own timestamp, in milliseconds since 1970, when it has one.
+    /// The record's timestamp, in milliseconds since 1970-01-01T00:00:00Z. `None` if the record has none.
     pub timestamp_ms: Option<i64>,
     pub key: Option<Vec<u8>>,
     /// `None` for a tombstone.
@@ -22,27 +22,29 @@ pub struct Record {
     pub headers: Vec<Header>,
 }
 
-/// A header of a record; names may repeat, values may be absent.
+/// A header of a record. Several headers may have the same name, and a header may have no value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
     pub name: String,
     pub value: Option<Vec<u8>>,
 }
 
-/// The answer to one lookup call: its rows, each with the lookup's columns in declared order.
+/// The rows that one lookup call found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     pub call: LookupCall,
+    /// Each row has the lookup's columns, in declared order.
     pub rows: Vec<Vec<Value>>,
 }
 
-/// What became of an event that was not rejected.
+/// The outcome of an event that was not rejected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// Apply these, in this order.
+    /// The host applies these changes, in this order.
     Changes(Vec<Change>),
-    /// Nothing is wrong and nothing changes; the code is declared.
+    /// Nothing is wrong, and nothing changes. The code must be declared.
     Ignored { code: String, detail: String },
-    /// Call again with these rows in `found`, beside all that was found before.
+    /// The host reads these rows and calls the projection again, with these rows and all rows that were found before. If
+    /// all of them were found before, the event waits for the first of these rows.
     Needs(Vec<LookupCall>),
 }

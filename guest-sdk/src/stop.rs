@@ -1,4 +1,4 @@
-//! Why a handler ends before its end.
+//! Why a handler stops early.
 
 use std::fmt::Display;
 
@@ -6,15 +6,15 @@ use projector_model::{LookupCall, Rejection};
 
 use crate::record::Answer;
 
-/// What a handler returns: `Ok(())` when its writes shall be applied.
+/// What a handler returns. With `Ok(())` the host applies the handler's writes.
 pub type Outcome = Result<(), Stop>;
 
-/// The end of a handler without writes: the event is ignored, or rejected, or waits, or a row is read first.
+/// Stops a handler without writes: the event is ignored, rejected or waits, or a row must be read first.
 ///
-/// Handlers pass it on with `?`. A helper without a context makes one itself:
+/// Handlers return it with `?`. A helper function that has no context creates a `Stop` itself:
 /// `country.parse().map_err(|error| Stop::reject("bad-country", error))?`.
 #[derive(Debug)]
-#[must_use = "an event is only ignored or rejected when its handler returns this"]
+#[must_use = "an event is ignored or rejected only if its handler returns this value"]
 pub struct Stop(Reason);
 
 #[derive(Debug)]
@@ -24,21 +24,23 @@ enum Reason {
         detail: String,
     },
     Reject(Rejection),
-    /// A row is to be read first. The context knows which.
+    /// A row must be read first. The context knows which row.
     Suspend,
-    /// The row that was read is not there, or not as it must be: the event waits for it.
+    /// The row of this call is missing, or not in the state that the event needs. The event waits for it.
     NotYet(LookupCall),
 }
 
 impl Stop {
-    /// Nothing is wrong with the event, and it changes nothing. It is counted by its code, which
-    /// is declared in the projection's `ignores(...)`.
+    /// Ignores the event: nothing is wrong with it, and it changes nothing.
+    ///
+    /// The host counts ignored events by their code. The code must be declared in the projection's `ignores(...)`.
     pub fn ignore(code: &'static str, detail: impl Display) -> Self {
         Self(Reason::Ignore { code, detail: detail.to_string() })
     }
 
-    /// The event cannot be projected: the projection's failure policy decides what becomes of it.
-    /// The code is declared in the projection's `rejects(...)`.
+    /// Rejects the event: it cannot be projected, and the projection's failure policy decides what happens to it.
+    ///
+    /// The code must be declared in the projection's `rejects(...)`.
     pub fn reject(code: &'static str, detail: impl Display) -> Self {
         Self(Reason::Reject(Rejection::new(code, detail.to_string())))
     }
@@ -55,13 +57,13 @@ impl Stop {
         Self(Reason::NotYet(call))
     }
 
-    /// What the host is told, where no rows are to be read first.
+    /// The answer to the host, if no rows must be read first.
     pub(crate) fn answer(self) -> Result<Answer, Rejection> {
         match self.0 {
             Reason::Ignore { code, detail } => Ok(Answer::Ignored { code: code.into(), detail }),
             Reason::Reject(rejection) => Err(rejection),
             Reason::Suspend => Ok(Answer::Needs(Vec::new())),
-            // Needed although it was read: that is how the contract says "not yet".
+            // A need for a row that was already read means "not yet": see `needs` in `wit/v1/types.wit`.
             Reason::NotYet(call) => Ok(Answer::Needs(vec![call])),
         }
     }

@@ -1,4 +1,4 @@
-//! Mistakes are found while a plugin compiles, at the author's line, with what to do.
+//! Many mistakes are compile errors, at the author's line, with a remedy.
 
 #[test]
 fn mistakes_are_explained() {

@@ -1,4 +1,4 @@
-//! The harness skips what the host skips: events that a producer sent twice, told by the id that their topic declares.
+//! The harness ignores the same duplicates as the host: events with an id that was handled before.
 
 use projector_sdk::prelude::*;
 use projector_sdk::testing::{Handled, Harness};
@@ -57,7 +57,7 @@ fn an_event_of_an_id_that_was_handled_is_skipped() {
     let mut header = |id: &str| {
         is_skipped(send(&mut harness, "sale.header.v1", "mat", &[("x-event-id", "old"), ("x-event-id", id)]))
     };
-    // The last header counts; an empty id is none.
+    // The last header counts, and an empty id is no id.
     assert_eq!(["1", "2", "1", "", ""].map(&mut header), [false, false, true, false, false]);
     assert_eq!(harness.row::<Sold>("mat").map(|row| row.quantity), Some(4));
     let mut field = |sku: &str| is_skipped(send(&mut harness, "sale.field.v1", sku, &[]));
@@ -73,7 +73,7 @@ fn an_event_of_an_id_that_was_handled_is_skipped() {
     assert_eq!([plain(), plain()], [false, false]);
 }
 
-/// As the host does: what became of the first event does not matter.
+/// The outcome of the first event does not matter, in the host as well.
 #[test]
 fn the_id_of_a_rejected_event_is_remembered_as_well() {
     let mut harness = Harness::<Sales>::new();
@@ -81,7 +81,7 @@ fn the_id_of_a_rejected_event_is_remembered_as_well() {
     let detail =
         send(&mut harness, "sale.header.v1", "mat", &[("x-event-id", "1")]).expect_ignored("duplicate");
     assert!(detail.contains("offset 0"), "{detail}");
-    // Another topic's producer may give the same ids, and so may that of another physical topic.
+    // The producers of another topic, or of another topic in Kafka, may use the same ids.
     let event = harness.event("sale.header.v1").topic_name("eu.sale").header("x-event-id", "1");
     event.json(json!({"sku": "mat"})).send().expect_applied();
 }

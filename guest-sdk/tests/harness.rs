@@ -1,4 +1,4 @@
-//! The harness finds what the host would hold against a plugin.
+//! The harness finds the mistakes for which the host would refuse or fail a plugin.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -73,7 +73,7 @@ fn send(topic: &str) {
 }
 
 #[test]
-#[should_panic(expected = "it keeps something between events")]
+#[should_panic(expected = "it keeps state between events")]
 fn memory() {
     send("remembers");
 }
@@ -85,13 +85,15 @@ fn undeclared_codes() {
 }
 
 #[test]
-#[should_panic(expected = "an event of undeclared-write writes counter, which its handler does not declare")]
+#[should_panic(
+    expected = "an event of undeclared-write writes counter, but its handler does not declare that"
+)]
 fn writes_of_another_topic() {
     send("undeclared-write");
 }
 
 #[test]
-#[should_panic(expected = "an event of undeclared-read reads counter, which its handler does not declare")]
+#[should_panic(expected = "an event of undeclared-read reads counter, but its handler does not declare that")]
 fn reads_of_another_topic() {
     send("undeclared-read");
 }
@@ -114,7 +116,7 @@ fn an_unknown_topic() {
     send("nothing");
 }
 
-/// As in the host: it is the event that is at fault.
+/// The fault is the event's, not the plugin's, in the host as well.
 #[test]
 fn a_key_that_no_row_can_have_rejects_the_event() {
     let mut harness = Harness::<Careless>::new();

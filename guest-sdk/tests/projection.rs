@@ -1,4 +1,4 @@
-//! What authors write, held against what the host would make of it.
+//! What authors write, and what the host makes of it.
 
 mod shop;
 
@@ -145,7 +145,7 @@ fn reads_see_the_rows() {
     }
 }
 
-/// The calls that one call of the handler asks for.
+/// How many lookup calls one call of the handler asks for.
 fn needs(prefetch: bool, swallow: bool) -> usize {
     let question =
         json!({"shelf": "s", "place": "A", "day": "2026-01-02", "prefetch": prefetch, "swallow": swallow});

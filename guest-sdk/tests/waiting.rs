@@ -1,4 +1,4 @@
-//! A handler needs a row that an event of another topic brings: it is right in any order.
+//! A handler that requires a row of another topic's event gives the same result in either order of the events.
 
 use projector_sdk::prelude::*;
 use projector_sdk::testing::{Handled, Harness};

@@ -1,11 +1,11 @@
-//! Bytes in a column.
+//! Bytes as a column.
 
 use projector_model::Value;
 use projector_model::value::Type;
 
 use super::{Column, TypedColumn, mismatch};
 
-/// Bytes that are stored as they are.
+/// Bytes, stored unchanged.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Bytes(pub Vec<u8>);
 

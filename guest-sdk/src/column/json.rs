@@ -1,4 +1,4 @@
-//! A document in a column.
+//! JSON documents as a column.
 
 use std::fmt;
 
@@ -11,12 +11,12 @@ use serde_json::value::RawValue;
 use super::{Column, TypedColumn, mismatch};
 use crate::payload::read_json;
 
-/// A value that is stored as a JSON document: `Json<Vec<Item>>`, or `Json` for one that is stored as it
-/// was sent, with all of its fields and every digit of its numbers.
+/// A value that is stored as a JSON document: `Json<Vec<Item>>`. Plain `Json` stores a document as it was sent, with all
+/// of its fields and every digit of its numbers.
 ///
-/// Documents are compared by meaning, not by their bytes. In a payload it is transparent. Numbers of a
-/// `Json<serde_json::Value>` keep their value, not their spelling (`100.00` is written as `100.0`); one
-/// that a float cannot hold rejects its event.
+/// The database compares documents by meaning, not by their bytes. In a payload, `Json<T>` is read like a `T`. Numbers in
+/// a `Json<serde_json::Value>` keep their value, but not their spelling: `100.00` is written as `100.0`. A number that a
+/// float cannot hold rejects the event.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Json<T = RawJson>(pub T);
@@ -24,8 +24,7 @@ pub struct Json<T = RawJson>(pub T);
 impl<T: Serialize + DeserializeOwned> Column for Json<T> {
     /// # Panics
     ///
-    /// If `T` cannot be JSON, a map with structs for its keys for instance. The event that led to
-    /// it is then handled as one that traps.
+    /// If `T` cannot be written as JSON, such as a map whose keys are structs. For the host, the plugin then traps.
     fn into_value(self) -> Value {
         match serde_json::to_string(&self.0) {
             Ok(document) => Value::Json(document),
@@ -45,16 +44,17 @@ impl<T: Serialize + DeserializeOwned> TypedColumn for Json<T> {
     const TYPE: Type = Type::Json;
 }
 
-/// The text of a JSON value, as it was sent. Two are equal if their texts are.
+/// The text of a JSON value, as it was sent. Two values are equal if their texts are equal.
 #[derive(Clone)]
 pub struct RawJson(Box<RawValue>);
 
 impl RawJson {
+    /// The text.
     pub fn get(&self) -> &str {
         self.0.get()
     }
 
-    /// Reads the value as a `T`. The error says what is wrong, and where.
+    /// Reads the text as a `T`. The error says what is wrong, and where.
     pub fn read<'d, T: Deserialize<'d>>(&'d self) -> Result<T, String> {
         read_json(self.get().as_bytes())
     }

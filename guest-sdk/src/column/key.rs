@@ -1,4 +1,4 @@
-//! Keys as authors give them: borrowed, and a tuple only where there are several columns.
+//! Keys in the form in which handlers give them: a reference for one column, a tuple of references for several.
 
 use std::borrow::Cow;
 
@@ -6,23 +6,23 @@ use projector_model::Value;
 
 use super::Column;
 
-/// The key of a row, given by reference: `&id`, or `(&country, &day)` for two columns.
+/// The key of a row: `&id`, or `(&country, &day)` for a key of two columns.
 ///
-/// `K` is the tuple of the key columns' types, in the key's order.
+/// `K` is the tuple of the types of the key's columns, in the key's order.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a key of this table",
     label = "not the table's key",
-    note = "the key's columns are of the types `{K}`",
-    note = "give a key of one column as `&id`, one of several as a tuple: `(&country, &day)`"
+    note = "the columns of the key have the types `{K}`",
+    note = "write a key of one column as `&id`, and a key of several columns as a tuple: `(&country, &day)`"
 )]
 pub trait AsKey<K> {
     fn into_values(self) -> Vec<Value>;
 }
 
-/// A value that stands for one of type `C` in a key: the same type, or a `str` for a `String`.
+/// A value for a key column of type `C`: of the same type, or a `str` for a `String`.
 #[diagnostic::on_unimplemented(
-    message = "the table's key column is a `{C}`, and a `{Self}` is given",
-    label = "not the key column's type"
+    message = "the key column of the table is a `{C}`, but a `{Self}` is given",
+    label = "not the type of the key column"
 )]
 pub trait KeyPart<C> {
     fn key_value(&self) -> Value;

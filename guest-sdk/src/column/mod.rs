@@ -1,4 +1,4 @@
-//! Rust types as columns.
+//! Rust types that a column can have.
 
 pub(crate) mod bytes;
 pub(crate) mod json;
@@ -15,27 +15,27 @@ use projector_model::value::Type;
 /// [`Json`](crate::Json), [`Bytes`](crate::Bytes), and for an `Option` of each, which makes the
 /// column nullable.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is not a type of column",
-    label = "not a column",
-    note = "a column is a String, bool, i64 (or smaller), f64, Decimal, Timestamp, Date, Uuid, Bytes, Json<…>, or an Option of one",
-    note = "a struct or a list is stored as `Json<…>`; an unsigned 64-bit number as an i64 or a Decimal"
+    message = "`{Self}` cannot be the type of a column",
+    label = "not a column type",
+    note = "a column is a String, bool, i64 (or smaller), f64, Decimal, Timestamp, Date, Uuid, Bytes, Json<…>, or an Option of one of these",
+    note = "store a struct or a list as `Json<…>`, and an unsigned 64-bit number as an i64 or a Decimal"
 )]
 pub trait Column: Sized {
     const NULLABLE: bool = false;
 
     fn into_value(self) -> Value;
 
-    /// Reads a stored value. The error says what was found instead.
+    /// Reads a stored value. The error says which type was found, and which was expected.
     fn from_value(value: &Value) -> Result<Self, String>;
 }
 
-/// A column whose type in the database follows from its Rust type alone.
+/// A column whose Rust type alone determines its type in the database.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` does not say its type in the database",
-    label = "not a column by itself",
-    note = "a Decimal is declared with its digits: `#[column(decimal(18, 2))]`",
-    note = "a struct or a list is stored as `Json<…>`; an unsigned 64-bit number as an i64 or a Decimal",
-    note = "else a column is a String, bool, i64 (or smaller), f64, Timestamp, Date, Uuid, Bytes, or an Option of one"
+    message = "`{Self}` does not determine the type of the column in the database",
+    label = "not a column type by itself",
+    note = "declare the digits of a Decimal: `#[column(decimal(18, 2))]`",
+    note = "store a struct or a list as `Json<…>`, and an unsigned 64-bit number as an i64 or a Decimal",
+    note = "any other column is a String, bool, i64 (or smaller), f64, Timestamp, Date, Uuid, Bytes, or an Option of one of these"
 )]
 pub trait TypedColumn: Column {
     const TYPE: Type;
@@ -45,16 +45,15 @@ pub trait TypedColumn: Column {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a Decimal",
     label = "`#[column(decimal(…))]` is for a Decimal",
-    note = "take the attribute away, or make the field a Decimal or an Option<Decimal>"
+    note = "remove the attribute, or make the field a Decimal or an Option<Decimal>"
 )]
 pub trait DecimalColumn: Column {}
 
-/// A value that can be written to a column of type `C`: one of that type, or one that is never
-/// null for a column that may be.
+/// A type whose values can be written to a column of type `C`: `C` itself, or `T` if `C` is `Option<T>`.
 #[diagnostic::on_unimplemented(
-    message = "the table's column is a `{C}`, and this field is a `{Self}`",
-    label = "another type than the table's column",
-    note = "give the field the type of the table's field of the same name"
+    message = "the table's column is a `{C}`, but this field is a `{Self}`",
+    label = "not the type of the table's column",
+    note = "give the field the type that the field of the same name has in the table"
 )]
 pub trait Fits<C> {}
 

@@ -1,4 +1,4 @@
-//! The plain types as columns.
+//! Numbers, text, booleans, times and UUIDs as columns.
 
 use projector_model::value::Type;
 use projector_model::{Decimal, Value};
@@ -41,7 +41,7 @@ scalar!(
 );
 scalar!(Date, Type::Date, "date", |day: Date| Value::Date(day.as_days()), Value::Date(days) => Date::from_days(*days));
 
-/// Integers that are stored as an int64.
+/// Smaller integers, which are stored as an int64.
 macro_rules! narrow {
     ($($rust:ty),*) => {$(
         impl Column for $rust {
@@ -52,7 +52,7 @@ macro_rules! narrow {
             fn from_value(value: &Value) -> Result<Self, String> {
                 match value {
                     Value::Int64(number) => (*number).try_into().map_err(|_| {
-                        format!(concat!("{} is beyond ", stringify!($rust)), number)
+                        format!(concat!("{} is outside the range of ", stringify!($rust)), number)
                     }),
                     other => mismatch(other, "int64"),
                 }
@@ -111,7 +111,10 @@ mod tests {
 
     #[test]
     fn a_stored_number_that_is_too_large_is_named() {
-        assert_eq!(i32::from_value(&Value::Int64(1 << 40)), Err("1099511627776 is beyond i32".into()));
+        assert_eq!(
+            i32::from_value(&Value::Int64(1 << 40)),
+            Err("1099511627776 is outside the range of i32".into())
+        );
         assert_eq!(i64::from_value(&Value::Text("1".into())), Err("text found, int64 expected".into()));
     }
 }

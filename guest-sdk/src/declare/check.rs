@@ -1,14 +1,13 @@
-//! Checks of declarations while a plugin compiles: a panic in here is an error at the author's
-//! line.
+//! Checks of declarations that run while a plugin compiles. A panic in here is a compile error at the author's line.
 
 use super::table::TableDeclaration;
 
-/// Where the fields of an upsert stand among its arguments: the key's columns first, in the key's
-/// order, then the others in the fields' order.
+/// For each field of an upsert: its position among the arguments. The columns of the key come first, in the key's order,
+/// then the other columns in the order of the fields.
 ///
 /// # Panics
 ///
-/// If a column is missing without which no row could be inserted.
+/// If the fields lack a column that is not nullable, so that no row could be inserted.
 #[track_caller]
 pub const fn argument_positions<const N: usize>(table: &TableDeclaration, fields: [&str; N]) -> [usize; N] {
     let mut at = 0;
@@ -18,9 +17,9 @@ pub const fn argument_positions<const N: usize>(table: &TableDeclaration, fields
             refuse(&[
                 "an upsert of `",
                 table.name,
-                "` must be able to insert a row, and column `",
+                "` must be able to insert a row, but has no field for column `",
                 column.name,
-                "`, which is never null, is not among its fields: add it, with #[operation(keep)] if a stored value shall stay",
+                "`, which is never null: add the field, with #[operation(keep)] if a stored value must stay",
             ]);
         }
         at += 1;
@@ -40,9 +39,11 @@ pub const fn argument_positions<const N: usize>(table: &TableDeclaration, fields
     positions
 }
 
+/// Checks that an update does not change the key of a row.
+///
 /// # Panics
 ///
-/// If a column that is set belongs to the key.
+/// If one of the columns that are set belongs to the key.
 #[track_caller]
 pub const fn all_keep_the_key(table: &TableDeclaration, set: &[&str]) {
     let mut at = 0;
@@ -53,7 +54,7 @@ pub const fn all_keep_the_key(table: &TableDeclaration, set: &[&str]) {
                 set[at],
                 "` belongs to the key of `",
                 table.name,
-                "`, which a row keeps for life: name it in `by(…)`, or take it away",
+                "`, and the key of a row never changes: list the field in `by(…)`, or remove it",
             ]);
         }
         at += 1;
@@ -85,7 +86,7 @@ const fn is_same(one: &[u8], other: &[u8]) -> bool {
     true
 }
 
-/// Panics with all parts in one message, which a constant cannot format.
+/// Panics with one message of all parts. A constant expression cannot use `format!`.
 #[track_caller]
 const fn refuse(parts: &[&str]) -> ! {
     let mut message = [b' '; 512];
@@ -102,6 +103,6 @@ const fn refuse(parts: &[&str]) -> ! {
     }
     match std::str::from_utf8(message.split_at(end).0) {
         Ok(message) => panic!("{}", message),
-        Err(_) => panic!("a declaration is wrong, and its names are too long to say where"),
+        Err(_) => panic!("a declaration is wrong, but its names are too long for an error message"),
     }
 }

@@ -1,4 +1,4 @@
-//! Lookups: the reads that a projection can make.
+//! Lookups: the reads that a projection declares.
 
 use std::convert::Infallible;
 
@@ -7,11 +7,11 @@ use projector_model::descriptor;
 
 use super::table::{Table, TableDeclaration, owned};
 
-/// A declared read of whole rows. Derived by `Table` (the row of a key) and by `Lookup`.
+/// A declared read of whole rows. `derive(Table)` implements it (the row with a key), and so does `derive(Lookup)`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be read",
     label = "not a lookup",
-    note = "derive one of Table (the row of a key) and Lookup for it"
+    note = "derive Table (the row with a key) or Lookup for it"
 )]
 pub trait Lookup {
     type Row: Table;
@@ -23,17 +23,17 @@ pub trait Lookup {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` selects no rows",
     label = "not a lookup",
-    note = "derive Lookup for it; the row of a key is read with `cx.get::<Row>(&key)?`"
+    note = "derive Lookup for it; the row with a key is read with `cx.get::<Row>(&key)?`"
 )]
 pub trait Query: Lookup {
-    /// The values of the columns that select the rows, in declared order.
+    /// The values of the columns that select the rows, in the order of `by(…)`.
     fn into_arguments(self) -> Vec<Value>;
 }
 
-/// The projection declares that it reads `L`: `reads(L)` in one of its handlers' `#[on(…)]`.
+/// The projection declares that it reads `L`, with `reads(L)` in the `#[on(…)]` of a handler.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` reads `{L}` without having declared it",
-    label = "not among the declared reads",
+    message = "`{Self}` does not declare that it reads `{L}`",
+    label = "this read is not declared",
     note = "add it to `reads(…)` in the `#[on(…)]` of this handler"
 )]
 pub trait Reads<L> {
@@ -41,7 +41,7 @@ pub trait Reads<L> {
     const INDEX: u16;
 }
 
-/// For the sake of rustc's messages, as with [`Writes`](super::Writes).
+/// Improves rustc's messages: see the same implementation of [`Writes`](super::Writes).
 impl<P: ?Sized> Reads<Infallible> for P {
     const INDEX: u16 = u16::MAX;
 }
@@ -51,7 +51,7 @@ pub struct LookupDeclaration {
     pub name: &'static str,
     pub table: &'static TableDeclaration,
     pub by: &'static [&'static str],
-    /// At most this many rows, in the order of the key.
+    /// The largest number of rows that are returned, in the order of the key.
     pub limit: u32,
 }
 

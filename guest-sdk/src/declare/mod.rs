@@ -1,5 +1,7 @@
-//! What a plugin declares, as constants: the derive macros write them, the descriptor is made of
-//! them, and mistakes in them are found while the plugin compiles.
+//! The declarations of a plugin, as constants.
+//!
+//! Why: the derive macros generate these constants, and the descriptor is built from them. Because they are constants,
+//! many mistakes in them are compile errors at the author's line.
 
 mod check;
 mod lookup;

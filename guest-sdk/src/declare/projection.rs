@@ -1,4 +1,4 @@
-//! The projection as a whole.
+//! The declaration of the whole projection, and the functions that the host calls.
 
 use projector_model::descriptor::{Code, EventId, IdPart, Topic};
 use projector_model::{Descriptor, Rejection};
@@ -8,14 +8,17 @@ use super::statement::StatementDeclaration;
 use super::table::TableDeclaration;
 use crate::record::{Answer, Found, Record};
 
-/// What the host calls. `#[projection]` implements it; a plugin that wants to compose its own
-/// changes can do so by hand, and then calls `projector_sdk::export_projection!(Name)` under
-/// `#[cfg(target_arch = "wasm32")]`.
+/// The functions that the host calls. `#[projection]` implements this trait.
+///
+/// A plugin that composes its changes itself implements the trait by hand, and calls
+/// `projector_sdk::export_projection!(Name)` under `#[cfg(target_arch = "wasm32")]`.
 pub trait Projection: 'static {
     fn descriptor() -> Descriptor;
 
-    /// Must be a pure function of its arguments: the host calls it again, in other instances, and
-    /// compares.
+    /// Projects one event. `found` has the rows that earlier calls for the same event asked for.
+    ///
+    /// Must be a pure function of its arguments. The host calls it again for a sample of events, in other instances, and
+    /// compares the answers.
     fn project(record: &Record, found: Vec<Found>) -> Result<Answer, Rejection>;
 }
 
@@ -27,7 +30,7 @@ pub struct ProjectionDeclaration {
     pub topics: &'static [TopicDeclaration],
     pub statements: &'static [&'static StatementDeclaration],
     pub lookups: &'static [&'static LookupDeclaration],
-    /// Code and meaning.
+    /// Each code with its meaning.
     pub ignores: &'static [(&'static str, &'static str)],
     pub rejects: &'static [(&'static str, &'static str)],
 }
@@ -35,16 +38,16 @@ pub struct ProjectionDeclaration {
 #[derive(Debug)]
 pub struct TopicDeclaration {
     pub name: &'static str,
-    /// Indices of the statements that an event may lead to.
+    /// The indices of the statements that an event may call.
     pub statements: &'static [u16],
-    /// Indices of the lookups that an event may need.
+    /// The indices of the lookups that an event may call.
     pub lookups: &'static [u16],
     pub event_id: Option<EventIdDeclaration>,
     pub ordering_group: Option<&'static str>,
     pub wait_seconds: Option<u32>,
 }
 
-/// By what the host tells a producer's duplicates.
+/// Where an event carries its id, by which the host recognises duplicates from a producer.
 #[derive(Debug, Clone, Copy)]
 pub struct EventIdDeclaration {
     pub parts: &'static [IdPartDeclaration],
@@ -77,8 +80,8 @@ impl EventIdDeclaration {
 }
 
 impl ProjectionDeclaration {
-    /// The descriptor: the tables are those that the statements write and the lookups read, in
-    /// the order in which they are first named.
+    /// The descriptor. Its tables are those that the statements write and the lookups read, in the order of their first
+    /// use.
     pub fn describe(&self) -> Descriptor {
         let mut tables: Vec<&TableDeclaration> = Vec::new();
         let written = self.statements.iter().map(|statement| statement.table);

@@ -1,4 +1,4 @@
-//! Statements: the writes that a projection can make.
+//! Statements: the writes that a projection declares.
 
 use std::convert::Infallible;
 
@@ -7,24 +7,24 @@ use projector_model::descriptor::{self, Assignment, OnMiss, Operation, Statement
 
 use super::table::{TableDeclaration, owned};
 
-/// One call of a declared write. Derived by `Table` (the whole row), `Upsert`, `Update`, `Delete`.
+/// One call of a declared write. Derived by `Table` (the whole row), `Upsert`, `Update` and `Delete`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a statement",
     label = "cannot be written",
-    note = "derive one of Table (the whole row), Upsert, Update and Delete for it"
+    note = "derive Table (the whole row), Upsert, Update or Delete for it"
 )]
 pub trait Statement: Sized {
     const STATEMENT: StatementDeclaration;
 
-    /// The arguments as [`Change`](projector_model::Change) has them: the columns that select the
-    /// rows, then those that are set, then a guarded delete's version.
+    /// The arguments in the order of [`Change::arguments`](projector_model::Change): the columns that select the rows,
+    /// then the columns that are set, then the version of a guarded delete.
     fn into_arguments(self) -> Vec<Value>;
 }
 
-/// The projection declares that it writes `S`: `writes(S)` in one of its handlers' `#[on(…)]`.
+/// The projection declares that it writes `S`, with `writes(S)` in the `#[on(…)]` of a handler.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` writes `{S}` without having declared it",
-    label = "not among the declared writes",
+    message = "`{Self}` does not declare that it writes `{S}`",
+    label = "this write is not declared",
     note = "add it to `writes(…)` in the `#[on(…)]` of this handler"
 )]
 pub trait Writes<S> {
@@ -32,9 +32,8 @@ pub trait Writes<S> {
     const INDEX: u16;
 }
 
-/// Declared by every projection, and written by none. Where a projection declares one statement
-/// only, rustc would otherwise take it for the one that is meant, and call a write of any other a
-/// mismatch of types.
+/// A second implementation for every projection, which nothing uses. If a projection declared only one statement, rustc
+/// would otherwise assume that every write means this statement, and report a write of another type as a type mismatch.
 impl<P: ?Sized> Writes<Infallible> for P {
     const INDEX: u16 = u16::MAX;
 }
@@ -44,7 +43,7 @@ pub struct StatementDeclaration {
     pub name: &'static str,
     pub table: &'static TableDeclaration,
     pub kind: StatementKind,
-    /// The columns that select the rows. Empty for an upsert: its key is among `fields`.
+    /// The columns that select the rows. Empty for an upsert, whose key is among `fields`.
     pub by: &'static [&'static str],
     /// The other columns, each with its operation.
     pub fields: &'static [(&'static str, Operation)],

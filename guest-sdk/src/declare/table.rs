@@ -1,4 +1,4 @@
-//! Tables.
+//! Tables: the rows that a projection owns.
 
 use projector_model::Value;
 use projector_model::descriptor::{self, IndexKind};
@@ -8,7 +8,7 @@ use projector_model::value::Type;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a table",
     label = "not a table",
-    note = "derive it: #[derive(Table)]"
+    note = "derive Table for it: #[derive(Table)]"
 )]
 pub trait Table: Sized + 'static {
     /// The types of the key's columns, in the key's order.
@@ -24,7 +24,7 @@ pub trait Table: Sized + 'static {
 pub struct TableDeclaration {
     pub name: &'static str,
     pub columns: &'static [ColumnDeclaration],
-    /// Names of the primary key's columns, in order.
+    /// The names of the primary key's columns, in order.
     pub key: &'static [&'static str],
     pub indexes: &'static [IndexDeclaration],
     pub lineage: bool,

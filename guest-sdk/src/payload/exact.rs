@@ -1,8 +1,8 @@
-//! A deserializer that lets no digit get lost unseen.
+//! A deserializer that loses no digit silently.
 //!
-//! A type that asks for an `f64` gets the nearest one, as it declares. One that takes any value
-//! (`serde_json::Value`, or serde's own buffer below `flatten` and in some enums) cannot say what it would
-//! do with a number beyond an `f64`: it is not given one. All else is passed on as it is.
+//! A type that asks for an `f64` declares that it wants the nearest `f64`, and gets it. A type that takes any value
+//! (`serde_json::Value`, or serde's own buffer below `flatten` and in some enums) does not declare that: for a number that
+//! an `f64` cannot hold exactly, it gets an error. Everything else is passed on unchanged.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use serde::de::{
 
 use super::numbers::Numbers;
 
-/// Anything of serde's through which numbers may come.
+/// Wraps a deserializer, or any other type of serde through which numbers pass.
 pub(super) struct Exact<'n, X> {
     pub(super) inner: X,
     pub(super) numbers: &'n Numbers<'n>,
@@ -21,7 +21,7 @@ pub(super) struct Exact<'n, X> {
 struct Visit<'n, V> {
     visitor: V,
     numbers: &'n Numbers<'n>,
-    /// Whether any value is asked for.
+    /// Whether the type takes any value.
     any: bool,
 }
 
@@ -77,7 +77,7 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Visit<'_, V> {
         match self.numbers.exact(read) {
             Ok(number) => self.visitor.visit_f64(number),
             Err(text) => Err(E::custom(format_args!(
-                "the number {} has more digits than a float holds: declare its field as a Decimal, or the document around it as `Json`, without a type, which keeps it as it was sent",
+                "the number {} has more digits than a float can hold: declare its field as a Decimal, or the document around it as a `Json` without a type, which keeps the document as it was sent",
                 super::shorten(text, 80)
             ))),
         }

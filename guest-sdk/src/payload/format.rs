@@ -1,13 +1,16 @@
-//! What bytes are that are not JSON, as far as their beginning tells, and what to do about it.
+//! Recognises the format of a value that is not JSON, by its first bytes, and says what to do about it.
 
-/// Names a value that is not JSON. `None` if it may be: its syntax is wrong somewhere.
+/// Names the format of a value, with a remedy. `None` if the value may be JSON with a syntax error.
 pub(super) fn recognise(value: &[u8]) -> Option<String> {
     const DECODE: &str =
-        "take the event as an Event<Unread> and decode its bytes, or have the producer send JSON";
-    const UNZIP: &str = "set the producer's compression.type, which consumers undo by themselves, in place of compressing values";
+        "take the event as an Event<Unread> and decode its bytes, or let the producer send JSON";
+    const UNZIP: &str = "set the producer's compression.type, which consumers decompress automatically, instead of compressing values";
     let named = |what: &str, remedy: &str| Some(format!("the value is {what}, not JSON: {remedy}"));
     match value {
-        [] => named("empty (0 bytes; a tombstone has none at all)", "have the producer send JSON, or null"),
+        [] => named(
+            "empty (0 bytes, which is not a tombstone)",
+            "let the producer send JSON, or null for a tombstone",
+        ),
         [0x1f, 0x8b, ..] => named("compressed with gzip", UNZIP),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => named("compressed with zstd", UNZIP),
         [0x04, 0x22, 0x4d, 0x18, ..] => named("compressed with lz4", UNZIP),
@@ -17,9 +20,9 @@ pub(super) fn recognise(value: &[u8]) -> Option<String> {
         [0xc3, 0x01, ..] if value.len() >= 10 && std::str::from_utf8(value).is_err() => {
             named("Avro in its single-object encoding", DECODE)
         }
-        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => named("UTF-16", "have the producer send UTF-8"),
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => named("UTF-16", "let the producer send UTF-8"),
         [0, a, 0, b, ..] | [a, 0, b, 0, ..] if is_text(*a) && is_text(*b) => {
-            named("UTF-16 without a byte order mark", "have the producer send UTF-8")
+            named("UTF-16 without a byte order mark", "let the producer send UTF-8")
         }
         [0, a, b, c, d, payload @ ..] => {
             let id = u32::from_be_bytes([*a, *b, *c, *d]);
@@ -27,7 +30,7 @@ pub(super) fn recognise(value: &[u8]) -> Option<String> {
             match payload.first() {
                 Some(b'{' | b'[') => named(
                     &what,
-                    "take the event as an Event<Unread> and read the JSON behind its first 5 bytes, or have the producer use a JSON serializer without the registry",
+                    "take the event as an Event<Unread> and read the JSON behind its first 5 bytes, or let the producer use a JSON serializer without the registry",
                 ),
                 _ => named(&format!("{what}, which Avro and Protobuf serializers write"), DECODE),
             }
@@ -48,14 +51,14 @@ fn binary(value: &[u8]) -> Option<String> {
     if let Some(byte) = value.iter().take(4).find(controls) {
         let first: Vec<_> = value.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         return Some(format!(
-            "the value is not JSON: it has the byte {byte:#04x} among its first ones ({}), as Protobuf and other binary formats do; take the event as an Event<Unread> and decode its bytes, or have the producer send JSON",
+            "the value is not JSON: its first bytes ({}) include {byte:#04x}, as in Protobuf and other binary formats; take the event as an Event<Unread> and decode its bytes, or let the producer send JSON",
             first.join(" ")
         ));
     }
     let error = std::str::from_utf8(value).err()?;
     let at = error.valid_up_to();
     Some(format!(
-        "the value is not UTF-8, as JSON must be: byte {:#04x} at offset {at}; have the producer send UTF-8",
+        "the value is not UTF-8, as JSON must be: byte {:#04x} at offset {at}; let the producer send UTF-8",
         value[at]
     ))
 }

@@ -1,7 +1,9 @@
-//! From a record's value to a handler's payload.
+//! From the value of a record to the payload of a handler.
 //!
-//! Nothing of a value is lost unseen: a number that its type cannot hold rejects the event, and so does a
-//! value that is not JSON; the rejection says what is wrong, and then where.
+//! Why: most rejected events are rejected here. The operator who reads the rejection must see what is wrong, where, and
+//! what to do.
+//!
+//! Invariant: no digit of a value is lost silently. A number that the payload's type cannot hold rejects the event.
 
 mod exact;
 mod format;
@@ -20,16 +22,15 @@ use crate::Stop;
 use exact::Exact;
 use numbers::Numbers;
 
-/// What a handler can take as an [`Event`](crate::Event)'s payload: anything that serde reads from
-/// JSON, or the value as it is, [`Unread`].
+/// A type that a handler can take as the payload of an [`Event`](crate::Event): any type that serde reads from JSON, or
+/// [`Unread`] for the value's bytes.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be read from an event",
     label = "not a payload",
-    note = "derive it: #[derive(serde::Deserialize)]"
+    note = "derive Deserialize for it: #[derive(serde::Deserialize)]"
 )]
 pub trait Payload<'e>: Sized {
-    /// Reads a record's value; `None` is a tombstone. The rejection says what is wrong with it,
-    /// and where.
+    /// Reads the value of a record, or of a tombstone (`None`). The rejection says what is wrong, and where.
     fn read(value: Option<&'e [u8]>) -> Result<Self, Rejection>;
 }
 
@@ -38,14 +39,14 @@ impl<'e, T: Deserialize<'e>> Payload<'e> for T {
         match value {
             Some(json) => read_json(json).map_err(bad),
             None => T::deserialize(Tombstone).map_err(|_| {
-                bad("the record has no value (a tombstone), and the handler does not take an Option")
+                bad("the record has no value (a tombstone), but the handler does not take an Option")
             }),
         }
     }
 }
 
-/// A record's value that the handler reads itself: because the topic carries several shapes, or
-/// none that is JSON.
+/// The value of a record, which the handler reads itself. For topics with several kinds of payloads, or with payloads
+/// that are not JSON.
 ///
 /// ```ignore
 /// fn order(event: Event<Unread>, cx: &mut Context<Self>) -> Outcome {
@@ -60,12 +61,12 @@ impl<'e, T: Deserialize<'e>> Payload<'e> for T {
 pub struct Unread<'e>(Option<&'e [u8]>);
 
 impl<'e> Unread<'e> {
-    /// The value's bytes; `None` for a tombstone.
+    /// The value's bytes. `None` for a tombstone.
     pub fn bytes(self) -> Option<&'e [u8]> {
         self.0
     }
 
-    /// Reads the value as JSON. What is not a `T` rejects the event with the code `bad-payload`.
+    /// Reads the value as JSON. If it cannot be read as a `T`, the error rejects the event with the code `bad-payload`.
     pub fn json<T: Deserialize<'e>>(self) -> Result<T, Stop> {
         T::read(self.0).map_err(Stop::rejected)
     }
@@ -77,7 +78,7 @@ impl<'e> Payload<'e> for Unread<'e> {
     }
 }
 
-/// Reads JSON in UTF-8, a byte order mark before it or not. The error is for a person.
+/// Reads JSON in UTF-8, with or without a byte order mark. The error is a text for the operator.
 pub(crate) fn read_json<'de, T: Deserialize<'de>>(value: &'de [u8]) -> Result<T, String> {
     let json = value.strip_prefix(b"\xef\xbb\xbf").unwrap_or(value);
     let numbers = Numbers::of(json);
@@ -89,7 +90,7 @@ pub(crate) fn read_json<'de, T: Deserialize<'de>>(value: &'de [u8]) -> Result<T,
     read_with_care(json, &numbers)
 }
 
-/// Reads once more, and knows the path of what cannot be read.
+/// Reads the JSON again, more slowly: without losing digits, and with the path of a value that cannot be read.
 #[cold]
 fn read_with_care<'de, T: Deserialize<'de>>(json: &'de [u8], numbers: &Numbers<'_>) -> Result<T, String> {
     let mut deserializer = serde_json::Deserializer::from_slice(json);
@@ -100,10 +101,12 @@ fn read_with_care<'de, T: Deserialize<'de>>(json: &'de [u8], numbers: &Numbers<'
         .map_err(|error| misread(json, &error, &track.path().to_string()))
 }
 
+/// In characters.
 const LONGEST_REASON: usize = 500;
+/// In characters.
 const LONGEST_PATH: usize = 120;
 
-/// The reason comes first: a path can be as long as a producer's names.
+/// The text of a rejection. The reason comes before the path, because a producer's field names can make a path very long.
 fn misread(json: &[u8], error: &serde_json::Error, path: &str) -> String {
     let syntax = matches!(error.classify(), Category::Syntax | Category::Eof);
     if let Some(format) = syntax.then(|| format::recognise(json)).flatten() {
@@ -122,7 +125,7 @@ fn misread(json: &[u8], error: &serde_json::Error, path: &str) -> String {
     }
 }
 
-/// A text of at most so many characters: of a longer one, its beginning and its end.
+/// Shortens a text to at most `most` characters. The beginning and the end of a longer text are kept.
 fn shorten(text: &str, most: usize) -> Cow<'_, str> {
     if text.len() <= most || text.chars().count() <= most {
         return Cow::Borrowed(text);
@@ -136,7 +139,7 @@ fn bad(detail: impl ToString) -> Rejection {
     Rejection::new(codes::BAD_PAYLOAD, detail.to_string())
 }
 
-/// Deserializes an option as `None`, and nothing else.
+/// Deserializes as `None` for an `Option`. Every other type is an error.
 struct Tombstone;
 
 impl<'de> Deserializer<'de> for Tombstone {

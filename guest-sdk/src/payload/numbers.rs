@@ -1,27 +1,31 @@
-//! The numbers of a payload that serde_json alone would change.
+//! The numbers of a payload that serde_json would change.
 //!
-//! serde_json reads a number that is not an integer of 64 bits into an `f64`, and a long one not always
-//! into the nearest. A short number comes out as it went in. So only long ones, and those with an
-//! exponent, are looked at; nearly every payload has none that would change.
+//! Why: serde_json reads a number that is not a 64-bit integer as an `f64`, and a long number not always as the nearest
+//! `f64`. It never changes a short number. So only long numbers, and numbers with an exponent, are examined. Nearly every
+//! payload has no number that would change, and is read only once.
 
 use projector_model::json;
 
-/// What serde_json would change of a document.
+/// The numbers of a document that serde_json would change.
 #[derive(Debug, Default)]
 pub(super) struct Numbers<'j> {
-    /// In the order of what serde_json reads.
+    /// Sorted by the `f64` that serde_json reads.
     changed: Vec<Changed<'j>>,
 }
 
 #[derive(Debug)]
 struct Changed<'j> {
+    /// The number as it is written.
     text: &'j str,
+    /// The `f64` that serde_json reads.
     read: f64,
+    /// The nearest `f64`.
     nearest: f64,
+    /// Whether 64 bits hold all digits.
     is_exact: bool,
 }
 
-/// So many characters hold at most 15 digits, which an `f64` and serde_json's arithmetic keep.
+/// In characters. A number of this length has at most 15 digits, which serde_json always reads exactly.
 const SHORT: usize = 15;
 
 impl<'j> Numbers<'j> {
@@ -35,13 +39,13 @@ impl<'j> Numbers<'j> {
         self.changed.is_empty()
     }
 
-    /// The nearest `f64` to the number that serde_json read as this one.
+    /// The nearest `f64` to the number that serde_json has read as `read`.
     pub(super) fn nearest(&self, read: f64) -> f64 {
         self.find(read).map_or(read, |changed| changed.nearest)
     }
 
-    /// The same for a reader of any value, to which the digits may matter. The error is the number that
-    /// has more of them than an `f64`.
+    /// The same for a type that takes any value, for which every digit may matter. The error is the text of a number that
+    /// no `f64` holds exactly.
     pub(super) fn exact(&self, read: f64) -> Result<f64, &'j str> {
         match self.find(read) {
             Some(changed) if !changed.is_exact => Err(changed.text),
@@ -57,7 +61,7 @@ impl<'j> Numbers<'j> {
 }
 
 impl<'j> Changed<'j> {
-    /// `None` for a number that serde_json reads as it is, or not at all.
+    /// `None` for a number that serde_json reads unchanged, or cannot read.
     fn of(text: &'j [u8]) -> Option<Self> {
         if text.len() <= SHORT && !text.iter().any(|byte| matches!(byte, b'e' | b'E')) {
             return None;

@@ -121,7 +121,7 @@ fn a_number_that_would_lose_digits_rejects_the_event_or_is_kept() {
     }
 }
 
-/// A document that a handler reads, changes and writes again.
+/// Stored documents are read as exactly as payloads: a handler may read, change and write a document.
 #[test]
 fn a_stored_document_is_read_as_exactly() {
     let stored = Value::Json(format!("[{}]", LOSSY[0]));
@@ -132,7 +132,7 @@ fn a_stored_document_is_read_as_exactly() {
 }
 
 proptest! {
-    /// As long as floats are declared, or are as long as floats are written, they are the nearest.
+    /// A number that was written from an `f64` is read as the same `f64`.
     #[test]
     fn floats_are_the_nearest(number in any::<f64>().prop_filter("finite", |number| number.is_finite())) {
         for text in [format!("{number:?}"), format!("{number:e}")] {
@@ -144,7 +144,7 @@ proptest! {
         }
     }
 
-    /// A number is written as it was read, by value; or it is refused, and named.
+    /// A number is written with the value that was read, or it is refused and named in the error.
     #[test]
     fn numbers_are_exact_or_refused(text in "-?(0|[1-9][0-9]{0,24})(\\.[0-9]{1,24})?([eE][-+]?[0-9]{1,3})?") {
         let read = read_json::<Json<Vec<serde_json::Value>>>(format!("[{text}]").as_bytes());

@@ -1,4 +1,4 @@
-//! An event on its way into the harness.
+//! An event that a test builds and sends.
 
 use serde::Serialize;
 
@@ -6,13 +6,36 @@ use super::{Handled, Harness};
 use crate::Projection;
 use crate::record::{Header, Record};
 
-/// An event that a test builds. It is on partition 0, behind all that were sent before, without
-/// key, value, headers and timestamp, until they are given; [`send`](Self::send) delivers it.
+/// An event that a test builds. [`send`](Self::send) delivers it.
+///
+/// By default the event is on partition 0, after all events that were sent before, and has no key, value, headers or
+/// timestamp.
 #[derive(Debug)]
-#[must_use = "an event is delivered by `.send()`"]
+#[must_use = "the event is delivered only by `.send()`"]
 pub struct Delivery<'h, P> {
-    pub(super) harness: &'h mut Harness<P>,
-    pub(super) record: Record,
+    harness: &'h mut Harness<P>,
+    record: Record,
+}
+
+impl<P: Projection> Harness<P> {
+    /// Begins an event of this topic, by its logical name.
+    ///
+    /// # Panics
+    ///
+    /// If the projection does not read the topic.
+    #[track_caller]
+    pub fn event(&mut self, topic: &str) -> Delivery<'_, P> {
+        let Some(index) = self.contract().topics.iter().position(|declared| declared.name == topic) else {
+            panic!("the projection has no handler for {topic:?}");
+        };
+        let record = Record {
+            topic: index as u16,
+            topic_name: topic.to_owned(),
+            offset: self.next_offset(),
+            ..Record::default()
+        };
+        Delivery { harness: self, record }
+    }
 }
 
 impl<P: Projection> Delivery<'_, P> {
@@ -21,6 +44,8 @@ impl<P: Projection> Delivery<'_, P> {
         self
     }
 
+    /// Sets the record's value to a payload as JSON.
+    ///
     /// # Panics
     ///
     /// If the payload cannot be written as JSON.
@@ -30,7 +55,7 @@ impl<P: Projection> Delivery<'_, P> {
         self.value(json)
     }
 
-    /// The record's value as it is, JSON or not.
+    /// Sets the record's value to these bytes.
     pub fn value(mut self, value: impl AsRef<[u8]>) -> Self {
         self.record.value = Some(value.as_ref().to_vec());
         self
@@ -41,13 +66,13 @@ impl<P: Projection> Delivery<'_, P> {
         self
     }
 
-    /// In milliseconds since 1970.
+    /// Sets the record's timestamp, in milliseconds since 1970-01-01T00:00:00Z.
     pub fn timestamp_ms(mut self, timestamp_ms: i64) -> Self {
         self.record.timestamp_ms = Some(timestamp_ms);
         self
     }
 
-    /// The name of the physical topic; the logical one's, if nothing else is said.
+    /// Sets the name of the topic in Kafka. By default this is the logical name.
     pub fn topic_name(mut self, name: &str) -> Self {
         self.record.topic_name = name.to_owned();
         self
@@ -58,13 +83,13 @@ impl<P: Projection> Delivery<'_, P> {
         self
     }
 
-    /// Gives the event to its handler, and its changes to the rows.
+    /// Calls the handler with the event, and applies its changes to the rows.
     ///
     /// # Panics
     ///
-    /// If the handler does what the host would hold against the plugin rather than against the
-    /// event: a write that is not declared for its topic, a code that is not declared, a fourth
-    /// round of reads, or another answer when it is asked the same again.
+    /// If the handler makes a mistake that is a bug of the plugin, whatever the event: it writes or reads what its topic
+    /// does not declare, uses a code that is not declared, still reads rows after three rounds, or answers differently
+    /// when it is called a second time.
     #[track_caller]
     pub fn send(self) -> Handled {
         self.harness.deliver(self.record)

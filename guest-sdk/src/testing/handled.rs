@@ -1,34 +1,34 @@
-//! What became of an event.
+//! The outcome of an event in a test.
 
 use projector_model::{Change, Rejection};
 
-/// What the host would have made of an event.
+/// The outcome that the event would have in the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[must_use = "assert what became of the event: `.expect_applied()`, for instance"]
+#[must_use = "assert the outcome of the event, for example with `.expect_applied()`"]
 pub enum Handled {
-    /// The changes are in the rows.
+    /// The changes were applied to the rows.
     Applied {
         changes: Vec<Change>,
-        /// By change: how many rows it touched.
+        /// For each change: how many rows it wrote or deleted.
         touched: Vec<u64>,
     },
-    /// By the handler, with one of the declared `ignores`, or by the host as a `duplicate`: an event of the same
-    /// `event_id` was handled before. The rows are as they were.
+    /// The handler ignored the event with a code of `ignores(...)`, or the host ignored it as a `duplicate`, because an
+    /// event with the same id was handled before. The rows are unchanged.
     Ignored { code: String, detail: String },
-    /// By the handler, by the SDK (`bad-payload`), or because the rows cannot hold a value
-    /// (`invalid-value`, `overflow` and the like). The rows are as they were.
+    /// The handler or the SDK (`bad-payload`) rejected the event, or a row cannot hold one of the values (`invalid-value`,
+    /// `overflow` and others). The rows are unchanged.
     Rejected { code: String, detail: String },
-    /// For a row that is not there yet, or behind an earlier event of its topic and key that does so. It is projected
-    /// again when the row is written: see [`Harness::after_waiting`](super::Harness::after_waiting).
+    /// The event waits for a row, or behind an earlier event of its topic and key that waits. It is projected again when
+    /// the row is written: see [`Harness::after_waiting`](super::Harness::after_waiting).
     Waiting { row: String },
 }
 
 impl Handled {
-    /// How many rows were touched, all changes together.
+    /// How many rows all changes together wrote or deleted.
     ///
     /// # Panics
     ///
-    /// If the event was ignored or rejected.
+    /// If the event was not applied.
     #[track_caller]
     pub fn expect_applied(self) -> u64 {
         match self {
@@ -37,7 +37,7 @@ impl Handled {
         }
     }
 
-    /// The detail that the handler gave.
+    /// The detail that was given with the code.
     ///
     /// # Panics
     ///
@@ -50,7 +50,7 @@ impl Handled {
         }
     }
 
-    /// The row that it waits for, in words.
+    /// The row that the event waits for, as text.
     ///
     /// # Panics
     ///
@@ -63,7 +63,7 @@ impl Handled {
         }
     }
 
-    /// The detail for the operator.
+    /// The detail that was given with the code.
     ///
     /// # Panics
     ///

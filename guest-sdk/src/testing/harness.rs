@@ -1,4 +1,7 @@
-//! The host's part, as far as a projection can tell.
+//! The part of the host that a projection can observe, for tests.
+//!
+//! Why: an author tests a projection with the semantics of the host, but without Kafka and a database. The harness also
+//! finds mistakes that the host would find only later, such as a handler that keeps state between events.
 
 use std::collections::HashMap;
 use std::marker::PhantomData;
@@ -7,44 +10,44 @@ use projector_model::change::codes;
 use projector_model::descriptor::{Code, IdPart};
 use projector_model::{Change, Contract, LookupCall, Rejection, Tables};
 
-use super::{Delivery, Handled};
+use super::Handled;
 use crate::log::{self, Level};
 use crate::record::{Answer, Found, Record};
 use crate::{AsKey, Projection, Table};
 
-/// A physical topic, and the parts of an id, as the producer wrote them.
+/// A topic in Kafka, and the parts of an event's id, as the producer wrote them.
 type Id = (String, Vec<Vec<u8>>);
 
-/// How often the host calls a projection for one event.
-const MOST_ROUNDS: usize = 3;
+/// How often, at most, the host calls a projection for one event.
+const MAX_ROUNDS: usize = 3;
 
 /// A projection and its rows.
 ///
-/// A clone is independent: that is how a test tries several orders of events from one beginning.
+/// A clone has its own copy of the rows. So a test can continue in several ways from one beginning.
 #[derive(Debug)]
 pub struct Harness<P> {
     contract: Contract,
     tables: Tables,
     next_offset: i64,
     log: Vec<(Level, String)>,
-    /// Events that wait for a row, and those behind them, in the order in which they came.
+    /// Events that wait for a row, and events behind them, in the order in which they came.
     waiting: Vec<Record>,
-    /// What became of those that waited.
+    /// The outcomes of events that have waited.
     after_waiting: Vec<Handled>,
-    /// The ids of events that were handled, of topics that declare where their events carry one: the offset and the
-    /// time of the first event of each.
+    /// The ids of handled events, for topics that declare an event id. For each id: the offset and the timestamp of its
+    /// first event.
     ids: HashMap<Id, (i64, Option<i64>)>,
     projection: PhantomData<fn() -> P>,
 }
 
 impl<P: Projection> Harness<P> {
-    /// With empty tables.
+    /// Creates the projection with empty tables.
     ///
     /// # Panics
     ///
-    /// If the host would refuse the projection; the message has everything that is wrong with it.
+    /// If the host would refuse the projection. The message lists everything that is wrong with its declaration.
     #[track_caller]
-    #[expect(clippy::new_without_default, reason = "it panics, which a default should not")]
+    #[expect(clippy::new_without_default, reason = "this function can panic, which `default` should not")]
     pub fn new() -> Self {
         match P::descriptor().check() {
             Ok(contract) => Self {
@@ -61,26 +64,7 @@ impl<P: Projection> Harness<P> {
         }
     }
 
-    /// An event of this topic, to be built and sent.
-    ///
-    /// # Panics
-    ///
-    /// If the projection does not read the topic.
-    #[track_caller]
-    pub fn event(&mut self, topic: &str) -> Delivery<'_, P> {
-        let Some(topic) = self.contract.topics.iter().position(|declared| declared.name == topic) else {
-            panic!("the projection has no handler for {topic:?}");
-        };
-        let record = Record {
-            topic: topic as u16,
-            topic_name: self.contract.topics[topic].name.clone(),
-            offset: self.next_offset,
-            ..Record::default()
-        };
-        Delivery { harness: self, record }
-    }
-
-    /// All rows of a table, in the order of their key.
+    /// All rows of a table, in the order of the key.
     ///
     /// # Panics
     ///
@@ -92,7 +76,7 @@ impl<P: Projection> Harness<P> {
         visible.map(|(_, row)| read_row(&row.values)).collect()
     }
 
-    /// The row of this key: `harness.row::<Customer>("c1")`.
+    /// The row with this key, or `None`: `harness.row::<Customer>("c1")`.
     ///
     /// # Panics
     ///
@@ -103,17 +87,17 @@ impl<P: Projection> Harness<P> {
         (!row.tombstone).then(|| read_row(&row.values))
     }
 
-    /// What the projection has logged so far.
+    /// The lines that the projection has logged so far.
     pub fn log(&self) -> &[(Level, String)] {
         &self.log
     }
 
-    /// How many events wait for rows, or behind such an event.
+    /// How many events wait for a row, or behind an event that waits.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    /// What became of events that had waited, in order, since this was last asked.
+    /// The outcomes of events that have waited, in order. Each outcome is returned once.
     pub fn after_waiting(&mut self) -> Vec<Handled> {
         std::mem::take(&mut self.after_waiting)
     }
@@ -123,17 +107,22 @@ impl<P: Projection> Harness<P> {
         &self.contract
     }
 
+    /// The offset of the next event, if the test sets no other.
+    pub(super) fn next_offset(&self) -> i64 {
+        self.next_offset
+    }
+
     #[track_caller]
     pub(super) fn deliver(&mut self, record: Record) -> Handled {
         self.next_offset = record.offset + 1;
         self.end_waits(record.timestamp_ms);
         if let Some(first) = self.first_of_its_id(&record) {
-            let detail = format!("an event of the same id was handled before, at offset {first}");
+            let detail = format!("an event with the same id was handled before, at offset {first}");
             return Handled::Ignored { code: codes::DUPLICATE.into(), detail };
         }
         if is_behind(&record, &self.waiting) {
             self.waiting.push(record);
-            return Handled::Waiting { row: "the one of an earlier event of its topic and key".into() };
+            return Handled::Waiting { row: "the row of an earlier event of its topic and key".into() };
         }
         let handled = self.project(&record);
         match &handled {
@@ -144,7 +133,7 @@ impl<P: Projection> Harness<P> {
         handled
     }
 
-    /// The offset of an earlier event of the same id, if it was not forgotten. Remembers the event's id otherwise.
+    /// The offset of an earlier event with the same id, within the window. If there is none, the id is remembered.
     fn first_of_its_id(&mut self, record: &Record) -> Option<i64> {
         let declared = self.contract.topics[usize::from(record.topic)].event_id.as_ref()?;
         let of_header =
@@ -163,7 +152,7 @@ impl<P: Projection> Harness<P> {
         }
     }
 
-    /// Tries what waits again, in order, for as long as any of it is done.
+    /// Projects waiting events again, in order, until all of the remaining events still wait.
     #[track_caller]
     fn try_waiting(&mut self) {
         let mut at = 0;
@@ -178,14 +167,14 @@ impl<P: Projection> Harness<P> {
                 done => {
                     self.waiting.remove(at);
                     self.after_waiting.push(done);
-                    // It may have written what an earlier one waits for.
+                    // This event may have written the row that an earlier event waits for.
                     at = 0;
                 }
             }
         }
     }
 
-    /// Ends the waits that are over, in event time.
+    /// Rejects the events that have waited for longer than their topic declares, in event time.
     #[track_caller]
     fn end_waits(&mut self, now_ms: Option<i64>) {
         let waits: Vec<_> = self.contract.topics.iter().map(|topic| topic.wait_seconds).collect();
@@ -199,7 +188,7 @@ impl<P: Projection> Harness<P> {
         {
             let record = self.waiting.remove(at);
             let topic = &self.contract.topics[usize::from(record.topic)].name;
-            let detail = format!("the row that an event of {topic} waited for did not come in time");
+            let detail = format!("the row that an event of {topic} waited for was not written in time");
             self.after_waiting.push(Rejection::new(codes::NOT_YET, detail).into());
             self.try_waiting();
         }
@@ -208,7 +197,7 @@ impl<P: Projection> Harness<P> {
     #[track_caller]
     fn project(&mut self, record: &Record) -> Handled {
         let mut found: Vec<Found> = Vec::new();
-        for _ in 0..MOST_ROUNDS {
+        for _ in 0..MAX_ROUNDS {
             match self.call(record, &found) {
                 Ok(Answer::Needs(calls))
                     if LookupCall::means_not_yet(&calls, found.iter().map(|found| &found.call)) =>
@@ -217,7 +206,7 @@ impl<P: Projection> Harness<P> {
                 }
                 Ok(Answer::Needs(calls)) => {
                     for call in calls {
-                        match self.answer(record, call) {
+                        match self.read(record, call) {
                             Ok(rows) => found.push(rows),
                             Err(rejection) => return rejection.into(),
                         }
@@ -235,30 +224,30 @@ impl<P: Projection> Harness<P> {
             }
         }
         panic!(
-            "the handler still asks for rows after {MOST_ROUNDS} rounds: let it `prefetch` some of them together"
+            "the handler still asks for rows after {MAX_ROUNDS} rounds: let it `prefetch` some of them together"
         )
     }
 
-    /// The row that an event waits for, in words.
+    /// The row that an event waits for, as text.
     #[track_caller]
     fn awaited(&self, record: &Record, call: &LookupCall) -> String {
         let topic = &self.contract.topics[usize::from(record.topic)];
         assert!(
             topic.wait_seconds.is_some(),
-            "an event of {} waits for a row, which its handler does not declare: add `waits = \"24h\"`",
+            "an event of {} waits for a row, but its handler does not declare that: add `waits = \"24h\"`",
             topic.name
         );
         let lookup = &self.contract.lookups[usize::from(call.lookup)];
         assert!(
             lookup.is_by_key(&self.contract.tables[lookup.table]),
-            "an event of {} waits for rows by {}, and only a row of a key can be waited for",
+            "an event of {} waits for the rows of {}, but an event can only wait for a row that is selected by its key",
             topic.name,
             lookup.name
         );
         self.contract.selected_by(call)
     }
 
-    /// Calls the projection twice: a pure function answers the same.
+    /// Calls the projection twice, because a pure function gives the same answer twice.
     #[track_caller]
     fn call(&mut self, record: &Record, found: &[Found]) -> Result<Answer, Rejection> {
         let answer = P::project(record, found.to_vec());
@@ -267,18 +256,18 @@ impl<P: Projection> Harness<P> {
         log::take();
         assert!(
             answer == again,
-            "asked the same twice, the handler gave two answers: it keeps something between events\nfirst: {answer:?}\nthen: {again:?}"
+            "the handler gave two different answers for the same event and rows: it keeps state between events\nfirst: {answer:?}\nthen: {again:?}"
         );
         answer
     }
 
-    /// A key that no row can have rejects the event, as it would in a change.
+    /// Reads the rows of a lookup call. A key that no row can have rejects the event, as it does in a change.
     #[track_caller]
-    fn answer(&self, record: &Record, call: LookupCall) -> Result<Found, Rejection> {
+    fn read(&self, record: &Record, call: LookupCall) -> Result<Found, Rejection> {
         let mut fitted = call.clone();
         match self.contract.fit_lookup(&mut fitted) {
             Err(rejection) if rejection.code == codes::INVALID_CHANGE => {
-                panic!("a lookup that the host would refuse: {rejection}")
+                panic!("the host would refuse this lookup call: {rejection}")
             }
             Err(rejection) => return Err(rejection),
             Ok(()) => {}
@@ -287,7 +276,7 @@ impl<P: Projection> Harness<P> {
         let topic = &self.contract.topics[usize::from(record.topic)];
         assert!(
             topic.lookups[lookup],
-            "an event of {} reads {}, which its handler does not declare: add it to `reads(…)`",
+            "an event of {} reads {}, but its handler does not declare that: add it to `reads(…)`",
             topic.name, self.contract.lookups[lookup].name
         );
         Ok(Found { rows: self.tables.lookup(&self.contract, &fitted), call })
@@ -300,12 +289,12 @@ impl<P: Projection> Harness<P> {
             let statement = usize::from(change.statement);
             assert!(
                 topic.writes.get(statement).copied().unwrap_or(true),
-                "an event of {} writes {}, which its handler does not declare: add it to `writes(…)`",
+                "an event of {} writes {}, but its handler does not declare that: add it to `writes(…)`",
                 topic.name,
                 self.contract.writes[statement].name
             );
         }
-        // The interpreter fits every change to its declaration before it applies it.
+        // The interpreter checks every change against its declaration before it applies the change.
         match self.tables.apply_event(&self.contract, &changes) {
             Ok(touched) => Handled::Applied { changes, touched },
             Err(rejection) => rejection.into(),
@@ -319,10 +308,10 @@ impl<P: Projection> Harness<P> {
     }
 }
 
-/// Whether an earlier event of its topic and key waits.
+/// Whether an earlier event of the same topic and key waits.
 fn is_behind(record: &Record, waiting: &[Record]) -> bool {
-    let same_line = |earlier: &Record| earlier.topic == record.topic && earlier.key == record.key;
-    record.key.is_some() && waiting.iter().any(same_line)
+    let same_topic_and_key = |earlier: &Record| earlier.topic == record.topic && earlier.key == record.key;
+    record.key.is_some() && waiting.iter().any(same_topic_and_key)
 }
 
 impl<P> Clone for Harness<P> {
@@ -342,7 +331,7 @@ impl<P> Clone for Harness<P> {
 
 #[track_caller]
 fn read_row<T: Table>(values: &[projector_model::Value]) -> T {
-    T::from_row(values).unwrap_or_else(|problem| panic!("a row cannot be read back: {problem}"))
+    T::from_row(values).unwrap_or_else(|problem| panic!("a stored row cannot be read: {problem}"))
 }
 
 #[track_caller]

@@ -1,4 +1,4 @@
-//! A projection in a test: natively, in memory, on the model's reference interpreter.
+//! Runs a projection in a test: natively, in memory, on the model's reference interpreter.
 //!
 //! ```
 //! # use projector_sdk::prelude::*;

@@ -1,5 +1,6 @@
-//! Instants that do not say all of themselves: what a number counts, or where a clock stands, is declared
-//! by the payload's field, and never guessed.
+//! Instants that are incomplete by themselves: a number without its unit, or a time without its offset from UTC.
+//!
+//! Why: a wrong guess would shift every timestamp silently. So the payload's field declares the missing part.
 
 use std::fmt::Display;
 
@@ -9,7 +10,7 @@ use serde::de::{Deserialize, Deserializer, Error};
 
 use super::{Timestamp, parse};
 
-/// A field for an instant: a `Timestamp`, or an `Option<Timestamp>` where it may be null.
+/// The type of a field for an instant: `Timestamp`, or `Option<Timestamp>` if the field may be null.
 pub trait Field: Sized {
     #[doc(hidden)]
     fn of(read: Option<Timestamp>) -> Option<Self>;
@@ -29,9 +30,11 @@ impl Field for Option<Timestamp> {
 
 macro_rules! unit {
     ($module:ident, $unit:literal, $places:literal) => {
-        #[doc = concat!("A field that counts ", $unit, " since 1970-01-01T00:00:00Z, as a number or as a string of digits, with")]
-        #[doc = concat!("or without a fraction: `#[serde(with = \"projector_sdk::timestamp::", stringify!($module), "\")]`, on a")]
-        #[doc = "`Timestamp` or an `Option<Timestamp>`. A field that may be absent also has `#[serde(default)]`."]
+        #[doc = concat!("Reads a number of ", $unit, " since 1970-01-01T00:00:00Z, with or without a fraction, or a string of its digits.")]
+        #[doc = ""]
+        #[doc = "Declare it on a field of type `Timestamp` or `Option<Timestamp>`:"]
+        #[doc = concat!("`#[serde(with = \"projector_sdk::timestamp::", stringify!($module), "\")]`. A field that may be absent also needs")]
+        #[doc = "`#[serde(default)]`."]
         pub mod $module {
             use super::{Deserializer, Field, read};
 
@@ -47,9 +50,11 @@ unit!(millis, "milliseconds", 3);
 unit!(micros, "microseconds", 6);
 unit!(nanos, "nanoseconds", 9);
 
-/// A field whose text may say no offset, and then is UTC: `2026-02-28T12:00:00`, as Java's `LocalDateTime`
-/// and Python's naive `datetime` are written. `#[serde(with = "projector_sdk::timestamp::assume_utc")]`, on
-/// a `Timestamp` or an `Option<Timestamp>`.
+/// Reads a text without an offset as UTC: `2026-02-28T12:00:00`, as Java's `LocalDateTime` and Python's naive `datetime`
+/// are written. A text with an offset is read as usual.
+///
+/// Declare it on a field of type `Timestamp` or `Option<Timestamp>`:
+/// `#[serde(with = "projector_sdk::timestamp::assume_utc")]`.
 pub mod assume_utc {
     use std::borrow::Cow;
 
@@ -58,34 +63,36 @@ pub mod assume_utc {
     pub fn deserialize<'de, D: Deserializer<'de>, F: Field>(deserializer: D) -> Result<F, D::Error> {
         let text = Option::<Cow<'de, str>>::deserialize(deserializer)?;
         let read = text.map(|text| parse::instant_in_utc(&text)).transpose().map_err(D::Error::custom)?;
-        F::of(read)
-            .ok_or_else(|| D::Error::custom("null found, a timestamp like 2026-02-28T12:00:00 expected"))
+        F::of(read).ok_or_else(|| {
+            D::Error::custom("null found, but a timestamp like 2026-02-28T12:00:00 is expected")
+        })
     }
 }
 
 pub(super) fn unit_is_missing(number: impl Display) -> String {
     format!(
-        "the number {number} is not a timestamp by itself: declare what it counts, with #[serde(with = \"projector_sdk::timestamp::millis\")], or `seconds`, `micros`, `nanos`"
+        "the number {number} is not a timestamp by itself: declare its unit, with #[serde(with = \"projector_sdk::timestamp::millis\")], or with `seconds`, `micros` or `nanos`"
     )
 }
 
-/// `places`: so many digits of a second does the unit stand behind its point.
+/// Reads a number of units, each of which is `10^-places` seconds.
 fn read<'de, D: Deserializer<'de>, F: Field>(deserializer: D, unit: &str, places: u8) -> Result<F, D::Error> {
     let number = Option::<Decimal>::deserialize(deserializer)?;
     let read = number.map(|number| instant(number, places).ok_or(number)).transpose().map_err(|number| {
         D::Error::custom(format_args!(
-            "{number} {unit} since 1970 are outside the years 1 to 9999: is that what the number counts?"
+            "{number} {unit} since 1970 are outside the years 1 to 9999: is this the right unit?"
         ))
     })?;
-    F::of(read).ok_or_else(|| D::Error::custom(format_args!("null found, {unit} since 1970 expected")))
+    F::of(read)
+        .ok_or_else(|| D::Error::custom(format_args!("null found, but {unit} since 1970 are expected")))
 }
 
-/// Parts of a microsecond are cut off.
+/// The instant that is `number / 10^places` seconds after 1970. Digits beyond the microsecond are cut off.
 fn instant(number: Decimal, places: u8) -> Option<Timestamp> {
     let behind = u32::from(places) + u32::from(number.scale());
     let micros = match 6_u32.checked_sub(behind) {
         Some(more) => number.units().checked_mul(10_i128.pow(more))?,
-        // Beyond 38 digits there is less than a microsecond.
+        // A decimal has at most 38 digits, so a larger divisor would give the same result.
         None => number.units().div_euclid(10_i128.pow((behind - 6).min(38))),
     };
     let micros = i64::try_from(micros).ok()?;
@@ -150,7 +157,7 @@ mod tests {
             assert!(error.contains(words) && error.contains(&format!("`{path}`")), "{json}: {error}");
         }
         let error = crate::payload::read_json::<Required>(br#"{"at": null}"#).unwrap_err();
-        assert!(error.contains("null found, milliseconds since 1970 expected"), "{error}");
+        assert!(error.contains("null found, but milliseconds since 1970 are expected"), "{error}");
     }
 
     proptest! {

@@ -1,4 +1,4 @@
-//! Instants, to the microsecond; and as numbers or without an offset, by declaration.
+//! Instants, with a precision of one microsecond.
 
 mod declared;
 mod parse;
@@ -12,13 +12,15 @@ use serde::{Serialize, Serializer};
 use crate::Date;
 pub use declared::{Field, assume_utc, micros, millis, nanos, seconds};
 
-/// An instant, in microseconds since 1970-01-01T00:00:00Z: what both stores hold exactly.
+/// An instant, in microseconds since 1970-01-01T00:00:00Z. Both stores hold it exactly.
 ///
-/// Read from ISO 8601 as people send it: `2026-02-28T12:00:00.5Z`, with a blank for the `T`, without
-/// seconds, with an offset like `+01:00`, `+0100` or `+01`. It must have an offset; [`assume_utc`] declares
-/// that one without means UTC, and [`seconds`], [`millis`], [`micros`] and [`nanos`] declare what a number
-/// counts. Digits beyond the microsecond are cut off, so that of two instants the earlier never becomes the
-/// later; a leap second (`:60`) is the second after it. Written in UTC: `2026-02-28T12:00:00.5Z`. A table
+/// A timestamp is read from the common forms of ISO 8601: `2026-02-28T12:00:00.5Z`, with a space instead of the `T`,
+/// without seconds, or with an offset like `+01:00`, `+0100` or `+01`. The offset is required, unless the field declares
+/// with [`assume_utc`] that a text without offset is in UTC. A field that holds a number declares its unit with
+/// [`seconds`], [`millis`], [`micros`] or [`nanos`].
+///
+/// Digits beyond the microsecond are cut off, not rounded, so an earlier instant never becomes later than a later one. A
+/// leap second (`:60`) is read as the following second. A timestamp is written in UTC: `2026-02-28T12:00:00.5Z`. A table
 /// holds the years 1 to 9999.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp {
@@ -29,13 +31,14 @@ const MICROS_PER_SECOND: i64 = 1_000_000;
 const MICROS_PER_DAY: i64 = 86_400 * MICROS_PER_SECOND;
 
 impl Timestamp {
-    /// By microseconds since 1970-01-01T00:00:00Z.
+    /// The instant that is so many microseconds after 1970-01-01T00:00:00Z.
     pub fn from_micros(micros: i64) -> Self {
         Self { micros }
     }
 
-    /// By milliseconds since 1970-01-01T00:00:00Z, as Kafka has them. Beyond ±292,000 years it
-    /// is the first or last instant there is, which no table holds.
+    /// The instant that is so many milliseconds after 1970-01-01T00:00:00Z, the unit of Kafka's timestamps.
+    ///
+    /// Beyond ±292,000 years the result is the first or last instant of this type, which no table holds.
     pub fn from_millis(millis: i64) -> Self {
         Self { micros: millis.saturating_mul(1_000) }
     }

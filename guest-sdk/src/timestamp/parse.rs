@@ -1,19 +1,19 @@
-//! From a text to an instant.
+//! Reads an instant from a text.
 
 use super::{MICROS_PER_SECOND, Timestamp};
 use crate::Date;
 use crate::date::digits;
 
-/// Reads an instant. The error says what was found, and what is missing.
+/// Reads an instant with an offset. The error says what was found, and what is missing.
 pub(super) fn instant(text: &str) -> Result<Timestamp, String> {
     let wrong = |what: &str| {
         let found: String = text.chars().take(60).collect();
         format!("{found:?} is not a timestamp{what}: write it like 2026-02-28T12:00:00Z")
     };
     match local(text) {
-        Some((None, _)) => Err(wrong(", it has no time of day")),
+        Some((None, _)) => Err(wrong(" because it has no time of day")),
         Some((Some(_), "")) => Err(format!(
-            "{text:?} is not a timestamp, it has no offset from UTC: write it like 2026-02-28T12:00:00Z, or declare that it is UTC, with #[serde(with = \"projector_sdk::timestamp::assume_utc\")]"
+            "{text:?} is not a timestamp because it has no offset from UTC: write it like 2026-02-28T12:00:00Z, or declare that the field is in UTC, with #[serde(with = \"projector_sdk::timestamp::assume_utc\")]"
         )),
         Some((Some(micros), zone)) => offset(zone)
             .map(|minutes| Timestamp::from_micros(micros - minutes * 60 * MICROS_PER_SECOND))
@@ -22,7 +22,7 @@ pub(super) fn instant(text: &str) -> Result<Timestamp, String> {
     }
 }
 
-/// The same for a text that says no offset, and is UTC. One that says an offset has it.
+/// Reads an instant. A text without an offset is in UTC.
 pub(super) fn instant_in_utc(text: &str) -> Result<Timestamp, String> {
     match local(text) {
         Some((Some(micros), "")) => Ok(Timestamp::from_micros(micros)),
@@ -30,7 +30,8 @@ pub(super) fn instant_in_utc(text: &str) -> Result<Timestamp, String> {
     }
 }
 
-/// Microseconds since 1970 at the place of the clock, `None` for a date alone; and what stands behind.
+/// Reads the date and the time of day. Returns the microseconds since 1970 in local time (`None` if the text is only a
+/// date), and the rest of the text.
 fn local(text: &str) -> Option<(Option<i64>, &str)> {
     let (date, rest) = text.split_at_checked(10)?;
     let date: Date = date.parse().ok()?;
@@ -52,7 +53,7 @@ fn local(text: &str) -> Option<(Option<i64>, &str)> {
     Some((Some(seconds * MICROS_PER_SECOND + micros), rest))
 }
 
-/// Minutes of `Z`, `+01`, `+0130` or `+01:30`, a blank before it or not.
+/// Reads an offset, in minutes: `Z`, `+01`, `+0130` or `+01:30`, with or without a space before it.
 fn offset(text: &str) -> Option<i64> {
     let text = text.strip_prefix(' ').unwrap_or(text);
     if matches!(text, "Z" | "z") {
@@ -77,7 +78,7 @@ fn two_digits(text: &str, most: u32) -> Option<i64> {
     Some(number.into())
 }
 
-/// Microseconds of `.123456789`, if it is there, and what stands behind it.
+/// Reads an optional fraction of a second, such as `.123456789`. Returns its microseconds and the rest of the text.
 fn fraction(text: &str) -> Option<(i64, &str)> {
     let Some(text) = text.strip_prefix(['.', ',']) else { return Some((0, text)) };
     let end = text.find(|digit: char| !digit.is_ascii_digit()).unwrap_or(text.len());

@@ -1,4 +1,4 @@
-//! A projection that uses everything the SDK has.
+//! A projection that uses every feature of the SDK.
 
 use std::borrow::Cow;
 
@@ -25,7 +25,7 @@ pub(crate) struct Article {
     pub changed_at: Timestamp,
 }
 
-/// The key's columns are neither first nor in the order of the upserts' fields.
+/// The columns of the key are not the first columns, and the upserts list them in another order.
 #[derive(Debug, Clone, PartialEq, Table)]
 #[table(lineage)]
 pub(crate) struct StockLevel {
@@ -217,7 +217,7 @@ impl Shop {
     }
 }
 
-/// A helper without a context.
+/// A helper function without a context.
 fn price(text: &str) -> Result<Decimal, Stop> {
     text.parse().map_err(|problem| Stop::reject("bad-price", problem))
 }
