@@ -1,4 +1,4 @@
-//! The codes with which a projection ignores and rejects.
+//! The codes with which a projection ignores and rejects events.
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
@@ -9,7 +9,7 @@ use syn::{Error, Expr, ExprCall, ExprMethodCall, ImplItemFn, Lit, LitStr, Result
 
 use crate::handler::Handler;
 
-/// `"old-schema" = "schemaVersion below 2"`; the meaning may be left out.
+/// `"old-schema" = "schemaVersion below 2"`. The meaning is optional.
 pub(crate) struct Code {
     code: LitStr,
     meaning: Option<LitStr>,
@@ -33,16 +33,16 @@ impl ToTokens for Code {
     }
 }
 
-/// The list in parentheses behind `ignores` or `rejects`.
+/// Reads the list in parentheses behind `ignores` or `rejects`.
 pub(crate) fn parse(input: ParseStream<'_>) -> Result<Vec<Code>> {
     let content;
     parenthesized!(content in input);
     Ok(Punctuated::<Code, Token![,]>::parse_terminated(&content)?.into_iter().collect())
 }
 
-/// Refuses a literal code that is not declared, where a handler gives it.
+/// Refuses a literal code that is not declared, at the place where a handler uses it.
 ///
-/// It sees what is written in the impl block; the test harness sees every code that is given.
+/// This check sees only literals in the impl block. The test harness sees every code that is used.
 pub(crate) fn check(
     function: &ImplItemFn,
     handler: &Handler,

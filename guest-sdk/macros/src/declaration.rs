@@ -1,4 +1,4 @@
-//! `const STATEMENT`, which every kind of statement has.
+//! The constant `STATEMENT`, which every kind of statement has.
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -13,7 +13,7 @@ pub(crate) struct Declaration<'d> {
     /// A variant of `StatementKind`.
     pub(crate) kind: TokenStream,
     pub(crate) by: Vec<&'d str>,
-    /// Each with a variant of `Operation`.
+    /// Each column with a variant of `Operation`.
     pub(crate) fields: Vec<(&'d str, TokenStream)>,
     pub(crate) guard: Option<&'d Ident>,
     pub(crate) rejects_miss: bool,

@@ -1,4 +1,4 @@
-//! The fields of a derived struct.
+//! The fields of a struct with a derive, as columns.
 
 use proc_macro2::{Span, TokenStream};
 use quote::quote_spanned;
@@ -19,14 +19,20 @@ pub(crate) fn of(input: &DeriveInput) -> Result<Vec<Field<'_>>> {
     if !input.generics.params.is_empty() {
         return Err(Error::new(
             input.generics.span(),
-            "a row or statement has no parameters: write the types of its columns (String rather than &str)",
+            "a row or statement has no generic parameters or lifetimes: use owned types (String instead of &str)",
         ));
     }
     let Data::Struct(data) = &input.data else {
-        return Err(Error::new(input.ident.span(), "only a struct can be derived: each field is a column"));
+        return Err(Error::new(
+            input.ident.span(),
+            "this derive is for structs only: each field is a column",
+        ));
     };
     let Fields::Named(fields) = &data.fields else {
-        return Err(Error::new(input.ident.span(), "name the fields: each is the column of its name"));
+        return Err(Error::new(
+            input.ident.span(),
+            "name the fields: each field is the column with its name",
+        ));
     };
     Ok(fields
         .named
@@ -43,7 +49,7 @@ impl<'i> Field<'i> {
         self.attributes.iter().find(|attribute| attribute.path().is_ident(name))
     }
 
-    /// An expression that compiles if the table has a column of this field's name and type.
+    /// An expression that compiles only if the table has a column with this field's name and type.
     pub(crate) fn is_column_of(&self, row: &Ident) -> TokenStream {
         let (ident, ty) = (self.ident, self.ty);
         let column = quote_spanned!(ident.span()=> &#row.#ident);
@@ -52,7 +58,7 @@ impl<'i> Field<'i> {
         }
     }
 
-    /// An item that compiles if the field is never null.
+    /// An item that compiles only if the field is never null.
     pub(crate) fn is_never_null(&self, why: &str) -> TokenStream {
         let ty = self.ty;
         quote_spanned! {ty.span()=>
@@ -66,7 +72,7 @@ impl<'i> Field<'i> {
     }
 }
 
-/// An item that compiles if every field is a column of the table.
+/// An item that compiles only if every field is a column of the table.
 pub(crate) fn are_columns(table: &Path, fields: &[Field<'_>]) -> TokenStream {
     let row = Ident::new("row", Span::mixed_site());
     let checks = fields.iter().map(|field| field.is_column_of(&row));
@@ -75,22 +81,22 @@ pub(crate) fn are_columns(table: &Path, fields: &[Field<'_>]) -> TokenStream {
     }
 }
 
-/// The field of this name, or an error where it is named.
+/// The field with this name. The error points at the place where the name is used.
 pub(crate) fn find<'f, 'i>(fields: &'f [Field<'i>], name: &Ident, role: &str) -> Result<&'f Field<'i>> {
     fields.iter().find(|field| field.ident == name).ok_or_else(|| {
         let known: Vec<_> = fields.iter().map(|field| format!("`{}`", field.ident)).collect();
         Error::new(
             name.span(),
-            format!("{role} names a field of this struct, and `{name}` is none of {}", known.join(", ")),
+            format!("{role} must name a field of this struct, but `{name}` is none of {}", known.join(", ")),
         )
     })
 }
 
-/// An item that compiles if the guard's field, which has to be there, is never null.
+/// An item that compiles only if the guard's field is never null. The field must exist.
 pub(crate) fn guard_is_version(fields: &[Field<'_>], guard: Option<&Ident>) -> Result<TokenStream> {
     match guard {
         Some(guard) => Ok(find(fields, guard, "`guard`")?.is_never_null(
-            "a version decides which change is newer, so it is never null: take the Option away",
+            "a version decides which change is newer, so it is never null: remove the Option",
         )),
         None => Ok(TokenStream::new()),
     }

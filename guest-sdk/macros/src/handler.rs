@@ -1,4 +1,5 @@
-//! A handler: a function with `#[on("topic", writes(…), reads(…), event_id(…), ordering_group = "…", waits = "…")]`.
+//! A handler: a function with the attribute
+//! `#[on("topic", writes(…), reads(…), event_id(…), ordering_group = "…", waits = "…")]`.
 
 use proc_macro2::Span;
 use syn::parse::{Parse, ParseStream};
@@ -13,14 +14,14 @@ const SHAPE: &str = "a handler is `fn name(event: Event<Payload>, cx: &mut Conte
 
 pub(crate) struct Handler {
     pub(crate) topics: Vec<Topic>,
-    /// What the function calls its context.
+    /// The name of the function's context parameter.
     pub(crate) context: Option<Ident>,
 }
 
 pub(crate) struct Topic {
     pub(crate) name: LitStr,
     pub(crate) handler: Ident,
-    /// Where the handler says what it takes.
+    /// The place of the handler's event type, for error messages.
     pub(crate) takes: Span,
     pub(crate) writes: Vec<Type>,
     pub(crate) reads: Vec<Type>,
@@ -41,7 +42,8 @@ pub(crate) enum IdPart {
 }
 
 impl Handler {
-    /// Takes the `#[on(…)]` off a function. One without any is no handler, and has no topics.
+    /// Removes the `#[on(…)]` attributes from a function, and reads them. A function without them has no topics: it is not
+    /// a handler.
     pub(crate) fn take(function: &mut ImplItemFn) -> Result<Self> {
         let (on, others): (Vec<_>, Vec<_>) =
             function.attrs.drain(..).partition(|attribute| attribute.path().is_ident("on"));
@@ -53,7 +55,9 @@ impl Handler {
             [FnArg::Receiver(this), ..] => {
                 return Err(Error::new(
                     this.span(),
-                    format!("a projection keeps nothing between events, so it has no `self`: {SHAPE}"),
+                    format!(
+                        "a projection keeps no state between events, so a handler has no `self`: {SHAPE}"
+                    ),
                 ));
             }
             [FnArg::Typed(event), FnArg::Typed(context)] => (event, context),
@@ -133,7 +137,7 @@ impl Parse for On {
     }
 }
 
-const EVENT_ID: &str = "write `event_id(header = \"x-event-id\", window = \"7d\")`, or `field` instead of `header`, or several of them for an id in parts";
+const EVENT_ID: &str = "write `event_id(header = \"x-event-id\", window = \"7d\")`, with `field` instead of `header` for a field of the payload, and with several of them for an id in parts";
 
 impl Parse for EventId {
     fn parse(input: ParseStream<'_>) -> Result<Self> {
@@ -157,7 +161,7 @@ impl Parse for EventId {
     }
 }
 
-/// `7d`, `36h`, `90m` or `30s`.
+/// Reads a time, `7d`, `36h`, `90m` or `30s`, in seconds.
 fn seconds(written: &LitStr) -> Result<u32> {
     let text = written.value();
     let unit = text.chars().last().and_then(|unit| match unit {

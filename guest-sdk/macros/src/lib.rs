@@ -1,8 +1,8 @@
-//! The macros of `projector-sdk`. Authors use them from there.
+//! The macros of `projector-sdk`, which re-exports them for authors.
 //!
-//! Each derive reads the struct into a small model of its own, refuses what it can tell is wrong
-//! at the author's line, and leaves the rest (is that a column? of that type?) to checks that it
-//! writes beside the struct, so that rustc answers with its own words and suggestions.
+//! Each derive reads the struct, and reports the mistakes that it can see at the author's line. It cannot see other
+//! structs: whether the table has this column, and of which type. For these mistakes the derive generates checks beside
+//! the struct, so that rustc reports them with its own messages and suggestions.
 
 mod codes;
 mod declaration;
@@ -18,7 +18,7 @@ mod upsert;
 use proc_macro::TokenStream;
 use syn::{DeriveInput, parse_macro_input};
 
-/// A table, and with it the write of a whole row and the read of the row of a key.
+/// A table, together with the write of a whole row and the read of the row with a key.
 ///
 /// ```ignore
 /// #[derive(Table)]
@@ -27,7 +27,7 @@ use syn::{DeriveInput, parse_macro_input};
 ///     #[key]
 ///     pub order_id: String,
 ///     pub customer_id: String,
-///     pub country: Option<String>,             // an Option is nullable
+///     pub country: Option<String>,             // a nullable column
 ///     #[column(decimal(18, 2))]
 ///     pub total: Decimal,
 ///     pub items: Json<Vec<Item>>,
@@ -35,24 +35,24 @@ use syn::{DeriveInput, parse_macro_input};
 /// }
 /// ```
 ///
-/// A field is a column of its name. `#[key]` marks the primary key's columns, in their order.
-/// `#[table(...)]` takes `name` (else the struct's, in snake case), any number of `index(...)` and
-/// `index(contains(column))`, and `guard = column`, which makes the write of a whole row one that
-/// an older version does not undo.
+/// Each field is the column with its name. `#[key]` marks the columns of the primary key, in order. `#[table(...)]` takes:
 ///
-/// With `lineage`, every stored row also keeps the position of the event that wrote it last, and the
-/// digest of the plugin that did, for operators: in the columns `_topic`, `_partition`, `_offset` and
-/// `_digest` of the table itself, which its readers' view does not show and no handler reads. The host
-/// then merges less of a batch: see `projector inspect --explain`.
+/// - `name`: the table's name. By default the struct's name in snake case.
+/// - `index(...)` and `index(contains(column))`, any number of them.
+/// - `guard = column`: a version. A write of a whole row with a lower version than the stored row does nothing.
+/// - `lineage`: each row also stores, for operators, the position of the event that wrote it last, and the digest of the
+///   plugin that was active then. These columns (`_topic`, `_partition`, `_offset`, `_digest`) are in the table, but not in
+///   the readers' view, and no handler reads them. Lineage prevents the host from merging some statements of a batch: see
+///   `projector inspect --explain`.
 ///
-/// `cx.write(row)` inserts the row or sets all of its columns; `cx.get::<OrderRow>(&order_id)?`
-/// reads it. In the descriptor, both are named after the table.
+/// `cx.write(row)` inserts the row, or sets all columns of the stored row. `cx.get::<OrderRow>(&order_id)?` reads the row.
+/// In the descriptor, this statement and this lookup have the name of the table.
 #[proc_macro_derive(Table, attributes(table, key, column))]
 pub fn derive_table(input: TokenStream) -> TokenStream {
     expand(table::expand(&parse_macro_input!(input as DeriveInput)))
 }
 
-/// A write of some columns of the row of a key, which is inserted if it is not there.
+/// A write of some columns of the row with a key. The row is inserted if it is missing.
 ///
 /// ```ignore
 /// #[derive(Upsert)]
@@ -66,18 +66,20 @@ pub fn derive_table(input: TokenStream) -> TokenStream {
 /// }
 /// ```
 ///
-/// The fields are columns of the table: its whole key, every column that is never null, and any
-/// others; columns without a field stay as they are. `#[operation(...)]` says how a field meets
-/// the stored value: `add`, `min`, `max`, `set_if_null`, `keep`; without it the field is set.
-/// `#[upsert(...)]` takes `table`; `guard = column`, so that a lower version than the stored one
-/// does nothing; `once`, so that a row that is there stays as it is; and `name` (else the
-/// struct's, in kebab case).
+/// The fields are columns of the table: the whole key, every column that is not nullable, and any other columns. Columns
+/// without a field keep their values. `#[operation(...)]` says how a field is combined with the stored value: `add`,
+/// `min`, `max`, `set_if_null` or `keep`. Without it the field replaces the stored value. `#[upsert(...)]` takes:
+///
+/// - `table`: the struct of the table.
+/// - `guard = column`: a version. A write with a lower version than the stored row does nothing.
+/// - `once`: a stored row stays unchanged.
+/// - `name`: the statement's name. By default the struct's name in kebab case.
 #[proc_macro_derive(Upsert, attributes(upsert, operation))]
 pub fn derive_upsert(input: TokenStream) -> TokenStream {
     expand(upsert::expand(&parse_macro_input!(input as DeriveInput)))
 }
 
-/// A write of some columns of the rows that others select.
+/// A write of some columns of the rows that other columns select.
 ///
 /// ```ignore
 /// #[derive(Update)]
@@ -88,16 +90,15 @@ pub fn derive_upsert(input: TokenStream) -> TokenStream {
 /// }
 /// ```
 ///
-/// `by` names the fields that select the rows: the key, or the first columns of an index. The
-/// other fields are set, or as their `#[operation(...)]` says (see `Upsert`). `#[update(...)]`
-/// further takes `guard = column`, `on_miss = "reject"`, for an event that makes no sense when no
-/// row is there, and `name`.
+/// `by` lists the fields that select the rows: the key, or the first columns of an index. The other fields are written,
+/// according to their `#[operation(...)]` (see `Upsert`). `#[update(...)]` also takes `guard = column`,
+/// `on_miss = "reject"`, which rejects the event if no row is selected, and `name`.
 #[proc_macro_derive(Update, attributes(update, operation))]
 pub fn derive_update(input: TokenStream) -> TokenStream {
     expand(selection::expand_update(&parse_macro_input!(input as DeriveInput)))
 }
 
-/// A removal of the rows that its fields select.
+/// Deletes the rows that the fields select.
 ///
 /// ```ignore
 /// #[derive(Delete)]
@@ -107,15 +108,15 @@ pub fn derive_update(input: TokenStream) -> TokenStream {
 /// }
 /// ```
 ///
-/// With `guard = column` it is by the key and has that column as one more field; it then leaves a
-/// tombstone behind, which only a write of the same or a higher version turns into a row again.
-/// `#[delete(...)]` further takes `on_miss = "reject"` and `name`.
+/// With `guard = column` the delete selects by the key, and has the version as one more field. It then leaves a tombstone:
+/// only a write with the same or a higher version inserts the row again. `#[delete(...)]` also takes
+/// `on_miss = "reject"` and `name`.
 #[proc_macro_derive(Delete, attributes(delete))]
 pub fn derive_delete(input: TokenStream) -> TokenStream {
     expand(selection::expand_delete(&parse_macro_input!(input as DeriveInput)))
 }
 
-/// A read of the rows that its fields select: `cx.find(OrdersOf { customer_id })?`.
+/// A read of the rows that the fields select: `cx.find(OrdersOf { customer_id })?`.
 ///
 /// ```ignore
 /// #[derive(Lookup)]
@@ -125,8 +126,8 @@ pub fn derive_delete(input: TokenStream) -> TokenStream {
 /// }
 /// ```
 ///
-/// Every field is named in `by`: the key, or the first columns of an index. At most `limit` rows
-/// are read, in the order of their key.
+/// `by` lists all fields: the key, or the first columns of an index. At most `limit` rows (by default 1,000) are read, in
+/// the order of the key.
 #[proc_macro_derive(Lookup, attributes(lookup))]
 pub fn derive_lookup(input: TokenStream) -> TokenStream {
     expand(selection::expand_lookup(&parse_macro_input!(input as DeriveInput)))
@@ -142,28 +143,31 @@ pub fn derive_lookup(input: TokenStream) -> TokenStream {
 /// }
 /// ```
 ///
-/// `name` is the projection's own. `revision` (1) is raised when the rows must be built again
-/// although the tables are the same. `version` is the crate's, unless it is given. `ignores` and
-/// `rejects` declare the codes that its handlers give, with what they mean for an operator.
+/// `#[projection(...)]` takes:
 ///
-/// `#[on(...)]` names a topic and what its events may write and read. A handler for topics that
-/// are alike has several. Functions without it are the author's own.
+/// - `name`: the projection's name.
+/// - `revision`: raised to have all rows rebuilt although the tables are unchanged. By default 1.
+/// - `version`: the version of the code. By default the version of the crate.
+/// - `ignores(...)` and `rejects(...)`: the codes that the handlers use, each with its meaning for operators.
 ///
-/// `event_id(header = "x-event-id", window = "7d")` in it, or `field = "eventId"` for a field at the top
-/// level of a JSON payload, has the host tell a producer's duplicates: an event whose id was handled
-/// within the window (`d`, `h`, `m` or `s`) is ignored, with the code `duplicate`. Writes that are
-/// idempotent do not need it; an `add` does. An id in several parts names each of them:
-/// `event_id(header = "ce_source", header = "ce_id", window = "7d")` is CloudEvents' identity. An event that
-/// lacks a part, or has an empty one, has no id: it is projected, and counted apart.
+/// `#[on(...)]` names a topic, and lists with `writes(...)` and `reads(...)` what its events may write and read. A handler
+/// for several similar topics has several of these attributes. A function without the attribute is not a handler.
+/// `#[on(...)]` also takes the following options.
 ///
-/// `ordering_group = "customer"` says that several topics are keyed alike: where an event of one is
-/// rejected, later events of its key wait behind it in all of them. A topic without it is a group of
-/// its own.
+/// `event_id(header = "x-event-id", window = "7d")` lets the host recognise duplicates from the producer. An event whose
+/// id was handled within the window (`d`, `h`, `m` or `s`) is ignored with the code `duplicate`. A statement that adds
+/// needs this, an idempotent statement does not. Write `field = "eventId"` for a field at the top level of a JSON payload.
+/// For an id in several parts, list each part: the identity of CloudEvents is
+/// `event_id(header = "ce_source", header = "ce_id", window = "7d")`. An event that lacks a part, or has an empty part, has
+/// no id: it is projected, and counted separately.
 ///
-/// `waits = "24h"` says that its events may wait for a row that is not there yet: see `Context::require`. The time
-/// is event time: that of the records. Once the log is read so far beyond the event's own time without that row, the
-/// event fails, with the code `not-yet`. Later events of the topic and key wait behind it; those of other topics pass
-/// it, also where they share its ordering group, since one of them may be what brings the row.
+/// `ordering_group = "customer"` declares that several topics have the same keys. If an event is rejected, later events of
+/// its key wait behind it in all topics of the group. By default each topic is a group of its own.
+///
+/// `waits = "24h"` lets events wait for a missing row: see `Context::require`. The time is event time, measured in the
+/// records' timestamps. If the row is not written within this time, the event fails with the code `not-yet`. Later events
+/// of the same topic and key wait behind the event. Events of other topics do not, even in the same ordering group,
+/// because one of them may insert the row.
 #[proc_macro_attribute]
 pub fn projection(arguments: TokenStream, item: TokenStream) -> TokenStream {
     expand(projection::expand(arguments.into(), item.into()))

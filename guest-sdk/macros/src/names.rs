@@ -1,9 +1,9 @@
-//! Names in the descriptor, from names in Rust.
+//! The names in the descriptor that follow from names in Rust.
 
 use syn::Ident;
 use syn::ext::IdentExt;
 
-/// The column of a field.
+/// The name of a field's column.
 pub(crate) fn column(field: &Ident) -> String {
     field.unraw().to_string()
 }
@@ -26,7 +26,7 @@ fn words(ident: &Ident, between: char) -> String {
         let before = at.checked_sub(1).map(|at| letters[at]);
         let begins_word = letter.is_uppercase()
             && before.is_some_and(|before| {
-                // The `S` of `SKUSold` begins a word, the `U` does not.
+                // In `SKUSold` the `S` before `old` begins a word, but the `U` does not.
                 !before.is_uppercase() || letters.get(at + 1).is_some_and(|after| after.is_lowercase())
             });
         if begins_word && before != Some('_') {

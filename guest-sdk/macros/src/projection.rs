@@ -1,4 +1,4 @@
-//! `#[projection(...)]`: from an impl block of handlers to what the host calls.
+//! `#[projection(...)]`: from an impl block of handlers to the functions that the host calls.
 
 use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
@@ -24,7 +24,7 @@ pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenS
     if topics.is_empty() {
         return Err(Error::new(
             projection.span(),
-            "a projection without handlers has nothing to do: mark one with #[on(\"topic\", writes(Row))]",
+            "a projection needs at least one handler: mark a function with #[on(\"topic\", writes(Row))]",
         ));
     }
     refuse_repeated(&topics)?;
@@ -132,8 +132,7 @@ fn implementation(projection: &Ident, options: &Options, topics: &[Topic]) -> To
     }
 }
 
-/// The types that the topics name, each once, in the order in which they are first named: their
-/// order in the descriptor.
+/// The types that the topics list, each once, in the order of their first use. This is their order in the descriptor.
 struct Union<'t> {
     types: Vec<&'t Type>,
 }
@@ -156,7 +155,10 @@ impl<'t> Union<'t> {
 
 fn projection_name(block: &ItemImpl) -> Result<&Ident> {
     if let Some((_, path, _)) = &block.trait_ {
-        return Err(Error::new(path.span(), "a projection is a plain impl block of handlers, of no trait"));
+        return Err(Error::new(
+            path.span(),
+            "a projection is a plain impl block of handlers, without a trait",
+        ));
     }
     match &*block.self_ty {
         Type::Path(path) => path.path.get_ident(),
@@ -166,7 +168,7 @@ fn projection_name(block: &ItemImpl) -> Result<&Ident> {
     .ok_or_else(|| {
         Error::new(
             block.self_ty.span(),
-            "a projection is a struct without parameters: `pub struct OrderSearch;`",
+            "a projection is a struct without generic parameters: `pub struct OrderSearch;`",
         )
     })
 }
@@ -174,7 +176,7 @@ fn projection_name(block: &ItemImpl) -> Result<&Ident> {
 fn refuse_repeated(topics: &[Topic]) -> Result<()> {
     for (at, topic) in topics.iter().enumerate() {
         if topics[..at].iter().any(|earlier| earlier.name.value() == topic.name.value()) {
-            return Err(Error::new(topic.name.span(), "this topic has a handler already"));
+            return Err(Error::new(topic.name.span(), "this topic already has a handler"));
         }
     }
     Ok(())
@@ -213,7 +215,7 @@ impl Options {
         let span = arguments.span();
         parser.parse2(arguments)?;
         let name = name.ok_or_else(|| {
-            Error::new(span, "a projection has a name: #[projection(name = \"order-search\")]")
+            Error::new(span, "a projection needs a name: #[projection(name = \"order-search\")]")
         })?;
         Ok(Self { name, version, revision, ignores, rejects })
     }

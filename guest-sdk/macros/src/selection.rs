@@ -1,5 +1,4 @@
-//! `#[derive(Update)]`, `#[derive(Delete)]` and `#[derive(Lookup)]`: what selects rows by some of
-//! its fields.
+//! `#[derive(Update)]`, `#[derive(Delete)]` and `#[derive(Lookup)]`, which select rows by some of their fields.
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote, quote_spanned};
@@ -15,12 +14,15 @@ pub(crate) fn expand_update(input: &DeriveInput) -> Result<TokenStream> {
     let fields = fields::of(input)?;
     let Selection { by, others: set } = Selection::of(&target, &fields)?;
     if let Some(field) = by.iter().find(|field| field.attribute("operation").is_some()) {
-        return Err(Error::new(field.ident.span(), "this field selects the rows, so it has no operation"));
+        return Err(Error::new(
+            field.ident.span(),
+            "this field selects the rows, so it cannot have an operation",
+        ));
     }
     if set.is_empty() {
         return Err(Error::new(
             input.ident.span(),
-            "an update with no other fields than those of `by` does nothing",
+            "this update has no fields beside those of `by`, so it does nothing",
         ));
     }
     let operations = set.iter().map(|field| operation(field)).collect::<Result<Vec<_>>>()?;
@@ -45,7 +47,7 @@ pub(crate) fn expand_delete(input: &DeriveInput) -> Result<TokenStream> {
     if let Some(odd) = selection.others.iter().find(|field| target.guard.as_ref() != Some(field.ident)) {
         return Err(Error::new(
             odd.ident.span(),
-            "a delete has no other fields than those of `by`, and its `guard`",
+            "a delete has only the fields of `by`, and the field of its `guard`",
         ));
     }
     let version = selection.others.iter().map(|_| quote!(Set)).collect();
@@ -61,7 +63,7 @@ pub(crate) fn expand_lookup(input: &DeriveInput) -> Result<TokenStream> {
     if let Some(odd) = selection.others.first() {
         return Err(Error::new(
             odd.ident.span(),
-            "a lookup selects by all of its fields: name it in `by(…)`",
+            "a lookup selects by all of its fields: list this field in `by(…)`",
         ));
     }
     let (ident, table, name, limit) = (&input.ident, &target.table, &target.name, target.limit);
@@ -110,7 +112,7 @@ impl<'f, 'i> Selection<'f, 'i> {
     fn checks(&self, target: &Target, fields: &[Field<'_>]) -> Result<TokenStream> {
         let are_columns = fields::are_columns(&target.table, fields);
         let never_null =
-            self.by.iter().map(|field| field.is_never_null("null selects no row: take the Option away"));
+            self.by.iter().map(|field| field.is_never_null("null selects no row: remove the Option"));
         let guard_is_version = fields::guard_is_version(fields, target.guard.as_ref())?;
         Ok(quote!(#are_columns #(#never_null)* #guard_is_version))
     }

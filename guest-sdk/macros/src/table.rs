@@ -17,12 +17,12 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
     let name = options.name.as_ref().map_or_else(|| names::snake(row), LitStr::value);
     let key: Vec<_> = fields.iter().filter(|field| field.attribute("key").is_some()).collect();
     if key.is_empty() {
-        return Err(Error::new(row.span(), "a table needs a key: mark its columns with #[key]"));
+        return Err(Error::new(row.span(), "a table needs a key: mark the columns of the key with #[key]"));
     }
     let key_types = key.iter().map(|field| field.ty);
     let key_columns: Vec<_> = key.iter().map(|field| &field.column).collect();
     let key_checks =
-        key.iter().map(|field| field.is_never_null("a key column is never null: take the Option away"));
+        key.iter().map(|field| field.is_never_null("a key column is never null: remove the Option"));
     let guard_is_version = fields::guard_is_version(&fields, options.guard.as_ref())?;
     let columns = fields.iter().map(column_declaration).collect::<Result<Vec<_>>>()?;
     let indexes = options.indexes.iter().map(Index::declaration);
@@ -165,7 +165,7 @@ impl Parse for Index {
             Punctuated::<Ident, Token![,]>::parse_terminated(input)?.into_iter().collect()
         };
         if columns.is_empty() {
-            return Err(input.error("name the index's columns"));
+            return Err(input.error("list the columns of the index"));
         }
         Ok(Self { columns, contains })
     }
@@ -183,7 +183,7 @@ impl Parse for Digits {
         if kind != "decimal" {
             return Err(Error::new(
                 kind.span(),
-                "write `decimal(precision, scale)`: other types need no attribute",
+                "write `decimal(precision, scale)`: columns of other types have no attribute",
             ));
         }
         let content;
@@ -195,7 +195,7 @@ impl Parse for Digits {
         if !(1..=38).contains(&digits.precision) || digits.scale > digits.precision {
             return Err(Error::new(
                 precision.span(),
-                "the precision (all digits) is 1 to 38, the scale (those after the point) at most the precision",
+                "the precision (the digits in total) is 1 to 38, and the scale (the digits after the point) is at most the precision",
             ));
         }
         Ok(digits)

@@ -1,4 +1,4 @@
-//! `#[update(table = OrderRow, by(customer_id), …)]`: what a statement or lookup is aimed at.
+//! The options of a statement or lookup, such as `#[update(table = OrderRow, by(customer_id), …)]`.
 
 use syn::punctuated::Punctuated;
 use syn::{DeriveInput, Error, Ident, LitInt, LitStr, Path, Result, Token, parenthesized};
@@ -16,7 +16,7 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Reads the struct's attribute `kind`, which takes `table`, `name` and those of `options`.
+    /// Reads the struct's attribute `kind`. It takes `table`, `name` and the options in `options`.
     pub(crate) fn of(input: &DeriveInput, kind: &str, options: &[&str]) -> Result<Self> {
         let mut table = None;
         let mut target = Self {
@@ -51,12 +51,12 @@ impl Target {
             })?;
         }
         target.table = table.ok_or_else(|| {
-            Error::new(input.ident.span(), format!("say which table it is for: #[{kind}(table = Row)]"))
+            Error::new(input.ident.span(), format!("name the table: #[{kind}(table = Row)]"))
         })?;
         if options.contains(&"by") && target.by.is_empty() {
             return Err(Error::new(
                 input.ident.span(),
-                format!("say which fields select the rows: #[{kind}(table = …, by(field))]"),
+                format!("list the fields that select the rows: #[{kind}(table = …, by(field))]"),
             ));
         }
         Ok(target)
@@ -65,7 +65,7 @@ impl Target {
 
 fn unknown(options: &[&str]) -> String {
     let all: Vec<_> = ["table", "name"].iter().chain(options).map(|option| format!("`{option}`")).collect();
-    format!("unknown here: write one of {}", all.join(", "))
+    format!("this option is unknown here: write one of {}", all.join(", "))
 }
 
 fn on_miss(given: &LitStr) -> Result<bool> {

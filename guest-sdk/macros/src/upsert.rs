@@ -1,4 +1,4 @@
-//! `#[derive(Upsert)]`, and the upsert of a whole row that comes with a table.
+//! `#[derive(Upsert)]`, and the upsert of a whole row that `#[derive(Table)]` generates.
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote, quote_spanned};
@@ -49,7 +49,8 @@ pub(crate) fn of_whole_row(
     statement(row, &declaration, fields)
 }
 
-/// Which fields are the key's, and so where each stands among the arguments, the table knows.
+/// The position of each field among the arguments depends on the table's key, which the macro cannot see. So the generated
+/// code computes the positions as a constant.
 fn statement(ident: &Ident, declaration: &Declaration<'_>, fields: &[Field<'_>]) -> TokenStream {
     let table = declaration.table;
     let declared = declaration.expand();
