@@ -1,11 +1,13 @@
-//! Orders with what is known of their customers, shaped to one question: *all orders of customers
-//! in Germany that contain a yoga mat, of the last 30 days*.
+//! Orders together with their customers' data, shaped to one question: *all orders of customers in Germany that contain a
+//! yoga mat, of the last 30 days*.
 //!
-//! Orders carry what the shop knew of the customer when they were confirmed. The customer's own
-//! topics know better, and may be heard before or after the order. So this projection keeps a copy
-//! of what it heard about customers: an order takes what the copy knows, else what it carries
-//! itself, else `unknown`; a customer's change updates the copy, and every order of the customer
-//! that is there already. Whatever order the topics come in, the rows end up the same.
+//! An order event carries the customer's data as of the confirmation. The customer's own topics are the authority, and
+//! their events may come before or after the order. So this projection keeps its own copy of each customer:
+//!
+//! - An order takes the customer's data from the copy, else from the order event, else `unknown` for the country.
+//! - A customer event updates the copy, and all stored orders of the customer.
+//!
+//! So the rows end up the same, whatever the order between the topics is.
 
 mod payloads;
 mod tables;
@@ -31,7 +33,7 @@ pub struct OrderSearch;
     ignores("old-schema" = "schemaVersion is below 2: the order comes again in the current one"),
     rejects(
         "unknown-schema" = "schemaVersion is above 2, which this version of the plugin cannot read",
-        "unknown-currency" = "the currency is none of USD, EUR and GBP"
+        "unknown-currency" = "the currency is not USD, EUR or GBP"
     )
 )]
 impl OrderSearch {
@@ -82,8 +84,8 @@ impl OrderSearch {
         Ok(())
     }
 
-    /// Reads an order of the current schema. One of another schema need not have its fields, so
-    /// what cannot be read is asked for its version before it is called bad.
+    /// Reads an order of the current schema. An order of another schema may have other fields. So if the order cannot be
+    /// read, its schema version decides first whether it is ignored.
     fn current(payload: Unread) -> Result<OrderConfirmed, Stop> {
         let order = payload.json::<OrderConfirmed>();
         let schema_version = match &order {

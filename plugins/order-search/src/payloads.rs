@@ -1,9 +1,9 @@
-//! The events as their producers write them. Fields that are not needed here are left out.
+//! The payloads of the events. Fields that this projection does not need are left out.
 
 use projector_sdk::prelude::*;
 use serde::{Deserialize, Serialize};
 
-/// What orders of every schema have.
+/// The fields that order events of every schema have.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Envelope {
@@ -31,7 +31,7 @@ pub(crate) struct Order {
     pub(crate) items: Vec<Item>,
 }
 
-/// One line of an order, as it is in the event and in the column `items`.
+/// One line of an order, in the event and in the column `items`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Item {

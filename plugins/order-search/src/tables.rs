@@ -1,10 +1,10 @@
-//! The read model, and the writes to it that are not of a whole row.
+//! The tables of the read model, and the statements that write only some of their columns.
 
 use projector_sdk::prelude::*;
 
 use crate::payloads::Item;
 
-/// What readers ask: each confirmed order, with what is known of its customer now.
+/// The table that readers query: each confirmed order, with the current data of its customer.
 #[derive(Debug, Clone, PartialEq, Eq, Table)]
 #[table(
     name = "order_search",
@@ -16,7 +16,7 @@ pub struct OrderRow {
     #[key]
     pub order_id: String,
     pub customer_id: String,
-    /// `unknown` until something is known.
+    /// `unknown` as long as no event has carried the country.
     pub customer_country: String,
     pub customer_email: Option<String>,
     pub customer_name: Option<String>,
@@ -26,8 +26,8 @@ pub struct OrderRow {
     pub confirmed_at: Timestamp,
 }
 
-/// What this projection has heard of a customer, on the customer's own topics. Each field is null
-/// until its topic has told.
+/// This projection's copy of a customer, from the customer's own topics. A column is null until its topic has had an event
+/// for the customer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Table)]
 #[table(name = "customer")]
 pub struct Customer {

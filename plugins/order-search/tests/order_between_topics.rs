@@ -1,10 +1,10 @@
-//! Kafka promises no order between topics. The rows are the same in every one.
+//! Kafka does not order the events of different topics. The rows are the same in every order.
 
 use order_search::{Customer, OrderRow, OrderSearch};
 use projector_sdk::testing::Harness;
 use serde_json::{Value, json};
 
-/// Events that Kafka keeps in order: those of one key in one topic.
+/// Events that Kafka keeps in order, because they have one key in one topic.
 struct Source {
     topic: &'static str,
     key: &'static str,
@@ -41,7 +41,7 @@ fn profiles(customer: &'static str, names: &[&str]) -> Source {
     Source { topic: "customer.profile.updated.v1", key: customer, events: names.iter().map(event).collect() }
 }
 
-/// Calls `check` with the rows after each way to merge the sources.
+/// Calls `check` with the rows, after each possible interleaving of the sources.
 fn for_each_interleaving(
     sources: &[Source],
     sent: &mut Vec<usize>,
@@ -96,8 +96,8 @@ fn every_interleaving_ends_with_the_same_rows() {
     assert_eq!(interleavings, 7 * 6 * 5 * 4 * 3 * 2 / (2 * 2));
 }
 
-/// The host's own analysis comes to the same: the columns depend on the order between topics, and
-/// the read of the customer settles it.
+/// The host's own analysis agrees: the columns depend on the order between the topics, and the read of the customer
+/// settles the dependence.
 #[test]
 fn the_declaration_says_what_settles_the_order() {
     let harness = Harness::<OrderSearch>::new();

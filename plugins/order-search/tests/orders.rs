@@ -1,4 +1,4 @@
-//! What one event does.
+//! The outcome of single events.
 
 use order_search::{Customer, Item, OrderRow, OrderSearch};
 use projector_sdk::prelude::*;
@@ -81,7 +81,7 @@ fn orders_of_other_schemas_and_currencies_are_told_apart() {
     assert_eq!(harness.rows::<OrderRow>(), []);
 }
 
-/// Older schemas have other fields: they are to be ignored, not rejected for that.
+/// An order of an older schema has other fields. It must be ignored, and not rejected because of these fields.
 #[test]
 fn an_old_order_is_ignored_whatever_else_it_says() {
     let mut harness = Harness::<OrderSearch>::new();

@@ -1,18 +1,18 @@
-//! Orders counted and summed by country, currency and day.
+//! The number and the total of orders, by country, currency and day.
 //!
-//! Every event adds, so that one which is applied twice, or not at all, shows: nothing in here is
-//! idempotent, and the host's promise is all that keeps the sums right.
+//! Every event adds to the stored sums, so no write is idempotent. An event that is applied twice, or not at all, makes the
+//! sums wrong. Only the host's exactly-once guarantee keeps them right.
 
 use std::cmp::Ordering;
 
 use projector_sdk::prelude::*;
 use serde::Deserialize;
 
-/// One day's orders of one country, as the orders carried it, in one currency.
+/// The orders of one day, country and currency. The country is the one that the order event carries.
 #[derive(Debug, Clone, PartialEq, Eq, Table)]
 #[table(name = "sales_by_country")]
 pub struct Sales {
-    /// `unknown` where the order does not say.
+    /// `unknown` if the order carries no country.
     #[key]
     pub country: String,
     /// In UTC.
@@ -36,7 +36,7 @@ struct Sale {
     total_cents: i64,
 }
 
-/// What orders of every schema have.
+/// The fields that order events of every schema have.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Envelope {
@@ -83,8 +83,8 @@ impl SalesByCountry {
         Ok(())
     }
 
-    /// Reads an order of the current schema. One of another schema need not have its fields, so
-    /// what cannot be read is asked for its version before it is called bad.
+    /// Reads an order of the current schema. An order of another schema may have other fields. So if the order cannot be
+    /// read, its schema version decides first whether it is ignored.
     fn current(payload: Unread) -> Result<OrderConfirmed, Stop> {
         let order = payload.json::<OrderConfirmed>();
         let schema_version = match &order {

@@ -1,4 +1,4 @@
-//! Sums, which tell how often each event was applied.
+//! The sums show how often each event was applied.
 
 use projector_sdk::Date;
 use projector_sdk::testing::{Handled, Harness};
