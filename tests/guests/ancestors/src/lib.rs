@@ -1,5 +1,5 @@
-//! A plugin that needs three rounds: whoever is born is stored with the parent's parent's parent,
-//! found step by step.
+//! A plugin that needs three rounds of reads: each person is stored with the parent's parent's parent, which the handler
+//! finds step by step.
 
 use projector_sdk::prelude::*;
 use serde::Deserialize;
@@ -10,7 +10,7 @@ pub struct Person {
     #[key]
     pub id: String,
     pub parent: Option<String>,
-    /// The parent's parent's parent, as known at birth.
+    /// The parent's parent's parent, if it was stored when the person was born.
     pub ancestor: Option<String>,
 }
 
@@ -27,13 +27,13 @@ impl Ancestors {
     #[on("person.born.v1", writes(Person), reads(Person))]
     fn born(event: Event<Born>, cx: &mut Context<Self>) -> Outcome {
         let Born { id, parent } = event.payload;
-        // A parent, that one's parent, and theirs.
+        // The parent, the parent's parent, and the parent's parent's parent.
         let mut ancestor = parent.clone();
         for _ in 0..2 {
             let Some(one) = ancestor else { break };
             ancestor = cx.get::<Person>(&one)?.and_then(|person| person.parent);
         }
-        // Read as well, to be sure that it is somebody known.
+        // The third read makes sure that the ancestor is stored.
         if let Some(one) = ancestor.take() {
             ancestor = cx.get::<Person>(&one)?.map(|person| person.id);
         }

@@ -1,10 +1,10 @@
-//! A plugin that rejects an event until its gate is open, or has it wait. Each key's events leave a trail, in the order in
-//! which they were applied: one that is lost, doubled or out of its order shows.
+//! A plugin that rejects an event, or lets it wait, until its gate is open. Each key has a trail of its events, in the
+//! order in which they were applied. So an event that is lost, applied twice or out of order is visible.
 
 use projector_sdk::prelude::*;
 use serde::Deserialize;
 
-/// An open gate.
+/// A gate that is open. A closed gate has no row.
 #[derive(Debug, Clone, PartialEq, Eq, Table)]
 #[table(name = "gate")]
 pub struct Gate {
@@ -22,19 +22,19 @@ pub struct Trail {
 
 #[derive(Debug, Deserialize)]
 pub struct Step {
-    /// Whose trail.
+    /// The id of the trail.
     pub of: String,
     pub step: String,
     /// The gate that must be open.
     #[serde(default)]
     pub gate: Option<String>,
-    /// Whether to panic before it, rather than to reject.
+    /// Whether to panic if the gate is closed, instead of rejecting the event.
     #[serde(default)]
     pub panic: bool,
-    /// Whether to wait for it, rather than to reject.
+    /// Whether to wait until the gate is open, instead of rejecting the event.
     #[serde(default)]
     pub wait: bool,
-    /// The gate that it opens.
+    /// The gate that the event opens.
     #[serde(default)]
     pub opens: Option<String>,
 }

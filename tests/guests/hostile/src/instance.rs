@@ -1,33 +1,32 @@
-//! Deeds against the instance that they run in.
+//! Behaviours that harm the instance itself.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use projector_sdk::log;
 
-use crate::Deed;
+use crate::instruction::Behaviour;
 
 static REMEMBERED: AtomicU64 = AtomicU64::new(0);
 
-/// Does what brings an instance down. Where it survives, or for any other deed, the note to write
-/// is returned.
-pub(crate) fn harm(deed: Deed) -> Option<String> {
-    match deed {
-        Deed::Write => Some("written".into()),
-        Deed::Trap => trap(),
-        Deed::Panic => panic!("the hostile guest panics"),
-        Deed::Loop => spin(),
-        Deed::Recurse => Some(recurse(1).to_string()),
-        Deed::MemoryBomb => allocate(),
-        Deed::Say => {
+/// Harms the instance. If the instance survives, returns the note to write. `None`: the behaviour is one of `answers`.
+pub(crate) fn harm(behaviour: Behaviour) -> Option<String> {
+    match behaviour {
+        Behaviour::Write => Some("written".into()),
+        Behaviour::Trap => trap(),
+        Behaviour::Panic => panic!("the hostile guest panics"),
+        Behaviour::Loop => spin(),
+        Behaviour::Recurse => Some(recurse(1).to_string()),
+        Behaviour::MemoryBomb => allocate(),
+        Behaviour::Say => {
             log::error("one line\nand what looks like another");
             Some("said".into())
         }
-        Deed::LogFlood => {
+        Behaviour::LogFlood => {
             (0..1_000_000).for_each(|line| log::warn(format!("line {line} of a flood")));
             Some("logged".into())
         }
-        Deed::Remember => {
+        Behaviour::Remember => {
             Some(format!("event {} of this instance", REMEMBERED.fetch_add(1, Ordering::Relaxed)))
         }
         _ => None,
@@ -48,7 +47,7 @@ fn spin() -> ! {
     }
 }
 
-#[expect(unconditional_recursion, reason = "that is the deed")]
+#[expect(unconditional_recursion, reason = "this overflows the stack on purpose")]
 fn recurse(depth: u64) -> u64 {
     let frame = black_box([depth; 64]);
     recurse(depth + 1) + frame[depth as usize % 64]
