@@ -149,7 +149,8 @@ mod tests {
             shown(&format!("{above}\n/// A.\n#[derive(Debug)]\npub struct Wide {{ {fields} }}"))
         };
         assert!(wide("", 12).is_empty());
-        assert_eq!(wide("struct Unit;", 13).len(), 1);
+        let fields = "f: u8, ".repeat(13);
+        assert_eq!(shown(&format!("struct Unit; struct Wide {{ {fields} }}")).len(), 1);
         let found = wide("", 13);
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].starts_with("lib.rs:4: Wide has more than 12 fields: it has 13; "), "{found:?}");
