@@ -109,7 +109,8 @@ fn run(arguments: &Arguments) -> Result<()> {
     };
     let mut measurements = Measurements::default();
     for kind in chosen_workloads {
-        let mut bench = Bench::prepare(&servers, &programs, &runs, kind, arguments.seed, events)?;
+        let workload = kind.workload(arguments.seed, events);
+        let mut bench = Bench::prepare(&servers, &programs, &runs, kind, workload)?;
         for round in 0..rounds {
             for turn in 0..contenders.len() {
                 let contender = contenders[(turn + round) % contenders.len()];
@@ -166,10 +167,8 @@ impl<'a> Bench<'a> {
         programs: &'a Programs,
         runs: &'a Path,
         kind: Kind,
-        seed: u64,
-        events: usize,
+        mut workload: Workload,
     ) -> Result<Bench<'a>> {
-        let mut workload = kind.workload(seed, events);
         workload.topic_prefix = format!("bench-{}-{}.", kind.name(), std::process::id());
         let records: Vec<Record> = workload.records().collect();
         let truth = Truth::of(&records).context("the workload cannot be read")?;
@@ -216,10 +215,9 @@ impl<'a> Bench<'a> {
         let mut read_model = ReadModel::connect(contender, &url)?;
         let progress = Progress::new(name, events);
         let feed = paced.map(|behind| Feed::start(&self.servers.brokers, read().collect(), behind));
-        let process =
-            Process::start(contender.command(self.programs, &surroundings)?, &directory.join("log"))?;
-        let measurement =
-            measure(process, &mut read_model, feed, events as u64, &progress, contender.plugin())?;
+        let command = contender.command(self.programs, &surroundings)?;
+        let process = Process::start(command, &directory.join("log"), contender.plugin())?;
+        let measurement = measure(process, &mut read_model, feed, events as u64, &progress)?;
 
         if contender.beside().is_some() {
             topics::delete(&self.servers.brokers, &[&hostile_topic(&surroundings)])?;

@@ -46,7 +46,6 @@ pub(crate) fn measure(
     mut feed: Option<Feed>,
     events: u64,
     progress: &Progress,
-    projection: Option<&str>,
 ) -> Result<Measurement> {
     let mut first: Option<(Instant, u64)> = None;
     let mut last = (Instant::now(), 0);
@@ -80,7 +79,7 @@ pub(crate) fn measure(
     }
     let Usage { cpu, rss_mb } = process.usage()?;
     drop(feed);
-    let tally = process.stop(projection)?;
+    let tally = process.stop()?;
     ensure!(
         last.1 == events && tally.events == events,
         "{} offsets were committed and {} events counted, but {events} were published",

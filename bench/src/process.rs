@@ -25,6 +25,8 @@ const LAST_LINE: &str = "projection stopped";
 pub(crate) struct Process {
     child: Child,
     log: PathBuf,
+    /// The projection whose counts are wanted. `None` for the program without a host, which has no projections.
+    projection: Option<&'static str>,
 }
 
 /// What a process has used up so far, its children not counted.
@@ -49,13 +51,17 @@ pub(crate) struct Tally {
 
 impl Process {
     /// Starts `command` with its output in the file `log`. It dies with this process at the latest.
-    pub(crate) fn start(mut command: Command, log: &Path) -> Result<Process> {
+    pub(crate) fn start(
+        mut command: Command,
+        log: &Path,
+        projection: Option<&'static str>,
+    ) -> Result<Process> {
         let out = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
         command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
         let program = command.get_program().to_owned();
         let child = lifeline::spawn(command, Signal::KILL)
             .with_context(|| format!("cannot run {}", Path::new(&program).display()))?;
-        Ok(Process { child, log: log.to_owned() })
+        Ok(Process { child, log: log.to_owned(), projection })
     }
 
     /// That it has ended is an error, with the end of its log.
@@ -76,9 +82,8 @@ impl Process {
         Ok(Usage { cpu: TICK * cpu, rss_mb: peak_kib as f64 * 1024.0 / 1e6 })
     }
 
-    /// SIGTERM. It has to end with exit code 0, and to say what it did, in this projection if it is a
-    /// host.
-    pub(crate) fn stop(mut self, projection: Option<&str>) -> Result<Tally> {
+    /// SIGTERM. It has to end with exit code 0, and to say what it did.
+    pub(crate) fn stop(mut self) -> Result<Tally> {
         let pid = Pid::from_raw(i32::try_from(self.child.id())?).context("a process id is never 0")?;
         kill_process(pid, Signal::TERM)?;
         let asked = Instant::now();
@@ -95,7 +100,8 @@ impl Process {
         };
         ensure!(status.success(), "it was asked to stop and ended with {status}\n{}", self.log_tail());
         let log = fs::read_to_string(&self.log).with_context(|| self.log.display().to_string())?;
-        tally(&log, projection).with_context(|| format!("it does not say what it did\n{}", self.log_tail()))
+        tally(&log, self.projection)
+            .with_context(|| format!("it does not say what it did\n{}", self.log_tail()))
     }
 
     pub(crate) fn log_tail(&self) -> String {
