@@ -28,7 +28,7 @@ use crate::config::{Config, May};
 use crate::event::Partition;
 use crate::operations::{OperationError, control, dead_letters, status};
 use crate::retry::Retries;
-use crate::store::operator::{Action, Asked, Filter};
+use crate::store::operator::{DeadLetterAction, Filter, Requester};
 use connections::{Bounded, Bounds, Carrier, busy};
 
 /// No request that this takes is longer.
@@ -241,7 +241,7 @@ async fn pause(
 ) -> Answer<impl Serialize> {
     let Reason { reason } = parse(&body)?;
     let _turn = admin.turn().await;
-    control::pause(&admin.config, &name, &Asked::new(by, Some(reason))).await?;
+    control::pause(&admin.config, &name, &Requester::new(by, Some(reason))).await?;
     Ok(Json(json!({ "paused": name })))
 }
 
@@ -253,7 +253,7 @@ async fn resume(
 ) -> Answer<impl Serialize> {
     let PerhapsReason { reason } = parse(&body)?;
     let _turn = admin.turn().await;
-    control::resume(&admin.config, &name, &Asked::new(by, reason)).await?;
+    control::resume(&admin.config, &name, &Requester::new(by, reason)).await?;
     Ok(Json(json!({ "resumed": name })))
 }
 
@@ -273,7 +273,7 @@ async fn skip(
     Body(body): Body,
 ) -> Answer<impl Serialize> {
     let Skip { topic, partition, to, reason } = parse(&body)?;
-    let (partition, asked) = (Partition::new(topic, partition), Asked::new(by, Some(reason)));
+    let (partition, asked) = (Partition::new(topic, partition), Requester::new(by, Some(reason)));
     let _turn = admin.turn().await;
     Ok(Json(control::skip(&admin.config, &name, None, &partition, to, &asked).await?))
 }
@@ -329,7 +329,7 @@ async fn retry(
     Body(body): Body,
 ) -> Answer<impl Serialize> {
     let Retry { reason, dry_run } = parse(&body)?;
-    admin.request(Action::Retry, name, id, dry_run, Asked::new(by, reason)).await
+    admin.request(DeadLetterAction::Retry, name, id, dry_run, Requester::new(by, reason)).await
 }
 
 #[derive(Deserialize)]
@@ -347,17 +347,17 @@ async fn discard(
     Body(body): Body,
 ) -> Answer<impl Serialize> {
     let Discard { reason, dry_run } = parse(&body)?;
-    admin.request(Action::Discard, name, id, dry_run, Asked::new(by, Some(reason))).await
+    admin.request(DeadLetterAction::Discard, name, id, dry_run, Requester::new(by, Some(reason))).await
 }
 
 impl Admin {
     async fn request(
         &self,
-        action: Action,
+        action: DeadLetterAction,
         name: String,
         id: i64,
         dry_run: bool,
-        asked: Asked,
+        asked: Requester,
     ) -> Answer<Vec<dead_letters::Done>> {
         let filter = Filter { projection: Some(name.clone()), ids: vec![id], most: 1, ..Filter::default() };
         let request = dead_letters::Request { action, filter, dry_run, asked, timeout: PATIENCE };

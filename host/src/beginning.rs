@@ -9,10 +9,10 @@ use std::fmt;
 
 use projector_model::nearest;
 
-use crate::checkpoint::{Identity, Marks};
+use crate::checkpoint::{Identity, Watermarks};
 use crate::config::{Config, Start, StartAt};
 use crate::event::Partition;
-use crate::source::{Log, LogError};
+use crate::source::{KafkaAdmin, LogError};
 use crate::store::beginnings::EarlierStarts;
 use crate::topics::TopicMapping;
 
@@ -65,9 +65,9 @@ impl Starts {
     /// The first offset to read of a partition that existed when the generation began.
     pub async fn find(
         &self,
-        log: &Log,
+        log: &KafkaAdmin,
         partition: &Partition,
-        (marks, identity): (Marks, &Identity),
+        (marks, identity): (Watermarks, &Identity),
         earlier: &EarlierStarts,
     ) -> Result<Result<i64, NotInLog>, LogError> {
         let at = self.of_topic(&partition.topic);
@@ -95,8 +95,13 @@ impl fmt::Display for Starts {
 ///
 /// `latest` means the end of what is committed for a projection's first generation. For a later generation, it
 /// means where the one before began: its rows would be missing otherwise.
-pub fn begin(at: &StartAt, partition: &Partition, marks: Marks, found: Option<i64>) -> Result<i64, NotInLog> {
-    let Marks { low, high } = marks;
+pub fn begin(
+    at: &StartAt,
+    partition: &Partition,
+    marks: Watermarks,
+    found: Option<i64>,
+) -> Result<i64, NotInLog> {
+    let Watermarks { low, high } = marks;
     match at {
         StartAt::Earliest => Ok(low),
         // Retention may have moved the beginning since. A record of the time may lie behind a transaction that
@@ -118,12 +123,12 @@ pub struct NotInLog {
     pub partition: Partition,
     /// `None`: none is configured.
     pub offset: Option<i64>,
-    pub marks: Marks,
+    pub marks: Watermarks,
 }
 
 impl fmt::Display for NotInLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { partition, offset, marks: Marks { low, high } } = self;
+        let Self { partition, offset, marks: Watermarks { low, high } } = self;
         match offset {
             Some(offset) if offset < low => write!(
                 f,
@@ -146,7 +151,7 @@ mod tests {
 
     use super::*;
 
-    const MARKS: Marks = Marks { low: 10, high: 20 };
+    const MARKS: Watermarks = Watermarks { low: 10, high: 20 };
 
     fn at(start: &StartAt, found: Option<i64>) -> Result<i64, String> {
         begin(start, &Partition::new("t", 1), MARKS, found).map_err(|problem| problem.to_string())

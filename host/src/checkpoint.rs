@@ -36,7 +36,7 @@ impl Identity {
 
 /// The first offset that the log still holds, and the one after its last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Marks {
+pub struct Watermarks {
     pub low: i64,
     pub high: i64,
 }
@@ -49,7 +49,7 @@ pub enum Start {
     /// From the checkpoint.
     Resume(i64),
     /// The log is not the one that the checkpoint is about. Only an operator can say what to do.
-    Refused(Mismatch),
+    Mismatch(Mismatch),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,7 +115,7 @@ impl Beginning {
 }
 
 /// Decides where to read a partition. An unknown id on either side proves nothing.
-pub fn start(checkpoint: Option<&Checkpoint>, marks: Marks, found: &Identity) -> Start {
+pub fn start(checkpoint: Option<&Checkpoint>, marks: Watermarks, found: &Identity) -> Start {
     let Some(checkpoint) = checkpoint else { return Start::Beginning(marks.low) };
     let stored = &checkpoint.identity;
     let differ = |stored: &Option<String>, found: &Option<String>| match (stored, found) {
@@ -123,17 +123,17 @@ pub fn start(checkpoint: Option<&Checkpoint>, marks: Marks, found: &Identity) ->
         _ => None,
     };
     if let Some((stored, found)) = differ(&stored.cluster_id, &found.cluster_id) {
-        return Start::Refused(Mismatch::OtherCluster { stored, found });
+        return Start::Mismatch(Mismatch::OtherCluster { stored, found });
     }
     if let Some((stored, found)) = differ(&stored.topic_id, &found.topic_id) {
-        return Start::Refused(Mismatch::OtherTopic { stored, found });
+        return Start::Mismatch(Mismatch::OtherTopic { stored, found });
     }
     let next = checkpoint.next_offset;
     if next < marks.low {
-        return Start::Refused(Mismatch::Lost { from: next, to: marks.low });
+        return Start::Mismatch(Mismatch::Lost { from: next, to: marks.low });
     }
     if next > marks.high {
-        return Start::Refused(Mismatch::Ahead { checkpoint: next, end: marks.high });
+        return Start::Mismatch(Mismatch::Ahead { checkpoint: next, end: marks.high });
     }
     Start::Resume(next)
 }
@@ -150,7 +150,7 @@ mod tests {
         Checkpoint { next_offset, identity: identity("t", "c") }
     }
 
-    const MARKS: Marks = Marks { low: 10, high: 20 };
+    const MARKS: Watermarks = Watermarks { low: 10, high: 20 };
 
     #[test]
     fn without_a_checkpoint_reading_begins_at_the_beginning() {
@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused_and_named() {
         let refused = |next, found: Identity| match start(Some(&at(next)), MARKS, &found) {
-            Start::Refused(mismatch) => mismatch.to_string(),
+            Start::Mismatch(mismatch) => mismatch.to_string(),
             other => panic!("{other:?}"),
         };
         assert!(refused(4, identity("t", "c")).starts_with("offsets 4 to 9 were removed"));

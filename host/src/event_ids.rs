@@ -16,9 +16,9 @@ use projector_model::Contract;
 
 use crate::event_time::{EventTimeError, Reach, reaches};
 use crate::retry::{Backoff, Retries};
-use crate::source::Log;
+use crate::source::KafkaAdmin;
 use crate::store::event_ids::{Horizon, RecordTime};
-use crate::store::{Deployment, Store};
+use crate::store::{Store, WriteTarget};
 use crate::topics::TopicMapping;
 
 /// How often ids are forgotten.
@@ -29,9 +29,9 @@ const AT_ONCE: u64 = 10_000;
 /// Forgets ids of a generation for as long as it runs: never returns. `active`: the contract of the version that is
 /// active now, if it is known. What fails is tried again, and shown as such.
 pub async fn keep_forgetting(
-    deployment: &Deployment,
+    deployment: &WriteTarget,
     store: &dyn Store,
-    log: &Log,
+    log: &KafkaAdmin,
     retries: &Retries,
     active: impl Fn() -> Option<Arc<Contract>>,
 ) {
@@ -60,9 +60,9 @@ pub async fn keep_forgetting(
 
 /// Returns how many ids were forgotten.
 async fn forget(
-    deployment: &Deployment,
+    deployment: &WriteTarget,
     store: &dyn Store,
-    log: &Log,
+    log: &KafkaAdmin,
     contract: &Contract,
 ) -> Result<u64, EventTimeError> {
     let mut forgotten = 0;

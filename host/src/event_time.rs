@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use crate::event::Partition;
 use crate::failure::FailureKind;
-use crate::source::{Log, LogError};
+use crate::source::{KafkaAdmin, LogError};
 use crate::store::event_ids::RecordTime;
-use crate::store::{Deployment, Store, StoreError};
+use crate::store::{Store, StoreError, WriteTarget};
 
 /// Why it is not known how far a generation has come.
 #[derive(Debug, thiserror::Error)]
@@ -59,9 +59,9 @@ fn reach(recorded_at: Option<i64>, unread: Unread) -> Reach {
 /// How far each partition of a topic has come. `settled`: of which its checkpoint alone tells; the log is asked about the
 /// others.
 pub async fn reaches(
-    deployment: &Deployment,
+    deployment: &WriteTarget,
     store: &dyn Store,
-    log: &Log,
+    log: &KafkaAdmin,
     topic: &Arc<str>,
     settled: impl Fn(&RecordTime) -> Option<Reach>,
 ) -> Result<Vec<Reach>, EventTimeError> {
@@ -91,7 +91,7 @@ pub async fn reaches(
 }
 
 /// A partition that cannot be read says so elsewhere.
-async fn first_unread(log: &Log, partition: Partition, from: i64) -> Unread {
+async fn first_unread(log: &KafkaAdmin, partition: Partition, from: i64) -> Unread {
     match log.first_visible(partition, from).await {
         Ok(None) => Unread::None,
         Ok(Some((_, time_ms))) => Unread::Event(time_ms.map(|ms| ms.saturating_mul(1_000))),

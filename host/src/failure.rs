@@ -226,12 +226,12 @@ pub fn panic_text(panic: &(dyn Any + Send)) -> String {
 
 /// Why something stands still, for whoever looks. It may have done so for long.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trouble {
+pub struct Blocker {
     pub kind: FailureKind,
     pub reason: String,
 }
 
-impl Trouble {
+impl Blocker {
     pub fn new(kind: FailureKind, reason: impl fmt::Display) -> Self {
         // No database holds a NUL in a text.
         Self { kind, reason: reason.to_string().replace('\0', "\\0") }
@@ -249,13 +249,13 @@ impl Trouble {
     }
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for Blocker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.reason, self.advice())
     }
 }
 
-impl Serialize for Trouble {
+impl Serialize for Blocker {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         #[derive(Serialize)]
         struct Shown<'a> {
@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn a_reason_can_be_stored() {
-        assert_eq!(Trouble::new(FailureKind::Rejected, "a\0b").reason, "a\\0b");
+        assert_eq!(Blocker::new(FailureKind::Rejected, "a\0b").reason, "a\\0b");
     }
 
     #[test]

@@ -3,10 +3,10 @@
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use crate::checkpoint::Marks;
+use crate::checkpoint::Watermarks;
 use crate::event::Partition;
-use crate::failure::{FailureKind, Trouble};
-use crate::source::{Log, LogError};
+use crate::failure::{Blocker, FailureKind};
+use crate::source::{KafkaAdmin, LogError};
 
 /// Questions about single partitions that are under way at once.
 const AT_ONCE: usize = 16;
@@ -32,18 +32,22 @@ pub struct Visibility {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
     pub visibility: Option<Visibility>,
-    pub unknown: Option<Trouble>,
+    pub unknown: Option<Blocker>,
 }
 
 impl Seen {
-    pub fn unknown(why: Trouble) -> Self {
+    pub fn unknown(why: Blocker) -> Self {
         Self { visibility: None, unknown: Some(why) }
     }
 }
 
 /// Visibility of each partition from its checkpoint on, in the order asked. One that cannot be read keeps
 /// no other unknown.
-pub async fn visibility(log: &Log, asked: Vec<(Partition, i64, Marks)>, now_ms: i64) -> Vec<Seen> {
+pub async fn visibility(
+    log: &KafkaAdmin,
+    asked: Vec<(Partition, i64, Watermarks)>,
+    now_ms: i64,
+) -> Vec<Seen> {
     let mut answers: Vec<Option<Seen>> = vec![None; asked.len()];
     let mut under_way = JoinSet::new();
     for (at, (partition, checkpoint, marks)) in asked.into_iter().enumerate() {
@@ -56,7 +60,7 @@ pub async fn visibility(log: &Log, asked: Vec<(Partition, i64, Marks)>, now_ms: 
     while !under_way.is_empty() {
         collect(&mut under_way, &mut answers).await;
     }
-    let panicked = || Seen::unknown(Trouble::new(FailureKind::Crash, "the question about it panicked"));
+    let panicked = || Seen::unknown(Blocker::new(FailureKind::Crash, "the question about it panicked"));
     answers.into_iter().map(|answer| answer.unwrap_or_else(panicked)).collect()
 }
 
@@ -66,9 +70,15 @@ async fn collect(under_way: &mut JoinSet<(usize, Seen)>, answers: &mut [Option<S
     }
 }
 
-async fn of_partition(log: &Log, partition: Partition, checkpoint: i64, marks: Marks, now_ms: i64) -> Seen {
+async fn of_partition(
+    log: &KafkaAdmin,
+    partition: Partition,
+    checkpoint: i64,
+    marks: Watermarks,
+    now_ms: i64,
+) -> Seen {
     let age = |timestamp: i64| (now_ms - timestamp).max(0);
-    let trouble = |error: LogError| Trouble::new(error.kind(), error);
+    let trouble = |error: LogError| Blocker::new(error.kind(), error);
     let (open_transaction_ms, mut unknown) = match log.open_transaction(partition.clone()).await {
         Ok(open) => (open.map(age), None),
         Err(error) => (None, Some(trouble(error))),

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::failure::panic_text;
 use crate::pipeline::Pipeline;
-use crate::retry::Halt;
+use crate::retry::RunEnd;
 use crate::store::Store;
 
 /// How many lanes a projection has, of those that the platform allows it.
@@ -28,7 +28,7 @@ pub fn are_short_of_connections(allowed: usize, contract: &Contract, store: &dyn
 
 /// Runs lanes until the host stops (`Ok`), or one of them cannot go on; `together` then stops the
 /// others, whose batches in flight are settled or let go.
-pub async fn run(lanes: Vec<Pipeline>, together: &CancellationToken) -> Result<(), Halt> {
+pub async fn run(lanes: Vec<Pipeline>, together: &CancellationToken) -> Result<(), RunEnd> {
     let mut running = JoinSet::new();
     for lane in lanes {
         running.spawn(lane.run());
@@ -38,12 +38,12 @@ pub async fn run(lanes: Vec<Pipeline>, together: &CancellationToken) -> Result<(
         together.cancel();
         // A lane that panics ends this run of the projection, and no other.
         let crashed = |error: JoinError| match error.try_into_panic() {
-            Ok(panic) => Err(Halt::Crashed(panic_text(&*panic))),
-            Err(error) => Err(Halt::Restart(error.to_string())),
+            Ok(panic) => Err(RunEnd::Crashed(panic_text(&*panic))),
+            Err(error) => Err(RunEnd::Restart(error.to_string())),
         };
         let ended = ended.unwrap_or_else(crashed);
         // What only a person can mend is worth more than what a new start may.
-        if result.is_ok() || matches!(ended, Err(Halt::Stop(_))) {
+        if result.is_ok() || matches!(ended, Err(RunEnd::Stop(_))) {
             result = ended;
         }
     }

@@ -37,6 +37,7 @@ pub mod store;
 pub mod validate;
 
 pub mod beginning;
+pub mod control_state;
 pub mod event_ids;
 pub mod event_time;
 pub mod lane;
@@ -45,7 +46,6 @@ pub mod retry;
 pub mod strangers;
 pub mod supervisor;
 pub mod wait_ages;
-pub mod wishes;
 
 pub mod admin;
 pub mod cli;

@@ -18,20 +18,20 @@ use crate::batch::{BatchLimits, Buffer, Delivery};
 use crate::beginning::Starts;
 use crate::catch_up::CatchUpState;
 use crate::config::Deploy;
-use crate::deploy::versions::Versions;
+use crate::control_state::ControlStateWatcher;
+use crate::deploy::component_cache::ComponentCache;
 use crate::event::Partition;
-use crate::failure::{FailureKind, Response, Trouble};
+use crate::failure::{Blocker, FailureKind, Response};
 use crate::outcome::Failure;
 use crate::policy::Flood;
 use crate::project::purity::{self, Call, Sampling};
 use crate::project::{self, Caller, FirstAnswers, ProjectError};
-use crate::retry::{Backoff, Halt, Retries};
+use crate::retry::{Backoff, Retries, RunEnd};
 use crate::settle::{self, Attempt, Isolate, Released, Settler, Slow, isolate};
-use crate::source::{Hold, Incoming, Log, Source, Subject, TopicsChange};
-use crate::store::deployments::{Role, Vector};
-use crate::store::operator::{Open, Wishes};
-use crate::store::{Advance, Deployment, LockHolder, StoreError};
-use crate::wishes::Board;
+use crate::source::{Incoming, KafkaAdmin, RevokeGuard, Source, Subject, TopicsChange};
+use crate::store::deployments::{Role, WriteBarrier};
+use crate::store::operator::{GenerationControl, OpenOperation};
+use crate::store::{Advance, LockHolder, StoreError, WriteTarget};
 use faults::Faults;
 use positions::Positions;
 use switch::Switch;
@@ -43,8 +43,8 @@ const LONGEST_REST: Duration = Duration::from_secs(10);
 /// Times that a batch may wait for a lock in vain before the status tells.
 const LOCK_TIMEOUTS: u32 = 3;
 /// How long what operators asked for waits while it is held.
-const HOLD_LOOK: Duration = Duration::from_millis(100);
-/// What the board says is no older than this.
+const BARRIER_LOOK: Duration = Duration::from_millis(100);
+/// What the watcher says is no older than this.
 const READY_LOOK: Duration = Duration::from_secs(1);
 /// How long the brokers may leave all questions unanswered before the group is left: another host may be
 /// better off, or a new consumer.
@@ -54,15 +54,15 @@ const HELD_BATCHES: usize = 16;
 
 pub struct Pipeline {
     pub settler: Settler,
-    pub log: Log,
+    pub log: KafkaAdmin,
     /// Where partitions begin that have no checkpoint.
     pub starts: Starts,
     /// Where a version is found that becomes the active one.
-    pub versions: Arc<Versions>,
+    pub versions: Arc<ComponentCache>,
     pub source: Source,
     pub limits: BatchLimits,
     /// What operators want.
-    pub board: Board,
+    pub watcher: ControlStateWatcher,
     /// What is being tried again.
     pub retries: Retries,
     /// Of a generation that is being caught up: shared by its lanes.
@@ -93,7 +93,7 @@ struct Tally {
 }
 
 /// Events on their way, and what was asked about them ahead of their turn.
-struct Batch {
+struct InFlightBatch {
     deliveries: Vec<Delivery>,
     /// What the plugin said of each.
     answers: Option<Vec<FirstAnswers>>,
@@ -107,7 +107,7 @@ struct Batch {
 
 impl Pipeline {
     /// Runs until it is asked to stop (`Ok`), or cannot go on.
-    pub async fn run(self) -> Result<(), Halt> {
+    pub async fn run(self) -> Result<(), RunEnd> {
         let Self {
             settler,
             log,
@@ -115,7 +115,7 @@ impl Pipeline {
             versions,
             source,
             limits,
-            board,
+            watcher,
             retries,
             catching_up,
             more_lanes,
@@ -127,7 +127,7 @@ impl Pipeline {
         let faults = Faults::new(generation.clone(), settler.store.clone(), &retries, topics);
         let mut run = Run {
             faults,
-            resumes: board.of(generation.id).map(|wishes| wishes.resumes),
+            resumes: watcher.of(generation.id).map(|control| control.resumes),
             versions,
             backoff: Backoff::new(&generation.projection, &retries),
             sampling: Sampling::new(settler.plugin.limits.purity_sample),
@@ -135,7 +135,7 @@ impl Pipeline {
             settler,
             source,
             limits,
-            board,
+            watcher,
             lock_timeouts: 0,
             shows_trouble: false,
             operations_again: None,
@@ -145,8 +145,8 @@ impl Pipeline {
             flood: Flood::default(),
             trial_batches: deploy.trial_batches,
             rebuild_share: deploy.rebuild_share,
-            hold: None,
-            hold_look: None,
+            barrier: WriteBarrier::Open,
+            barrier_look: None,
             switch: Switch::default(),
             catching_up,
             is_near_the_end: false,
@@ -182,7 +182,7 @@ struct Run {
     settler: Settler,
     source: Source,
     limits: BatchLimits,
-    board: Board,
+    watcher: ControlStateWatcher,
     backoff: Backoff,
     /// In a row.
     lock_timeouts: u32,
@@ -194,20 +194,20 @@ struct Run {
     served: Vec<i64>,
     /// When to try events that had waited, and are ready.
     ready_at: Option<Instant>,
-    /// When there were none last: what the board says may be older.
+    /// When there were none last: what the watcher says may be older.
     none_ready_at: Option<Instant>,
     /// How often operators had said "go on".
     resumes: Option<i64>,
-    versions: Arc<Versions>,
+    versions: Arc<ComponentCache>,
     /// Failures among the last events.
     flood: Flood,
     /// Batches for which a version is on trial still.
     trial_batches: u64,
     rebuild_share: f64,
     /// No batch goes beyond these offsets for now, or none is written at all.
-    hold: Option<Option<Vector>>,
+    barrier: WriteBarrier,
     /// When to look whether it is still held.
-    hold_look: Option<Instant>,
+    barrier_look: Option<Instant>,
     switch: Switch,
     catching_up: Option<Arc<CatchUpState>>,
     /// It is caught up, and its source knows it.
@@ -222,7 +222,7 @@ struct Run {
     /// The topics that match now, and those that left: to be recorded.
     topics: Option<TopicsChange>,
     /// Why the consumer cannot go on.
-    failed: Option<Halt>,
+    failed: Option<RunEnd>,
     tally: Tally,
 }
 
@@ -231,7 +231,7 @@ impl Run {
         &self.settler.deployment.generation.projection
     }
 
-    async fn run(&mut self) -> Result<(), Halt> {
+    async fn run(&mut self) -> Result<(), RunEnd> {
         let mut ahead = None;
         while let Some(batch) = self.next_batch(ahead.take()).await? {
             ahead = self.settle(batch).await?;
@@ -241,42 +241,46 @@ impl Run {
 
     /// The batch that is projected already, or the next one, when there are events for it. `None`:
     /// it is time to stop.
-    async fn next_batch(&mut self, mut ahead: Option<Batch>) -> Result<Option<Batch>, Halt> {
+    async fn next_batch(
+        &mut self,
+        mut ahead: Option<InFlightBatch>,
+    ) -> Result<Option<InFlightBatch>, RunEnd> {
         loop {
             self.drain();
             let generation = self.settler.deployment.generation.id;
             // None: it is gone.
-            let wishes = self.board.of(generation).ok_or(Halt::Switch)?;
-            self.follow(&wishes, &mut ahead)?;
+            let control = self.watcher.of(generation).ok_or(RunEnd::Switch)?;
+            self.follow(&control, &mut ahead)?;
             if let Some(ended) = self.failed.take() {
                 return Err(ended);
             }
             if self.stop.is_cancelled() {
                 return Ok(None);
             }
-            self.look_at_hold().await;
+            self.look_at_barrier().await;
             self.faults.store().await;
-            self.release_ready(wishes.any_ready).await?;
-            let role = wishes.role;
-            self.serve(wishes).await?;
+            self.release_ready(control.any_ready).await?;
+            let role = control.role;
+            self.serve(control).await?;
             self.record_topics().await;
             self.positions.settle(&self.source).await;
             if let Some(trouble) = self.positions.unanswered_for(UNANSWERED) {
-                return Err(Halt::GivesUp(trouble));
+                return Err(RunEnd::GivesUp(trouble));
             }
             self.end_of_catching_up(role)?;
             if let Some(batch) = ahead.take().or_else(|| self.take_batch()) {
                 return Ok(Some(batch));
             }
             let retry = self.positions.next_try().into_iter();
-            let retry = retry.chain(self.operations_again).chain(self.ready_at).chain(self.hold_look).min();
+            let retry =
+                retry.chain(self.operations_again).chain(self.ready_at).chain(self.barrier_look).min();
             let catching_up = self.catching_up.as_deref();
             tokio::select! {
                 incoming = self.source.next(), if !self.is_crowded() => match incoming {
                     Some(incoming) => self.receive(incoming),
-                    None => return Err(Halt::Restart("the Kafka consumer ended".into())),
+                    None => return Err(RunEnd::Restart("the Kafka consumer ended".into())),
                 },
-                () = self.board.changed() => {}
+                () = self.watcher.changed() => {}
                 () = self.positions.answered() => {}
                 () = self.stop.cancelled() => {}
                 () = end_of(catching_up) => {}
@@ -285,17 +289,17 @@ impl Run {
         }
     }
 
-    /// Asks often whether a hold has changed: it is short, and who holds says so in the store alone.
-    async fn look_at_hold(&mut self) {
-        let due = self.hold_look.is_some_and(|at| at <= Instant::now());
-        if self.hold.is_none() {
-            self.hold_look = None;
-        } else if due || self.hold_look.is_none() {
-            self.hold_look = Some(Instant::now() + HOLD_LOOK);
+    /// Asks the store often whether the barrier has changed: it is short, and only the store tells of it.
+    async fn look_at_barrier(&mut self) {
+        let due = self.barrier_look.is_some_and(|at| at <= Instant::now());
+        if self.barrier.is_open() {
+            self.barrier_look = None;
+        } else if due || self.barrier_look.is_none() {
+            self.barrier_look = Some(Instant::now() + BARRIER_LOOK);
         }
-        if self.hold.is_some()
+        if !self.barrier.is_open()
             && due
-            && let Err(error) = self.board.refresh().await
+            && let Err(error) = self.watcher.refresh().await
         {
             self.backoff.missed("whether it is still held could not be found out", &error);
         }
@@ -312,20 +316,20 @@ impl Run {
     }
 
     /// Does what operators want, between two batches.
-    async fn serve(&mut self, wishes: Wishes) -> Result<(), Halt> {
-        if let Some(reason) = wishes.paused {
-            return Err(Halt::Paused(reason));
+    async fn serve(&mut self, control: GenerationControl) -> Result<(), RunEnd> {
+        if let Some(reason) = control.paused {
+            return Err(RunEnd::Paused(reason));
         }
-        if self.resumes != Some(wishes.resumes) {
-            self.resumes = Some(wishes.resumes);
+        if self.resumes != Some(control.resumes) {
+            self.resumes = Some(control.resumes);
             // Partitions that were paused may be read again.
             self.reposition(&self.source.granted());
         }
-        if wishes.open.is_empty() || self.hold.is_some() {
+        if control.open.is_empty() || !self.barrier.is_open() {
             self.served.clear();
             return Ok(());
         }
-        self.served.retain(|id| wishes.open.iter().any(|operation| operation.id == *id));
+        self.served.retain(|id| control.open.iter().any(|operation| operation.id == *id));
         if self.operations_again.is_some_and(|at| at > Instant::now()) {
             return Ok(());
         }
@@ -333,11 +337,11 @@ impl Run {
         let granted = self.source.granted();
         let topics = &self.settler.deployment.topics;
         // A file is granted to nobody: whoever comes first does it.
-        let is_ours = |operation: &&Open| {
+        let is_ours = |operation: &&OpenOperation| {
             (granted.contains(&operation.partition) || !topics.reads(&operation.partition.topic))
                 && !self.served.contains(&operation.id)
         };
-        let ours: Vec<&Open> = wishes.open.iter().filter(is_ours).collect();
+        let ours: Vec<&OpenOperation> = control.open.iter().filter(is_ours).collect();
         if ours.is_empty() {
             return Ok(());
         }
@@ -354,14 +358,14 @@ impl Run {
             }
         }
         // Only so many are heard of at once.
-        if let Err(error) = self.board.refresh().await {
+        if let Err(error) = self.watcher.refresh().await {
             self.backoff.missed("what is asked for next could not be found out", &error);
         }
         Ok(())
     }
 
     /// Lets go what waits, as an operator asked for: as much as one transaction takes.
-    async fn release(&mut self, operation: &Open) -> Result<(), Halt> {
+    async fn release(&mut self, operation: &OpenOperation) -> Result<(), RunEnd> {
         match self.settler.release(operation, self.limits, self.positions.log()).await {
             Ok(Released::More) => self.operations_again = Some(Instant::now()),
             Ok(Released::Done) => self.served.push(operation.id),
@@ -371,17 +375,17 @@ impl Run {
     }
 
     /// What was asked for stays so, and is done when it can be.
-    async fn operation_failed(&mut self, error: StoreError) -> Result<(), Halt> {
+    async fn operation_failed(&mut self, error: StoreError) -> Result<(), RunEnd> {
         let what = "what an operator asked for could not be done";
         self.operations_again = Some(Instant::now() + self.pause_after(what, error).await?);
         Ok(())
     }
 
     /// Tries events that had waited for rows, as many as one transaction takes, once it is known that some are ready.
-    async fn release_ready(&mut self, any_ready: bool) -> Result<(), Halt> {
-        if self.hold.is_some() {
+    async fn release_ready(&mut self, any_ready: bool) -> Result<(), RunEnd> {
+        if !self.barrier.is_open() {
             // It would write rows that are compared.
-            self.ready_at = self.ready_at.map(|_| Instant::now() + HOLD_LOOK);
+            self.ready_at = self.ready_at.map(|_| Instant::now() + BARRIER_LOOK);
             return Ok(());
         }
         if any_ready && self.ready_at.is_none() {
@@ -394,7 +398,7 @@ impl Run {
         match self.settler.release_ready(self.limits).await {
             Ok(Released::More) => self.ready_at = Some(Instant::now()),
             Ok(Released::Done) => (self.ready_at, self.none_ready_at) = (None, Some(Instant::now())),
-            Err(ProjectError::Trouble(trouble)) => return Err(Halt::Stop(trouble)),
+            Err(ProjectError::Blocker(trouble)) => return Err(RunEnd::Stop(trouble)),
             Err(ProjectError::Store(error)) => {
                 let what = "events that had waited could not be tried";
                 self.ready_at = Some(Instant::now() + self.pause_after(what, error).await?);
@@ -408,7 +412,7 @@ impl Run {
     }
 
     /// How long to wait before what could not be done between two batches is tried again.
-    async fn pause_after(&mut self, what: &'static str, error: StoreError) -> Result<Duration, Halt> {
+    async fn pause_after(&mut self, what: &'static str, error: StoreError) -> Result<Duration, RunEnd> {
         match error {
             error if error.kind().response() == Response::Retry => {
                 self.backoff.missed(what, &error);
@@ -416,13 +420,13 @@ impl Run {
                 Ok(Duration::from_secs(1))
             }
             // What is active or held now is heard of soon.
-            StoreError::Inactive(_) | StoreError::Held(_) => Ok(HOLD_LOOK),
+            StoreError::Inactive(_) | StoreError::Held(_) => Ok(BARRIER_LOOK),
             error => Err(halt(error)),
         }
     }
 
     /// Once the generation is caught up, and no longer built, it is not this host's alone, and may have more lanes.
-    fn end_of_catching_up(&mut self, role: Role) -> Result<(), Halt> {
+    fn end_of_catching_up(&mut self, role: Role) -> Result<(), RunEnd> {
         match &self.catching_up {
             Some(state) if state.is_over(role) => self.catching_up = None,
             Some(state) if state.is_caught_up() && !self.is_near_the_end => {
@@ -433,16 +437,16 @@ impl Run {
             _ => return Ok(()),
         }
         self.source.caught_up();
-        if self.more_lanes { Err(Halt::CaughtUp) } else { Ok(()) }
+        if self.more_lanes { Err(RunEnd::CaughtUp) } else { Ok(()) }
     }
 
-    fn take_batch(&mut self) -> Option<Batch> {
-        let deliveries = match &self.hold {
-            None => self.buffer.take(self.limits),
-            Some(None) => Vec::new(),
-            Some(Some(at)) => self.buffer.take_within(self.limits, at),
+    fn take_batch(&mut self) -> Option<InFlightBatch> {
+        let deliveries = match &self.barrier {
+            WriteBarrier::Open => self.buffer.take(self.limits),
+            WriteBarrier::Closed => Vec::new(),
+            WriteBarrier::UpTo(at) => self.buffer.take_within(self.limits, at),
         };
-        (!deliveries.is_empty()).then_some(Batch {
+        (!deliveries.is_empty()).then_some(InFlightBatch {
             deliveries,
             answers: None,
             asked: Duration::ZERO,
@@ -464,8 +468,10 @@ impl Run {
     /// behind many of another one.
     fn is_crowded(&self) -> bool {
         let BatchLimits { events, bytes } = self.limits;
-        let limits = match &self.hold {
-            Some(Some(_)) => BatchLimits { events: HELD_BATCHES * events, bytes: HELD_BATCHES * bytes },
+        let limits = match &self.barrier {
+            WriteBarrier::UpTo(_) => {
+                BatchLimits { events: HELD_BATCHES * events, bytes: HELD_BATCHES * bytes }
+            }
             _ => self.limits,
         };
         self.buffer.is_full(limits)
@@ -485,8 +491,10 @@ impl Run {
             Incoming::Recheck => self.reposition(&self.source.granted()),
             Incoming::Topics(change) => self.topics = Some(change),
             Incoming::Fault { subject, fault } => self.faults.told(subject, fault),
-            Incoming::Failed(reason) => self.failed = Some(Halt::Restart(reason)),
-            Incoming::Panicked(said) => self.failed = Some(Halt::Crashed(format!("the poll thread: {said}"))),
+            Incoming::Failed(reason) => self.failed = Some(RunEnd::Restart(reason)),
+            Incoming::Panicked(said) => {
+                self.failed = Some(RunEnd::Crashed(format!("the poll thread: {said}")))
+            }
         }
     }
 
@@ -502,20 +510,20 @@ impl Run {
 
     /// Brings a batch to its end, however often that takes. Returns the next one, if the plugin was
     /// asked about it meanwhile.
-    async fn settle(&mut self, mut batch: Batch) -> Result<Option<Batch>, Halt> {
+    async fn settle(&mut self, mut batch: InFlightBatch) -> Result<Option<InFlightBatch>, RunEnd> {
         let (mut timeouts, mut slow) = (0, Slow::default());
         let began = Instant::now();
         loop {
             if !self.of_the_same_log(&mut batch).await? {
                 return Ok(None);
             }
-            let hold = self.hold(&mut batch);
+            let guard = self.guard_revokes(&mut batch);
             if batch.deliveries.is_empty() {
                 self.available_again().await;
                 return Ok(None);
             }
             let (attempt, ahead) = self.attempt(&mut batch).await;
-            drop(hold);
+            drop(guard);
             let half = batch.deliveries.len().div_ceil(2);
             let error = match attempt {
                 Ok((advances, flood)) => {
@@ -539,13 +547,13 @@ impl Run {
                         self.name_lock_holder(&error).await;
                         self.count_deadlock(&error).await;
                         if error.kind() == FailureKind::DatabaseSetup {
-                            self.show_trouble(Trouble::new(FailureKind::DatabaseSetup, &error)).await;
+                            self.show_trouble(Blocker::new(FailureKind::DatabaseSetup, &error)).await;
                         }
                         let recovered = self.recover(&mut batch).await;
                         if let Some(catching_up) = &self.catching_up
                             && !catching_up.is_held().await
                         {
-                            return Err(Halt::Restart("the lock of whoever catches it up was lost".into()));
+                            return Err(RunEnd::Restart("the lock of whoever catches it up was lost".into()));
                         }
                         match recovered {
                             // Smaller every time: it may have been too much for the session's timeouts. The
@@ -576,7 +584,7 @@ impl Run {
                             Some([first, ..]) if first.failure().is_none() => {
                                 *first = FirstAnswers::failed(failure);
                             }
-                            _ => return Err(Halt::Stop(Trouble::new(FailureKind::Store, failure))),
+                            _ => return Err(RunEnd::Stop(Blocker::new(FailureKind::Store, failure))),
                         },
                         Isolate::Cut(events) => self.cut(&mut batch, events),
                     },
@@ -585,7 +593,7 @@ impl Run {
                         // What is active or held now is heard at once, and heeded before the next batch.
                         StoreError::Inactive(_) | StoreError::Held(_) => {
                             self.buffer.put_back(std::mem::take(&mut batch.deliveries));
-                            if let Err(error) = self.board.refresh().await {
+                            if let Err(error) = self.watcher.refresh().await {
                                 self.backoff.failed(error.kind(), &error);
                                 self.backoff.wait(&self.stop).await;
                             }
@@ -595,7 +603,7 @@ impl Run {
                     },
                 },
                 ProjectError::OnTrial(failure) => self.compare(&batch, &failure).await,
-                ProjectError::Trouble(trouble) => return Err(Halt::Stop(trouble)),
+                ProjectError::Blocker(trouble) => return Err(RunEnd::Stop(trouble)),
                 ProjectError::Timeout(position) => {
                     timeouts += 1;
                     if timeouts == TIMEOUTS && self.is_tried_out(&position) {
@@ -614,7 +622,7 @@ impl Run {
                     }
                     if timeouts == TIMEOUTS {
                         let reason = format!("the event at {position} ran out of time {TIMEOUTS} times");
-                        return Err(Halt::Stop(Trouble::new(FailureKind::Timeout, reason)));
+                        return Err(RunEnd::Stop(Blocker::new(FailureKind::Timeout, reason)));
                     }
                     tracing::warn!(%position, "an event ran out of time; its batch is tried again");
                     self.backoff.wait(&self.stop).await;
@@ -625,7 +633,7 @@ impl Run {
 
     /// Makes sure that a batch is of the log that its checkpoints are about; what is not will be void.
     /// `false`: it is time to stop, and that could not be found out.
-    async fn of_the_same_log(&mut self, batch: &mut Batch) -> Result<bool, Halt> {
+    async fn of_the_same_log(&mut self, batch: &mut InFlightBatch) -> Result<bool, RunEnd> {
         if let Some(foreign) = batch.foreign.take() {
             self.reposition(&foreign);
             return Ok(true);
@@ -642,7 +650,7 @@ impl Run {
                     return Ok(true);
                 }
                 Err(error) if asked.elapsed() > UNANSWERED => {
-                    return Err(Halt::GivesUp(Trouble::new(error.kind(), &error)));
+                    return Err(RunEnd::GivesUp(Blocker::new(error.kind(), &error)));
                 }
                 Err(error) => {
                     self.backoff.failed(error.kind(), &error);
@@ -656,8 +664,8 @@ impl Run {
     /// about the next one.
     async fn attempt(
         &mut self,
-        batch: &mut Batch,
-    ) -> (Result<(Vec<Advance>, Flood), ProjectError>, Option<Batch>) {
+        batch: &mut InFlightBatch,
+    ) -> (Result<(Vec<Advance>, Flood), ProjectError>, Option<InFlightBatch>) {
         let plugin = &self.settler.plugin;
         let answers = match batch.answers.take() {
             Some(answers) => answers,
@@ -723,14 +731,14 @@ impl Run {
     }
 
     /// Leaves what comes after this many events for the next batch.
-    fn cut(&mut self, batch: &mut Batch, events: usize) {
+    fn cut(&mut self, batch: &mut InFlightBatch, events: usize) {
         self.buffer.put_back(batch.deliveries.split_off(events));
         if let Some(answers) = &mut batch.answers {
             answers.truncate(events);
         }
     }
 
-    async fn committed(&mut self, batch: &Batch, advances: Vec<Advance>) {
+    async fn committed(&mut self, batch: &InFlightBatch, advances: Vec<Advance>) {
         self.tally.batches += 1;
         self.tally.events += batch.deliveries.len() as u64;
         self.went_over().await;
@@ -754,7 +762,7 @@ impl Run {
     /// A plugin that breaks its limits uses a machine that others share. So its projection rests for some
     /// time after each batch in which it did: it has a quarter of a core at most. A generation that is built
     /// beside the live one rests for its share as well, until it has caught up.
-    async fn yield_to_neighbours(&mut self, batch: &Batch, took: Duration) {
+    async fn yield_to_neighbours(&mut self, batch: &InFlightBatch, took: Duration) {
         let is_behind = self.catching_up.as_ref().is_some_and(|state| !state.is_caught_up());
         if self.switch.beside_live && is_behind && self.rebuild_share < 1.0 {
             self.rest(took.mul_f64(1.0 / self.rebuild_share.max(0.01) - 1.0)).await;
@@ -796,7 +804,7 @@ impl Run {
             return;
         }
         self.lock_timeouts += 1;
-        let Settler { store, deployment: Deployment { generation, .. }, .. } = &self.settler;
+        let Settler { store, deployment: WriteTarget { generation, .. }, .. } = &self.settler;
         let held = match store.lock_holder(generation).await {
             None => "a lock is held by a session that could not be found out".to_owned(),
             Some(LockHolder { session, application, query, seconds }) => {
@@ -808,7 +816,7 @@ impl Run {
             }
         };
         if self.lock_timeouts >= LOCK_TIMEOUTS {
-            self.show_trouble(Trouble::new(FailureKind::Locked, held)).await;
+            self.show_trouble(Blocker::new(FailureKind::Locked, held)).await;
         }
     }
 
@@ -823,10 +831,10 @@ impl Run {
     }
 
     /// In the status, until it goes on.
-    async fn show_trouble(&mut self, trouble: Trouble) {
+    async fn show_trouble(&mut self, trouble: Blocker) {
         self.shows_trouble = true;
         let Settler { store, deployment, .. } = &self.settler;
-        if let Err(error) = store.set_halted(&deployment.generation, Some(&trouble)).await {
+        if let Err(error) = store.set_blocked(&deployment.generation, Some(&trouble)).await {
             self.backoff.missed("why it does not go on could not be stored", &error);
         }
     }
@@ -837,14 +845,14 @@ impl Run {
         self.lock_timeouts = 0;
         if std::mem::take(&mut self.shows_trouble) {
             let Settler { store, deployment, .. } = &self.settler;
-            if let Err(error) = store.set_halted(&deployment.generation, None).await {
+            if let Err(error) = store.set_blocked(&deployment.generation, None).await {
                 self.backoff.missed("that it goes on could not be stored", &error);
             }
         }
     }
 
     /// After the database was gone: what became of the batch, as the checkpoints tell.
-    async fn recover(&mut self, batch: &mut Batch) -> Recovered {
+    async fn recover(&mut self, batch: &mut InFlightBatch) -> Recovered {
         loop {
             self.backoff.wait(&self.stop).await;
             if self.stop.is_cancelled() {
@@ -862,7 +870,7 @@ impl Run {
                     // What was given back meanwhile is another host's business. The rest was this host's
                     // when it was asked about.
                     let events = batch.deliveries.len();
-                    drop(self.hold(batch));
+                    drop(self.guard_revokes(batch));
                     if batch.deliveries.len() < events {
                         let (projection, void) = (self.name(), events - batch.deliveries.len());
                         tracing::warn!(
@@ -891,18 +899,18 @@ impl Run {
         }
     }
 
-    /// Drops from a batch what is void, and keeps the rest until the hold is dropped.
-    fn hold(&self, batch: &mut Batch) -> Hold {
+    /// Drops from a batch what is void, and keeps the rest until the guard is dropped.
+    fn guard_revokes(&self, batch: &mut InFlightBatch) -> RevokeGuard {
         let events = batch.deliveries.len();
-        let hold = self.source.hold(&mut batch.deliveries);
+        let guard = self.source.guard_revokes(&mut batch.deliveries);
         if batch.deliveries.len() != events {
             batch.answers = None;
         }
-        hold
+        guard
     }
 
     /// How a batch would move the checkpoints.
-    fn advances(&self, batch: &Batch) -> Vec<Advance> {
+    fn advances(&self, batch: &InFlightBatch) -> Vec<Advance> {
         let checkpoint = |partition: &Partition| self.positions.checkpoint(partition);
         settle::advances(&batch.deliveries, &[], &checkpoint)
     }
@@ -918,11 +926,11 @@ enum Recovered {
 }
 
 /// What a store's error that is nobody's event means for the run.
-fn halt(error: StoreError) -> Halt {
+fn halt(error: StoreError) -> RunEnd {
     match error {
-        StoreError::Inactive(_) | StoreError::Held(_) => Halt::Switch,
-        StoreError::Paused(reason) => Halt::Paused(reason),
-        error => Halt::Stop(Trouble::new(error.kind(), error)),
+        StoreError::Inactive(_) | StoreError::Held(_) => RunEnd::Switch,
+        StoreError::Paused(reason) => RunEnd::Paused(reason),
+        error => RunEnd::Stop(Blocker::new(error.kind(), error)),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::failure::{FailureKind, Trouble};
+use crate::failure::{Blocker, FailureKind};
 use crate::outcome::Outcome;
 
 /// What becomes of an event that failed for its own sake.
@@ -19,7 +19,7 @@ pub enum Policy {
     /// It goes to the dead letters; all others flow.
     DeadLetter,
     /// The projection stands still before it.
-    Halt,
+    RunEnd,
 }
 
 /// How failed events are dealt with.
@@ -58,9 +58,9 @@ impl Default for Failures {
 
 impl Failures {
     /// Holds the bounds against what waits already and what a batch adds to it.
-    pub fn check_room(&self, dead: i64, parked: i64) -> Result<(), Trouble> {
+    pub fn check_room(&self, dead: i64, parked: i64) -> Result<(), Blocker> {
         let full = |what: &str, there: i64, most: i64| {
-            Err(Trouble::new(
+            Err(Blocker::new(
                 FailureKind::Full,
                 format!("there would be {there} {what}, and {most} are the most"),
             ))
@@ -115,7 +115,7 @@ impl Flood {
     }
 
     /// Why the projection stands still.
-    pub fn trouble(&self, settings: &Failures, next: &str) -> Trouble {
+    pub fn trouble(&self, settings: &Failures, next: &str) -> Blocker {
         let reason = match self.consecutive >= settings.consecutive {
             true => format!("the last {} events failed, and so does the next one: {next}", self.consecutive),
             false => format!(
@@ -124,7 +124,7 @@ impl Flood {
                 self.recent.len()
             ),
         };
-        Trouble::new(FailureKind::Flood, reason)
+        Blocker::new(FailureKind::Flood, reason)
     }
 }
 

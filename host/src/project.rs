@@ -22,7 +22,7 @@ use crate::awaited::{self, AwaitedRow};
 use crate::batch::Delivery;
 use crate::duplicate::Again;
 use crate::event::{Event, Position};
-use crate::failure::Trouble;
+use crate::failure::Blocker;
 use crate::ordering::{Blocked, KeyId};
 use crate::outcome::{Failure, FailureKind, Outcome};
 use crate::plugin::{Answer, Found, Instance, Plugin};
@@ -77,7 +77,7 @@ pub enum ProjectError {
     /// On trial, the version fails for the first event of the batch.
     OnTrial(Failure),
     /// Only a person can say what becomes of the next event.
-    Trouble(Trouble),
+    Blocker(Blocker),
 }
 
 impl From<StoreError> for ProjectError {

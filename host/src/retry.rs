@@ -10,24 +10,24 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::failure::{FailureKind, LASTING, Trouble};
+use crate::failure::{Blocker, FailureKind, LASTING};
 
 /// Why a projection's run ended.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Halt {
+pub enum RunEnd {
     /// A new run, with a new consumer and the active component, may well go on.
     Restart(String),
     /// A lane or its poll thread panicked: what it said. A new run may go on.
     Crashed(String),
     /// It could not get on for a while, which may be this host's trouble alone: its partitions are for
     /// others, until it can.
-    GivesUp(Trouble),
+    GivesUp(Blocker),
     /// Another version is active, and cannot take over here: a new run has it. Or the generation is gone.
     Switch,
     /// The generation has come to the end of its topics: a new run may have more lanes.
     CaughtUp,
     /// Only a person can help.
-    Stop(Trouble),
+    Stop(Blocker),
     /// An operator said so, for this reason.
     Paused(String),
 }

@@ -20,18 +20,20 @@ use crate::batch::Delivery;
 use crate::dead_letter_log::DeadLetterLog;
 use crate::duplicate::{Again, Ids, Known, record_times};
 use crate::event::{Partition, Position};
-use crate::failure::{FailureKind, Trouble};
+use crate::failure::{Blocker, FailureKind};
 use crate::ordering::KeyId;
 use crate::outcome::{Failure, Outcome};
 use crate::plugin::Plugin;
 use crate::policy::{Failures, Flood, Policy};
 use crate::project::{self, Caller, FirstAnswers, Keys, ProjectError};
-use crate::store::{Advance, Books, DeadLetter, Deployment, Parked, Store, StoreError, Transaction, Writes};
+use crate::store::{
+    Advance, DeadLetter, OutcomeCounts, Parked, Store, StoreError, Transaction, WriteTarget, Writes,
+};
 
 /// What a lane writes with.
 #[derive(Clone)]
 pub struct Settler {
-    pub deployment: Deployment,
+    pub deployment: WriteTarget,
     pub plugin: Plugin,
     pub store: Arc<dyn Store>,
     pub failures: Failures,
@@ -50,14 +52,14 @@ pub struct OnTrial {
 
 /// The version that was active before. It writes nothing.
 pub struct Before {
-    pub deployment: Deployment,
+    pub deployment: WriteTarget,
     pub store: Arc<dyn Store>,
     plugin: Plugin,
 }
 
 impl OnTrial {
     pub fn against(settler: &Settler, plugin: Plugin) -> Self {
-        let deployment = Deployment {
+        let deployment = WriteTarget {
             digest: plugin.digest.as_str().into(),
             contract: plugin.contract.clone(),
             ..settler.deployment.clone()
@@ -88,7 +90,7 @@ impl Before {
             Err(ProjectError::Timeout(_)) => return Ok(true),
             answers => answers?,
         };
-        let mut tx = self.store.look(&self.deployment).await?;
+        let mut tx = self.store.begin_read_only(&self.deployment).await?;
         let mut caller = Caller::new(&self.plugin);
         let outcomes = resolve(&mut caller, &mut *tx, &batch, &answers, &[], Keys::default(), &mut 0);
         let outcomes = match outcomes {
@@ -226,18 +228,18 @@ impl Settler {
         batch: &[Delivery],
         flood: &Flood,
     ) -> Result<Flood, ProjectError> {
-        if self.failures.policy == Policy::Halt {
+        if self.failures.policy == Policy::RunEnd {
             let failed = outcomes.iter().position(|outcome| matches!(outcome, Outcome::Dead { .. }));
             outcomes.truncate(failed.unwrap_or(outcomes.len()).max(1));
             if let [Outcome::Dead { failure, .. }] = &outcomes[..] {
                 let reason = format!("the event at {} failed: {failure}", batch[0].event.position);
-                return Err(ProjectError::Trouble(Trouble::new(FailureKind::Halted, reason)));
+                return Err(ProjectError::Blocker(Blocker::new(FailureKind::Halted, reason)));
             }
         }
         let (admitted, after) = flood.admit(&self.failures, outcomes);
         if let (0, Some(Outcome::Dead { failure, .. })) = (admitted, outcomes.first()) {
             let next = format!("{}, {failure}", batch[0].event.position);
-            return Err(ProjectError::Trouble(after.trouble(&self.failures, &next)));
+            return Err(ProjectError::Blocker(after.trouble(&self.failures, &next)));
         }
         outcomes.truncate(admitted);
         Ok(after)
@@ -250,7 +252,7 @@ impl Settler {
         }
         let (dead, parked) = tx.waiting().await?;
         let (dead, parked) = (dead + writes.dead.len() as i64, parked + writes.parked.len() as i64);
-        self.failures.check_room(dead, parked).map_err(ProjectError::Trouble)
+        self.failures.check_room(dead, parked).map_err(ProjectError::Blocker)
     }
 }
 
@@ -286,7 +288,7 @@ pub fn advances(
             partition: position.partition.clone(),
             expected: checkpoint(&position.partition),
             next: 0,
-            books: Books::default(),
+            books: OutcomeCounts::default(),
         });
         advance.next = position.offset + 1;
         if let Some(outcome) = outcomes.get(at) {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::source::{GroupMember, Log};
+use crate::source::{GroupMember, KafkaAdmin};
 use crate::store::{Store, StoreError};
 
 /// How often members are looked at that keep a host from joining.
@@ -29,7 +29,7 @@ const GRACE: Duration = Duration::from_secs(30);
 pub struct Group<'a> {
     pub name: &'a str,
     pub store: &'a dyn Store,
-    pub log: &'a Log,
+    pub log: &'a KafkaAdmin,
     /// After so long a member without a host is gone.
     pub session: Duration,
 }

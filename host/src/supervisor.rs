@@ -26,32 +26,32 @@ use crate::batch::BatchLimits;
 use crate::beginning::Starts;
 use crate::catch_up::{self, CatchUpState};
 use crate::config::{self, Config};
+use crate::control_state::{ControlStateWatcher, HostId};
 use crate::dead_letter_log::DeadLetterLog;
+use crate::deploy::component_cache::{ComponentCache, VersionError};
 use crate::deploy::promote::{self, Ask, OldSnapshots, PromoteError, Promotion};
 use crate::deploy::reach::Gaps;
 use crate::deploy::rollout;
-use crate::deploy::supply::{Signer, Supply};
-use crate::deploy::versions::{VersionError, Versions};
+use crate::deploy::trust::{Signer, TrustPolicy};
 use crate::deploy::watch::{File, Watch};
 use crate::event_ids;
 use crate::failpoint;
-use crate::failure::{FailureKind, Response, Trouble, panic_text};
+use crate::failure::{Blocker, FailureKind, Response, panic_text};
 use crate::lane;
 use crate::operations::OperationError;
 use crate::operations::unused::unused;
 use crate::pipeline::Pipeline;
 use crate::plugin::Plugin;
-use crate::retry::{Backoff, Halt, Retries};
+use crate::retry::{Backoff, Retries, RunEnd};
 use crate::settle::{OnTrial, Released, Settler};
-use crate::source::{Log, LogError, Source};
-use crate::store::deployments::{Action, Origin, Proposal, Proposed, Role, Standing};
+use crate::source::{KafkaAdmin, LogError, Source};
+use crate::store::deployments::{DeploymentAction, GenerationStatus, Origin, Proposal, Proposed, Role};
 use crate::store::identity;
-use crate::store::operator::{Asked, Open, Wishes};
-use crate::store::{self, Component, Deployment, Generation, Store, StoreError};
+use crate::store::operator::{GenerationControl, OpenOperation, Requester};
+use crate::store::{self, Component, Generation, Store, StoreError, WriteTarget};
 use crate::strangers;
 use crate::topics::TopicMapping;
 use crate::wait_ages;
-use crate::wishes::{Attendant, Board};
 use files::Files;
 
 /// A run that goes on for so long is well: what ended the one before is over.
@@ -67,14 +67,14 @@ const PROMOTION: Duration = Duration::from_secs(2);
 const PROMOTION_AT_MOST: Duration = Duration::from_secs(300);
 
 /// A store, once it could be opened, and what is wanted of its projections.
-type Slot = Arc<Mutex<Option<(Arc<dyn Store>, Board)>>>;
+type Slot = Arc<Mutex<Option<(Arc<dyn Store>, ControlStateWatcher)>>>;
 
 /// What all projections of a host share.
 pub struct Host {
-    me: Attendant,
+    me: HostId,
     config: Arc<Config>,
-    versions: Arc<Versions>,
-    log: Log,
+    versions: Arc<ComponentCache>,
+    log: KafkaAdmin,
     /// By URL; a database that does not answer keeps nobody from another.
     stores: Mutex<HashMap<String, Slot>>,
     retries: Retries,
@@ -90,7 +90,7 @@ struct Prepared {
     settler: Settler,
     group: String,
     limits: BatchLimits,
-    board: Board,
+    watcher: ControlStateWatcher,
     /// `None`: the generation is caught up.
     catching_up: Option<Arc<CatchUpState>>,
 }
@@ -114,17 +114,17 @@ enum PrepareError {
 
 impl Host {
     pub fn new(config: Config, executable: PathBuf, stop: CancellationToken) -> Result<Self, OperationError> {
-        let log = Log::open(&config.kafka)?;
+        let log = KafkaAdmin::open(&config.kafka)?;
         let config = Arc::new(config);
-        let supply = Supply::load(&config.plugins).map_err(OperationError::Failed)?;
+        let trust = TrustPolicy::load(&config.plugins).map_err(OperationError::Failed)?;
         let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
         Ok(Self {
-            me: Attendant {
+            me: HostId {
                 id: Uuid::new_v4(),
                 name: format!("{name}/{}", std::process::id()).into(),
                 members: log.member_ids().clone(),
             },
-            versions: Arc::new(Versions::new(config.clone(), supply, executable)),
+            versions: Arc::new(ComponentCache::new(config.clone(), trust, executable)),
             config,
             log,
             stores: Mutex::default(),
@@ -312,17 +312,17 @@ impl Host {
         };
         let proposal = Proposal {
             component,
-            action: Action::Deploy,
+            action: DeploymentAction::Deploy,
             origin: Origin::Directory,
-            asked: Asked::by_the_host(Some(path.clone())),
+            asked: Requester::host(Some(path.clone())),
             signer: &signer,
         };
         let mut backoff = Backoff::new(name, &self.retries);
         while !self.stop.is_cancelled() {
             let proposed = async {
-                let (store, board) = self.store(self.config.store_of(name)).await?;
+                let (store, watcher) = self.store(self.config.store_of(name)).await?;
                 let proposed = store.propose(&proposal).await?;
-                board.refresh().await?;
+                watcher.refresh().await?;
                 Ok::<_, StoreError>((store.standings(name).await?, proposed))
             };
             match proposed.await {
@@ -356,7 +356,7 @@ impl Host {
     /// Runs the generations of one store, and does what is to be done for its deployments.
     async fn keep(self: Arc<Self>, settings: config::Store) {
         let mut backoff = Backoff::of_store(&settings.shown(), &self.retries);
-        let (store, mut board) = loop {
+        let (store, mut watcher) = loop {
             if self.stop.is_cancelled() {
                 return;
             }
@@ -389,17 +389,17 @@ impl Host {
         // Which generation or deployment a task is about.
         let (mut task_of, mut under_way) = (HashMap::new(), HashMap::new());
         while !self.stop.is_cancelled() {
-            let state = board.state();
-            let wanted = |wishes: &Wishes| {
-                let own = self.config.store_of(&wishes.generation.projection);
-                !wishes.stopped && *own.url == *settings.url
+            let state = watcher.state();
+            let wanted = |control: &GenerationControl| {
+                let own = self.config.store_of(&control.generation.projection);
+                !control.stopped && *own.url == *settings.url
             };
-            for (id, wishes) in state.generations.iter().filter(|(_, wishes)| wanted(wishes)) {
+            for (id, control) in state.generations.iter().filter(|(_, control)| wanted(control)) {
                 running.entry(*id).or_insert_with(|| {
                     let stop = self.stop.child_token();
-                    let (host, id, generation) = (self.clone(), *id, wishes.generation.clone());
-                    let (store, board, token) = (store.clone(), board.clone(), stop.clone());
-                    let task = tasks.spawn(host.supervise_unbroken(store, board, generation, token));
+                    let (host, id, generation) = (self.clone(), *id, control.generation.clone());
+                    let (store, watcher, token) = (store.clone(), watcher.clone(), stop.clone());
+                    let task = tasks.spawn(host.supervise_unbroken(store, watcher, generation, token));
                     task_of.insert(task.id(), id);
                     stop
                 });
@@ -431,7 +431,7 @@ impl Host {
                 under_way.insert(task.id(), id);
             }
             tokio::select! {
-                () = board.changed() => {}
+                () = watcher.changed() => {}
                 Some(ended) = tasks.join_next_with_id() => {
                     let task = match ended {
                         Ok((task, ())) => task,
@@ -449,7 +449,7 @@ impl Host {
                             Ok(Ok(true)) => {
                                 crashed.succeeded();
                                 deploying.succeeded();
-                                drop(board.refresh().await);
+                                drop(watcher.refresh().await);
                             }
                             Ok(Ok(false)) => {}
                             Ok(Err(error)) => {
@@ -467,7 +467,7 @@ impl Host {
             }
         }
         while tasks.join_next().await.is_some() {}
-        board.leave().await;
+        watcher.deregister().await;
     }
 
     /// Keeps one generation running until it is stopped. A panic is its blocker, and it runs again after a
@@ -475,7 +475,7 @@ impl Host {
     async fn supervise_unbroken(
         self: Arc<Self>,
         store: Arc<dyn Store>,
-        board: Board,
+        watcher: ControlStateWatcher,
         generation: Generation,
         stop: CancellationToken,
     ) {
@@ -483,7 +483,7 @@ impl Host {
         let mut crashed = false;
         loop {
             let (host, own) = (self.clone(), store.clone());
-            let supervised = host.supervise(own, board.clone(), generation.clone(), stop.clone(), crashed);
+            let supervised = host.supervise(own, watcher.clone(), generation.clone(), stop.clone(), crashed);
             let mut task = AbortOnDrop(tokio::spawn(supervised));
             let Err(error) = task.outlast(&mut backoff).await else { return };
             crashed = true;
@@ -499,8 +499,8 @@ impl Host {
 
     /// Keeps a crash for `status`, until a run has gone well for a while.
     async fn show_crash(&self, store: &dyn Store, generation: &Generation, reason: String) {
-        let trouble = Trouble::new(FailureKind::Crash, reason);
-        if let Err(error) = store.set_halted(generation, Some(&trouble)).await {
+        let trouble = Blocker::new(FailureKind::Crash, reason);
+        if let Err(error) = store.set_blocked(generation, Some(&trouble)).await {
             self.retries.missed(&generation.projection, "the panic is not shown by `status`", &error);
         }
     }
@@ -509,7 +509,7 @@ impl Host {
     async fn supervise(
         self: Arc<Self>,
         store: Arc<dyn Store>,
-        mut board: Board,
+        mut watcher: ControlStateWatcher,
         generation: Generation,
         stop: CancellationToken,
         mut crashed: bool,
@@ -519,7 +519,7 @@ impl Host {
         let mut backoff = Backoff::new(name, &self.retries);
         let mut restarts = Backoff::new(name, &self.retries);
         while !stop.is_cancelled() {
-            match self.prepare(&store, &mut board, &generation, &stop, crashed).await {
+            match self.prepare(&store, &mut watcher, &generation, &stop, crashed).await {
                 Ok(prepared) => {
                     backoff.succeeded();
                     let lanes = self.run_lanes(prepared, &stop);
@@ -529,7 +529,7 @@ impl Host {
                         () = tokio::time::sleep(SETTLED) => {
                             restarts.succeeded();
                             if std::mem::take(&mut crashed)
-                                && let Err(error) = store.set_halted(&generation, None).await
+                                && let Err(error) = store.set_blocked(&generation, None).await
                             {
                                 let what = "`status` still shows the panic that is over";
                                 self.retries.missed(name, what, &error);
@@ -540,8 +540,8 @@ impl Host {
                     match ended {
                         Ok(()) => return,
                         // Whatever it waits for, it waits in its preparation.
-                        Err(Halt::CaughtUp | Halt::Paused(_) | Halt::Switch | Halt::Stop(_)) => {}
-                        Err(Halt::GivesUp(Trouble { kind, reason })) => {
+                        Err(RunEnd::CaughtUp | RunEnd::Paused(_) | RunEnd::Switch | RunEnd::Stop(_)) => {}
+                        Err(RunEnd::GivesUp(Blocker { kind, reason })) => {
                             tracing::warn!(
                                 projection = name, %kind, reason,
                                 "projection gives its partitions up, for other hosts; it takes some again once this host gets on"
@@ -550,17 +550,17 @@ impl Host {
                                 FailureKind::Database => {}
                                 FailureKind::Copied => {
                                     backoff.failed(kind, &reason);
-                                    self.show(&*store, &generation, &Trouble { kind, reason }).await;
+                                    self.show(&*store, &generation, &Blocker { kind, reason }).await;
                                 }
                                 _ => self.until_brokers_answer(&mut backoff, &stop).await,
                             }
                         }
-                        Err(Halt::Restart(reason)) => {
+                        Err(RunEnd::Restart(reason)) => {
                             tracing::warn!(projection = name, reason, "projection starts again");
                             restarts.failed(FailureKind::Brokers, &reason);
                             restarts.wait(&stop).await;
                         }
-                        Err(Halt::Crashed(said)) => {
+                        Err(RunEnd::Crashed(said)) => {
                             let reason = format!("a task of this projection panicked: {said}");
                             restarts.failed(FailureKind::Crash, &reason);
                             crashed = true;
@@ -573,7 +573,7 @@ impl Host {
                 Err(error) if error.may_pass() => {
                     backoff.failed(error.kind(), &error);
                     if matches!(error.kind(), FailureKind::DatabaseSetup | FailureKind::Copied) {
-                        self.show(&*store, &generation, &Trouble::new(error.kind(), &error)).await;
+                        self.show(&*store, &generation, &Blocker::new(error.kind(), &error)).await;
                     }
                     backoff.wait(&stop).await;
                 }
@@ -583,12 +583,13 @@ impl Host {
                     // Another version may be another matter.
                     let tried = match error {
                         PrepareError::Version { digest, .. } => Some(digest),
-                        _ => board.of(generation.id).map(|wishes| wishes.active),
+                        _ => watcher.of(generation.id).map(|control| control.active),
                     };
-                    while !stop.is_cancelled() && board.of(generation.id).map(|wishes| wishes.active) == tried
+                    while !stop.is_cancelled()
+                        && watcher.of(generation.id).map(|control| control.active) == tried
                     {
                         tokio::select! {
-                            () = board.changed() => {}
+                            () = watcher.changed() => {}
                             () = stop.cancelled() => {}
                         }
                     }
@@ -598,8 +599,8 @@ impl Host {
     }
 
     /// Keeps for `status` what a projection waits for. Where even that cannot be stored, the log tells.
-    async fn show(&self, store: &dyn Store, generation: &Generation, trouble: &Trouble) {
-        if let Err(error) = store.set_halted(generation, Some(trouble)).await {
+    async fn show(&self, store: &dyn Store, generation: &Generation, trouble: &Blocker) {
+        if let Err(error) = store.set_blocked(generation, Some(trouble)).await {
             let what = "`status` does not show what the projection waits for";
             self.retries.missed(&generation.projection, what, &error);
         }
@@ -625,18 +626,18 @@ impl Host {
     }
 
     /// Runs a projection's lanes to their end. One that stands still does so until somebody says "go on".
-    async fn run_lanes(&self, prepared: Prepared, stop: &CancellationToken) -> Result<(), Halt> {
-        let Prepared { lanes, together, settler, group, limits, board, catching_up } = prepared;
+    async fn run_lanes(&self, prepared: Prepared, stop: &CancellationToken) -> Result<(), RunEnd> {
+        let Prepared { lanes, together, settler, group, limits, watcher, catching_up } = prepared;
         let members = self.members_of(&group, &*settler.store);
-        let promoting = board.clone();
+        let promoting = watcher.clone();
         let active = || {
-            let wishes = promoting.of(settler.deployment.generation.id)?;
-            Some(self.versions.known(&wishes.active)?.contract)
+            let control = promoting.of(settler.deployment.generation.id)?;
+            Some(self.versions.known(&control.active)?.contract)
         };
         let on = async {
-            let ended = Self::run_until_left(lanes, &together, &mut board.clone(), &members).await;
-            if let Err(Halt::Stop(trouble)) = &ended {
-                self.stand_still(&settler, limits, board, trouble, stop).await;
+            let ended = Self::run_until_left(lanes, &together, &mut watcher.clone(), &members).await;
+            if let Err(RunEnd::Stop(trouble)) = &ended {
+                self.stand_still(&settler, limits, watcher, trouble, stop).await;
             }
             ended
         };
@@ -664,21 +665,21 @@ impl Host {
     async fn run_until_left(
         lanes: Vec<Pipeline>,
         together: &CancellationToken,
-        board: &mut Board,
+        watcher: &mut ControlStateWatcher,
         members: &strangers::Group<'_>,
-    ) -> Result<(), Halt> {
+    ) -> Result<(), RunEnd> {
         let lanes = lane::run(lanes, together);
         tokio::pin!(lanes);
         let trouble = tokio::select! {
             ended = &mut lanes => return ended,
-            reason = board.silent() => Trouble::new(FailureKind::Database, reason),
-            reason = members.joined_by_strangers() => Trouble::new(FailureKind::Copied, reason),
+            reason = watcher.silent() => Blocker::new(FailureKind::Database, reason),
+            reason = members.joined_by_strangers() => Blocker::new(FailureKind::Copied, reason),
         };
         together.cancel();
         // What is in flight after that is let go: the checkpoints tell whether it was committed.
         match tokio::time::timeout(LETTING_GO, lanes).await {
-            Ok(Err(stopped @ Halt::Stop(_))) => Err(stopped),
-            _ => Err(Halt::GivesUp(trouble)),
+            Ok(Err(stopped @ RunEnd::Stop(_))) => Err(stopped),
+            _ => Err(RunEnd::GivesUp(trouble)),
         }
     }
 
@@ -688,17 +689,17 @@ impl Host {
         &self,
         settler: &Settler,
         limits: BatchLimits,
-        mut board: Board,
-        trouble: &Trouble,
+        mut watcher: ControlStateWatcher,
+        trouble: &Blocker,
         stop: &CancellationToken,
     ) {
         let (store, generation) = (&settler.store, &settler.deployment.generation);
         let name = &generation.projection;
-        let resumes = board.of(generation.id).map(|wishes| wishes.resumes);
-        let Trouble { kind, reason } = trouble;
+        let resumes = watcher.of(generation.id).map(|control| control.resumes);
+        let Blocker { kind, reason } = trouble;
         tracing::error!(projection = name, %kind, reason, advice = kind.advice(), "projection stands still");
         let mut backoff = Backoff::new(name, &self.retries);
-        while let Err(error) = store.set_halted(generation, Some(trouble)).await
+        while let Err(error) = store.set_blocked(generation, Some(trouble)).await
             && !stop.is_cancelled()
         {
             backoff.failed(error.kind(), &error);
@@ -707,16 +708,16 @@ impl Host {
         backoff.succeeded();
         let mut served = Vec::new();
         while !stop.is_cancelled() {
-            let Some(wishes) = board.of(generation.id) else { return };
-            if Some(wishes.resumes) != resumes || wishes.active != *settler.deployment.digest {
+            let Some(control) = watcher.of(generation.id) else { return };
+            if Some(control.resumes) != resumes || control.active != *settler.deployment.digest {
                 return;
             }
             // Whoever else stands still does so as well, and one of them does it.
-            let open: Vec<&Open> =
-                wishes.open.iter().filter(|operation| !served.contains(&operation.id)).collect();
+            let open: Vec<&OpenOperation> =
+                control.open.iter().filter(|operation| !served.contains(&operation.id)).collect();
             let Some(first) = open.first() else {
                 tokio::select! {
-                    () = board.changed() => {}
+                    () = watcher.changed() => {}
                     () = stop.cancelled() => {}
                 }
                 continue;
@@ -738,7 +739,7 @@ impl Host {
             match done {
                 Ok(done) => {
                     served.extend(done);
-                    if let Err(error) = board.refresh().await {
+                    if let Err(error) = watcher.refresh().await {
                         backoff.missed("what is asked for next could not be found out", &error);
                     }
                 }
@@ -751,7 +752,7 @@ impl Host {
     }
 
     /// Shows a generation that is built to readers, as soon as the platform's configuration says so.
-    async fn promote(&self, settler: &Settler, board: &Board) {
+    async fn promote(&self, settler: &Settler, watcher: &ControlStateWatcher) {
         let (store, generation) = (&settler.store, &settler.deployment.generation);
         let name = &*generation.projection;
         let ask = match self.config.deploy_of(name).promote {
@@ -763,7 +764,7 @@ impl Host {
         let mut pause = PROMOTION;
         loop {
             tokio::time::sleep(pause).await;
-            if board.of(generation.id).is_none_or(|wishes| wishes.role != Role::Building) {
+            if watcher.of(generation.id).is_none_or(|control| control.role != Role::Building) {
                 continue;
             }
             let standings = match store.standings(name).await {
@@ -783,7 +784,7 @@ impl Host {
                     "`promote = \"when-equal\"` is not for {name}: its rows depend on the order between partitions, so that two builds of them differ; `projector promote` is for a person"
                 ))),
                 false => {
-                    let asked = Asked::by_the_host(None);
+                    let asked = Requester::host(None);
                     let whose = (Origin::Host, &asked);
                     let terms = (ask, OldSnapshots::Refuse, Gaps::Refuse);
                     promote::promote(&self.config, &**store, &self.log, (live, new), terms, whose).await
@@ -822,7 +823,7 @@ impl Host {
             return std::future::pending().await;
         };
         let retained = humantime_serde::re::humantime::format_duration(retention);
-        let asked = Asked::by_the_host(Some(format!("retention of {retained}")));
+        let asked = Requester::host(Some(format!("retention of {retained}")));
         let mut backoff = Backoff::new(&generation.projection, &self.retries);
         loop {
             match store.expire(generation, retention.as_secs() as i64, &asked).await {
@@ -851,21 +852,21 @@ impl Host {
     /// Waits for as long as an operator has paused a projection. Returns how it stands then.
     async fn wait_while_paused(
         &self,
-        board: &mut Board,
+        watcher: &mut ControlStateWatcher,
         generation: &Generation,
         stop: &CancellationToken,
-    ) -> Result<Wishes, PrepareError> {
+    ) -> Result<GenerationControl, PrepareError> {
         let mut told = false;
-        board.refresh().await?;
+        watcher.refresh().await?;
         loop {
-            let wishes = board.of(generation.id).ok_or(PrepareError::Stopped)?;
-            let Some(reason) = &wishes.paused else { return Ok(wishes) };
+            let control = watcher.of(generation.id).ok_or(PrepareError::Stopped)?;
+            let Some(reason) = &control.paused else { return Ok(control) };
             if !std::mem::replace(&mut told, true) {
                 let advice = FailureKind::Operator.advice();
                 tracing::warn!(projection = generation.projection, reason, advice, "projection paused");
             }
             tokio::select! {
-                () = board.changed() => {}
+                () = watcher.changed() => {}
                 () = stop.cancelled() => return Err(PrepareError::Stopped),
             }
         }
@@ -876,18 +877,18 @@ impl Host {
     async fn prepare(
         &self,
         store: &Arc<dyn Store>,
-        board: &mut Board,
+        watcher: &mut ControlStateWatcher,
         generation: &Generation,
         stop: &CancellationToken,
         crashed: bool,
     ) -> Result<Prepared, PrepareError> {
         let name = &*generation.projection;
-        let wishes = self.wait_while_paused(board, generation, stop).await?;
-        let active = &*wishes.active;
+        let control = self.wait_while_paused(watcher, generation, stop).await?;
+        let active = &*control.active;
         let version = |digest| self.versions.of(&**store, name, digest);
         let refused = |error| PrepareError::Version { digest: active.to_owned(), error };
         let plugin = version(active).await.map_err(refused)?;
-        let before = match &wishes.on_trial_against {
+        let before = match &control.on_trial_against {
             // If that one cannot run here, nothing is compared.
             Some(digest) if self.config.deploy_of(name).trial_batches > 0 => version(digest).await.ok(),
             _ => None,
@@ -902,7 +903,7 @@ impl Host {
         }
         // A panic is shown until a run has gone well for a while.
         if !crashed {
-            store.set_halted(generation, None).await?;
+            store.set_blocked(generation, None).await?;
         }
         let batch = self.config.batch_of(name);
         let needs_order = catch_up::needs_order(&contract);
@@ -933,7 +934,7 @@ impl Host {
             lanes,
             "projection runs"
         );
-        let deployment = Deployment {
+        let deployment = WriteTarget {
             generation: generation.clone(),
             digest: active.into(),
             contract,
@@ -956,7 +957,7 @@ impl Host {
                 versions: self.versions.clone(),
                 source,
                 limits,
-                board: board.clone(),
+                watcher: watcher.clone(),
                 retries: self.retries.clone(),
                 catching_up: catching_up.clone(),
                 more_lanes,
@@ -965,7 +966,7 @@ impl Host {
             })
         });
         let lanes = lanes.collect::<Result<_, LogError>>()?;
-        Ok(Prepared { lanes, together, settler, group, limits, board: board.clone(), catching_up })
+        Ok(Prepared { lanes, together, settler, group, limits, watcher: watcher.clone(), catching_up })
     }
 
     /// What a generation's topics are in the log: as it was built. If the configuration says otherwise by now,
@@ -980,7 +981,7 @@ impl Host {
             digest: String::new(),
             error: VersionError::Load(error.into()),
         })?;
-        let of = |standings: Vec<Standing>| {
+        let of = |standings: Vec<GenerationStatus>| {
             standings.into_iter().find(|standing| standing.generation.id == generation.id)
         };
         let mut built = of(store.standings(&generation.projection).await?);
@@ -1017,14 +1018,17 @@ impl Host {
         if let Some(reason) = starts.unknown()
             && store.began_with(generation).await?.is_none()
         {
-            let trouble = Trouble::new(FailureKind::Start, reason);
-            store.set_halted(generation, Some(&trouble)).await?;
+            let trouble = Blocker::new(FailureKind::Start, reason);
+            store.set_blocked(generation, Some(&trouble)).await?;
             return Err(PrepareError::Start(trouble.reason));
         }
         Ok(starts)
     }
 
-    async fn store(&self, settings: &config::Store) -> Result<(Arc<dyn Store>, Board), StoreError> {
+    async fn store(
+        &self,
+        settings: &config::Store,
+    ) -> Result<(Arc<dyn Store>, ControlStateWatcher), StoreError> {
         let slot = self.stores.lock().await.entry(settings.url.to_string()).or_default().clone();
         let mut slot = slot.lock().await;
         if let Some(open) = &*slot {
@@ -1036,8 +1040,8 @@ impl Host {
             return Err(error);
         }
         let backoff = Backoff::of_store(&settings.shown(), &self.retries);
-        let board = Board::open(&store, self.me.clone(), backoff).await?;
-        Ok(slot.insert((store, board)).clone())
+        let watcher = ControlStateWatcher::open(&store, self.me.clone(), backoff).await?;
+        Ok(slot.insert((store, watcher)).clone())
     }
 
     /// Gives every store's connections and locks back.

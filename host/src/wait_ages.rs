@@ -15,9 +15,9 @@ use projector_model::Contract;
 use crate::event_time::{EventTimeError, Reach, reaches};
 use crate::instant::now_ms;
 use crate::retry::{Backoff, Retries};
-use crate::source::Log;
+use crate::source::KafkaAdmin;
 use crate::store::event_ids::RecordTime;
-use crate::store::{Deployment, Store};
+use crate::store::{Store, WriteTarget};
 
 const INTERVAL: Duration = Duration::from_secs(2);
 /// An event may come into the log so long after its own time: a partition that is at its end is at now less this.
@@ -27,9 +27,9 @@ const SLACK_MS: i64 = 60_000;
 /// Ends waits of a generation for as long as it runs: never returns. `active`: the contract of the version that is
 /// active now, if it is known. What fails is tried again, and shown as such.
 pub async fn keep_ending(
-    deployment: &Deployment,
+    deployment: &WriteTarget,
     store: &dyn Store,
-    log: &Log,
+    log: &KafkaAdmin,
     retries: &Retries,
     active: impl Fn() -> Option<Arc<Contract>>,
 ) {
@@ -59,7 +59,7 @@ pub async fn keep_ending(
 }
 
 /// Returns how many waits were ended.
-async fn end(deployment: &Deployment, store: &dyn Store, log: &Log) -> Result<u64, EventTimeError> {
+async fn end(deployment: &WriteTarget, store: &dyn Store, log: &KafkaAdmin) -> Result<u64, EventTimeError> {
     let Some(first_ms) = store.first_end(&deployment.generation).await? else { return Ok(0) };
     let mut time_ms = now_ms() - SLACK_MS;
     if time_ms <= first_ms {

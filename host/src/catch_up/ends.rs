@@ -16,8 +16,8 @@ use crate::checkpoint::{Start, start};
 use crate::event::Partition;
 use crate::failure::FailureKind;
 use crate::retry::{Backoff, Retries};
-use crate::source::{Log, LogError, NEAR_THE_END};
-use crate::store::{CatchUp, Deployment, Generation, Store, StoreError};
+use crate::source::{KafkaAdmin, LogError, NEAR_THE_END};
+use crate::store::{CatchUp, Generation, Store, StoreError, WriteTarget};
 
 /// How often the checkpoints are read.
 const LOOK: Duration = Duration::from_millis(250);
@@ -51,9 +51,9 @@ impl LookError {
 /// Follows a generation until it is caught up, and then tells its lanes. Never returns, as the other tasks that
 /// go with the lanes. What fails is tried again, and shown as such.
 pub async fn follow(
-    deployment: &Deployment,
+    deployment: &WriteTarget,
     store: &dyn Store,
-    log: &Log,
+    log: &KafkaAdmin,
     retries: &Retries,
     state: Option<Arc<CatchUpState>>,
 ) {
@@ -92,9 +92,9 @@ enum Look {
 }
 
 struct Follower<'a> {
-    deployment: &'a Deployment,
+    deployment: &'a WriteTarget,
     store: &'a dyn Store,
-    log: &'a Log,
+    log: &'a KafkaAdmin,
     retries: &'a Retries,
     way: Way,
     /// Topics that are not known, and why, as they were told.

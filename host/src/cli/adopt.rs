@@ -50,7 +50,7 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
         (false, true) => Some(Groups::Keep),
         (false, false) => None,
     };
-    let asked = asked.because(reason);
+    let asked = asked.with_reason(reason);
     super::runtime()?.block_on(async {
         let planned = adopt::plan(&config, store.as_deref()).await?;
         if output == Output::Text {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::deploy::{Waited, progress};
+use super::deploy::{DeploymentArgs, progress};
 use super::terminal::out;
 use super::{CliError, ConfigArgument, Output, executable};
 use crate::operations::backfill::{File, backfill};
@@ -40,20 +40,20 @@ pub(super) struct Arguments {
     #[arg(long, requires = "reason")]
     allow_gap: bool,
     #[command(flatten)]
-    waited: Waited,
+    waited: DeploymentArgs,
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
     let Arguments { config, projection, from, skip_line, allow_gap, waited } = arguments;
     let config = config.load()?;
-    let Waited { asked, reason, timeout, output } = waited;
+    let DeploymentArgs { asked, reason, timeout, output } = waited;
     let file = File {
         path: from,
         // By their offsets.
         skipped: skip_line.iter().map(|line| line - 1).collect(),
         allow_gap,
     };
-    let asked = asked.because(reason);
+    let asked = asked.with_reason(reason);
     let done = backfill(&config, executable()?, &projection, &file, &asked, timeout, &progress);
     let done = super::runtime()?.block_on(done)?;
     match output {

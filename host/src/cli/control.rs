@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::terminal::{Listing, out};
-use super::{CliError, ConfigArgument, Deed, Output};
+use super::{AuditedArgs, CliError, ConfigArgument, Output};
 use crate::event::Partition;
 use crate::instant::to_seconds as when;
 use crate::operations::control;
@@ -16,7 +16,7 @@ use crate::operations::control;
 #[derive(Debug, clap::Args)]
 pub(super) struct Pause {
     #[command(flatten)]
-    deed: Deed,
+    deed: AuditedArgs,
     /// Reason, recorded in the history and shown by `projector status`.
     #[arg(long)]
     reason: String,
@@ -28,7 +28,7 @@ pub(super) struct Pause {
 #[derive(Debug, clap::Args)]
 pub(super) struct Resume {
     #[command(flatten)]
-    deed: Deed,
+    deed: AuditedArgs,
     /// Reason, recorded in the history (optional).
     #[arg(long)]
     reason: Option<String>,
@@ -43,7 +43,7 @@ pub(super) struct Resume {
 #[derive(Debug, clap::Args)]
 pub(super) struct Skip {
     #[command(flatten)]
-    deed: Deed,
+    deed: AuditedArgs,
     /// The generation's number. Default: the live generation.
     #[arg(long)]
     generation: Option<i32>,
@@ -83,9 +83,9 @@ fn partition(written: &str) -> Result<Partition, String> {
 impl Pause {
     pub(super) fn run(self) -> Result<(), CliError> {
         let config = self.deed.config.load()?;
-        let asked = self.deed.asked.because(Some(self.reason));
+        let asked = self.deed.asked.with_reason(Some(self.reason));
         super::runtime()?.block_on(control::pause(&config, &self.deed.projection, &asked))?;
-        said(
+        print_outcome(
             self.deed.output,
             &format!("{} is paused.", self.deed.projection),
             &json!({ "paused": self.deed.projection }),
@@ -96,9 +96,9 @@ impl Pause {
 impl Resume {
     pub(super) fn run(self) -> Result<(), CliError> {
         let config = self.deed.config.load()?;
-        let asked = self.deed.asked.because(self.reason);
+        let asked = self.deed.asked.with_reason(self.reason);
         super::runtime()?.block_on(control::resume(&config, &self.deed.projection, &asked))?;
-        said(
+        print_outcome(
             self.deed.output,
             &format!("{} is resumed.", self.deed.projection),
             &json!({ "resumed": self.deed.projection }),
@@ -109,7 +109,7 @@ impl Resume {
 impl Skip {
     pub(super) fn run(self) -> Result<(), CliError> {
         let config = self.deed.config.load()?;
-        let asked = self.deed.asked.because(Some(self.reason));
+        let asked = self.deed.asked.with_reason(Some(self.reason));
         let skip =
             control::skip(&config, &self.deed.projection, self.generation, &self.partition, self.to, &asked);
         let skipped = super::runtime()?.block_on(skip)?;
@@ -120,11 +120,15 @@ impl Skip {
             skipped.to,
             skipped.to - skipped.from
         );
-        said(self.deed.output, &words, &json!(skipped))
+        print_outcome(self.deed.output, &words, &json!(skipped))
     }
 }
 
-pub(super) fn said(output: Output, words: &str, document: &serde_json::Value) -> Result<(), CliError> {
+pub(super) fn print_outcome(
+    output: Output,
+    words: &str,
+    document: &serde_json::Value,
+) -> Result<(), CliError> {
     match output {
         Output::Json => super::print_json(document),
         Output::Text => {

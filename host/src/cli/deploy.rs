@@ -62,7 +62,7 @@ pub(super) struct DeployArguments {
     #[arg(long, requires = "reason")]
     allow_gap: bool,
     #[command(flatten)]
-    waited: Waited,
+    waited: DeploymentArgs,
 }
 
 /// Go back to the version before the active one, or to the generation before the last promotion.
@@ -78,7 +78,7 @@ pub(super) struct Rollback {
     /// The projection's name.
     projection: String,
     #[command(flatten)]
-    waited: Waited,
+    waited: DeploymentArgs,
 }
 
 /// Build all rows again, with the active version, in a new generation beside the live one.
@@ -101,12 +101,12 @@ pub(super) struct Rebuild {
     #[arg(long, requires = "reason")]
     allow_gap: bool,
     #[command(flatten)]
-    waited: Waited,
+    waited: DeploymentArgs,
 }
 
 /// What is waited for, and kept.
 #[derive(Debug, clap::Args)]
-pub(super) struct Waited {
+pub(super) struct DeploymentArgs {
     #[command(flatten)]
     pub(super) asked: AskedArgument,
     /// Reason, recorded in the history (optional).
@@ -146,7 +146,7 @@ impl PlanArguments {
         match self.output {
             Output::Json => super::print_json(&plan),
             Output::Text => {
-                out!("{}", in_words(&plan));
+                out!("{}", to_text(&plan));
                 Ok(())
             }
         }
@@ -156,40 +156,40 @@ impl PlanArguments {
 impl DeployArguments {
     pub(super) fn run(self) -> Result<(), CliError> {
         let config = self.config.load()?;
-        let Waited { asked, reason, timeout, output } = self.waited;
-        let asked = asked.because(reason);
+        let DeploymentArgs { asked, reason, timeout, output } = self.waited;
+        let asked = asked.with_reason(reason);
         let gaps = Gaps::of(self.allow_gap);
-        let told = |plan: &Plan| note!("{}", in_words(plan));
+        let told = |plan: &Plan| note!("{}", to_text(plan));
         let patience = Patience { time: timeout, for_trial: self.wait };
         let what = (&*self.file, gaps);
         let deployed = deployments::deploy(&config, executable()?, what, &asked, patience, &told, &progress);
-        said(output, &super::runtime()?.block_on(deployed)?)
+        print_outcome(output, &super::runtime()?.block_on(deployed)?)
     }
 }
 
 impl Rollback {
     pub(super) fn run(self) -> Result<(), CliError> {
         let config = self.config.load()?;
-        let Waited { asked, reason, timeout, output } = self.waited;
-        let asked = asked.because(reason);
+        let DeploymentArgs { asked, reason, timeout, output } = self.waited;
+        let asked = asked.with_reason(reason);
         let done =
             deployments::rollback(&config, executable()?, &self.projection, &asked, timeout, &progress);
-        said(output, &super::runtime()?.block_on(done)?)
+        print_outcome(output, &super::runtime()?.block_on(done)?)
     }
 }
 
 impl Rebuild {
     pub(super) fn run(self) -> Result<(), CliError> {
         let config = self.config.load()?;
-        let Waited { asked, reason, timeout, output } = self.waited;
-        let asked = asked.because(reason);
+        let DeploymentArgs { asked, reason, timeout, output } = self.waited;
+        let asked = asked.with_reason(reason);
         let what = (&*self.projection, Gaps::of(self.allow_gap));
         let done = deployments::rebuild(&config, executable()?, what, &asked, timeout, &progress);
-        said(output, &super::runtime()?.block_on(done)?)
+        print_outcome(output, &super::runtime()?.block_on(done)?)
     }
 }
 
-fn said(output: Output, outcome: &Outcome) -> Result<(), CliError> {
+fn print_outcome(output: Output, outcome: &Outcome) -> Result<(), CliError> {
     if output == Output::Json {
         return super::print_json(outcome);
     }
@@ -292,7 +292,7 @@ fn starts(replay: &Replay) -> Vec<String> {
 }
 
 /// A plan for a person.
-fn in_words(plan: &Plan) -> String {
+fn to_text(plan: &Plan) -> String {
     let mut words = vec![format!("{} {} ({})", plan.projection, plan.version, &plan.digest[..12])];
     if let Some(signer) = &plan.signer {
         words.push(format!("  vouched for by {signer}"));

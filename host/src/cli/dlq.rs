@@ -13,8 +13,8 @@ use super::{AskedArgument, CliError, ConfigArgument, Output};
 use crate::event::as_json;
 use crate::instant::to_seconds as when;
 use crate::operations::OperationError;
-use crate::operations::dead_letters::{self, DeadLetter, Done, Request, in_words};
-use crate::store::operator::{Action, Filter, Letter};
+use crate::operations::dead_letters::{self, DeadLetter, Done, Request, to_text};
+use crate::store::operator::{DeadLetterAction, DeadLetterRecord, Filter};
 
 /// Show, retry and discard events that failed (dead letters).
 ///
@@ -231,10 +231,10 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
         Command::List(list) => list.run(),
         Command::Show(show) => show.run(),
         Command::Retry(Retry { config, which, asked, reason }) => {
-            which.run(&config, Action::Retry, asked, reason)
+            which.run(&config, DeadLetterAction::Retry, asked, reason)
         }
         Command::Discard(Discard { config, which, asked, reason }) => {
-            which.run(&config, Action::Discard, asked, Some(reason))
+            which.run(&config, DeadLetterAction::Discard, asked, Some(reason))
         }
         Command::Erase(erase) => erase.run(),
     }
@@ -327,7 +327,7 @@ impl Show {
         self.payload(&letter)
     }
 
-    fn payload(&self, letter: &Letter) -> Result<(), CliError> {
+    fn payload(&self, letter: &DeadLetterRecord) -> Result<(), CliError> {
         let Some(payload) = &letter.payload else {
             out!(
                 "\n{}",
@@ -364,7 +364,7 @@ impl Which {
     fn run(
         self,
         config: &ConfigArgument,
-        action: Action,
+        action: DeadLetterAction,
         asked: AskedArgument,
         reason: Option<String>,
     ) -> Result<(), CliError> {
@@ -375,7 +375,7 @@ impl Which {
             }));
         }
         let config = config.load()?;
-        let asked = asked.because(reason);
+        let asked = asked.with_reason(reason);
         let filter = self.selection.filter(Some(self.projection.clone()), i64::MAX);
         let filter = Filter { ids: self.ids, ..filter };
         let text = self.output == Output::Text;
@@ -406,7 +406,7 @@ impl Which {
 }
 
 fn print(done: &Done) {
-    out!("{}: {}", done.dead_letter, in_words(&done.verdict));
+    out!("{}: {}", done.dead_letter, to_text(&done.verdict));
     for change in &done.verdict.changes {
         out!(
             "  {} would {} {} {}",
@@ -422,7 +422,7 @@ impl Erase {
     fn run(self) -> Result<(), CliError> {
         let config = self.config.load()?;
         let key = self.key.map(String::into_bytes).or(self.key_hex.map(|Bytes(bytes)| bytes));
-        let asked = self.asked.because(Some(self.reason));
+        let asked = self.asked.with_reason(Some(self.reason));
         let erased = super::runtime()?.block_on(dead_letters::erase(
             &config,
             &self.projection,
@@ -439,7 +439,7 @@ impl Erase {
     }
 }
 
-fn position(letter: &Letter) -> String {
+fn position(letter: &DeadLetterRecord) -> String {
     format!("{}/{}@{}", letter.topic, letter.partition, letter.offset)
 }
 

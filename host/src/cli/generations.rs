@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
-use super::control::said;
+use super::control::print_outcome;
 use super::terminal::out;
-use super::{CliError, ConfigArgument, Deed, Output};
+use super::{AuditedArgs, CliError, ConfigArgument, Output};
 use crate::deploy::promote::{Ask, OldSnapshots};
 use crate::deploy::reach::Gaps;
 use crate::deploy::readers::Move;
@@ -60,7 +60,7 @@ pub(super) struct DiffArguments {
 #[derive(Debug, clap::Args)]
 pub(super) struct Promote {
     #[command(flatten)]
-    deed: Deed,
+    deed: AuditedArgs,
     /// The generation's number. Default: the generation that is being built, or else the one that was live
     /// before.
     #[arg(long)]
@@ -95,7 +95,7 @@ pub(super) struct Promote {
 #[derive(Debug, clap::Args)]
 pub(super) struct Retire {
     #[command(flatten)]
-    deed: Deed,
+    deed: AuditedArgs,
     /// The generation's number. Default: the generation that was live before, or else the one that is being
     /// built.
     #[arg(long, conflicts_with = "views")]
@@ -115,7 +115,7 @@ pub(super) struct Retire {
 #[derive(Debug, clap::Args)]
 pub(super) struct Stop {
     #[command(flatten)]
-    deed: Deed,
+    deed: AuditedArgs,
     /// Reason, recorded in the history and shown by `projector status`.
     #[arg(long)]
     reason: String,
@@ -125,7 +125,7 @@ pub(super) struct Stop {
 #[derive(Debug, clap::Args)]
 pub(super) struct Start {
     #[command(flatten)]
-    deed: Deed,
+    deed: AuditedArgs,
     /// Reason, recorded in the history (optional).
     #[arg(long)]
     reason: Option<String>,
@@ -138,7 +138,7 @@ pub(super) struct Start {
 #[derive(Debug, clap::Args)]
 pub(super) struct Drop {
     #[command(flatten)]
-    deed: Deed,
+    deed: AuditedArgs,
     /// Reason, recorded in the history.
     #[arg(long)]
     reason: String,
@@ -164,7 +164,7 @@ impl DiffArguments {
 impl Promote {
     pub(super) fn run(self) -> Result<(), CliError> {
         let config = self.deed.config.load()?;
-        let asked = self.deed.asked.because(self.reason);
+        let asked = self.deed.asked.with_reason(self.reason);
         let ask = if self.force { Ask::Nothing } else { Ask::Equal };
         let snapshots = if self.ignore_old_snapshots { OldSnapshots::Ignore } else { OldSnapshots::Refuse };
         let terms = (ask, snapshots, Gaps::of(self.allow_gap));
@@ -184,34 +184,38 @@ impl Promote {
         for line in promotion.move_readers.iter().flat_map(Move::to_lines) {
             words = format!("{words}\n  {line}");
         }
-        said(self.deed.output, &words, &json!(promotion))
+        print_outcome(self.deed.output, &words, &json!(promotion))
     }
 }
 
 impl Retire {
     pub(super) fn run(self) -> Result<(), CliError> {
         let config = self.deed.config.load()?;
-        let asked = self.deed.asked.because(self.reason);
+        let asked = self.deed.asked.with_reason(self.reason);
         if let Some(views) = self.views {
             let retire = deployments::retire_views(&config, &self.deed.projection, &views, &asked);
             super::runtime()?.block_on(retire)?;
             let words = format!("The views in {views} of {} are removed.", self.deed.projection);
             let document = json!({ "projection": self.deed.projection, "retired_views": views });
-            return said(self.deed.output, &words, &document);
+            return print_outcome(self.deed.output, &words, &document);
         }
         let retire = deployments::retire(&config, &self.deed.projection, self.generation, &asked);
         let number = super::runtime()?.block_on(retire)?;
         let words = format!("Generation {number} of {} is removed.", self.deed.projection);
-        said(self.deed.output, &words, &json!({ "projection": self.deed.projection, "retired": number }))
+        print_outcome(
+            self.deed.output,
+            &words,
+            &json!({ "projection": self.deed.projection, "retired": number }),
+        )
     }
 }
 
 impl Stop {
     pub(super) fn run(self) -> Result<(), CliError> {
         let config = self.deed.config.load()?;
-        let asked = self.deed.asked.because(Some(self.reason));
+        let asked = self.deed.asked.with_reason(Some(self.reason));
         super::runtime()?.block_on(deployments::set_stopped(&config, &self.deed.projection, true, &asked))?;
-        said(
+        print_outcome(
             self.deed.output,
             &format!("{} is stopped.", self.deed.projection),
             &json!({ "stopped": self.deed.projection }),
@@ -222,14 +226,14 @@ impl Stop {
 impl Start {
     pub(super) fn run(self) -> Result<(), CliError> {
         let config = self.deed.config.load()?;
-        let asked = self.deed.asked.because(self.reason);
+        let asked = self.deed.asked.with_reason(self.reason);
         super::runtime()?.block_on(deployments::set_stopped(
             &config,
             &self.deed.projection,
             false,
             &asked,
         ))?;
-        said(
+        print_outcome(
             self.deed.output,
             &format!("{} is started.", self.deed.projection),
             &json!({ "started": self.deed.projection }),
@@ -240,9 +244,9 @@ impl Start {
 impl Drop {
     pub(super) fn run(self) -> Result<(), CliError> {
         let config = self.deed.config.load()?;
-        let asked = self.deed.asked.because(Some(self.reason));
+        let asked = self.deed.asked.with_reason(Some(self.reason));
         super::runtime()?.block_on(deployments::drop_projection(&config, &self.deed.projection, &asked))?;
-        said(
+        print_outcome(
             self.deed.output,
             &format!("{} is dropped.", self.deed.projection),
             &json!({ "dropped": self.deed.projection }),

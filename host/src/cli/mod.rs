@@ -28,7 +28,7 @@ use miette::Report;
 use crate::config::{Config, ConfigError};
 use crate::operations::OperationError;
 use crate::plugin::compile;
-use crate::store::operator::Asked;
+use crate::store::operator::Requester;
 use terminal::{note, out};
 
 /// Read models from Kafka, kept by sandboxed WebAssembly plugins.
@@ -105,15 +105,15 @@ struct AskedArgument {
 }
 
 impl AskedArgument {
-    fn because(self, reason: Option<String>) -> Asked {
+    fn with_reason(self, reason: Option<String>) -> Requester {
         let user = || std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).ok();
-        Asked::new(self.by.or_else(user).unwrap_or_else(|| "unknown".into()), reason)
+        Requester::new(self.by.or_else(user).unwrap_or_else(|| "unknown".into()), reason)
     }
 }
 
 /// What is done to a projection, and kept.
 #[derive(Debug, clap::Args)]
-struct Deed {
+struct AuditedArgs {
     #[command(flatten)]
     config: ConfigArgument,
     /// The projection's name.

@@ -76,7 +76,7 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
     let config = arguments.config.load()?;
     let request = arguments.request(&config)?;
     let Arguments { projection, yes, dry_run, reason, asked, output, .. } = arguments;
-    let asked = asked.because(reason);
+    let asked = asked.with_reason(reason);
     super::runtime()?.block_on(async {
         let planned = move_checkpoints::plan(&config, &projection, &request).await?;
         if output == Output::Text {

@@ -52,7 +52,7 @@ pub struct Config {
     #[serde(default)]
     pub limits: Limits,
     #[serde(default)]
-    pub batch: Batch,
+    pub batch: BatchSettings,
     /// How failed events are dealt with.
     #[serde(default)]
     pub failures: Failures,
@@ -264,7 +264,7 @@ pub struct Projection {
     /// Logical names of the topics that it may read; all, if there is no such list.
     pub topics: Option<Vec<Text>>,
     pub limits: Option<Limits>,
-    pub batch: Option<Batch>,
+    pub batch: Option<BatchSettings>,
     pub failures: Option<Failures>,
     pub lanes: Option<NonZeroUsize>,
     pub deploy: Option<Deploy>,
@@ -358,7 +358,7 @@ impl Default for Limits {
 /// How much one transaction takes at most. It never waits to be filled.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct Batch {
+pub struct BatchSettings {
     pub events: usize,
     pub bytes: usize,
     /// By the time of their records: how far a partition may be read ahead of another one that is behind, and
@@ -368,13 +368,13 @@ pub struct Batch {
     pub skew: Duration,
 }
 
-impl Default for Batch {
+impl Default for BatchSettings {
     fn default() -> Self {
         Self { events: 1_000, bytes: 4 * 1024 * 1024, skew: Duration::ZERO }
     }
 }
 
-impl Batch {
+impl BatchSettings {
     pub fn limits(&self) -> BatchLimits {
         BatchLimits { events: self.events, bytes: self.bytes }
     }
@@ -578,7 +578,7 @@ impl Config {
         self.projections.get(projection).and_then(|own| own.limits.as_ref()).unwrap_or(&self.limits)
     }
 
-    pub fn batch_of(&self, projection: &str) -> &Batch {
+    pub fn batch_of(&self, projection: &str) -> &BatchSettings {
         self.projections.get(projection).and_then(|own| own.batch.as_ref()).unwrap_or(&self.batch)
     }
 

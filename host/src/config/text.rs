@@ -77,7 +77,7 @@ impl fmt::Debug for Text {
     }
 }
 
-/// Taken as it is: nothing in it is replaced.
+/// ClaimedOperation as it is: nothing in it is replaced.
 impl From<&str> for Text {
     fn from(text: &str) -> Self {
         Self { written: text.to_owned(), value: text.to_owned() }

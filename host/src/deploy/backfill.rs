@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use crate::event::{Event, Header, Partition, Position};
 use crate::topics::{FILE_TOPIC, PhysicalTopics, TopicMapping};
 
-pub use offsets::Offsets;
+pub use offsets::OffsetSet;
 
 /// What stands for the topic of events from a file: they are of its partition 0, and their offsets are the
 /// numbers of their lines, from 0.
@@ -168,7 +168,7 @@ pub fn is_blank(line: &[u8]) -> bool {
 pub struct Scanned {
     pub lines: i64,
     /// By partitions of the log.
-    pub offsets: BTreeMap<Partition, Offsets>,
+    pub offsets: BTreeMap<Partition, OffsetSet>,
 }
 
 impl Scanned {

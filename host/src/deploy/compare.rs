@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::failpoint;
 use crate::failure::{FailureKind, Response};
-use crate::store::deployments::{Standing, Vector};
+use crate::store::deployments::{GenerationStatus, Offsets};
 use crate::store::diff::{Diff, DiffRequest, Expected, Snapshot};
 use crate::store::{Generation, Store, StoreError};
 
@@ -44,12 +44,12 @@ pub enum CompareError {
 /// What two generations differ in.
 pub async fn compare(
     store: &dyn Store,
-    old: &Standing,
-    new: &Standing,
+    old: &GenerationStatus,
+    new: &GenerationStatus,
     expected: &Expected,
     samples: usize,
 ) -> Result<Diff, CompareError> {
-    let contract = |standing: &Standing| {
+    let contract = |standing: &GenerationStatus| {
         let checked = standing.descriptor.clone().check();
         checked.map_err(|problems| StoreError::Unusable(format!("a stored descriptor: {problems}")))
     };
@@ -68,8 +68,8 @@ pub async fn compare(
 /// A snapshot of both where they are at the same offsets.
 async fn at_one_vector(
     store: &dyn Store,
-    old: &Standing,
-    new: &Standing,
+    old: &GenerationStatus,
+    new: &GenerationStatus,
 ) -> Result<Box<dyn Snapshot>, CompareError> {
     let both = [old.generation.id, new.generation.id];
     let by = Uuid::new_v4();
@@ -78,7 +78,7 @@ async fn at_one_vector(
         until_both_move(store, old, new).await?;
         let snapshot = in_one_hold(store, old, new, by).await;
         // Whatever came of it.
-        store.let_go(&both, by).await?;
+        store.release_barrier(&both, by).await?;
         if let Some(snapshot) = snapshot? {
             return Ok(snapshot);
         }
@@ -93,13 +93,13 @@ async fn at_one_vector(
 /// was too short for it.
 async fn in_one_hold(
     store: &dyn Store,
-    old: &Standing,
-    new: &Standing,
+    old: &GenerationStatus,
+    new: &GenerationStatus,
     by: Uuid,
 ) -> Result<Option<Box<dyn Snapshot>>, CompareError> {
     let both = [old.generation.id, new.generation.id];
     let began = Instant::now();
-    match hold(store, &both, by, None, MOST_HELD).await {
+    match raise_barrier(store, &both, by, None, MOST_HELD).await {
         // The batches in flight took too long.
         Err(CompareError::Store(error)) if error.kind() == FailureKind::Locked => return Ok(None),
         held => held?,
@@ -107,10 +107,10 @@ async fn in_one_hold(
     failpoint::reached(failpoint::HELD, &old.generation.projection);
     let (at_old, at_new) = (store.vector(both[0]).await?, store.vector(both[1]).await?);
     let target = meeting(&at_old, &at_new);
-    let is_there = |vector: &Vector| distance(vector, &target) == 0;
+    let is_there = |vector: &Offsets| distance(vector, &target) == 0;
     if !(is_there(&at_old) && is_there(&at_new)) {
         let left = MOST_HELD.saturating_sub(began.elapsed());
-        hold(store, &both, by, Some(&target), left).await?;
+        raise_barrier(store, &both, by, Some(&target), left).await?;
         while !(is_there(&store.vector(both[0]).await?) && is_there(&store.vector(both[1]).await?)) {
             if began.elapsed() + RESERVE > MOST_HELD {
                 return Ok(None);
@@ -127,7 +127,11 @@ async fn in_one_hold(
 
 /// Makes sure, without a hold, that each of two generations that is behind the other one can come to where that one
 /// is: an error says why not.
-async fn until_both_move(store: &dyn Store, old: &Standing, new: &Standing) -> Result<(), CompareError> {
+async fn until_both_move(
+    store: &dyn Store,
+    old: &GenerationStatus,
+    new: &GenerationStatus,
+) -> Result<(), CompareError> {
     let began = Instant::now();
     let mut before: Option<[i64; 2]> = None;
     loop {
@@ -165,18 +169,22 @@ async fn until_both_move(store: &dyn Store, old: &Standing, new: &Standing) -> R
 }
 
 /// Why a generation does not move, as far as the store knows. What passes by itself is no reason.
-pub(super) async fn why_still(store: &dyn Store, standing: &Standing) -> Result<Option<String>, StoreError> {
+pub(super) async fn why_still(
+    store: &dyn Store,
+    standing: &GenerationStatus,
+) -> Result<Option<String>, StoreError> {
     let Generation { id, projection, .. } = &standing.generation;
     if store.live_hosts().await?.is_empty() {
         return Ok(Some("no host is live".into()));
     }
-    let Some(wishes) = store.wishes().await?.into_iter().find(|wishes| wishes.generation.id == *id) else {
+    let Some(control) = store.control_state().await?.into_iter().find(|control| control.generation.id == *id)
+    else {
         return Ok(Some("it was removed".into()));
     };
-    if wishes.stopped {
+    if control.stopped {
         return Ok(Some(format!("the projection is stopped (`projector start {projection}`)")));
     }
-    if let Some(paused) = wishes.paused {
+    if let Some(paused) = control.paused {
         return Ok(Some(format!("it is paused (`projector resume {projection}`): {paused}")));
     }
     let shown = store.overview().await?;
@@ -193,23 +201,23 @@ pub(super) async fn why_still(store: &dyn Store, standing: &Standing) -> Result<
 }
 
 /// Holds generations, unless somebody else does.
-pub(super) async fn hold(
+pub(super) async fn raise_barrier(
     store: &dyn Store,
     generations: &[i64],
     by: Uuid,
-    at: Option<&Vector>,
+    at: Option<&Offsets>,
     time: Duration,
 ) -> Result<(), CompareError> {
-    match store.hold(generations, by, at, time).await? {
+    match store.raise_barrier(generations, by, at, time).await? {
         true => Ok(()),
         false => Err(CompareError::NotYet("somebody else compares or promotes it at this moment".into())),
     }
 }
 
 /// Where two generations meet: in each partition of topics that both read, where the one is that is ahead.
-fn meeting(one: &Vector, other: &Vector) -> Vector {
-    let reads = |vector: &Vector, topic: &str| vector.keys().any(|partition| &*partition.topic == topic);
-    let mut meeting = Vector::new();
+fn meeting(one: &Offsets, other: &Offsets) -> Offsets {
+    let reads = |vector: &Offsets, topic: &str| vector.keys().any(|partition| &*partition.topic == topic);
+    let mut meeting = Offsets::new();
     for (partition, next) in one.iter().chain(other) {
         if reads(one, &partition.topic) && reads(other, &partition.topic) {
             let at = meeting.entry(partition.clone()).or_insert(*next);
@@ -220,7 +228,7 @@ fn meeting(one: &Vector, other: &Vector) -> Vector {
 }
 
 /// How far one is behind where they meet, in offsets. Of a partition that it did not begin, all are.
-fn distance(vector: &Vector, meeting: &Vector) -> i64 {
+fn distance(vector: &Offsets, meeting: &Offsets) -> i64 {
     let behind = |(partition, at): (_, &i64)| (at - vector.get(partition).copied().unwrap_or(-1)).abs();
     meeting.iter().map(behind).sum()
 }
@@ -230,7 +238,7 @@ mod tests {
     use super::*;
     use crate::event::Partition;
 
-    fn vector(of: &[(&str, i32, i64)]) -> Vector {
+    fn vector(of: &[(&str, i32, i64)]) -> Offsets {
         of.iter().map(|(topic, number, next)| (Partition::new(*topic, *number), *next)).collect()
     }
 

@@ -2,17 +2,17 @@
 
 pub mod backfill;
 pub mod compare;
+pub mod component_cache;
 pub mod layout;
 pub mod promote;
 pub mod reach;
 pub mod readers;
 pub mod rollout;
-pub mod supply;
-pub mod versions;
+pub mod trust;
 pub mod views;
 pub mod watch;
 
-use crate::store::deployments::{Action, Role, Standing};
+use crate::store::deployments::{DeploymentAction, GenerationStatus, Role};
 use layout::{Fit, Offered, Step};
 
 /// Where a version goes, and what that takes.
@@ -28,7 +28,7 @@ pub enum Target {
 
 impl Target {
     /// What the generation is to readers that it goes to.
-    pub fn role(&self, standings: &[Standing]) -> Role {
+    pub fn role(&self, standings: &[GenerationStatus]) -> Role {
         match self {
             Target::First => Role::Live,
             Target::Anew { .. } => Role::Building,
@@ -43,29 +43,29 @@ impl Target {
 /// Where a version goes: to the generation that is being built, if it fits there; to the live one, if it
 /// fits there; otherwise to a new one. `had`: whether a generation had it before, and so fits it.
 pub fn target(
-    action: Action,
-    standings: &[Standing],
+    action: DeploymentAction,
+    standings: &[GenerationStatus],
     offered: Offered<'_>,
-    had: impl Fn(&Standing) -> bool,
+    had: impl Fn(&GenerationStatus) -> bool,
 ) -> Target {
     let of = |role| standings.iter().find(|standing| standing.role == role);
     let Some(live) = of(Role::Live) else { return Target::First };
     let building = of(Role::Building);
     let instead_of = building.map(|building| building.generation.id);
-    let fit = |standing: &Standing| match standing.descriptor.clone().check() {
+    let fit = |standing: &GenerationStatus| match standing.descriptor.clone().check() {
         Ok(active) => standing.layout.fit(offered, &active),
         Err(problems) => Fit::Anew(vec![format!("what is active is not sound: {problems}")]),
     };
-    let in_place = |standing: &Standing| match fit(standing) {
+    let in_place = |standing: &GenerationStatus| match fit(standing) {
         _ if had(standing) => Ok(Vec::new()),
         Fit::InPlace(steps) => Ok(steps),
         Fit::Anew(reasons) => Err(reasons),
     };
-    let candidates: Vec<&Standing> = match action {
-        Action::Rebuild | Action::Backfill => {
+    let candidates: Vec<&GenerationStatus> = match action {
+        DeploymentAction::Rebuild | DeploymentAction::Backfill => {
             return Target::Anew { reasons: vec!["an operator asked for it".to_owned()], instead_of };
         }
-        Action::Rollback => vec![live],
+        DeploymentAction::Rollback => vec![live],
         _ => building.into_iter().chain([live]).collect(),
     };
     let mut reasons = Vec::new();

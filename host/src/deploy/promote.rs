@@ -9,17 +9,17 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::backfill;
-use super::compare::{CompareError, MOST_HELD, compare, hold, why_still};
+use super::compare::{CompareError, MOST_HELD, compare, raise_barrier, why_still};
 use super::reach::{Begin, BeyondReach, Gaps};
 use super::readers::{self, Move};
 use crate::config::Config;
 use crate::event::Partition;
 use crate::failure::FailureKind;
 use crate::freshness::{Seen, Visibility, visibility};
-use crate::source::{Log, LogError};
-use crate::store::deployments::{Origin, Promoted, Standing, Vector};
+use crate::source::{KafkaAdmin, LogError};
+use crate::store::deployments::{GenerationStatus, Offsets, Origin, Promoted};
 use crate::store::diff::{Diff, Expected};
-use crate::store::operator::Asked;
+use crate::store::operator::Requester;
 use crate::store::{Store, StoreError};
 use crate::topics::TopicMapping;
 
@@ -112,10 +112,10 @@ pub struct Promotion {
 pub async fn promote(
     config: &Config,
     store: &dyn Store,
-    log: &Log,
-    (live, new): (&Standing, &Standing),
+    log: &KafkaAdmin,
+    (live, new): (&GenerationStatus, &GenerationStatus),
     (ask, snapshots, gaps): (Ask, OldSnapshots, Gaps),
-    (origin, asked): (Origin, &Asked),
+    (origin, asked): (Origin, &Requester),
 ) -> Result<Promotion, PromoteError> {
     let (name, number) = (&*new.generation.projection, new.generation.number);
     new.is_fed()?;
@@ -174,11 +174,11 @@ pub async fn promote(
 async fn beyond_reach(
     config: &Config,
     store: &dyn Store,
-    live: &Standing,
-    new: &Standing,
+    live: &GenerationStatus,
+    new: &GenerationStatus,
 ) -> Result<BeyondReach, PromoteError> {
     let all = store.overview().await?;
-    let of = |standing: &Standing| {
+    let of = |standing: &GenerationStatus| {
         let state = all.iter().find(|state| state.is(&standing.generation));
         state.map(|state| &*state.partitions).unwrap_or_default()
     };
@@ -215,8 +215,8 @@ async fn beyond_reach(
 /// By table: how many rows readers see now, and would see.
 async fn rows(
     store: &dyn Store,
-    live: &Standing,
-    new: &Standing,
+    live: &GenerationStatus,
+    new: &GenerationStatus,
 ) -> Result<BTreeMap<String, [i64; 2]>, StoreError> {
     let mut snapshot = store.snapshot().await?;
     let mut counts = Vec::new();
@@ -230,7 +230,10 @@ async fn rows(
 
 /// A generation as it stands when it is caught up, or when it is not within a moment: its last event may have been
 /// written just now.
-async fn until_caught_up(store: &dyn Store, standing: &Standing) -> Result<Standing, PromoteError> {
+async fn until_caught_up(
+    store: &dyn Store,
+    standing: &GenerationStatus,
+) -> Result<GenerationStatus, PromoteError> {
     let deadline = Instant::now() + END_IS_SEEN;
     let mut seen = standing.clone();
     while !seen.caught_up && Instant::now() < deadline {
@@ -246,7 +249,7 @@ async fn until_caught_up(store: &dyn Store, standing: &Standing) -> Result<Stand
 
 /// Whether two builds of a generation hold the same rows: not where those depend on the order between
 /// partitions.
-pub fn is_comparable(standing: &Standing) -> bool {
+pub fn is_comparable(standing: &GenerationStatus) -> bool {
     let contract = standing.descriptor.clone().check();
     contract.is_ok_and(|contract| order::unsettled(&contract).is_empty())
 }
@@ -256,10 +259,10 @@ pub fn is_comparable(standing: &Standing) -> bool {
 /// generation was held as well, in milliseconds.
 async fn switch_beside_readers(
     store: &dyn Store,
-    (live, new): (&Standing, &Standing),
+    (live, new): (&GenerationStatus, &GenerationStatus),
     topics: &[String],
     snapshots: OldSnapshots,
-    whose: (Origin, &Asked),
+    whose: (Origin, &Requester),
 ) -> Result<(Promoted, u64), PromoteError> {
     let replaced: Vec<&str> =
         live.views.iter().filter(|set| set.fits(&new.layout)).map(|set| &*set.schema).collect();
@@ -280,7 +283,7 @@ async fn switch_beside_readers(
         };
         let switched = switched.await;
         if switched.is_err() && began.is_some() {
-            store.let_go(&[live.generation.id], by).await?;
+            store.release_barrier(&[live.generation.id], by).await?;
         }
         match switched {
             Err(error) if error.may_pass() && Instant::now() + pause < deadline => {
@@ -299,10 +302,10 @@ async fn switch_beside_readers(
 /// transaction, in which neither moves.
 async fn switch(
     store: &dyn Store,
-    (live, new): (&Standing, &Standing),
+    (live, new): (&GenerationStatus, &GenerationStatus),
     topics: &[String],
     by: Uuid,
-    (origin, asked): (Origin, &Asked),
+    (origin, asked): (Origin, &Requester),
 ) -> Result<Promoted, PromoteError> {
     let refused = |behind: &[Partition], why: &str| {
         PromoteError::Behind(format!(
@@ -319,7 +322,7 @@ async fn switch(
         return Err(refused(&behind, &format!("stands still: {reason}")));
     }
     let began = Instant::now();
-    hold(store, &[live.generation.id], by, None, MOST_HELD).await?;
+    raise_barrier(store, &[live.generation.id], by, None, MOST_HELD).await?;
     loop {
         let behind = store.behind(new.generation.id, live.generation.id, topics).await?;
         if behind.is_empty() {
@@ -337,8 +340,8 @@ async fn switch(
 async fn check_fresh(
     config: &Config,
     store: &dyn Store,
-    log: &Log,
-    standing: &Standing,
+    log: &KafkaAdmin,
+    standing: &GenerationStatus,
 ) -> Result<(), PromoteError> {
     let (name, number) = (&standing.generation.projection, standing.generation.number);
     if !standing.caught_up {
@@ -362,8 +365,8 @@ async fn check_fresh(
 /// The topics of a generation that are not known, and why: without them it does not come to the end of its topics.
 async fn unknown_topics(
     config: &Config,
-    log: &Log,
-    standing: &Standing,
+    log: &KafkaAdmin,
+    standing: &GenerationStatus,
 ) -> Result<Vec<String>, PromoteError> {
     let topics = log.topics(&mapping(config, standing)?).await?.into_iter().collect();
     let found = log.partitions(topics).await?.into_iter();
@@ -373,7 +376,7 @@ async fn unknown_topics(
 }
 
 /// What a generation's topics are in the log.
-fn mapping(config: &Config, standing: &Standing) -> Result<TopicMapping, PromoteError> {
+fn mapping(config: &Config, standing: &GenerationStatus) -> Result<TopicMapping, PromoteError> {
     standing.topics(config).map_err(|error| PromoteError::Refused(error.to_string()))
 }
 
@@ -381,10 +384,10 @@ fn mapping(config: &Config, standing: &Standing) -> Result<TopicMapping, Promote
 async fn lags(
     config: &Config,
     store: &dyn Store,
-    log: &Log,
-    standing: &Standing,
+    log: &KafkaAdmin,
+    standing: &GenerationStatus,
 ) -> Result<BTreeMap<crate::event::Partition, Visibility>, PromoteError> {
-    let at: Vector = store.vector(standing.generation.id).await?;
+    let at: Offsets = store.vector(standing.generation.id).await?;
     let mut asked = Vec::new();
     for physical in log.topics(&mapping(config, standing)?).await? {
         let Some(partitions) = log.topic(physical.clone()).await? else {

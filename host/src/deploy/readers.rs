@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::layout::Layout;
 use super::views::ViewSet;
-use crate::store::deployments::Standing;
+use crate::store::deployments::GenerationStatus;
 use crate::store::foreign::{Readers, named};
 use crate::store::{Store, StoreError};
 
@@ -29,7 +29,11 @@ pub struct Move {
 }
 
 /// What changes for readers of a generation when they are shown `next`; `None`: nothing.
-pub async fn from(store: &dyn Store, now: &Standing, next: &Layout) -> Result<Option<Move>, StoreError> {
+pub async fn from(
+    store: &dyn Store,
+    now: &GenerationStatus,
+    next: &Layout,
+) -> Result<Option<Move>, StoreError> {
     let Some(newest) = now.newest_views() else { return Ok(None) };
     let left: Vec<ViewSet> = now.views.iter().filter(|set| !set.fits(next)).cloned().collect();
     let changes = newest.changes(next);

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::component_cache::{ComponentCache, VersionError};
 use super::layout::Offered;
-use super::versions::{VersionError, Versions};
 use crate::failure::{FailureKind, Response};
 use crate::store::deployments::{OpenDeployment, Role};
 use crate::store::{Store, StoreError};
@@ -50,7 +50,7 @@ impl Attempts {
 /// Does what this host can do for an open deployment. `true`: something changed, so ask again.
 pub async fn advance(
     store: &Arc<dyn Store>,
-    versions: &Arc<Versions>,
+    versions: &Arc<ComponentCache>,
     host: Uuid,
     open: &OpenDeployment,
     attempts: &Attempts,

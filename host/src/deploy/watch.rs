@@ -61,7 +61,7 @@ impl Watch {
         let (bell, rings) = sync_channel(1);
         // The next one is read while the last one is dealt with, and no more.
         let (whole, files) = mpsc::channel(1);
-        let looker = Looker {
+        let looker = DirectoryScanner {
             directory: Directory::new(directory, most_bytes),
             rescan,
             is_notified,
@@ -102,13 +102,13 @@ impl Drop for Watch {
 }
 
 /// The thread that looks.
-struct Looker {
+struct DirectoryScanner {
     directory: Directory,
     rescan: Duration,
     is_notified: bool,
     bell: SyncSender<()>,
     rings: Receiver<()>,
-    heard: Arc<Mutex<Heard>>,
+    heard: Arc<Mutex<Notifications>>,
     notifier: Option<RecommendedWatcher>,
     /// Why there are no notifications.
     unwatched: Option<String>,
@@ -117,7 +117,7 @@ struct Looker {
     files: mpsc::Sender<File>,
 }
 
-impl Looker {
+impl DirectoryScanner {
     fn run(mut self) {
         let mut next_rescan = Instant::now();
         while !self.files.is_closed() {
@@ -201,21 +201,21 @@ impl Looker {
         self.trouble = trouble;
     }
 
-    fn heard(&self) -> std::sync::MutexGuard<'_, Heard> {
+    fn heard(&self) -> std::sync::MutexGuard<'_, Notifications> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// What notifications said.
 #[derive(Default)]
-struct Heard {
+struct Notifications {
     /// The directory itself was removed or renamed: nothing more will be heard of whatever has its name.
     is_lost: bool,
     /// Names of files that were written to and not closed since, and when they were written to last.
     writing: HashMap<OsString, Instant>,
 }
 
-impl Heard {
+impl Notifications {
     /// Notes an event. Returns whether it is a reason to look.
     fn note(&mut self, event: notify::Result<Event>, directory: &Path, now: Instant) -> bool {
         // What was not understood may have been anything.

@@ -12,10 +12,10 @@ use uuid::Uuid;
 use super::OperationError;
 use crate::config::{self, Config};
 use crate::event::Partition;
-use crate::source::{GroupMember, Log};
+use crate::source::{GroupMember, KafkaAdmin};
 use crate::store::deployments::Role;
 use crate::store::identity::{self, Adoption, DatabaseIdentity};
-use crate::store::operator::Asked;
+use crate::store::operator::Requester;
 use crate::store::{self, Store};
 
 /// Whose consumer groups a database has from now on.
@@ -99,7 +99,7 @@ impl AdoptPlan {
 
 impl Planned {
     /// Does what was planned, unless something is in the way.
-    pub async fn carry_out(mut self, groups: Groups, asked: &Asked) -> Result<AdoptPlan, OperationError> {
+    pub async fn carry_out(mut self, groups: Groups, asked: &Requester) -> Result<AdoptPlan, OperationError> {
         let done = async {
             if let Some(problem) = self.plan.choice(groups).problems.first() {
                 return Err(OperationError::Failed(format!("it is refused: {problem}")));
@@ -149,7 +149,7 @@ async fn plan_in(
     settings: &config::Store,
     store: &dyn Store,
 ) -> Result<AdoptPlan, OperationError> {
-    let log = Log::open(&config.kafka)?;
+    let log = KafkaAdmin::open(&config.kafka)?;
     let cluster = log.cluster_id().await.ok().flatten();
     let (found, recorded) = (store.found_identity().await?, identity::recorded(store).await?);
     let copied = found.is_a_copy(recorded.as_ref());
@@ -177,7 +177,11 @@ async fn plan_in(
     })
 }
 
-async fn groups(config: &Config, store: &dyn Store, log: &Log) -> Result<Vec<GroupState>, OperationError> {
+async fn groups(
+    config: &Config,
+    store: &dyn Store,
+    log: &KafkaAdmin,
+) -> Result<Vec<GroupState>, OperationError> {
     let mut groups = Vec::new();
     let mut unanswered: Option<String> = None;
     for projection in store.overview().await? {

@@ -21,7 +21,7 @@ use crate::checkpoint::{Beginning, Identity};
 use crate::config::Config;
 use crate::dead_letter_log::DeadLetterLog;
 use crate::deploy::backfill::{
-    Line, Lines, Offsets, Scanned, TOPIC, Topics, digest, event, is_blank, partition,
+    Line, Lines, OffsetSet, Scanned, TOPIC, Topics, digest, event, is_blank, partition,
 };
 use crate::event::Partition;
 use crate::failure::FailureKind;
@@ -29,16 +29,16 @@ use crate::outcome::Failure;
 use crate::policy::{Failures, Flood, Policy};
 use crate::project::{self, Caller, ProjectError};
 use crate::settle::{Isolate, Settler, isolate};
-use crate::source::{Log, LogError};
-use crate::store::deployments::{Action, Role, Standing};
-use crate::store::operator::Asked;
-use crate::store::{Advance, Books, Counters, Deployment, Store, StoreError, Writes};
+use crate::source::{KafkaAdmin, LogError};
+use crate::store::deployments::{DeploymentAction, GenerationStatus, Role};
+use crate::store::operator::Requester;
+use crate::store::{Advance, Counters, OutcomeCounts, Store, StoreError, WriteTarget, Writes};
 use crate::topics::TopicMapping;
 
 /// Times that an event may run out of wall time.
 const TIMEOUTS: u32 = 3;
 /// How often it is looked whether a hold is over.
-const HOLD_LOOK: Duration = Duration::from_millis(100);
+const BARRIER_LOOK: Duration = Duration::from_millis(100);
 /// Ranges of missing offsets that are named. Of more, the number is told.
 const NAMED: usize = 8;
 /// How often is told how far it is.
@@ -71,7 +71,7 @@ pub async fn backfill(
     executable: PathBuf,
     name: &str,
     file: &File,
-    asked: &Asked,
+    asked: &Requester,
     patience: Duration,
     progress: Progress<'_>,
 ) -> Result<Backfilled, OperationError> {
@@ -86,9 +86,9 @@ async fn feed(
     config: &Config,
     executable: PathBuf,
     store: &Arc<dyn Store>,
-    live: &Standing,
+    live: &GenerationStatus,
     file: &File,
-    asked: &Asked,
+    asked: &Requester,
     patience: Duration,
     progress: Progress<'_>,
 ) -> Result<Backfilled, OperationError> {
@@ -125,12 +125,12 @@ async fn feed(
     });
     let scanned = scanned.map_err(|error| file.unreadable(&error))?;
     // As soon as it can be told: it may take hours until the log takes over.
-    let log = Log::open(&config.kafka)?;
+    let log = KafkaAdmin::open(&config.kafka)?;
     file.check_twice(&scanned)?;
     take_over(&log, &mapping, &scanned, file.allow_gap).await?;
 
     if fed.is_none() {
-        propose(&**store, &candidate, Action::Backfill, asked, patience, progress).await?;
+        propose(&**store, &candidate, DeploymentAction::Backfill, asked, patience, progress).await?;
         fed = self::building(&**store, name).await?.filter(|building| building.backfilling);
     }
     let generation = fed.map(|fed| fed.generation).ok_or_else(|| {
@@ -147,14 +147,14 @@ async fn feed(
         next => format!("generation {} is fed on from line {}", generation.number, next + 1),
     });
     let plugin = candidate.plugin;
-    let deployment = Deployment {
+    let deployment = WriteTarget {
         generation: generation.clone(),
         digest: plugin.digest.as_str().into(),
         contract: plugin.contract.clone(),
         topics: mapping.clone(),
     };
     // The first event that fails ends it.
-    let failures = Failures { policy: Policy::Halt, ..Failures::default() };
+    let failures = Failures { policy: Policy::RunEnd, ..Failures::default() };
     let dead_letters = DeadLetterLog::default();
     let settler =
         Settler { deployment, plugin, store: store.clone(), failures, on_trial: None, dead_letters };
@@ -196,14 +196,14 @@ async fn feed(
     })
 }
 
-async fn building(store: &dyn Store, name: &str) -> Result<Option<Standing>, StoreError> {
+async fn building(store: &dyn Store, name: &str) -> Result<Option<GenerationStatus>, StoreError> {
     Ok(store.standings(name).await?.into_iter().find(|standing| standing.role == Role::Building))
 }
 
 /// Whether a generation that was begun with a file is to go on with this one.
 async fn check_file(
     store: &dyn Store,
-    standing: &Standing,
+    standing: &GenerationStatus,
     file: &File,
     identity: &Identity,
 ) -> Result<(), OperationError> {
@@ -221,7 +221,7 @@ async fn check_file(
 /// Where the log takes over: after the last offset that the file has of a partition; in the others at the beginning
 /// of the log. A partition that is not known now is left to the hosts, unless the file has offsets of its topic.
 async fn take_over(
-    log: &Log,
+    log: &KafkaAdmin,
     mapping: &TopicMapping,
     scanned: &Scanned,
     allow_gap: bool,
@@ -252,7 +252,7 @@ async fn take_over(
             Err(fault) if has_offsets(&partition.topic) => return Err(LogError::Fault(fault).into()),
             Err(_) => continue,
         };
-        let next = of_file.map_or(0, Offsets::end);
+        let next = of_file.map_or(0, OffsetSet::end);
         if next > marks.high {
             return Err(OperationError::Failed(format!(
                 "the file has offset {} of {partition}, and the log ends at {}: it is another log; leave `partition` and `offset` out, and it is read from its beginning",
@@ -287,7 +287,7 @@ struct Missing {
 }
 
 impl Missing {
-    fn in_file(&mut self, partition: &Partition, offsets: &Offsets) {
+    fn in_file(&mut self, partition: &Partition, offsets: &OffsetSet) {
         let (holes, more) = offsets.holes();
         holes.iter().for_each(|hole| self.add(partition, hole));
         self.more += more;
@@ -357,7 +357,7 @@ impl File {
 struct Feeder<'f> {
     settler: Settler,
     file: &'f File,
-    asked: &'f Asked,
+    asked: &'f Requester,
     limits: BatchLimits,
     value_bytes: usize,
     topics: Topics,
@@ -440,7 +440,7 @@ impl Feeder<'_> {
             };
             let failed = |failure: Failure| self.file.ends_at(first, &format!("the event failed: {failure}"));
             match error {
-                ProjectError::Store(StoreError::Held(_)) => tokio::time::sleep(HOLD_LOOK).await,
+                ProjectError::Store(StoreError::Held(_)) => tokio::time::sleep(BARRIER_LOOK).await,
                 ProjectError::Store(error @ (StoreError::Rejected { .. } | StoreError::Data(_))) => {
                     match isolate(error, batch.len())? {
                         Isolate::First(failure) => return Err(failed(failure)),
@@ -449,7 +449,7 @@ impl Feeder<'_> {
                 }
                 ProjectError::Store(error) => return Err(self.broken_off(error)),
                 ProjectError::OnTrial(failure) => return Err(failed(failure)),
-                ProjectError::Trouble(trouble) => return Err(self.file.ends_at(first, &trouble.reason)),
+                ProjectError::Blocker(trouble) => return Err(self.file.ends_at(first, &trouble.reason)),
                 ProjectError::Timeout(position) => {
                     timeouts += 1;
                     if timeouts == TIMEOUTS {
@@ -481,7 +481,7 @@ impl Feeder<'_> {
         let (generation, file) = (&deployment.generation, partition());
         if self.checkpoint < line {
             // Nothing stands in between.
-            let books = Books::default();
+            let books = OutcomeCounts::default();
             let advance = Advance { partition: file.clone(), expected: self.checkpoint, next: line, books };
             let blank = async {
                 let mut tx = store.begin(deployment).await?;

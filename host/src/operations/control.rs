@@ -1,28 +1,33 @@
 //! Pausing a projection, letting it go on, and passing over events that are not to be read.
 
 use super::{OperationError, projection, used_stores};
-use crate::checkpoint::Marks;
+use crate::checkpoint::Watermarks;
 use crate::config::Config;
 use crate::event::Partition;
-use crate::source::Log;
+use crate::source::KafkaAdmin;
 use crate::store::deployments::Role;
-use crate::store::operator::{Asked, Operation, Skipped};
+use crate::store::operator::{Operation, Requester, Skipped};
 
 /// Pauses a projection on all hosts: what is in flight is settled, and nothing is begun after that.
-pub async fn pause(config: &Config, name: &str, asked: &Asked) -> Result<(), OperationError> {
+pub async fn pause(config: &Config, name: &str, asked: &Requester) -> Result<(), OperationError> {
     set_running(config, name, false, asked).await
 }
 
 /// Lets a projection go on that was paused or stands still, and its paused partitions be looked at again.
-pub async fn resume(config: &Config, name: &str, asked: &Asked) -> Result<(), OperationError> {
+pub async fn resume(config: &Config, name: &str, asked: &Requester) -> Result<(), OperationError> {
     set_running(config, name, true, asked).await
 }
 
-async fn set_running(config: &Config, name: &str, go_on: bool, asked: &Asked) -> Result<(), OperationError> {
+async fn set_running(
+    config: &Config,
+    name: &str,
+    go_on: bool,
+    asked: &Requester,
+) -> Result<(), OperationError> {
     let (store, _) = projection(config, name).await?;
     let set = async {
-        let mut wishes = store.wishes().await?.into_iter();
-        if go_on && wishes.any(|wishes| wishes.generation.projection == name && wishes.stopped) {
+        let mut control = store.control_state().await?.into_iter();
+        if go_on && control.any(|control| control.generation.projection == name && control.stopped) {
             return Err(OperationError::Failed(format!(
                 "{name} is stopped: `projector start {name}` runs it again"
             )));
@@ -44,13 +49,13 @@ pub async fn skip(
     number: Option<i32>,
     partition: &Partition,
     to: i64,
-    asked: &Asked,
+    asked: &Requester,
 ) -> Result<Skipped, OperationError> {
-    let log = Log::open(&config.kafka)?;
+    let log = KafkaAdmin::open(&config.kafka)?;
     let end =
         log.topic(partition.topic.clone()).await?.into_iter().flatten().find(|(found, _)| found == partition);
     match end {
-        Some((_, Marks { high, .. })) if to > high => {
+        Some((_, Watermarks { high, .. })) if to > high => {
             return Err(OperationError::Failed(format!(
                 "the log of {partition} ends at {high}: events that are not written yet cannot be skipped"
             )));

@@ -12,7 +12,9 @@ use crate::config::Config;
 use crate::failure::FailureKind;
 use crate::ordering::KeyId;
 use crate::store::Store;
-use crate::store::operator::{Action, Asked, Filter, Letter, NewOperations, Verdict};
+use crate::store::operator::{
+    DeadLetterAction, DeadLetterRecord, Filter, NewOperations, OperationResult, Requester,
+};
 
 /// How often a verdict is looked for.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -21,12 +23,12 @@ const INTERVAL: Duration = Duration::from_millis(100);
 #[derive(Debug, Serialize)]
 pub struct DeadLetter {
     #[serde(flatten)]
-    pub letter: Letter,
+    pub letter: DeadLetterRecord,
     pub advice: Option<&'static str>,
 }
 
-impl From<Letter> for DeadLetter {
-    fn from(letter: Letter) -> Self {
+impl From<DeadLetterRecord> for DeadLetter {
+    fn from(letter: DeadLetterRecord) -> Self {
         let advice = FailureKind::from_word(&letter.kind).map(FailureKind::advice);
         Self { letter, advice }
     }
@@ -48,12 +50,12 @@ pub async fn list(config: &Config, filter: &Filter) -> Result<Vec<DeadLetter>, O
 /// What is asked of some dead letters of one projection.
 #[derive(Debug, Clone)]
 pub struct Request {
-    pub action: Action,
+    pub action: DeadLetterAction,
     /// Of the projection that it names.
     pub filter: Filter,
     /// Nothing is written; the verdict names the changes.
     pub dry_run: bool,
-    pub asked: Asked,
+    pub asked: Requester,
     /// How long hosts may take to begin, and between one that is done and the next.
     pub timeout: Duration,
 }
@@ -63,7 +65,7 @@ pub struct Done {
     pub dead_letter: i64,
     /// Its number among those that are kept.
     pub operation: Option<i64>,
-    pub verdict: Verdict,
+    pub verdict: OperationResult,
 }
 
 /// Has dead letters dealt with, by the lanes that are granted their partitions. All of them are asked for at once.
@@ -107,11 +109,15 @@ async fn request_in(
     let operations = store.ask(&asked).await?;
     let ids = operations.values().copied().collect();
     let mut verdicts = await_verdicts(store, ids, &letters, (request.timeout, progress)).await?;
-    let done = |letter: &Letter| {
+    let done = |letter: &DeadLetterRecord| {
         let operation = operations.get(&letter.id).copied();
         // Somebody else dealt with it meanwhile.
         let verdict = operation.and_then(|operation| verdicts.remove(&operation));
-        Done { dead_letter: letter.id, operation, verdict: verdict.unwrap_or_else(|| Verdict::of("gone")) }
+        Done {
+            dead_letter: letter.id,
+            operation,
+            verdict: verdict.unwrap_or_else(|| OperationResult::of("gone")),
+        }
     };
     Ok(letters.iter().map(done).collect())
 }
@@ -121,9 +127,9 @@ async fn request_in(
 async fn await_verdicts(
     store: &dyn Store,
     mut open: BTreeSet<i64>,
-    letters: &[Letter],
+    letters: &[DeadLetterRecord],
     (timeout, progress): (Duration, &(dyn Fn(usize, usize) + Sync)),
-) -> Result<BTreeMap<i64, Verdict>, OperationError> {
+) -> Result<BTreeMap<i64, OperationResult>, OperationError> {
     let all = open.len();
     let mut verdicts = BTreeMap::new();
     let mut deadline = Instant::now() + timeout;
@@ -154,7 +160,7 @@ async fn await_verdicts(
 fn not_begun(
     withdrawn: usize,
     (done, all): (usize, usize),
-    letters: &[Letter],
+    letters: &[DeadLetterRecord],
     timeout: Duration,
 ) -> OperationError {
     let under_way = all - done - withdrawn;
@@ -177,7 +183,12 @@ fn not_begun(
 }
 
 /// Forgets everything that is kept of a key. Returns how many events those were.
-pub async fn erase(config: &Config, name: &str, key: &[u8], asked: &Asked) -> Result<u64, OperationError> {
+pub async fn erase(
+    config: &Config,
+    name: &str,
+    key: &[u8],
+    asked: &Requester,
+) -> Result<u64, OperationError> {
     let (store, _) = projection(config, name).await?;
     let erased = async {
         let overview = store.overview().await?;
@@ -221,8 +232,8 @@ pub async fn show(config: &Config, name: &str, id: i64) -> Result<DeadLetter, Op
 }
 
 /// What a verdict says, in a line.
-pub fn in_words(verdict: &Verdict) -> String {
-    let Verdict { outcome, code, detail, applied, ignored, waiting, behind, .. } = verdict;
+pub fn to_text(verdict: &OperationResult) -> String {
+    let OperationResult { outcome, code, detail, applied, ignored, waiting, behind, .. } = verdict;
     let mut words = match verdict.is_settled() {
         true => outcome.clone(),
         false => format!("failed again: {outcome}"),

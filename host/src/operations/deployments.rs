@@ -15,20 +15,22 @@ use super::unused::{self, unused};
 use crate::beginning::Starts;
 use crate::config::{Config, Known, StartAt};
 use crate::deploy::compare::{CompareError, compare};
+use crate::deploy::component_cache::{ComponentCache, VersionError};
 use crate::deploy::layout::{Layout, Offered, Step};
 use crate::deploy::promote::{self, Ask, OldSnapshots, PromoteError, Promotion};
 use crate::deploy::reach::{Begin, BeyondReach, Gaps};
 use crate::deploy::readers::{self, Move};
-use crate::deploy::supply::{Signer, Supply};
-use crate::deploy::versions::{VersionError, Versions};
+use crate::deploy::trust::{Signer, TrustPolicy};
 use crate::deploy::{self, Target};
 use crate::failure::FailureKind;
 use crate::plugin::Plugin;
-use crate::source::{Log, LogError};
+use crate::source::{KafkaAdmin, LogError};
 use crate::store::beginnings::EarlierStarts;
-use crate::store::deployments::{Action, Deployed, Origin, Proposal, Proposed, Role, Standing};
+use crate::store::deployments::{
+    Deployed, DeploymentAction, GenerationStatus, Origin, Proposal, Proposed, Role,
+};
 use crate::store::diff::{Diff, Expected};
-use crate::store::operator::Asked;
+use crate::store::operator::Requester;
 use crate::store::{self, Component, PartitionState, Store};
 use crate::topics::TopicMapping;
 
@@ -130,9 +132,9 @@ pub(super) struct Candidate {
 }
 
 /// Where versions are compiled for a command.
-fn versions(config: &Config, executable: PathBuf) -> Result<Arc<Versions>, OperationError> {
-    let supply = Supply::load(&config.plugins).map_err(OperationError::Failed)?;
-    Ok(Arc::new(Versions::new(Arc::new(config.clone()), supply, executable)))
+fn versions(config: &Config, executable: PathBuf) -> Result<Arc<ComponentCache>, OperationError> {
+    let trust = TrustPolicy::load(&config.plugins).map_err(OperationError::Failed)?;
+    Ok(Arc::new(ComponentCache::new(Arc::new(config.clone()), trust, executable)))
 }
 
 fn candidate(config: &Config, executable: PathBuf, file: &Path) -> Result<Candidate, OperationError> {
@@ -173,12 +175,12 @@ async fn plan_in(config: &Config, store: &dyn Store, candidate: &Candidate) -> R
     let standings = store.standings(name).await?;
     let history = store.history(name, i64::MAX).await?;
     let had = |deployed: &&Deployed| deployed.state == "done" && deployed.digest.as_ref() == Some(digest);
-    let had_in = |standing: &Standing| {
+    let had_in = |standing: &GenerationStatus| {
         history.iter().filter(had).any(|had| had.generation == Some(standing.generation.number))
     };
     let offered = Offered { contract, topics };
-    let target = deploy::target(Action::Deploy, &standings, offered, had_in);
-    let of_target = |standing: &&Standing| match &target {
+    let target = deploy::target(DeploymentAction::Deploy, &standings, offered, had_in);
+    let of_target = |standing: &&GenerationStatus| match &target {
         Target::InPlace { generation, .. } => standing.generation.id == *generation,
         _ => standing.role == Role::Live,
     };
@@ -253,7 +255,7 @@ async fn warnings(config: &Config, plugin: &Plugin) -> Vec<String> {
 /// The partitions of a generation, as far as it has read them.
 async fn what_was_read(
     store: &dyn Store,
-    standing: &Standing,
+    standing: &GenerationStatus,
 ) -> Result<Vec<PartitionState>, OperationError> {
     let mut all = store.overview().await?.into_iter();
     let found = all.find(|state| state.is(&standing.generation));
@@ -268,7 +270,7 @@ async fn replay(
     live: Option<&[PartitionState]>,
     earlier: &EarlierStarts,
 ) -> Result<Replay, OperationError> {
-    let log = Log::open(&config.kafka)?;
+    let log = KafkaAdmin::open(&config.kafka)?;
     let starts = Starts::of(config, plugin.contract.name(), topics);
     let mut replay = Replay {
         events: 0,
@@ -420,7 +422,7 @@ pub async fn deploy(
     config: &Config,
     executable: PathBuf,
     (file, gaps): (&Path, Gaps),
-    asked: &Asked,
+    asked: &Requester,
     patience: Patience,
     told: &(dyn Fn(&Plan) + Sync),
     progress: Progress<'_>,
@@ -434,7 +436,8 @@ pub async fn deploy(
             allow(replay, &plan.projection, gaps, progress)?;
         }
         let deadline = Instant::now() + patience.time;
-        let outcome = propose(&*store, &candidate, Action::Deploy, asked, patience.time, progress).await?;
+        let outcome =
+            propose(&*store, &candidate, DeploymentAction::Deploy, asked, patience.time, progress).await?;
         let deadline = patience.for_trial.then_some(deadline);
         end_of_trial(config, &*store, outcome, deadline, progress).await
     };
@@ -515,7 +518,7 @@ pub async fn rollback(
     config: &Config,
     executable: PathBuf,
     name: &str,
-    asked: &Asked,
+    asked: &Requester,
     patience: Duration,
     progress: Progress<'_>,
 ) -> Result<Outcome, OperationError> {
@@ -541,7 +544,7 @@ pub async fn rollback(
                 .find(|standing| before.is_none_or(|before| standing.generation.number == before));
             if let Some(warm) = warm {
                 progress(&format!("generation {} is shown to readers again", warm.generation.number));
-                let log = Log::open(&config.kafka)?;
+                let log = KafkaAdmin::open(&config.kafka)?;
                 // It undoes: what readers saw before, they see again.
                 let terms = (Ask::Nothing, OldSnapshots::Refuse, Gaps::Allow);
                 promote::promote(config, &*store, &log, (&live, warm), terms, (Origin::Command, asked))
@@ -571,7 +574,7 @@ pub async fn rollback(
             ))
         })?;
         let candidate = stored(config, executable, &*store, name, &before).await?;
-        propose(&*store, &candidate, Action::Rollback, asked, patience, progress).await
+        propose(&*store, &candidate, DeploymentAction::Rollback, asked, patience, progress).await
     };
     let rolled_back = rolled_back.await;
     store.close().await;
@@ -583,7 +586,7 @@ pub async fn rebuild(
     config: &Config,
     executable: PathBuf,
     (name, gaps): (&str, Gaps),
-    asked: &Asked,
+    asked: &Requester,
     patience: Duration,
     progress: Progress<'_>,
 ) -> Result<Outcome, OperationError> {
@@ -594,7 +597,7 @@ pub async fn rebuild(
         let Candidate { plugin, topics, .. } = &candidate;
         let replay = replay(config, plugin, topics, Some(&read), &earlier).await?;
         allow(&replay, name, gaps, progress)?;
-        propose(&*store, &candidate, Action::Rebuild, asked, patience, progress).await
+        propose(&*store, &candidate, DeploymentAction::Rebuild, asked, patience, progress).await
     };
     let rebuilt = rebuilt.await;
     store.close().await;
@@ -628,8 +631,8 @@ pub(super) async fn stored(
 pub(super) async fn propose(
     store: &dyn Store,
     candidate: &Candidate,
-    action: Action,
-    asked: &Asked,
+    action: DeploymentAction,
+    asked: &Requester,
     patience: Duration,
     progress: Progress<'_>,
 ) -> Result<Outcome, OperationError> {
@@ -744,7 +747,7 @@ pub async fn set_stopped(
     config: &Config,
     name: &str,
     stopped: bool,
-    asked: &Asked,
+    asked: &Requester,
 ) -> Result<(), OperationError> {
     let (store, _) = super::projection(config, name).await?;
     let done = store.set_stopped(name, stopped, asked).await;
@@ -753,11 +756,11 @@ pub async fn set_stopped(
 }
 
 /// Removes a stopped projection with its rows.
-pub async fn drop_projection(config: &Config, name: &str, asked: &Asked) -> Result<(), OperationError> {
+pub async fn drop_projection(config: &Config, name: &str, asked: &Requester) -> Result<(), OperationError> {
     let (store, _) = super::projection(config, name).await?;
     let done = async {
-        let wishes = store.wishes().await?;
-        if wishes.iter().any(|wishes| wishes.generation.projection == name && !wishes.stopped) {
+        let control = store.control_state().await?;
+        if control.iter().any(|control| control.generation.projection == name && !control.stopped) {
             return Err(OperationError::Failed(format!(
                 "{name} is not stopped: run `projector stop {name}` first, and make sure that nobody reads its views any more"
             )));
@@ -774,7 +777,7 @@ pub async fn retire(
     config: &Config,
     name: &str,
     number: Option<i32>,
-    asked: &Asked,
+    asked: &Requester,
 ) -> Result<i32, OperationError> {
     let (store, live) = super::projection(config, name).await?;
     let done = async {
@@ -792,7 +795,7 @@ pub async fn retire_views(
     config: &Config,
     name: &str,
     schema: &str,
-    asked: &Asked,
+    asked: &Requester,
 ) -> Result<(), OperationError> {
     let (store, _) = super::projection(config, name).await?;
     let done = store.retire_views(name, schema, asked).await;
@@ -841,12 +844,12 @@ pub async fn promote(
     name: &str,
     number: Option<i32>,
     terms: (Ask, OldSnapshots, Gaps),
-    asked: &Asked,
+    asked: &Requester,
 ) -> Result<Promotion, OperationError> {
     let (store, live) = super::projection(config, name).await?;
     let done = async {
         let new = other(&*store, &live, number, &[Role::Building, Role::Warm]).await?;
-        let log = Log::open(&config.kafka)?;
+        let log = KafkaAdmin::open(&config.kafka)?;
         Ok(promote::promote(config, &*store, &log, (&live, &new), terms, (Origin::Command, asked)).await?)
     };
     let done = done.await;
@@ -857,13 +860,13 @@ pub async fn promote(
 /// A generation beside the live one: that of the number, or the first of these roles that there is.
 pub(super) async fn other(
     store: &dyn Store,
-    live: &Standing,
+    live: &GenerationStatus,
     number: Option<i32>,
     roles: &[Role],
-) -> Result<Standing, OperationError> {
+) -> Result<GenerationStatus, OperationError> {
     let name = &live.generation.projection;
     let standings = store.standings(name).await?;
-    let is_meant = |standing: &&Standing| match number {
+    let is_meant = |standing: &&GenerationStatus| match number {
         Some(number) => standing.generation.number == number,
         None => true,
     };

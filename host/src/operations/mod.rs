@@ -17,11 +17,14 @@ pub mod unused;
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::store::deployments::{Role, Standing};
+use crate::store::deployments::{GenerationStatus, Role};
 use crate::store::{self, Store};
 
 /// The store of a projection, open to ask for something there, and its live generation.
-async fn projection(config: &Config, name: &str) -> Result<(Arc<dyn Store>, Standing), OperationError> {
+async fn projection(
+    config: &Config,
+    name: &str,
+) -> Result<(Arc<dyn Store>, GenerationStatus), OperationError> {
     let store = store::open_to_operate(config.store_of(name)).await?;
     match store.standings(name).await?.into_iter().find(|standing| standing.role == Role::Live) {
         Some(live) => Ok((store, live)),

@@ -16,14 +16,14 @@ use serde::Serialize;
 pub use map::{Mapped, parse};
 
 use super::{OperationError, projection};
-use crate::checkpoint::{Checkpoint, FILE, Identity, Marks};
+use crate::checkpoint::{Checkpoint, FILE, Identity, Watermarks};
 use crate::config::{self, Config, rfc3339};
 use crate::event::Partition;
-use crate::source::Log;
+use crate::source::KafkaAdmin;
 use crate::store::Store;
-use crate::store::deployments::Standing;
+use crate::store::deployments::GenerationStatus;
 use crate::store::moves::Move;
-use crate::store::operator::Asked;
+use crate::store::operator::Requester;
 use crate::topics::TopicMapping;
 
 /// What no look at the two clusters can tell.
@@ -111,7 +111,7 @@ pub struct PartitionMove {
 struct Place {
     partition: Partition,
     from: Checkpoint,
-    marks: Marks,
+    marks: Watermarks,
     identity: Identity,
     /// The time of the last event that was read.
     last: Option<i64>,
@@ -120,7 +120,7 @@ struct Place {
 /// A plan, and what carries it out.
 pub struct Planned {
     pub plan: MovePlan,
-    standing: Standing,
+    standing: GenerationStatus,
     moves: Vec<Move>,
     store: Arc<dyn Store>,
 }
@@ -137,7 +137,7 @@ pub async fn plan(config: &Config, name: &str, request: &Request) -> Result<Plan
 
 impl Planned {
     /// Does what was planned, unless something is in the way.
-    pub async fn carry_out(mut self, asked: &Asked) -> Result<MovePlan, OperationError> {
+    pub async fn carry_out(mut self, asked: &Requester) -> Result<MovePlan, OperationError> {
         let done = async {
             if let Some(problem) = self.plan.problems.first() {
                 return Err(OperationError::Failed(problem.clone()));
@@ -162,7 +162,7 @@ impl Planned {
 async fn plan_in(
     config: &Config,
     store: &Arc<dyn Store>,
-    live: Standing,
+    live: GenerationStatus,
     request: &Request,
 ) -> Result<Planned, OperationError> {
     let name = live.generation.projection.clone();
@@ -182,7 +182,7 @@ async fn plan_in(
         .clone()
         .check()
         .map_err(|problems| OperationError::Failed(format!("the descriptor of {name}: {problems}")))?;
-    let log = Log::open(&config.kafka)?;
+    let log = KafkaAdmin::open(&config.kafka)?;
     let checkpoints = checkpoints(&**store, &standing).await?;
     let (mut places, stay, mut problems) = places(&log, checkpoints).await?;
     if places.is_empty() && problems.is_empty() {
@@ -191,7 +191,7 @@ async fn plan_in(
         )));
     }
     if let Some(from) = &request.from {
-        last_read(&Log::open(from)?, &mut places).await?;
+        last_read(&KafkaAdmin::open(from)?, &mut places).await?;
     }
     let (mut partitions, mut moves) = (Vec::new(), Vec::new());
     for place in &places {
@@ -254,7 +254,7 @@ async fn plan_in(
 /// Every checkpoint of a generation that is of a log.
 async fn checkpoints(
     store: &dyn Store,
-    standing: &Standing,
+    standing: &GenerationStatus,
 ) -> Result<Vec<(Partition, Checkpoint)>, OperationError> {
     let partitions: Vec<Partition> = store.vector(standing.generation.id).await?.into_keys().collect();
     let checkpoints = store.checkpoints(&standing.generation, &partitions).await?;
@@ -269,7 +269,7 @@ async fn checkpoints(
 /// The partitions that are of another log than the one that the configuration names; those that are not; and
 /// what the new cluster lacks.
 async fn places(
-    log: &Log,
+    log: &KafkaAdmin,
     checkpoints: Vec<(Partition, Checkpoint)>,
 ) -> Result<(Vec<Place>, Vec<String>, Vec<String>), OperationError> {
     let topics: BTreeSet<Arc<str>> =
@@ -296,7 +296,7 @@ async fn places(
 }
 
 /// Asks the old cluster for the time of the last event that was read of each partition.
-async fn last_read(old: &Log, places: &mut [Place]) -> Result<(), OperationError> {
+async fn last_read(old: &KafkaAdmin, places: &mut [Place]) -> Result<(), OperationError> {
     let topics: BTreeSet<Arc<str>> = places.iter().map(|place| place.partition.topic.clone()).collect();
     let identities = old.identities(topics.into_iter().collect()).await?;
     for place in &*places {
@@ -325,11 +325,11 @@ fn shown(id: &Option<String>) -> &str {
 
 /// The next offset to read in the new log, and what is to be said of it; or why there is none.
 async fn find(
-    log: &Log,
+    log: &KafkaAdmin,
     place: &Place,
     target: &Target,
 ) -> Result<Result<(i64, Option<String>), String>, OperationError> {
-    let Place { partition, marks: Marks { low, high }, .. } = place;
+    let Place { partition, marks: Watermarks { low, high }, .. } = place;
     let (last, overlap) = match target {
         Target::Map(map) => {
             let mapped = map.iter().find(|mapped| mapped.partition == *partition);
@@ -405,12 +405,12 @@ fn duplicates(
 /// Why nothing keeps hosts from writing.
 async fn runs(
     store: &dyn Store,
-    standing: &Standing,
+    standing: &GenerationStatus,
     places: &[Place],
 ) -> Result<Option<String>, OperationError> {
     let name = &standing.generation.projection;
-    let wishes = store.wishes().await?;
-    let own = wishes.iter().find(|wishes| wishes.generation.id == standing.generation.id);
+    let control = store.control_state().await?;
+    let own = control.iter().find(|control| control.generation.id == standing.generation.id);
     if own.is_some_and(|own| own.stopped || own.paused.is_some()) {
         return Ok(None);
     }

@@ -9,13 +9,13 @@ use serde::Serialize;
 use super::OperationError;
 use super::trial::{self, Reverted};
 use crate::beginning::Starts;
-use crate::checkpoint::{Identity, Marks};
+use crate::checkpoint::{Identity, Watermarks};
 use crate::config::{self, Config};
 use crate::event::Partition;
-use crate::failure::{FailureKind, Trouble};
+use crate::failure::{Blocker, FailureKind};
 use crate::freshness::{Seen, Visibility, visibility};
 use crate::instant::now_ms;
-use crate::source::{KafkaFault, Log, LogError};
+use crate::source::{KafkaAdmin, KafkaFault, LogError};
 use crate::store::beginnings::EarlierStarts;
 use crate::store::deployments::{LiveHost, Role};
 use crate::store::identity;
@@ -32,7 +32,7 @@ pub struct Status {
     pub projections: Vec<ProjectionStatus>,
     /// Why no broker answered: then no projection is known to be fresh.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub brokers: Option<Trouble>,
+    pub brokers: Option<Blocker>,
     /// Databases that are copies of the ones that their stores were made in: no host runs them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub copies: Vec<CopiedStore>,
@@ -49,7 +49,7 @@ pub struct Status {
 pub struct CopiedStore {
     /// Its address, without role and password.
     pub store: String,
-    pub why: Trouble,
+    pub why: Blocker,
 }
 
 /// A topic that the brokers do not have, or do not show to this host.
@@ -58,7 +58,7 @@ pub struct UnknownTopic {
     pub topic: String,
     /// What the plugin calls it.
     pub logical: String,
-    pub why: Trouble,
+    pub why: Blocker,
 }
 
 #[derive(Debug, Serialize)]
@@ -96,7 +96,7 @@ pub struct ProjectionStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub building: Option<Progress>,
     /// Why it stands still, if it does.
-    pub halted: Option<Trouble>,
+    pub halted: Option<Blocker>,
     /// The last time that the plugin answered otherwise to the same event than it had.
     pub impure: Option<String>,
     /// Transactions that the database ended because of a deadlock, each of which was done again.
@@ -161,16 +161,16 @@ pub struct PartitionStatus {
     #[serde(flatten)]
     pub visibility: Option<Visibility>,
     pub counters: Counters,
-    pub paused: Option<Trouble>,
+    pub paused: Option<Blocker>,
     /// Why the brokers do not tell how far its log goes, or what is next in it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub unknown: Option<Trouble>,
+    pub unknown: Option<Blocker>,
 }
 
 /// The brokers, as long as one answers: once none does, they are not asked again.
 struct Brokers {
-    log: Log,
-    gone: Option<Trouble>,
+    log: KafkaAdmin,
+    gone: Option<Blocker>,
 }
 
 impl Brokers {
@@ -179,7 +179,7 @@ impl Brokers {
         if self.gone.is_none() {
             match self.log.topics(mapping).await {
                 Ok(topics) => return topics,
-                Err(error) => self.gone = Some(Trouble::new(error.kind(), &error)),
+                Err(error) => self.gone = Some(Blocker::new(error.kind(), &error)),
             }
         }
         let last = recorded.iter().filter(|recorded| recorded.left_at.is_none());
@@ -192,13 +192,13 @@ impl Brokers {
         &mut self,
         topic: Arc<str>,
         was_read: bool,
-    ) -> Result<Vec<(Partition, Result<Marks, Trouble>)>, Trouble> {
+    ) -> Result<Vec<(Partition, Result<Watermarks, Blocker>)>, Blocker> {
         if let Some(gone) = &self.gone {
             return Err(gone.clone());
         }
         match self.log.topic_each(topic).await {
             Ok(partitions) => {
-                let told = |fault: KafkaFault| Trouble::new(fault.kind(), fault);
+                let told = |fault: KafkaFault| Blocker::new(fault.kind(), fault);
                 Ok(partitions.into_iter().map(|(at, marks)| (at, marks.map_err(told))).collect())
             }
             Err(error) => {
@@ -206,7 +206,7 @@ impl Brokers {
                     LogError::Fault(fault) if was_read => LogError::Fault(fault.of_topic_read_before()),
                     error => error,
                 };
-                let trouble = Trouble::new(error.kind(), &error);
+                let trouble = Blocker::new(error.kind(), &error);
                 if matches!(&error, LogError::Fault(fault) if fault.is_everywhere()) {
                     self.gone = Some(trouble.clone());
                 }
@@ -222,12 +222,12 @@ impl Brokers {
         &self,
         starts: &Starts,
         partition: &Partition,
-        marks: Marks,
-    ) -> Result<i64, Trouble> {
+        marks: Watermarks,
+    ) -> Result<i64, Blocker> {
         let log_is = (marks, &Identity::default());
         match starts.find(&self.log, partition, log_is, &EarlierStarts::new()).await {
-            Ok(found) => found.map_err(|problem| Trouble::new(FailureKind::Start, problem)),
-            Err(error) => Err(Trouble::new(error.kind(), &error)),
+            Ok(found) => found.map_err(|problem| Blocker::new(FailureKind::Start, problem)),
+            Err(error) => Err(Blocker::new(error.kind(), &error)),
         }
     }
 }
@@ -235,7 +235,7 @@ impl Brokers {
 /// Reads every configured store, and asks the brokers how far the log goes. An error only if no store could
 /// be read, or none has the projection that is asked for.
 pub async fn status(config: &Config, only: Option<&str>) -> Result<Status, OperationError> {
-    let mut brokers = Brokers { log: Log::open(&config.kafka)?, gone: None };
+    let mut brokers = Brokers { log: KafkaAdmin::open(&config.kafka)?, gone: None };
     let (mut projections, mut copies, mut notices, mut read) = (Vec::new(), Vec::new(), Vec::new(), 0);
     let mut failed: Vec<OperationError> = Vec::new();
     for settings in config.all_stores() {
@@ -262,7 +262,7 @@ pub async fn status(config: &Config, only: Option<&str>) -> Result<Status, Opera
         && projections.is_empty()
         && let Err(error) = brokers.log.cluster_id().await
     {
-        brokers.gone = Some(Trouble::new(error.kind(), &error));
+        brokers.gone = Some(Blocker::new(error.kind(), &error));
     }
     // Those beside it go with the live one.
     let (mut projections, beside): (Vec<_>, Vec<_>) =
@@ -297,7 +297,7 @@ async fn overview(
     config: &Config,
     settings: &config::Store,
     notices: &mut Vec<String>,
-) -> Result<(Vec<(Shown, Projection)>, Option<Trouble>), OperationError> {
+) -> Result<(Vec<(Shown, Projection)>, Option<Blocker>), OperationError> {
     let (schema, store) = store::open_if_used(settings).await?;
     let Some(store) = store else {
         notices.push(schema.unused().to_string());
@@ -312,7 +312,7 @@ async fn overview(
             true => None,
             false => identity::copied(&*store).await?,
         };
-        Ok((shown, copied.map(|reason| Trouble::new(FailureKind::Copied, reason))))
+        Ok((shown, copied.map(|reason| Blocker::new(FailureKind::Copied, reason))))
     };
     let read = read.await;
     store.close().await;
@@ -351,7 +351,7 @@ async fn shown(
             .map(|set| ShownViews { schema: set.schema.clone(), all_columns: set.shows_all(&own.layout) });
         let history = store.history(&projection.name, RECENT_DEPLOYMENTS).await?;
         let batches = config.deploy_of(&projection.name).trial_batches;
-        let versions = Versions {
+        let versions = ActiveVersions {
             on_trial: trial::is_running(&history, projection.generation, batches),
             reverted: trial::reverted(&history, projection.generation),
         };
@@ -365,13 +365,13 @@ struct Shown {
     mapping: TopicMapping,
     recorded: Vec<RecordedTopic>,
     views: Vec<ShownViews>,
-    versions: Versions,
+    versions: ActiveVersions,
     /// Of its store.
     live_hosts: usize,
 }
 
 /// How the active version came about.
-struct Versions {
+struct ActiveVersions {
     on_trial: bool,
     reverted: Option<Reverted>,
 }
@@ -415,13 +415,13 @@ async fn of_projection(
         .into_iter()
         .map(|state| ((state.topic.clone(), state.partition), state))
         .collect();
-    let mut asked: Vec<(Partition, i64, Marks)> = Vec::new();
+    let mut asked: Vec<(Partition, i64, Watermarks)> = Vec::new();
     let mut unknown_topics = Vec::new();
     let mut of_log: Vec<Partition> = Vec::new();
     let mut seen: HashMap<Partition, Seen> = HashMap::new();
     let starts = Starts::of(config, &projection.name, &mapping);
     // Why partitions that have no checkpoint are not begun.
-    let mut not_begun: HashMap<Partition, Trouble> = HashMap::new();
+    let mut not_begun: HashMap<Partition, Blocker> = HashMap::new();
     let read = brokers.topics(&mapping, &recorded).await;
     let topics = topic_statuses(&mapping, &read, &recorded);
     for physical in read {
@@ -613,7 +613,7 @@ mod tests {
                 open_transaction_ms: None,
             }),
             counters: Counters::default(),
-            paused: paused.map(|reason| Trouble::new(FailureKind::Log, reason)),
+            paused: paused.map(|reason| Blocker::new(FailureKind::Log, reason)),
             unknown: None,
         }
     }
@@ -621,7 +621,7 @@ mod tests {
     #[test]
     fn a_generation_stands_still_for_a_reason() {
         let missing = || {
-            let why = Trouble::new(FailureKind::NoTopic, "it does not exist");
+            let why = Blocker::new(FailureKind::NoTopic, "it does not exist");
             [UnknownTopic { topic: "u".into(), logical: "u".into(), why }]
         };
         let (on, still) = (STANDS_STILL - 1, STANDS_STILL);

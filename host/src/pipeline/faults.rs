@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::failure::{FailureKind, Trouble};
+use crate::failure::{Blocker, FailureKind};
 use crate::retry::{Backoff, Retries};
 use crate::source::{KafkaFault, Subject};
 use crate::store::{Generation, Store, StoreError};
@@ -24,7 +24,7 @@ pub(super) struct Faults {
     /// Topics that do not exist, until the store tells whether they were read before.
     missing: BTreeMap<Subject, KafkaFault>,
     /// What the store does not know yet.
-    unstored: BTreeMap<Subject, Option<Trouble>>,
+    unstored: BTreeMap<Subject, Option<Blocker>>,
 }
 
 impl Faults {
@@ -55,9 +55,9 @@ impl Faults {
     }
 
     fn show(&mut self, subject: Subject, fault: Option<KafkaFault>) {
-        let trouble = fault.map(|fault| Trouble::new(fault.kind(), self.named(&fault)));
+        let trouble = fault.map(|fault| Blocker::new(fault.kind(), self.named(&fault)));
         match &trouble {
-            Some(Trouble { kind, reason }) => {
+            Some(Blocker { kind, reason }) => {
                 let new = || Backoff::new(&self.generation.projection, &self.retries);
                 self.open.entry(subject.clone()).or_insert_with(new).failed(*kind, reason);
             }
@@ -112,12 +112,12 @@ impl Faults {
         }
     }
 
-    async fn keep(&self, subject: &Subject, trouble: Option<&Trouble>) -> Result<(), StoreError> {
+    async fn keep(&self, subject: &Subject, trouble: Option<&Blocker>) -> Result<(), StoreError> {
         match subject {
             Subject::Partition(partition) => {
                 self.store.set_paused(&self.generation, partition, trouble).await
             }
-            Subject::Group(_) => self.store.set_halted(&self.generation, trouble).await,
+            Subject::Group(_) => self.store.set_blocked(&self.generation, trouble).await,
             Subject::Brokers | Subject::Topic(_) => Ok(()),
         }
     }

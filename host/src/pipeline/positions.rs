@@ -9,18 +9,18 @@ use tokio::time::Instant;
 
 use crate::batch::Delivery;
 use crate::beginning::{NotInLog, Starts};
-use crate::checkpoint::{Beginning, Checkpoint, Identity, Marks, Start, start};
+use crate::checkpoint::{Beginning, Checkpoint, Identity, Start, Watermarks, start};
 use crate::config::StartAt;
 use crate::event::Partition;
-use crate::failure::{FailureKind, Trouble, panic_text};
+use crate::failure::{Blocker, FailureKind, panic_text};
 use crate::retry::{Backoff, Retries};
-use crate::source::{Inspected, KafkaFault, Log, LogError, Source, Span, Subject};
+use crate::source::{Inspected, KafkaAdmin, KafkaFault, LogError, Source, Span, Subject};
 use crate::store::{Advance, Generation, Store, StoreError};
 
 pub(super) struct Positions {
     generation: Generation,
     store: Arc<dyn Store>,
-    log: Log,
+    log: KafkaAdmin,
     /// Where partitions begin that have no checkpoint.
     starts: Starts,
     /// The partitions that existed when the generation began, once that is known.
@@ -34,7 +34,7 @@ pub(super) struct Positions {
     inquiry: Inquiry,
     try_again: Option<Instant>,
     /// Since when no broker answers, and what is the matter.
-    unanswered: Option<(Instant, Trouble)>,
+    unanswered: Option<(Instant, Blocker)>,
     /// How long to wait before all that is open is asked about again; and what failed for all of it.
     backoff: Backoff,
     /// Why partitions are open: by the reason, which they share.
@@ -65,7 +65,7 @@ impl From<NotInLog> for Unknown {
 enum Inquiry {
     #[default]
     None,
-    Asked(JoinHandle<Result<Vec<Found>, Unknown>>),
+    Requester(JoinHandle<Result<Vec<Found>, Unknown>>),
     Answered(Result<Vec<Found>, Unknown>),
 }
 
@@ -113,7 +113,7 @@ impl Positions {
     pub(super) fn new(
         generation: Generation,
         store: Arc<dyn Store>,
-        log: Log,
+        log: KafkaAdmin,
         starts: Starts,
         retries: &Retries,
     ) -> Self {
@@ -135,7 +135,7 @@ impl Positions {
         }
     }
 
-    pub(super) fn log(&self) -> &Log {
+    pub(super) fn log(&self) -> &KafkaAdmin {
         &self.log
     }
 
@@ -157,7 +157,7 @@ impl Positions {
     }
 
     /// What is the matter, if no broker has answered anything about the open partitions for so long.
-    pub(super) fn unanswered_for(&self, patience: Duration) -> Option<Trouble> {
+    pub(super) fn unanswered_for(&self, patience: Duration) -> Option<Blocker> {
         let (since, trouble) = self.unanswered.as_ref()?;
         (since.elapsed() > patience).then(|| trouble.clone())
     }
@@ -166,7 +166,7 @@ impl Positions {
         let everywhere = fault.filter(|fault| fault.is_everywhere());
         self.unanswered = everywhere.map(|fault| {
             let since = self.unanswered.as_ref().map_or_else(Instant::now, |(since, _)| *since);
-            (since, Trouble::new(fault.kind(), fault))
+            (since, Blocker::new(fault.kind(), fault))
         });
     }
 
@@ -174,7 +174,7 @@ impl Positions {
     /// safe.
     pub(super) async fn answered(&mut self) {
         match &mut self.inquiry {
-            Inquiry::Asked(asking) => {
+            Inquiry::Requester(asking) => {
                 let answer = asking.await.unwrap_or_else(|error| Err(Unknown::Crashed(crash(error))));
                 self.inquiry = Inquiry::Answered(answer);
             }
@@ -194,7 +194,7 @@ impl Positions {
             self.unanswered = None;
             return;
         }
-        if let Inquiry::Asked(asking) = &self.inquiry
+        if let Inquiry::Requester(asking) = &self.inquiry
             && asking.is_finished()
         {
             self.answered().await;
@@ -243,7 +243,7 @@ impl Positions {
     fn inquire(&self) -> Inquiry {
         let (store, log, generation) = (self.store.clone(), self.log.clone(), self.generation.clone());
         let partitions: Vec<Partition> = self.open.iter().cloned().collect();
-        Inquiry::Asked(tokio::spawn(async move {
+        Inquiry::Requester(tokio::spawn(async move {
             let checkpoints = store.checkpoints(&generation, &partitions).await?;
             let logs = log.inspect_each(partitions.clone()).await?;
             let found = partitions.into_iter().zip(checkpoints).zip(logs);
@@ -326,11 +326,11 @@ impl Positions {
                     self.identities.insert(partition.topic.clone(), identity);
                     spans.push(Span { partition, from: offset, end: marks.high });
                 }
-                Start::Refused(mismatch) => {
-                    let trouble = Trouble::new(FailureKind::Log, mismatch);
+                Start::Mismatch(mismatch) => {
+                    let trouble = Blocker::new(FailureKind::Log, mismatch);
                     self.store.set_paused(&self.generation, &partition, Some(&trouble)).await?;
                     let projection = &self.generation.projection;
-                    let Trouble { reason, kind } = trouble;
+                    let Blocker { reason, kind } = trouble;
                     tracing::error!(
                         projection, %partition, reason, advice = kind.advice(),
                         "partition paused: its log is not the one that the checkpoint is about"
@@ -351,7 +351,7 @@ impl Positions {
     async fn begin_partition(
         &mut self,
         partition: &Partition,
-        marks: Marks,
+        marks: Watermarks,
         identity: &Identity,
     ) -> Result<(), Unknown> {
         let offset = match self.existed(partition).await? {

@@ -3,7 +3,7 @@
 use projector_model::Contract;
 use tokio::time::Instant;
 
-use super::{Batch, Run};
+use super::{InFlightBatch, Run};
 use crate::catch_up::order_shows;
 use crate::event::Position;
 use crate::failure::FailureKind;
@@ -11,11 +11,11 @@ use crate::outcome::Failure;
 use crate::plugin::Plugin;
 use crate::policy::Flood;
 use crate::project::purity::Sampling;
-use crate::retry::Halt;
+use crate::retry::RunEnd;
 use crate::settle::OnTrial;
-use crate::store::Deployment;
+use crate::store::WriteTarget;
 use crate::store::deployments::Role;
-use crate::store::operator::Wishes;
+use crate::store::operator::GenerationControl;
 
 /// Going over from one version to another.
 #[derive(Default)]
@@ -31,16 +31,20 @@ pub(super) struct Switch {
 
 impl Run {
     /// Goes over to the version that is active, and heeds a hold: between two batches.
-    pub(super) fn follow(&mut self, wishes: &Wishes, ahead: &mut Option<Batch>) -> Result<(), Halt> {
-        self.switch.beside_live = wishes.role == Role::Building;
-        if wishes.active != *self.settler.deployment.digest {
-            let next = self.versions.known(&wishes.active).filter(|next| self.can_go_on_with(next));
-            let Some(next) = next else { return Err(Halt::Switch) };
+    pub(super) fn follow(
+        &mut self,
+        control: &GenerationControl,
+        ahead: &mut Option<InFlightBatch>,
+    ) -> Result<(), RunEnd> {
+        self.switch.beside_live = control.role == Role::Building;
+        if control.active != *self.settler.deployment.digest {
+            let next = self.versions.known(&control.active).filter(|next| self.can_go_on_with(next));
+            let Some(next) = next else { return Err(RunEnd::Switch) };
             self.settler.go_over_to(next);
             // What the version before was found to be says nothing of this one.
             self.sampling = Sampling::new(self.settler.plugin.limits.purity_sample);
             // It may be another one than this lane ran.
-            let before = wishes.on_trial_against.as_deref().filter(|_| self.trial_batches > 0);
+            let before = control.on_trial_against.as_deref().filter(|_| self.trial_batches > 0);
             let before = before.and_then(|digest| self.versions.known(digest));
             self.settler.on_trial = before.map(|before| OnTrial::against(&self.settler, before));
             self.switch.began = Some(self.switch.last_commit.unwrap_or_else(Instant::now));
@@ -49,11 +53,11 @@ impl Run {
             if let Some(ahead) = ahead {
                 ahead.answers = None;
             }
-        } else if wishes.on_trial_against.is_none() {
+        } else if control.on_trial_against.is_none() {
             self.settler.on_trial = None;
         }
-        self.hold = wishes.hold.clone();
-        if self.hold.is_some()
+        self.barrier = control.barrier.clone();
+        if !self.barrier.is_open()
             && let Some(ahead) = ahead.take()
         {
             self.buffer.put_back(ahead.deliveries);
@@ -75,7 +79,7 @@ impl Run {
     /// A batch of the active version is committed. Tells the first time, and when its trial is over.
     pub(super) async fn went_over(&mut self) {
         let now = Instant::now();
-        let Deployment { generation, digest, contract, .. } = &self.settler.deployment;
+        let WriteTarget { generation, digest, contract, .. } = &self.settler.deployment;
         if let Some(began) = self.switch.began.take() {
             let gap_ms = now.duration_since(began).as_millis() as u64;
             let (projection, version) = (&*generation.projection, &*contract.descriptor.version);
@@ -84,7 +88,7 @@ impl Run {
         self.switch.last_commit = Some(now);
         self.switch.batches += 1;
         if self.settler.on_trial.is_some() && self.switch.batches >= self.trial_batches {
-            match self.settler.store.prove(generation, digest).await {
+            match self.settler.store.pass_trial(generation, digest).await {
                 Ok(()) => self.settler.on_trial = None,
                 Err(error) => self.backoff.missed("that a trial is over could not be stored", &error),
             }
@@ -98,7 +102,7 @@ impl Run {
 
     /// A version on trial fails for a batch's first event: if the version before does not, that one is put
     /// back. The events before this one are committed, and the rows are as they left them.
-    pub(super) async fn compare(&mut self, batch: &Batch, failure: &Failure) {
+    pub(super) async fn compare(&mut self, batch: &InFlightBatch, failure: &Failure) {
         let (Some(on_trial), Some(first)) = (&mut self.settler.on_trial, batch.deliveries.first()) else {
             return;
         };
@@ -107,14 +111,14 @@ impl Run {
             // Neither takes it: no reason to go back.
             Ok(true) => on_trial.compared = Some(first.event.position.clone()),
             Ok(false) => {
-                let Deployment { generation, digest, .. } = &self.settler.deployment;
+                let WriteTarget { generation, digest, .. } = &self.settler.deployment;
                 let (projection, position) = (&*generation.projection, &first.event.position);
                 let to = &before.deployment.digest;
                 let reason =
                     format!("the event at {position} failed, and did not in the version before: {failure}");
                 match before.store.revert(generation, digest, to, &reason).await {
                     // Another one is active meanwhile.
-                    Ok(false) => drop(self.board.refresh().await),
+                    Ok(false) => drop(self.watcher.refresh().await),
                     Ok(true) => {
                         tracing::error!(
                             projection,
@@ -125,7 +129,7 @@ impl Run {
                             "version reverted"
                         );
                         self.backoff.succeeded();
-                        if let Err(error) = self.board.refresh().await {
+                        if let Err(error) = self.watcher.refresh().await {
                             self.backoff.missed("what is active now could not be asked", &error);
                         }
                     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use wasmtime::{Config, WasmBacktraceDetails};
 
-use super::log::Log;
+use super::log::GuestLogger;
 
 /// How often the epoch moves on: the granularity of wall time limits.
 pub(super) const TICK: Duration = Duration::from_millis(20);
@@ -25,7 +25,7 @@ pub struct Engine {
 }
 
 /// Those of plugins that are no more are dropped with the next tick.
-type Logs = Arc<Mutex<Vec<Weak<Log>>>>;
+type Logs = Arc<Mutex<Vec<Weak<GuestLogger>>>>;
 
 impl Engine {
     /// Makes an engine whose guests may fill so many bytes of stack, and starts its clocks, two threads.
@@ -49,7 +49,7 @@ impl Engine {
         std::thread::Builder::new().name("plugin-logs".into()).spawn(move || {
             while let Some(logs) = watched.upgrade() {
                 let now = Instant::now();
-                let lives = |log: &Weak<Log>| log.upgrade().map(|log| log.tick(now)).is_some();
+                let lives = |log: &Weak<GuestLogger>| log.upgrade().map(|log| log.tick(now)).is_some();
                 logs.lock().unwrap_or_else(PoisonError::into_inner).retain(lives);
                 drop(logs);
                 std::thread::sleep(LOG_TICK);
@@ -59,7 +59,7 @@ impl Engine {
     }
 
     /// Has the clock end a log's seconds, for as long as it lives.
-    pub(super) fn watch(&self, log: &Arc<Log>) {
+    pub(super) fn watch(&self, log: &Arc<GuestLogger>) {
         self.logs.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(log));
     }
 }

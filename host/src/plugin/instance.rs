@@ -10,9 +10,9 @@ use super::bindings::projector::plugin::types;
 use super::bindings::{Projection, ProjectionImports, ProjectionPre};
 use super::convert;
 use super::engine::Engine;
-use super::limits::{Growth, Limits};
+use super::limits::{Limits, MemoryLimiter};
 use super::loader::Plugin;
-use super::log::Log;
+use super::log::GuestLogger;
 use crate::event::{Event, Position};
 use crate::outcome::{Failure, FailureKind, printable};
 
@@ -50,9 +50,9 @@ pub struct Instance {
 
 /// What the host keeps beside an instance.
 pub(super) struct State {
-    growth: Growth,
+    growth: MemoryLimiter,
     /// `None`: what it logs is for nobody.
-    log: Option<Arc<Log>>,
+    log: Option<Arc<GuestLogger>>,
     position: Option<Position>,
     /// The last line at level error of the call that runs, whether it was logged or dropped.
     last_error: Option<String>,
@@ -69,7 +69,7 @@ impl Instance {
         Self::logging(plugin, None)
     }
 
-    fn logging(plugin: &Plugin, log: Option<Arc<Log>>) -> Result<Self, Failure> {
+    fn logging(plugin: &Plugin, log: Option<Arc<GuestLogger>>) -> Result<Self, Failure> {
         let (store, projection) = instantiate(&plugin.engine, &plugin.pre, &plugin.limits, log)?;
         Ok(Self { plugin: plugin.clone(), store, projection, spent: false, fuel: plugin.limits.fuel })
     }
@@ -157,7 +157,7 @@ impl Instance {
         pre: &ProjectionPre<State>,
         limits: &Limits,
     ) -> Result<String, Failure> {
-        let log = Log::open(engine, "describe", "unknown", limits);
+        let log = GuestLogger::open(engine, "describe", "unknown", limits);
         let (mut store, projection) = instantiate(engine, pre, limits, Some(log))?;
         projection.call_describe(&mut store).map_err(|error| failure(&mut store, &error))
     }
@@ -167,9 +167,9 @@ fn instantiate(
     engine: &Engine,
     pre: &ProjectionPre<State>,
     limits: &Limits,
-    log: Option<Arc<Log>>,
+    log: Option<Arc<GuestLogger>>,
 ) -> Result<(Store<State>, Projection), Failure> {
-    let state = State { growth: Growth::new(limits), log, position: None, last_error: None };
+    let state = State { growth: MemoryLimiter::new(limits), log, position: None, last_error: None };
     let mut store = Store::new(&engine.inner, state);
     store.limiter(|state| &mut state.growth);
     store.set_hostcall_fuel(limits.output_bytes);

@@ -75,7 +75,7 @@ impl Limits {
 
 /// Bounds an instance's memories and tables, each kind in all, and remembers which bound it hit: what follows
 /// is a trap of the guest's own, which says nothing about the reason.
-pub(super) struct Growth {
+pub(super) struct MemoryLimiter {
     memory: Sum,
     tables: Sum,
     /// `memory` or `table`.
@@ -106,14 +106,14 @@ impl Sum {
     }
 }
 
-impl Growth {
+impl MemoryLimiter {
     pub(super) fn new(limits: &Limits) -> Self {
         let up_to = |most| Sum { now: 0, most, added: 0 };
         Self { memory: up_to(limits.memory_bytes), tables: up_to(limits.table_elements), refused: None }
     }
 }
 
-impl ResourceLimiter for Growth {
+impl ResourceLimiter for MemoryLimiter {
     fn memory_growing(
         &mut self,
         current: usize,
@@ -169,9 +169,9 @@ impl ResourceLimiter for Growth {
 mod tests {
     use super::*;
 
-    fn growth() -> Growth {
+    fn growth() -> MemoryLimiter {
         let limits = crate::config::Limits { memory_bytes: 100, table_elements: 10, ..Default::default() };
-        Growth::new(&Limits::from(&limits))
+        MemoryLimiter::new(&Limits::from(&limits))
     }
 
     #[test]

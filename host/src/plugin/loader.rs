@@ -11,7 +11,7 @@ use super::engine::Engine;
 use super::imports::Forbidden;
 use super::instance::{Instance, State};
 use super::limits::Limits;
-use super::log::Log;
+use super::log::GuestLogger;
 
 /// What a component imports for the contract's types: an instance that holds nothing else.
 const TYPES: &str = "projector:plugin/types@1.0.0-draft";
@@ -25,7 +25,7 @@ pub struct Plugin {
     pub(super) engine: Engine,
     pub(super) pre: ProjectionPre<State>,
     pub limits: Limits,
-    pub(super) log: Arc<Log>,
+    pub(super) log: Arc<GuestLogger>,
 }
 
 /// Why a file is not a plugin. What ran before goes on.
@@ -129,7 +129,7 @@ impl Plugin {
             Descriptor::from_json(&json).and_then(Descriptor::check).map_err(LoadError::Descriptor)?;
         Ok(Self {
             digest: super::digest(bytes),
-            log: Log::open(engine, contract.name(), &contract.descriptor.version, &limits),
+            log: GuestLogger::open(engine, contract.name(), &contract.descriptor.version, &limits),
             contract: Arc::new(contract),
             engine: engine.clone(),
             pre,

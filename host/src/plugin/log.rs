@@ -10,7 +10,7 @@ use crate::event::Position;
 use crate::outcome::printable;
 
 /// Shared by all instances of a plugin, in all of its lanes. The engine's clock ends its seconds.
-pub(super) struct Log {
+pub(super) struct GuestLogger {
     projection: String,
     /// The author's, as the descriptor has it.
     version: String,
@@ -18,7 +18,7 @@ pub(super) struct Log {
     second: Mutex<Second>,
 }
 
-impl Log {
+impl GuestLogger {
     pub(super) fn open(engine: &Engine, projection: &str, version: &str, limits: &Limits) -> Arc<Self> {
         let log = Arc::new(Self {
             projection: projection.into(),
@@ -69,7 +69,7 @@ impl Log {
     }
 }
 
-impl Drop for Log {
+impl Drop for GuestLogger {
     fn drop(&mut self) {
         let dropped = self.second().dropped;
         self.say(dropped);

@@ -15,8 +15,10 @@ use crate::event::Partition;
 use crate::ordering::KeyId;
 use crate::outcome::Outcome;
 use crate::project::{self, Caller, Keys, ProjectError};
-use crate::store::operator::{Action, Fate, LoneLetter, LoneResult, LoneResults, Verdict};
-use crate::store::{Books, StoreError, add};
+use crate::store::operator::{
+    DeadLetterAction, LoneDeadLetter, LoneResult, LoneResults, OperationResult, RetryResult,
+};
+use crate::store::{OutcomeCounts, StoreError, add};
 
 /// How a try at some operations ended.
 enum Tried {
@@ -62,7 +64,7 @@ impl Settler {
         let mut tx = self.store.begin(&self.deployment).await?;
         let (discarded, retried) = chosen(tx.take_lone_letters(operations, limits).await?, contract);
         let delivery =
-            |lone: &LoneLetter| lone.letter.event.clone().map(|event| Delivery { event, epoch: 0 });
+            |lone: &LoneDeadLetter| lone.letter.event.clone().map(|event| Delivery { event, epoch: 0 });
         let batch: Vec<Delivery> = retried.iter().filter_map(delivery).collect();
         let answers = match tokio::task::block_in_place(|| project::ask(&self.plugin, &batch)) {
             Ok(answers) => answers,
@@ -104,17 +106,17 @@ fn refused(error: ProjectError) -> Result<Tried, StoreError> {
             Ok(Tried::Refused)
         }
         ProjectError::Store(error) => Err(error),
-        ProjectError::Timeout(_) | ProjectError::OnTrial(_) | ProjectError::Trouble(_) => Ok(Tried::Refused),
+        ProjectError::Timeout(_) | ProjectError::OnTrial(_) | ProjectError::Blocker(_) => Ok(Tried::Refused),
     }
 }
 
 /// Those that are discarded, and those that are tried again: one of a key, since one that fails would have the next
 /// one wait; and none whose value was left in the log, or whose topic is read no more.
-fn chosen(taken: Vec<LoneLetter>, contract: &Contract) -> (Vec<LoneLetter>, Vec<LoneLetter>) {
+fn chosen(taken: Vec<LoneDeadLetter>, contract: &Contract) -> (Vec<LoneDeadLetter>, Vec<LoneDeadLetter>) {
     let mut keys: BTreeSet<KeyId> = BTreeSet::new();
     let (discarded, retried): (Vec<_>, Vec<_>) =
-        taken.into_iter().partition(|lone| lone.action == Action::Discard);
-    let fits = |lone: &LoneLetter| {
+        taken.into_iter().partition(|lone| lone.action == DeadLetterAction::Discard);
+    let fits = |lone: &LoneDeadLetter| {
         let Some(event) = lone.letter.event.as_ref().filter(|event| event.oversize_bytes.is_none()) else {
             return false;
         };
@@ -124,22 +126,23 @@ fn chosen(taken: Vec<LoneLetter>, contract: &Contract) -> (Vec<LoneLetter>, Vec<
 }
 
 fn results<'o>(
-    discarded: &[LoneLetter],
-    retried: impl Iterator<Item = (&'o LoneLetter, &'o Outcome<'o>)>,
+    discarded: &[LoneDeadLetter],
+    retried: impl Iterator<Item = (&'o LoneDeadLetter, &'o Outcome<'o>)>,
 ) -> LoneResults<'o> {
-    let mut shifts: BTreeMap<Partition, Books> = BTreeMap::new();
+    let mut shifts: BTreeMap<Partition, OutcomeCounts> = BTreeMap::new();
     let mut results = Vec::new();
     for lone in discarded {
         add(&mut counted_no_more(lone, &mut shifts).skipped, "discarded", 1);
-        results.push(result(lone, Fate::Gone, Verdict::of("discarded")));
+        results.push(result(lone, RetryResult::Gone, OperationResult::of("discarded")));
     }
     for (lone, outcome) in retried {
         let (fate, verdict) = match outcome {
-            Outcome::Dead { failure, .. } => (Fate::Failed(failure), Verdict::failed(failure)),
-            Outcome::Ignore { code } => {
-                (Fate::Gone, Verdict { code: Some(code.to_string()), ..Verdict::of("ignored") })
-            }
-            Outcome::Apply(_) => (Fate::Gone, Verdict::of("applied")),
+            Outcome::Dead { failure, .. } => (RetryResult::Failed(failure), OperationResult::failed(failure)),
+            Outcome::Ignore { code } => (
+                RetryResult::Gone,
+                OperationResult { code: Some(code.to_string()), ..OperationResult::of("ignored") },
+            ),
+            Outcome::Apply(_) => (RetryResult::Gone, OperationResult::of("applied")),
             // It is the only one of its key, and does not wait.
             Outcome::Park(_) | Outcome::Wait { .. } => continue,
         };
@@ -150,12 +153,15 @@ fn results<'o>(
 }
 
 /// The books of a dead letter's partition, without it.
-fn counted_no_more<'s>(lone: &LoneLetter, shifts: &'s mut BTreeMap<Partition, Books>) -> &'s mut Books {
+fn counted_no_more<'s>(
+    lone: &LoneDeadLetter,
+    shifts: &'s mut BTreeMap<Partition, OutcomeCounts>,
+) -> &'s mut OutcomeCounts {
     let books = shifts.entry(lone.partition.clone()).or_default();
     add(&mut books.dead, &lone.code, -1);
     books
 }
 
-fn result<'o>(lone: &LoneLetter, fate: Fate<'o>, verdict: Verdict) -> LoneResult<'o> {
+fn result<'o>(lone: &LoneDeadLetter, fate: RetryResult<'o>, verdict: OperationResult) -> LoneResult<'o> {
     LoneResult { operation: lone.operation, letter: lone.letter.id, key: lone.key, fate, verdict }
 }

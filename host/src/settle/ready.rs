@@ -12,7 +12,7 @@ use super::release::{Failed, KeptEvents, LateFailures, Released};
 use super::{Settler, resolve, writes};
 use crate::awaited;
 use crate::batch::{BatchLimits, Delivery};
-use crate::failure::{FailureKind, Trouble};
+use crate::failure::{Blocker, FailureKind};
 use crate::ordering::KeyId;
 use crate::outcome::{Failure, Outcome};
 use crate::policy::Policy;
@@ -28,7 +28,7 @@ impl Settler {
         loop {
             match self.release_some_ready(tried, &failures).await {
                 Ok(released) => return Ok(released),
-                Err(Failed { error: trouble @ ProjectError::Trouble(_), .. }) => return Err(trouble),
+                Err(Failed { error: trouble @ ProjectError::Blocker(_), .. }) => return Err(trouble),
                 Err(Failed { error, events }) => failures.learn(error, &events, &mut tried.events)?,
             }
         }
@@ -117,7 +117,7 @@ impl Settler {
         outcomes: &mut Vec<Outcome<'_>>,
         events: &[Delivery],
     ) -> Result<(), ProjectError> {
-        if self.failures.policy != Policy::Halt {
+        if self.failures.policy != Policy::RunEnd {
             return Ok(());
         }
         let failed = outcomes.iter().position(|outcome| matches!(outcome, Outcome::Dead { .. }));
@@ -128,7 +128,7 @@ impl Settler {
                     "the event at {} waited for a row, and failed: {failure}; its offset is passed already, so it cannot be skipped: with `policy = \"dead-letter\"` or \"park-key\" it becomes a dead letter, and `projector dlq erase` drops all that waits of its key",
                     events[0].event.position
                 );
-                Err(ProjectError::Trouble(Trouble::new(FailureKind::Halted, reason)))
+                Err(ProjectError::Blocker(Blocker::new(FailureKind::Halted, reason)))
             }
             _ => Ok(()),
         }

@@ -14,9 +14,12 @@ use crate::failure::FailureKind;
 use crate::ordering::{Blocked, KeyId};
 use crate::outcome::{Failure, Outcome};
 use crate::project::{self, Caller, FirstAnswers, Keys, ProjectError};
-use crate::source::{Log, LogError, Recalled};
-use crate::store::operator::{Action, Fate, Kept, Open, Progress, Release, Taken, Verdict, WaitsOn};
-use crate::store::{Books, StoreError, add};
+use crate::source::{KafkaAdmin, LogError, Recalled};
+use crate::store::operator::{
+    ClaimedOperation, DeadLetterAction, OpenOperation, OperationResult, Progress, Release, RetryResult,
+    StoredEvent, WaitsOn,
+};
+use crate::store::{OutcomeCounts, StoreError, add};
 
 /// So many changes are shown of a dry run.
 const MOST_CHANGES: usize = 100;
@@ -35,9 +38,9 @@ impl Settler {
     /// read there.
     pub async fn release(
         &self,
-        operation: &Open,
+        operation: &OpenOperation,
         limits: BatchLimits,
-        log: &Log,
+        log: &KafkaAdmin,
     ) -> Result<Released, StoreError> {
         let mut known = Known { value_bytes: log.value_bytes(), ..Known::default() };
         let mut tried = limits;
@@ -59,7 +62,7 @@ impl Settler {
 
     async fn release_some(
         &self,
-        operation: &Open,
+        operation: &OpenOperation,
         limits: BatchLimits,
         known: &Known,
     ) -> Result<Tried, Failed> {
@@ -124,7 +127,7 @@ impl Settler {
             }
         }
         let (projection, action) = (contract.name(), operation.action.as_str());
-        let Verdict { outcome, applied, ignored, waiting, .. } = &verdict;
+        let OperationResult { outcome, applied, ignored, waiting, .. } = &verdict;
         tracing::info!(
             projection,
             operation = operation.id,
@@ -144,7 +147,7 @@ impl Settler {
         &self,
         left: LeftInLog,
         known: &mut Known,
-        log: &Log,
+        log: &KafkaAdmin,
     ) -> Result<Result<(), LogError>, StoreError> {
         let at = &left.position;
         let fails = |code: &str, detail: String| Failure::new(FailureKind::TooLarge, code, detail);
@@ -202,7 +205,7 @@ impl Settler {
     /// has changed nothing; otherwise it is tried again.
     async fn unanswered(
         &self,
-        operation: &Open,
+        operation: &OpenOperation,
         left: &LeftInLog,
         error: LogError,
     ) -> Result<Released, StoreError> {
@@ -210,7 +213,7 @@ impl Settler {
         match left.is_letter {
             true => {
                 let failure = Failure::new(FailureKind::Brokers, "log", detail);
-                self.store.answer(operation.id, &Verdict::failed(&failure)).await?;
+                self.store.answer(operation.id, &OperationResult::failed(&failure)).await?;
                 Ok(Released::Done)
             }
             false => Err(StoreError::Brokers(detail)),
@@ -286,7 +289,7 @@ impl LateFailures {
                 let reason = "it ran longer than one event may";
                 self.of.insert(position, Failure::new(FailureKind::Timeout, "time", reason));
             }
-            ProjectError::Trouble(trouble) => return Err(StoreError::Unusable(trouble.reason)),
+            ProjectError::Blocker(trouble) => return Err(StoreError::Unusable(trouble.reason)),
             // Only batches of the log are tried out.
             ProjectError::OnTrial(failure) => return Err(StoreError::Unusable(failure.to_string())),
         }
@@ -320,7 +323,7 @@ impl From<StoreError> for Failed {
 
 /// What one transaction takes of what waits.
 struct Work {
-    taken: Taken,
+    taken: ClaimedOperation,
     /// The dead letter, if it is to be tried, and then those parked behind it.
     events: Vec<Delivery>,
     tries_letter: bool,
@@ -328,8 +331,8 @@ struct Work {
 
 impl Work {
     /// An event of a topic that is read no more cannot be projected, and nothing passes it.
-    fn of(mut taken: Taken, most: usize) -> Result<Self, StoreError> {
-        let unread = |kept: &Kept, partition: &Partition| {
+    fn of(mut taken: ClaimedOperation, most: usize) -> Result<Self, StoreError> {
+        let unread = |kept: &StoredEvent, partition: &Partition| {
             StoreError::Unusable(format!(
                 "event {} waits, of {partition}, which is not among the topics that are read: see `kafka.topics`",
                 kept.id
@@ -337,7 +340,7 @@ impl Work {
         };
         let delivery = |event: &Event| Delivery { event: event.clone(), epoch: 0 };
         let mut events = Vec::new();
-        if let (Action::Retry, Some((kept, partition, _))) = (taken.action, &taken.letter) {
+        if let (DeadLetterAction::Retry, Some((kept, partition, _))) = (taken.action, &taken.letter) {
             events.push(delivery(kept.event.as_ref().ok_or_else(|| unread(kept, partition))?));
         }
         let tries_letter = !events.is_empty();
@@ -399,18 +402,18 @@ impl Work {
     }
 
     /// What has come of the operation with these outcomes.
-    fn verdict(&self, outcomes: &[Outcome<'_>], contract: &Contract, lines: &Blocked) -> Verdict {
+    fn verdict(&self, outcomes: &[Outcome<'_>], contract: &Contract, lines: &Blocked) -> OperationResult {
         let mut verdict = match (&self.taken.letter, self.taken.action) {
             _ if !self.taken.so_far.outcome.is_empty() => self.taken.so_far.clone(),
-            (None, _) => Verdict::of("gone"),
-            (Some(_), Action::Discard) => Verdict::of("discarded"),
-            (Some(_), Action::Retry) => match &outcomes[0] {
-                Outcome::Dead { failure, .. } => Verdict::failed(failure),
+            (None, _) => OperationResult::of("gone"),
+            (Some(_), DeadLetterAction::Discard) => OperationResult::of("discarded"),
+            (Some(_), DeadLetterAction::Retry) => match &outcomes[0] {
+                Outcome::Dead { failure, .. } => OperationResult::failed(failure),
                 Outcome::Ignore { code } => {
-                    Verdict { code: Some(code.to_string()), ..Verdict::of("ignored") }
+                    OperationResult { code: Some(code.to_string()), ..OperationResult::of("ignored") }
                 }
                 // One that does not wait for a row.
-                Outcome::Apply(_) | Outcome::Park(_) | Outcome::Wait { .. } => Verdict::of("applied"),
+                Outcome::Apply(_) | Outcome::Park(_) | Outcome::Wait { .. } => OperationResult::of("applied"),
             },
         };
         verdict.waiting = self.taken.parked_count;
@@ -448,7 +451,7 @@ impl Work {
 
     /// The operation that moved the partition of a parked event to another log.
     fn moved_by(&self, position: &Position) -> Option<i64> {
-        let is_it = |kept: &Kept| kept.event.as_ref().is_some_and(|event| event.position == *position);
+        let is_it = |kept: &StoredEvent| kept.event.as_ref().is_some_and(|event| event.position == *position);
         self.taken.parked.iter().find(|(kept, _)| is_it(kept)).and_then(|(kept, _)| kept.moved_by)
     }
 
@@ -464,12 +467,14 @@ impl Work {
             let books = kept.shifts.entry(partition.clone()).or_default();
             add(&mut books.dead, code, -1);
             match self.taken.action {
-                Action::Discard => add(&mut books.skipped, "discarded", 1),
-                Action::Retry => books.count(&outcomes[0]),
+                DeadLetterAction::Discard => add(&mut books.skipped, "discarded", 1),
+                DeadLetterAction::Retry => books.count(&outcomes[0]),
             }
             match (self.taken.action, &outcomes.first()) {
-                (Action::Retry, Some(Outcome::Dead { failure, .. })) => (letter.id, Fate::Failed(failure)),
-                _ => (letter.id, Fate::Gone),
+                (DeadLetterAction::Retry, Some(Outcome::Dead { failure, .. })) => {
+                    (letter.id, RetryResult::Failed(failure))
+                }
+                _ => (letter.id, RetryResult::Gone),
             }
         });
         for (outcome, (parked, partition)) in self.of_parked(outcomes).iter().zip(&self.taken.parked) {
@@ -488,7 +493,7 @@ impl Work {
 pub(super) struct KeptEvents<'o> {
     pub(super) settled: Vec<i64>,
     pub(super) waits_on: Vec<WaitsOn<'o>>,
-    pub(super) shifts: BTreeMap<Partition, Books>,
+    pub(super) shifts: BTreeMap<Partition, OutcomeCounts>,
 }
 
 impl<'o> KeptEvents<'o> {

@@ -233,7 +233,7 @@ fn meaning(code: Code) -> Meaning {
             "let the brokers repair the replica, or pass over the records with `projector skip`",
         ),
 
-        // Versions.
+        // ComponentCache.
         Code::UnsupportedVersion | Code::UnsupportedFeature | Code::UnsupportedForMessageFormat => (
             Unsupported,
             "the brokers are too old for this request",

@@ -22,7 +22,7 @@ use super::client::client_config;
 use super::connection::{Connection, Registered};
 use super::errors::{Asker, KafkaFault, Subject};
 use super::fault::Faults;
-use crate::checkpoint::{Identity, Marks};
+use crate::checkpoint::{Identity, Watermarks};
 use crate::config::{self, TextError};
 use crate::event::Partition;
 use crate::failure::{FailureKind, panic_text};
@@ -84,7 +84,7 @@ impl LogError {
 }
 
 /// What is known of one partition: its marks and its topic's identity, or why they are not known.
-pub type Inspected = Result<(Marks, Identity), KafkaFault>;
+pub type Inspected = Result<(Watermarks, Identity), KafkaFault>;
 
 /// By the missing topic: the most similar one that exists, and when that was looked up.
 type Similar = HashMap<Arc<str>, (Instant, Option<String>)>;
@@ -97,7 +97,7 @@ type Leaders = Vec<(Partition, Result<i32, KafkaFault>)>;
 /// Where a question is about several topics or partitions, each has an answer of its own: one without a
 /// leader, without a right, or that does not exist keeps nothing else unknown.
 #[derive(Clone)]
-pub struct Log {
+pub struct KafkaAdmin {
     connection: Connection,
     clients: Arc<Mutex<Arc<Clients>>>,
     asker: Arc<Asker>,
@@ -123,7 +123,7 @@ impl Clients {
     }
 }
 
-impl Log {
+impl KafkaAdmin {
     pub fn open(kafka: &config::Kafka) -> Result<Self, LogError> {
         let connection = Connection::open(kafka).map_err(LogError::Secret)?;
         let clients = Arc::new(Mutex::new(Arc::new(Clients::open(&connection)?)));
@@ -166,7 +166,7 @@ impl Log {
 
     /// Low and high marks and the identity of each partition, in the order asked. An error if one of them
     /// is not known.
-    pub async fn inspect(&self, partitions: Vec<Partition>) -> Result<Vec<(Marks, Identity)>, LogError> {
+    pub async fn inspect(&self, partitions: Vec<Partition>) -> Result<Vec<(Watermarks, Identity)>, LogError> {
         let inspected = self.inspect_each(partitions).await?;
         Ok(inspected.into_iter().collect::<Result<_, _>>()?)
     }
@@ -255,7 +255,7 @@ impl Log {
 
     /// The partitions of a topic that exists, with the marks of each. `None` for one that does not exist.
     /// An error if one of them is not known.
-    pub async fn topic(&self, topic: Arc<str>) -> Result<Option<Vec<(Partition, Marks)>>, LogError> {
+    pub async fn topic(&self, topic: Arc<str>) -> Result<Option<Vec<(Partition, Watermarks)>>, LogError> {
         let partitions = match self.topic_each(topic).await {
             Err(LogError::Fault(fault)) if fault.kind() == FailureKind::NoTopic => return Ok(None),
             partitions => partitions?.into_iter(),
@@ -268,7 +268,7 @@ impl Log {
     pub async fn topic_each(
         &self,
         topic: Arc<str>,
-    ) -> Result<Vec<(Partition, Result<Marks, KafkaFault>)>, LogError> {
+    ) -> Result<Vec<(Partition, Result<Watermarks, KafkaFault>)>, LogError> {
         let log = self.clone();
         blocking(move || {
             let leaders = log.leaders_of(&topic)?;
@@ -338,7 +338,7 @@ impl Log {
             let written = reader.client.fetch_watermarks(topic, number, PATIENCE);
             let (_, written) =
                 written.map_err(|error| reader.fault(Subject::Partition(partition.clone()), &error))?;
-            // Asked after the other one: it has passed that, unless a transaction holds it back.
+            // Requester after the other one: it has passed that, unless a transaction holds it back.
             let stable = log.marks(&partition)?.high;
             if stable >= written {
                 return Ok(None);
@@ -350,19 +350,19 @@ impl Log {
     }
 
     /// With `read_committed` the high mark is the last stable offset.
-    fn marks(&self, partition: &Partition) -> Result<Marks, KafkaFault> {
+    fn marks(&self, partition: &Partition) -> Result<Watermarks, KafkaFault> {
         let clients = self.clients();
         let reader = &clients.committed;
         let marks = reader.client.fetch_watermarks(&partition.topic, partition.number, PATIENCE);
         let (low, high) =
             marks.map_err(|error| reader.fault(Subject::Partition(partition.clone()), &error))?;
-        Ok(Marks { low, high })
+        Ok(Watermarks { low, high })
     }
 
     /// The marks of each partition whose leader is known. Leaders are asked side by side; one that does not
     /// answer in time is not asked again about its other partitions.
-    fn marks_of(&self, partitions: Leaders) -> Vec<(Partition, Result<Marks, KafkaFault>)> {
-        let mut answers: Vec<(Partition, Option<Result<Marks, KafkaFault>>)> = Vec::new();
+    fn marks_of(&self, partitions: Leaders) -> Vec<(Partition, Result<Watermarks, KafkaFault>)> {
+        let mut answers: Vec<(Partition, Option<Result<Watermarks, KafkaFault>>)> = Vec::new();
         let mut by_leader: BTreeMap<i32, Vec<(usize, Partition)>> = BTreeMap::new();
         for (at, (partition, leader)) in partitions.into_iter().enumerate() {
             match leader {
@@ -768,7 +768,7 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-/// Trouble shows in the answers, so these clients keep their lines to themselves.
+/// Blocker shows in the answers, so these clients keep their lines to themselves.
 struct Quiet {
     faults: Faults,
     connection: Connection,

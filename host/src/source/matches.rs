@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use super::{Incoming, Log, TopicsChange};
+use super::{Incoming, KafkaAdmin, TopicsChange};
 use crate::retry::News;
 use crate::topics::TopicMapping;
 
@@ -25,7 +25,7 @@ pub(super) fn at_once(mapping: &TopicMapping) -> Subscribed {
 
 /// Follows the topics that match, for one consumer.
 pub(super) struct Matches {
-    pub(super) log: Log,
+    pub(super) log: KafkaAdmin,
     pub(super) mapping: TopicMapping,
     pub(super) group: String,
     pub(super) subscribed: watch::Sender<Subscribed>,

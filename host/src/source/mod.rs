@@ -33,9 +33,9 @@ use tokio::sync::{mpsc, watch};
 pub use client::RESERVED_PROPERTIES;
 pub use errors::{Asker, KafkaFault, Subject};
 pub use fault::{Fault, FaultKind};
-pub use log::{GroupMember, Inspected, Log, LogError, Recalled};
+pub use log::{GroupMember, Inspected, KafkaAdmin, LogError, Recalled};
 pub use merge::{MergeOrder, Merging};
-pub use rebalance::Hold;
+pub use rebalance::RevokeGuard;
 pub use verify::verify;
 
 use crate::batch::Delivery;
@@ -125,7 +125,12 @@ impl Drop for Lookers {
 
 impl Source {
     /// Joins the group and begins to poll.
-    pub fn open(group: &str, topics: TopicMapping, merging: Merging, log: Log) -> Result<Self, LogError> {
+    pub fn open(
+        group: &str,
+        topics: TopicMapping,
+        merging: Merging,
+        log: KafkaAdmin,
+    ) -> Result<Self, LogError> {
         let ownership = Arc::new(Ownership::default());
         let (events, incoming) = mpsc::channel(CHANNEL);
         let (commands, received) = std::sync::mpsc::channel();
@@ -196,8 +201,8 @@ impl Source {
 
     /// Drops from a batch what is void, and makes a revoke wait until the hold is dropped: the
     /// commit in flight is to be seen by whoever gets the partition next.
-    pub fn hold(&self, batch: &mut Vec<Delivery>) -> Hold {
-        self.ownership.hold(batch)
+    pub fn guard_revokes(&self, batch: &mut Vec<Delivery>) -> RevokeGuard {
+        self.ownership.guard_revokes(batch)
     }
 
     /// Every partition that the group grants now.
@@ -253,7 +258,7 @@ mod tests {
             "[kafka]\nbrokers = \"127.0.0.1:1\"\n[plugins]\ndirectory = \"p\"\n[store]\nurl = \"sqlite://a.db\"\n",
         )
         .expect("sound");
-        let log = Log::open(&config.kafka).expect("a client needs no broker");
+        let log = KafkaAdmin::open(&config.kafka).expect("a client needs no broker");
         let topics = TopicMapping::same_names(["t"]);
         let alive = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
         let before = alive();

@@ -64,12 +64,12 @@ impl Ownership {
         self.lock().granted.iter().cloned().collect()
     }
 
-    pub(super) fn hold(self: &Arc<Self>, batch: &mut Vec<Delivery>) -> Hold {
+    pub(super) fn guard_revokes(self: &Arc<Self>, batch: &mut Vec<Delivery>) -> RevokeGuard {
         let mut state = self.lock();
         batch
             .retain(|delivery| state.epochs.get(&delivery.event.position.partition) == Some(&delivery.epoch));
         state.holds += 1;
-        Hold { ownership: self.clone() }
+        RevokeGuard { ownership: self.clone() }
     }
 
     fn grant(&self, partitions: &[Partition]) {
@@ -93,11 +93,11 @@ impl Ownership {
 }
 
 /// While this lives, a revoke waits.
-pub struct Hold {
+pub struct RevokeGuard {
     ownership: Arc<Ownership>,
 }
 
-impl Drop for Hold {
+impl Drop for RevokeGuard {
     fn drop(&mut self) {
         self.ownership.lock().holds -= 1;
         self.ownership.idle.notify_all();
@@ -238,23 +238,23 @@ mod tests {
         let other = ownership.begin_epoch(&b).unwrap();
         let new = ownership.begin_epoch(&a).unwrap();
         let mut batch = vec![delivery(&a, old), delivery(&a, new), delivery(&b, other)];
-        drop(ownership.hold(&mut batch));
+        drop(ownership.guard_revokes(&mut batch));
         assert_eq!(batch, [delivery(&a, new), delivery(&b, other)]);
         ownership.revoke(&[a]);
-        drop(ownership.hold(&mut batch));
+        drop(ownership.guard_revokes(&mut batch));
         assert_eq!(batch, [delivery(&b, other)]);
     }
 
     #[test]
     fn a_revoke_waits_for_the_transaction_in_flight() {
         let ownership = Arc::new(Ownership::default());
-        let hold = ownership.hold(&mut Vec::new());
+        let guard = ownership.guard_revokes(&mut Vec::new());
         let revoking = std::thread::spawn({
             let ownership = ownership.clone();
             move || ownership.revoke(&[])
         });
         assert!(!revoking.is_finished());
-        drop(hold);
+        drop(guard);
         revoking.join().unwrap();
     }
 }

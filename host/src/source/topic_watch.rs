@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::Incoming;
 use super::errors::{KafkaFault, Subject};
-use super::log::{Log, LogError};
+use super::log::{KafkaAdmin, LogError};
 use super::matches::Subscribed;
 use crate::checkpoint::Identity;
 use crate::retry::News;
@@ -23,7 +23,7 @@ const WELL: Duration = Duration::from_secs(10);
 const FAULTY: Duration = Duration::from_secs(2);
 
 pub(super) struct TopicWatch {
-    log: Log,
+    log: KafkaAdmin,
     /// What is read.
     subscription: watch::Receiver<Subscribed>,
     identities: HashMap<String, Identity>,
@@ -32,7 +32,7 @@ pub(super) struct TopicWatch {
 }
 
 impl TopicWatch {
-    pub(super) fn new(log: Log, subscription: watch::Receiver<Subscribed>) -> Self {
+    pub(super) fn new(log: KafkaAdmin, subscription: watch::Receiver<Subscribed>) -> Self {
         let (identities, faults) = (HashMap::new(), HashMap::new());
         Self { log, subscription, identities, faults, said: News::default() }
     }

@@ -13,11 +13,11 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::foreign::Readers;
-use super::operator::Asked;
+use super::operator::Requester;
 use super::{Component, Generation, Installed, StoreError, list};
 use crate::config::Config;
 use crate::deploy::layout::{Layout, Offered};
-use crate::deploy::supply::Signer;
+use crate::deploy::trust::Signer;
 use crate::deploy::views::{self, ViewSet};
 use crate::event::Partition;
 use crate::topics::{TopicError, TopicMapping};
@@ -26,7 +26,34 @@ use crate::topics::{TopicError, TopicMapping};
 pub const PRESENCE: Duration = Duration::from_secs(5);
 
 /// The next offset of each partition.
-pub type Vector = BTreeMap<Partition, i64>;
+pub type Offsets = BTreeMap<Partition, i64>;
+
+/// Up to where the batches of a generation may write. A comparison and a promotion raise the barrier for a
+/// second at most, to see two generations at the same offsets.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum WriteBarrier {
+    /// There is no barrier.
+    #[default]
+    Open,
+    /// No batch may go beyond these offsets.
+    UpTo(Offsets),
+    /// No batch may be written.
+    Closed,
+}
+
+impl WriteBarrier {
+    pub fn is_open(&self) -> bool {
+        *self == WriteBarrier::Open
+    }
+
+    pub(super) fn from_row(is_held: bool, hold_at: Option<&str>) -> Result<Self, StoreError> {
+        Ok(match (is_held, hold_at) {
+            (false, _) => WriteBarrier::Open,
+            (true, Some(at)) => WriteBarrier::UpTo(offsets_from(at)?),
+            (true, None) => WriteBarrier::Closed,
+        })
+    }
+}
 
 #[async_trait]
 pub trait Deployments: Send + Sync {
@@ -40,10 +67,10 @@ pub trait Deployments: Send + Sync {
 
     /// Says that a host is there, for [`PRESENCE`] from now, and the ids that it has as a member of consumer
     /// groups.
-    async fn attend(&self, host: Uuid, name: &str, members: &[String]) -> Result<(), StoreError>;
+    async fn heartbeat(&self, host: Uuid, name: &str, members: &[String]) -> Result<(), StoreError>;
 
     /// Says that a host is there no more.
-    async fn leave(&self, host: Uuid) -> Result<(), StoreError>;
+    async fn deregister(&self, host: Uuid) -> Result<(), StoreError>;
 
     /// The hosts that were seen in the last seconds, by name.
     async fn live_hosts(&self) -> Result<Vec<LiveHost>, StoreError>;
@@ -85,30 +112,30 @@ pub trait Deployments: Send + Sync {
     ) -> Result<bool, StoreError>;
 
     /// The active component has stood its trial.
-    async fn prove(&self, generation: &Generation, digest: &str) -> Result<(), StoreError>;
+    async fn pass_trial(&self, generation: &Generation, digest: &str) -> Result<(), StoreError>;
 
     /// A component by its digest.
     async fn component(&self, digest: &str) -> Result<Option<StoredComponent>, StoreError>;
 
     /// A projection's generations, oldest first.
-    async fn standings(&self, projection: &str) -> Result<Vec<Standing>, StoreError>;
+    async fn standings(&self, projection: &str) -> Result<Vec<GenerationStatus>, StoreError>;
 
     /// Keeps batches of these generations from going beyond `at`, or from being written at all, for no
-    /// longer than `time`. When this returns, no batch is in flight that does not know of it. `false`:
-    /// somebody else holds one of them.
-    async fn hold(
+    /// longer than `time`. When this returns, no batch is in flight that does not know of the barrier.
+    /// `false`: another owner has a barrier in one of the generations.
+    async fn raise_barrier(
         &self,
         generations: &[i64],
         by: Uuid,
-        at: Option<&Vector>,
+        at: Option<&Offsets>,
         time: Duration,
     ) -> Result<bool, StoreError>;
 
-    /// Ends a hold, if it is this one's.
-    async fn let_go(&self, generations: &[i64], by: Uuid) -> Result<(), StoreError>;
+    /// Opens the barrier again, if it was raised by this owner.
+    async fn release_barrier(&self, generations: &[i64], by: Uuid) -> Result<(), StoreError>;
 
     /// Every checkpoint of a generation in the log.
-    async fn vector(&self, generation: i64) -> Result<Vector, StoreError>;
+    async fn vector(&self, generation: i64) -> Result<Offsets, StoreError>;
 
     /// The file is through: from now on, hosts run the generation. `verdict`: what came of it.
     async fn end_backfill(&self, generation: &Generation, verdict: &str) -> Result<(), StoreError>;
@@ -129,25 +156,32 @@ pub trait Deployments: Send + Sync {
         generation: &Generation,
         topics: &[String],
         origin: Origin,
-        asked: &Asked,
+        asked: &Requester,
     ) -> Result<Promoted, StoreError>;
 
     /// Keeps hosts from running a projection, or lets them again.
-    async fn set_stopped(&self, projection: &str, stopped: bool, asked: &Asked) -> Result<(), StoreError>;
+    async fn set_stopped(&self, projection: &str, stopped: bool, asked: &Requester)
+    -> Result<(), StoreError>;
 
     /// Who reads these views: roles, and objects that the host did not make.
     async fn readers(&self, views: &[ViewSet]) -> Result<Readers, StoreError>;
 
     /// Removes a generation that is not live, its rows and its views. Refused where something that the host
     /// did not make stands in its schemas or depends on its tables and views.
-    async fn retire(&self, generation: &Generation, origin: Origin, asked: &Asked) -> Result<(), StoreError>;
+    async fn retire(
+        &self,
+        generation: &Generation,
+        origin: Origin,
+        asked: &Requester,
+    ) -> Result<(), StoreError>;
 
     /// Removes views of one schema or prefix that do not show all of their generation. Refused as `retire` is.
-    async fn retire_views(&self, projection: &str, schema: &str, asked: &Asked) -> Result<(), StoreError>;
+    async fn retire_views(&self, projection: &str, schema: &str, asked: &Requester)
+    -> Result<(), StoreError>;
 
     /// Removes a stopped projection, its rows and its views. What became of it is kept. Refused as `retire`
     /// is.
-    async fn drop_projection(&self, projection: &str, asked: &Asked) -> Result<(), StoreError>;
+    async fn drop_projection(&self, projection: &str, asked: &Requester) -> Result<(), StoreError>;
 }
 
 /// A host that was seen in the last seconds.
@@ -162,7 +196,7 @@ pub struct LiveHost {
 /// What is to become of a projection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Action {
+pub enum DeploymentAction {
     /// A version.
     Deploy,
     /// The version before.
@@ -173,21 +207,26 @@ pub enum Action {
     Backfill,
 }
 
-impl Action {
+impl DeploymentAction {
     pub fn as_str(self) -> &'static str {
         match self {
-            Action::Deploy => "deploy",
-            Action::Rollback => "rollback",
-            Action::Rebuild => "rebuild",
-            Action::Backfill => "backfill",
+            DeploymentAction::Deploy => "deploy",
+            DeploymentAction::Rollback => "rollback",
+            DeploymentAction::Rebuild => "rebuild",
+            DeploymentAction::Backfill => "backfill",
         }
     }
 
     pub(super) fn from_word(word: &str) -> Result<Self, StoreError> {
-        [Action::Deploy, Action::Rollback, Action::Rebuild, Action::Backfill]
-            .into_iter()
-            .find(|action| action.as_str() == word)
-            .ok_or_else(|| StoreError::Unusable(format!("a deployment to {word:?}: made by a newer host?")))
+        [
+            DeploymentAction::Deploy,
+            DeploymentAction::Rollback,
+            DeploymentAction::Rebuild,
+            DeploymentAction::Backfill,
+        ]
+        .into_iter()
+        .find(|action| action.as_str() == word)
+        .ok_or_else(|| StoreError::Unusable(format!("a deployment to {word:?}: made by a newer host?")))
     }
 }
 
@@ -214,9 +253,9 @@ impl Origin {
 
 pub struct Proposal<'a> {
     pub component: Component<'a>,
-    pub action: Action,
+    pub action: DeploymentAction,
     pub origin: Origin,
-    pub asked: Asked,
+    pub asked: Requester,
     /// Who vouches for it: the owner of its name from then on.
     pub signer: &'a Signer,
 }
@@ -238,7 +277,7 @@ pub enum Proposed {
 pub struct OpenDeployment {
     pub id: i64,
     pub projection: String,
-    pub action: Action,
+    pub action: DeploymentAction,
     pub digest: String,
     /// What each host that is there says: `None`: nothing yet; or why it cannot run it, if it cannot.
     pub hosts: Vec<Report>,
@@ -267,7 +306,7 @@ pub(super) fn open(rows: Vec<OpenRow>) -> Vec<OpenDeployment> {
     let mut open: Vec<OpenDeployment> = Vec::new();
     for (id, projection, action, digest, host, name, reported, refusal) in rows {
         if open.last().is_none_or(|last| last.id != id) {
-            let Ok(action) = Action::from_word(&action) else { continue };
+            let Ok(action) = DeploymentAction::from_word(&action) else { continue };
             open.push(OpenDeployment { id, projection, action, digest, hosts: Vec::new() });
         }
         if let (Some(last), Some(host), Some(name)) = (open.last_mut(), host, name) {
@@ -343,7 +382,7 @@ impl Role {
 
 /// A generation as it stands.
 #[derive(Debug, Clone)]
-pub struct Standing {
+pub struct GenerationStatus {
     pub generation: Generation,
     pub role: Role,
     pub layout: Layout,
@@ -358,7 +397,7 @@ pub struct Standing {
     pub backfilling: bool,
 }
 
-impl Standing {
+impl GenerationStatus {
     /// The views that show all of it.
     pub fn newest_views(&self) -> Option<&ViewSet> {
         views::newest(&self.views, &self.layout)
@@ -400,7 +439,7 @@ pub(super) struct StandingRow {
 }
 
 impl StandingRow {
-    pub(super) fn standing(self) -> Result<Standing, StoreError> {
+    pub(super) fn standing(self) -> Result<GenerationStatus, StoreError> {
         let unusable = |what: &str, error: &dyn std::fmt::Display| {
             StoreError::Unusable(format!("the {what} of {} {}: {error}", self.projection, self.number))
         };
@@ -433,7 +472,7 @@ impl StandingRow {
                 views.sort_by_key(|set| set.version);
             }
         }
-        Ok(Standing {
+        Ok(GenerationStatus {
             generation: Generation {
                 id: self.id,
                 projection: self.projection,
@@ -452,9 +491,14 @@ impl StandingRow {
 }
 
 /// What a proposal need not be asked for.
-pub(super) fn known(action: Action, origin: Origin, is_active: bool, had: bool) -> Option<Proposed> {
+pub(super) fn known(
+    action: DeploymentAction,
+    origin: Origin,
+    is_active: bool,
+    had: bool,
+) -> Option<Proposed> {
     match action {
-        Action::Deploy if is_active => Some(Proposed::Active),
+        DeploymentAction::Deploy if is_active => Some(Proposed::Active),
         _ if had && origin == Origin::Directory => Some(Proposed::Had),
         _ => None,
     }
@@ -462,9 +506,9 @@ pub(super) fn known(action: Action, origin: Origin, is_active: bool, had: bool) 
 
 /// A generation that may be shown, and the live one.
 pub(super) fn promotable<'s>(
-    standings: &'s [Standing],
+    standings: &'s [GenerationStatus],
     generation: &Generation,
-) -> Result<(&'s Standing, &'s Standing), StoreError> {
+) -> Result<(&'s GenerationStatus, &'s GenerationStatus), StoreError> {
     let Generation { projection, number, .. } = generation;
     let refused = |words: &str| StoreError::Unusable(format!("generation {number} of {projection} {words}"));
     let new = standings.iter().find(|standing| standing.generation.id == generation.id);
@@ -505,7 +549,7 @@ pub struct Promoted {
 
 impl Promoted {
     /// `moved`: views that went over; `views`: all that the generation has now.
-    pub(super) fn new(standing: &Standing, moved: &[ViewSet], views: &[ViewSet]) -> Self {
+    pub(super) fn new(standing: &GenerationStatus, moved: &[ViewSet], views: &[ViewSet]) -> Self {
         let readers = views::newest(views, &standing.layout).map(|newest| newest.schema.clone());
         let readers = readers.unwrap_or_default();
         let moved: Vec<String> = moved.iter().map(|set| set.schema.clone()).collect();
@@ -514,7 +558,7 @@ impl Promoted {
 }
 
 /// The next set of views of a projection: under a number that none of its sets has.
-pub(super) fn next_views(standings: &[Standing], projection: &str, layout: &Layout) -> ViewSet {
+pub(super) fn next_views(standings: &[GenerationStatus], projection: &str, layout: &Layout) -> ViewSet {
     let last = standings.iter().flat_map(|standing| &standing.views).map(|set| set.version).max();
     let version = last.unwrap_or(0) + 1;
     ViewSet::of(names::views_schema(projection, version), version, layout)
@@ -522,10 +566,10 @@ pub(super) fn next_views(standings: &[Standing], projection: &str, layout: &Layo
 
 /// The generation whose views stand in a schema, these views, and those that it has beside them.
 pub(super) fn retirable_views<'s>(
-    standings: &'s [Standing],
+    standings: &'s [GenerationStatus],
     schema: &str,
-) -> Result<(&'s Standing, ViewSet, Vec<ViewSet>), StoreError> {
-    let has_them = |standing: &&Standing| standing.views.iter().any(|set| set.schema == schema);
+) -> Result<(&'s GenerationStatus, ViewSet, Vec<ViewSet>), StoreError> {
+    let has_them = |standing: &&GenerationStatus| standing.views.iter().any(|set| set.schema == schema);
     let standing = standings.iter().find(has_them).ok_or_else(|| {
         StoreError::Unusable(format!(
             "there are no views of the projection in {schema}: `projector status` shows those that there are"
@@ -545,9 +589,9 @@ pub(super) fn retirable_views<'s>(
 }
 
 /// What the history says of views that are retired.
-pub(super) fn retired_views(schema: &str, asked: &Asked) -> Asked {
+pub(super) fn retired_views(schema: &str, asked: &Requester) -> Requester {
     let reason = asked.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-    Asked::new(asked.by.clone(), Some(format!("the views in {schema}{reason}")))
+    Requester::new(asked.by.clone(), Some(format!("the views in {schema}{reason}")))
 }
 
 /// As they are stored.
@@ -556,13 +600,13 @@ pub(super) fn views_json(views: &[ViewSet]) -> String {
 }
 
 /// As it is stored.
-pub(super) fn vector_json(vector: &Vector) -> String {
+pub(super) fn vector_json(vector: &Offsets) -> String {
     let list: Vec<(&str, i32, i64)> =
         vector.iter().map(|(partition, next)| (&*partition.topic, partition.number, *next)).collect();
     serde_json::to_string(&list).expect("texts and numbers")
 }
 
-pub(super) fn vector_from(json: &str) -> Result<Vector, StoreError> {
+pub(super) fn offsets_from(json: &str) -> Result<Offsets, StoreError> {
     let list: Vec<(String, i32, i64)> = serde_json::from_str(json)
         .map_err(|error| StoreError::Unusable(format!("a stored vector of offsets: {error}")))?;
     Ok(list.into_iter().map(|(topic, number, next)| (Partition::new(topic.as_str(), number), next)).collect())

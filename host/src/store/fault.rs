@@ -23,7 +23,7 @@ impl Outage {
 
 impl From<sqlx::Error> for Outage {
     fn from(error: sqlx::Error) -> Self {
-        Self::new(in_words(&error))
+        Self::new(to_text(&error))
     }
 }
 
@@ -63,7 +63,7 @@ impl fmt::Display for Setup {
 }
 
 /// An error's text for an operator.
-pub(super) fn in_words(error: &sqlx::Error) -> String {
+pub(super) fn to_text(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Database(database) => match database.try_downcast_ref::<PgDatabaseError>() {
             Some(postgres) => {

@@ -6,7 +6,7 @@
 use serde::Serialize;
 
 use super::StoreError;
-use super::deployments::Standing;
+use super::deployments::GenerationStatus;
 
 /// So many objects are named in a message.
 const NAMED: usize = 20;
@@ -34,7 +34,7 @@ pub(super) fn none_goes_along(what: &str, objects: &[String]) -> Result<(), Stor
 }
 
 /// A generation, for a person.
-pub(super) fn in_words(standing: &Standing) -> String {
+pub(super) fn to_text(standing: &GenerationStatus) -> String {
     format!("generation {} of {}", standing.generation.number, standing.generation.projection)
 }
 

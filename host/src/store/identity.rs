@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::operator::Asked;
+use super::operator::Requester;
 use super::{Store, StoreError};
 
 /// What tells a database from its copies, as far as it is known.
@@ -112,7 +112,7 @@ pub struct Adoption<'a> {
     /// The same: the consumer groups are kept.
     pub to: Uuid,
     pub identity: &'a DatabaseIdentity,
-    pub asked: &'a Asked,
+    pub asked: &'a Requester,
 }
 
 #[async_trait]

@@ -33,13 +33,13 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use beginnings::Beginnings;
-use deployments::{Deployments, Role, Vector, vector_from};
+use deployments::{Deployments, Role, WriteBarrier};
 use diff::Snapshot;
 use event_ids::EventIds;
 pub use fault::{Outage, Setup};
 use identity::Identities;
 use moves::Moves;
-use operator::{LoneLetter, LoneResults, Operator, Release, Taken};
+use operator::{ClaimedOperation, LoneDeadLetter, LoneResults, Operator, Release};
 use retention::Retention;
 use schema::Schema;
 use source_topics::SourceTopics;
@@ -51,7 +51,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config;
 use crate::duplicate::{Duplicate, EventId, Known, Recorded, Remembered};
 use crate::event::{Event, Partition, Position};
-use crate::failure::{FailureKind, Response, Trouble};
+use crate::failure::{Blocker, FailureKind, Response};
 use crate::ordering::{Blocked, KeyId};
 use crate::outcome::{Failure, Outcome, Refusal};
 use crate::topics::TopicMapping;
@@ -99,20 +99,21 @@ pub trait Store:
         &self,
         generation: &Generation,
         partition: &Partition,
-        trouble: Option<&Trouble>,
+        trouble: Option<&Blocker>,
     ) -> Result<(), StoreError>;
 
     /// Says, for whoever asks, that a projection stands still, and why; `None`: that it runs.
-    async fn set_halted(&self, generation: &Generation, trouble: Option<&Trouble>) -> Result<(), StoreError>;
+    async fn set_blocked(&self, generation: &Generation, trouble: Option<&Blocker>)
+    -> Result<(), StoreError>;
 
     /// Begins the transaction of one batch: checks that `digest` is the active one, that no operator
     /// paused the projection and that nobody holds it, and keeps it so until the end; then, where the contract needs one writer,
     /// waits to be that one.
-    async fn begin(&self, deployment: &Deployment) -> Result<Box<dyn Transaction>, StoreError>;
+    async fn begin(&self, deployment: &WriteTarget) -> Result<Box<dyn Transaction>, StoreError>;
 
     /// Begins a transaction to look at rows with a component that is not the active one. What it writes is
     /// never to be committed.
-    async fn look(&self, deployment: &Deployment) -> Result<Box<dyn Transaction>, StoreError>;
+    async fn begin_read_only(&self, deployment: &WriteTarget) -> Result<Box<dyn Transaction>, StoreError>;
 
     /// Counts a transaction of the generation that the database ended because of a deadlock.
     async fn count_deadlock(&self, generation: &Generation) -> Result<(), StoreError>;
@@ -164,7 +165,11 @@ pub trait Transaction: Send {
 
     /// What an operation is about, locked until the end of the transaction: the dead letter, and the
     /// first of those that wait behind it. `None`: it was done or withdrawn meanwhile.
-    async fn take(&mut self, operation: i64, limits: BatchLimits) -> Result<Option<Taken>, StoreError>;
+    async fn take(
+        &mut self,
+        operation: i64,
+        limits: BatchLimits,
+    ) -> Result<Option<ClaimedOperation>, StoreError>;
 
     /// The dead letters of those of these operations that are about one that no event waits behind, as many as a
     /// batch takes. What is somebody else's, a dry run or under way is left out.
@@ -172,7 +177,7 @@ pub trait Transaction: Send {
         &mut self,
         operations: &[i64],
         limits: BatchLimits,
-    ) -> Result<Vec<LoneLetter>, StoreError>;
+    ) -> Result<Vec<LoneDeadLetter>, StoreError>;
 
     /// Events that had waited and are to be tried, because their row came, their time is over, or the one before them
     /// is done, each with what is parked behind it: the first of them all, as many as a batch takes, in order. They
@@ -193,7 +198,7 @@ pub trait Transaction: Send {
 
 /// What is written under: a generation and the plugin that writes.
 #[derive(Clone)]
-pub struct Deployment {
+pub struct WriteTarget {
     pub generation: Generation,
     pub digest: Arc<str>,
     pub contract: Arc<Contract>,
@@ -322,17 +327,21 @@ pub struct Writes<'a> {
 impl Writes<'_> {
     /// Whether all of it stays within a hold. What waits is not let go meanwhile: it would change rows that
     /// are compared.
-    fn within(&self, hold: Option<&Vector>) -> Result<(), StoreError> {
-        let Some(hold) = hold else { return Ok(()) };
-        let beyond = |advance: &Advance| hold.get(&advance.partition).is_none_or(|at| advance.next > *at);
-        match self.shifts().is_some() || self.advances.iter().any(beyond) {
-            true => Err(StoreError::Held(Some(hold.clone()))),
-            false => Ok(()),
-        }
+    fn within(&self, barrier: &WriteBarrier) -> Result<(), StoreError> {
+        let is_within = match barrier {
+            WriteBarrier::Open => true,
+            WriteBarrier::Closed => false,
+            WriteBarrier::UpTo(at) => {
+                let beyond =
+                    |advance: &Advance| at.get(&advance.partition).is_none_or(|at| advance.next > *at);
+                self.shifts().is_none() && !self.advances.iter().any(beyond)
+            }
+        };
+        if is_within { Ok(()) } else { Err(StoreError::Held(barrier.clone())) }
     }
 
     /// How events are counted anew, where the batch is of events that were kept.
-    fn shifts(&self) -> Option<&[(Partition, Books)]> {
+    fn shifts(&self) -> Option<&[(Partition, OutcomeCounts)]> {
         let release = self.release.as_ref().map(|release| &release.shifts[..]);
         release.or(self.lone.as_ref().map(|lone| &lone.shifts[..]))
     }
@@ -351,11 +360,7 @@ struct Admission {
 impl Admission {
     /// Whether a batch of this component may begin: then, whether any key is blocked, and how far it may go.
     /// Whoever only looks need not be the active one.
-    fn of(
-        found: Option<Self>,
-        digest: &str,
-        only_to_look: bool,
-    ) -> Result<(bool, Option<Vector>), StoreError> {
+    fn of(found: Option<Self>, digest: &str, only_to_look: bool) -> Result<(bool, WriteBarrier), StoreError> {
         let gone = || StoreError::Inactive("none, as the generation is gone".into());
         let Admission { active_digest, paused, any_blocked, is_held, hold_at } = found.ok_or_else(gone)?;
         if active_digest != *digest && !only_to_look {
@@ -364,10 +369,9 @@ impl Admission {
         if let Some(reason) = paused {
             return Err(StoreError::Paused(reason));
         }
-        match (is_held, hold_at) {
-            (false, _) => Ok((any_blocked, None)),
-            (true, None) => Err(StoreError::Held(None)),
-            (true, Some(at)) => Ok((any_blocked, Some(vector_from(&at)?))),
+        match WriteBarrier::from_row(is_held, hold_at.as_deref())? {
+            WriteBarrier::Closed => Err(StoreError::Held(WriteBarrier::Closed)),
+            barrier => Ok((any_blocked, barrier)),
         }
     }
 }
@@ -379,13 +383,13 @@ pub struct Advance {
     /// Where the checkpoint must be.
     pub expected: i64,
     pub next: i64,
-    pub books: Books,
+    pub books: OutcomeCounts,
 }
 
 /// What became of a partition's events, by code; or how that changes, where an event that had failed
 /// or waited is counted anew.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Books {
+pub struct OutcomeCounts {
     pub applied: i64,
     pub parked: i64,
     pub waiting: i64,
@@ -394,7 +398,7 @@ pub struct Books {
     pub skipped: BTreeMap<String, i64>,
 }
 
-impl Books {
+impl OutcomeCounts {
     pub fn count(&mut self, outcome: &Outcome<'_>) {
         match outcome {
             Outcome::Apply(_) => self.applied += 1,
@@ -408,7 +412,7 @@ impl Books {
     pub fn totals(&self) -> Counters {
         let sum = |codes: &BTreeMap<String, i64>| codes.values().sum::<i64>();
         let (ignored, dead, skipped) = (sum(&self.ignored), sum(&self.dead), sum(&self.skipped));
-        let Books { applied, parked, waiting, .. } = *self;
+        let OutcomeCounts { applied, parked, waiting, .. } = *self;
         let read = applied + ignored + parked + waiting + dead + skipped;
         Counters { read, applied, ignored, parked, waiting, dead, skipped }
     }
@@ -462,7 +466,7 @@ pub struct Projection {
     pub version: String,
     pub digest: String,
     /// Why it stands still, if it does.
-    pub halted: Option<Trouble>,
+    pub halted: Option<Blocker>,
     /// The last time that the plugin answered otherwise to the same event than it had.
     pub impure: Option<String>,
     /// Transactions that the database ended because of a deadlock, each of which was done again.
@@ -519,7 +523,7 @@ pub struct PartitionState {
     pub dead_by_code: BTreeMap<String, i64>,
     pub skipped_by_code: BTreeMap<String, i64>,
     /// Why it is not read, if it is not.
-    pub paused: Option<Trouble>,
+    pub paused: Option<Blocker>,
 }
 
 /// The books: `read = applied + ignored + parked + waiting + dead + skipped`.
@@ -576,7 +580,7 @@ pub enum StoreError {
     Paused(String),
     /// Batches are kept from going beyond these offsets for some seconds, or from being written at all.
     #[error("its checkpoints are held for a moment, to be compared")]
-    Held(Option<Vector>),
+    Held(WriteBarrier),
     /// This event's changes are refused, given that those of the events before it stand.
     #[error("{rejection}")]
     Rejected { event: usize, rejection: Rejection },
@@ -600,7 +604,7 @@ pub enum StoreError {
 impl StoreError {
     /// What a stored row has is not what the host wrote.
     fn drift(error: sqlx::Error) -> Self {
-        StoreError::Drift(fault::in_words(&error))
+        StoreError::Drift(fault::to_text(&error))
     }
 
     pub fn kind(&self) -> FailureKind {

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use serde_json::Value as Json;
 
-use super::operator::Asked;
+use super::operator::Requester;
 use super::{Generation, StoreError};
 use crate::checkpoint::Checkpoint;
 use crate::event::Partition;
@@ -18,7 +18,7 @@ pub trait Moves: Send + Sync {
         &self,
         generation: &Generation,
         moves: &[Move],
-        asked: &Asked,
+        asked: &Requester,
         report: &Json,
     ) -> Result<i64, StoreError>;
 

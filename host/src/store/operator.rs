@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value as Json;
 
-use super::deployments::{Role, Vector, vector_from};
-use super::{Books, Generation, StoreError, add};
+use super::deployments::{Role, WriteBarrier};
+use super::{Generation, OutcomeCounts, StoreError, add};
 use crate::awaited::AwaitedRow;
 use crate::event::{Event, Header, Partition, Position, as_json};
 use crate::ordering::KeyId;
@@ -21,20 +21,20 @@ use crate::topics::TopicMapping;
 #[async_trait]
 pub trait Operator: Send + Sync {
     /// How each generation stands now, and what operators want of it.
-    async fn wishes(&self) -> Result<Vec<Wishes>, StoreError>;
+    async fn control_state(&self) -> Result<Vec<GenerationControl>, StoreError>;
 
     /// Dead letters, oldest first; no more than asked.
-    async fn dead_letters(&self, filter: &Filter) -> Result<Vec<Letter>, StoreError>;
+    async fn dead_letters(&self, filter: &Filter) -> Result<Vec<DeadLetterRecord>, StoreError>;
 
     /// Asks for something that lanes do, for all of these dead letters together. Returns each one's operation, by
     /// its own number; one that is missing is gone.
     async fn ask(&self, asked: &NewOperations) -> Result<BTreeMap<i64, i64>, StoreError>;
 
     /// What came of those of these operations that are done, by their numbers.
-    async fn verdicts(&self, operations: &[i64]) -> Result<BTreeMap<i64, Verdict>, StoreError>;
+    async fn verdicts(&self, operations: &[i64]) -> Result<BTreeMap<i64, OperationResult>, StoreError>;
 
     /// Says what came of an operation that wrote nothing.
-    async fn answer(&self, operation: i64, verdict: &Verdict) -> Result<(), StoreError>;
+    async fn answer(&self, operation: i64, verdict: &OperationResult) -> Result<(), StoreError>;
 
     /// Takes those of these operations back that no host has begun, and returns them. The others are done, or under
     /// way.
@@ -46,7 +46,7 @@ pub trait Operator: Send + Sync {
         &self,
         generation: &Generation,
         go_on: bool,
-        asked: &Asked,
+        asked: &Requester,
     ) -> Result<(), StoreError>;
 
     /// Moves a checkpoint forward over events that are not to be read: they are counted as skipped.
@@ -56,7 +56,7 @@ pub trait Operator: Send + Sync {
         generation: &Generation,
         partition: &Partition,
         to: i64,
-        asked: &Asked,
+        asked: &Requester,
     ) -> Result<Skipped, StoreError>;
 
     /// Forgets everything that is kept of a key's failed and waiting events; they are counted as skipped,
@@ -66,12 +66,17 @@ pub trait Operator: Send + Sync {
         generation: &Generation,
         key: &[u8],
         ids: &[KeyId],
-        asked: &Asked,
+        asked: &Requester,
     ) -> Result<u64, StoreError>;
 
     /// Discards dead letters that are older and that no parked event waits behind, and frees their keys: so
     /// many of them as one transaction takes. Returns how many those were.
-    async fn expire(&self, generation: &Generation, seconds: i64, asked: &Asked) -> Result<u64, StoreError>;
+    async fn expire(
+        &self,
+        generation: &Generation,
+        seconds: i64,
+        asked: &Requester,
+    ) -> Result<u64, StoreError>;
 
     /// The last plugin's answer that was not the first one's.
     async fn set_impure(&self, generation: &Generation, report: &str) -> Result<(), StoreError>;
@@ -88,7 +93,7 @@ pub(super) const HEARD_AT_ONCE: i64 = 500;
 
 /// How a generation stands, and what operators want of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wishes {
+pub struct GenerationControl {
     pub generation: Generation,
     pub role: Role,
     /// The digest of the active component.
@@ -101,48 +106,50 @@ pub struct Wishes {
     pub paused: Option<String>,
     /// Changes whenever somebody says "go on".
     pub resumes: i64,
-    /// It is held for a moment: not to write, or not beyond these offsets.
-    pub hold: Option<Option<Vector>>,
+    /// Up to where its batches may write at the moment.
+    pub barrier: WriteBarrier,
     /// Whether events that had waited are to be tried.
     pub any_ready: bool,
     /// What lanes are to do, in order: the first [`HEARD_AT_ONCE`] of each partition.
-    pub open: Vec<Open>,
+    pub open: Vec<OpenOperation>,
 }
 
 /// An operation that is not done.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Open {
+pub struct OpenOperation {
     pub id: i64,
-    pub action: Action,
+    pub action: DeadLetterAction,
     /// Whoever is granted it, does it.
     pub partition: Partition,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Action {
+pub enum DeadLetterAction {
     /// Projects a dead letter again, and what waits behind it if that goes well.
     Retry,
     /// Drops a dead letter, and projects what waits behind it.
     Discard,
 }
 
-impl Action {
+impl DeadLetterAction {
     pub(super) fn from_word(word: &str) -> Option<Self> {
-        [Action::Retry, Action::Discard].into_iter().find(|action| action.as_str() == word)
+        [DeadLetterAction::Retry, DeadLetterAction::Discard]
+            .into_iter()
+            .find(|action| action.as_str() == word)
     }
 
     pub fn as_str(self) -> &'static str {
         match self {
-            Action::Retry => "retry",
-            Action::Discard => "discard",
+            DeadLetterAction::Retry => "retry",
+            DeadLetterAction::Discard => "discard",
         }
     }
 }
 
 /// Who asks, and why.
 #[derive(Debug, Clone, Default)]
-pub struct Asked {
+pub struct Requester {
     pub by: String,
     pub reason: Option<String>,
 }
@@ -150,15 +157,15 @@ pub struct Asked {
 /// The same for each of some dead letters.
 #[derive(Debug, Clone)]
 pub struct NewOperations {
-    pub action: Action,
+    pub action: DeadLetterAction,
     pub dead_letters: Vec<i64>,
     pub dry_run: bool,
-    pub asked: Asked,
+    pub asked: Requester,
 }
 
-impl Asked {
+impl Requester {
     /// By the host itself.
-    pub fn by_the_host(reason: Option<String>) -> Self {
+    pub fn host(reason: Option<String>) -> Self {
         Self::new("the host".into(), reason)
     }
 
@@ -188,7 +195,7 @@ pub struct Filter {
 
 /// A dead letter as it is kept. Bytes that are no UTF-8 are shown as `{"hex": …}`.
 #[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-pub struct Letter {
+pub struct DeadLetterRecord {
     pub id: i64,
     pub projection: String,
     pub generation: i32,
@@ -242,7 +249,7 @@ fn no_headers(headers: &Json) -> bool {
 
 /// An event that was kept: of a topic that the component may no longer read.
 #[derive(Debug, Clone)]
-pub struct Kept {
+pub struct StoredEvent {
     pub id: i64,
     /// `None`: it cannot be projected, because the component does not read its topic any more.
     pub event: Option<Event>,
@@ -252,20 +259,20 @@ pub struct Kept {
 
 /// What an operation is about.
 #[derive(Debug, Clone)]
-pub struct Taken {
+pub struct ClaimedOperation {
     /// As it is stored: what a lane heard may be old.
-    pub action: Action,
+    pub action: DeadLetterAction,
     pub dry_run: bool,
     /// The dead letter, and the code that it is counted by. `None`: it is gone.
-    pub letter: Option<(Kept, Partition, String)>,
+    pub letter: Option<(StoredEvent, Partition, String)>,
     /// The key that it blocks.
     pub key: Option<KeyId>,
     /// The first of those that wait behind it.
-    pub parked: Vec<(Kept, Partition)>,
+    pub parked: Vec<(StoredEvent, Partition)>,
     /// How many wait in all.
     pub parked_count: i64,
     /// What came of it so far.
-    pub so_far: Verdict,
+    pub so_far: OperationResult,
 }
 
 /// What a batch of kept events does to them.
@@ -274,13 +281,13 @@ pub struct Release<'a> {
     /// On whose behalf. `None`: nobody's, events were ready by themselves.
     pub operation: Option<Progress<'a>>,
     /// The dead letter, and how it stands now.
-    pub letter: Option<(i64, Fate<'a>)>,
+    pub letter: Option<(i64, RetryResult<'a>)>,
     /// Parked events that wait no longer.
     pub settled: Vec<i64>,
     /// Parked events that wait on, otherwise than before.
     pub waits_on: Vec<WaitsOn<'a>>,
     /// How the events are counted now.
-    pub shifts: Vec<(Partition, Books)>,
+    pub shifts: Vec<(Partition, OutcomeCounts)>,
     /// Keys that none of these events blocks any more. If others are parked under one, the first of them is ready;
     /// otherwise the key is free.
     pub frees: Vec<KeyId>,
@@ -291,7 +298,7 @@ pub struct Progress<'a> {
     pub operation: i64,
     pub key: Option<KeyId>,
     /// What came of it so far.
-    pub verdict: &'a Verdict,
+    pub verdict: &'a OperationResult,
     pub done: bool,
 }
 
@@ -303,7 +310,7 @@ pub struct WaitsOn<'a> {
     pub row: Option<&'a AwaitedRow>,
 }
 
-pub enum Fate<'a> {
+pub enum RetryResult<'a> {
     Gone,
     /// It was tried again, and this came of it.
     Failed(&'a Failure),
@@ -312,10 +319,10 @@ pub enum Fate<'a> {
 /// A dead letter that no event waits behind, and the operation about it: both are locked until the end of the
 /// transaction.
 #[derive(Debug, Clone)]
-pub struct LoneLetter {
+pub struct LoneDeadLetter {
     pub operation: i64,
-    pub action: Action,
-    pub letter: Kept,
+    pub action: DeadLetterAction,
+    pub letter: StoredEvent,
     pub partition: Partition,
     /// The code that it is counted by.
     pub code: String,
@@ -327,7 +334,7 @@ pub struct LoneLetter {
 pub struct LoneResults<'a> {
     pub results: Vec<LoneResult<'a>>,
     /// How the events are counted now.
-    pub shifts: Vec<(Partition, Books)>,
+    pub shifts: Vec<(Partition, OutcomeCounts)>,
 }
 
 /// One of them. Where the dead letter is gone, so is its block of the key.
@@ -335,13 +342,13 @@ pub struct LoneResult<'a> {
     pub operation: i64,
     pub letter: i64,
     pub key: Option<KeyId>,
-    pub fate: Fate<'a>,
-    pub verdict: Verdict,
+    pub fate: RetryResult<'a>,
+    pub verdict: OperationResult,
 }
 
 /// What came of an operation.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Verdict {
+pub struct OperationResult {
     /// What became of the dead letter: `applied`, `ignored`, `discarded`, `gone`, or the kind of failure
     /// that it failed with again.
     pub outcome: String,
@@ -362,7 +369,7 @@ pub struct Verdict {
     pub changes: Vec<Json>,
 }
 
-impl Verdict {
+impl OperationResult {
     pub fn of(outcome: &str) -> Self {
         Self { outcome: outcome.to_owned(), ..Self::default() }
     }
@@ -407,8 +414,8 @@ pub(super) type OperationRow = (String, bool, Option<i64>, Option<Vec<u8>>, Opti
 pub(super) type GoneRow = (String, i32, String, String);
 
 /// How events that are gone for good are counted now.
-pub(super) fn skipped(gone: &[GoneRow], code: &str) -> Vec<(Partition, Books)> {
-    let mut shifts: BTreeMap<Partition, Books> = BTreeMap::new();
+pub(super) fn skipped(gone: &[GoneRow], code: &str) -> Vec<(Partition, OutcomeCounts)> {
+    let mut shifts: BTreeMap<Partition, OutcomeCounts> = BTreeMap::new();
     for (topic, number, was, of) in gone {
         let books = shifts.entry(Partition::new(topic.as_str(), *number)).or_default();
         match was.as_str() {
@@ -449,19 +456,21 @@ pub struct Operation {
 }
 
 /// What came of operations that are done, by their numbers. What was erased with its event is gone.
-pub(super) fn verdicts(done: Vec<(i64, Option<String>)>) -> BTreeMap<i64, Verdict> {
+pub(super) fn verdicts(done: Vec<(i64, Option<String>)>) -> BTreeMap<i64, OperationResult> {
     let read = |json: Option<String>| json.and_then(|json| serde_json::from_str(&json).ok());
-    done.into_iter().map(|(id, verdict)| (id, read(verdict).unwrap_or_else(|| Verdict::of("gone")))).collect()
+    done.into_iter()
+        .map(|(id, verdict)| (id, read(verdict).unwrap_or_else(|| OperationResult::of("gone"))))
+        .collect()
 }
 
 /// What came of an operation whose generation is removed before it was done.
 pub(super) fn gone() -> String {
-    serde_json::to_string(&Verdict::of("gone")).expect("a verdict is plain data")
+    serde_json::to_string(&OperationResult::of("gone")).expect("a verdict is plain data")
 }
 
 /// A generation and an open operation of it, if there is one.
 #[derive(sqlx::FromRow)]
-pub(super) struct WishRow {
+pub(super) struct ControlRow {
     id: i64,
     projection: String,
     number: i32,
@@ -482,13 +491,13 @@ pub(super) struct WishRow {
 }
 
 /// What is wanted of each generation, in the order of the rows; operations stay in theirs.
-pub(super) fn wishes(rows: Vec<WishRow>) -> Result<Vec<Wishes>, StoreError> {
-    let mut wishes: Vec<Wishes> = Vec::new();
+pub(super) fn generation_controls(rows: Vec<ControlRow>) -> Result<Vec<GenerationControl>, StoreError> {
+    let mut control: Vec<GenerationControl> = Vec::new();
     for row in rows {
         // What only a later host knows of is left to it.
         let Ok(role) = Role::from_word(&row.role) else { continue };
-        if wishes.last().is_none_or(|last| last.generation.id != row.id) {
-            wishes.push(Wishes {
+        if control.last().is_none_or(|last| last.generation.id != row.id) {
+            control.push(GenerationControl {
                 generation: Generation {
                     id: row.id,
                     projection: row.projection,
@@ -501,35 +510,32 @@ pub(super) fn wishes(rows: Vec<WishRow>) -> Result<Vec<Wishes>, StoreError> {
                 stopped: row.is_stopped,
                 paused: row.paused,
                 resumes: row.resumes,
-                hold: match row.is_held {
-                    true => Some(row.hold_at.as_deref().map(vector_from).transpose()?),
-                    false => None,
-                },
+                barrier: WriteBarrier::from_row(row.is_held, row.hold_at.as_deref())?,
                 any_ready: row.any_ready,
                 open: Vec::new(),
             });
         }
-        let Some(action) = row.action.as_deref().and_then(Action::from_word) else { continue };
+        let Some(action) = row.action.as_deref().and_then(DeadLetterAction::from_word) else { continue };
         if let (Some(last), Some(id), Some(topic), Some(partition)) =
-            (wishes.last_mut(), row.operation, row.topic, row.partition)
+            (control.last_mut(), row.operation, row.topic, row.partition)
         {
-            last.open.push(Open { id, action, partition: Partition::new(topic, partition) });
+            last.open.push(OpenOperation { id, action, partition: Partition::new(topic, partition) });
         }
     }
-    Ok(wishes)
+    Ok(control)
 }
 
 /// A kept event, and the code that it is counted by.
 #[derive(sqlx::FromRow)]
-pub(super) struct LetterRow {
+pub(super) struct DeadLetterRow {
     #[sqlx(flatten)]
-    pub(super) kept: KeptRow,
+    pub(super) kept: StoredEventRow,
     pub(super) code: String,
 }
 
 /// What a stored row says of an event.
 #[derive(sqlx::FromRow)]
-pub(super) struct KeptRow {
+pub(super) struct StoredEventRow {
     pub(super) id: i64,
     pub(super) topic: String,
     pub(super) partition: i32,
@@ -543,9 +549,9 @@ pub(super) struct KeptRow {
     pub(super) headers: String,
 }
 
-impl KeptRow {
+impl StoredEventRow {
     /// The event as it was, and its partition. `topics`: those that the component reads.
-    pub(super) fn kept(self, topics: &TopicMapping) -> (Kept, Partition) {
+    pub(super) fn kept(self, topics: &TopicMapping) -> (StoredEvent, Partition) {
         let partition = Partition::new(self.topic.as_str(), self.partition);
         let headers: Vec<Header> =
             serde_json::from_str(&self.headers).map(|json| Event::headers_from(&json)).unwrap_or_default();
@@ -563,6 +569,6 @@ impl KeptRow {
             headers,
         });
         let moved_by = Some(self.moved_by).filter(|operation| *operation > 0);
-        (Kept { id: self.id, event, moved_by }, partition)
+        (StoredEvent { id: self.id, event, moved_by }, partition)
     }
 }

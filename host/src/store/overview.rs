@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::failure::{FailureKind, Trouble};
+use crate::failure::{Blocker, FailureKind};
 
 use super::beginnings::partitions_from;
 use super::deployments::Role;
@@ -98,7 +98,7 @@ pub(super) fn projection(
                 dead: row.dead,
                 skipped: row.skipped,
             },
-            paused: Trouble::stored(row.paused_kind, row.paused),
+            paused: Blocker::stored(row.paused_kind, row.paused),
         }
     };
     let count = |(statement, changes, rows)| (statement, StatementCount { changes, rows });
@@ -115,8 +115,8 @@ pub(super) fn projection(
             .map(|reason| format!("stopped: {reason}"))
             .or(generation.paused)
             .or(generation.backfilling.then(|| FED.to_owned()))
-            .map(|reason| Trouble::new(FailureKind::Operator, reason)))
-        .or(Trouble::stored(generation.halted_kind, generation.halted)),
+            .map(|reason| Blocker::new(FailureKind::Operator, reason)))
+        .or(Blocker::stored(generation.halted_kind, generation.halted)),
         impure: generation.impure,
         deadlocks: generation.deadlocks,
         began_with: generation.began_with.as_deref().map(partitions_from).transpose()?,

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 
-use super::operator::{Kept, KeptRow};
+use super::operator::{StoredEvent, StoredEventRow};
 use super::{Generation, StoreError};
 use crate::event::Partition;
 use crate::ordering::KeyId;
@@ -24,7 +24,7 @@ pub trait Waits: Send + Sync {
 /// An event that had waited and is to be tried, or one that is parked behind it.
 #[derive(Debug, Clone)]
 pub struct ReadyEvent {
-    pub kept: Kept,
+    pub kept: StoredEvent,
     pub partition: Partition,
     /// What it is parked under.
     pub key: KeyId,
@@ -59,7 +59,7 @@ pub(super) const IN_TIME: i64 = i64::MIN;
 #[derive(sqlx::FromRow)]
 pub(super) struct ReadyRow {
     #[sqlx(flatten)]
-    pub(super) kept: KeptRow,
+    pub(super) kept: StoredEventRow,
     pub(super) key_id: Vec<u8>,
     pub(super) awaited: Option<String>,
     pub(super) wait_until_ms: Option<i64>,

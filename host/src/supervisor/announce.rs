@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::config::{self, Config};
 use crate::failure::FailureKind;
 use crate::retry::{Backoff, Retries};
-use crate::source::Log;
+use crate::source::KafkaAdmin;
 use crate::store::Store;
 use crate::store::schema::Schema;
 use tokio_util::sync::CancellationToken;
@@ -41,7 +41,7 @@ pub(super) fn starting(config: &Config, host: &str) {
 }
 
 /// Asks the brokers until they answer, and says what cluster they are.
-pub(super) async fn brokers(config: &Config, log: &Log, retries: &Retries, stop: &CancellationToken) {
+pub(super) async fn brokers(config: &Config, log: &KafkaAdmin, retries: &Retries, stop: &CancellationToken) {
     let mut backoff = Backoff::new("", retries);
     while !stop.is_cancelled() {
         let asked = tokio::select! {

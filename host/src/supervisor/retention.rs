@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{self, Config};
 use crate::retry::{Backoff, Retries};
 use crate::store::deployments::Origin;
-use crate::store::operator::Asked;
+use crate::store::operator::Requester;
 use crate::store::retention::{Pruned, Warm};
 use crate::store::{Store, StoreError};
 
@@ -63,7 +63,7 @@ async fn tidy(
         let warm = store.warm_generations(&projection).await?;
         for Warm { generation, .. } in surplus(&warm, keep.warm_generations) {
             let reason = format!("warm-generations = {}", keep.warm_generations);
-            match store.retire(generation, Origin::Host, &Asked::by_the_host(Some(reason))).await {
+            match store.retire(generation, Origin::Host, &Requester::host(Some(reason))).await {
                 Ok(()) => tracing::info!(
                     projection,
                     generation = generation.number,

@@ -24,7 +24,7 @@ pub(crate) struct Projection {
     pub(crate) fresh: bool,
     pub(crate) freshness_ms: Option<i64>,
     pub(crate) lag: i64,
-    pub(crate) halted: Option<Trouble>,
+    pub(crate) halted: Option<Blocker>,
     pub(crate) counters: Counters,
     /// Offsets that were in the log before the configured start.
     pub(crate) before_start: i64,
@@ -63,18 +63,18 @@ pub(crate) struct Partition {
     pub(crate) open_transaction_ms: Option<i64>,
     pub(crate) counters: Counters,
     /// Why it is not read.
-    pub(crate) paused: Option<Trouble>,
+    pub(crate) paused: Option<Blocker>,
 }
 
 /// Why something stands still.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(crate) struct Trouble {
+pub(crate) struct Blocker {
     pub(crate) kind: String,
     pub(crate) reason: String,
     pub(crate) advice: String,
 }
 
-impl Trouble {
+impl Blocker {
     /// Whether reason or advice say all of these.
     pub(crate) fn says(&self, words: &[&str]) -> bool {
         words.iter().all(|word| self.reason.contains(word) || self.advice.contains(word))

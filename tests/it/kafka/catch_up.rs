@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use projector::config;
-use projector::source::{Incoming, Log, MergeOrder, Merging, Source, Span};
+use projector::source::{Incoming, KafkaAdmin, MergeOrder, Merging, Source, Span};
 use projector::topics::TopicMapping;
 use projector_test_servers::Kafka;
 use projector_workload::topics::{self, Topic};
@@ -68,7 +68,7 @@ fn two_topics_of_a_million_events_are_never_further_apart_than_the_skew() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let started = Instant::now();
     let (events, apart) = runtime.block_on(async {
-        let log = Log::open(&kafka).unwrap();
+        let log = KafkaAdmin::open(&kafka).unwrap();
         let merging = Merging { order: MergeOrder::Time, then: MergeOrder::Arrival, skew: SKEW };
         let mut source = Source::open(&name, names, merging, log.clone()).unwrap();
         let mut events: BTreeMap<(u16, i32), i64> = BTreeMap::new();

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use projector::config::{self, Limits};
 use projector::deploy::layout::Offered;
-use projector::deploy::supply::Signer;
+use projector::deploy::trust::Signer;
 use projector::plugin::Plugin;
-use projector::store::deployments::{Action, Origin, Proposal, Proposed};
-use projector::store::operator::Asked;
+use projector::store::deployments::{DeploymentAction, Origin, Proposal, Proposed};
+use projector::store::operator::Requester;
 use projector::store::{self, Component, Store};
 use projector::topics::{PhysicalTopics, TopicMapping};
 use projector_workload::{Publisher, Record, Turn};
@@ -51,9 +51,9 @@ impl Deployer {
         let contract = &plugin.contract;
         let proposal = Proposal {
             component: Component { digest: &plugin.digest, bytes, contract, signature: None },
-            action: Action::Deploy,
+            action: DeploymentAction::Deploy,
             origin: Origin::Command,
-            asked: Asked::new("a test".into(), None),
+            asked: Requester::new("a test".into(), None),
             signer: &Signer::Nobody,
         };
         self.runtime.block_on(async {

@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use projector::checkpoint::Beginning;
 use projector::event::{Partition, Position};
-use projector::failure::{FailureKind, Trouble};
-use projector::store::{Advance, Books, StoreError, Writes};
+use projector::failure::{Blocker, FailureKind};
+use projector::store::{Advance, OutcomeCounts, StoreError, Writes};
 use projector_model::Change;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -74,7 +74,7 @@ async fn write_people(projection: Projection, own: Partition, mut rng: StdRng) -
         let first = batch * EVENTS;
         let positions: Vec<Position> =
             (0..EVENTS).map(|at| Position { partition: own.clone(), offset: first + at }).collect();
-        let books = Books { applied: EVENTS, ..Books::default() };
+        let books = OutcomeCounts { applied: EVENTS, ..OutcomeCounts::default() };
         let writes = Writes {
             advances: vec![Advance { partition: own.clone(), expected: first, next: first + EVENTS, books }],
             positions: positions.iter().collect(),
@@ -120,9 +120,9 @@ async fn a_generation_is_written_about_beside_batches_that_never_end() -> Result
     let other = home.open().await?;
     let generation = &projection.deployment.generation;
     let open = projection.begin().await?;
-    let trouble = Trouble::new(FailureKind::Locked, "a test says so");
+    let trouble = Blocker::new(FailureKind::Locked, "a test says so");
     let written = async {
-        other.set_halted(generation, Some(&trouble)).await?;
+        other.set_blocked(generation, Some(&trouble)).await?;
         other.set_caught_up(generation).await?;
         other.set_impure(generation, "it is a test's").await?;
         other.count_deadlock(generation).await

@@ -8,10 +8,10 @@ use std::task::Poll;
 use anyhow::Result;
 use projector::checkpoint::{Beginning, Checkpoint, Identity};
 use projector::event::{Event, Partition, Position};
-use projector::failure::Trouble;
+use projector::failure::Blocker;
 use projector::outcome::{Failure, FailureKind};
 use projector::store::{
-    Advance, Books, Counters, DeadLetter, PartitionState, StatementCount, StoreError, Writes,
+    Advance, Counters, DeadLetter, OutcomeCounts, PartitionState, StatementCount, StoreError, Writes,
 };
 use projector_model::Change;
 
@@ -84,11 +84,11 @@ fn of_other(expected: i64) -> Advance {
         partition: other(),
         expected,
         next: expected + 10,
-        books: Books {
+        books: OutcomeCounts {
             applied: 1,
             ignored: counts(&[("old", 1)]),
             dead: counts(&[("no-country", 1)]),
-            ..Books::default()
+            ..OutcomeCounts::default()
         },
     }
 }
@@ -273,7 +273,7 @@ async fn what_is_shown_is_of_one_moment(home: Home) -> Result<()> {
 async fn what_stands_still_says_why_until_it_moves(home: Home) -> Result<()> {
     let projection = Projection::install(home.open().await?, contract(&numbers())).await?;
     let generation = projection.deployment.generation.clone();
-    let lost = Trouble::new(FailureKind::Log, "lost");
+    let lost = Blocker::new(FailureKind::Log, "lost");
     projection.store.set_paused(&generation, &partition(), Some(&lost)).await?;
     assert_eq!(projection.partition_state(&partition()).await?.paused, Some(lost.clone()));
     projection.store.set_paused(&generation, &partition(), None).await?;
@@ -286,10 +286,10 @@ async fn what_stands_still_says_why_until_it_moves(home: Home) -> Result<()> {
         "a commit shows that it is read"
     );
 
-    let flood = Trouble::new(FailureKind::Flood, "a flood");
-    projection.store.set_halted(&generation, Some(&flood)).await?;
+    let flood = Blocker::new(FailureKind::Flood, "a flood");
+    projection.store.set_blocked(&generation, Some(&flood)).await?;
     assert_eq!(projection.overview().await?.halted, Some(flood));
-    projection.store.set_halted(&generation, None).await?;
+    projection.store.set_blocked(&generation, None).await?;
     assert_eq!(projection.overview().await?.halted, None);
     Ok(())
 }

@@ -10,7 +10,7 @@ use anyhow::Result;
 use projector::event::{Event, Header, Position};
 use projector::outcome::{Failure, FailureKind};
 use projector::store;
-use projector::store::{Advance, Books, DeadLetter, Writes};
+use projector::store::{Advance, DeadLetter, OutcomeCounts, Writes};
 use tempfile::TempDir;
 
 use super::projection::{Projection, contract, numbers, partition};
@@ -54,7 +54,7 @@ impl Desk {
             partition: partition(),
             expected: 0,
             next: 1,
-            books: Books { dead: BTreeMap::from([("trap".into(), 1)]), ..Books::default() },
+            books: OutcomeCounts { dead: BTreeMap::from([("trap".into(), 1)]), ..OutcomeCounts::default() },
         };
         let dead = vec![DeadLetter { event: &event, failure: &failure, blocks: None, moved_by: None }];
         let positions = vec![&event.position];

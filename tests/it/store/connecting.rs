@@ -512,7 +512,7 @@ async fn schemas_made_beforehand_are_taken() -> Result<()> {
     .await?;
     let projection = Projection::install(store, contract(&numbers())).await?;
     projection.write(&[vec![numeric(PUT, &[1, 1])]]).await?;
-    let asked = projector::store::operator::Asked::new("a test".into(), None);
+    let asked = projector::store::operator::Requester::new("a test".into(), None);
     projection.store.drop_projection("some-orders", &asked).await?;
     Ok(())
 }

@@ -6,8 +6,8 @@ use anyhow::Result;
 use projector::event::{Event, Header, Position};
 use projector::ordering::KeyId;
 use projector::outcome::{Failure, FailureKind};
-use projector::store::operator::{Asked, Filter};
-use projector::store::{Advance, Books, DeadLetter, Parked, Writes};
+use projector::store::operator::{Filter, Requester};
+use projector::store::{Advance, DeadLetter, OutcomeCounts, Parked, Writes};
 use serde_json::json;
 
 use super::home::{Home, Session};
@@ -48,7 +48,7 @@ async fn bury(projection: &Projection, events: &[Event]) -> Result<()> {
         partition: partition(),
         expected: 0,
         next: buried,
-        books: Books { dead: BTreeMap::from([("trap".into(), buried)]), ..Books::default() },
+        books: OutcomeCounts { dead: BTreeMap::from([("trap".into(), buried)]), ..OutcomeCounts::default() },
     };
     let positions = events.iter().map(|event| &event.position).collect();
     let dead = events
@@ -139,10 +139,10 @@ async fn no_number_is_given_twice(home: Home) -> Result<()> {
     let all = Filter { most: 9, ..Filter::default() };
     bury(&projection, &[event(0, Some(b"k".to_vec()), None, Vec::new())]).await?;
     let first = store.dead_letters(&all).await?[0].id;
-    assert_eq!(store.erase(generation, b"k", &[], &Asked::default()).await?, 1);
+    assert_eq!(store.erase(generation, b"k", &[], &Requester::default()).await?, 1);
     let failure = Failure::new(FailureKind::Trap, "trap", "again");
     let again = event(1, None, None, Vec::new());
-    let books = Books { dead: BTreeMap::from([("trap".into(), 1)]), ..Books::default() };
+    let books = OutcomeCounts { dead: BTreeMap::from([("trap".into(), 1)]), ..OutcomeCounts::default() };
     projection
         .commit(&Writes {
             advances: vec![Advance { partition: partition(), expected: 1, next: 2, books }],
@@ -164,7 +164,8 @@ async fn old_dead_letters_expire_and_free_their_keys(home: Home) -> Result<()> {
     let [id_of_alone, id_of_waited_for] = [KeyId([1; 16]), KeyId([2; 16])];
     let dead = |event, blocks| DeadLetter { event, failure: &failure, blocks, moved_by: None };
     let waits = event(4, Some(b"b".to_vec()), None, Vec::new());
-    let books = Books { dead: BTreeMap::from([("no".into(), 4)]), parked: 1, ..Books::default() };
+    let books =
+        OutcomeCounts { dead: BTreeMap::from([("no".into(), 4)]), parked: 1, ..OutcomeCounts::default() };
     projection
         .commit(&Writes {
             advances: vec![Advance { partition: partition(), expected: 0, next: 5, books }],
@@ -184,7 +185,7 @@ async fn old_dead_letters_expire_and_free_their_keys(home: Home) -> Result<()> {
         &format!("update projector_dead_letter set died_at = died_at - 172800000000 {two_days_ago}"),
     )
     .await?;
-    let asked = Asked::new("a test".into(), None);
+    let asked = Requester::new("a test".into(), None);
     assert_eq!(store.expire(generation, 86_400, &asked).await?, 2);
     assert_eq!(store.expire(generation, 86_400, &asked).await?, 0);
     let left = store.dead_letters(&Filter { most: 9, ..Filter::default() }).await?;

@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result};
 use projector::store::deployments::{Origin, Role};
-use projector::store::operator::Asked;
+use projector::store::operator::Requester;
 use projector::store::{Generation, Store, StoreError};
 use serde_json::{Value as Json, json};
 use sqlx::{AssertSqlSafe, Row};
@@ -39,7 +39,7 @@ fn other_columns() -> Json {
 
 async fn promote(store: &dyn Store, generation: &Generation) -> Result<()> {
     store.set_caught_up(generation).await?;
-    store.promote(generation, &[], Origin::Command, &Asked::default()).await?;
+    store.promote(generation, &[], Origin::Command, &Requester::default()).await?;
     Ok(())
 }
 
@@ -93,7 +93,7 @@ async fn a_generation_that_a_persons_view_reads_is_not_retired(home: Home) -> Re
          create view totals as select sum(n) from report",
     )
     .await?;
-    let refused = store.retire(&first, Origin::Command, &Asked::default()).await;
+    let refused = store.retire(&first, Origin::Command, &Requester::default()).await;
     assert_refused(
         refused,
         &["generation 1 of some-orders: nothing is removed", "report", "totals", "Drop them"],
@@ -103,7 +103,7 @@ async fn a_generation_that_a_persons_view_reads_is_not_retired(home: Home) -> Re
     // Once they are gone, so may the generation.
     home.by_hand("drop materialized view totals; drop view report", "drop view totals; drop view report")
         .await?;
-    store.retire(&first, Origin::Command, &Asked::default()).await?;
+    store.retire(&first, Origin::Command, &Requester::default()).await?;
     assert_eq!(numbers_of(&*store).await?, [2]);
     let left = number(
         &home,
@@ -122,10 +122,10 @@ async fn a_projection_that_a_persons_view_reads_is_not_dropped(home: Home) -> Re
         "create view report as select m from some_orders_v2__number",
     )
     .await?;
-    assert_refused(store.drop_projection(NAME, &Asked::default()).await, &["generation 2", "report"]);
+    assert_refused(store.drop_projection(NAME, &Requester::default()).await, &["generation 2", "report"]);
     assert_eq!(numbers_of(&*store).await?, [1, 2], "all or nothing");
     home.by_hand("drop view report", "drop view report").await?;
-    store.drop_projection(NAME, &Asked::default()).await?;
+    store.drop_projection(NAME, &Requester::default()).await?;
     assert!(numbers_of(&*store).await?.is_empty());
     Ok(())
 }
@@ -155,7 +155,7 @@ async fn views_of_other_projections_and_of_the_live_generation_are_no_reason(hom
         "create view report as select m from some_orders_v2__number union all select n from others__number",
     )
     .await?;
-    store.retire(&first, Origin::Command, &Asked::default()).await?;
+    store.retire(&first, Origin::Command, &Requester::default()).await?;
     assert_eq!(number(&home, "select count(*) from report", "select count(*) from report").await?, 0);
     Ok(())
 }
@@ -206,7 +206,7 @@ async fn every_kind_of_object_is_named_on_postgres() -> Result<()> {
         ),
     ] {
         home.by_hand(make, "").await?;
-        assert_refused(store.retire(&first, Origin::Command, &Asked::default()).await, &[named]);
+        assert_refused(store.retire(&first, Origin::Command, &Requester::default()).await, &[named]);
         home.by_hand(unmake, "").await?;
     }
     // What belongs to the host's own table goes with it.
@@ -220,7 +220,7 @@ async fn every_kind_of_object_is_named_on_postgres() -> Result<()> {
         "",
     )
     .await?;
-    store.retire(&first, Origin::Command, &Asked::default()).await?;
+    store.retire(&first, Origin::Command, &Requester::default()).await?;
     assert_eq!(numbers_of(&*store).await?, [2]);
     Ok(())
 }
@@ -255,12 +255,12 @@ async fn triggers_and_foreign_keys_are_named_on_sqlite() -> Result<()> {
         ),
     ] {
         home.by_hand("", make).await?;
-        assert_refused(store.retire(&first, Origin::Command, &Asked::default()).await, &[named]);
+        assert_refused(store.retire(&first, Origin::Command, &Requester::default()).await, &[named]);
         home.by_hand("", unmake).await?;
     }
     // One that was broken before, and reads nothing of ours, is no reason.
     home.by_hand("", "create view broken as select * from nowhere").await?;
-    store.retire(&first, Origin::Command, &Asked::default()).await?;
+    store.retire(&first, Origin::Command, &Requester::default()).await?;
     Ok(())
 }
 

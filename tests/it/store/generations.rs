@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use projector::checkpoint::Beginning;
-use projector::store::deployments::{Origin, Role, Standing, Vector};
-use projector::store::operator::Asked;
+use projector::store::deployments::{GenerationStatus, Offsets, Origin, Role, WriteBarrier};
+use projector::store::operator::Requester;
 use projector::store::{Store, StoreError};
 use serde_json::{Value as Json, json};
 use sqlx::{AssertSqlSafe, Row};
@@ -36,7 +36,7 @@ fn with_note(ty: &str) -> Json {
     with(|json| json["tables"][0]["columns"].as_array_mut().expect("a list").push(note))
 }
 
-async fn standing(store: &dyn Store, role: Role) -> Result<Standing> {
+async fn standing(store: &dyn Store, role: Role) -> Result<GenerationStatus> {
     let standings = store.standings(NAME).await?;
     standings.into_iter().find(|standing| standing.role == role).context("there is none")
 }
@@ -84,13 +84,13 @@ async fn readers_see_no_tombstone_of_a_generation_that_has_others(home: Home) ->
     )
     .await?;
     store.set_caught_up(&building).await?;
-    let promoted = store.promote(&building, &[], Origin::Command, &Asked::default()).await?;
+    let promoted = store.promote(&building, &[], Origin::Command, &Requester::default()).await?;
     assert!(promoted.replaced, "{promoted:?}");
     assert_eq!(count(&home).await?, 1);
     // And back.
     let first = standing(&*store, Role::Warm).await?.generation;
     store.set_caught_up(&first).await?;
-    store.promote(&first, &[], Origin::Command, &Asked::default()).await?;
+    store.promote(&first, &[], Origin::Command, &Requester::default()).await?;
     assert_eq!(count(&home).await?, 0);
     Ok(())
 }
@@ -115,7 +115,7 @@ async fn a_generation_that_is_behind_or_not_caught_up_is_not_shown(home: Home) -
     let building =
         offer(&*store, "two", &contract(&with(|json| json["revision"] = 2.into()))).await?.generation;
     let promote =
-        async || store.promote(&building, &["t".to_owned()], Origin::Command, &Asked::default()).await;
+        async || store.promote(&building, &["t".to_owned()], Origin::Command, &Requester::default()).await;
     let refused = |refused: Result<_, StoreError>, words: &str| match refused {
         Err(StoreError::Unusable(reason)) => assert!(reason.contains(words), "{reason}"),
         other => panic!("{other:?}"),
@@ -136,20 +136,20 @@ async fn a_hold_is_its_holders_and_ends_by_itself(home: Home) -> Result<()> {
     let live = Projection::install(store.clone(), contract(&numbers())).await?;
     let (held, long) = ([live.deployment.generation.id], Duration::from_secs(60));
     let [one, other] = [Uuid::new_v4(), Uuid::new_v4()];
-    assert!(store.hold(&held, one, None, long).await?);
-    assert!(!store.hold(&held, other, None, long).await?);
-    store.let_go(&held, other).await?;
-    assert!(matches!(live.write(&[vec![]]).await, Err(StoreError::Held(None))));
+    assert!(store.raise_barrier(&held, one, None, long).await?);
+    assert!(!store.raise_barrier(&held, other, None, long).await?);
+    store.release_barrier(&held, other).await?;
+    assert!(matches!(live.write(&[vec![]]).await, Err(StoreError::Held(WriteBarrier::Closed))));
     // Up to an offset.
-    let at = Vector::from([(partition(), 1)]);
-    assert!(store.hold(&held, one, Some(&at), long).await?);
-    assert!(matches!(live.write(&[vec![], vec![]]).await, Err(StoreError::Held(Some(_)))));
+    let at = Offsets::from([(partition(), 1)]);
+    assert!(store.raise_barrier(&held, one, Some(&at), long).await?);
+    assert!(matches!(live.write(&[vec![], vec![]]).await, Err(StoreError::Held(WriteBarrier::UpTo(_)))));
     live.write(&[vec![]]).await?;
     // Whoever holds and dies keeps nobody waiting for long.
-    assert!(store.hold(&held, one, None, Duration::ZERO).await?);
+    assert!(store.raise_barrier(&held, one, None, Duration::ZERO).await?);
     live.write(&[vec![]]).await?;
-    assert!(store.hold(&held, other, None, long).await?);
-    store.let_go(&held, other).await?;
+    assert!(store.raise_barrier(&held, other, None, long).await?);
+    store.release_barrier(&held, other).await?;
     live.write(&[vec![]]).await?;
     Ok(())
 }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use projector::config::Config;
+use projector::deploy::component_cache::ComponentCache;
 use projector::deploy::rollout::{Attempts, advance};
-use projector::deploy::supply::{Signer, Supply};
-use projector::deploy::versions::Versions;
+use projector::deploy::trust::{Signer, TrustPolicy};
 use projector::failure::FailureKind;
-use projector::store::deployments::{Action, Origin, Proposal, Proposed};
-use projector::store::operator::Asked;
+use projector::store::deployments::{DeploymentAction, Origin, Proposal, Proposed};
+use projector::store::operator::Requester;
 use projector::store::{Component, Store};
 use serde_json::{Value as Json, json};
 use sqlx::Row;
@@ -33,7 +33,7 @@ fn extended() -> String {
 struct Host {
     id: Uuid,
     store: Arc<dyn Store>,
-    versions: Arc<Versions>,
+    versions: Arc<ComponentCache>,
     attempts: Attempts,
 }
 
@@ -44,8 +44,8 @@ impl Host {
         let (plugin, _) = self.versions.load(Path::new("sound.wasm"), &bytes, None)?;
         let component =
             Component { digest: &plugin.digest, bytes: &bytes, contract: &plugin.contract, signature: None };
-        let asked = Asked::new("a test".into(), None);
-        let (action, origin, signer) = (Action::Deploy, Origin::Command, &Signer::Nobody);
+        let asked = Requester::new("a test".into(), None);
+        let (action, origin, signer) = (DeploymentAction::Deploy, Origin::Command, &Signer::Nobody);
         match self.store.propose(&Proposal { component, action, origin, asked, signer }).await? {
             Proposed::Open(id) => Ok(id),
             other => anyhow::bail!("{other:?}"),
@@ -54,7 +54,7 @@ impl Host {
 
     /// Does what this host can do, until it fails or there is nothing left to do. Returns why it failed.
     async fn advance(&self) -> Result<Option<FailureKind>> {
-        self.store.attend(self.id, "a test", &[]).await?;
+        self.store.heartbeat(self.id, "a test", &[]).await?;
         while let Some(open) = self.store.open_deployments().await?.pop() {
             if let Err(error) = advance(&self.store, &self.versions, self.id, &open, &self.attempts).await {
                 return Ok(Some(error.kind()));
@@ -87,7 +87,8 @@ async fn what_the_database_refuses_again_and_again_is_refused_and_taken_back() -
         format!("kafka.brokers = \"127.0.0.1:1\"\nplugins.directory = \".\"\nstore.url = '{}'\n", home.url()),
     )?;
     let config = Arc::new(Config::load(&config).expect("sound"));
-    let versions = Versions::new(config, Supply::default(), env!("CARGO_BIN_EXE_projector").into());
+    let versions =
+        ComponentCache::new(config, TrustPolicy::default(), env!("CARGO_BIN_EXE_projector").into());
     let host = Host {
         id: Uuid::new_v4(),
         store: home.open().await?,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use projector::config;
-use projector::failure::{FailureKind, Trouble};
+use projector::failure::{Blocker, FailureKind};
 use projector::store::deployments::Role;
 use projector::store::{self, Store, StoreError};
 use serde_json::{Value as Json, json};
@@ -52,7 +52,7 @@ async fn a_new_component_of_the_same_layout_becomes_the_active_one_and_an_older_
     let first = contract(&numbers());
     let second = contract(&with(numbers(), |json| json["version"] = "1.1".into()));
     let generation = offer(&*store, "one", &first).await?.generation;
-    store.set_halted(&generation, Some(&Trouble::new(FailureKind::Drift, "a bug of version 1.0"))).await?;
+    store.set_blocked(&generation, Some(&Blocker::new(FailureKind::Drift, "a bug of version 1.0"))).await?;
     let installed = offer(&*store, "two", &second).await?;
     assert_eq!((installed.generation, installed.active.as_str()), (generation, "two"));
     assert_eq!(offer(&*store, "one", &first).await?.active, "two");

@@ -196,7 +196,7 @@ async fn a_migration_that_takes_something_away_waits_for_hosts_of_older_versions
     let Session::Postgres(mut session) = home.session().await? else { unreachable!("it is Postgres") };
     session.execute("insert into projector.host (id, name) values (gen_random_uuid(), 'old/1')").await?;
     let new = Uuid::new_v4();
-    store.attend(new, "new/1", &[]).await?;
+    store.heartbeat(new, "new/1", &[]).await?;
     let hosts = store.live_hosts().await?;
     let told: Vec<_> = hosts.iter().map(|host| (&*host.name, host.knows)).collect();
     assert_eq!(told, [("new/1", known), ("old/1", 0)]);
@@ -209,11 +209,11 @@ async fn a_migration_that_takes_something_away_waits_for_hosts_of_older_versions
     session.execute(AssertSqlSafe(gate(known + 1))).await.expect_err("nor does the new one know that");
     session.execute(AssertSqlSafe(gate(known))).await?;
     store::open_to_read(&settings(&home.url())).await?;
-    store.attend(new, "new/1", &[]).await?;
+    store.heartbeat(new, "new/1", &[]).await?;
     // One that was silent is not waited for; it is not let in again, and none starts.
     session.execute("update projector.host set seen_at = now() - interval '1 minute'").await?;
     session.execute(AssertSqlSafe(gate(known + 1))).await?;
-    let refused = store.attend(new, "new/1", &[]).await;
+    let refused = store.heartbeat(new, "new/1", &[]).await;
     assert!(matches!(&refused, Err(StoreError::Setup(_))), "{refused:?}");
     assert!(store::open_to_read(&settings(&home.url())).await.is_err());
     Ok(())

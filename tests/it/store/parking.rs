@@ -16,9 +16,9 @@ use projector::plugin::Plugin;
 use projector::policy::{Failures, Flood};
 use projector::project::{self, Caller};
 use projector::settle::{Released, Settler};
-use projector::source::Log;
-use projector::store::operator::{Action, Asked, Filter, NewOperations, Open};
-use projector::store::{Counters, Deployment};
+use projector::source::KafkaAdmin;
+use projector::store::operator::{DeadLetterAction, Filter, NewOperations, OpenOperation, Requester};
+use projector::store::{Counters, WriteTarget};
 use projector_model::LookupCall;
 use projector_model::Value;
 use proptest::prelude::*;
@@ -130,7 +130,7 @@ struct World<'h> {
     /// There is none while the host is started again.
     settler: Option<Settler>,
     /// Nothing was left in it.
-    log: Log,
+    log: KafkaAdmin,
     model: Model,
     offsets: [i64; 3],
 }
@@ -143,7 +143,7 @@ impl<'h> World<'h> {
             store.begin_partition(&generation, &Partition::new(topic, 0), &Beginning::at(0)).await?;
         }
         let settler = Settler {
-            deployment: Deployment {
+            deployment: WriteTarget {
                 generation,
                 digest: plugin.digest.as_str().into(),
                 contract: plugin.contract.clone(),
@@ -156,7 +156,7 @@ impl<'h> World<'h> {
             dead_letters: DeadLetterLog::default(),
         };
         let kafka: projector::config::Kafka = toml::from_str("brokers = 'localhost:1'")?;
-        let log = Log::open(&kafka)?;
+        let log = KafkaAdmin::open(&kafka)?;
         Ok(World { home, settler: Some(settler), log, model: Model::default(), offsets: [0; 3] })
     }
 
@@ -212,36 +212,37 @@ impl<'h> World<'h> {
             .collect()
     }
 
-    async fn release(&mut self, letter: i64, key: u8, action: Action, most: usize) -> Result<()> {
+    async fn release(&mut self, letter: i64, key: u8, action: DeadLetterAction, most: usize) -> Result<()> {
         let operation = NewOperations {
             action,
             dead_letters: vec![letter],
             dry_run: false,
-            asked: Asked { by: "a test".into(), reason: Some("it says so".into()) },
+            asked: Requester { by: "a test".into(), reason: Some("it says so".into()) },
         };
         let id = self.settler().store.ask(&operation).await?[&letter];
-        let wishes = self.settler().store.wishes().await?;
-        let open: Open = wishes.into_iter().flat_map(|wishes| wishes.open).next().context("it is open")?;
+        let control = self.settler().store.control_state().await?;
+        let open: OpenOperation =
+            control.into_iter().flat_map(|control| control.open).next().context("it is open")?;
         ensure!(open.id == id && open.action == action);
         let limits = BatchLimits { events: most, bytes: 1 << 20 };
         while self.settler().release(&open, limits, &self.log).await? == Released::More {}
         ensure!(self.settler().store.verdicts(&[id]).await?.contains_key(&id), "the verdict is kept");
-        self.model.release(key, action == Action::Discard);
+        self.model.release(key, action == DeadLetterAction::Discard);
         Ok(())
     }
 
     /// As a lane does it: those together that no event waits behind, then the others one by one.
-    async fn release_all(&mut self, action: Action, most: usize) -> Result<()> {
+    async fn release_all(&mut self, action: DeadLetterAction, most: usize) -> Result<()> {
         let letters = self.letters().await?;
         let asked = NewOperations {
             action,
             dead_letters: letters.iter().map(|(letter, _)| *letter).collect(),
             dry_run: false,
-            asked: Asked { by: "a test".into(), reason: Some("it says so".into()) },
+            asked: Requester { by: "a test".into(), reason: Some("it says so".into()) },
         };
         let operations = self.settler().store.ask(&asked).await?;
-        let wishes = self.settler().store.wishes().await?;
-        let open: Vec<Open> = wishes.into_iter().flat_map(|wishes| wishes.open).collect();
+        let control = self.settler().store.control_state().await?;
+        let open: Vec<OpenOperation> = control.into_iter().flat_map(|control| control.open).collect();
         ensure!(open.len() == letters.len() && operations.len() == letters.len());
         let limits = BatchLimits { events: most, bytes: 1 << 20 };
         let ids: Vec<i64> = open.iter().map(|operation| operation.id).collect();
@@ -254,7 +255,7 @@ impl<'h> World<'h> {
             while self.settler().release(operation, limits, &self.log).await? == Released::More {}
         }
         ensure!(self.settler().store.verdicts(&ids).await?.len() == ids.len(), "the verdicts are kept");
-        letters.iter().for_each(|(_, key)| self.model.release(*key, action == Action::Discard));
+        letters.iter().for_each(|(_, key)| self.model.release(*key, action == DeadLetterAction::Discard));
         Ok(())
     }
 
@@ -289,13 +290,16 @@ impl<'h> World<'h> {
                 let letters = self.letters().await?;
                 if !letters.is_empty() {
                     let (id, key) = letters[letter.index(letters.len())];
-                    let action =
-                        if matches!(deed, Deed::Retry { .. }) { Action::Retry } else { Action::Discard };
+                    let action = if matches!(deed, Deed::Retry { .. }) {
+                        DeadLetterAction::Retry
+                    } else {
+                        DeadLetterAction::Discard
+                    };
                     self.release(id, key, action, *most).await?;
                 }
             }
             Deed::All { discard, most } => {
-                let action = if *discard { Action::Discard } else { Action::Retry };
+                let action = if *discard { DeadLetterAction::Discard } else { DeadLetterAction::Retry };
                 self.release_all(action, *most).await?;
             }
             Deed::Restart => {
@@ -353,7 +357,7 @@ impl<'h> World<'h> {
             self.act(&Deed::Open(gate)).await?;
         }
         while let Some((id, key)) = self.letters().await?.first().copied() {
-            self.release(id, key, Action::Retry, 2).await?;
+            self.release(id, key, DeadLetterAction::Retry, 2).await?;
         }
         self.check().await?;
         ensure!(self.model.waiting.is_empty(), "something waits still");

@@ -11,8 +11,8 @@ use projector::event::{Event, Position};
 use projector::ordering::KeyId;
 use projector::outcome::{Failure, FailureKind};
 use projector::store::event_ids::Horizon;
-use projector::store::operator::{Action, Asked, Filter, NewOperations, Release, WaitsOn};
-use projector::store::{Advance, Books, DeadLetter, Parked, Writes};
+use projector::store::operator::{DeadLetterAction, Filter, NewOperations, Release, Requester, WaitsOn};
+use projector::store::{Advance, DeadLetter, OutcomeCounts, Parked, Writes};
 use projector_model::LookupCall;
 use serde_json::json;
 
@@ -122,7 +122,8 @@ async fn no_statement_of_the_host_reads_a_large_table_through() -> Result<()> {
             Remembered { id: EventId { topic: "t".into(), hash }, first, recorded_at: None }
         });
         let changes: Vec<_> = (0..BATCH).map(|n| call(0, [text(&format!("c{n}")), text("l0")])).collect();
-        let books = Books { dead: BTreeMap::from([("no".into(), 1)]), parked: 1, ..Books::default() };
+        let books =
+            OutcomeCounts { dead: BTreeMap::from([("no".into(), 1)]), parked: 1, ..OutcomeCounts::default() };
         tx.write(&Writes {
             advances: vec![Advance { partition: partition(), expected: at, next: at + 2, books }],
             positions: vec![&dead.position],
@@ -151,10 +152,10 @@ async fn no_statement_of_the_host_reads_a_large_table_through() -> Result<()> {
         assert_eq!(store.end_waits(&generation, 0).await?, 0);
         let letters = store.dead_letters(&Filter { most: 1, ..Filter::default() }).await?;
         let asked = NewOperations {
-            action: Action::Retry,
+            action: DeadLetterAction::Retry,
             dead_letters: vec![letters[0].id],
             dry_run: false,
-            asked: Asked::default(),
+            asked: Requester::default(),
         };
         let operation = store.ask(&asked).await?[&letters[0].id];
         assert!(projection.begin().await?.take(operation, limits).await?.is_some());
@@ -164,10 +165,10 @@ async fn no_statement_of_the_host_reads_a_large_table_through() -> Result<()> {
         let lone: Vec<i64> = store.ask(&lone).await?.into_values().collect();
         let taken = projection.begin().await?.take_lone_letters(&lone, limits).await?;
         assert_eq!(taken.len(), limits.events);
-        store.wishes().await?;
+        store.control_state().await?;
         home.by_hand("delete from projector.operation where done_at is null", "").await?;
         store.open_deployments().await?;
-        store.expire(&generation, 86_400, &Asked::default()).await?;
+        store.expire(&generation, 86_400, &Requester::default()).await?;
         let horizon = Horizon { time: None, window_seconds: 100_000_000 };
         assert_eq!(store.forget_ids(&generation, "t", horizon, 10_000).await?, 0);
         store.operations(None, 10).await?;

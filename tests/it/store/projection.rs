@@ -5,13 +5,13 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use projector::checkpoint::Beginning;
 use projector::deploy::layout::Offered;
-use projector::deploy::supply::Signer;
+use projector::deploy::trust::Signer;
 use projector::event::{Partition, Position};
-use projector::store::deployments::{Action, Origin, Proposal, Proposed, Role, Standing};
-use projector::store::operator::Asked;
+use projector::store::deployments::{DeploymentAction, GenerationStatus, Origin, Proposal, Proposed, Role};
+use projector::store::operator::Requester;
 use projector::store::{
-    Advance, Books, Component, Deployment, Installed, PartitionState, Projection as Overview, Store,
-    StoreError, Transaction, Writes,
+    Advance, Component, Installed, OutcomeCounts, PartitionState, Projection as Overview, Store, StoreError,
+    Transaction, WriteTarget, Writes,
 };
 use projector::topics::TopicMapping;
 use projector_model::interpret::Row;
@@ -23,7 +23,7 @@ pub(super) const BYTES: &[u8] = b"\0asm: a component";
 /// A projection that is installed, and has begun its one partition, `t/0`.
 pub(super) struct Projection {
     pub(super) store: Arc<dyn Store>,
-    pub(super) deployment: Deployment,
+    pub(super) deployment: WriteTarget,
 }
 
 pub(super) fn contract(descriptor: &Json) -> Contract {
@@ -81,9 +81,9 @@ pub(super) fn partition() -> Partition {
 pub(super) fn proposal<'a>(digest: &'a str, contract: &'a Contract, origin: Origin) -> Proposal<'a> {
     Proposal {
         component: Component { digest, bytes: BYTES, contract, signature: None },
-        action: Action::Deploy,
+        action: DeploymentAction::Deploy,
         origin,
-        asked: Asked::new("a test".into(), None),
+        asked: Requester::new("a test".into(), None),
         signer: &Signer::Nobody,
     }
 }
@@ -124,7 +124,7 @@ pub(super) async fn offer(
     }
 }
 
-async fn live(store: &dyn Store, projection: &str) -> Result<Option<Standing>, StoreError> {
+async fn live(store: &dyn Store, projection: &str) -> Result<Option<GenerationStatus>, StoreError> {
     let standings = store.standings(projection).await?;
     Ok(standings.into_iter().find(|standing| standing.role == Role::Live))
 }
@@ -134,7 +134,7 @@ impl Projection {
         let digest = format!("digest of {}", contract.name());
         let installed = offer(&*store, &digest, &contract).await?;
         let topics = topics(&contract);
-        let deployment = Deployment {
+        let deployment = WriteTarget {
             generation: installed.generation,
             digest: digest.into(),
             contract: Arc::new(contract),
@@ -213,6 +213,6 @@ pub(super) fn advance(expected: i64, events: i64) -> Advance {
         partition: partition(),
         expected,
         next: expected + events,
-        books: Books { applied: events, ..Books::default() },
+        books: OutcomeCounts { applied: events, ..OutcomeCounts::default() },
     }
 }

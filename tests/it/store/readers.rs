@@ -4,8 +4,8 @@
 use anyhow::{Context, Result};
 use projector::deploy::layout::{Layout, Offered};
 use projector::deploy::readers;
-use projector::store::deployments::{Origin, Promoted, Role, Standing};
-use projector::store::operator::Asked;
+use projector::store::deployments::{GenerationStatus, Origin, Promoted, Role};
+use projector::store::operator::Requester;
 use projector::store::{Generation, Store};
 use serde_json::{Value as Json, json};
 use sqlx::postgres::PgConnection;
@@ -31,14 +31,14 @@ fn with_note(revision: u32) -> Json {
     })
 }
 
-async fn standing(store: &dyn Store, role: Role) -> Result<Standing> {
+async fn standing(store: &dyn Store, role: Role) -> Result<GenerationStatus> {
     let standings = store.standings(NAME).await?;
     standings.into_iter().find(|standing| standing.role == role).context("there is none")
 }
 
 async fn promote(store: &dyn Store, generation: &Generation) -> Result<Promoted> {
     store.set_caught_up(generation).await?;
-    Ok(store.promote(generation, &[], Origin::Command, &Asked::default()).await?)
+    Ok(store.promote(generation, &[], Origin::Command, &Requester::default()).await?)
 }
 
 /// A role that may read one view, and logs in as itself.
@@ -124,7 +124,7 @@ async fn rights_and_dependants_of_readers_survive_in_place_rebuild_promote_rollb
     assert!(promote(&*store, &live.generation).await?.replaced);
     is_as_it_was(10).await?;
     assert!(promote(&*store, &building.generation).await?.replaced);
-    store.retire(&live.generation, Origin::Command, &Asked::default()).await?;
+    store.retire(&live.generation, Origin::Command, &Requester::default()).await?;
     is_as_it_was(30).await?;
     Ok(())
 }
@@ -227,7 +227,7 @@ async fn a_reader_with_an_old_snapshot_sees_the_old_generation_through_promote_a
     home.by_hand("", "insert into some_orders_g2__number (id, n) values (1, 30)").await?;
     let live = standing(&*store, Role::Live).await?.generation;
     promote(&*store, &standing(&*store, Role::Building).await?.generation).await?;
-    store.retire(&live, Origin::Command, &Asked::default()).await?;
+    store.retire(&live, Origin::Command, &Requester::default()).await?;
     let sum = "select sum(n) from some_orders__number";
     let seen: i64 = reader.fetch_one(sum).await?.get(0);
     assert_eq!(seen, 10);
@@ -308,7 +308,7 @@ async fn readers_stay_where_they_are_when_a_generation_lacks_a_column_that_was_a
         let left: Vec<_> =
             standing(&*store, Role::Warm).await?.views.into_iter().map(|set| set.schema).collect();
         assert_eq!(left, ["some_orders_v2"]);
-        store.retire(&live.generation, Origin::Command, &Asked::default()).await?;
+        store.retire(&live.generation, Origin::Command, &Requester::default()).await?;
         let shown = standing(&*store, Role::Live).await?.views;
         assert_eq!((shown.len(), &*shown[0].schema), (1, "some_orders"));
     }
@@ -327,7 +327,7 @@ async fn views_without_the_newest_columns_are_retired_by_name() -> Result<()> {
             "create view report as select n from some_orders__number",
         )
         .await?;
-        let asked = Asked::new("me".into(), Some("all have moved".into()));
+        let asked = Requester::new("me".into(), Some("all have moved".into()));
         let refused = async |schema: &str| match store.retire_views(NAME, schema, &asked).await {
             Err(error) => error.to_string(),
             Ok(()) => panic!("{schema} was removed"),
@@ -366,7 +366,7 @@ async fn views_that_a_host_of_the_version_before_made_are_known_by_their_schema(
         )
         .await?;
         offer(&*store, "two", &contract(&with_note(1))).await?;
-        let schemas = |standing: Standing| -> Vec<String> {
+        let schemas = |standing: GenerationStatus| -> Vec<String> {
             standing.views.into_iter().map(|set| set.schema).collect()
         };
         assert_eq!(schemas(standing(&*store, Role::Live).await?), ["some_orders", "some_orders_v2"]);

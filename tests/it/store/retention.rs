@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use anyhow::{Context, Result};
 use projector::config::Keep;
 use projector::store::deployments::{Origin, Proposed};
-use projector::store::operator::Asked;
+use projector::store::operator::Requester;
 use projector::store::retention::Pruned;
 use projector::store::{Generation, Store};
 use projector_model::Contract;
@@ -83,7 +83,7 @@ async fn old_deployments_go_and_a_version_that_was_had_stays_known(home: Home) -
     let store = home.open().await?;
     deploy(&*store, 3).await?;
     for at in 0..20 {
-        store.set_stopped(NAME, at % 2 == 0, &Asked::default()).await?;
+        store.set_stopped(NAME, at % 2 == 0, &Requester::default()).await?;
     }
     let keep = Keep { deployments: number(5), ..Keep::default() };
     let pruned = store.prune(NAME, &keep).await?;
@@ -102,7 +102,7 @@ async fn old_operations_go(home: Home) -> Result<()> {
     let (store, generation) = (&projection.store, &projection.deployment.generation);
     let keep = Keep { operations: number(5), ..Keep::default() };
     for at in 0..20 {
-        store.set_running(generation, at % 2 == 1, &Asked::default()).await?;
+        store.set_running(generation, at % 2 == 1, &Requester::default()).await?;
     }
     assert!(store.prune(NAME, &keep).await?.is_empty(), "somebody may wait for what came of them");
     home.by_hand(
@@ -120,13 +120,13 @@ async fn old_operations_go(home: Home) -> Result<()> {
 async fn the_operations_log_outlives_what_it_is_about(home: Home) -> Result<()> {
     let store = home.open().await?;
     let first = offer(&*store, "v0", &version(0)).await?.generation;
-    let ann = |reason: &str| Asked::new("ann".into(), Some(reason.to_owned()));
+    let ann = |reason: &str| Requester::new("ann".into(), Some(reason.to_owned()));
     store.set_running(&first, false, &ann("too slow")).await?;
     let mut anew = numbers();
     anew["revision"] = json!(2);
     let second = offer(&*store, "v1", &contract(&anew)).await?.generation;
     store.set_caught_up(&second).await?;
-    store.promote(&second, &[], Origin::Command, &Asked::default()).await?;
+    store.promote(&second, &[], Origin::Command, &Requester::default()).await?;
     store.retire(&first, Origin::Command, &ann("nobody reads it")).await?;
     store.set_stopped(NAME, true, &ann("it is over")).await?;
     store.drop_projection(NAME, &ann("nobody reads any of it")).await?;
@@ -152,7 +152,7 @@ async fn the_generation_that_was_live_last_is_the_first_of_those_that_are_warm(h
     let mut generations = vec![offer(&*store, "v0", &version(0)).await?.generation];
     let promote = async |generation: &Generation| {
         store.set_caught_up(generation).await?;
-        store.promote(generation, &[], Origin::Command, &Asked::default()).await
+        store.promote(generation, &[], Origin::Command, &Requester::default()).await
     };
     for revision in 2..4 {
         let mut anew = numbers();

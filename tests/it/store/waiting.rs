@@ -5,8 +5,10 @@ use projector::batch::BatchLimits;
 use projector::event::{Event, Position};
 use projector::ordering::KeyId;
 use projector::outcome::{Failure, FailureKind};
-use projector::store::operator::{Action, Asked, Fate, NewOperations, Progress, Release, Verdict};
-use projector::store::{Advance, Books, DeadLetter, Parked, StoreError, Transaction, Writes};
+use projector::store::operator::{
+    DeadLetterAction, NewOperations, OperationResult, Progress, Release, Requester, RetryResult,
+};
+use projector::store::{Advance, DeadLetter, OutcomeCounts, Parked, StoreError, Transaction, Writes};
 
 use serde_json::json;
 
@@ -33,8 +35,8 @@ const fn key() -> KeyId {
     KeyId([7; 16])
 }
 
-fn advance(offset: i64, outcome: impl FnOnce(&mut Books)) -> Advance {
-    let mut books = Books::default();
+fn advance(offset: i64, outcome: impl FnOnce(&mut OutcomeCounts)) -> Advance {
+    let mut books = OutcomeCounts::default();
     outcome(&mut books);
     Advance { partition: partition(), expected: offset, next: offset + 1, books }
 }
@@ -60,10 +62,10 @@ async fn blocked(home: &Home) -> Result<([Projection; 2], i64)> {
         .dead_letters(&projector::store::operator::Filter { most: 9, ..Default::default() })
         .await?;
     let operation = NewOperations {
-        action: Action::Retry,
+        action: DeadLetterAction::Retry,
         dead_letters: vec![letters.first().context("it is dead")?.id],
         dry_run: false,
-        asked: Asked::default(),
+        asked: Requester::default(),
     };
     let operation = *first.store.ask(&operation).await?.values().next().context("it is there")?;
     Ok(([first, second], operation))
@@ -80,12 +82,12 @@ fn parking(event: &Event) -> Writes<'_> {
 /// Everything that waits is let go.
 async fn free(mut tx: Box<dyn Transaction>, operation: i64) -> Result<usize> {
     let taken = tx.take(operation, ALL).await?.context("it is open")?;
-    let verdict = Verdict::of("applied");
+    let verdict = OperationResult::of("applied");
     let (letter, ..) = taken.letter.context("it is dead")?;
     let progress = Progress { operation, key: taken.key, verdict: &verdict, done: true };
     let release = Release {
         operation: Some(progress),
-        letter: Some((letter.id, Fate::Gone)),
+        letter: Some((letter.id, RetryResult::Gone)),
         settled: taken.parked.iter().map(|(kept, _)| kept.id).collect(),
         frees: taken.key.into_iter().collect(),
         ..Release::default()
@@ -192,7 +194,8 @@ async fn a_dead_letter_does_not_expire_while_an_event_is_parked_behind_it() -> R
     assert!(parking_one.blocked(vec![key()]).await?.contains(&key()));
     let late = event(2);
     parking_one.write(&parking(&late)).await?;
-    let expire = async || expires.store.expire(&expires.deployment.generation, 60, &Asked::default()).await;
+    let expire =
+        async || expires.store.expire(&expires.deployment.generation, 60, &Requester::default()).await;
     assert_eq!(expire().await?, 0, "whoever parks holds the key");
     parking_one.commit().await?;
     assert_eq!(expire().await?, 0, "an event waits behind it");

@@ -8,7 +8,7 @@ const MOST_RANGES: usize = 10_000;
 
 /// Offsets, in any order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Offsets {
+pub struct OffsetSet {
     /// By their first offset: the one after the last. Between two of them is a hole.
     ranges: BTreeMap<i64, i64>,
     /// Up to here, holes are only counted.
@@ -17,7 +17,7 @@ pub struct Offsets {
     twice: Option<(i64, i64)>,
 }
 
-impl Offsets {
+impl OffsetSet {
     /// An offset that a line has.
     pub fn insert(&mut self, offset: i64, line: i64) {
         if !self.add(offset) && self.twice.is_none() {
@@ -76,8 +76,8 @@ impl Offsets {
 mod tests {
     use super::*;
 
-    fn offsets(list: &[i64]) -> Offsets {
-        let mut offsets = Offsets::default();
+    fn offsets(list: &[i64]) -> OffsetSet {
+        let mut offsets = OffsetSet::default();
         list.iter().zip(1..).for_each(|(offset, line)| offsets.insert(*offset, line));
         offsets
     }

@@ -432,7 +432,7 @@ fn trouble_with_the_directory_is_told_once_and_its_end_too() {
     let plugins = root.path().join("plugins");
     let (bell, rings) = sync_channel(1);
     let (files, _taken) = mpsc::channel(1);
-    let mut looker = Looker {
+    let mut looker = DirectoryScanner {
         directory: Directory::new(&plugins, MOST),
         rescan: NEVER,
         is_notified: true,
@@ -470,7 +470,7 @@ fn writing_ends_when_the_file_is_closed_renamed_or_left_alone() {
         EventKind::Access(AccessKind::Close(AccessMode::Write)),
         EventKind::Modify(ModifyKind::Name(RenameMode::To)),
     ] {
-        let mut heard = Heard::default();
+        let mut heard = Notifications::default();
         assert!(heard.note(event(writes), directory, now));
         assert!(!heard.note(event(EventKind::Access(AccessKind::Open(AccessMode::Any))), directory, now));
         assert!(heard.is_written(path, now));

@@ -6,7 +6,7 @@ use rdkafka::bindings as native;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::RDKafkaErrorCode;
 
-use super::{Log, LogError, PATIENCE, blocking, text};
+use super::{KafkaAdmin, LogError, PATIENCE, blocking, text};
 use crate::source::errors::{KafkaFault, Subject};
 
 /// A member of a consumer group.
@@ -22,7 +22,7 @@ pub struct GroupMember {
     pub partitions: usize,
 }
 
-impl Log {
+impl KafkaAdmin {
     /// The members of a consumer group. A group that nobody ever joined has none.
     pub async fn group_members(&self, group: &str) -> Result<Vec<GroupMember>, LogError> {
         let (log, group) = (self.clone(), group.to_owned());

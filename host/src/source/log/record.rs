@@ -3,7 +3,7 @@
 use rdkafka::Message;
 use rdkafka::message::BorrowedMessage;
 
-use super::{COMMITTED, Log, LogError, blocking};
+use super::{COMMITTED, KafkaAdmin, LogError, blocking};
 use crate::checkpoint::Identity;
 use crate::event::{Partition, Position};
 
@@ -24,7 +24,7 @@ pub enum Recalled {
     },
 }
 
-impl Log {
+impl KafkaAdmin {
     /// What the value of a record may weigh.
     pub fn value_bytes(&self) -> usize {
         self.connection.kafka().value_bytes

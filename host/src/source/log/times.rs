@@ -1,9 +1,9 @@
 //! The time of records that were read already.
 
-use super::{COMMITTED, Log, LogError, blocking, place};
+use super::{COMMITTED, KafkaAdmin, LogError, blocking, place};
 use crate::event::Partition;
 
-impl Log {
+impl KafkaAdmin {
     /// For each partition and offset: the time of the last record before the offset, in milliseconds since
     /// 1970, in the order asked. `None`: the log holds no record before it, or the record has no time.
     pub async fn times_before(&self, asked: Vec<(Partition, i64)>) -> Result<Vec<Option<i64>>, LogError> {

@@ -18,7 +18,7 @@ use super::errors::{POOLER, classify};
 use super::line::{Line, Lines};
 use super::tls::{self, Refused};
 use crate::config;
-use crate::store::fault::{in_words, io_in_words};
+use crate::store::fault::{io_in_words, to_text};
 use crate::store::{Outage, Setup, StoreError};
 
 /// How long one server may take to let the host in.
@@ -235,7 +235,7 @@ pub(super) async fn check_pooling(
         let begun = sqlx::raw_sql("begin").execute(&mut *second).await;
         if let Err(error) = begun {
             // Statement mode takes no transactions.
-            return Err(StoreError::Setup(Setup::new(in_words(&error), POOLER)));
+            return Err(StoreError::Setup(Setup::new(to_text(&error), POOLER)));
         }
         let other = session(second).await?;
         let after = session(first).await?;
@@ -324,7 +324,7 @@ fn refused(member: &Member, error: sqlx::Error) -> StoreError {
                 }
             }
         }
-        error => StoreError::Unavailable(Outage::new(format!("{name}: {}", in_words(error)))),
+        error => StoreError::Unavailable(Outage::new(format!("{name}: {}", to_text(error)))),
     }
 }
 

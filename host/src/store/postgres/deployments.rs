@@ -17,20 +17,21 @@ use super::waits::try_all;
 use super::{ADVISORY_CLASS, BEGIN, Postgres, fence, lock_holder, make_schema, old_snapshots};
 use crate::checkpoint::FILE;
 use crate::deploy::layout::{Layout, Offered, Step};
-use crate::deploy::supply::may_take_over;
+use crate::deploy::trust::may_take_over;
 use crate::deploy::views::{self, Cover, View, ViewSet};
 use crate::deploy::{self, Target};
 use crate::event::Partition;
 use crate::failpoint;
 use crate::failure::FailureKind;
 use crate::store::deployments::{
-    Action, Deployed, Deployments, LiveHost, OpenDeployment, OpenRow, Origin, PRESENCE, Promoted, Proposal,
-    Proposed, Report, ReportRow, Role, Standing, StandingRow, StoredComponent, Vector, known, next_views,
-    no_step_back, open, promotable, report, retirable_views, retired_views, vector_json, views_json,
+    Deployed, DeploymentAction, Deployments, GenerationStatus, LiveHost, Offsets, OpenDeployment, OpenRow,
+    Origin, PRESENCE, Promoted, Proposal, Proposed, Report, ReportRow, Role, StandingRow, StoredComponent,
+    known, next_views, no_step_back, open, promotable, report, retirable_views, retired_views, vector_json,
+    views_json,
 };
-use crate::store::foreign::{Readers, in_words, none_goes_along};
+use crate::store::foreign::{Readers, none_goes_along, to_text};
 use crate::store::names::quote;
-use crate::store::operator::Asked;
+use crate::store::operator::Requester;
 use crate::store::{Generation, Installed, StoreError};
 
 /// The first argument of the lock of whoever carries a deployment out.
@@ -46,7 +47,7 @@ const LEAST_WAIT_MS: u32 = 100;
 
 #[async_trait]
 impl Deployments for Postgres {
-    async fn attend(&self, host: Uuid, name: &str, members: &[String]) -> Result<(), StoreError> {
+    async fn heartbeat(&self, host: Uuid, name: &str, members: &[String]) -> Result<(), StoreError> {
         let members = serde_json::json!(members).to_string();
         let seen = sqlx::query(
             "update projector.host set seen_at = now(), member_ids = $2, knows = $3
@@ -86,7 +87,7 @@ impl Deployments for Postgres {
         }
     }
 
-    async fn leave(&self, host: Uuid) -> Result<(), StoreError> {
+    async fn deregister(&self, host: Uuid) -> Result<(), StoreError> {
         sqlx::query("delete from projector.host where id = $1")
             .bind(host)
             .execute(&mut *self.connection().await?)
@@ -134,7 +135,7 @@ impl Deployments for Postgres {
         .map_err(classify)?;
         if let Some((id, digest)) = asked_for
             && digest == component.digest
-            && *action == Action::Deploy
+            && *action == DeploymentAction::Deploy
         {
             tx.commit().await?;
             return Ok(Proposed::Open(id));
@@ -331,14 +332,14 @@ impl Deployments for Postgres {
         }
         try_all(&mut tx, generation.id).await?;
         let entry = Entry { action: "revert", origin: Origin::Host, generation: Some(generation.number) };
-        let asked = Asked::by_the_host(Some(reason.to_owned()));
+        let asked = Requester::host(Some(reason.to_owned()));
         entry.record(&mut tx, &generation.projection, Some(to), Some(from), &asked).await?;
         tx.commit().await?;
         failpoint::reached(failpoint::AFTER_REVERT, &generation.projection);
         Ok(true)
     }
 
-    async fn prove(&self, generation: &Generation, digest: &str) -> Result<(), StoreError> {
+    async fn pass_trial(&self, generation: &Generation, digest: &str) -> Result<(), StoreError> {
         sqlx::query(
             "update projector.deployment set proven_at = now()
              where projection = $1 and generation = $2 and digest = $3 and state = 'done' and proven_at is null",
@@ -363,15 +364,15 @@ impl Deployments for Postgres {
         Ok(found.map(|(bytes, signature)| StoredComponent { bytes, signature }))
     }
 
-    async fn standings(&self, projection: &str) -> Result<Vec<Standing>, StoreError> {
+    async fn standings(&self, projection: &str) -> Result<Vec<GenerationStatus>, StoreError> {
         standings(&mut *self.connection().await?, projection).await
     }
 
-    async fn hold(
+    async fn raise_barrier(
         &self,
         generations: &[i64],
         by: Uuid,
-        at: Option<&Vector>,
+        at: Option<&Offsets>,
         time: Duration,
     ) -> Result<bool, StoreError> {
         let mut tx = self.begin(BEGIN).await?;
@@ -403,7 +404,7 @@ impl Deployments for Postgres {
         Ok(true)
     }
 
-    async fn let_go(&self, generations: &[i64], by: Uuid) -> Result<(), StoreError> {
+    async fn release_barrier(&self, generations: &[i64], by: Uuid) -> Result<(), StoreError> {
         // No batch locks the row, so none is waited for.
         let mut tx = self.begin(BEGIN).await?;
         sqlx::query(
@@ -418,7 +419,7 @@ impl Deployments for Postgres {
         tx.commit().await
     }
 
-    async fn vector(&self, generation: i64) -> Result<Vector, StoreError> {
+    async fn vector(&self, generation: i64) -> Result<Offsets, StoreError> {
         vector(&mut *self.connection().await?, generation).await
     }
 
@@ -463,7 +464,7 @@ impl Deployments for Postgres {
         generation: &Generation,
         topics: &[String],
         origin: Origin,
-        asked: &Asked,
+        asked: &Requester,
     ) -> Result<Promoted, StoreError> {
         let switched = self.switch(generation, topics, origin, asked).await;
         self.naming(&generation.projection, switched).await
@@ -477,7 +478,12 @@ impl Deployments for Postgres {
         old_snapshots::none_is_left(&mut *self.connection().await?, generation).await
     }
 
-    async fn set_stopped(&self, projection: &str, stopped: bool, asked: &Asked) -> Result<(), StoreError> {
+    async fn set_stopped(
+        &self,
+        projection: &str,
+        stopped: bool,
+        asked: &Requester,
+    ) -> Result<(), StoreError> {
         let mut tx = self.decide(projection).await?;
         let reason = stopped.then(|| asked.reason.as_deref().unwrap_or("no reason was given"));
         let standings = standings(&mut tx, projection).await?;
@@ -495,7 +501,12 @@ impl Deployments for Postgres {
         tx.commit().await
     }
 
-    async fn retire(&self, generation: &Generation, origin: Origin, asked: &Asked) -> Result<(), StoreError> {
+    async fn retire(
+        &self,
+        generation: &Generation,
+        origin: Origin,
+        asked: &Requester,
+    ) -> Result<(), StoreError> {
         let retired = self.remove_generation(generation, origin, asked).await;
         self.naming(&generation.projection, retired).await
     }
@@ -504,12 +515,17 @@ impl Deployments for Postgres {
         foreign::readers(&mut *self.connection().await?, views).await
     }
 
-    async fn retire_views(&self, projection: &str, schema: &str, asked: &Asked) -> Result<(), StoreError> {
+    async fn retire_views(
+        &self,
+        projection: &str,
+        schema: &str,
+        asked: &Requester,
+    ) -> Result<(), StoreError> {
         let retired = self.remove_views(projection, schema, asked).await;
         self.naming(projection, retired).await
     }
 
-    async fn drop_projection(&self, projection: &str, asked: &Asked) -> Result<(), StoreError> {
+    async fn drop_projection(&self, projection: &str, asked: &Requester) -> Result<(), StoreError> {
         let dropped = self.remove_projection(projection, asked).await;
         self.naming(projection, dropped).await
     }
@@ -522,7 +538,7 @@ impl Postgres {
         generation: &Generation,
         topics: &[String],
         origin: Origin,
-        asked: &Asked,
+        asked: &Requester,
     ) -> Result<Promoted, StoreError> {
         let name = &generation.projection;
         let mut tx = self.decide(name).await?;
@@ -569,7 +585,7 @@ impl Postgres {
         &self,
         generation: &Generation,
         origin: Origin,
-        asked: &Asked,
+        asked: &Requester,
     ) -> Result<(), StoreError> {
         let name = &generation.projection;
         let mut tx = self.decide(name).await?;
@@ -588,7 +604,12 @@ impl Postgres {
         tx.commit().await
     }
 
-    async fn remove_views(&self, projection: &str, schema: &str, asked: &Asked) -> Result<(), StoreError> {
+    async fn remove_views(
+        &self,
+        projection: &str,
+        schema: &str,
+        asked: &Requester,
+    ) -> Result<(), StoreError> {
         let mut tx = self.decide(projection).await?;
         let standings = standings(&mut tx, projection).await?;
         let (standing, retired, left) = retirable_views(&standings, schema)?;
@@ -607,7 +628,7 @@ impl Postgres {
         tx.commit().await
     }
 
-    async fn remove_projection(&self, projection: &str, asked: &Asked) -> Result<(), StoreError> {
+    async fn remove_projection(&self, projection: &str, asked: &Requester) -> Result<(), StoreError> {
         let mut tx = self.decide(projection).await?;
         let standings = standings(&mut tx, projection).await?;
         for standing in &standings {
@@ -656,7 +677,7 @@ impl Postgres {
         .await
         .map_err(classify)?;
         let Some((action, digest)) = asked else { return Ok(None) };
-        let action = Action::from_word(&action)?;
+        let action = DeploymentAction::from_word(&action)?;
         let (standings, target) = aim(&mut *session, action, &digest, offered).await?;
         if let Target::InPlace { generation, steps } = &target
             && let Some(standing) = standings.iter().find(|standing| standing.generation.id == *generation)
@@ -691,7 +712,7 @@ impl Postgres {
                 {
                     remove(&mut tx, given_up).await?;
                 }
-                let backfilling = action == Action::Backfill;
+                let backfilling = action == DeploymentAction::Backfill;
                 let generation = create(&mut tx, offered, &digest, Role::Building, backfilling).await?;
                 let verdict = format!("generation {}: {}", generation.number, reasons.join("; "));
                 (generation, None, Some(verdict))
@@ -705,7 +726,7 @@ impl Postgres {
                 if !steps.is_empty() && !views.is_empty() {
                     let like = standing.newest_views().cloned();
                     let next = next_views(&standings, name, &extended);
-                    let grown = Standing { layout: extended.clone(), ..standing.clone() };
+                    let grown = GenerationStatus { layout: extended.clone(), ..standing.clone() };
                     complete_views(&mut tx, &grown, &mut views, next, like.as_ref()).await?;
                 }
                 fence(&mut tx, &[generation]).await?;
@@ -770,7 +791,8 @@ async fn take_back(
             .await
             .map_err(classify)?;
     let Some((action, digest)) = asked else { return Ok(()) };
-    let (standings, target) = aim(&mut *session, Action::from_word(&action)?, &digest, offered).await?;
+    let (standings, target) =
+        aim(&mut *session, DeploymentAction::from_word(&action)?, &digest, offered).await?;
     let Target::InPlace { generation, steps } = target else { return Ok(()) };
     let Some(standing) = standings.iter().find(|standing| standing.generation.id == generation) else {
         return Ok(());
@@ -796,10 +818,10 @@ async fn take_back(
 /// Where a deployment goes, as generations stand now.
 async fn aim(
     connection: &mut PgConnection,
-    action: Action,
+    action: DeploymentAction,
     digest: &str,
     offered: Offered<'_>,
-) -> Result<(Vec<Standing>, Target), StoreError> {
+) -> Result<(Vec<GenerationStatus>, Target), StoreError> {
     let contract = offered.contract;
     let had: Vec<i32> = sqlx::query_scalar(
         "select generation from projector.deployment
@@ -811,7 +833,7 @@ async fn aim(
     .await
     .map_err(classify)?;
     let standings = standings(connection, contract.name()).await?;
-    let had = |standing: &Standing| had.contains(&standing.generation.number);
+    let had = |standing: &GenerationStatus| had.contains(&standing.generation.number);
     let target = deploy::target(action, &standings, offered, had);
     Ok((standings, target))
 }
@@ -830,7 +852,7 @@ impl Entry {
         projection: &str,
         digest: Option<&str>,
         replaced: Option<&str>,
-        asked: &Asked,
+        asked: &Requester,
     ) -> Result<(), StoreError> {
         sqlx::query(
             "insert into projector.deployment
@@ -852,7 +874,10 @@ impl Entry {
     }
 }
 
-async fn standings(connection: &mut PgConnection, projection: &str) -> Result<Vec<Standing>, StoreError> {
+async fn standings(
+    connection: &mut PgConnection,
+    projection: &str,
+) -> Result<Vec<GenerationStatus>, StoreError> {
     let rows: Vec<StandingRow> = sqlx::query_as(
         "select g.id, g.projection, g.number, g.table_schema, g.role, g.layout::text as layout, g.active_digest,
            c.descriptor::text as descriptor, g.readers, g.views::text as views, g.caught_up_at is not null as caught_up, g.backfilling
@@ -866,7 +891,7 @@ async fn standings(connection: &mut PgConnection, projection: &str) -> Result<Ve
     rows.into_iter().map(StandingRow::standing).collect()
 }
 
-async fn vector(connection: &mut PgConnection, generation: i64) -> Result<Vector, StoreError> {
+async fn vector(connection: &mut PgConnection, generation: i64) -> Result<Offsets, StoreError> {
     let rows: Vec<(String, i32, i64)> = sqlx::query_as(
         "select topic, partition, next_offset from projector.checkpoint
          where generation_id = $1 and cluster_id is distinct from $2",
@@ -954,9 +979,9 @@ async fn create(
 /// other. If none of them shows all of it, there are new views beside them.
 async fn show(
     tx: &mut Tx,
-    standings: &[Standing],
-    new: &Standing,
-    old: &Standing,
+    standings: &[GenerationStatus],
+    new: &GenerationStatus,
+    old: &GenerationStatus,
 ) -> Result<Promoted, StoreError> {
     let (moved, left): (Vec<ViewSet>, Vec<ViewSet>) =
         old.views.iter().cloned().partition(|set| set.fits(&new.layout));
@@ -981,7 +1006,7 @@ async fn show(
 /// that the views `like` have.
 async fn complete_views(
     tx: &mut Tx,
-    standing: &Standing,
+    standing: &GenerationStatus,
     views: &mut Vec<ViewSet>,
     next: ViewSet,
     like: Option<&ViewSet>,
@@ -1090,11 +1115,11 @@ async fn replace_views(
 
 /// Removes a generation, with its rows and its views; refused if something would go along that the host did
 /// not make.
-async fn remove(tx: &mut Tx, standing: &Standing) -> Result<(), StoreError> {
+async fn remove(tx: &mut Tx, standing: &GenerationStatus) -> Result<(), StoreError> {
     // Whoever begins after it finds no generation.
     fence(tx, &[standing.generation.id]).await?;
     let own = Own::of(tx, standing).await?;
-    none_goes_along(&in_words(standing), &foreign::objects(tx, &own).await?)?;
+    none_goes_along(&to_text(standing), &foreign::objects(tx, &own).await?)?;
     let schemas: Vec<&str> = own.schemas.iter().map(String::as_str).collect();
     lock_holder::none_in_the_way(tx, &schemas).await?;
     run(tx, format!("set local lock_timeout = {READERS_WAIT_MS}")).await?;

@@ -7,7 +7,7 @@ use sqlx::postgres::PgDatabaseError;
 
 use crate::failure::FailureKind;
 use crate::outcome::Refusal;
-use crate::store::fault::in_words;
+use crate::store::fault::to_text;
 use crate::store::{Outage, Setup, StoreError};
 
 /// What a SQLSTATE means.
@@ -86,25 +86,25 @@ pub(super) fn classify(error: sqlx::Error) -> StoreError {
     let Some(code) = code else { return StoreError::Unavailable(error.into()) };
     match meaning(&code) {
         Meaning::Data => StoreError::Data(refusal(&error)),
-        Meaning::Drift => StoreError::Drift(in_words(&error)),
+        Meaning::Drift => StoreError::Drift(to_text(&error)),
         Meaning::Locked => {
-            StoreError::Unavailable(Outage { kind: FailureKind::Locked, message: in_words(&error) })
+            StoreError::Unavailable(Outage { kind: FailureKind::Locked, message: to_text(&error) })
         }
         Meaning::Deadlock => {
-            StoreError::Unavailable(Outage { kind: FailureKind::Deadlock, message: in_words(&error) })
+            StoreError::Unavailable(Outage { kind: FailureKind::Deadlock, message: to_text(&error) })
         }
         Meaning::Slow => StoreError::Unavailable(Outage {
             kind: FailureKind::Slow,
             message: format!(
                 "{}; the statement ran longer than the store's `statement-timeout`",
-                in_words(&error)
+                to_text(&error)
             ),
         }),
         Meaning::Passes => {
             let remedy = passing(&code).map(|remedy| format!("; {remedy}")).unwrap_or_default();
-            StoreError::Unavailable(Outage::new(format!("{}{remedy}", in_words(&error))))
+            StoreError::Unavailable(Outage::new(format!("{}{remedy}", to_text(&error))))
         }
-        Meaning::Lasts(remedy) => StoreError::Setup(Setup::new(in_words(&error), remedy)),
+        Meaning::Lasts(remedy) => StoreError::Setup(Setup::new(to_text(&error), remedy)),
         Meaning::Right => StoreError::Setup(missing_right(&error)),
     }
 }
@@ -140,7 +140,7 @@ fn missing_right(error: &sqlx::Error) -> Setup {
         None => "make it the owner, or grant it membership of the owner".into(),
     };
     Setup::new(
-        format!("the role of the store's url lacks a right: {}", in_words(error)),
+        format!("the role of the store's url lacks a right: {}", to_text(error)),
         format!("as the object's owner, {remedy}"),
     )
 }
@@ -149,7 +149,7 @@ fn refusal(error: &sqlx::Error) -> Refusal {
     let told = error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
     let owned = |name: Option<&str>| name.map(str::to_owned);
     Refusal {
-        message: told.map_or_else(|| in_words(error), |told| told.message().to_owned()),
+        message: told.map_or_else(|| to_text(error), |told| told.message().to_owned()),
         table: told.and_then(|told| owned(told.table())),
         column: told.and_then(|told| owned(told.column())),
         constraint: told.and_then(|told| owned(told.constraint())),

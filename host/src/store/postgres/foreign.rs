@@ -9,7 +9,7 @@ use super::errors::classify;
 use super::tables;
 use crate::deploy::views::ViewSet;
 use crate::store::StoreError;
-use crate::store::deployments::Standing;
+use crate::store::deployments::GenerationStatus;
 use crate::store::foreign::Readers;
 
 /// Tables (`r`) and views (`v`) that the host made.
@@ -22,7 +22,10 @@ pub(super) struct Own {
 impl Own {
     /// All that was made for a generation: also tables that a deployment left which came to nothing. Those
     /// are known by the names of their keys.
-    pub(super) async fn of(connection: &mut PgConnection, standing: &Standing) -> Result<Self, StoreError> {
+    pub(super) async fn of(
+        connection: &mut PgConnection,
+        standing: &GenerationStatus,
+    ) -> Result<Self, StoreError> {
         let schema = &standing.generation.schema;
         let mut own = Self::views(&standing.views);
         own.schemas.push(schema.clone());

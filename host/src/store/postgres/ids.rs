@@ -8,14 +8,14 @@ use sqlx::postgres::PgConnection;
 
 use super::Postgres;
 use super::errors::classify;
-use super::transaction::Batch;
+use super::transaction::PostgresTransaction;
 use super::values::Timestamp;
 use crate::duplicate::{Duplicate, EventId, Known, RECORDED, Recorded, Remembered};
 use crate::event::{Partition, Position};
 use crate::store::event_ids::{EventIds, Horizon, RecordTime};
 use crate::store::{Generation, Outage, StoreError};
 
-impl Batch {
+impl PostgresTransaction {
     /// Which of these ids were handled before. Each is looked up by the whole primary key: `limit 1` keeps the
     /// planner from reading the table through instead, and no other index has the generation as it is written here.
     pub(super) async fn find_known(&mut self, ids: &[EventId]) -> Result<Known, StoreError> {

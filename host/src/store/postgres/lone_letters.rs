@@ -6,18 +6,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::errors::classify;
-use super::transaction::Batch;
+use super::transaction::PostgresTransaction;
 use super::waiting::key_id;
 use crate::batch::BatchLimits;
 use crate::store::StoreError;
-use crate::store::operator::{Action, Fate, LetterRow, LoneLetter, LoneResults};
+use crate::store::operator::{DeadLetterAction, DeadLetterRow, LoneDeadLetter, LoneResults, RetryResult};
 
-impl Batch {
+impl PostgresTransaction {
     pub(super) async fn find_lone_letters(
         &mut self,
         operations: &[i64],
         limits: BatchLimits,
-    ) -> Result<Vec<LoneLetter>, StoreError> {
+    ) -> Result<Vec<LoneDeadLetter>, StoreError> {
         let open: Vec<(i64, String, i64)> = sqlx::query_as(
             "select id, action, dead_letter_id from projector.operation
              where id = any($1) and generation_id = $2 and done_at is null and verdict is null and not dry_run
@@ -31,9 +31,9 @@ impl Batch {
         .await
         .map_err(classify)?;
         // The first that is asked of each.
-        let mut asked: BTreeMap<i64, (i64, Action)> = BTreeMap::new();
+        let mut asked: BTreeMap<i64, (i64, DeadLetterAction)> = BTreeMap::new();
         for (operation, action, letter) in open {
-            if let Some(action) = Action::from_word(&action) {
+            if let Some(action) = DeadLetterAction::from_word(&action) {
                 asked.entry(letter).or_insert((operation, action));
             }
         }
@@ -70,7 +70,7 @@ impl Batch {
             }
         }
         let keys: BTreeMap<i64, Vec<u8>> = keys.into_iter().collect();
-        let rows: Vec<LetterRow> = sqlx::query_as(
+        let rows: Vec<DeadLetterRow> = sqlx::query_as(
             "select d.* from (
                select l.id, sum(w.bytes) over (order by l.id) - w.bytes as before
                from unnest($1::int8[]) as l(id) cross join lateral (
@@ -89,18 +89,18 @@ impl Batch {
         .await
         .map_err(classify)?;
         let topics = self.deployment.topics.clone();
-        let lone = rows.into_iter().filter_map(|LetterRow { kept, code }| {
+        let lone = rows.into_iter().filter_map(|DeadLetterRow { kept, code }| {
             let (operation, action) = *asked.get(&kept.id)?;
             let key = keys.get(&kept.id).and_then(|key| key_id(key));
             let (letter, partition) = kept.kept(&topics);
-            Some(LoneLetter { operation, action, letter, partition, code, key })
+            Some(LoneDeadLetter { operation, action, letter, partition, code, key })
         });
         Ok(lone.collect())
     }
 
     pub(super) async fn settle_lone_letters(&mut self, lone: &LoneResults<'_>) -> Result<(), StoreError> {
         let results = || lone.results.iter();
-        let gone = || results().filter(|result| matches!(result.fate, Fate::Gone));
+        let gone = || results().filter(|result| matches!(result.fate, RetryResult::Gone));
         sqlx::query(
             "delete from projector.blocked_key where ctid = any(array(
                select b.ctid from unnest($2::bytea[]) as k(key_id) cross join lateral (
@@ -119,8 +119,8 @@ impl Batch {
             .map_err(classify)?;
         let failed: Vec<_> = results()
             .filter_map(|result| match result.fate {
-                Fate::Failed(failure) => Some((result.letter, failure)),
-                Fate::Gone => None,
+                RetryResult::Failed(failure) => Some((result.letter, failure)),
+                RetryResult::Gone => None,
             })
             .collect();
         if !failed.is_empty() {

@@ -40,18 +40,18 @@ use sqlx::{Row, SqlSafeStr};
 use uuid::Uuid;
 
 use super::diff::Snapshot;
-use super::fault::in_words;
+use super::fault::to_text;
 use super::names;
 use super::schema::{HOSTS_ARE_BEHIND, InProgress, LOOK, Schema, TOLD_SINCE, gate, requires};
 use super::{
-    CatchUp, CatchingUp, Deployment, Generation, LockHolder, Progress, Projection, Setup, Store, StoreError,
-    Transaction,
+    CatchUp, CatchingUp, Generation, LockHolder, Progress, Projection, Setup, Store, StoreError, Transaction,
+    WriteTarget,
 };
 use crate::checkpoint::{Checkpoint, Identity};
 use crate::config;
 use crate::duplicate::Recorded;
 use crate::event::Partition;
-use crate::failure::Trouble;
+use crate::failure::Blocker;
 pub use catch_up_lock::CatchUpLock;
 use errors::classify;
 use sessions::{Session, Sessions, Tx};
@@ -146,7 +146,7 @@ impl Postgres {
         self.sessions.begin(statement).await
     }
 
-    fn statements(&self, deployment: &Deployment) -> Arc<Statements> {
+    fn statements(&self, deployment: &WriteTarget) -> Arc<Statements> {
         let mut known = self.statements.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (deployment.generation.id, deployment.digest.clone());
         if known.len() >= MOST_STATEMENTS && !known.contains_key(&key) {
@@ -218,7 +218,7 @@ async fn migrate(connection: &mut PgConnection) -> Result<(), StoreError> {
                 return Err(StoreError::Setup(Setup::new(
                     format!(
                         "version {version} of the host's own tables takes away what these hosts of an older version still use: {}",
-                        in_words(&error)
+                        to_text(&error)
                     ),
                     "upgrade these hosts, or stop them",
                 )));
@@ -474,7 +474,7 @@ impl Store for Postgres {
         &self,
         generation: &Generation,
         partition: &Partition,
-        trouble: Option<&Trouble>,
+        trouble: Option<&Blocker>,
     ) -> Result<(), StoreError> {
         sqlx::query(
             "update projector.checkpoint set paused = $4, paused_kind = $5
@@ -491,7 +491,11 @@ impl Store for Postgres {
         Ok(())
     }
 
-    async fn set_halted(&self, generation: &Generation, trouble: Option<&Trouble>) -> Result<(), StoreError> {
+    async fn set_blocked(
+        &self,
+        generation: &Generation,
+        trouble: Option<&Blocker>,
+    ) -> Result<(), StoreError> {
         sqlx::query(
             "update projector.generation set halted = $2, halted_kind = $3
              where id = $1 and halted is distinct from $2",
@@ -505,13 +509,13 @@ impl Store for Postgres {
         Ok(())
     }
 
-    async fn begin(&self, deployment: &Deployment) -> Result<Box<dyn Transaction>, StoreError> {
+    async fn begin(&self, deployment: &WriteTarget) -> Result<Box<dyn Transaction>, StoreError> {
         let statements = self.statements(deployment);
         let tx = self.begin(BEGIN).await?;
         Ok(Box::new(transaction::begin(tx, deployment, statements, false).await?))
     }
 
-    async fn look(&self, deployment: &Deployment) -> Result<Box<dyn Transaction>, StoreError> {
+    async fn begin_read_only(&self, deployment: &WriteTarget) -> Result<Box<dyn Transaction>, StoreError> {
         let statements = self.statements(deployment);
         let tx = self.begin(BEGIN).await?;
         Ok(Box::new(transaction::begin(tx, deployment, statements, true).await?))

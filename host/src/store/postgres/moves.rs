@@ -9,7 +9,7 @@ use super::{BEGIN, Postgres, fence};
 use crate::failpoint;
 use crate::failure::FailureKind;
 use crate::store::moves::{KeptEvents, Move, Moves, not_as_expected};
-use crate::store::operator::Asked;
+use crate::store::operator::Requester;
 use crate::store::{Generation, StoreError};
 
 #[async_trait]
@@ -18,7 +18,7 @@ impl Moves for Postgres {
         &self,
         generation: &Generation,
         moves: &[Move],
-        asked: &Asked,
+        asked: &Requester,
         report: &Json,
     ) -> Result<i64, StoreError> {
         let mut tx = self.begin(BEGIN).await?;

@@ -46,7 +46,7 @@ pub(super) async fn none_is_left(
     if found.is_empty() {
         return Ok(());
     }
-    let mut sessions: Vec<String> = found.iter().take(NAMED).map(in_words).collect();
+    let mut sessions: Vec<String> = found.iter().take(NAMED).map(to_text).collect();
     if let Some(more @ 1..) = found.len().checked_sub(NAMED) {
         sessions.push(format!("{more} more"));
     }
@@ -58,7 +58,7 @@ pub(super) async fn none_is_left(
     Err(StoreError::Unavailable(Outage { kind: FailureKind::Locked, message }))
 }
 
-fn in_words((session, application, role, query, seconds): &Session) -> String {
+fn to_text((session, application, role, query, seconds): &Session) -> String {
     let age = seconds.map_or_else(
         || ", for a time that is shown to members of pg_read_all_stats".to_owned(),
         |seconds| format!(", open for {seconds:.0} s"),

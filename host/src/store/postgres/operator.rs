@@ -7,20 +7,21 @@ use async_trait::async_trait;
 use super::errors::classify;
 use super::sessions::Tx;
 use super::values::Timestamp;
-use super::waiting::shift;
+use super::waiting::adjust_counters;
 use super::{BEGIN, Postgres, fence};
 use crate::event::Partition;
 use crate::ordering::KeyId;
 use crate::store::operator::{
-    Asked, EXPIRED_AT_ONCE, Filter, GoneRow, HEARD_AT_ONCE, Letter, NewOperations, Operation, Operator,
-    Skipped, Verdict, WishRow, Wishes, gone, skipped, verdicts, wishes,
+    ControlRow, DeadLetterRecord, EXPIRED_AT_ONCE, Filter, GenerationControl, GoneRow, HEARD_AT_ONCE,
+    NewOperations, Operation, OperationResult, Operator, Requester, Skipped, generation_controls, gone,
+    skipped, verdicts,
 };
-use crate::store::{Books, Generation, StoreError, add};
+use crate::store::{Generation, OutcomeCounts, StoreError, add};
 
 #[async_trait]
 impl Operator for Postgres {
-    async fn wishes(&self) -> Result<Vec<Wishes>, StoreError> {
-        let rows: Vec<WishRow> = sqlx::query_as(
+    async fn control_state(&self) -> Result<Vec<GenerationControl>, StoreError> {
+        let rows: Vec<ControlRow> = sqlx::query_as(
             "select g.id, g.projection, g.number, g.table_schema, g.role, g.active_digest,
                (select case when d.action = 'deploy' and d.proven_at is null and d.digest = g.active_digest then d.replaced end
                 from projector.deployment d where d.projection = g.projection and d.generation = g.number
@@ -41,10 +42,10 @@ impl Operator for Postgres {
         .fetch_all(&mut *self.connection().await?)
         .await
         .map_err(classify)?;
-        wishes(rows)
+        generation_controls(rows)
     }
 
-    async fn dead_letters(&self, filter: &Filter) -> Result<Vec<Letter>, StoreError> {
+    async fn dead_letters(&self, filter: &Filter) -> Result<Vec<DeadLetterRecord>, StoreError> {
         sqlx::query_as(
             "select d.id, g.projection, g.number as generation, d.topic, d.partition, d.\"offset\",
                coalesce(d.timestamp_ms, (extract(epoch from d.recorded_at) * 1000)::int8) as timestamp_ms, d.key,
@@ -99,7 +100,7 @@ impl Operator for Postgres {
         Ok(operations.into_iter().collect())
     }
 
-    async fn verdicts(&self, operations: &[i64]) -> Result<BTreeMap<i64, Verdict>, StoreError> {
+    async fn verdicts(&self, operations: &[i64]) -> Result<BTreeMap<i64, OperationResult>, StoreError> {
         let done: Vec<(i64, Option<String>)> = sqlx::query_as(
             "select id, verdict::text from projector.operation where id = any($1) and done_at is not null",
         )
@@ -110,7 +111,7 @@ impl Operator for Postgres {
         Ok(verdicts(done))
     }
 
-    async fn answer(&self, operation: i64, verdict: &Verdict) -> Result<(), StoreError> {
+    async fn answer(&self, operation: i64, verdict: &OperationResult) -> Result<(), StoreError> {
         sqlx::query(
             "update projector.operation set verdict = $2::jsonb, done_at = now() where id = $1 and done_at is null",
         )
@@ -137,7 +138,7 @@ impl Operator for Postgres {
         &self,
         generation: &Generation,
         go_on: bool,
-        asked: &Asked,
+        asked: &Requester,
     ) -> Result<(), StoreError> {
         let mut tx = self.begin(BEGIN).await?;
         fence(&mut tx, &[generation.id]).await?;
@@ -161,7 +162,7 @@ impl Operator for Postgres {
         generation: &Generation,
         partition: &Partition,
         to: i64,
-        asked: &Asked,
+        asked: &Requester,
     ) -> Result<Skipped, StoreError> {
         let mut tx = self.begin(BEGIN).await?;
         let from: Option<i64> = sqlx::query_scalar(
@@ -186,7 +187,7 @@ impl Operator for Postgres {
         .execute(&mut *tx)
         .await
         .map_err(classify)?;
-        let mut books = Books::default();
+        let mut books = OutcomeCounts::default();
         add(&mut books.skipped, "operator", to - moved.from);
         recount(&mut tx, generation.id, &[(partition.clone(), books)]).await?;
         let verdict = serde_json::to_value(&moved).unwrap_or_default();
@@ -200,7 +201,7 @@ impl Operator for Postgres {
         generation: &Generation,
         key: &[u8],
         ids: &[KeyId],
-        asked: &Asked,
+        asked: &Requester,
     ) -> Result<u64, StoreError> {
         let mut tx = self.begin(BEGIN).await?;
         let ids: Vec<&[u8]> = ids.iter().map(|id| &id.0[..]).collect();
@@ -242,7 +243,12 @@ impl Operator for Postgres {
         Ok(gone.len() as u64)
     }
 
-    async fn expire(&self, generation: &Generation, seconds: i64, asked: &Asked) -> Result<u64, StoreError> {
+    async fn expire(
+        &self,
+        generation: &Generation,
+        seconds: i64,
+        asked: &Requester,
+    ) -> Result<u64, StoreError> {
         let mut tx = self.begin(BEGIN).await?;
         let old: Vec<i64> = sqlx::query_scalar(
             "select d.id from projector.dead_letter d
@@ -270,7 +276,7 @@ impl Operator for Postgres {
         .fetch_all(&mut *tx)
         .await
         .map_err(classify)?;
-        // Asked again under the lock: an event may have been parked behind one of them meanwhile.
+        // Requester again under the lock: an event may have been parked behind one of them meanwhile.
         sqlx::query(
             "delete from projector.blocked_key b where b.dead_letter_id = any($1)
                and not exists (select from projector.parked p
@@ -329,8 +335,12 @@ impl Operator for Postgres {
 }
 
 /// Counts events anew, in all and by code.
-async fn recount(tx: &mut Tx, generation: i64, shifts: &[(Partition, Books)]) -> Result<(), StoreError> {
-    shift(tx, generation, shifts).await?;
+async fn recount(
+    tx: &mut Tx,
+    generation: i64,
+    shifts: &[(Partition, OutcomeCounts)],
+) -> Result<(), StoreError> {
+    adjust_counters(tx, generation, shifts).await?;
     for (partition, books) in shifts {
         for (outcome, code, events) in books.outcomes() {
             sqlx::query(
@@ -358,7 +368,7 @@ pub(super) async fn record(
     generation: &Generation,
     action: &str,
     partition: Option<&Partition>,
-    asked: &Asked,
+    asked: &Requester,
     verdict: Option<serde_json::Value>,
 ) -> Result<i64, StoreError> {
     sqlx::query_scalar(
@@ -400,7 +410,7 @@ pub(super) async fn record_removal(
     tx: &mut Tx,
     (projection, number): (&str, Option<i32>),
     action: &str,
-    asked: &Asked,
+    asked: &Requester,
     verdict: serde_json::Value,
 ) -> Result<(), StoreError> {
     sqlx::query(

@@ -17,7 +17,7 @@ use super::sessions::Tx;
 use super::statements::Statements;
 use super::tables;
 use super::values::{self, Timestamp};
-use super::waiting::shift;
+use super::waiting::adjust_counters;
 use super::{ADVISORY_CLASS, FENCE_CLASS, ROWS_CLASS};
 use crate::batch::BatchLimits;
 use crate::duplicate::{EventId, Known};
@@ -26,29 +26,31 @@ use crate::failpoint;
 use crate::ordering::{Blocked, KeyId};
 use crate::outcome::Refusal;
 use crate::plan::{self, Step};
-use crate::store::deployments::Vector;
+use crate::store::deployments::WriteBarrier;
 use crate::store::finding::{Budget, Finding, MOST_ROWS};
-use crate::store::operator::{LoneLetter, Taken};
+use crate::store::operator::{ClaimedOperation, LoneDeadLetter};
 use crate::store::waits::ReadyEvent;
-use crate::store::{Admission, Advance, Books, Counters, Deployment, StoreError, Transaction, Writes};
+use crate::store::{
+    Admission, Advance, Counters, OutcomeCounts, StoreError, Transaction, WriteTarget, Writes,
+};
 
-pub(super) struct Batch {
+pub(super) struct PostgresTransaction {
     pub(super) tx: Tx,
-    pub(super) deployment: Deployment,
+    pub(super) deployment: WriteTarget,
     statements: Arc<Statements>,
     any_blocked: bool,
     /// How far it may go.
-    hold: Option<Vector>,
+    barrier: WriteBarrier,
     /// What was written made events that had waited ready.
     pub(super) made_ready: bool,
 }
 
 pub(super) async fn begin(
     mut tx: Tx,
-    deployment: &Deployment,
+    deployment: &WriteTarget,
     statements: Arc<Statements>,
     only_to_look: bool,
-) -> Result<Batch, StoreError> {
+) -> Result<PostgresTransaction, StoreError> {
     let generation = deployment.generation.id;
     // A host has far fewer generations than an int4 has values.
     let number = generation as i32;
@@ -70,12 +72,19 @@ pub(super) async fn begin(
     .fetch_optional(&mut *tx)
     .await
     .map_err(classify)?;
-    let (any_blocked, hold) = Admission::of(found, &deployment.digest, only_to_look)?;
-    Ok(Batch { tx, deployment: deployment.clone(), statements, any_blocked, hold, made_ready: false })
+    let (any_blocked, barrier) = Admission::of(found, &deployment.digest, only_to_look)?;
+    Ok(PostgresTransaction {
+        tx,
+        deployment: deployment.clone(),
+        statements,
+        any_blocked,
+        barrier,
+        made_ready: false,
+    })
 }
 
 #[async_trait]
-impl Transaction for Batch {
+impl Transaction for PostgresTransaction {
     async fn read(
         &mut self,
         calls: &[LookupCall],
@@ -118,7 +127,11 @@ impl Transaction for Batch {
         .map_err(classify)
     }
 
-    async fn take(&mut self, operation: i64, limits: BatchLimits) -> Result<Option<Taken>, StoreError> {
+    async fn take(
+        &mut self,
+        operation: i64,
+        limits: BatchLimits,
+    ) -> Result<Option<ClaimedOperation>, StoreError> {
         self.take_waiting(operation, limits).await
     }
 
@@ -134,17 +147,17 @@ impl Transaction for Batch {
         &mut self,
         operations: &[i64],
         limits: BatchLimits,
-    ) -> Result<Vec<LoneLetter>, StoreError> {
+    ) -> Result<Vec<LoneDeadLetter>, StoreError> {
         self.find_lone_letters(operations, limits).await
     }
 
     async fn write(&mut self, writes: &Writes<'_>) -> Result<u64, StoreError> {
         failpoint::reached(failpoint::BEFORE_WRITE, &self.deployment.generation.projection);
-        writes.within(self.hold.as_ref())?;
+        writes.within(&self.barrier)?;
         self.advance(&writes.advances, &writes.record_times).await?;
         if let Some(shifts) = writes.shifts() {
             // Checkpoints first, as all writers do.
-            shift(&mut self.tx, self.deployment.generation.id, shifts).await?;
+            adjust_counters(&mut self.tx, self.deployment.generation.id, shifts).await?;
         }
         let changes =
             writes.changes.iter().flat_map(|(event, changes)| changes.iter().map(|change| (*event, change)));
@@ -163,7 +176,7 @@ impl Transaction for Batch {
         if let Some(lone) = &writes.lone {
             self.settle_lone_letters(lone).await?;
         }
-        self.bury(&writes.dead, writes.release.as_ref()).await?;
+        self.insert_dead_letters(&writes.dead, writes.release.as_ref()).await?;
         self.park(&writes.parked).await?;
         self.rows_came(&writes.rows).await?;
         self.remember(&writes.ids).await?;
@@ -186,7 +199,7 @@ impl Transaction for Batch {
     }
 }
 
-impl Batch {
+impl PostgresTransaction {
     pub(super) fn generation(&self) -> i64 {
         self.deployment.generation.id
     }
@@ -352,7 +365,7 @@ impl Batch {
     /// Counts outcomes by code and effects by statement.
     async fn count(
         &mut self,
-        books: Vec<(&Partition, &Books)>,
+        books: Vec<(&Partition, &OutcomeCounts)>,
         effects: &[(i64, i64)],
     ) -> Result<(), StoreError> {
         let outcomes: Vec<(&Partition, &str, &str, i64)> = books

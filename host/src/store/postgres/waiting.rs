@@ -1,16 +1,19 @@
 //! Dead letters, and the events that wait behind them.
 
 use super::errors::classify;
-use super::transaction::Batch;
+use super::transaction::PostgresTransaction;
 use super::values::Timestamp;
 use crate::batch::BatchLimits;
 use crate::event::{Event, Partition};
 use crate::ordering::{Blocked, KeyId};
 use crate::outcome::Refusal;
-use crate::store::operator::{Action, Fate, KeptRow, LetterRow, OperationRow, Release, Taken, Verdict};
-use crate::store::{Books, DeadLetter, Outage, Parked, StoreError};
+use crate::store::operator::{
+    ClaimedOperation, DeadLetterAction, DeadLetterRow, OperationResult, OperationRow, Release, RetryResult,
+    StoredEventRow,
+};
+use crate::store::{DeadLetter, Outage, OutcomeCounts, Parked, StoreError};
 
-impl Batch {
+impl PostgresTransaction {
     /// Which keys are blocked: each looked up by itself, in their order, since the planner may read all keys of the
     /// generation for a list of them. Whoever is about to free one waits for this transaction, and this one for
     /// whoever is.
@@ -32,7 +35,7 @@ impl Batch {
 
     /// Keeps what failed, and blocks the keys of those behind which others are to wait. In a release, a key may
     /// be blocked by nobody at the moment, because the event that blocked it was let go.
-    pub(super) async fn bury(
+    pub(super) async fn insert_dead_letters(
         &mut self,
         dead: &[DeadLetter<'_>],
         release: Option<&Release<'_>>,
@@ -145,7 +148,7 @@ impl Batch {
         &mut self,
         operation: i64,
         limits: BatchLimits,
-    ) -> Result<Option<Taken>, StoreError> {
+    ) -> Result<Option<ClaimedOperation>, StoreError> {
         let open: Option<OperationRow> = sqlx::query_as(
             "select action, dry_run, dead_letter_id, key_id, verdict::text from projector.operation
              where id = $1 and generation_id = $2 and done_at is null for update",
@@ -156,13 +159,13 @@ impl Batch {
         .await
         .map_err(classify)?;
         let Some((action, dry_run, letter_id, key, so_far)) = open else { return Ok(None) };
-        let Some(action) = Action::from_word(&action) else { return Ok(None) };
+        let Some(action) = DeadLetterAction::from_word(&action) else { return Ok(None) };
         // First the key, as those do who park: who waits for whom is the same everywhere.
         let key = match self.blocked_by(letter_id).await? {
             None => self.nobodys(key).await?,
             blocked => blocked,
         };
-        let letter: Option<LetterRow> = sqlx::query_as(
+        let letter: Option<DeadLetterRow> = sqlx::query_as(
             "select id, topic, partition, \"offset\",
                coalesce(timestamp_ms, (extract(epoch from recorded_at) * 1000)::int8) as timestamp_ms, key, payload,
                headers::text as headers, oversize_bytes, moved_by, topic_name, code
@@ -174,13 +177,13 @@ impl Batch {
         .await
         .map_err(classify)?;
         let topics = self.deployment.topics.clone();
-        let letter = letter.map(|LetterRow { kept, code }| {
+        let letter = letter.map(|DeadLetterRow { kept, code }| {
             let (kept, partition) = kept.kept(&topics);
             (kept, partition, code)
         });
         let (mut parked, mut parked_count) = (Vec::new(), 0);
         if let Some(key) = &key {
-            let rows: Vec<KeptRow> = sqlx::query_as(
+            let rows: Vec<StoredEventRow> = sqlx::query_as(
                 "select id, topic, partition, \"offset\", timestamp_ms, key, payload, headers::text as headers,
                    oversize_bytes, moved_by, topic_name
                  from (select *, coalesce(sum(coalesce(octet_length(payload), 0)) over (
@@ -206,8 +209,9 @@ impl Batch {
             .await
             .map_err(classify)?;
         }
-        let so_far = so_far.and_then(|json| serde_json::from_str::<Verdict>(&json).ok()).unwrap_or_default();
-        Ok(Some(Taken {
+        let so_far =
+            so_far.and_then(|json| serde_json::from_str::<OperationResult>(&json).ok()).unwrap_or_default();
+        Ok(Some(ClaimedOperation {
             action,
             dry_run,
             letter,
@@ -243,7 +247,7 @@ impl Batch {
     /// What became of events that had waited.
     pub(super) async fn release(&mut self, release: &Release<'_>) -> Result<(), StoreError> {
         match &release.letter {
-            Some((id, Fate::Gone)) => {
+            Some((id, RetryResult::Gone)) => {
                 sqlx::query(
                     "update projector.blocked_key set dead_letter_id = null where dead_letter_id = $1",
                 )
@@ -257,7 +261,7 @@ impl Batch {
                     .await
                     .map_err(classify)?;
             }
-            Some((id, Fate::Failed(failure))) => {
+            Some((id, RetryResult::Failed(failure))) => {
                 let refusal = failure.refusal.clone().unwrap_or_default();
                 sqlx::query(
                     "update projector.dead_letter set digest = $2, kind = $3, code = $4, detail = $5, backtrace = $6,
@@ -304,10 +308,10 @@ impl Batch {
 }
 
 /// Counts events anew that were read before.
-pub(super) async fn shift(
+pub(super) async fn adjust_counters(
     connection: &mut sqlx::PgConnection,
     generation: i64,
-    shifts: &[(Partition, Books)],
+    shifts: &[(Partition, OutcomeCounts)],
 ) -> Result<(), StoreError> {
     for (partition, books) in shifts {
         let totals = books.totals();

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::Postgres;
 use super::errors::classify;
-use super::transaction::Batch;
+use super::transaction::PostgresTransaction;
 use crate::awaited::RowId;
 use crate::batch::BatchLimits;
 use crate::ordering::KeyId;
@@ -14,7 +14,7 @@ use crate::store::operator::WaitsOn;
 use crate::store::waits::{ENDED_AT_ONCE, IN_TIME, ReadyEvent, ReadyRow, Waits, ready};
 use crate::store::{Generation, StoreError};
 
-impl Batch {
+impl PostgresTransaction {
     pub(super) async fn find_ready(&mut self, limits: BatchLimits) -> Result<Vec<ReadyEvent>, StoreError> {
         let keys: Vec<Vec<u8>> = sqlx::query_scalar(
             "select distinct key_id from (

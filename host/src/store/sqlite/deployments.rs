@@ -15,25 +15,26 @@ use super::waits::try_all;
 use super::{Sqlite, tables};
 use crate::checkpoint::FILE;
 use crate::deploy::layout::{Layout, Offered};
-use crate::deploy::supply::may_take_over;
+use crate::deploy::trust::may_take_over;
 use crate::deploy::views::{self, Cover, View, ViewSet};
 use crate::deploy::{self, Target};
 use crate::event::Partition;
 use crate::failpoint;
 use crate::store::deployments::{
-    Action, Deployed, Deployments, LiveHost, OpenDeployment, OpenRow, Origin, PRESENCE, Promoted, Proposal,
-    Proposed, Report, ReportRow, Role, Standing, StandingRow, StoredComponent, Vector, known, next_views,
-    no_step_back, open, promotable, report, retirable_views, retired_views, vector_json, views_json,
+    Deployed, DeploymentAction, Deployments, GenerationStatus, LiveHost, Offsets, OpenDeployment, OpenRow,
+    Origin, PRESENCE, Promoted, Proposal, Proposed, Report, ReportRow, Role, StandingRow, StoredComponent,
+    known, next_views, no_step_back, open, promotable, report, retirable_views, retired_views, vector_json,
+    views_json,
 };
-use crate::store::foreign::{Readers, in_words, none_goes_along};
-use crate::store::operator::Asked;
+use crate::store::foreign::{Readers, none_goes_along, to_text};
+use crate::store::operator::Requester;
 use crate::store::{Generation, Installed, StoreError};
 
 type Tx = sqlx::Transaction<'static, sqlx::Sqlite>;
 
 #[async_trait]
 impl Deployments for Sqlite {
-    async fn attend(&self, host: Uuid, name: &str, members: &[String]) -> Result<(), StoreError> {
+    async fn heartbeat(&self, host: Uuid, name: &str, members: &[String]) -> Result<(), StoreError> {
         let members = serde_json::json!(members).to_string();
         let seen = sqlx::query(
             "update projector_host set seen_at = cast(unixepoch('subsec') * 1000000 as integer), member_ids = ?2,
@@ -67,7 +68,7 @@ impl Deployments for Sqlite {
         Ok(())
     }
 
-    async fn leave(&self, host: Uuid) -> Result<(), StoreError> {
+    async fn deregister(&self, host: Uuid) -> Result<(), StoreError> {
         sqlx::query("delete from projector_host where id = ?1")
             .bind(host)
             .execute(&self.pool)
@@ -115,7 +116,7 @@ impl Deployments for Sqlite {
         .map_err(classify)?;
         if let Some((id, digest)) = asked_for
             && digest == component.digest
-            && *action == Action::Deploy
+            && *action == DeploymentAction::Deploy
         {
             tx.commit().await.map_err(classify)?;
             return Ok(Proposed::Open(id));
@@ -292,14 +293,14 @@ impl Deployments for Sqlite {
         }
         try_all(&mut tx, generation.id).await?;
         let entry = Entry { action: "revert", origin: Origin::Host, generation: Some(generation.number) };
-        let asked = Asked::by_the_host(Some(reason.to_owned()));
+        let asked = Requester::host(Some(reason.to_owned()));
         entry.record(&mut tx, &generation.projection, Some(to), Some(from), &asked).await?;
         tx.commit().await.map_err(classify)?;
         failpoint::reached(failpoint::AFTER_REVERT, &generation.projection);
         Ok(true)
     }
 
-    async fn prove(&self, generation: &Generation, digest: &str) -> Result<(), StoreError> {
+    async fn pass_trial(&self, generation: &Generation, digest: &str) -> Result<(), StoreError> {
         sqlx::query(
             "update projector_deployment set proven_at = cast(unixepoch('subsec') * 1000000 as integer)
              where projection = ?1 and generation = ?2 and digest = ?3 and state = 'done' and proven_at is null",
@@ -324,15 +325,15 @@ impl Deployments for Sqlite {
         Ok(found.map(|(bytes, signature)| StoredComponent { bytes, signature }))
     }
 
-    async fn standings(&self, projection: &str) -> Result<Vec<Standing>, StoreError> {
+    async fn standings(&self, projection: &str) -> Result<Vec<GenerationStatus>, StoreError> {
         standings(&mut *self.pool.acquire().await.map_err(classify)?, projection).await
     }
 
-    async fn hold(
+    async fn raise_barrier(
         &self,
         generations: &[i64],
         by: Uuid,
-        at: Option<&Vector>,
+        at: Option<&Offsets>,
         time: Duration,
     ) -> Result<bool, StoreError> {
         // In its turn: no transaction is in flight then.
@@ -357,7 +358,7 @@ impl Deployments for Sqlite {
         Ok(true)
     }
 
-    async fn let_go(&self, generations: &[i64], by: Uuid) -> Result<(), StoreError> {
+    async fn release_barrier(&self, generations: &[i64], by: Uuid) -> Result<(), StoreError> {
         let mut tx = self.immediate().await?;
         for generation in generations {
             sqlx::query(
@@ -373,7 +374,7 @@ impl Deployments for Sqlite {
         tx.commit().await.map_err(classify)
     }
 
-    async fn vector(&self, generation: i64) -> Result<Vector, StoreError> {
+    async fn vector(&self, generation: i64) -> Result<Offsets, StoreError> {
         vector(&mut *self.pool.acquire().await.map_err(classify)?, generation).await
     }
 
@@ -418,7 +419,7 @@ impl Deployments for Sqlite {
         generation: &Generation,
         topics: &[String],
         origin: Origin,
-        asked: &Asked,
+        asked: &Requester,
     ) -> Result<Promoted, StoreError> {
         let name = &generation.projection;
         let mut tx = self.immediate().await?;
@@ -454,7 +455,12 @@ impl Deployments for Sqlite {
         Ok(())
     }
 
-    async fn set_stopped(&self, projection: &str, stopped: bool, asked: &Asked) -> Result<(), StoreError> {
+    async fn set_stopped(
+        &self,
+        projection: &str,
+        stopped: bool,
+        asked: &Requester,
+    ) -> Result<(), StoreError> {
         let mut tx = self.immediate().await?;
         let reason = stopped.then(|| asked.reason.as_deref().unwrap_or("no reason was given"));
         for statement in [
@@ -471,7 +477,12 @@ impl Deployments for Sqlite {
         tx.commit().await.map_err(classify)
     }
 
-    async fn retire(&self, generation: &Generation, origin: Origin, asked: &Asked) -> Result<(), StoreError> {
+    async fn retire(
+        &self,
+        generation: &Generation,
+        origin: Origin,
+        asked: &Requester,
+    ) -> Result<(), StoreError> {
         let name = &generation.projection;
         let mut tx = self.immediate().await?;
         let standings = standings(&mut tx, name).await?;
@@ -494,7 +505,12 @@ impl Deployments for Sqlite {
         foreign::readers(&mut connection, views).await
     }
 
-    async fn retire_views(&self, projection: &str, schema: &str, asked: &Asked) -> Result<(), StoreError> {
+    async fn retire_views(
+        &self,
+        projection: &str,
+        schema: &str,
+        asked: &Requester,
+    ) -> Result<(), StoreError> {
         let mut tx = self.immediate().await?;
         let standings = standings(&mut tx, projection).await?;
         let (standing, retired, left) = retirable_views(&standings, schema)?;
@@ -515,7 +531,7 @@ impl Deployments for Sqlite {
         tx.commit().await.map_err(classify)
     }
 
-    async fn drop_projection(&self, projection: &str, asked: &Asked) -> Result<(), StoreError> {
+    async fn drop_projection(&self, projection: &str, asked: &Requester) -> Result<(), StoreError> {
         let mut tx = self.immediate().await?;
         let standings = standings(&mut tx, projection).await?;
         for standing in &standings {
@@ -559,7 +575,7 @@ impl Sqlite {
         .await
         .map_err(classify)?;
         let Some((action, digest)) = asked else { return Ok(None) };
-        let action = Action::from_word(&action)?;
+        let action = DeploymentAction::from_word(&action)?;
         let had: Vec<i32> = sqlx::query_scalar(
             "select generation from projector_deployment
              where projection = ?1 and digest = ?2 and state = 'done' and generation is not null",
@@ -581,7 +597,7 @@ impl Sqlite {
                 {
                     remove(&mut tx, given_up).await?;
                 }
-                let backfilling = action == Action::Backfill;
+                let backfilling = action == DeploymentAction::Backfill;
                 let generation = create(&mut tx, offered, &digest, Role::Building, backfilling).await?;
                 let verdict = format!("generation {}: {}", generation.number, reasons.join("; "));
                 (generation, None, Some(verdict))
@@ -655,7 +671,7 @@ impl Entry {
         projection: &str,
         digest: Option<&str>,
         replaced: Option<&str>,
-        asked: &Asked,
+        asked: &Requester,
     ) -> Result<(), StoreError> {
         sqlx::query(
             "insert into projector_deployment
@@ -677,7 +693,10 @@ impl Entry {
     }
 }
 
-async fn standings(connection: &mut SqliteConnection, projection: &str) -> Result<Vec<Standing>, StoreError> {
+async fn standings(
+    connection: &mut SqliteConnection,
+    projection: &str,
+) -> Result<Vec<GenerationStatus>, StoreError> {
     let rows: Vec<StandingRow> = sqlx::query_as(
         "select g.id, g.projection, g.number, g.table_schema, g.role, g.layout, g.active_digest,
            c.descriptor, g.readers, g.views, g.caught_up_at is not null as caught_up, g.backfilling
@@ -691,7 +710,7 @@ async fn standings(connection: &mut SqliteConnection, projection: &str) -> Resul
     rows.into_iter().map(StandingRow::standing).collect()
 }
 
-async fn vector(connection: &mut SqliteConnection, generation: i64) -> Result<Vector, StoreError> {
+async fn vector(connection: &mut SqliteConnection, generation: i64) -> Result<Offsets, StoreError> {
     let rows: Vec<(String, i32, i64)> = sqlx::query_as(
         "select topic, partition, next_offset from projector_checkpoint
          where generation_id = ?1 and cluster_id is not ?2",
@@ -782,9 +801,9 @@ async fn create(
 /// other. If none of them shows all of it, there are new views beside them.
 async fn show(
     tx: &mut Tx,
-    standings: &[Standing],
-    new: &Standing,
-    old: &Standing,
+    standings: &[GenerationStatus],
+    new: &GenerationStatus,
+    old: &GenerationStatus,
 ) -> Result<Promoted, StoreError> {
     let (moved, left): (Vec<ViewSet>, Vec<ViewSet>) =
         old.views.iter().cloned().partition(|set| set.fits(&new.layout));
@@ -877,10 +896,10 @@ async fn replace_views(
 
 /// Removes a generation, with its rows and its views; refused if something that the host did not make would
 /// go along, or would not work any more.
-async fn remove(tx: &mut Tx, standing: &Standing) -> Result<(), StoreError> {
+async fn remove(tx: &mut Tx, standing: &GenerationStatus) -> Result<(), StoreError> {
     let own = Own::of(standing);
     let others = Others::look(tx, &own).await?;
-    none_goes_along(&in_words(standing), others.lost())?;
+    none_goes_along(&to_text(standing), others.lost())?;
     keep_operations(tx, &standing.generation).await?;
     sqlx::query("delete from projector_generation where id = ?")
         .bind(standing.generation.id)
@@ -890,7 +909,7 @@ async fn remove(tx: &mut Tx, standing: &Standing) -> Result<(), StoreError> {
     for statement in own.removal() {
         run(tx, statement).await?;
     }
-    none_goes_along(&in_words(standing), &others.broken(tx, &own).await)
+    none_goes_along(&to_text(standing), &others.broken(tx, &own).await)
 }
 
 async fn run(tx: &mut Tx, statement: String) -> Result<(), StoreError> {

@@ -11,7 +11,7 @@ use sqlx::sqlite::SqliteConnection;
 use super::errors::classify;
 use crate::deploy::views::ViewSet;
 use crate::store::StoreError;
-use crate::store::deployments::Standing;
+use crate::store::deployments::GenerationStatus;
 use crate::store::foreign::Readers;
 use crate::store::names::quote;
 
@@ -22,7 +22,7 @@ pub(super) struct Own {
 }
 
 impl Own {
-    pub(super) fn of(standing: &Standing) -> Self {
+    pub(super) fn of(standing: &GenerationStatus) -> Self {
         let schema = &standing.generation.schema;
         let tables = standing.layout.tables.iter().map(|table| names::prefixed(schema, &table.name));
         Self { tables: tables.collect(), ..Self::views(&standing.views) }

@@ -6,14 +6,14 @@ use async_trait::async_trait;
 use sqlx::SqliteConnection;
 
 use super::errors::classify;
-use super::transaction::Batch;
+use super::transaction::SqliteTransaction;
 use super::{Sqlite, now_micros};
 use crate::duplicate::{Duplicate, EventId, Known, RECORDED, Recorded, Remembered};
 use crate::event::{Partition, Position};
 use crate::store::event_ids::{EventIds, Horizon, RecordTime};
 use crate::store::{Generation, StoreError};
 
-impl Batch {
+impl SqliteTransaction {
     /// Which of these ids were handled before.
     pub(super) async fn find_known(&mut self, ids: &[EventId]) -> Result<Known, StoreError> {
         let mut known = Known::default();

@@ -2,22 +2,22 @@
 
 use super::errors::classify;
 use super::now_micros;
-use super::transaction::Batch;
+use super::transaction::SqliteTransaction;
 use crate::batch::BatchLimits;
 use crate::store::StoreError;
-use crate::store::operator::{Fate, LoneLetter, LoneResults, Taken};
+use crate::store::operator::{ClaimedOperation, LoneDeadLetter, LoneResults, RetryResult};
 
-impl Batch {
+impl SqliteTransaction {
     pub(super) async fn find_lone_letters(
         &mut self,
         operations: &[i64],
         limits: BatchLimits,
-    ) -> Result<Vec<LoneLetter>, StoreError> {
-        let mut lone: Vec<LoneLetter> = Vec::new();
+    ) -> Result<Vec<LoneDeadLetter>, StoreError> {
+        let mut lone: Vec<LoneDeadLetter> = Vec::new();
         let (one, mut bytes) = (BatchLimits { events: 1, bytes: 1 }, 0);
         for operation in operations.iter().take(limits.events.max(1)) {
             let taken = self.take_waiting(*operation, one).await?;
-            let Some(Taken {
+            let Some(ClaimedOperation {
                 action,
                 dry_run: false,
                 letter: Some(letter),
@@ -38,7 +38,7 @@ impl Batch {
             }
             bytes +=
                 letter.event.as_ref().and_then(|event| event.value.as_ref()).map_or(0, |value| value.len());
-            lone.push(LoneLetter { operation: *operation, action, letter, partition, code, key });
+            lone.push(LoneDeadLetter { operation: *operation, action, letter, partition, code, key });
         }
         Ok(lone)
     }
@@ -46,7 +46,7 @@ impl Batch {
     pub(super) async fn settle_lone_letters(&mut self, lone: &LoneResults<'_>) -> Result<(), StoreError> {
         for result in &lone.results {
             match result.fate {
-                Fate::Gone => {
+                RetryResult::Gone => {
                     for statement in [
                         "delete from projector_blocked_key where dead_letter_id = ?",
                         "delete from projector_dead_letter where id = ?",
@@ -55,7 +55,7 @@ impl Batch {
                         gone.execute(&mut *self.tx).await.map_err(classify)?;
                     }
                 }
-                Fate::Failed(failure) => self.failed_again(result.letter, failure).await?,
+                RetryResult::Failed(failure) => self.failed_again(result.letter, failure).await?,
             }
             sqlx::query(
                 "update projector_operation set verdict = ?2, key_id = ?3, done_at = ?4 where id = ?1",

@@ -39,14 +39,14 @@ use uuid::Uuid;
 use super::diff::Snapshot;
 use super::schema::{InProgress, LOOK, Schema, TOLD_SINCE, requires};
 use super::{
-    CatchUp, CatchingUp, Deployment, Generation, LockHolder, Outage, Projection, Setup, Store, StoreError,
-    Transaction,
+    CatchUp, CatchingUp, Generation, LockHolder, Outage, Projection, Setup, Store, StoreError, Transaction,
+    WriteTarget,
 };
 use crate::checkpoint::{Checkpoint, Identity};
 use crate::config;
 use crate::duplicate::Recorded;
 use crate::event::Partition;
-use crate::failure::Trouble;
+use crate::failure::Blocker;
 use crate::instant::now_micros;
 use errors::classify;
 
@@ -332,7 +332,7 @@ impl Store for Sqlite {
         &self,
         generation: &Generation,
         partition: &Partition,
-        trouble: Option<&Trouble>,
+        trouble: Option<&Blocker>,
     ) -> Result<(), StoreError> {
         sqlx::query(
             "update projector_checkpoint set paused = ?4, paused_kind = ?5
@@ -349,7 +349,11 @@ impl Store for Sqlite {
         Ok(())
     }
 
-    async fn set_halted(&self, generation: &Generation, trouble: Option<&Trouble>) -> Result<(), StoreError> {
+    async fn set_blocked(
+        &self,
+        generation: &Generation,
+        trouble: Option<&Blocker>,
+    ) -> Result<(), StoreError> {
         sqlx::query(
             "update projector_generation set halted = ?2, halted_kind = ?3 where id = ?1 and halted is not ?2",
         )
@@ -362,11 +366,11 @@ impl Store for Sqlite {
         Ok(())
     }
 
-    async fn begin(&self, deployment: &Deployment) -> Result<Box<dyn Transaction>, StoreError> {
+    async fn begin(&self, deployment: &WriteTarget) -> Result<Box<dyn Transaction>, StoreError> {
         Ok(Box::new(transaction::begin(&self.pool, deployment, false).await?))
     }
 
-    async fn look(&self, deployment: &Deployment) -> Result<Box<dyn Transaction>, StoreError> {
+    async fn begin_read_only(&self, deployment: &WriteTarget) -> Result<Box<dyn Transaction>, StoreError> {
         Ok(Box::new(transaction::begin(&self.pool, deployment, true).await?))
     }
 

@@ -9,7 +9,7 @@ use super::{Sqlite, now_micros};
 use crate::failpoint;
 use crate::failure::FailureKind;
 use crate::store::moves::{KeptEvents, Move, Moves, not_as_expected};
-use crate::store::operator::Asked;
+use crate::store::operator::Requester;
 use crate::store::{Generation, StoreError};
 
 #[async_trait]
@@ -18,7 +18,7 @@ impl Moves for Sqlite {
         &self,
         generation: &Generation,
         moves: &[Move],
-        asked: &Asked,
+        asked: &Requester,
         report: &Json,
     ) -> Result<i64, StoreError> {
         // No batch is in flight then, and none begins before the end.

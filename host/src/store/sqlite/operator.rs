@@ -5,20 +5,21 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 
 use super::errors::classify;
-use super::waiting::shift;
+use super::waiting::adjust_counters;
 use super::{Sqlite, now_micros};
 use crate::event::Partition;
 use crate::ordering::KeyId;
 use crate::store::operator::{
-    Asked, EXPIRED_AT_ONCE, Filter, GoneRow, HEARD_AT_ONCE, Letter, NewOperations, Operation, Operator,
-    Skipped, Verdict, WishRow, Wishes, gone, skipped, verdicts, wishes,
+    ControlRow, DeadLetterRecord, EXPIRED_AT_ONCE, Filter, GenerationControl, GoneRow, HEARD_AT_ONCE,
+    NewOperations, Operation, OperationResult, Operator, Requester, Skipped, generation_controls, gone,
+    skipped, verdicts,
 };
-use crate::store::{Books, Generation, StoreError, add};
+use crate::store::{Generation, OutcomeCounts, StoreError, add};
 
 #[async_trait]
 impl Operator for Sqlite {
-    async fn wishes(&self) -> Result<Vec<Wishes>, StoreError> {
-        let rows: Vec<WishRow> = sqlx::query_as(
+    async fn control_state(&self) -> Result<Vec<GenerationControl>, StoreError> {
+        let rows: Vec<ControlRow> = sqlx::query_as(
             "select g.id, g.projection, g.number, g.table_schema, g.role, g.active_digest,
                (select case when d.action = 'deploy' and d.proven_at is null and d.digest = g.active_digest then d.replaced end
                 from projector_deployment d where d.projection = g.projection and d.generation = g.number
@@ -39,10 +40,10 @@ impl Operator for Sqlite {
         .fetch_all(&self.pool)
         .await
         .map_err(classify)?;
-        wishes(rows)
+        generation_controls(rows)
     }
 
-    async fn dead_letters(&self, filter: &Filter) -> Result<Vec<Letter>, StoreError> {
+    async fn dead_letters(&self, filter: &Filter) -> Result<Vec<DeadLetterRecord>, StoreError> {
         sqlx::query_as(
             "select d.id, g.projection, g.number as generation, d.topic, d.partition, d.\"offset\",
                coalesce(d.timestamp_ms, d.recorded_at / 1000) as timestamp_ms, d.key,
@@ -96,7 +97,7 @@ impl Operator for Sqlite {
         Ok(operations.into_iter().collect())
     }
 
-    async fn verdicts(&self, operations: &[i64]) -> Result<BTreeMap<i64, Verdict>, StoreError> {
+    async fn verdicts(&self, operations: &[i64]) -> Result<BTreeMap<i64, OperationResult>, StoreError> {
         let done: Vec<(i64, Option<String>)> = sqlx::query_as(
             "select id, verdict from projector_operation
              where id in (select value from json_each(?)) and done_at is not null",
@@ -108,7 +109,7 @@ impl Operator for Sqlite {
         Ok(verdicts(done))
     }
 
-    async fn answer(&self, operation: i64, verdict: &Verdict) -> Result<(), StoreError> {
+    async fn answer(&self, operation: i64, verdict: &OperationResult) -> Result<(), StoreError> {
         sqlx::query(
             "update projector_operation set verdict = ?2, done_at = ?3 where id = ?1 and done_at is null",
         )
@@ -136,7 +137,7 @@ impl Operator for Sqlite {
         &self,
         generation: &Generation,
         go_on: bool,
-        asked: &Asked,
+        asked: &Requester,
     ) -> Result<(), StoreError> {
         let mut tx = self.pool.begin_with("begin immediate").await.map_err(classify)?;
         // Waits for the transactions in flight, which share this row.
@@ -160,7 +161,7 @@ impl Operator for Sqlite {
         generation: &Generation,
         partition: &Partition,
         to: i64,
-        asked: &Asked,
+        asked: &Requester,
     ) -> Result<Skipped, StoreError> {
         let mut tx = self.pool.begin_with("begin immediate").await.map_err(classify)?;
         let from: Option<i64> = sqlx::query_scalar(
@@ -186,7 +187,7 @@ impl Operator for Sqlite {
         .execute(&mut *tx)
         .await
         .map_err(classify)?;
-        let mut books = Books::default();
+        let mut books = OutcomeCounts::default();
         add(&mut books.skipped, "operator", to - moved.from);
         recount(&mut tx, generation.id, &[(partition.clone(), books)]).await?;
         let verdict = serde_json::to_value(&moved).unwrap_or_default();
@@ -200,7 +201,7 @@ impl Operator for Sqlite {
         generation: &Generation,
         key: &[u8],
         ids: &[KeyId],
-        asked: &Asked,
+        asked: &Requester,
     ) -> Result<u64, StoreError> {
         let mut tx = self.pool.begin_with("begin immediate").await.map_err(classify)?;
         for statement in [
@@ -248,7 +249,12 @@ impl Operator for Sqlite {
         Ok(gone.len() as u64)
     }
 
-    async fn expire(&self, generation: &Generation, seconds: i64, asked: &Asked) -> Result<u64, StoreError> {
+    async fn expire(
+        &self,
+        generation: &Generation,
+        seconds: i64,
+        asked: &Requester,
+    ) -> Result<u64, StoreError> {
         let mut tx = self.pool.begin_with("begin immediate").await.map_err(classify)?;
         let old: Vec<i64> = sqlx::query_scalar(
             "select d.id from projector_dead_letter d
@@ -321,9 +327,9 @@ impl Operator for Sqlite {
 async fn recount(
     tx: &mut sqlx::Transaction<'static, sqlx::Sqlite>,
     generation: i64,
-    shifts: &[(Partition, Books)],
+    shifts: &[(Partition, OutcomeCounts)],
 ) -> Result<(), StoreError> {
-    shift(tx, generation, shifts).await?;
+    adjust_counters(tx, generation, shifts).await?;
     for (partition, books) in shifts {
         for (outcome, code, events) in books.outcomes() {
             sqlx::query(
@@ -351,7 +357,7 @@ pub(super) async fn record(
     generation: &Generation,
     action: &str,
     partition: Option<&Partition>,
-    asked: &Asked,
+    asked: &Requester,
     verdict: Option<serde_json::Value>,
 ) -> Result<i64, StoreError> {
     sqlx::query_scalar(
@@ -398,7 +404,7 @@ pub(super) async fn record_removal(
     tx: &mut sqlx::Transaction<'static, sqlx::Sqlite>,
     (projection, number): (&str, Option<i32>),
     action: &str,
-    asked: &Asked,
+    asked: &Requester,
     verdict: serde_json::Value,
 ) -> Result<(), StoreError> {
     sqlx::query(

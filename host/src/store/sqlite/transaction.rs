@@ -11,33 +11,33 @@ use sqlx::sqlite::SqlitePool;
 use super::errors::classify;
 use super::now_micros;
 use super::rows::{Stored, Writer};
-use super::waiting::shift;
+use super::waiting::adjust_counters;
 use crate::batch::BatchLimits;
 use crate::duplicate::{EventId, Known};
 use crate::event::{Partition, Position};
 use crate::failpoint;
 use crate::ordering::{Blocked, KeyId};
-use crate::store::deployments::Vector;
+use crate::store::deployments::WriteBarrier;
 use crate::store::finding::{Budget, Finding};
-use crate::store::operator::{LoneLetter, Taken};
+use crate::store::operator::{ClaimedOperation, LoneDeadLetter};
 use crate::store::waits::ReadyEvent;
-use crate::store::{Admission, Advance, Books, Deployment, StoreError, Transaction, Writes};
+use crate::store::{Admission, Advance, OutcomeCounts, StoreError, Transaction, WriteTarget, Writes};
 
-pub(super) struct Batch {
+pub(super) struct SqliteTransaction {
     pub(super) tx: sqlx::Transaction<'static, sqlx::Sqlite>,
-    pub(super) deployment: Deployment,
+    pub(super) deployment: WriteTarget,
     any_blocked: bool,
     /// How far it may go.
-    hold: Option<Vector>,
+    barrier: WriteBarrier,
     /// What was written made events that had waited ready.
     pub(super) made_ready: bool,
 }
 
 pub(super) async fn begin(
     pool: &SqlitePool,
-    deployment: &Deployment,
+    deployment: &WriteTarget,
     only_to_look: bool,
-) -> Result<Batch, StoreError> {
+) -> Result<SqliteTransaction, StoreError> {
     let mut tx = pool.begin_with("begin immediate").await.map_err(classify)?;
     let found: Option<Admission> = sqlx::query_as(
         "select g.active_digest, g.paused,
@@ -50,8 +50,8 @@ pub(super) async fn begin(
     .fetch_optional(&mut *tx)
     .await
     .map_err(classify)?;
-    let (any_blocked, hold) = Admission::of(found, &deployment.digest, only_to_look)?;
-    Ok(Batch { tx, deployment: deployment.clone(), any_blocked, hold, made_ready: false })
+    let (any_blocked, barrier) = Admission::of(found, &deployment.digest, only_to_look)?;
+    Ok(SqliteTransaction { tx, deployment: deployment.clone(), any_blocked, barrier, made_ready: false })
 }
 
 /// By table, and by the keys of those rows of it that were changed: where the event stands that did so
@@ -59,7 +59,7 @@ pub(super) async fn begin(
 type Writers<'w> = Vec<BTreeMap<Key, &'w Position>>;
 
 #[async_trait]
-impl Transaction for Batch {
+impl Transaction for SqliteTransaction {
     async fn read(
         &mut self,
         calls: &[LookupCall],
@@ -106,7 +106,11 @@ impl Transaction for Batch {
         .map_err(classify)
     }
 
-    async fn take(&mut self, operation: i64, limits: BatchLimits) -> Result<Option<Taken>, StoreError> {
+    async fn take(
+        &mut self,
+        operation: i64,
+        limits: BatchLimits,
+    ) -> Result<Option<ClaimedOperation>, StoreError> {
         self.take_waiting(operation, limits).await
     }
 
@@ -122,13 +126,13 @@ impl Transaction for Batch {
         &mut self,
         operations: &[i64],
         limits: BatchLimits,
-    ) -> Result<Vec<LoneLetter>, StoreError> {
+    ) -> Result<Vec<LoneDeadLetter>, StoreError> {
         self.find_lone_letters(operations, limits).await
     }
 
     async fn write(&mut self, writes: &Writes<'_>) -> Result<u64, StoreError> {
         failpoint::reached(failpoint::BEFORE_WRITE, &self.deployment.generation.projection);
-        writes.within(self.hold.as_ref())?;
+        writes.within(&self.barrier)?;
         self.advance(&writes.advances, &writes.record_times).await?;
         let mut tables = self.load(writes).await?;
         let contract = self.deployment.contract.clone();
@@ -158,7 +162,7 @@ impl Transaction for Batch {
         if let Some(lone) = &writes.lone {
             self.settle_lone_letters(lone).await?;
         }
-        self.bury(&writes.dead, writes.release.as_ref()).await?;
+        self.insert_dead_letters(&writes.dead, writes.release.as_ref()).await?;
         self.park(&writes.parked).await?;
         self.rows_came(&writes.rows).await?;
         self.remember(&writes.ids).await?;
@@ -167,7 +171,7 @@ impl Transaction for Batch {
         let books = match writes.shifts() {
             None => writes.advances.iter().map(|advance| (&advance.partition, &advance.books)).collect(),
             Some(shifts) => {
-                shift(&mut self.tx, self.deployment.generation.id, shifts).await?;
+                adjust_counters(&mut self.tx, self.deployment.generation.id, shifts).await?;
                 shifts.iter().map(|(partition, books)| (partition, books)).collect()
             }
         };
@@ -184,7 +188,7 @@ impl Transaction for Batch {
     }
 }
 
-impl Batch {
+impl SqliteTransaction {
     pub(super) fn generation(&self) -> i64 {
         self.deployment.generation.id
     }
@@ -253,7 +257,7 @@ impl Batch {
 
     async fn write_back(&mut self, tables: &Tables, writers: &Writers<'_>) -> Result<u64, StoreError> {
         let mut statements = 0;
-        let Deployment { contract, digest, .. } = self.deployment.clone();
+        let WriteTarget { contract, digest, .. } = self.deployment.clone();
         let changed = tables.changed();
         for (index, table) in contract.tables.iter().enumerate() {
             let keys = changed.iter().filter(|(table, _)| *table == index).map(|(_, key)| *key);
@@ -277,7 +281,7 @@ impl Batch {
     /// Counts outcomes by code and effects by statement.
     async fn count(
         &mut self,
-        books: Vec<(&Partition, &Books)>,
+        books: Vec<(&Partition, &OutcomeCounts)>,
         effects: &[(i64, i64)],
     ) -> Result<(), StoreError> {
         for (partition, books) in &books {

@@ -4,15 +4,18 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::errors::classify;
 use super::now_micros;
-use super::transaction::Batch;
+use super::transaction::SqliteTransaction;
 use crate::batch::BatchLimits;
 use crate::event::Partition;
 use crate::ordering::{Blocked, KeyId};
 use crate::outcome::Failure;
-use crate::store::operator::{Action, Fate, KeptRow, LetterRow, OperationRow, Release, Taken, Verdict};
-use crate::store::{Books, DeadLetter, Parked, StoreError};
+use crate::store::operator::{
+    ClaimedOperation, DeadLetterAction, DeadLetterRow, OperationResult, OperationRow, Release, RetryResult,
+    StoredEventRow,
+};
+use crate::store::{DeadLetter, OutcomeCounts, Parked, StoreError};
 
-impl Batch {
+impl SqliteTransaction {
     pub(super) async fn find_blocked(&mut self, mut keys: Vec<KeyId>) -> Result<Blocked, StoreError> {
         keys.sort_unstable();
         keys.dedup();
@@ -35,7 +38,7 @@ impl Batch {
 
     /// Keeps what failed, and blocks the keys of those behind which others are to wait. In a release, a key may
     /// be blocked by nobody at the moment, because the event that blocked it was let go.
-    pub(super) async fn bury(
+    pub(super) async fn insert_dead_letters(
         &mut self,
         dead: &[DeadLetter<'_>],
         release: Option<&Release<'_>>,
@@ -130,7 +133,7 @@ impl Batch {
         &mut self,
         operation: i64,
         limits: BatchLimits,
-    ) -> Result<Option<Taken>, StoreError> {
+    ) -> Result<Option<ClaimedOperation>, StoreError> {
         let open: Option<OperationRow> = sqlx::query_as(
             "select action, dry_run, dead_letter_id, key_id, verdict from projector_operation
              where id = ? and generation_id = ? and done_at is null",
@@ -141,12 +144,12 @@ impl Batch {
         .await
         .map_err(classify)?;
         let Some((action, dry_run, letter_id, key, so_far)) = open else { return Ok(None) };
-        let Some(action) = Action::from_word(&action) else { return Ok(None) };
+        let Some(action) = DeadLetterAction::from_word(&action) else { return Ok(None) };
         let key = match self.blocked_by(letter_id).await? {
             None => self.nobodys(key).await?,
             blocked => blocked,
         };
-        let letter: Option<LetterRow> = sqlx::query_as(
+        let letter: Option<DeadLetterRow> = sqlx::query_as(
             "select id, topic, partition, \"offset\", coalesce(timestamp_ms, recorded_at / 1000) as timestamp_ms, key, payload, headers,
                oversize_bytes, moved_by, topic_name, code from projector_dead_letter where generation_id = ? and id = ?",
         )
@@ -156,13 +159,13 @@ impl Batch {
         .await
         .map_err(classify)?;
         let topics = self.deployment.topics.clone();
-        let letter = letter.map(|LetterRow { kept, code }| {
+        let letter = letter.map(|DeadLetterRow { kept, code }| {
             let (kept, partition) = kept.kept(&topics);
             (kept, partition, code)
         });
         let (mut parked, mut parked_count) = (Vec::new(), 0);
         if let Some(key) = &key {
-            let rows: Vec<KeptRow> = sqlx::query_as(
+            let rows: Vec<StoredEventRow> = sqlx::query_as(
                 "select id, topic, partition, \"offset\", timestamp_ms, key, payload, headers, oversize_bytes, moved_by,
                    topic_name
                  from (select *, coalesce(sum(coalesce(length(payload), 0)) over (
@@ -188,9 +191,10 @@ impl Batch {
             .await
             .map_err(classify)?;
         }
-        let so_far = so_far.and_then(|json| serde_json::from_str::<Verdict>(&json).ok()).unwrap_or_default();
+        let so_far =
+            so_far.and_then(|json| serde_json::from_str::<OperationResult>(&json).ok()).unwrap_or_default();
         let key = key.and_then(|bytes| bytes.try_into().ok()).map(KeyId);
-        Ok(Some(Taken { action, dry_run, letter, key, parked, parked_count, so_far }))
+        Ok(Some(ClaimedOperation { action, dry_run, letter, key, parked, parked_count, so_far }))
     }
 
     /// The key that a dead letter blocks.
@@ -240,7 +244,7 @@ impl Batch {
     /// What became of events that had waited.
     pub(super) async fn release(&mut self, release: &Release<'_>) -> Result<(), StoreError> {
         match &release.letter {
-            Some((id, Fate::Gone)) => {
+            Some((id, RetryResult::Gone)) => {
                 for statement in [
                     "update projector_blocked_key set dead_letter_id = null where dead_letter_id = ?",
                     "delete from projector_dead_letter where id = ?",
@@ -248,7 +252,7 @@ impl Batch {
                     sqlx::query(statement).bind(id).execute(&mut *self.tx).await.map_err(classify)?;
                 }
             }
-            Some((id, Fate::Failed(failure))) => self.failed_again(*id, failure).await?,
+            Some((id, RetryResult::Failed(failure))) => self.failed_again(*id, failure).await?,
             None => {}
         }
         for id in &release.settled {
@@ -274,10 +278,10 @@ impl Batch {
 }
 
 /// Counts events anew that were read before.
-pub(super) async fn shift(
+pub(super) async fn adjust_counters(
     connection: &mut SqliteConnection,
     generation: i64,
-    shifts: &[(Partition, Books)],
+    shifts: &[(Partition, OutcomeCounts)],
 ) -> Result<(), StoreError> {
     for (partition, books) in shifts {
         let totals = books.totals();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 
 use super::errors::classify;
-use super::transaction::Batch;
+use super::transaction::SqliteTransaction;
 use super::{Sqlite, now_micros};
 use crate::awaited::RowId;
 use crate::batch::BatchLimits;
@@ -14,7 +14,7 @@ use crate::store::operator::WaitsOn;
 use crate::store::waits::{ENDED_AT_ONCE, IN_TIME, ReadyEvent, ReadyRow, Waits, ready};
 use crate::store::{Generation, StoreError};
 
-impl Batch {
+impl SqliteTransaction {
     pub(super) async fn find_ready(&mut self, limits: BatchLimits) -> Result<Vec<ReadyEvent>, StoreError> {
         let rows: Vec<ReadyRow> = sqlx::query_as(
             "select id, topic, partition, \"offset\", timestamp_ms, key, payload, headers, oversize_bytes, moved_by,

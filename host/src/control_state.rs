@@ -12,27 +12,27 @@ use std::time::Duration;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::failure::{FailureKind, Trouble};
+use crate::failure::{Blocker, FailureKind};
 use crate::member_ids::MemberIds;
 use crate::retry::Backoff;
 use crate::store::deployments::OpenDeployment;
-use crate::store::operator::Wishes;
+use crate::store::operator::GenerationControl;
 use crate::store::{Store, StoreError};
 
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// What is wanted of a store's projections.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct State {
+pub struct ControlState {
     /// By the store's key of a generation.
-    pub generations: BTreeMap<i64, Wishes>,
+    pub generations: BTreeMap<i64, GenerationControl>,
     /// What is to be deployed.
     pub open: Vec<OpenDeployment>,
 }
 
 /// Who asks.
 #[derive(Debug, Clone)]
-pub struct Attendant {
+pub struct HostId {
     pub id: Uuid,
     pub name: Arc<str>,
     /// What it is in consumer groups.
@@ -41,29 +41,29 @@ pub struct Attendant {
 
 /// Hears what is wanted of a store's projections.
 #[derive(Clone)]
-pub struct Board {
-    state: watch::Receiver<Arc<State>>,
-    heard: Arc<watch::Sender<Arc<State>>>,
+pub struct ControlStateWatcher {
+    state: watch::Receiver<Arc<ControlState>>,
+    heard: Arc<watch::Sender<Arc<ControlState>>>,
     store: Weak<dyn Store>,
-    host: Attendant,
+    host: HostId,
     /// What the store's silence is called, while it lasts.
     silent: watch::Receiver<Option<Arc<str>>>,
     /// It was said that this host leaves.
     left: Arc<AtomicBool>,
 }
 
-impl Board {
+impl ControlStateWatcher {
     /// Asks, and begins to ask again and again, for as long as the store is used. A store that does not
     /// answer is asked again; what was heard last holds until then. `backoff` tells of one that falls silent.
-    pub async fn open(store: &Arc<dyn Store>, host: Attendant, backoff: Backoff) -> Result<Self, StoreError> {
-        store.attend(host.id, &host.name, &host.members.all()).await?;
+    pub async fn open(store: &Arc<dyn Store>, host: HostId, backoff: Backoff) -> Result<Self, StoreError> {
+        store.heartbeat(host.id, &host.name, &host.members.all()).await?;
         let (heard, state) = watch::channel(Arc::new(ask(&**store).await?));
         let (store, left) = (Arc::downgrade(store), Arc::default());
         let (tell, silent) = watch::channel(None);
         let (failed, failure) = watch::channel(None);
-        tokio::spawn(silence::attend(store.clone(), failure, tell, backoff));
-        let board = Self { state, heard: Arc::new(heard), store, host, silent, left };
-        let asking = board.clone();
+        tokio::spawn(silence::watch(store.clone(), failure, tell, backoff));
+        let watcher = Self { state, heard: Arc::new(heard), store, host, silent, left };
+        let asking = watcher.clone();
         tokio::spawn(async move {
             loop {
                 tokio::time::sleep(INTERVAL).await;
@@ -75,21 +75,21 @@ impl Board {
                 let answer = tokio::spawn(async move { question.refresh().await }).await;
                 failed.send_replace(match answer {
                     Ok(answer) => answer.err().map(|error| match &error {
-                        StoreError::Unavailable(outage) => Trouble::new(outage.kind, outage),
-                        error => Trouble::new(error.blocker(), error),
+                        StoreError::Unavailable(outage) => Blocker::new(outage.kind, outage),
+                        error => Blocker::new(error.blocker(), error),
                     }),
-                    Err(panic) => Some(Trouble::new(FailureKind::Crash, panic)),
+                    Err(panic) => Some(Blocker::new(FailureKind::Crash, panic)),
                 });
             }
         });
-        Ok(board)
+        Ok(watcher)
     }
 
     /// Asks now.
     pub async fn refresh(&self) -> Result<(), StoreError> {
         let Some(store) = self.store.upgrade() else { return Ok(()) };
         if !self.left.load(Ordering::Relaxed) {
-            store.attend(self.host.id, &self.host.name, &self.host.members.all()).await?;
+            store.heartbeat(self.host.id, &self.host.name, &self.host.members.all()).await?;
         }
         let state = ask(&*store).await?;
         self.heard.send_if_modified(|known| {
@@ -101,10 +101,10 @@ impl Board {
     }
 
     /// Says that this host is there no more. What fails here expires.
-    pub async fn leave(&self) {
+    pub async fn deregister(&self) {
         self.left.store(true, Ordering::Relaxed);
         if let Some(store) = self.store.upgrade() {
-            let _ = store.leave(self.host.id).await;
+            let _ = store.deregister(self.host.id).await;
         }
     }
 
@@ -119,12 +119,12 @@ impl Board {
     }
 
     /// As it was heard last.
-    pub fn state(&self) -> Arc<State> {
+    pub fn state(&self) -> Arc<ControlState> {
         self.state.borrow().clone()
     }
 
     /// What is wanted of a generation, as it was heard last. `None`: it is gone.
-    pub fn of(&self, generation: i64) -> Option<Wishes> {
+    pub fn of(&self, generation: i64) -> Option<GenerationControl> {
         self.state.borrow().generations.get(&generation).cloned()
     }
 
@@ -136,8 +136,8 @@ impl Board {
     }
 }
 
-async fn ask(store: &dyn Store) -> Result<State, StoreError> {
-    let wishes = store.wishes().await?;
-    let generations = wishes.into_iter().map(|wishes| (wishes.generation.id, wishes)).collect();
-    Ok(State { generations, open: store.open_deployments().await? })
+async fn ask(store: &dyn Store) -> Result<ControlState, StoreError> {
+    let control = store.control_state().await?;
+    let generations = control.into_iter().map(|control| (control.generation.id, control)).collect();
+    Ok(ControlState { generations, open: store.open_deployments().await? })
 }

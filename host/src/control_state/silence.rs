@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::INTERVAL;
-use crate::failure::{FailureKind, Trouble};
+use crate::failure::{Blocker, FailureKind};
 use crate::retry::Backoff;
 use crate::store::Store;
 
@@ -19,9 +19,9 @@ const TOLD: u32 = 20;
 const SILENT: u32 = 30;
 
 /// For as long as the store is used. `failure`: why it could not be asked the last time.
-pub(super) async fn attend(
+pub(super) async fn watch(
     store: Weak<dyn Store>,
-    failure: watch::Receiver<Option<Trouble>>,
+    failure: watch::Receiver<Option<Blocker>>,
     tell: watch::Sender<Option<Arc<str>>>,
     mut backoff: Backoff,
 ) {
@@ -39,12 +39,12 @@ pub(super) async fn attend(
                 tell.send_replace(None);
                 continue;
             }
-            None => Trouble::new(FailureKind::Database, "the database does not answer"),
-            Some(Trouble { kind, reason }) if unheard >= TOLD => {
-                Trouble::new(kind, format!("the database does not answer: {reason}"))
+            None => Blocker::new(FailureKind::Database, "the database does not answer"),
+            Some(Blocker { kind, reason }) if unheard >= TOLD => {
+                Blocker::new(kind, format!("the database does not answer: {reason}"))
             }
-            Some(Trouble { kind, reason }) => {
-                Trouble::new(kind, format!("what operators want is not heard: {reason}"))
+            Some(Blocker { kind, reason }) => {
+                Blocker::new(kind, format!("what operators want is not heard: {reason}"))
             }
         };
         backoff.failed(trouble.kind, &trouble.reason);

@@ -6,16 +6,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use projector_model::Contract;
 
-use super::supply::{Refused, Signer, Supply};
+use super::trust::{Refused, Signer, TrustPolicy};
 use crate::config::{self, Config};
 use crate::plugin::compile::Compiler;
 use crate::plugin::{self, Engine, LoadError, Plugin};
 use crate::store::{Store, StoreError, names};
 use crate::topics::{TopicError, TopicMapping};
 
-pub struct Versions {
+pub struct ComponentCache {
     config: Arc<Config>,
-    supply: Supply,
+    trust: TrustPolicy,
     /// The host's own executable, which compiles components in a process of its own.
     executable: PathBuf,
     /// An engine for each size of stack.
@@ -37,7 +37,7 @@ pub enum VersionError {
     Load(#[from] LoadError),
     /// Nobody who may vouches for it.
     #[error("{0}")]
-    Supply(String),
+    Untrusted(String),
 }
 
 impl VersionError {
@@ -48,12 +48,12 @@ impl VersionError {
 }
 
 fn refused(refused: Refused) -> VersionError {
-    VersionError::Supply(refused.to_string())
+    VersionError::Untrusted(refused.to_string())
 }
 
-impl Versions {
-    pub fn new(config: Arc<Config>, supply: Supply, executable: PathBuf) -> Self {
-        Self { config, supply, executable, engines: Mutex::default(), known: Mutex::default() }
+impl ComponentCache {
+    pub fn new(config: Arc<Config>, trust: TrustPolicy, executable: PathBuf) -> Self {
+        Self { config, trust, executable, engines: Mutex::default(), known: Mutex::default() }
     }
 
     /// A version that was compiled here already.
@@ -101,7 +101,7 @@ impl Versions {
         signature: Option<&str>,
     ) -> Result<Signer, VersionError> {
         let descriptor = &plugin.contract.descriptor;
-        let voucher = self.supply.vouch(&plugin.digest, bytes, signature).map_err(refused)?;
+        let voucher = self.trust.vouch(&plugin.digest, bytes, signature).map_err(refused)?;
         voucher.confirm(&descriptor.name, &descriptor.version).map_err(refused)
     }
 
@@ -117,7 +117,7 @@ impl Versions {
         bytes: &[u8],
         signature: Option<&str>,
     ) -> Result<(Plugin, Signer), VersionError> {
-        let voucher = self.supply.vouch(&plugin::digest(bytes), bytes, signature).map_err(refused)?;
+        let voucher = self.trust.vouch(&plugin::digest(bytes), bytes, signature).map_err(refused)?;
         let under = |limits: &config::Limits| {
             let compiler = Compiler {
                 executable: self.executable.clone(),

@@ -19,7 +19,7 @@ use crate::config::{Plugins, Team};
 
 /// What a component is held against before it may run.
 #[derive(Debug, Clone, Default)]
-pub struct Supply {
+pub struct TrustPolicy {
     lock: Option<Lock>,
     teams: BTreeMap<String, Team>,
 }
@@ -116,12 +116,12 @@ pub enum Refused {
     Owned { owner: String, signer: String, advice: String },
 }
 
-impl Supply {
+impl TrustPolicy {
     /// Reads the lock file. One that the configuration has but that is not there is an error: it was
     /// there before, or somebody named it.
-    pub fn load(config: &Plugins) -> Result<Supply, String> {
+    pub fn load(config: &Plugins) -> Result<TrustPolicy, String> {
         let lock = config.lock.as_deref().map(Lock::read).transpose()?;
-        Ok(Supply { lock, teams: config.teams.clone() })
+        Ok(TrustPolicy { lock, teams: config.teams.clone() })
     }
 
     /// What vouches for a file. `digest` is the SHA-256 of its bytes in lowercase hex, `signature` what its
@@ -372,14 +372,14 @@ mod tests {
         minisign::sign(Some(&keys.pk), &keys.sk, bytes, Some(comment), None).expect("signed").into_string()
     }
 
-    fn supply(teams: impl IntoIterator<Item = (&'static str, Team)>) -> Supply {
+    fn trust(teams: impl IntoIterator<Item = (&'static str, Team)>) -> TrustPolicy {
         let teams = teams.into_iter().map(|(name, team)| (name.to_owned(), team)).collect();
-        Supply { lock: None, teams }
+        TrustPolicy { lock: None, teams }
     }
 
-    fn of_checkout(supply: &Supply, signature: Option<&str>) -> Result<Signer, String> {
+    fn of_checkout(trust: &TrustPolicy, signature: Option<&str>) -> Result<Signer, String> {
         let digest = crate::plugin::digest(BYTES);
-        let voucher = supply.vouch(&digest, BYTES, signature);
+        let voucher = trust.vouch(&digest, BYTES, signature);
         voucher.and_then(|voucher| voucher.confirm("orders", "1.2.0")).map_err(|refused| refused.to_string())
     }
 
@@ -396,8 +396,8 @@ mod tests {
 
     #[test]
     fn nobody_is_asked_where_nothing_is_configured() {
-        assert_eq!(of_checkout(&Supply::default(), None), Ok(Signer::Nobody));
-        assert_eq!(of_checkout(&Supply::default(), Some("whatever")), Ok(Signer::Nobody));
+        assert_eq!(of_checkout(&TrustPolicy::default(), None), Ok(Signer::Nobody));
+        assert_eq!(of_checkout(&TrustPolicy::default(), Some("whatever")), Ok(Signer::Nobody));
     }
 
     #[test]
@@ -408,11 +408,13 @@ mod tests {
             ("orders", "1.2.0", &digest.to_uppercase()),
             ("sales", "1", &digest),
         ]);
-        let supply =
-            Supply { lock: Some(Lock::parse("plugins.lock", &text).expect("sound")), teams: BTreeMap::new() };
-        assert_eq!(of_checkout(&supply, None), Ok(Signer::Lock));
+        let trust = TrustPolicy {
+            lock: Some(Lock::parse("plugins.lock", &text).expect("sound")),
+            teams: BTreeMap::new(),
+        };
+        assert_eq!(of_checkout(&trust, None), Ok(Signer::Lock));
         let refused = |name: &str, version: &str, digest: &str| {
-            let voucher = supply.vouch(digest, BYTES, None);
+            let voucher = trust.vouch(digest, BYTES, None);
             voucher.and_then(|voucher| voucher.confirm(name, version)).expect_err("refused").to_string()
         };
         let other = "f".repeat(64);
@@ -431,23 +433,24 @@ mod tests {
     #[test]
     fn a_voucher_names_the_projection() {
         let (checkout, digest) = (keys(), crate::plugin::digest(BYTES));
-        let projection = |supply: &Supply, signature: Option<&str>| {
-            let voucher = supply.vouch(&digest, BYTES, signature).expect("vouched for");
+        let projection = |trust: &TrustPolicy, signature: Option<&str>| {
+            let voucher = trust.vouch(&digest, BYTES, signature).expect("vouched for");
             voucher.projection().map(str::to_owned)
         };
-        assert_eq!(projection(&Supply::default(), None), None);
+        assert_eq!(projection(&TrustPolicy::default(), None), None);
         let listed = lock(&[("orders", "1", &digest)]);
-        let listed = Supply { lock: Some(Lock::parse("a", &listed).expect("sound")), teams: BTreeMap::new() };
+        let listed =
+            TrustPolicy { lock: Some(Lock::parse("a", &listed).expect("sound")), teams: BTreeMap::new() };
         assert_eq!(projection(&listed, None).as_deref(), Some("orders"));
         let signature = sign(&checkout, BYTES, "projector name=sales version=1");
-        let signed = supply([("checkout", team(&checkout, None))]);
+        let signed = trust([("checkout", team(&checkout, None))]);
         assert_eq!(projection(&signed, Some(&signature)).as_deref(), Some("sales"));
     }
 
     #[test]
     fn an_empty_lock_lets_nothing_run() {
         let lock = Some(Lock::parse("plugins.lock", "# none yet\n").expect("sound"));
-        assert!(of_checkout(&Supply { lock, teams: BTreeMap::new() }, None).is_err());
+        assert!(of_checkout(&TrustPolicy { lock, teams: BTreeMap::new() }, None).is_err());
     }
 
     #[test]
@@ -473,7 +476,7 @@ mod tests {
     #[test]
     fn a_team_vouches_for_name_and_version() {
         let (checkout, sales) = (keys(), keys());
-        let both = supply([("checkout", team(&checkout, None)), ("sales", team(&sales, None))]);
+        let both = trust([("checkout", team(&checkout, None)), ("sales", team(&sales, None))]);
         let comment = "projector name=orders version=1.2.0";
         let signature = sign(&checkout, BYTES, comment);
         assert_eq!(of_checkout(&both, Some(&signature)), Ok(signed_by("checkout", false)));
@@ -484,8 +487,8 @@ mod tests {
     #[test]
     fn a_component_without_a_sound_signature_is_refused() {
         let (checkout, stranger) = (keys(), keys());
-        let supply = supply([("checkout", team(&checkout, None))]);
-        let refused = |signature: Option<&str>| of_checkout(&supply, signature).expect_err("refused");
+        let trust = trust([("checkout", team(&checkout, None))]);
+        let refused = |signature: Option<&str>| of_checkout(&trust, signature).expect_err("refused");
         let comment = "projector name=orders version=1.2.0";
         let command = "`minisign -Sm FILE.wasm -t 'projector name=NAME version=VERSION'`";
 
@@ -507,41 +510,41 @@ mod tests {
     #[test]
     fn a_signature_of_the_old_form_is_told_as_such() {
         let checkout = keys();
-        let supply = supply([("checkout", team(&checkout, None))]);
+        let trust = trust([("checkout", team(&checkout, None))]);
         let signature = sign(&checkout, BYTES, "projector name=orders version=1.2.0");
         // "ED" says that it is of the file's hash, "Ed" that it is of the file.
         let old = signature.replacen("\nRU", "\nRW", 1);
         assert_ne!(old, signature);
-        let refused = of_checkout(&supply, Some(&old)).expect_err("refused");
+        let refused = of_checkout(&trust, Some(&old)).expect_err("refused");
         assert!(refused.contains("minisign's old form"), "{refused}");
     }
 
     #[test]
     fn a_trusted_comment_that_was_changed_does_not_fit() {
         let checkout = keys();
-        let supply = supply([("checkout", team(&checkout, None))]);
+        let trust = trust([("checkout", team(&checkout, None))]);
         let of_old = sign(&checkout, BYTES, "projector name=orders version=1.1.0");
         let changed = of_old.replace("version=1.1.0", "version=1.2.0");
-        let refused = of_checkout(&supply, Some(&changed)).expect_err("refused");
+        let refused = of_checkout(&trust, Some(&changed)).expect_err("refused");
         assert!(refused.contains("does not fit the file"), "{refused}");
     }
 
     #[test]
     fn a_signature_holds_for_the_name_and_version_that_it_was_made_for() {
         let checkout = keys();
-        let supply = supply([("checkout", team(&checkout, None))]);
+        let trust = trust([("checkout", team(&checkout, None))]);
         for bound in [
             "projector name=orders version=1.1.0",
             "projector name=order version=1.2.0",
             "projector name=orders version=1.2.0 ",
         ] {
-            let refused = of_checkout(&supply, Some(&sign(&checkout, BYTES, bound))).expect_err("refused");
+            let refused = of_checkout(&trust, Some(&sign(&checkout, BYTES, bound))).expect_err("refused");
             let says =
                 format!("is for {bound:?}, and the component says \"projector name=orders version=1.2.0\"");
             assert!(refused.contains(&says) && refused.contains("minisign -Sm"), "{refused}");
         }
         for bound in ["timestamp:1700000000\tfile:orders.wasm\thashed", "projector name=orders", ""] {
-            let refused = of_checkout(&supply, Some(&sign(&checkout, BYTES, bound))).expect_err("refused");
+            let refused = of_checkout(&trust, Some(&sign(&checkout, BYTES, bound))).expect_err("refused");
             let says = format!("is for {bound:?}, which names no projection and version");
             assert!(refused.contains(&says), "{refused}");
         }
@@ -550,9 +553,9 @@ mod tests {
     #[test]
     fn a_command_stays_one_command() {
         let checkout = keys();
-        let supply = supply([("checkout", team(&checkout, None))]);
+        let trust = trust([("checkout", team(&checkout, None))]);
         let signature = sign(&checkout, BYTES, "projector name=orders version=1");
-        let voucher = supply.vouch("", BYTES, Some(&signature)).expect("signed");
+        let voucher = trust.vouch("", BYTES, Some(&signature)).expect("signed");
         let refused = voucher.confirm("orders", "1'; rm -rf '/").expect_err("refused");
         let Refused::BoundElsewhere { command, .. } = refused else { panic!("{refused}") };
         assert_eq!(command, r"minisign -Sm FILE.wasm -t 'projector name=orders version=1'\''; rm -rf '\''/'");
@@ -563,7 +566,7 @@ mod tests {
         let checkout = keys();
         let signature = sign(&checkout, BYTES, "projector name=orders version=1.2.0");
         let granting =
-            |names| of_checkout(&supply([("checkout", team(&checkout, Some(names)))]), Some(&signature));
+            |names| of_checkout(&trust([("checkout", team(&checkout, Some(names)))]), Some(&signature));
         assert_eq!(granting(&["sales", "orders"]), Ok(signed_by("checkout", false)));
         let refused = granting(&["sales", "stock"]).expect_err("refused");
         assert!(refused.contains("checkout may not sign orders, but sales, stock"), "{refused}");
@@ -574,9 +577,9 @@ mod tests {
     fn lock_and_signature_are_both_asked_for() {
         let checkout = keys();
         let digest = crate::plugin::digest(BYTES);
-        let with = |entries: &[(&str, &str, &str)]| Supply {
+        let with = |entries: &[(&str, &str, &str)]| TrustPolicy {
             lock: Some(Lock::parse("plugins.lock", &lock(entries)).expect("sound")),
-            ..supply([("checkout", team(&checkout, None))])
+            ..trust([("checkout", team(&checkout, None))])
         };
         let signature = sign(&checkout, BYTES, "projector name=orders version=1.2.0");
         let listed = with(&[("orders", "1.2.0", &digest)]);
@@ -616,7 +619,7 @@ mod tests {
         let text = "kafka.brokers = \"a:9092\"\nstore.url = \"sqlite://a.db\"\nplugins.directory = \".\"\n";
         let load = |text: &str| {
             std::fs::write(&path, text).expect("written");
-            Supply::load(&Config::load(&path).expect("sound").plugins)
+            TrustPolicy::load(&Config::load(&path).expect("sound").plugins)
         };
         assert!(load(text).expect("no lock").lock.is_none());
         let named = format!("{text}plugins.lock = \"plugins.lock\"\n");
