@@ -10,6 +10,7 @@ use crate::record::{Header, Record};
 /// with several kinds of payloads the handler takes an `Event<Unread>`.
 #[derive(Debug)]
 pub struct Event<'e, T> {
+    /// The record's value, read as a `T`.
     pub payload: T,
     /// The record's key. `None` if the record has no key.
     pub key: Option<&'e [u8]>,

@@ -15,18 +15,22 @@ pub enum Level {
     Error,
 }
 
+/// Logs a line at level `debug`.
 pub fn debug(message: impl AsRef<str>) {
     write(Level::Debug, message.as_ref());
 }
 
+/// Logs a line at level `info`.
 pub fn info(message: impl AsRef<str>) {
     write(Level::Info, message.as_ref());
 }
 
+/// Logs a line at level `warn`.
 pub fn warn(message: impl AsRef<str>) {
     write(Level::Warn, message.as_ref());
 }
 
+/// Logs a line at level `error`.
 pub fn error(message: impl AsRef<str>) {
     write(Level::Error, message.as_ref());
 }

@@ -55,6 +55,7 @@ pub struct Rejection {
 }
 
 impl Rejection {
+    /// A rejection with this code and detail.
     pub fn new(code: impl Into<String>, detail: impl Into<String>) -> Self {
         Self { code: code.into(), detail: detail.into() }
     }
@@ -70,7 +71,7 @@ impl fmt::Display for Rejection {
 pub mod codes {
     /// From the SDK: the record's value cannot be read as the handler's payload.
     pub const BAD_PAYLOAD: &str = "bad-payload";
-    /// The plugin called a statement or lookup that is not declared, or with a wrong number of arguments.
+    /// The plugin called a statement or lookup that is not declared for the topic, or with a wrong number of arguments.
     pub const INVALID_CHANGE: &str = "invalid-change";
     /// A store cannot hold the value. The detail names the column.
     pub const INVALID_VALUE: &str = "invalid-value";

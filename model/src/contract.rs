@@ -18,8 +18,10 @@ pub struct Contract {
     pub lookups: Vec<Lookup>,
 }
 
+/// A topic, and what its events may do.
 #[derive(Debug, Clone)]
 pub struct Topic {
+    /// The logical name.
     pub name: String,
     /// For each statement: whether an event of this topic may call it.
     pub writes: Vec<bool>,
@@ -41,6 +43,7 @@ pub struct EventId {
     pub window_seconds: u32,
 }
 
+/// A table that the projection owns.
 #[derive(Debug, Clone)]
 pub struct Table {
     pub name: String,
@@ -55,6 +58,7 @@ pub struct Table {
     pub has_lineage: bool,
 }
 
+/// A column of a table.
 #[derive(Debug, Clone)]
 pub struct Column {
     pub name: String,
@@ -62,18 +66,22 @@ pub struct Column {
     pub nullable: bool,
 }
 
+/// An index of a table.
 #[derive(Debug, Clone)]
 pub struct Index {
+    /// Indices into the table's columns.
     pub columns: Vec<usize>,
     pub kind: IndexKind,
 }
 
+/// What a statement does with the rows that it selects.
 pub type WriteKind = StatementKind;
 
 /// A statement. Its arguments are the values of `by`, then of `set`, then of a guarded delete's version.
 #[derive(Debug, Clone)]
 pub struct Write {
     pub name: String,
+    /// Index into the contract's tables.
     pub table: usize,
     pub kind: WriteKind,
     /// The columns that select the rows. For an upsert or insert-once: the columns of the key.
@@ -97,7 +105,9 @@ pub struct Guard {
 #[derive(Debug, Clone)]
 pub struct Lookup {
     pub name: String,
+    /// Index into the contract's tables.
     pub table: usize,
+    /// The columns that select the rows.
     pub by: Vec<usize>,
     /// The columns that are returned, in this order.
     pub columns: Vec<usize>,
@@ -106,6 +116,7 @@ pub struct Lookup {
 }
 
 impl Contract {
+    /// The projection's name.
     pub fn name(&self) -> &str {
         &self.descriptor.name
     }
@@ -152,10 +163,12 @@ impl Table {
         columns.len() == self.key.len() && self.key.iter().all(|column| columns.contains(column))
     }
 
+    /// Whether the column belongs to the key.
     pub fn is_key_column(&self, column: usize) -> bool {
         self.key.contains(&column)
     }
 
+    /// The names of these columns.
     pub fn column_names<'a>(&'a self, columns: &'a [usize]) -> impl Iterator<Item = &'a str> {
         columns.iter().map(|column| self.columns[*column].name.as_str())
     }
@@ -190,6 +203,7 @@ impl Write {
             .chain(version.map(|guard| guard.column))
     }
 
+    /// How many arguments a call of this statement has.
     pub fn argument_count(&self) -> usize {
         self.argument_columns().count()
     }

@@ -31,10 +31,12 @@ impl Decimal {
         fits.then_some(Self { units, scale })
     }
 
+    /// The number without its decimal point: 1250 for `12.50`.
     pub fn units(self) -> i128 {
         self.units
     }
 
+    /// How many digits stand after the decimal point: 2 for `12.50`.
     pub fn scale(self) -> u8 {
         self.scale
     }

@@ -106,6 +106,7 @@ pub enum IdPart {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Table {
+    /// The table's name: lowercase letters, digits and single underscores, at most 63 characters.
     pub name: String,
     pub columns: Vec<Column>,
     /// The columns of the primary key, in order.
@@ -118,15 +119,18 @@ pub struct Table {
     pub lineage: bool,
 }
 
+/// A column of a table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Column {
+    /// The column's name: lowercase letters, digits and underscores, at most 63 characters.
     pub name: String,
     /// `boolean`, `int64`, `float64`, `decimal(precision,scale)`, `text`, `bytes`, `json`,
     /// `timestamp`, `date` or `uuid`.
     #[serde(rename = "type")]
     pub ty: Type,
+    /// Whether a row may have null in this column.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub nullable: bool,
 }
@@ -136,11 +140,13 @@ pub struct Column {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Index {
+    /// The names of the index's columns, in order.
     pub columns: Vec<String>,
     #[serde(default, skip_serializing_if = "IndexKind::is_ordered")]
     pub kind: IndexKind,
 }
 
+/// What an index is for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -164,7 +170,10 @@ impl IndexKind {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Statement {
+    /// The statement's name, for people and metrics: lowercase letters, digits, dashes, dots and underscores, at most 63
+    /// characters.
     pub name: String,
+    /// The name of the table that the statement writes.
     pub table: String,
     pub kind: StatementKind,
     /// The columns that select the rows of an update or delete. An upsert or insert-once lists none: it writes the row
@@ -181,6 +190,7 @@ pub struct Statement {
     pub on_miss: OnMiss,
 }
 
+/// What a statement does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -200,7 +210,7 @@ pub enum StatementKind {
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum OnMiss {
-    /// The change does nothing, and is counted.
+    /// The change does nothing.
     #[default]
     Ignore,
     /// The event is rejected with the code `missed`.
@@ -254,7 +264,10 @@ impl Operation {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Lookup {
+    /// The lookup's name, for people and metrics: lowercase letters, digits, dashes, dots and underscores, at most 63
+    /// characters.
     pub name: String,
+    /// The name of the table that the lookup reads.
     pub table: String,
     /// The columns that select the rows: the key, or the first columns of an index.
     pub by: Vec<String>,
@@ -293,6 +306,7 @@ impl Descriptor {
         })
     }
 
+    /// The descriptor as JSON, which [`Descriptor::from_json`] reads.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("a descriptor is plain data with string keys")
     }

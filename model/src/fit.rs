@@ -1,7 +1,7 @@
 //! Calls from a plugin, held against the declarations that they name.
 //!
-//! Why: a plugin can answer with any indices and values. A change or lookup call that passes this check can be written,
-//! or read, by every store: see [`Value::fit`].
+//! Why: a plugin can answer with any indices and values. After this check, a change or lookup call names a declaration, and
+//! every store can hold its arguments: see [`Value::fit`].
 
 use crate::change::{Change, LookupCall, Rejection, codes};
 use crate::contract::{Contract, Table};

@@ -49,6 +49,7 @@ pub struct Tables {
 pub struct Mark(usize);
 
 impl Tables {
+    /// Empty tables.
     pub fn new(contract: &Contract) -> Self {
         Self {
             tables: vec![BTreeMap::new(); contract.tables.len()],
@@ -68,6 +69,7 @@ impl Tables {
         self.tables[table].iter()
     }
 
+    /// The row with this key, or its tombstone.
     pub fn row(&self, table: usize, key: &Key) -> Option<&Row> {
         self.tables[table].get(key)
     }

@@ -61,7 +61,7 @@ pub fn consumer_group(prefix: &str, projection: &str, number: i32, store: impl D
     format!("{prefix}.{projection}.g{number}.{store}")
 }
 
-/// The group id of the client that only asks brokers for metadata. This client never joins a group.
+/// The group id of the client that queries the brokers. This client never joins a group.
 pub fn questions_group(prefix: &str) -> String {
     format!("{prefix}.questions")
 }

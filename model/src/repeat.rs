@@ -1,6 +1,7 @@
 //! Whether the events of a topic can be applied a second time without changing the rows.
 //!
-//! Why: an operator may move a projection's checkpoints back. Then events that were applied before are applied again.
+//! Why: when an operator moves a projection's checkpoints, for example to another cluster, some events that were applied
+//! before may be read and applied again.
 
 use crate::contract::{Contract, Write};
 use crate::descriptor::{OnMiss, Operation};

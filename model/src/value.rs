@@ -164,6 +164,7 @@ pub const TIMESTAMP_RANGE: std::ops::RangeInclusive<i64> = -62_135_596_800_000_0
 pub const DATE_RANGE: std::ops::RangeInclusive<i32> = -719_162..=2_932_896;
 
 impl Value {
+    /// Whether this is [`Value::Null`].
     pub fn is_null(&self) -> bool {
         matches!(self, Value::Null)
     }

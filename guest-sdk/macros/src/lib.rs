@@ -108,8 +108,8 @@ pub fn derive_update(input: TokenStream) -> TokenStream {
 /// }
 /// ```
 ///
-/// With `guard = column` the delete selects by the key, and has the version as one more field. It then leaves a tombstone:
-/// only a write with the same or a higher version inserts the row again. `#[delete(...)]` also takes
+/// With `guard = column` the delete selects by the key, and has the version as one more field. It then leaves a tombstone,
+/// so that a guarded write with a lower version cannot insert the row again. `#[delete(...)]` also takes
 /// `on_miss = "reject"` and `name`.
 #[proc_macro_derive(Delete, attributes(delete))]
 pub fn derive_delete(input: TokenStream) -> TokenStream {

@@ -16,6 +16,7 @@ use super::Column;
     note = "write a key of one column as `&id`, and a key of several columns as a tuple: `(&country, &day)`"
 )]
 pub trait AsKey<K> {
+    /// The values of the key's columns, in the key's order.
     fn into_values(self) -> Vec<Value>;
 }
 
@@ -25,6 +26,7 @@ pub trait AsKey<K> {
     label = "not the type of the key column"
 )]
 pub trait KeyPart<C> {
+    /// The value of the key column.
     fn key_value(&self) -> Value;
 }
 

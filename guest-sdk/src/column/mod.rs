@@ -21,8 +21,10 @@ use projector_model::value::Type;
     note = "store a struct or a list as `Json<…>`, and an unsigned 64-bit number as an i64 or a Decimal"
 )]
 pub trait Column: Sized {
+    /// Whether the column may be null.
     const NULLABLE: bool = false;
 
+    /// The value to store.
     fn into_value(self) -> Value;
 
     /// Reads a stored value. The error says which type was found, and which was expected.
@@ -38,6 +40,7 @@ pub trait Column: Sized {
     note = "any other column is a String, bool, i64 (or smaller), f64, Timestamp, Date, Uuid, Bytes, or an Option of one of these"
 )]
 pub trait TypedColumn: Column {
+    /// The type of the column in the database.
     const TYPE: Type;
 }
 

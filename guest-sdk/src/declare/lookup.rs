@@ -14,8 +14,10 @@ use super::table::{Table, TableDeclaration, owned};
     note = "derive Table (the row with a key) or Lookup for it"
 )]
 pub trait Lookup {
+    /// The type of the rows that are read.
     type Row: Table;
 
+    /// The lookup that this type calls.
     const LOOKUP: LookupDeclaration;
 }
 
@@ -46,6 +48,7 @@ impl<P: ?Sized> Reads<Infallible> for P {
     const INDEX: u16 = u16::MAX;
 }
 
+/// A lookup, as a constant.
 #[derive(Debug)]
 pub struct LookupDeclaration {
     pub name: &'static str,

@@ -13,6 +13,7 @@ use crate::record::{Answer, Found, Record};
 /// A plugin that composes its changes itself implements the trait by hand, and calls
 /// `projector_sdk::export_projection!(Name)` under `#[cfg(target_arch = "wasm32")]`.
 pub trait Projection: 'static {
+    /// What the projection declares. The host reads the descriptor once, when it loads the plugin.
     fn descriptor() -> Descriptor;
 
     /// Projects one event. `found` has the rows that earlier calls for the same event asked for.
@@ -22,6 +23,7 @@ pub trait Projection: 'static {
     fn project(record: &Record, found: Vec<Found>) -> Result<Answer, Rejection>;
 }
 
+/// A projection, as a constant.
 #[derive(Debug)]
 pub struct ProjectionDeclaration {
     pub name: &'static str,
@@ -35,6 +37,7 @@ pub struct ProjectionDeclaration {
     pub rejects: &'static [(&'static str, &'static str)],
 }
 
+/// A topic of a projection, as a constant.
 #[derive(Debug)]
 pub struct TopicDeclaration {
     pub name: &'static str,

@@ -14,6 +14,7 @@ use super::table::{TableDeclaration, owned};
     note = "derive Table (the whole row), Upsert, Update or Delete for it"
 )]
 pub trait Statement: Sized {
+    /// The statement that this type calls.
     const STATEMENT: StatementDeclaration;
 
     /// The arguments in the order of [`Change::arguments`](projector_model::Change): the columns that select the rows,
@@ -38,6 +39,7 @@ impl<P: ?Sized> Writes<Infallible> for P {
     const INDEX: u16 = u16::MAX;
 }
 
+/// A statement, as a constant.
 #[derive(Debug)]
 pub struct StatementDeclaration {
     pub name: &'static str,

@@ -14,12 +14,14 @@ pub trait Table: Sized + 'static {
     /// The types of the key's columns, in the key's order.
     type Key;
 
+    /// The table that holds the rows of this type.
     const TABLE: TableDeclaration;
 
     /// Reads a whole stored row, its values in the columns' order. The error names the column.
     fn from_row(values: &[Value]) -> Result<Self, String>;
 }
 
+/// A table, as a constant.
 #[derive(Debug)]
 pub struct TableDeclaration {
     pub name: &'static str,
@@ -30,6 +32,7 @@ pub struct TableDeclaration {
     pub lineage: bool,
 }
 
+/// A column of a table, as a constant.
 #[derive(Debug)]
 pub struct ColumnDeclaration {
     pub name: &'static str,
@@ -37,6 +40,7 @@ pub struct ColumnDeclaration {
     pub nullable: bool,
 }
 
+/// An index of a table, as a constant.
 #[derive(Debug)]
 pub struct IndexDeclaration {
     pub columns: &'static [&'static str],

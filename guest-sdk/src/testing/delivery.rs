@@ -39,6 +39,7 @@ impl<P: Projection> Harness<P> {
 }
 
 impl<P: Projection> Delivery<'_, P> {
+    /// Sets the record's key.
     pub fn key(mut self, key: impl AsRef<[u8]>) -> Self {
         self.record.key = Some(key.as_ref().to_vec());
         self
@@ -61,6 +62,7 @@ impl<P: Projection> Delivery<'_, P> {
         self
     }
 
+    /// Adds a header to the record.
     pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
         self.record.headers.push(Header { name: name.into(), value: Some(value.as_ref().to_vec()) });
         self
@@ -78,6 +80,7 @@ impl<P: Projection> Delivery<'_, P> {
         self
     }
 
+    /// Sets the record's partition.
     pub fn partition(mut self, partition: i32) -> Self {
         self.record.partition = partition;
         self
