@@ -19,7 +19,7 @@ pub enum Policy {
     /// It goes to the dead letters; all others flow.
     DeadLetter,
     /// The projection stands still before it.
-    RunEnd,
+    Halt,
 }
 
 /// How failed events are dealt with.

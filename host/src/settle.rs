@@ -228,7 +228,7 @@ impl Settler {
         batch: &[Delivery],
         flood: &Flood,
     ) -> Result<Flood, ProjectError> {
-        if self.failures.policy == Policy::RunEnd {
+        if self.failures.policy == Policy::Halt {
             let failed = outcomes.iter().position(|outcome| matches!(outcome, Outcome::Dead { .. }));
             outcomes.truncate(failed.unwrap_or(outcomes.len()).max(1));
             if let [Outcome::Dead { failure, .. }] = &outcomes[..] {

@@ -154,7 +154,7 @@ async fn feed(
         topics: mapping.clone(),
     };
     // The first event that fails ends it.
-    let failures = Failures { policy: Policy::RunEnd, ..Failures::default() };
+    let failures = Failures { policy: Policy::Halt, ..Failures::default() };
     let dead_letters = DeadLetterLog::default();
     let settler =
         Settler { deployment, plugin, store: store.clone(), failures, on_trial: None, dead_letters };

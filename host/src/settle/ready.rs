@@ -117,7 +117,7 @@ impl Settler {
         outcomes: &mut Vec<Outcome<'_>>,
         events: &[Delivery],
     ) -> Result<(), ProjectError> {
-        if self.failures.policy != Policy::RunEnd {
+        if self.failures.policy != Policy::Halt {
             return Ok(());
         }
         let failed = outcomes.iter().position(|outcome| matches!(outcome, Outcome::Dead { .. }));
