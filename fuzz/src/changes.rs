@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use arbitrary::{Result, Unstructured};
 use order_search::OrderSearch;
-use projector::outcome::FailureKind;
+use projector::failure::FailureKind;
 use projector::validate;
 use projector_model::change::codes;
 use projector_model::{Change, Contract, Decimal, LookupCall, Tables, Type, Value};

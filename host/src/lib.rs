@@ -10,25 +10,17 @@
 //! keeps the loops alive. Modules stand in reading order: first plain data, then the stages, then
 //! what joins them, then what people ask. The book's glossary has the words: `docs/src/glossary.md`.
 
-pub mod awaited;
-pub mod batch;
+// The plain data and the pure decisions are a crate of their own: `host/core`.
+pub use projector_core::{
+    awaited, batch, checkpoint, duplicate, event, event_failure, failpoint, failure, failure_policy, instant,
+    member_ids, ordering, outcome, planner, topics,
+};
+
 pub mod catch_up;
-pub mod checkpoint;
 pub mod config;
 pub mod dead_letter_log;
 pub mod deploy;
-pub mod duplicate;
-pub mod event;
-pub mod failpoint;
-pub mod failure;
-pub mod instant;
-pub mod member_ids;
-pub mod ordering;
-pub mod outcome;
-pub mod policy;
-pub mod topics;
 
-pub mod plan;
 pub mod plugin;
 pub mod project;
 pub mod settle;

@@ -21,9 +21,9 @@ use crate::config::Deploy;
 use crate::control_state::ControlStateWatcher;
 use crate::deploy::component_cache::ComponentCache;
 use crate::event::Partition;
+use crate::event_failure::Failure;
 use crate::failure::{Blocker, FailureKind, Response};
-use crate::outcome::Failure;
-use crate::policy::Flood;
+use crate::failure_policy::Flood;
 use crate::project::purity::{self, Call, Sampling};
 use crate::project::{self, Caller, FirstAnswers, ProjectError};
 use crate::retry::{Backoff, Retries, RunEnd};
@@ -752,7 +752,7 @@ impl Run {
             self.tally.impure += found.len() as u64;
             if let Some(impurity) = found.first()
                 && let Err(error) =
-                    store.set_impure(&deployment.generation, &crate::outcome::shown(impurity)).await
+                    store.set_impure(&deployment.generation, &crate::event_failure::shown(impurity)).await
             {
                 self.backoff.missed("that the plugin is not pure could not be stored", &error);
             }

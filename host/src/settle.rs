@@ -20,11 +20,12 @@ use crate::batch::Delivery;
 use crate::dead_letter_log::DeadLetterLog;
 use crate::duplicate::{Again, Ids, Known, record_times};
 use crate::event::{Partition, Position};
+use crate::event_failure::Failure;
 use crate::failure::{Blocker, FailureKind};
+use crate::failure_policy::{Failures, Flood, Policy};
 use crate::ordering::KeyId;
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{self, Outcome};
 use crate::plugin::Plugin;
-use crate::policy::{Failures, Flood, Policy};
 use crate::project::{self, Caller, FirstAnswers, Keys, ProjectError};
 use crate::store::{
     Advance, DeadLetter, OutcomeCounts, Parked, Store, StoreError, Transaction, WriteTarget, Writes,
@@ -191,7 +192,7 @@ impl Settler {
         writes.duplicates = ids.ignored(batch, &duplicates, &known);
         writes.without_id = ids.without(contract, batch);
         if tx.blocks_any() || outcomes.iter().any(|outcome| matches!(outcome, Outcome::Wait { .. })) {
-            writes.rows = awaited::written(contract, batch, &outcomes);
+            writes.rows = awaited::written(contract, outcome::applied(batch, &outcomes));
         }
         self.check_room(&mut *tx, &writes).await?;
         attempt.statements = tx.write(&writes).await?;

@@ -255,7 +255,7 @@ impl Host {
             Ok((file, Ok((plugin, signer)))) => Some((file, plugin, signer)),
             Ok((file, Err(error))) => {
                 self.files.refuse(&file.path);
-                let (reason, advice) = (crate::outcome::shown(&error), FailureKind::Component.advice());
+                let (reason, advice) = (crate::event_failure::shown(&error), FailureKind::Component.advice());
                 tracing::error!(file = path, reason, advice, "plugin refused");
                 None
             }

@@ -3,7 +3,8 @@
 use projector_model::change::codes;
 use projector_model::{Change, Contract, LookupCall};
 
-use crate::outcome::{Failure, FailureKind};
+use crate::event_failure::Failure;
+use crate::failure::FailureKind;
 
 /// Checks an event's changes and brings their values to their columns' form. The failure names the
 /// statement and the column.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use projector::config::Limits;
 use projector::event::Event;
-use projector::outcome::Failure;
+use projector::event_failure::Failure;
 use projector::plugin::Instance;
 
 use crate::harness::{Guest, descriptor, event, guest, load};

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use projector::batch::Delivery;
 use projector::config::Limits;
-use projector::outcome::{Failure, FailureKind};
+use projector::event_failure::Failure;
+use projector::failure::FailureKind;
 use projector::plugin::{Answer, Plugin};
 use projector::project::purity::{Impurity, check};
 use projector::project::{Caller, Keys, ask, resolve};

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use projector::batch::Delivery;
 use projector::config::Limits;
-use projector::outcome::{FailureKind, Outcome};
+use projector::failure::FailureKind;
+use projector::outcome::Outcome;
 use projector::plugin::Plugin;
 use projector::project::{Caller, Keys, ask, resolve};
 use projector_model::interpret::Row;

@@ -445,7 +445,7 @@ fn position(letter: &DeadLetterRecord) -> String {
 
 /// Text fit for a terminal, of a bounded length; everything else as JSON.
 fn plain(json: &Json) -> String {
-    crate::outcome::printable(&raw(json))
+    crate::event_failure::printable(&raw(json))
 }
 
 /// Text as it is; everything else as JSON.

@@ -2,9 +2,9 @@
 
 use super::terminal::{Listing, out};
 use super::{CliError, ConfigArgument, Output};
-use crate::duplicate::Recorded;
 use crate::instant::to_seconds as when;
 use crate::operations::duplicates;
+use crate::store::event_ids::RecordedDuplicate;
 
 /// List the events that were ignored as duplicates, newest first.
 ///
@@ -50,7 +50,7 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
     Ok(())
 }
 
-fn first(one: &Recorded) -> String {
+fn first(one: &RecordedDuplicate) -> String {
     match (&one.first_topic, one.first_partition, one.first_offset) {
         (Some(topic), Some(partition), Some(offset)) => format!("{topic}/{partition}@{offset}"),
         _ => "not recorded: an older host remembered its id".to_owned(),

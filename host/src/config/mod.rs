@@ -23,8 +23,8 @@ use projector_model::nearest;
 use serde::{Deserialize, Deserializer};
 
 use crate::batch::BatchLimits;
+use crate::failure_policy::Failures;
 use crate::plugin::MOST_STACK_BYTES;
-use crate::policy::Failures;
 use crate::topics::{PhysicalTopics, TopicError, TopicMapping, Written};
 
 pub use kafka::{Oidc, Problem, Protocol, Sasl, SaslMechanism, Tls, nearest_property};

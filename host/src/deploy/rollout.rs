@@ -70,7 +70,7 @@ pub async fn advance(
             Err(error) => {
                 let advice = FailureKind::Component.advice();
                 tracing::error!(projection, digest, %error, advice, "this host cannot run the component");
-                Some(crate::outcome::shown(error))
+                Some(crate::event_failure::shown(error))
             }
         };
         store.report(open.id, host, refusal.as_deref()).await?;
@@ -152,7 +152,7 @@ pub async fn advance(
                 _ => error.to_string(),
             };
             tracing::error!(projection, digest, error = refusal, "deployment refused");
-            store.give_up(open.id, offered, &crate::outcome::printable(&refusal)).await?;
+            store.give_up(open.id, offered, &crate::event_failure::printable(&refusal)).await?;
             Ok(true)
         }
     }

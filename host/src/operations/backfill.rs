@@ -24,9 +24,9 @@ use crate::deploy::backfill::{
     Line, Lines, OffsetSet, Scanned, TOPIC, Topics, digest, event, is_blank, partition,
 };
 use crate::event::Partition;
+use crate::event_failure::Failure;
 use crate::failure::FailureKind;
-use crate::outcome::Failure;
-use crate::policy::{Failures, Flood, Policy};
+use crate::failure_policy::{Failures, Flood, Policy};
 use crate::project::{self, Caller, ProjectError};
 use crate::settle::{Isolate, Settler, isolate};
 use crate::source::{KafkaAdmin, LogError};

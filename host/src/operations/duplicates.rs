@@ -2,10 +2,10 @@
 
 use super::{OperationError, projection};
 use crate::config::Config;
-use crate::duplicate::Recorded;
+use crate::store::event_ids::RecordedDuplicate;
 
 /// The last ones of a projection, newest first: so many at most.
-pub async fn list(config: &Config, name: &str, most: i64) -> Result<Vec<Recorded>, OperationError> {
+pub async fn list(config: &Config, name: &str, most: i64) -> Result<Vec<RecordedDuplicate>, OperationError> {
     let (store, _) = projection(config, name).await?;
     let found = store.duplicates(name, most).await;
     store.close().await;

@@ -4,7 +4,7 @@ use projector_model::order::{OrderDependence, RejectionDependence, dependences, 
 use projector_model::{Contract, Descriptor};
 use serde::Serialize;
 
-use crate::plan::{self, Rules};
+use crate::planner::{self, Rules};
 use crate::plugin::Plugin;
 
 /// A checked component.
@@ -58,7 +58,7 @@ fn merging(contract: &Contract) -> Vec<Merging> {
             let with = with.map(str::to_owned);
             found.push(Merging { table: table.clone(), statement: one.name.clone(), with, verdict });
         };
-        add(None, plan::folding(one).to_owned());
+        add(None, planner::folding(one).to_owned());
         let others = contract.writes.iter().enumerate().skip(at + 1);
         for (other_at, other) in others.filter(|(_, other)| other.table == one.table) {
             add(Some(&other.name), rules.relation(at as u16, other_at as u16).to_string());

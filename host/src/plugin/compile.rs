@@ -126,7 +126,7 @@ pub fn worker(memory_bytes: u64, seconds: u64) -> std::process::ExitCode {
             Err(_) => std::process::ExitCode::FAILURE,
         },
         Err(reason) => {
-            eprintln!("{}", crate::outcome::printable(&reason));
+            eprintln!("{}", crate::event_failure::printable(&reason));
             std::process::ExitCode::from(REFUSED as u8)
         }
     }

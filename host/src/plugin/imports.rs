@@ -125,7 +125,7 @@ fn origin(name: &str) -> &'static Origin {
 impl fmt::Display for Forbidden {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Forbidden { name, others, origin } = self;
-        write!(f, "it imports `{}`", crate::outcome::printable(name))?;
+        write!(f, "it imports `{}`", crate::event_failure::printable(name))?;
         match others {
             0 => {}
             1 => f.write_str(" and one more function")?,

@@ -14,7 +14,8 @@ use super::limits::{Limits, MemoryLimiter};
 use super::loader::Plugin;
 use super::log::GuestLogger;
 use crate::event::{Event, Position};
-use crate::outcome::{Failure, FailureKind, printable};
+use crate::event_failure::{Failure, printable};
+use crate::failure::FailureKind;
 
 /// What a plugin answered, held against what it declared.
 #[derive(Debug, Clone, PartialEq)]

@@ -7,7 +7,7 @@ use super::bindings::projector::plugin::types::Level;
 use super::engine::Engine;
 use super::limits::Limits;
 use crate::event::Position;
-use crate::outcome::printable;
+use crate::event_failure::printable;
 
 /// Shared by all instances of a plugin, in all of its lanes. The engine's clock ends its seconds.
 pub(super) struct GuestLogger {

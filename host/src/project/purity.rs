@@ -14,7 +14,8 @@ use projector_model::{Contract, Value};
 use super::{FirstAnswer, FirstAnswers, checked};
 use crate::batch::Delivery;
 use crate::event::{Event, Position};
-use crate::outcome::{FailureKind, shown};
+use crate::event_failure::shown;
+use crate::failure::FailureKind;
 use crate::plugin::{Answer, Found, Instance, Plugin};
 
 /// So many are reported of a batch: more of them say nothing new.

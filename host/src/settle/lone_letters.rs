@@ -13,7 +13,7 @@ use crate::awaited;
 use crate::batch::{BatchLimits, Delivery};
 use crate::event::Partition;
 use crate::ordering::KeyId;
-use crate::outcome::Outcome;
+use crate::outcome::{self, Outcome};
 use crate::project::{self, Caller, Keys, ProjectError};
 use crate::store::operator::{
     DeadLetterAction, LoneDeadLetter, LoneResult, LoneResults, OperationResult, RetryResult,
@@ -86,7 +86,7 @@ impl Settler {
         let mut writes = writes(&batch[..outcomes.len()], &outcomes);
         // These are kept already.
         writes.dead.clear();
-        writes.rows = awaited::written(contract, batch, &outcomes);
+        writes.rows = awaited::written(contract, outcome::applied(batch, &outcomes));
         writes.lone = Some(lone);
         match tx.write(&writes).await {
             Err(error) => return refused(error.into()),

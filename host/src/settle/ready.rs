@@ -12,10 +12,11 @@ use super::release::{Failed, KeptEvents, LateFailures, Released};
 use super::{Settler, resolve, writes};
 use crate::awaited;
 use crate::batch::{BatchLimits, Delivery};
+use crate::event_failure::Failure;
 use crate::failure::{Blocker, FailureKind};
+use crate::failure_policy::Policy;
 use crate::ordering::KeyId;
-use crate::outcome::{Failure, Outcome};
-use crate::policy::Policy;
+use crate::outcome::{self, Outcome};
 use crate::project::{self, Caller, FirstAnswers, Keys, ProjectError};
 use crate::store::StoreError;
 use crate::store::operator::Release;
@@ -70,7 +71,7 @@ impl Settler {
             let at = events.iter().position(|delivery| delivery.event.position == *position);
             letter.moved_by = at.and_then(|at| ready[at].kept.moved_by);
         }
-        writes.rows = awaited::written(contract, events, &outcomes);
+        writes.rows = awaited::written(contract, outcome::applied(events, &outcomes));
         let KeptEvents { settled, waits_on, shifts } = kept;
         let (shifts, frees) = (shifts.into_iter().collect(), freed(&ready, &outcomes));
         writes.release = Some(Release { settled, waits_on, shifts, frees, ..Release::default() });

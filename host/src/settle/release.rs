@@ -10,9 +10,10 @@ use crate::awaited;
 use crate::batch::{BatchLimits, Delivery};
 use crate::checkpoint::{Checkpoint, Identity};
 use crate::event::{Event, Partition, Position};
+use crate::event_failure::Failure;
 use crate::failure::FailureKind;
 use crate::ordering::{Blocked, KeyId};
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{self, Outcome};
 use crate::project::{self, Caller, FirstAnswers, Keys, ProjectError};
 use crate::source::{KafkaAdmin, LogError, Recalled};
 use crate::store::operator::{
@@ -98,7 +99,7 @@ impl Settler {
         if work.tries_letter && matches!(outcomes[0], Outcome::Dead { .. }) {
             writes.dead.remove(0);
         }
-        writes.rows = awaited::written(contract, batch, &outcomes);
+        writes.rows = awaited::written(contract, outcome::applied(batch, &outcomes));
         for letter in &mut writes.dead {
             // Also where the component would have it in another group.
             letter.blocks = work.taken.key.or(letter.blocks);

@@ -1,6 +1,7 @@
 //! For how long ids of handled events are remembered.
 
 use async_trait::async_trait;
+use serde::Serialize;
 
 use super::{Generation, StoreError};
 
@@ -38,4 +39,20 @@ pub struct Horizon {
     /// ahead of the database's clock counts as now.
     pub time: Option<i64>,
     pub window_seconds: u32,
+}
+
+/// An event that was ignored as a duplicate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
+pub struct RecordedDuplicate {
+    pub generation: i32,
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+    /// The position of the first event of its id. Absent where an older host remembered the id.
+    pub first_topic: Option<String>,
+    pub first_partition: Option<i32>,
+    pub first_offset: Option<i64>,
+    /// Microseconds since 1970; in JSON as RFC 3339.
+    #[serde(serialize_with = "crate::instant::serialize")]
+    pub ignored_at: i64,
 }

@@ -35,7 +35,7 @@ use uuid::Uuid;
 use beginnings::Beginnings;
 use deployments::{Deployments, Role, WriteBarrier};
 use diff::Snapshot;
-use event_ids::EventIds;
+use event_ids::{EventIds, RecordedDuplicate};
 pub use fault::{Outage, Setup};
 use identity::Identities;
 use moves::Moves;
@@ -49,11 +49,12 @@ use crate::awaited::{AwaitedRow, RowId};
 use crate::batch::BatchLimits;
 use crate::checkpoint::Checkpoint;
 use crate::config;
-use crate::duplicate::{Duplicate, EventId, Known, Recorded, Remembered};
+use crate::duplicate::{Duplicate, EventId, Known, Remembered};
 use crate::event::{Event, Partition, Position};
+use crate::event_failure::{Failure, Refusal};
 use crate::failure::{Blocker, FailureKind, Response};
 use crate::ordering::{Blocked, KeyId};
-use crate::outcome::{Failure, Outcome, Refusal};
+use crate::outcome::Outcome;
 use crate::topics::TopicMapping;
 
 /// A database that holds read models, and the host's own tables beside them.
@@ -125,7 +126,7 @@ pub trait Store:
     async fn overview(&self) -> Result<Vec<Projection>, StoreError>;
 
     /// The last events of a projection that were ignored as duplicates, newest first: so many at most.
-    async fn duplicates(&self, projection: &str, most: i64) -> Result<Vec<Recorded>, StoreError>;
+    async fn duplicates(&self, projection: &str, most: i64) -> Result<Vec<RecordedDuplicate>, StoreError>;
 
     /// The store as it is committed now, to read checkpoints and compare generations in, on a connection of
     /// its own: neither waits for the other's work.

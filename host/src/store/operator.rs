@@ -14,8 +14,8 @@ use super::deployments::{Role, WriteBarrier};
 use super::{Generation, OutcomeCounts, StoreError, add};
 use crate::awaited::AwaitedRow;
 use crate::event::{Event, Header, Partition, Position, as_json};
+use crate::event_failure::Failure;
 use crate::ordering::KeyId;
-use crate::outcome::Failure;
 use crate::topics::TopicMapping;
 
 #[async_trait]

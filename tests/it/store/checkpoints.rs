@@ -8,8 +8,9 @@ use std::task::Poll;
 use anyhow::Result;
 use projector::checkpoint::{Beginning, Checkpoint, Identity};
 use projector::event::{Event, Partition, Position};
+use projector::event_failure::Failure;
 use projector::failure::Blocker;
-use projector::outcome::{Failure, FailureKind};
+use projector::failure::FailureKind;
 use projector::store::{
     Advance, Counters, DeadLetter, OutcomeCounts, PartitionState, StatementCount, StoreError, Writes,
 };

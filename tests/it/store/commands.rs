@@ -8,7 +8,8 @@ use std::thread;
 
 use anyhow::Result;
 use projector::event::{Event, Header, Position};
-use projector::outcome::{Failure, FailureKind};
+use projector::event_failure::Failure;
+use projector::failure::FailureKind;
 use projector::store;
 use projector::store::{Advance, DeadLetter, OutcomeCounts, Writes};
 use tempfile::TempDir;

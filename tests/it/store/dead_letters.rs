@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use projector::event::{Event, Header, Position};
+use projector::event_failure::Failure;
+use projector::failure::FailureKind;
 use projector::ordering::KeyId;
-use projector::outcome::{Failure, FailureKind};
 use projector::store::operator::{Filter, Requester};
 use projector::store::{Advance, DeadLetter, OutcomeCounts, Parked, Writes};
 use serde_json::json;

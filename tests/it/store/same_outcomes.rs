@@ -13,7 +13,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use projector::batch::Delivery;
-use projector::outcome::{Failure, Outcome};
+use projector::event_failure::Failure;
+use projector::outcome::Outcome;
 use projector::project::{FirstAnswers, Keys, Room, first_answers, resolve};
 use projector::settle::{Isolate, isolate};
 use projector::store::{Store, Writes};

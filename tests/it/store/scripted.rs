@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use projector::batch::Delivery;
 use projector::event::{Event, Position};
-use projector::outcome::{Failure, FailureKind};
+use projector::event_failure::Failure;
+use projector::failure::FailureKind;
 use projector::plugin::{Answer, Found};
 use projector::project::{FirstAnswer, ProjectError, Respondent, Room};
 use projector_model::descriptor::{Descriptor, Lookup, Table, Topic};

@@ -3,8 +3,9 @@
 use anyhow::{Context, Result};
 use projector::batch::BatchLimits;
 use projector::event::{Event, Position};
+use projector::event_failure::Failure;
+use projector::failure::FailureKind;
 use projector::ordering::KeyId;
-use projector::outcome::{Failure, FailureKind};
 use projector::store::operator::{
     DeadLetterAction, NewOperations, OperationResult, Progress, Release, Requester, RetryResult,
 };

@@ -5,8 +5,8 @@
 
 use sqlx::postgres::PgDatabaseError;
 
+use crate::event_failure::Refusal;
 use crate::failure::FailureKind;
-use crate::outcome::Refusal;
 use crate::store::fault::to_text;
 use crate::store::{Outage, Setup, StoreError};
 

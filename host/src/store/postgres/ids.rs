@@ -10,8 +10,9 @@ use super::Postgres;
 use super::errors::classify;
 use super::transaction::PostgresTransaction;
 use super::values::Timestamp;
-use crate::duplicate::{Duplicate, EventId, Known, RECORDED, Recorded, Remembered};
+use crate::duplicate::{Duplicate, EventId, Known, RECORDED, Remembered};
 use crate::event::{Partition, Position};
+use crate::store::event_ids::RecordedDuplicate;
 use crate::store::event_ids::{EventIds, Horizon, RecordTime};
 use crate::store::{Generation, Outage, StoreError};
 
@@ -192,7 +193,7 @@ pub(super) async fn duplicates(
     connection: &mut PgConnection,
     projection: &str,
     most: i64,
-) -> Result<Vec<Recorded>, StoreError> {
+) -> Result<Vec<RecordedDuplicate>, StoreError> {
     sqlx::query_as(
         "select g.number as generation, d.topic, d.partition, d.\"offset\", d.first_topic, d.first_partition, d.first_offset,
            (extract(epoch from d.ignored_at) * 1000000)::int8 as ignored_at

@@ -49,9 +49,9 @@ use super::{
 };
 use crate::checkpoint::{Checkpoint, Identity};
 use crate::config;
-use crate::duplicate::Recorded;
 use crate::event::Partition;
 use crate::failure::Blocker;
+use crate::store::event_ids::RecordedDuplicate;
 pub use catch_up_lock::CatchUpLock;
 use errors::classify;
 use sessions::{Session, Sessions, Tx};
@@ -540,7 +540,7 @@ impl Store for Postgres {
         overview::overview(&mut snapshot).await
     }
 
-    async fn duplicates(&self, projection: &str, most: i64) -> Result<Vec<Recorded>, StoreError> {
+    async fn duplicates(&self, projection: &str, most: i64) -> Result<Vec<RecordedDuplicate>, StoreError> {
         let mut snapshot = self.begin(BEGIN_SNAPSHOT).await?;
         ids::duplicates(&mut snapshot, projection, most).await
     }

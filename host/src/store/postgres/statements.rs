@@ -11,7 +11,7 @@ use projector_model::{Contract, Lookup, Type, Write, WriteKind};
 
 use super::tables::qualified;
 use super::values::{array_type, selected};
-use crate::plan::Rules;
+use crate::planner::Rules;
 use crate::store::names::{DELETED, LINEAGE, quote};
 
 pub(super) struct Statements {

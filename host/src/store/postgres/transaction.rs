@@ -22,10 +22,10 @@ use super::{ADVISORY_CLASS, FENCE_CLASS, ROWS_CLASS};
 use crate::batch::BatchLimits;
 use crate::duplicate::{EventId, Known};
 use crate::event::Partition;
+use crate::event_failure::Refusal;
 use crate::failpoint;
 use crate::ordering::{Blocked, KeyId};
-use crate::outcome::Refusal;
-use crate::plan::{self, Step};
+use crate::planner::{self, Step};
 use crate::store::deployments::WriteBarrier;
 use crate::store::finding::{Budget, Finding, MOST_ROWS};
 use crate::store::operator::{ClaimedOperation, LoneDeadLetter};
@@ -161,7 +161,7 @@ impl Transaction for PostgresTransaction {
         }
         let changes =
             writes.changes.iter().flat_map(|(event, changes)| changes.iter().map(|change| (*event, change)));
-        let steps = plan::plan(&self.deployment.contract, &self.statements.rules, changes);
+        let steps = planner::plan(&self.deployment.contract, &self.statements.rules, changes);
         self.take_turn(&steps).await?;
         let mut effects = vec![(0, 0); self.deployment.contract.writes.len()];
         for step in &steps {
@@ -250,7 +250,7 @@ impl PostgresTransaction {
         if steps.is_empty() || contract.needs_one_writer() {
             return Ok(());
         }
-        let sql = match plan::locks_in_order(contract, steps) {
+        let sql = match planner::locks_in_order(contract, steps) {
             true => "select pg_advisory_xact_lock_shared($1, $2)",
             false => "select pg_advisory_xact_lock($1, $2)",
         };

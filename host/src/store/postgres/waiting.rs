@@ -5,8 +5,8 @@ use super::transaction::PostgresTransaction;
 use super::values::Timestamp;
 use crate::batch::BatchLimits;
 use crate::event::{Event, Partition};
+use crate::event_failure::Refusal;
 use crate::ordering::{Blocked, KeyId};
-use crate::outcome::Refusal;
 use crate::store::operator::{
     ClaimedOperation, DeadLetterAction, DeadLetterRow, OperationResult, OperationRow, Release, RetryResult,
     StoredEventRow,

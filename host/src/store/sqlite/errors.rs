@@ -1,6 +1,6 @@
 //! What a SQLite error means: one match over its result code.
 
-use crate::outcome::Refusal;
+use crate::event_failure::Refusal;
 use crate::store::{Setup, StoreError};
 
 /// Primary result codes as in SQLite's own list.

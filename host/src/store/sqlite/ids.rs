@@ -8,8 +8,9 @@ use sqlx::SqliteConnection;
 use super::errors::classify;
 use super::transaction::SqliteTransaction;
 use super::{Sqlite, now_micros};
-use crate::duplicate::{Duplicate, EventId, Known, RECORDED, Recorded, Remembered};
+use crate::duplicate::{Duplicate, EventId, Known, RECORDED, Remembered};
 use crate::event::{Partition, Position};
+use crate::store::event_ids::RecordedDuplicate;
 use crate::store::event_ids::{EventIds, Horizon, RecordTime};
 use crate::store::{Generation, StoreError};
 
@@ -168,7 +169,7 @@ pub(super) async fn duplicates(
     connection: &mut SqliteConnection,
     projection: &str,
     most: i64,
-) -> Result<Vec<Recorded>, StoreError> {
+) -> Result<Vec<RecordedDuplicate>, StoreError> {
     sqlx::query_as(
         "select g.number as generation, d.topic, d.partition, d.\"offset\", d.first_topic, d.first_partition, d.first_offset,
            d.ignored_at

@@ -44,10 +44,10 @@ use super::{
 };
 use crate::checkpoint::{Checkpoint, Identity};
 use crate::config;
-use crate::duplicate::Recorded;
 use crate::event::Partition;
 use crate::failure::Blocker;
 use crate::instant::now_micros;
+use crate::store::event_ids::RecordedDuplicate;
 use errors::classify;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/sqlite");
@@ -388,7 +388,7 @@ impl Store for Sqlite {
         overview::overview(&mut snapshot).await
     }
 
-    async fn duplicates(&self, projection: &str, most: i64) -> Result<Vec<Recorded>, StoreError> {
+    async fn duplicates(&self, projection: &str, most: i64) -> Result<Vec<RecordedDuplicate>, StoreError> {
         let mut snapshot = self.pool.begin().await.map_err(classify)?;
         ids::duplicates(&mut snapshot, projection, most).await
     }

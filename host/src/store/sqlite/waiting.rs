@@ -7,8 +7,8 @@ use super::now_micros;
 use super::transaction::SqliteTransaction;
 use crate::batch::BatchLimits;
 use crate::event::Partition;
+use crate::event_failure::Failure;
 use crate::ordering::{Blocked, KeyId};
-use crate::outcome::Failure;
 use crate::store::operator::{
     ClaimedOperation, DeadLetterAction, DeadLetterRow, OperationResult, OperationRow, Release, RetryResult,
     StoredEventRow,

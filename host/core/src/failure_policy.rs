@@ -135,7 +135,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::outcome::Failure;
+    use crate::event_failure::Failure;
 
     fn outcome(failed: bool) -> Outcome<'static> {
         match failed {

@@ -18,7 +18,7 @@ pub enum Response {
     /// The host tries the same again, with a backoff, without end. No offset moves, and no event is blamed.
     Retry,
     /// The host calls the event again, alone, in a fresh instance. If it fails again, the projection's
-    /// [`Policy`](crate::policy::Policy) decides.
+    /// [`Policy`](crate::failure_policy::Policy) decides.
     Policy,
     /// The partition or the projection stops until an operator acts.
     Pause,

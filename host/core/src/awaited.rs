@@ -10,10 +10,10 @@ use projector_model::descriptor::StatementKind;
 use projector_model::{Change, Contract, LookupCall, Value};
 use sha2::{Digest, Sha256};
 
-use crate::batch::Delivery;
 use crate::event::Event;
+use crate::event_failure::{Failure, printable};
+use crate::failure::FailureKind;
 use crate::instant::now_ms;
-use crate::outcome::{Failure, FailureKind, Outcome, printable};
 
 /// A row, by the first half of a SHA-256 over its table and its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -74,16 +74,18 @@ pub fn came_too_late(row: &str) -> Failure {
     Failure::new(FailureKind::NotYet, codes::NOT_YET, detail)
 }
 
-/// The rows that a batch writes by their keys, of tables whose rows are waited for; each with the time of the first
-/// event that writes it.
-pub fn written(contract: &Contract, batch: &[Delivery], outcomes: &[Outcome<'_>]) -> BTreeMap<RowId, i64> {
+/// The rows that events write by their keys, in tables whose rows other events wait for. Each row has the time of the
+/// first event that writes it.
+pub fn written<'a>(
+    contract: &Contract,
+    applied: impl Iterator<Item = (&'a Event, &'a [Change])>,
+) -> BTreeMap<RowId, i64> {
     let mut written = BTreeMap::new();
     if !contract.waits() {
         return written;
     }
     let (awaited, now) = (contract.awaited_tables(), now_ms());
-    for (Delivery { event, .. }, outcome) in batch.iter().zip(outcomes) {
-        let Outcome::Apply(changes) = outcome else { continue };
+    for (event, changes) in applied {
         // One without a time of its own is in time.
         let at = time_ms(event, now).unwrap_or(i64::MIN);
         for row in changes.iter().filter_map(|change| row_of(contract, &awaited, change)) {

@@ -13,7 +13,6 @@ use std::sync::Arc;
 
 use projector_model::Contract;
 use projector_model::descriptor::IdPart;
-use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::batch::Delivery;
@@ -55,22 +54,6 @@ pub type Again = Vec<bool>;
 pub struct Duplicate<'b> {
     pub position: &'b Position,
     pub first: Option<Position>,
-}
-
-/// One that was, as it is recorded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
-pub struct Recorded {
-    pub generation: i32,
-    pub topic: String,
-    pub partition: i32,
-    pub offset: i64,
-    /// The position of the first event of its id. Absent where an older host remembered the id.
-    pub first_topic: Option<String>,
-    pub first_partition: Option<i32>,
-    pub first_offset: Option<i64>,
-    /// Microseconds since 1970; in JSON as RFC 3339.
-    #[serde(serialize_with = "crate::instant::serialize")]
-    pub ignored_at: i64,
 }
 
 /// The ids of a batch's events.

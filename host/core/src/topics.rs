@@ -232,7 +232,7 @@ impl<'de> Deserialize<'de> for PhysicalTopics {
 }
 
 /// Reads [`PhysicalTopics`] whose strings are of some type: the configuration's hold variables.
-pub(crate) struct Written<S>(pub(crate) PhantomData<S>);
+pub struct Written<S>(pub PhantomData<S>);
 
 impl<'de, S: Deserialize<'de> + Deref<Target = str>> Visitor<'de> for Written<S> {
     type Value = PhysicalTopics;

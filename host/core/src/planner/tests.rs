@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::*;
 
 // The stores' contract tests throw the same dice.
-#[path = "../../../tests/it/store/random.rs"]
+#[path = "../../../../tests/it/store/random.rs"]
 mod random;
 
 /// An event: its batch, and its place in that.
