@@ -14,7 +14,7 @@ fn connections_with_an_unfinished_head_keep_nobody_out() {
     let settings = "[admin]\nlisten = \"127.0.0.1:0\"\n[admin.tokens.ann]\ntoken = \"a token\"\n";
     let plugins = Plugins::new(&[]);
     let host = Host::with_few_descriptors("besieged", &plugins, settings, DESCRIPTORS);
-    let address = host.log().until_said("the admin API listens").field("address").to_owned();
+    let address = host.log().until_said("the admin API is listening").field("address").to_owned();
     let before = host.descriptors();
     let mut strangers: Vec<TcpStream> = (0..STRANGERS)
         .map(|_| {

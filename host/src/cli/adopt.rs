@@ -6,27 +6,29 @@ use crate::operations::adopt::{self, AdoptPlan, Choice, GroupState, Groups};
 
 /// Give a copied database consumer groups of its own, or keep the groups of one that was moved.
 ///
-/// A copy of a database (a restored backup, a template copy, a copied file, a clone of a server) has the store's
-/// id, and so the names of the consumer groups. Hosts do not run a copy: they would take partitions from the
-/// hosts of the original, and both would miss events. Without --new-groups or --keep-groups, the command shows
-/// what the database is, who is in its groups, and what both choices do.
+/// A copy of a database (a restored backup, a template copy, a copied file, a clone of a server) has the
+/// same store id as the original, and so the same names of consumer groups. Hosts do not run on a copy:
+/// they would take partitions from the hosts of the original, and both databases would miss events. Without
+/// --new-groups or --keep-groups, the command changes nothing: it shows which database it found, the
+/// members of the consumer groups, and what each choice does.
 ///
-/// --new-groups is for a copy beside its original, as in a staging environment. --keep-groups is for a database
-/// that was moved (to another server, by an upgrade, by a restored dump): the original is shut down for good, and
-/// its groups are empty. A failover to a standby, another address and a renamed SQLite file need neither.
+/// Use --new-groups for a copy beside its original, for example in a staging environment. Use --keep-groups
+/// for a database that was moved (to another server, by an upgrade, by a restored dump), if the original is
+/// shut down for good and its groups are empty. After a failover to a standby, a change of address or a
+/// renamed SQLite file, neither is needed.
 ///
-/// Stop the hosts of the database first. Hosts that wait because the database is another one than the recorded
-/// one need not be stopped: they go on within seconds.
+/// First stop the hosts of this database. Exception: hosts that already wait because they found a copy may
+/// keep running; they continue within seconds.
 ///
 /// Example: projector adopt --new-groups --reason "staging, from the backup of Monday"
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     config: ConfigArgument,
-    /// The store, by its name in [stores]. Default: [store].
+    /// The store's name in [stores]. Default: [store].
     #[arg(long, value_name = "NAME")]
     store: Option<String>,
-    /// Give the store a new id, and so consumer groups of its own.
+    /// Give the store a new id, and thereby consumer groups of its own.
     #[arg(long, requires = "reason", conflicts_with = "keep_groups")]
     new_groups: bool,
     /// Keep the store's id and its consumer groups. Refused while the groups have members.
@@ -63,10 +65,10 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
         match (output, &plan.done) {
             (Output::Json, _) => super::print_json(&plan)?,
             (Output::Text, Some(done)) => {
-                out!("Done: the store's id is {}. Hosts that wait for this go on within seconds.", done.id);
+                out!("Done: the store's id is {}. Hosts that wait for this command continue within seconds.", done.id);
             }
             (Output::Text, None) => {
-                out!("Nothing was changed: --new-groups or --keep-groups with a --reason does it.");
+                out!("Nothing was changed. To adopt the database, add --new-groups or --keep-groups, and a --reason.");
             }
         }
         Ok(())
@@ -82,7 +84,7 @@ fn print(plan: &AdoptPlan) {
     }
     match &plan.copied {
         Some(reason) => out!("  {reason}"),
-        None => out!("  It is the recorded one. A physical copy of the server is the recorded one too."),
+        None => out!("  This is the recorded database. (A physical copy of the server looks the same.)"),
     }
     let mut table = Listing::new(["projection", "generation", "consumer group", "members now"]);
     for group in &plan.groups {
@@ -111,6 +113,6 @@ fn members(group: &GroupState) -> String {
             };
             members.iter().map(member).collect::<Vec<_>>().join("\n")
         }
-        (None, unknown) => format!("not known: {}", unknown.as_deref().unwrap_or_default()),
+        (None, unknown) => format!("unknown: {}", unknown.as_deref().unwrap_or_default()),
     }
 }

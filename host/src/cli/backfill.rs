@@ -7,19 +7,23 @@ use super::terminal::out;
 use super::{CliError, ConfigArgument, Output, executable};
 use crate::operations::backfill::{File, backfill};
 
-/// Build all rows again in a new generation: first from a file with history that the log no longer has, then
-/// from the log.
+/// Build all rows again in a new generation: first from a file with events that the log does not hold any
+/// more, then from the log.
 ///
-/// The file has one JSON object per line, in the order of projection. Its members: `topic`, `value`, and, if
-/// known, `key`, `headers`, `timestamp` (milliseconds since 1970), `partition` and `offset`. A `value` that is
-/// a string is that text; {"hex": "…"} is bytes (also for keys and headers); null is a tombstone; any other
-/// value is the payload as it is written.
+/// The file has one JSON object per line, in the order in which the events are to be projected. Each object
+/// has `topic` and `value`, and, if known, `key`, `headers`, `timestamp` (milliseconds since 1970),
+/// `partition` and `offset`. A `value` that is a JSON string is the payload as text. {"hex": "…"} is a
+/// payload in bytes (also for keys and headers). null is a tombstone. Any other JSON value is itself the
+/// payload.
 ///
-/// If the lines have offsets, the log is read from after the last offset of each partition. If they have none, the
-/// log is read from its beginning. The command refuses a file that leaves offsets out (see --allow-gap), or that has
-/// one twice. Each line is projected once: if the command is killed, run it again, and it
-/// goes on where it was. The command ends at a line that cannot be read or whose event fails; the lines before
-/// it are done. After the file, hosts read the log, and `projector promote` shows the generation to readers.
+/// If the lines have offsets, the log is read from the offset after the last one of each partition. If they
+/// have no offsets, the log is read from its beginning. The command refuses a file with missing offsets
+/// (see --allow-gap) or with an offset that occurs twice.
+///
+/// Each line is projected exactly once. If the command is interrupted, run it again: it continues after the
+/// last committed line. The command stops at a line that cannot be read, or whose event fails; the lines
+/// before it are committed. After the file, hosts read the log. Then run `projector promote` to switch
+/// readers to the new generation.
 ///
 /// Example: projector backfill order-search --from events.jsonl.zst
 #[derive(Debug, clap::Args)]
@@ -28,15 +32,15 @@ pub(super) struct Arguments {
     config: ConfigArgument,
     /// The projection's name.
     projection: String,
-    /// The file: plain, or compressed if its name ends in .gz or .zst.
+    /// The file with the events: plain, or compressed if its name ends in .gz or .zst.
     #[arg(long, value_name = "FILE.jsonl[.gz|.zst]")]
     from: PathBuf,
-    /// The number of a line to skip, counted from 1, as the error message names it. May be given several
-    /// times. Its event is counted as skipped.
+    /// The number of a line to skip, counted from 1, as in the error message. Its event is counted as
+    /// skipped. May be given several times.
     #[arg(long, value_name = "LINE", requires = "reason", value_parser = clap::value_parser!(i64).range(1..))]
     skip_line: Vec<i64>,
-    /// Go on even if offsets are missing: before the first line of a partition, between its lines, or between the
-    /// end of the file and the beginning of the log.
+    /// Continue even if offsets are missing: before the first line of a partition, between its lines, or
+    /// between the end of the file and the beginning of the log.
     #[arg(long, requires = "reason")]
     allow_gap: bool,
     #[command(flatten)]
@@ -49,7 +53,7 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
     let DeploymentArgs { asked, reason, timeout, output } = waited;
     let file = File {
         path: from,
-        // By their offsets.
+        // A line's offset is its number less 1.
         skipped: skip_line.iter().map(|line| line - 1).collect(),
         allow_gap,
     };
@@ -60,7 +64,7 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
         Output::Json => super::print_json(&done),
         Output::Text => {
             out!(
-                "{projection}: generation {} has {} events of {} lines (applied {}, ignored {}, skipped {}); hosts go on with the log.",
+                "{projection}: generation {} has {} events of {} lines (applied {}, ignored {}, skipped {}). Hosts continue with the log.",
                 done.generation,
                 done.events,
                 done.lines,

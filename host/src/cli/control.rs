@@ -10,7 +10,7 @@ use crate::operations::control;
 
 /// Pause a projection on all hosts, until `projector resume`.
 ///
-/// The command returns when no batch is in flight any more. Rows and checkpoints stay as they are.
+/// The command returns when no batch is in flight. Rows and checkpoints stay as they are.
 ///
 /// Example: projector pause order-search --reason "database maintenance"
 #[derive(Debug, clap::Args)]
@@ -22,9 +22,9 @@ pub(super) struct Pause {
     reason: String,
 }
 
-/// Let a projection go on that was paused by an operator, or that stands still after a failure.
+/// Resume a projection that an operator paused, or that stopped after a failure.
 ///
-/// Hosts also check paused partitions against the log again, and read those that are sound.
+/// Hosts also compare paused partitions with the log again, and resume those whose checkpoint fits the log.
 #[derive(Debug, clap::Args)]
 pub(super) struct Resume {
     #[command(flatten)]
@@ -34,10 +34,10 @@ pub(super) struct Resume {
     reason: Option<String>,
 }
 
-/// Skip events of a partition: they are never read.
+/// Skip events of a partition, so that they are never read.
 ///
-/// The checkpoint moves forward, never back, and the events in between are counted as skipped. A running host
-/// notices it and needs no restart.
+/// The checkpoint moves forward, never back, and the skipped events are counted. A running host notices the
+/// change; no restart is needed.
 ///
 /// Example: projector skip order-search --partition orders/3 --to 90 --reason "lost by retention"
 #[derive(Debug, clap::Args)]
@@ -58,14 +58,14 @@ pub(super) struct Skip {
     reason: String,
 }
 
-/// List the requests of operators, newest first: who asked for what, when, why, and the result.
+/// List the requests of operators, newest first: requester, request, time, reason and result.
 #[derive(Debug, clap::Args)]
 pub(super) struct Operations {
     #[command(flatten)]
     config: ConfigArgument,
-    /// Only of this projection.
+    /// List only this projection.
     projection: Option<String>,
-    /// Show at most this many.
+    /// Show at most this many entries.
     #[arg(long, default_value_t = 50)]
     limit: usize,
     /// How to print the answer.
@@ -114,7 +114,7 @@ impl Skip {
             control::skip(&config, &self.deed.projection, self.generation, &self.partition, self.to, &asked);
         let skipped = super::runtime()?.block_on(skip)?;
         let words = format!(
-            "The checkpoint of {} was {}, and is {}: {} offsets are counted as skipped.",
+            "The checkpoint of {} moved from {} to {}: {} offsets are counted as skipped.",
             self.partition,
             skipped.from,
             skipped.to,
@@ -146,7 +146,7 @@ impl Operations {
         if self.output == Output::Json {
             return super::print_json(&operations);
         }
-        let mut table = Listing::new(["when", "who", "projection", "what", "why", "what came of it"]);
+        let mut table = Listing::new(["when", "who", "projection", "request", "reason", "result"]);
         for operation in &operations {
             let place = match (&operation.dead_letter, &operation.topic, operation.partition) {
                 (Some(letter), ..) => format!(" {letter}"),

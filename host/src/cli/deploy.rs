@@ -13,11 +13,12 @@ use crate::operations::deployments::{self, Outcome, PartitionStart, Patience, Pl
 use crate::operations::trial::Trial;
 use crate::store::deployments::Role;
 
-/// Show what deploying a file would do: nothing, additions in place, or all rows anew.
+/// Show what deploying a file would change: nothing, columns or tables in place, or all rows in a new
+/// generation.
 ///
-/// Which locks it takes, which rows would stay as earlier versions made them, how much is to be replayed,
-/// whether the log still reaches back to its beginning, and where a new generation would begin to read
-/// (`[projections.NAME] start`). Nothing is changed.
+/// The plan shows the locks that the deployment takes, the rows that would stay as earlier versions wrote
+/// them, the number of events to replay, whether the log still holds the first events, and the offsets at
+/// which a new generation would begin to read (`[projections.NAME] start`). The command changes nothing.
 #[derive(Debug, clap::Args)]
 pub(super) struct PlanArguments {
     #[command(flatten)]
@@ -30,45 +31,48 @@ pub(super) struct PlanArguments {
     output: Output,
 }
 
-/// Deploy a component: check it, show the plan, and have every host run it.
+/// Deploy a component: check it, show the plan, and run it on every host.
 ///
-/// The command waits until every live host has compiled the component. Then the component becomes the active
-/// version, and hosts change to it between two batches. A host that cannot run it leaves the projection's
-/// consumer group.
+/// The command waits until every live host has compiled the component. Then the component becomes the
+/// active version, and each host switches to it between two batches. A host that cannot run the component
+/// leaves the projection's consumer group.
 ///
-/// A version that takes another one's place is on trial for its first batches (`[deploy] trial-batches`). If it
-/// fails for an event for which the version before does not fail, the host puts the version before back. With
-/// `--wait` the command waits for the end of the trial. The exit code is 1 if the version was reverted, is not a
-/// pure function, or is still on trial after `--timeout`, as when no events arrive.
+/// A version that replaces another one is on trial for its first batches (`[deploy] trial-batches`). If it
+/// fails for an event for which the previous version does not fail, the host reverts to the previous
+/// version. With `--wait`, the command waits for the end of the trial. The exit code is 1 if the version
+/// was reverted, is not a pure function, or is still on trial after `--timeout` (for example because no
+/// events arrive).
 ///
-/// If the new version needs other tables, topics or rows, a new generation is built beside the live one. Readers
-/// see it after `projector promote`. `projector plan` shows which of these will happen.
+/// If the new version needs other tables, topics or rows, a new generation is built beside the live one.
+/// Readers see it after `projector promote`. `projector plan` shows in advance whether a new generation is
+/// needed.
 ///
-/// A file that is put into the plugin directory is deployed in the same way, but only if the projection never
-/// had that file before.
+/// A file that you put into the plugin directory is deployed in the same way, but only if the projection
+/// never had that file before.
 ///
 /// Example: projector deploy order-search.wasm --reason "new column: country"
 #[derive(Debug, clap::Args)]
 pub(super) struct DeployArguments {
     #[command(flatten)]
     config: ConfigArgument,
-    /// The component file. If the configuration asks for a signature, it is read from FILE.wasm.minisig.
+    /// The component file. If the configuration requires a signature, it is read from FILE.wasm.minisig.
     #[arg(value_name = "FILE.wasm")]
     file: PathBuf,
-    /// Wait for the end of the version's trial as well.
+    /// Also wait for the end of the version's trial.
     #[arg(long)]
     wait: bool,
-    /// Begin a new generation even if it cannot read all events that the live one has read. The plan says how many.
+    /// Start a new generation even if it cannot read all events that the live generation has read. The plan
+    /// shows how many events are missing.
     #[arg(long, requires = "reason")]
     allow_gap: bool,
     #[command(flatten)]
     waited: DeploymentArgs,
 }
 
-/// Go back to the version before the active one, or to the generation before the last promotion.
+/// Go back to the previous version, or to the generation that was live before the last promotion.
 ///
-/// Of the two, the command undoes the one that happened last. Rows are not rewritten when a version is rolled
-/// back: `projector rebuild` does that.
+/// The command undoes the last deployment or the last promotion, whichever is newer. A rollback to the
+/// previous version does not rewrite rows; `projector rebuild` does.
 ///
 /// Example: projector rollback order-search --reason "totals are wrong"
 #[derive(Debug, clap::Args)]
@@ -81,14 +85,15 @@ pub(super) struct Rollback {
     waited: DeploymentArgs,
 }
 
-/// Build all rows again, with the active version, in a new generation beside the live one.
+/// Build all rows again with the active version, in a new generation beside the live one.
 ///
-/// The new generation begins where `[projections.NAME] start` says, or at the beginning of its topics. The
-/// start "latest" means for it: where the live generation began.
+/// The new generation starts at the offsets that `[projections.NAME] start` gives, or at the beginning of
+/// its topics. The start "latest" means the offsets at which the live generation started.
 ///
-/// The command refuses to begin a generation that cannot read all events which the live one has read: the log does
-/// not reach back to them any more, or the topic was created anew. It says how many; `projector backfill` feeds
-/// them from a file, --allow-gap goes on without them.
+/// The command refuses to start a generation that cannot read all events that the live one has read,
+/// because the log does not hold them any more, or because the topic was recreated. The message says how
+/// many events are missing. To add them from a file, use `projector backfill`. To continue without them,
+/// use --allow-gap.
 ///
 /// Readers see the new generation after `projector promote`. `projector diff` compares the two before that.
 #[derive(Debug, clap::Args)]
@@ -97,14 +102,14 @@ pub(super) struct Rebuild {
     config: ConfigArgument,
     /// The projection's name.
     projection: String,
-    /// Begin it even if it cannot read all events that the live generation has read.
+    /// Start the generation even if it cannot read all events that the live generation has read.
     #[arg(long, requires = "reason")]
     allow_gap: bool,
     #[command(flatten)]
     waited: DeploymentArgs,
 }
 
-/// What is waited for, and kept.
+/// Arguments of commands that wait for the hosts and are recorded in the history.
 #[derive(Debug, clap::Args)]
 pub(super) struct DeploymentArgs {
     #[command(flatten)]
@@ -112,7 +117,7 @@ pub(super) struct DeploymentArgs {
     /// Reason, recorded in the history (optional).
     #[arg(long)]
     pub(super) reason: Option<String>,
-    /// How long to wait for the hosts. After that the command fails, and the deployment stays open.
+    /// How long to wait for the hosts. After this time the command fails, and the deployment stays open.
     #[arg(long, default_value = "2m", value_parser = humantime::parse_duration, value_name = "TIME")]
     pub(super) timeout: Duration,
     /// How to print the answer.
@@ -120,14 +125,14 @@ pub(super) struct DeploymentArgs {
     pub(super) output: Output,
 }
 
-/// Show the deployments of a projection, newest first: versions, generations, who asked, why, and the result.
+/// List the deployments of a projection, newest first: version, generation, requester, reason and result.
 #[derive(Debug, clap::Args)]
 pub(super) struct History {
     #[command(flatten)]
     config: ConfigArgument,
     /// The projection's name.
     projection: String,
-    /// Show at most this many.
+    /// Show at most this many entries.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..))]
     limit: i64,
     /// How to print the answer.
@@ -195,7 +200,7 @@ fn print_outcome(output: Output, outcome: &Outcome) -> Result<(), CliError> {
     }
     let name = &outcome.projection;
     match &outcome.deployment {
-        None => out!("{name}: this component is the active version already."),
+        None => out!("{name}: this component already is the active version."),
         Some(deployed) => {
             let version = deployed.version.as_deref().unwrap_or("?");
             let generation = deployed.generation.unwrap_or_default();
@@ -209,7 +214,7 @@ fn print_outcome(output: Output, outcome: &Outcome) -> Result<(), CliError> {
                     );
                 }
                 (_, Trial::Running) => out!(
-                    "{name}: version {version} is active in generation {generation}{verdict}, and on trial: if it fails where the version before does not, that one is put back. `projector status {name}` tells; with --wait this command waits for the end."
+                    "{name}: version {version} is active in generation {generation}{verdict}, and on trial: if it fails for an event for which the previous version does not fail, the host reverts to the previous version. `projector status {name}` shows the result of the trial; with --wait, this command waits for the result."
                 ),
                 (_, Trial::Passed) => out!(
                     "{name}: version {version} is active in generation {generation}{verdict}, and has passed its trial."
@@ -219,7 +224,7 @@ fn print_outcome(output: Output, outcome: &Outcome) -> Result<(), CliError> {
         }
     }
     for (host, refusal) in &outcome.refusals {
-        out!("  {host} cannot run it, and has left its group: {refusal}");
+        out!("  {host} cannot run this version, and has left the consumer group: {refusal}");
     }
     Ok(())
 }
@@ -232,15 +237,8 @@ impl History {
         if self.output == Output::Json {
             return super::print_json(&history);
         }
-        let mut table = Listing::new([
-            "when",
-            "who",
-            "what",
-            "version",
-            "generation",
-            "state",
-            "why, and what came of it",
-        ]);
+        let mut table =
+            Listing::new(["when", "who", "what", "version", "generation", "state", "reason and result"]);
         for deployed in &history {
             let digest = deployed.digest.as_deref().unwrap_or_default();
             let version = deployed.version.as_deref().unwrap_or_default();
@@ -264,22 +262,23 @@ impl History {
     }
 }
 
-/// Where a new generation begins to read, unless that is at the beginning of every topic.
+/// The offsets at which a new generation starts to read. Empty if it starts at the beginning of every
+/// topic.
 fn starts(replay: &Replay) -> Vec<String> {
     let mut words = Vec::new();
     if let Some(problem) = &replay.start_problem {
-        words.push(format!("  it would not run: {problem}"));
+        words.push(format!("  the projection would not run: {problem}"));
     }
     let behind = |found: &&PartitionStart| found.start != Some(found.log_begin);
     let behind: Vec<&PartitionStart> = replay.starts.iter().filter(behind).collect();
     if behind.is_empty() && replay.start == "earliest" {
         return words;
     }
-    words.push(format!("  reading begins at the configured start: {}", replay.start));
+    words.push(format!("  the generation starts at the configured start: {}", replay.start));
     for PartitionStart { topic, partition, log_begin, log_end, start, problem } in behind {
         words.push(match (start, problem) {
             (Some(start), _) => format!(
-                "    {topic}/{partition} begins at offset {start}; its log goes from {log_begin} to {log_end}, so {} offsets are not read",
+                "    {topic}/{partition} starts at offset {start}; its log goes from {log_begin} to {log_end}, so {} offsets are not read",
                 start - log_begin
             ),
             (None, problem) => format!(
@@ -301,24 +300,24 @@ fn to_text(plan: &Plan) -> String {
     let now = active.map(|active| format!("version {} in generation {}", active.version, active.generation));
     let now = now.unwrap_or_else(|| "nothing".to_owned());
     words.push(match plan.change {
-        "nothing" => format!("  nothing to do: it is active, as {now}"),
-        "first" => "  its first generation, which readers see from the beginning".to_owned(),
+        "nothing" => format!("  nothing to do: this component is already active ({now})"),
+        "first" => "  the projection's first generation: readers see it at once".to_owned(),
         "in-place" => format!("  in place of {now}"),
-        _ => format!("  a new generation beside {now}, with all rows built anew:"),
+        _ => format!("  a new generation beside {now}; all rows are built again, because:"),
     });
     if plan.store_is_new {
-        words.push("  no host has ever run on its store: `projector run` makes the tables there".to_owned());
+        words.push("  the store is new: the first `projector run` creates the host's tables".to_owned());
     }
     words.extend(plan.reasons.iter().map(|reason| format!("    {reason}")));
     for step in &plan.steps {
         words.push(format!("    {}: locks {}", step.words, step.locks));
     }
     if plan.change == "in-place" && plan.steps.is_empty() {
-        words.push("    no table is changed, and nothing is locked".to_owned());
+        words.push("    no table changes, and nothing is locked".to_owned());
     }
     if !plan.rows_stay.is_empty() {
         words.push(format!(
-            "  rows that are there stay as earlier versions made them, in {}; raise `revision`, or `projector rebuild {}`, to have them built anew",
+            "  existing rows stay as earlier versions wrote them, in {}; to build them again, raise `revision` or run `projector rebuild {}`",
             plan.rows_stay.join(", "),
             plan.projection
         ));
@@ -329,27 +328,28 @@ fn to_text(plan: &Plan) -> String {
     if let Some(replay) = &plan.replay {
         let Replay { events, estimated_seconds, beyond_reach, log_begins_later, unknown, .. } = replay;
         let time = humantime::format_duration(Duration::from_secs(estimated_seconds.ceil() as u64));
-        words.push(format!("  {events} events are to be replayed: about {time}"));
+        words.push(format!("  {events} events to replay: about {time}"));
         words.extend(starts(replay));
         if let Some(beyond) = beyond_reach.as_ref().filter(|beyond| !beyond.is_empty()) {
-            words.push(format!("  {}: --allow-gap begins it without them", beyond.to_text()));
+            words
+                .push(format!("  {}: with --allow-gap the generation starts without them", beyond.to_text()));
         }
         for (partition, first) in log_begins_later {
             words.push(format!(
-                "  the log of {partition} begins at offset {first}: what was before is not in it (`projector backfill` feeds it from a file)"
+                "  the log of {partition} begins at offset {first}: earlier events are missing (`projector backfill` adds them from a file)"
             ));
         }
-        words.extend(unknown.iter().map(|why| format!("  not known, and not counted: {why}")));
+        words.extend(unknown.iter().map(|why| format!("  unknown, and not counted: {why}")));
     }
     if !plan.order_dependent.is_empty() {
         words.push(format!(
-            "  depends on the order between partitions: {} (`projector inspect` says why)",
+            "  depends on the order between partitions: {} (see `projector inspect`)",
             plan.order_dependent.join(", ")
         ));
     }
     words.extend(plan.warnings.iter().map(|warning| format!("  warning: {warning}")));
     if plan.had_before && plan.change != "nothing" {
-        words.push("  the projection had it before: only `projector deploy` brings it back".to_owned());
+        words.push("  the projection had this component before: only `projector deploy` deploys it again, not the plugin directory".to_owned());
     }
     words.join("\n")
 }

@@ -1,4 +1,4 @@
-//! `projector dlq`: what failed, and what becomes of it.
+//! `projector dlq`: lists, shows, retries, discards and erases dead letters.
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,12 +16,12 @@ use crate::operations::OperationError;
 use crate::operations::dead_letters::{self, DeadLetter, Done, Request, to_text};
 use crate::store::operator::{DeadLetterAction, DeadLetterRecord, Filter};
 
-/// Show, retry and discard events that failed (dead letters).
+/// Show, retry, discard and erase events that failed (dead letters).
 ///
-/// A dead letter keeps the event as it was: key, payload, headers, and why it failed. With the policy `park-key`,
-/// later events of the same key wait behind it. They are projected, in order, after the dead letter is retried
-/// with success or discarded. The host that reads the event's partition does this, in the transaction that
-/// writes the rows; the command waits for the result.
+/// A dead letter stores the event (key, payload and headers) and the reason why it failed. With the failure
+/// policy `park-key`, later events of the same key wait behind it. When the dead letter is retried with
+/// success or discarded, the waiting events are projected in order. The host that reads the event's
+/// partition does this work, in the transaction that writes the rows; the command waits for the result.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(subcommand)]
@@ -37,7 +37,7 @@ enum Command {
     Erase(Erase),
 }
 
-/// Which dead letters.
+/// Selects dead letters.
 #[derive(Debug, clap::Args)]
 struct Selection {
     /// The kind of failure: rejected, trap, limit, too-large, invalid, refused or timeout.
@@ -52,10 +52,10 @@ struct Selection {
     /// The record's key, as hexadecimal digits.
     #[arg(long, value_name = "HEX", conflicts_with = "key", value_parser = hexadecimal)]
     key_hex: Option<Bytes>,
-    /// Failed since this time: `2h` ago, or `2026-01-31T12:00:00Z`.
+    /// Failed at or after this time: `2h` (2 hours ago), or `2026-01-31T12:00:00Z`.
     #[arg(long, value_name = "TIME", value_parser = time)]
     since: Option<SystemTime>,
-    /// Failed until this time.
+    /// Failed at or before this time, in the same format.
     #[arg(long, value_name = "TIME", value_parser = time)]
     until: Option<SystemTime>,
 }
@@ -69,10 +69,10 @@ fn hexadecimal(digits: &str) -> Result<Bytes, String> {
 
 fn time(written: &str) -> Result<SystemTime, String> {
     if let Ok(ago) = humantime::parse_duration(written) {
-        return SystemTime::now().checked_sub(ago).ok_or_else(|| "that is too long ago".to_owned());
+        return SystemTime::now().checked_sub(ago).ok_or_else(|| "this time is too long ago".to_owned());
     }
     humantime::parse_rfc3339_weak(written)
-        .map_err(|_| "write how long ago (`2h`), or when (`2026-01-31T12:00:00Z`)".to_owned())
+        .map_err(|_| "write a duration before now (`2h`), or an instant (`2026-01-31T12:00:00Z`)".to_owned())
 }
 
 impl Selection {
@@ -108,11 +108,11 @@ impl Selection {
 struct List {
     #[command(flatten)]
     config: ConfigArgument,
-    /// Only of this projection.
+    /// List only this projection.
     projection: Option<String>,
     #[command(flatten)]
     selection: Selection,
-    /// Show at most this many.
+    /// Show at most this many entries.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(i64).range(1..))]
     limit: i64,
     /// How to print the answer.
@@ -120,9 +120,10 @@ struct List {
     output: Output,
 }
 
-/// Show a dead letter: the event, why it failed, what waits behind it, and what to do.
+/// Show a dead letter: the event, why it failed, how many events wait behind it, and what to do.
 ///
-/// Of a long payload, the first 16 KiB are printed. Example: projector dlq show order-search 17 --payload-to 17.json
+/// At most 16 KiB of the payload are printed. Example: projector dlq show order-search 17 --payload-to
+/// 17.json
 #[derive(Debug, clap::Args)]
 struct Show {
     #[command(flatten)]
@@ -131,10 +132,10 @@ struct Show {
     projection: String,
     /// The dead letter's number, as `dlq list` shows it.
     id: i64,
-    /// Print all of the payload, key and headers, however long they are.
+    /// Print the payload, key and headers in full, regardless of their length.
     #[arg(long)]
     full: bool,
-    /// Write the payload, byte for byte, to this file.
+    /// Write the unchanged bytes of the payload to this file.
     #[arg(long, value_name = "FILE")]
     payload_to: Option<PathBuf>,
     /// How to print the answer.
@@ -142,7 +143,7 @@ struct Show {
     output: Output,
 }
 
-/// What is to be dealt with, and how.
+/// Which dead letters to retry or discard, and how.
 #[derive(Debug, clap::Args)]
 struct Which {
     /// The projection's name.
@@ -151,13 +152,13 @@ struct Which {
     ids: Vec<i64>,
     #[command(flatten)]
     selection: Selection,
-    /// All dead letters of the projection.
+    /// Select all dead letters of the projection.
     #[arg(long)]
     all: bool,
-    /// Write nothing; show the changes that would be made.
+    /// Write nothing; show the row changes that would be made.
     #[arg(long)]
     dry_run: bool,
-    /// How long to wait until a host begins, and after that from one dead letter to the next.
+    /// How long to wait until a host starts with the first dead letter, and then for each next one.
     #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
     timeout: Duration,
     /// How to print the answer.
@@ -167,8 +168,8 @@ struct Which {
 
 /// Project dead letters again, with the version that is active now.
 ///
-/// If an event succeeds, its dead letter is removed, and the events that wait behind it follow in order. If it
-/// fails again, the dead letter stays. The exit code is 1 if any failed again.
+/// If an event succeeds, its dead letter is removed, and the events behind it follow in order. If an event
+/// fails again, its dead letter stays. The exit code is 1 if any event failed again.
 ///
 /// Example: projector dlq retry order-search --code no-country --dry-run
 #[derive(Debug, clap::Args)]
@@ -202,8 +203,8 @@ struct Discard {
 
 /// Erase the stored events of a key: its dead letters, and the events that wait behind them.
 ///
-/// The events are counted as skipped. Rows that were written before stay. Later events of the key are projected
-/// as usual.
+/// Erased events are counted as skipped. Rows that were written earlier stay. Later events of the key are
+/// projected as usual.
 #[derive(Debug, clap::Args)]
 struct Erase {
     #[command(flatten)]
@@ -218,7 +219,7 @@ struct Erase {
     key_hex: Option<Bytes>,
     #[command(flatten)]
     asked: AskedArgument,
-    /// Reason, recorded in the history. Do not write the key here: it would be kept.
+    /// Reason, recorded in the history. Do not write the key in it, since the reason is not erased.
     #[arg(long)]
     reason: String,
     /// How to print the answer.
@@ -249,11 +250,20 @@ impl List {
             return super::print_json(&letters);
         }
         if letters.is_empty() {
-            out!("There are no such dead letters.");
+            out!("No dead letters match.");
             return Ok(());
         }
-        let mut table =
-            Listing::new(["id", "projection", "event", "key", "failed", "why", "tried", "behind it", "died"]);
+        let mut table = Listing::new([
+            "id",
+            "projection",
+            "event",
+            "key",
+            "failed",
+            "detail",
+            "attempts",
+            "behind it",
+            "died",
+        ]);
         for DeadLetter { letter, .. } in &letters {
             table.row([
                 letter.id.to_string(),
@@ -269,7 +279,7 @@ impl List {
         }
         table.print();
         if letters.len() as i64 == self.limit {
-            out!("There may be more: --limit {}", self.limit * 10);
+            out!("There may be more dead letters: use --limit {}", self.limit * 10);
         }
         Ok(())
     }
@@ -332,12 +342,14 @@ impl Show {
             out!(
                 "\n{}",
                 match letter.oversize_bytes {
-                    Some(bytes) => format!("no payload: its {bytes} bytes were left in the log"),
+                    Some(bytes) => format!(
+                        "no payload stored: its {bytes} bytes are too large, and only the log has them"
+                    ),
                     None => "no payload: a tombstone".to_owned(),
                 }
             );
             return match &self.payload_to {
-                Some(_) => Err(CliError::failed("there is no payload to write to a file")),
+                Some(_) => Err(CliError::failed("this dead letter has no payload to write to a file")),
                 None => Ok(()),
             };
         };
@@ -370,8 +382,8 @@ impl Which {
     ) -> Result<(), CliError> {
         if self.ids.is_empty() && self.selection.is_empty() && !self.all {
             return Err(CliError::Operation(OperationError::Usage {
-                message: "it is not said which dead letters".into(),
-                help: "give numbers of dead letters, select them (--code, --key, …), or say --all".into(),
+                message: "no dead letters are selected".into(),
+                help: "give the numbers of dead letters, select them (--code, --key, …), or use --all".into(),
             }));
         }
         let config = config.load()?;

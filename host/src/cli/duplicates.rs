@@ -1,4 +1,4 @@
-//! `projector duplicates`: what was ignored because its id was handled before.
+//! `projector duplicates`: lists events that were ignored because their event id was already handled.
 
 use super::terminal::{Listing, out};
 use super::{CliError, ConfigArgument, Output};
@@ -8,10 +8,10 @@ use crate::store::event_ids::RecordedDuplicate;
 
 /// List the events that were ignored as duplicates, newest first.
 ///
-/// A topic declares where its events carry an id. An event whose id was handled before, within the topic's
-/// window, is ignored. Each is shown with the position of the first event of its id. The last 1,000 of a
-/// generation are recorded, at most 100 of one batch; `projector status` counts all of them, and the events
-/// that carry no id.
+/// A topic declares where its events carry an id. An event is ignored if its id was already handled within
+/// the topic's window. The list shows each duplicate with the position of the first event that had the same
+/// id. Of each generation, the last 1,000 duplicates are recorded, and at most 100 of one batch. `projector
+/// status` shows how many duplicates there were in total, and how many events had no id.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -53,6 +53,6 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
 fn first(one: &RecordedDuplicate) -> String {
     match (&one.first_topic, one.first_partition, one.first_offset) {
         (Some(topic), Some(partition), Some(offset)) => format!("{topic}/{partition}@{offset}"),
-        _ => "not recorded: an older host remembered its id".to_owned(),
+        _ => "not recorded: an older version of the host stored the id".to_owned(),
     }
 }

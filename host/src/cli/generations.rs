@@ -14,10 +14,11 @@ use crate::store::diff::TableDiff;
 
 /// Compare a generation with the live one, row by row, at the same offsets.
 ///
-/// Both generations stop for a moment, until each is at the offsets of the other. A snapshot of both is opened
-/// there. Both go on while the snapshot is compared. They stop for at most a second. If that is too short, the
-/// command tries again, five times in all; if one of them is behind and does not move, the command refuses at once,
-/// and neither stops. The exit code is 1 if they differ in what is not expected to differ.
+/// Both generations stop at the same offsets, for at most one second. There, the command opens one snapshot
+/// of both. Then both continue, and the command compares the snapshot. If one second is too short, the
+/// command tries again, at most five times. If one generation is behind and does not advance, the command
+/// refuses at once and stops neither of them. The exit code is 1 if the generations differ in tables or
+/// columns that are not expected to differ.
 ///
 /// Example: projector diff order-search --expect order_search.customer_name
 #[derive(Debug, clap::Args)]
@@ -30,11 +31,11 @@ pub(super) struct DiffArguments {
     /// before.
     #[arg(long)]
     generation: Option<i32>,
-    /// A table or column that may differ, in addition to `expected-differences` of the configuration. May be
-    /// given several times.
+    /// A table or column that may differ, in addition to `expected-differences` in the configuration. May
+    /// be given several times.
     #[arg(long, value_name = "TABLE[.COLUMN]")]
     expect: Vec<String>,
-    /// How many of the rows that differ to show of each table.
+    /// How many different rows to show for each table.
     #[arg(long, default_value_t = 10)]
     samples: usize,
     /// How to print the answer.
@@ -42,21 +43,22 @@ pub(super) struct DiffArguments {
     output: Output,
 }
 
-/// Show another generation to readers, in one transaction.
+/// Switch readers to another generation, in one transaction.
 ///
-/// Views that readers know show the generation from then on, if it has all of their columns: rights, comments and
-/// dependent objects of the views stay. Columns that are new are shown by new views, in a schema of their own, which
-/// have the rights of the views before. Views of which a column is gone stay with the old generation, and the command
-/// names the readers that must change.
+/// A view that readers use shows the new generation from then on, if the new generation has all of the
+/// view's columns. Rights, comments and dependent objects of the view stay. New columns appear in new
+/// views, in a schema of their own; the new views get the rights of the previous ones. A view that has a
+/// column which the new generation lacks stays with the old generation, and the command names the readers
+/// that must change.
 ///
-/// The generation before is kept current, so that `projector rollback` can switch back.
+/// The previous generation is kept current, so that `projector rollback` can switch back.
 ///
-/// The command refuses a generation that is behind the live one (readers would see a step back), that is not
-/// fresh, or that differs from the live one in what is not expected to differ.
+/// The command refuses a generation that is behind the live one (readers would go back in time), that is
+/// not fresh, or that differs from the live one in tables or columns that are not expected to differ.
 ///
-/// The command waits for transactions of readers that are in the way, for 10 s at most, and names them: those that
-/// have read the views already, and those (repeatable read) whose snapshot is from before the generation was
-/// complete.
+/// The command waits for readers' transactions that block the switch, at most 10 s, and names them:
+/// transactions that have already read the views, and repeatable-read transactions whose snapshot is older
+/// than the completion of the generation.
 #[derive(Debug, clap::Args)]
 pub(super) struct Promote {
     #[command(flatten)]
@@ -65,15 +67,16 @@ pub(super) struct Promote {
     /// before.
     #[arg(long)]
     generation: Option<i32>,
-    /// Promote even if it is not fresh or its rows differ. A generation that is behind is still refused.
+    /// Promote even if the generation is not fresh or its rows differ. A generation that is behind is still
+    /// refused.
     #[arg(long, requires = "reason")]
     force: bool,
-    /// Promote even if it could not read all events that the live generation has read. The refusal says how many
-    /// events and rows that is.
+    /// Promote even if the generation could not read all events that the live one has read. The refusal
+    /// says how many events and rows are affected.
     #[arg(long, requires = "reason")]
     allow_gap: bool,
-    /// Promote even if transactions are open whose snapshot is from before the generation was complete. In
-    /// its views, these transactions may see fewer rows than before, or none.
+    /// Promote even if transactions are open whose snapshot is older than the completion of the generation.
+    /// In the new views, these transactions may see fewer rows than before, or none.
     #[arg(long, requires = "reason")]
     ignore_old_snapshots: bool,
     /// Reason, recorded in the history.
@@ -81,26 +84,27 @@ pub(super) struct Promote {
     reason: Option<String>,
 }
 
-/// Remove a generation that is not live: its tables, and the views that only it has.
+/// Remove a generation that is not live: its tables, and the views that only this generation has.
 ///
-/// The command removes only what Projector made. If a view, table, function or other object of a person would be
-/// lost or broken, nothing is removed, and the command names these objects. Hosts do the same by themselves with
-/// generations that were live before, beyond `warm-generations` of `[keep]`, unless views of their own may still be
-/// read.
+/// The command removes only objects that Projector created. If it would remove or break an object that
+/// somebody else created (a view, table, function or other), it removes nothing and names these objects.
+/// Hosts also remove generations that were live before, if there are more of them than `warm-generations`
+/// of `[keep]`; they keep a generation that has views of its own which readers may still use.
 ///
-/// With `--views`, the command removes views that keep the columns which readers knew before others were added. The
-/// generation stays, and so do its newest views.
+/// With `--views`, the command removes older views: those without columns that were added later. The
+/// generation and its newest views stay.
 ///
 /// Example: projector retire order-search --generation 1
 #[derive(Debug, clap::Args)]
 pub(super) struct Retire {
     #[command(flatten)]
     deed: AuditedArgs,
-    /// The generation's number. Default: the generation that was live before, or else the one that is being
-    /// built.
+    /// The generation's number. Default: the generation that was live before; if there is none, the
+    /// generation that is being built.
     #[arg(long, conflicts_with = "views")]
     generation: Option<i32>,
-    /// Only the views in this schema (Postgres), or with this prefix (SQLite), as `projector status` names it.
+    /// Remove only the views in this schema (Postgres), or with this prefix (SQLite). `projector status`
+    /// shows the names.
     #[arg(long, value_name = "SCHEMA")]
     views: Option<String>,
     /// Reason, recorded in the history.
@@ -131,10 +135,11 @@ pub(super) struct Start {
     reason: Option<String>,
 }
 
-/// Drop a stopped projection: its tables, its views and its dead letters are deleted.
+/// Drop a stopped projection: delete its tables, views and dead letters.
 ///
-/// Its history and the requests of operators are kept, and say who dropped it. A file in the plugin directory does
-/// not bring it back; `projector deploy` does. Objects of other people are never dropped: see `projector retire`.
+/// Its history and the operators' requests stay, and show who dropped it. A file in the plugin directory
+/// does not bring the projection back; `projector deploy` does. Objects that somebody else created are
+/// never dropped: see `projector retire`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Drop {
     #[command(flatten)]
@@ -171,11 +176,11 @@ impl Promote {
         let promote = deployments::promote(&config, &self.deed.projection, self.generation, terms, &asked);
         let promotion = super::runtime()?.block_on(promote)?;
         let how = match promotion.promoted.replaced {
-            true => "the views that they know show it",
-            false => "in new views; the old ones are served as well",
+            true => "their views show it",
+            false => "in new views; the old views still work",
         };
         let mut words = format!(
-            "{}: readers see generation {} at {} ({how}); generation {} is kept current.",
+            "{}: readers see generation {} at {} ({how}); generation {} is kept current for a rollback.",
             self.deed.projection, promotion.generation, promotion.promoted.readers, promotion.before
         );
         if !promotion.beyond_reach.is_empty() {

@@ -1,4 +1,4 @@
-//! `projector inspect`: a plugin, for a person.
+//! `projector inspect`: shows a plugin's descriptor and what follows from it.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,16 +13,16 @@ use crate::config::Limits;
 use crate::operations::inspect::{Inspection, inspect};
 use crate::plugin::{Engine, Plugin, compile::Compiler};
 
-/// Show what a plugin reads, owns and may write, and where it depends on the order between
-/// partitions.
+/// Show what a plugin reads, owns and may write, and which columns depend on the order between partitions.
 ///
-/// The component is checked as the host checks it at load. No broker and no database is needed.
+/// The command checks the component as a host does when it loads the component. It needs no broker and no
+/// database.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// The component file.
     file: PathBuf,
-    /// Also show how the changes of a batch are merged: which statements can be merged, and why others cannot.
-    /// The JSON always has it.
+    /// Also show which statements of a batch can be merged, and why others cannot. The JSON output always
+    /// includes this.
     #[arg(long)]
     explain: bool,
     /// How to print the answer.
@@ -98,13 +98,16 @@ fn print(inspection: &Inspection) {
         }
     }
     match &inspection.one_writer {
-        Some(reason) => out!("\nOne writer at a time: {reason}."),
-        None => out!("\nWrites by key alone: batches need not wait for each other."),
+        Some(reason) => out!("\nBatches are written one after the other: {reason}."),
+        None => out!("\nAll statements write by key: batches can be written at the same time."),
     }
     for topic in &descriptor.topics {
         if let Some(seconds) = topic.wait_seconds {
             let age = humantime::format_duration(Duration::from_secs(seconds.into()));
-            out!("Events of {} may wait {age}, in event time, for a row that is not there yet.", topic.name);
+            out!(
+                "Events of {} may wait up to {age}, in event time, for a row that does not exist yet.",
+                topic.name
+            );
         }
     }
     print_rejections(inspection);
@@ -112,12 +115,12 @@ fn print(inspection: &Inspection) {
         out!("No column depends on the order between partitions.");
         return;
     }
-    out!("\nColumns that more than one source writes, and Kafka does not order the sources:");
+    out!("\nColumns that more than one source writes. Kafka gives no order between the sources:");
     for dependence in &inspection.order_dependences {
         out!("  {}.{}: {}", dependence.table, dependence.column, dependence.sources.join(", "));
         match &dependence.settled_by {
-            Some(read) => out!("    settled by a read, if the plugin decides by it: {read}"),
-            None => out!("    depends on their order; to remove that: {}", dependence.remedy),
+            Some(read) => out!("    no problem if the plugin decides by this read: {read}"),
+            None => out!("    the value depends on their order; to avoid this: {}", dependence.remedy),
         }
     }
 }
@@ -127,19 +130,25 @@ fn print_rejections(inspection: &Inspection) {
         return;
     }
     out!(
-        "\nEvents that are rejected because of rows which other topics bring, and Kafka does not order the topics:"
+        "\nEvents that may be rejected because a row of another topic is missing. Kafka gives no order between the topics:"
     );
     for dependence in &inspection.rejection_dependences {
         let sources = dependence.sources.join(", ");
-        out!("  {} {}: rows of {} come by {sources}", dependence.topic, dependence.by, dependence.table);
-        let when = if dependence.certain { "" } else { "if the handler rejects by what it finds: " };
+        out!(
+            "  {} {}: the rows of {} come from {sources}",
+            dependence.topic,
+            dependence.by,
+            dependence.table
+        );
+        let when =
+            if dependence.certain { "" } else { "if the handler rejects depending on what it finds: " };
         out!("    {when}{}", dependence.remedy);
     }
     out!("");
 }
 
 fn print_merging(inspection: &Inspection) {
-    out!("\nHow a batch's changes are merged; what keeps its order may cost a statement more:");
+    out!("\nHow the changes of a batch are merged. Changes that keep their order may need more statements:");
     let mut merging = table(["table", "statement", "with", "they"]);
     for pair in &inspection.merging {
         let with = pair.with.as_deref().unwrap_or("itself, on the same rows");

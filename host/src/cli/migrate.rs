@@ -1,25 +1,25 @@
-//! `projector migrate`: the host's own tables, without a host.
+//! `projector migrate`: creates or upgrades the host's own tables, without starting a host.
 
 use super::terminal::out;
 use super::{CliError, ConfigArgument, Output};
 use crate::operations::migrate::{Migrated, migrate};
 use crate::store::schema::Pending;
 
-/// Bring the host's own tables in the databases up to date, or show what that would do.
+/// Create or upgrade the host's own tables in the databases, or show what would be done.
 ///
-/// A host does the same when it starts. No other command makes or changes these tables: on a database that no
-/// host has ever used, or that is at another version, commands say so.
+/// A host does the same when it starts. No other command creates or changes these tables. Other commands
+/// refuse a database that no host has used yet, or whose tables have another version.
 ///
-/// Hosts of the version before may go on meanwhile, and beside hosts of this version. A change that takes
-/// something away waits until no such host is live. Each change has all of its locks or none, waits for them
-/// for at most half a second, and is tried again for 30 seconds.
+/// Hosts of the previous version can keep running during the migration, and beside hosts of this version. A
+/// change that removes something waits until no host of the previous version is live. Each change takes all
+/// of its locks or none: it waits for them for at most half a second, and is retried for 30 seconds.
 ///
 /// Example: projector migrate --dry-run
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     config: ConfigArgument,
-    /// Change nothing: show what is to be done.
+    /// Change nothing; show the pending changes.
     #[arg(long)]
     dry_run: bool,
     /// How to print the answer.
@@ -53,9 +53,9 @@ fn print(Migrated { store, before, done, error }: &Migrated) {
     let known = before.known;
     match (error, done, before.pending.is_empty()) {
         (Some(error), ..) => out!("{store}: {version}; failed: {error}"),
-        (None, true, _) => out!("{store}: {version}, and now version {known}"),
+        (None, true, _) => out!("{store}: {version}, now upgraded to version {known}"),
         (None, false, true) => out!("{store}: {version}: nothing to do"),
-        (None, false, false) => out!("{store}: {version}; to version {known} these are to be carried out:"),
+        (None, false, false) => out!("{store}: {version}; changes that lead to version {known}:"),
     }
     for Pending { version, description } in before.pending.iter().filter(|_| !done) {
         out!("  {version:04} {description}");

@@ -1,6 +1,6 @@
 //! The command line.
 
-// `terminal` writes, and does not panic where nobody reads.
+// All output goes through `terminal`, which does not panic when standard output is closed.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod adopt;
@@ -73,7 +73,8 @@ enum Command {
     Operations(control::Operations),
     Inspect(inspect::Arguments),
     Component(component::Arguments),
-    /// Compiles a component from standard input, under limits: the host runs this itself.
+    /// Compiles a component from standard input, under limits. Internal: the host starts this command
+    /// itself.
     #[command(name = compile::WORKER_COMMAND, hide = true)]
     CompileWorker {
         memory_bytes: u64,
@@ -96,7 +97,7 @@ impl ConfigArgument {
     }
 }
 
-/// Who asks for something that is kept.
+/// Who makes a request. Requests are recorded in the history.
 #[derive(Debug, clap::Args)]
 struct AskedArgument {
     /// Your name, recorded in the history. Default: the user that runs this command.
@@ -111,7 +112,7 @@ impl AskedArgument {
     }
 }
 
-/// What is done to a projection, and kept.
+/// Arguments of commands that act on one projection and are recorded in the history.
 #[derive(Debug, clap::Args)]
 struct AuditedArgs {
     #[command(flatten)]
@@ -140,7 +141,7 @@ enum LogFormat {
     Json,
 }
 
-/// Why a command failed. Decides the exit code.
+/// Why a command failed. The exit code depends on it.
 enum CliError {
     Config(Box<ConfigError>),
     Operation(OperationError),
@@ -220,7 +221,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Whether all that was said could be written.
+/// Fails if a part of the output could not be written.
 fn written() -> Result<(), CliError> {
     match terminal::failure() {
         None => Ok(()),
@@ -228,18 +229,18 @@ fn written() -> Result<(), CliError> {
     }
 }
 
-/// The runtime of a command.
+/// The async runtime of a command.
 fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|error| CliError::failed(format!("no threads can be started: {error}")))
+        .map_err(|error| CliError::failed(format!("the async runtime cannot start its threads: {error}")))
 }
 
-/// This executable, which compiles components in a process of its own.
+/// Path of this executable. The host starts it again, as a separate process, to compile components.
 fn executable() -> Result<PathBuf, CliError> {
     std::env::current_exe()
-        .map_err(|error| CliError::failed(format!("this program cannot find itself: {error}")))
+        .map_err(|error| CliError::failed(format!("the path of this executable is unknown: {error}")))
 }
 
 /// Reads a file that was named on the command line.
@@ -247,7 +248,7 @@ fn read(path: &std::path::Path) -> Result<Vec<u8>, CliError> {
     std::fs::read(path).map_err(|error| {
         CliError::Operation(OperationError::Usage {
             message: format!("{} cannot be read: {error}", path.display()),
-            help: "name a file that exists".into(),
+            help: "name a file that exists and that you may read".into(),
         })
     })
 }

@@ -12,22 +12,24 @@ use crate::config::{self, Config, Text};
 use crate::operations::OperationError;
 use crate::operations::move_checkpoints::{self, MovePlan, Request, Target, parse};
 
-/// Set a projection on another cluster that holds the same events: a mirror after a failover, or a managed
-/// service.
+/// Move a projection's checkpoints to another cluster that holds the same events: a mirror after a
+/// failover, or a managed service.
 ///
-/// The configuration names the new cluster (`kafka.brokers`). Topics have the same names there, and at least as
-/// many partitions. The projection stands still: it is paused or stopped, or its partitions are refused because
-/// the cluster or the topic is another one.
+/// The configuration names the new cluster (`kafka.brokers`). There, topics have the same names, and at
+/// least as many partitions. The projection must stand still: paused, stopped, or with its partitions
+/// refused because the cluster or the topic is another one.
 ///
-/// The new offsets come from a map (--map), or from the time of the last event that was read, less an overlap:
-/// the old cluster tells that time (--from-brokers, --from-config), or you do (--time). What is read again is
-/// kept from the rows by the event ids that each topic declares, if they are remembered for long enough; a topic
-/// whose statements only set values needs none. Other topics are refused without --accept-duplicates.
+/// The new offsets come from a map (--map), or from the time of the last event that was read, minus an
+/// overlap. The command reads this time from the old cluster (--from-brokers, --from-config), or you give
+/// it (--time). Events that are read again do not change rows a second time if each topic declares an event
+/// id, and the ids are remembered for long enough. A topic whose statements only set values needs no event
+/// id. Other topics are refused without --accept-duplicates.
 ///
-/// Without --yes, the command shows what it would do, and asks. Checkpoints, topic ids and the cluster's id are
-/// written in one transaction. Dead letters and parked events keep their old positions; `projector dlq retry` of
-/// them still works, except where the value was left in the old log because it was too large. Afterwards,
-/// restart the hosts with this configuration, and `projector resume` the projection.
+/// Without --yes, the command shows what it would do, and asks for confirmation. Checkpoints, topic ids and
+/// the cluster's id are written in one transaction. Dead letters and parked events keep their old
+/// positions; `projector dlq retry` still works for them, except if the value was too large to be stored
+/// and only the old log has it. Afterwards, restart the hosts with this configuration, and run `projector
+/// resume`.
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("way").args(["map", "time", "from_brokers", "from_config"]).required(true).multiple(true)))]
 pub(super) struct Arguments {
@@ -35,35 +37,35 @@ pub(super) struct Arguments {
     config: ConfigArgument,
     /// The projection's name.
     projection: String,
-    /// The generation, by its number; otherwise the live one.
+    /// The generation's number. Default: the live generation.
     #[arg(long)]
     generation: Option<i32>,
-    /// The next offset to read of each partition: lines of `topic,partition,offset`, or a JSON array of objects
-    /// with these names.
+    /// A file with the next offset to read for each partition: lines of `topic,partition,offset`, or a JSON
+    /// array of objects with these names.
     #[arg(long, value_name = "FILE", conflicts_with = "time")]
     map: Option<PathBuf>,
-    /// When the last event was read of all partitions, by the events' own time: `2026-11-01T00:00:00Z`.
+    /// The timestamp of the last event that was read, for all partitions: `2026-11-01T00:00:00Z`.
     #[arg(long, value_name = "TIME", value_parser = config::time)]
     time: Option<i64>,
-    /// The old cluster, with the security settings of this configuration: `host:port`.
+    /// The brokers of the old cluster: `host:port`. The security settings of this configuration apply.
     #[arg(long, value_name = "BROKERS")]
     from_brokers: Option<String>,
-    /// The old cluster, as the [kafka] section of this configuration file names it.
+    /// A configuration file whose [kafka] section names the old cluster.
     #[arg(long, value_name = "FILE", conflicts_with = "from_brokers")]
     from_config: Option<PathBuf>,
-    /// How much earlier than the last event reading begins.
+    /// How much earlier than the time of the last event to start reading.
     #[arg(long, default_value = "10m", value_parser = humantime::parse_duration, value_name = "TIME", conflicts_with = "map")]
     overlap: Duration,
-    /// Move although events may be applied twice.
+    /// Move even if events may be applied twice.
     #[arg(long)]
     accept_duplicates: bool,
-    /// Do it. Without, the command only shows what it would do, and asks if it can.
+    /// Move the checkpoints. Without --yes, the command shows what it would do and, on a terminal, asks.
     #[arg(long, requires = "reason", conflicts_with = "dry_run")]
     yes: bool,
-    /// Only show what it would do.
+    /// Only show what the command would do.
     #[arg(long)]
     dry_run: bool,
-    /// Reason, recorded with the operation.
+    /// Reason, recorded in the history.
     #[arg(long)]
     reason: Option<String>,
     #[command(flatten)]
@@ -91,12 +93,12 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
         match (output, plan.operation) {
             (Output::Json, _) => super::print_json(&plan)?,
             (Output::Text, Some(operation)) => out!(
-                "Moved, as operation {operation}. Restart the hosts with this configuration, then `projector resume {projection}`."
+                "The checkpoints are moved (operation {operation}). Restart the hosts with this configuration, then run `projector resume {projection}`."
             ),
-            (Output::Text, None) => out!("Nothing was changed: --yes with a --reason does it."),
+            (Output::Text, None) => out!("Nothing was changed. To move the checkpoints, add --yes and a --reason."),
         }
         match plan.problems.first() {
-            Some(problem) => Err(CliError::failed(format!("it would be refused: {problem}"))),
+            Some(problem) => Err(CliError::failed(format!("the move would be refused: {problem}"))),
             None => Ok(()),
         }
     })
@@ -110,7 +112,7 @@ impl Arguments {
                 let map = parse(&text).map_err(|message| {
                     CliError::Operation(OperationError::Usage {
                         message: format!("{}: {message}", file.display()),
-                        help: "a map has the next offset to read of each partition, in the new cluster"
+                        help: "a map gives the next offset to read of each partition in the new cluster"
                             .into(),
                     })
                 })?;
@@ -130,7 +132,7 @@ impl Arguments {
     }
 }
 
-/// Asks a person, if there is one.
+/// Asks for confirmation, if standard input is a terminal.
 fn confirmed(name: &str) -> bool {
     if !std::io::stdin().is_terminal() {
         return false;
@@ -175,7 +177,7 @@ fn print(plan: &MovePlan) {
     }
     table.print();
     if !plan.stay.is_empty() {
-        out!("Already of this cluster, and not moved: {}.", plan.stay.join(", "));
+        out!("Already on this cluster, and not moved: {}.", plan.stay.join(", "));
     }
     for (topic, why) in &plan.duplicates {
         out!("Events of {topic} could be applied twice: {why}.");
@@ -186,11 +188,11 @@ fn print(plan: &MovePlan) {
             plan.kept.events,
             match plan.kept.left_in_old_log {
                 0 => String::new(),
-                left => format!(", except {left} whose value was left in the old log"),
+                left => format!(", except {left} whose value only the old log has"),
             }
         );
     }
-    out!("This command cannot know:");
+    out!("This command cannot check:");
     for unknown in plan.cannot_know {
         out!("  - {unknown}");
     }

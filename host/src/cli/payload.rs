@@ -1,4 +1,4 @@
-//! An event's payload for a person: no more of it than fits a screen or two, unless all is asked for.
+//! Formats an event's payload for a terminal, in full or cut to a bound.
 
 use serde::de::IgnoredAny;
 
@@ -7,15 +7,15 @@ pub(super) const SHOWN_BYTES: usize = 16 * 1024;
 /// Characters of a key, a header or a reason that are shown.
 pub(super) const SHOWN_CHARACTERS: usize = 1_000;
 
-/// A payload as text, JSON indented, bytes that are no UTF-8 as hexadecimal digits. `most`: so many bytes of
-/// text. Returns whether that is all of it.
+/// A payload as text: JSON is indented, bytes that are not UTF-8 become hexadecimal digits. At most `most`
+/// bytes of text. Also returns whether the text is complete.
 pub(super) fn text(payload: &[u8], most: usize) -> (String, bool) {
-    // Whatever is shown of it, no more than this of the payload is looked at.
+    // The text never needs more than this many bytes of the payload.
     let head = &payload[..payload.len().min(most)];
     let mut text = match std::str::from_utf8(head) {
         Ok(text) if head.len() == payload.len() && is_json(text) => indented(text, most),
         Ok(text) => text.to_owned(),
-        // The cut goes through a character.
+        // The cut splits a character.
         Err(error) if head.len() < payload.len() && error.error_len().is_none() => {
             String::from_utf8_lossy(&head[..error.valid_up_to()]).into_owned()
         }
@@ -35,7 +35,7 @@ fn is_json(text: &str) -> bool {
     serde_json::from_str::<IgnoredAny>(text).is_ok()
 }
 
-/// Text fit for a terminal, whatever its length.
+/// Escapes control characters, of a text of any length.
 pub(super) fn escaped(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
@@ -48,8 +48,7 @@ pub(super) fn escaped(text: &str) -> String {
     shown
 }
 
-/// JSON with its members on lines of their own, and otherwise as it is: no digit, name or order is changed.
-/// Ends soon after `most` bytes.
+/// Indents JSON. Digits, names and the order of members stay as they are. Ends soon after `most` bytes.
 fn indented(json: &str, most: usize) -> String {
     let mut out = String::new();
     let (mut depth, mut in_text, mut is_escaped) = (0_usize, false, false);

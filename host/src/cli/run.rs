@@ -15,30 +15,33 @@ use crate::supervisor::Host;
 
 /// Run the host: every `.wasm` file in the plugin directory becomes a projection.
 ///
-/// The host watches the directory. A file that is new to its projection is deployed as by `projector deploy`. A
-/// file that is removed stops nothing: the database says what runs.
+/// The host watches the directory. A file that its projection never had is deployed, as by `projector
+/// deploy`. Removing a file stops nothing: the database records which projections run. To stop a
+/// projection, use `projector stop`.
 ///
-/// On SIGTERM or Ctrl-C the host finishes the transactions in flight, for at most `shutdown-deadline`, and exits
-/// with 0. What is not finished is rolled back; the next host reads those events again.
+/// On SIGTERM or Ctrl-C, the host finishes the transactions in flight, for at most `shutdown-deadline`, and
+/// exits with 0. Transactions that are not finished by then are rolled back, and the next host reads their
+/// events again.
 ///
-/// The host exits with 2 at once if its configuration is wrong, or if no database lets it in: a wrong role, password
-/// or database, or a TLS connection that cannot be trusted. Once the host runs, it waits for such things to be
-/// corrected.
+/// The host exits with 2 at once if its configuration is wrong, or if every database refuses the login: a
+/// wrong role, password or database, or a TLS connection that is not trusted. A host that has started does
+/// not exit for such a cause: it retries until the cause is corrected.
 ///
-/// With `[admin]` in its configuration the host answers HTTP requests, with JSON: GET /v1/projections and
-/// /v1/projections/NAME (as `status`), /v1/projections/NAME/dead-letters and /…/dead-letters/ID,
-/// /v1/operations, /v1/retrying (what this host tries again, since when, and why), and /v1/host (how many
-/// tasks this host has). POST /v1/projections/NAME/pause, /resume, /skip, /dead-letters/ID/retry and
-/// /dead-letters/ID/discard, with a JSON object: `reason`, where the command of that name has it; of a skip
-/// `topic`, `partition` and `to`; of a retry or discard `dry-run`.
+/// With `[admin]` in the configuration, the host serves HTTP requests with JSON answers. GET
+/// /v1/projections and /v1/projections/NAME (as `status`), /v1/projections/NAME/dead-letters and
+/// /…/dead-letters/ID, /v1/operations, /v1/retrying (what this host retries, since when, and why), and
+/// /v1/host (the number of tasks of this host). POST /v1/projections/NAME/pause, /resume, /skip,
+/// /dead-letters/ID/retry and /dead-letters/ID/discard. The body of a POST is a JSON object: `reason`, as
+/// the option of the same command; for skip also `topic`, `partition` and `to`; for retry and discard also
+/// `dry-run`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     config: ConfigArgument,
-    /// How log lines are written, on standard error.
+    /// The format of log lines. They are written to standard error.
     #[arg(long, value_enum, env = "PROJECTOR_LOG_FORMAT", default_value = "text")]
     log_format: LogFormat,
-    /// Which log lines are written: a level, or directives such as `info,plugin=debug`.
+    /// Which log lines to write: a level, or directives such as `info,plugin=debug`.
     #[arg(long, env = "PROJECTOR_LOG", default_value = "info", value_name = "FILTER")]
     log: String,
 }
@@ -52,13 +55,15 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
     raise_open_files();
     let runtime = super::runtime()?;
     let done = runtime.block_on(host(config));
-    // What did not end in time is let go: its transactions roll back with their connections.
+    // Tasks that did not end in time are dropped: their transactions roll back when their connections
+    // close.
     runtime.shutdown_background();
     done
 }
 
-/// Raises the soft limit of open files to the hard one, or to what a host can use at all. The usual 1,024 are
-/// for programs that use `select`; a host has connections to every broker for every projection.
+/// Raises the soft limit of open files to the hard limit, at most to 65,536. The usual soft limit of 1,024
+/// is too low: every projection has a connection to every broker. (That limit protects programs that use
+/// `select`; the host does not.)
 fn raise_open_files() {
     const MOST: u64 = 65_536;
     let limit = getrlimit(Resource::Nofile);
@@ -66,7 +71,7 @@ fn raise_open_files() {
     if limit.current.is_some_and(|current| current < wanted) {
         let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limit });
         if let Err(error) = raised {
-            tracing::warn!(wanted, %error, "the limit of open files stays as it is");
+            tracing::warn!(wanted, %error, "the limit of open files cannot be raised");
         }
     }
 }
@@ -79,7 +84,7 @@ fn start_log(arguments: &Arguments) -> Result<(), CliError> {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        // Where standard error is closed, it would panic.
+        // With this on, the subscriber panics if standard error is closed.
         .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
     match arguments.log_format {
@@ -96,13 +101,13 @@ async fn host(config: Config) -> Result<(), CliError> {
     check_logins(&config).await?;
     let host = Arc::new(Host::new(config, super::executable()?, stop.clone())?);
     if let Some(address) = host.open_admin().await? {
-        tracing::info!(%address, "the admin API listens");
+        tracing::info!(%address, "the admin API is listening");
     }
     tokio::select! {
         () = host.clone().run() => {}
         () = async { stop.cancelled().await; tokio::time::sleep(deadline).await } => {
             let deadline_ms = deadline.as_millis() as u64;
-            tracing::warn!(deadline_ms, "shutdown deadline passed; open transactions are rolled back");
+            tracing::warn!(deadline_ms, "shutdown deadline exceeded: open transactions are rolled back");
             return Ok(());
         }
     }
@@ -110,8 +115,8 @@ async fn host(config: Config) -> Result<(), CliError> {
     Ok(())
 }
 
-/// A host that none of its databases lets in does not start: the configuration is wrong. Where one of several
-/// lets it in, or does not answer, the host starts, and tries the others again by itself.
+/// Fails if every database refuses the login: then the configuration is wrong, and the host does not start.
+/// If one database accepts the login, or one is not reachable, the host starts and retries the others.
 async fn check_logins(config: &Config) -> Result<(), CliError> {
     let mut refused = None;
     for settings in config.all_stores() {

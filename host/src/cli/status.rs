@@ -1,4 +1,4 @@
-//! `projector status`: how every projection stands, for a person.
+//! `projector status`: prints the state of every projection.
 
 use super::terminal::{Listing, note, out};
 use super::{CliError, ConfigArgument, Output};
@@ -12,25 +12,27 @@ use crate::operations::unused::unused;
 use crate::store::WaitingEvent;
 use crate::store::deployments::Role;
 
-/// Show how current and complete every read model is.
+/// Show how current and how complete every read model is.
 ///
-/// The command reads the database and the brokers, and asks no host: projections of a host that is down are
-/// shown as well. `lag` is the number of events that are committed in the log and not yet in the read model.
+/// The command reads the databases and the brokers, not the hosts: it also shows projections of a host that
+/// is down. `lag` is the number of events that are committed in the log and not yet in the read model.
 /// `freshness` is the age of the oldest of these events, and zero if there are none.
 ///
-/// A projection is fresh if all events were read. It is complete if all of these events are in the read model:
-/// dead letters, events that wait for a row, and events that wait behind either of them are not.
+/// A projection is fresh if all events were read. It is complete if all of these events are in the read
+/// model. Not in the read model are: dead letters, events that wait for a row, and events that wait behind
+/// one of those.
 ///
-/// What the brokers or a database do not tell is named with its reason, and the rest is shown: a topic that
-/// does not exist, a missing right, a partition without a leader. The exit code is 0 then. It is 3 if no
-/// broker answers or a database cannot be read, after all that is known was printed.
+/// If the brokers or a database do not answer for a part (a topic that does not exist, a missing right, a
+/// partition without a leader), the output names this part and the reason, and shows the rest. The exit
+/// code is 0 then. The exit code is 3 if no broker answers or a database cannot be read; the known part is
+/// printed first.
 ///
 /// Example: projector status order-search
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     config: ConfigArgument,
-    /// Only this projection.
+    /// Show only this projection.
     projection: Option<String>,
     /// How to print the answer.
     #[arg(long, value_enum, default_value = "text")]
@@ -52,7 +54,7 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
         out!("{notice}");
     }
     if status.projections.is_empty() && status.unreachable_stores.is_empty() && status.notices.is_empty() {
-        out!("No projection was ever installed in these databases.");
+        out!("No projection was ever deployed in these databases.");
     }
     for copy in &status.copies {
         out!("A COPY: {}: {}", copy.store, copy.why.reason);
@@ -63,10 +65,11 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
     complete(&status)
 }
 
-/// What could not be asked at all decides the exit code, after all that is known was printed.
+/// The exit code: an error if the brokers or a store could not be asked at all. Called after the known part
+/// is printed.
 fn complete(status: &Status) -> Result<(), CliError> {
     let brokers = status.brokers.iter().map(|trouble| {
-        format!("no broker answers, so the freshness of the read models is not known: {}", trouble.reason)
+        format!("no broker answers, so the freshness of the read models is unknown: {}", trouble.reason)
     });
     let missing: Vec<String> = brokers.chain(status.unreachable_stores.iter().cloned()).collect();
     let message = missing.join("; ");
@@ -82,11 +85,11 @@ fn complete(status: &Status) -> Result<(), CliError> {
 
 fn print(projection: &ProjectionStatus) {
     let state = match (&projection.halted, projection.fresh) {
-        (Some(trouble), _) => format!("STANDS STILL: {}", trouble.reason),
+        (Some(trouble), _) => format!("BLOCKED: {}", trouble.reason),
         (None, true) => "fresh".to_owned(),
         (None, false) if is_unknown(projection) => match projection.lag {
-            0 => "not known to be fresh: see below".to_owned(),
-            lag => format!("not known to be fresh: {lag} events behind in what is known"),
+            0 => "freshness unknown: see below".to_owned(),
+            lag => format!("freshness unknown: at least {lag} events behind"),
         },
         (None, false) if projection.lag == 0 => "not fresh: see below".to_owned(),
         (None, false) => match projection.freshness_ms {
@@ -109,12 +112,12 @@ fn print(projection: &ProjectionStatus) {
     });
     match &*shown.collect::<Vec<_>>() {
         [] => {}
-        shown => out!("  readers see it in the views of: {}", shown.join(", ")),
+        shown => out!("  readers see it in the views in: {}", shown.join(", ")),
     }
     if !projection.complete {
         let oldest = projection.oldest_missing_ms.map(|age| format!(", the oldest {} old", seconds(age)));
         out!(
-            "  {} events that were read are not in it{}: {} dead letters (`projector dlq list {}`), {} events that wait for rows, and {} behind those",
+            "  {} events that were read are not in the read model{}: {} dead letters (`projector dlq list {}`), {} events that wait for rows, and {} events that wait behind those",
             projection.missing_events,
             oldest.unwrap_or_default(),
             projection.counters.dead,
@@ -129,11 +132,11 @@ fn print(projection: &ProjectionStatus) {
     }
     if let Some(Progress { events_per_second, remaining_seconds, stands_still }) = &projection.building {
         let remaining = match (stands_still, remaining_seconds) {
-            (Some(why), _) => format!("STANDS STILL: {why}"),
+            (Some(why), _) => format!("BLOCKED: {why}"),
             (None, Some(left)) => format!("remaining: {}", seconds((left * 1_000.0) as i64)),
             (None, None) => "remaining: unknown".to_owned(),
         };
-        out!("  built with {events_per_second:.0} events per second; {remaining}");
+        out!("  building, {events_per_second:.0} events per second; {remaining}");
     }
     if let Some(trouble) = &projection.halted {
         out!("  what to do: {}", trouble.advice());
@@ -144,7 +147,7 @@ fn print(projection: &ProjectionStatus) {
     }
     if projection.on_trial {
         out!(
-            "  on trial: if version {} fails now where the one before does not, that one is put back",
+            "  on trial: if version {} fails for an event for which the previous version does not fail, the host reverts to the previous version",
             projection.version
         );
     }
@@ -164,7 +167,7 @@ fn print(projection: &ProjectionStatus) {
     );
     if projection.before_start > 0 {
         out!(
-            "  before start {}: offsets that the log held before the configured start",
+            "  before start {}: offsets in the log that are before the configured start, and are not read",
             projection.before_start
         );
     }
@@ -178,19 +181,19 @@ fn print(projection: &ProjectionStatus) {
         }
     }
     if projection.deadlocks > 0 {
-        out!("  deadlocks: {} (each of these transactions was done again)", projection.deadlocks);
+        out!("  deadlocks: {} (each of these transactions was retried)", projection.deadlocks);
     }
     if projection.without_id > 0 {
-        out!("  without an event id: {} (their duplicates cannot be told)", projection.without_id);
+        out!("  without an event id: {} (duplicates of these cannot be detected)", projection.without_id);
     }
     for UnknownTopic { topic, logical, why } in &projection.unknown_topics {
         let called =
             if topic == logical { String::new() } else { format!(" (the plugin calls it {logical})") };
-        out!("  NOT KNOWN: {topic}{called}: {}", why.reason);
+        out!("  UNKNOWN: {topic}{called}: {}", why.reason);
         out!("    what to do: {}", why.advice());
     }
     for topic in projection.topics.iter().filter(|topic| topic.left_ms.is_some()) {
-        out!("  topic {} left: it does not exist any more, and its rows stay", topic.topic);
+        out!("  topic {} was deleted, and is not read any more; its rows stay", topic.topic);
     }
     let mut table = Listing::new([
         "topic",
@@ -222,13 +225,13 @@ fn print(projection: &ProjectionStatus) {
     projection.beside.iter().for_each(print);
 }
 
-/// Whether something of it is not known, so that it may be fresh or not.
+/// Whether a part of the projection's state is unknown, so that it may or may not be fresh.
 fn is_unknown(projection: &ProjectionStatus) -> bool {
     !projection.unknown_topics.is_empty()
         || projection.partitions.iter().any(|partition| partition.unknown.is_some())
 }
 
-/// A physical topic, and the logical topics that it is where those have other names.
+/// A physical topic, and its logical topics if they have other names.
 fn topic_named(projection: &ProjectionStatus, physical: &str) -> String {
     match projection.topics.iter().find(|topic| topic.topic == physical) {
         Some(topic) if topic.logical != [physical] && !topic.logical.is_empty() => {
@@ -241,7 +244,7 @@ fn topic_named(projection: &ProjectionStatus, physical: &str) -> String {
 fn remark(partition: &PartitionStatus) -> String {
     match (&partition.paused, partition.visibility.and_then(|seen| seen.open_transaction_ms)) {
         (Some(reason), _) => format!("PAUSED: {reason}"),
-        (None, _) if let Some(why) = &partition.unknown => format!("NOT KNOWN: {}", why.reason),
+        (None, _) if let Some(why) = &partition.unknown => format!("UNKNOWN: {}", why.reason),
         (None, Some(age)) => format!("a producer's transaction has been open for {}", seconds(age)),
         (None, None) => String::new(),
     }

@@ -1,8 +1,8 @@
-//! What commands write: standard output, notes on standard error, and tables.
+//! The output of commands: standard output, notes on standard error, and tables.
 //!
-//! A reader that ends early (`projector … | head`) is no failure: what it does not read is dropped, and the
-//! command goes on and ends as it would have. Any other failure to write makes the exit code 1. Nothing here
-//! panics, and the rest of `cli` writes by this alone.
+//! A closed pipe (`projector … | head`) is not a failure: the rest of the output is dropped, and the
+//! command ends as usual. Any other failure to write makes the exit code 1. Functions here never panic; all
+//! of `cli` writes through them.
 
 use std::fmt;
 use std::io::{ErrorKind, IsTerminal, Write};
@@ -10,12 +10,12 @@ use std::sync::OnceLock;
 
 use comfy_table::{ContentArrangement, Table, presets};
 
-/// Columns of a table that is not written to a terminal, and where `COLUMNS` says nothing.
+/// Width of a table if standard output is not a terminal and `COLUMNS` is not set.
 const WIDTH: u16 = 160;
-/// Characters of one cell. The JSON has all.
+/// Most characters of one cell. The JSON output is not cut.
 const CELL: usize = 300;
 
-/// Why standard output takes no more.
+/// The first failure to write to standard output.
 static BROKEN: OnceLock<std::io::Error> = OnceLock::new();
 
 /// Writes a line to standard output.
@@ -40,17 +40,17 @@ pub(super) fn write_out(text: fmt::Arguments<'_>) {
     }
 }
 
-/// Without standard error there is nobody to tell.
+/// A failure to write to standard error cannot be reported, and is ignored.
 pub(super) fn write_note(text: fmt::Arguments<'_>) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
-/// Why something could not be written to standard output; a reader that ended early is no reason.
+/// The failure to write to standard output, if there was one. A closed pipe is none.
 pub(super) fn failure() -> Option<&'static std::io::Error> {
     BROKEN.get().filter(|error| error.kind() != ErrorKind::BrokenPipe)
 }
 
-/// Text of any length, cut after so many characters.
+/// Cuts a text after `most` characters.
 pub(super) fn bounded(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", &text[..end]),
@@ -58,7 +58,7 @@ pub(super) fn bounded(text: &str, most: usize) -> String {
     }
 }
 
-/// A table that fits the terminal: cells are wrapped, and long ones cut.
+/// A table that fits the terminal: cells wrap, and long ones are cut.
 pub(super) struct Listing {
     table: Table,
     is_cut: bool,
@@ -88,7 +88,7 @@ impl Listing {
     pub(super) fn print(&self) {
         out!("{}", self.table);
         if self.is_cut {
-            out!("Some texts are cut (…): --output json shows all of them.");
+            out!("Some cells are cut (…). For the full text, use --output json.");
         }
     }
 }

@@ -37,7 +37,7 @@ pub(crate) fn with_admin(platform: Platform) -> Platform {
 
 /// What a host tries again, of a platform with Ann.
 pub(crate) fn retrying(host: &Host) -> Vec<Value> {
-    let address = host.log().until_said("the admin API listens");
+    let address = host.log().until_said("the admin API is listening");
     let (_, retrying) = request(address.field("address"), Some("ann's"), "GET /v1/retrying", "");
     retrying.as_array().cloned().unwrap_or_default()
 }

@@ -15,7 +15,7 @@ fn with_admin(name: &str) -> Gates {
 }
 
 fn address(host: &Host) -> String {
-    let line = host.log().wait_for("where it listens", |line| line.message() == "the admin API listens");
+    let line = host.log().wait_for("where it listens", |line| line.message() == "the admin API is listening");
     line.field("address").to_owned()
 }
 

@@ -323,7 +323,8 @@ fn a_database_that_is_down_is_asked_by_one_at_a_time() {
         }
     });
     // Only the host itself can tell, and it does.
-    let address = host.log().wait_for("where it listens", |line| line.message() == "the admin API listens");
+    let address =
+        host.log().wait_for("where it listens", |line| line.message() == "the admin API is listening");
     let (_, retrying) = request(address.field("address"), Some("ann's"), "GET /v1/retrying", "");
     let of = |name: &str| retrying.as_array().unwrap().iter().find(|one| one["projection"] == name).cloned();
     let told = of(ORDER_SEARCH).expect("it is told");

@@ -23,7 +23,7 @@ fn with_admin(platform: Platform) -> Platform {
 
 /// What a host tries again, as `/v1/retrying` tells it.
 fn retrying(host: &Host) -> Vec<Value> {
-    let line = host.log().until_said("the admin API listens");
+    let line = host.log().until_said("the admin API is listening");
     let (status, document) = request(line.field("address"), Some(TOKEN), "GET /v1/retrying", "");
     assert_eq!(status, 200, "{document}");
     document.as_array().cloned().unwrap_or_default()
@@ -129,7 +129,7 @@ fn without_brokers_status_shows_what_the_database_knows() {
 
     let (code, _, said) = platform.command(&["status"]);
     assert_eq!(code, 3, "{said}");
-    for words in ["hostile", "read 1 = applied 1", "not known to be fresh", "no broker answers"] {
+    for words in ["hostile", "read 1 = applied 1", "freshness unknown", "no broker answers"] {
         assert!(said.contains(words), "{words:?} is not in {said}");
     }
     let (code, shown, said) = platform.command(&["status", "--output", "json"]);
@@ -245,7 +245,7 @@ fn a_topic_that_is_deleted_stops_no_other_topic() {
     host.log().wait_for("that the new topic is paused", |line| {
         line.message().starts_with("partition paused")
             && line.field("partition") == format!("{profile}/0")
-            && line.field("reason").contains("the topic was created anew")
+            && line.field("reason").contains("the topic was recreated")
     });
     platform.publish(&part);
     assert_eq!(until_others_are_read(), read_on + 2 * part.len() as u64);

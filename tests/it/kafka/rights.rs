@@ -30,7 +30,7 @@ fn platform(name: &str, plugins: &[&'static str]) -> (Platform, String) {
 /// Waits until a host names what it tries again.
 #[track_caller]
 fn until_retrying(host: &Host, words: &[&str]) -> Value {
-    let line = host.log().until_said("the admin API listens");
+    let line = host.log().until_said("the admin API is listening");
     eventually(&format!("{words:?} is told as being tried again"), || {
         let (status, all) = request(line.field("address"), Some(TOKEN), "GET /v1/retrying", "");
         assert_eq!(status, 200, "{all}");

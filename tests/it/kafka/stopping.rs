@@ -108,7 +108,7 @@ fn a_batch_that_cannot_be_finished_in_time_is_rolled_back() {
     let before = read(&platform, SALES_BY_COUNTRY);
     let log = host.sigterm();
     assert!(asked.elapsed() < DEADLINE + SLACK, "it took {:?} to stop", asked.elapsed());
-    log.wait_for("that it gave up", |line| line.message().starts_with("shutdown deadline passed"));
+    log.wait_for("that it gave up", |line| line.message().starts_with("shutdown deadline exceeded"));
     holder.run("rollback");
     assert_eq!(read(&platform, SALES_BY_COUNTRY), before, "what was given up was committed");
     let host = platform.start_host("next");

@@ -47,7 +47,7 @@ fn a_store_that_is_unusable_at_the_start_is_used_once_it_is_mended() {
         };
         let host = platform.start_host("patient");
         until_told(&host, "database-setup", word);
-        let address = host.log().until_said("the admin API listens");
+        let address = host.log().until_said("the admin API is listening");
         assert_eq!(request(address.field("address"), None, "GET /healthz", "").0, 200);
         match platform.read_model() {
             ReadModel::Postgres { url } => {

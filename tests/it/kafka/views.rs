@@ -69,7 +69,7 @@ fn a_projection_with_dead_and_parked_events_is_fresh_and_not_complete() {
         assert_eq!(seen["missing_events"], json!(2));
         assert!(seen["oldest_missing_ms"].as_i64().is_some_and(|age| age >= 0), "{seen:#}");
         let (_, _, said) = gates.platform.command(&["status", GATES]);
-        let words = "2 events that were read are not in it";
+        let words = "2 events that were read are not in the read model";
         assert!(said.contains("fresh; INCOMPLETE") && said.contains(words), "{said}");
         gates.open(&["x"]);
         gates.until_through();

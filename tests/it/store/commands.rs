@@ -176,7 +176,7 @@ async fn tables_are_as_wide_as_the_terminal_whatever_is_in_them() -> Result<()> 
         let narrow = widest(desk.command(arguments).env("COLUMNS", "100").output()?);
         assert!(narrow <= 100, "projector {arguments:?}: {narrow} columns");
     }
-    assert!(desk.said(&["history", PROJECTION]).contains("--output json shows all"));
+    assert!(desk.said(&["history", PROJECTION]).contains("use --output json"));
     assert!(desk.said(&["history", PROJECTION, "--output", "json"]).contains(&reason));
     Ok(())
 }

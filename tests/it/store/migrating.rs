@@ -102,11 +102,11 @@ async fn no_command_but_migrate_makes_tables_in_an_empty_database(home: Home) ->
     assert!(said.contains("no host has ever run here") && said.contains("0001 host"), "{said}");
     assert_eq!(made(&home).await?, [""; 0]);
     let said = migrate(&[])?;
-    assert!(said.contains("and now version"), "{said}");
+    assert!(said.contains("now upgraded to version"), "{said}");
     assert!(made(&home).await?.len() > 20);
     assert!(migrate(&[])?.contains("nothing to do"));
     let said = flat(&desk.run(&["status"])?);
-    assert!(said.contains("No projection was ever installed"), "{said}");
+    assert!(said.contains("No projection was ever deployed"), "{said}");
     Ok(())
 }
 

@@ -21,7 +21,7 @@ const SHOWN: [&str; 6] = [MEMORY, "threads", "descriptors", "tasks", "sessions",
 impl Sample {
     /// `None`: the database or the host did not answer at the moment, as after its connections were cut.
     pub(super) fn take(at: Duration, host: &Host, database: &mut Session) -> Option<Sample> {
-        let address = host.log().until_said("the admin API listens");
+        let address = host.log().until_said("the admin API is listening");
         let (status, process) = request(address.field("address"), Some("ann's"), "GET /v1/host", "");
         let tasks = process["tasks"].as_u64().filter(|_| status == 200)?;
         let mut held: BTreeMap<String, u64> = [
