@@ -1,7 +1,8 @@
 //! The kinds of failure: what happened, what the host does, and what an operator does.
 //!
-//! Logs, `status` and dead letters carry the kind and show its [advice](FailureKind::advice). The runbook in the
-//! book (`docs/src/operators/runbook.md`) is made from this file, and a test keeps it equal.
+//! Logs, `projector status` and dead letters show the kind and its [advice](FailureKind::advice). A test
+//! writes the runbook of the book (`docs/src/operators/runbook.md`) from this file, and fails if the two
+//! differ.
 
 #[cfg(test)]
 mod runbook;
@@ -12,19 +13,20 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-/// What the host does by itself.
+/// What the host does after a failure of this kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Response {
-    /// The host tries the same again, with a backoff, without end. No offset moves, and no event is blamed.
+    /// The host retries the operation, with a backoff, without end. No offset moves, and no event is
+    /// blamed.
     Retry,
     /// The host calls the event again, alone, in a fresh instance. If it fails again, the projection's
     /// [`Policy`](crate::failure_policy::Policy) decides.
     Policy,
     /// The partition or the projection stops until an operator acts.
     Pause,
-    /// The component does not run. The version before goes on.
+    /// The component does not run. The previous version continues.
     Refuse,
-    /// The host drops what is in flight, reads the checkpoint again, and reads the log from there.
+    /// The host drops the batch in flight, reads the checkpoint again, and reads the log from there.
     Reposition,
 }
 
@@ -36,7 +38,7 @@ macro_rules! kinds {
         impl FailureKind {
             pub const ALL: &[FailureKind] = &[$(FailureKind::$kind),*];
 
-            /// The word that is stored and shown.
+            /// The word for this kind in the database, in logs and in JSON.
             pub const fn as_str(self) -> &'static str {
                 match self { $(FailureKind::$kind => $word,)* }
             }
@@ -61,117 +63,120 @@ macro_rules! kinds {
 kinds! {
     /// The read-model database cannot be reached, is full or read-only, or has no free connection.
     Database = "database", Retry,
-        "nothing is lost, and the host goes on by itself: check the read-model database";
-    /// The store's settings, its database or a missing right keep the host out until a person changes them.
+        "no event is lost, and the host recovers by itself: check that the read-model database is running and reachable, and has free disk space and connections";
+    /// The database refuses the host because of the store's settings, the database's own settings or a
+    /// missing right. Only a person can correct the cause.
     DatabaseSetup = "database-setup", Retry,
-        "nothing is lost, but a person must act: do what the reason says. The host needs no restart afterwards";
-    /// Two databases have the same store id: this one is a copy, or it was copied.
+        "no event is lost, but a person must act: do what the reason says. The host then continues without a restart";
+    /// Two databases have the same store id: one is a copy of the other.
     Copied = "copied", Retry,
-        "nothing is lost: the host joins no consumer group while it would share it with another database. Run `projector adopt` with the configuration of the copy. It first shows both choices: groups of its own (`--new-groups`, for a copy beside its original) or the groups of before (`--keep-groups`, if the original is gone for good). Hosts of the original need nothing";
+        "no event is lost: the host does not join a consumer group that hosts of another database use. Run `projector adopt` with the configuration of the copy. The command first shows both choices: new consumer groups (`--new-groups`, for a copy beside its original), or the existing groups (`--keep-groups`, if the original is gone for good). The hosts of the original need no change";
     /// A statement waited for a lock for longer than the lock timeout.
     Locked = "locked", Retry,
-        "nothing is lost, and the host goes on by itself: end the session that holds the lock";
-    /// Two transactions waited for each other's locks, and the database ended the host's transaction.
+        "no event is lost, and the host recovers by itself: end the session that holds the lock";
+    /// Two transactions waited for each other's locks, and the database rolled back the host's transaction.
     Deadlock = "deadlock", Retry,
-        "nothing is lost, and the host goes on by itself: the database's log names both statements. Let other sessions that write the same rows commit sooner";
+        "no event is lost, and the host recovers by itself: the database's log shows both statements. Let the other sessions that write these rows commit sooner";
     /// A statement ran for longer than the statement timeout: the batch is too large, or the database is slow.
     Slow = "slow", Retry,
-        "nothing is lost, and the host goes on by itself, with fewer events at once: check what the database is doing, or raise the store's `statement-timeout`";
+        "no event is lost, and the host recovers by itself, with smaller batches: find out why the database is slow, or raise the store's `statement-timeout`";
     /// The brokers do not answer.
     Brokers = "brokers", Retry,
-        "nothing is lost, and the host goes on by itself: check the brokers, and the network to them";
-    /// The brokers answer, but the host lacks a right.
+        "no event is lost, and the host recovers by itself: check that the brokers are running and reachable";
+    /// The brokers answer, but refuse a request because the host lacks a right (an ACL).
     Denied = "denied", Retry,
-        "nothing is lost: grant the right that the reason names. The projection goes on then, without a restart";
+        "no event is lost: grant the right that the reason names. The projection then continues without a restart";
     /// A topic that the projection reads does not exist.
     NoTopic = "no-topic", Retry,
-        "nothing is lost: create the topic, or correct its name under `[kafka.topics]`. Once it exists, it is read without a restart";
-    /// A topic was deleted of which events are in the read model.
+        "no event is lost: create the topic, or correct its name under `[kafka.topics]`. A newly created topic is read without a restart";
+    /// A topic was deleted after events of it were applied to the read model.
     TopicDeleted = "topic-deleted", Retry,
-        "the projection goes on with its other topics, and keeps the rows that it has. A topic that is created anew under this name is another log, and is not read into these rows: create it with the events that are to count, then run `projector rebuild`. If the topic is not needed any more, deploy a version that does not declare it";
-    /// The brokers refuse this host because of its login, its certificate or its place in the group.
+        "the projection continues with its other topics and keeps its rows. A topic that is recreated under this name is another log, and its events are not applied to these rows: recreate it with all events that the read model needs, then run `projector rebuild`. If the topic is not needed any more, deploy a version that does not declare it";
+    /// The brokers refuse the host because of its login, its certificate or its membership in the consumer
+    /// group.
     Login = "login", Retry,
-        "nothing is lost, but a person must act: correct `[kafka]` in the configuration as the reason says";
+        "no event is lost, but a person must act: correct `[kafka]` in the configuration as the reason says";
     /// The brokers are older than the host supports.
     Unsupported = "unsupported", Retry,
-        "nothing is lost, but a person must act: use brokers of Kafka 2.8 or newer";
+        "no event is lost, but a person must act: use brokers of Kafka 2.8 or newer";
     /// A task of the host panicked.
     Crash = "crash", Retry,
-        "nothing is lost, and the task is started again: this is a bug in Projector. Report it with the lines of the log around it";
-    /// A component could not be compiled for a reason that lies with this machine.
+        "no event is lost, and the host restarts the task: this is a bug in Projector. Report it with the log lines around the panic";
+    /// A component could not be compiled because of this machine, not because of the component.
     Machine = "machine", Retry,
-        "the host goes on by itself: check this machine's memory, processes and temporary files";
+        "the host recovers by itself: check this machine's free memory, its limit of processes and its temporary directory";
 
     /// The plugin rejected the event.
     Rejected = "rejected", Policy,
-        "correct the cause of the event, or deploy a plugin that accepts it; then `projector dlq retry`, or `discard`";
+        "correct the system that produced the event, or deploy a plugin that accepts the event; then run `projector dlq retry`, or `projector dlq discard`";
     /// The plugin trapped: in Rust, it panicked.
     Trap = "trap", Policy,
-        "a bug in the plugin: deploy a version without it, then `projector dlq retry`";
+        "this is a bug in the plugin: deploy a version without the bug, then run `projector dlq retry`";
     /// The plugin exceeded a limit.
     Limit = "limit", Policy,
-        "raise the projection's limit, or make the plugin need less; then `projector dlq retry`";
-    /// A statement of this event alone exceeds the statement timeout, again and again.
+        "raise the projection's limit, or deploy a plugin that needs less; then run `projector dlq retry`";
+    /// A statement for this event alone exceeds the statement timeout every time.
     TooSlow = "too-slow", Policy,
-        "find out why (an index is missing, a trigger, one row that all events write), or raise the store's `statement-timeout`; then `projector dlq retry`";
+        "find the cause (a missing index, a trigger, one row that all events write), or raise the store's `statement-timeout`; then run `projector dlq retry`";
     /// The record's value is larger than `kafka.value-bytes`.
     TooLarge = "too-large", Policy,
-        "the value was left in the log: raise `kafka.value-bytes` above it and restart the hosts. Then `projector dlq retry` reads it from the log again, while the log holds it. Or `projector dlq discard` it";
-    /// The plugin answered with something that it did not declare or that no database can hold, or the record
-    /// holds something that no plugin can be given.
+        "the value is stored only in the log: raise `kafka.value-bytes` above the value's size and restart the hosts. Then run `projector dlq retry` while the log still holds the record. Or run `projector dlq discard`";
+    /// The plugin returned something that it did not declare or that no database can store, or the record
+    /// contains something that cannot be passed to a plugin.
     Invalid = "invalid", Policy,
-        "correct what the detail names: a bug in the plugin, a value that does not fit its column, or the record's producer; then `projector dlq retry`, or `discard`";
+        "correct what the detail names: a bug in the plugin, a value that does not fit its column, or the record's producer; then run `projector dlq retry`, or `projector dlq discard`";
     /// The event needs a row that was not written in time.
     NotYet = "not-yet", Policy,
-        "find out what became of the event that brings the row. When the row is there, `projector dlq retry`, or else `discard`";
+        "find out why no event has written the row. When the row exists, run `projector dlq retry`; otherwise run `projector dlq discard`";
     /// The database refused the event's rows.
     Refused = "refused", Policy,
-        "correct the data, or the constraint that the reason names; then `projector dlq retry`";
+        "correct the data, or the constraint that the reason names; then run `projector dlq retry`";
 
-    /// A call exceeded its wall time before its fuel: because of the machine as likely as of the plugin.
+    /// A call exceeded its time limit before its fuel limit. The cause may be a busy machine as well as the
+    /// plugin.
     Timeout = "timeout", Pause,
-        "give the machine more room, or raise `limits.time`; then `projector resume`";
-    /// The log is not the one that the checkpoint belongs to.
+        "give the machine more CPU, or raise `limits.time`; then run `projector resume`";
+    /// The log is not the log that the checkpoint belongs to.
     Log = "log", Pause,
-        "bring the log back, then `projector resume`. Events that are lost for good can be passed over with `projector skip`. Another cluster that holds the same events: `projector move-checkpoints`. A topic that was created anew: `projector rebuild`";
+        "restore the log, then run `projector resume`. If events are lost for good, run `projector skip`. If another cluster holds the same events, run `projector move-checkpoints`. If the topic was recreated, run `projector rebuild`";
     /// The configured start is not in the log, or belongs to a topic that the plugin does not read.
     Start = "start", Pause,
         "correct `[projections.NAME] start` in the configuration, and restart the hosts";
-    /// Somebody changed the tables that the host made.
+    /// The tables that the host created were changed by hand.
     Drift = "drift", Pause,
-        "undo what was changed by hand, then `projector resume`";
+        "undo what was changed by hand, then run `projector resume`";
     /// An event failed, and the failure policy is `halt`.
     Halted = "halted", Pause,
-        "deploy a plugin that accepts the event, or `projector skip` it with a reason; then `projector resume`";
-    /// Too many events fail: one after the other, or of the last ones that were read.
+        "deploy a plugin that accepts the event, or skip the event with `projector skip`; then run `projector resume`";
+    /// Too many events fail: many in a row, or too many of the last events.
     Flood = "flood", Pause,
-        "find out what happened to the topic or the plugin (`projector dlq list`), then `projector resume`";
-    /// The dead letters or the parked events have reached their bound.
+        "find out what is wrong with the topic or the plugin (`projector dlq list`), then run `projector resume`";
+    /// The number of dead letters or of parked events has reached its limit.
     Full = "full", Pause,
-        "retry or discard dead letters (`projector dlq`), or raise the bound; then `projector resume`";
-    /// The store cannot be used as it is.
+        "retry or discard dead letters (`projector dlq`), or raise the limit; then run `projector resume`";
+    /// The store cannot be used in its present state.
     Store = "store", Pause,
-        "do what the reason says, then `projector resume`";
+        "do what the reason says, then run `projector resume`";
     /// An operator paused the projection.
     Operator = "operator", Pause,
-        "`projector resume`, when the reason is gone";
+        "when the operator's reason no longer applies, run `projector resume`";
 
-    /// The file is not a plugin that may run.
+    /// The file is not a component that the host may run.
     Component = "component", Refuse,
         "do what the reason says, and replace the file";
 
     /// Another host moved the checkpoint.
     Fenced = "fenced", Reposition,
-        "nothing to do: this keeps two hosts from writing the same event";
-    /// Another component became the active one.
+        "nothing to do: this check prevents two hosts from writing the same event";
+    /// Another component became the active version.
     Superseded = "superseded", Reposition,
-        "nothing to do: the projection goes on with the active component";
-    /// The generation's checkpoints are held, while generations are compared or switched.
+        "nothing to do: the projection continues with the active version";
+    /// The generation's checkpoints are blocked for a moment, while generations are compared or switched.
     Held = "held", Reposition,
-        "nothing to do: the projection goes on within seconds";
+        "nothing to do: the projection continues within seconds";
 }
 
-/// The advice for a failure that has lasted for so long does not say that the host goes on by itself.
+/// After this time, the advice no longer says that the host recovers by itself.
 pub const LASTING: Duration = Duration::from_secs(60);
 
 impl FailureKind {
@@ -180,22 +185,22 @@ impl FailureKind {
         match self {
             _ if time < LASTING => self.advice(),
             FailureKind::Database => {
-                "nothing is lost, and the host keeps trying: check the read-model database"
+                "no event is lost, and the host keeps trying: check that the read-model database is running and reachable, and has free disk space and connections"
             }
             FailureKind::Locked => {
-                "nothing is lost, and the host keeps trying: end the session that holds the lock"
+                "no event is lost, and the host keeps trying: end the session that holds the lock"
             }
             FailureKind::Slow => {
-                "nothing is lost, and the host keeps trying: check what the database is doing, or raise the store's `statement-timeout`"
+                "no event is lost, and the host keeps trying: find out why the database is slow, or raise the store's `statement-timeout`"
             }
             FailureKind::Deadlock => {
-                "nothing is lost, and the host keeps trying: the database's log names both statements. Let other sessions that write the same rows commit sooner"
+                "no event is lost, and the host keeps trying: the database's log shows both statements. Let the other sessions that write these rows commit sooner"
             }
             FailureKind::Brokers => {
-                "nothing is lost, and the host keeps trying: check the brokers, and the network to them"
+                "no event is lost, and the host keeps trying: check that the brokers are running and reachable"
             }
             FailureKind::Machine => {
-                "the host keeps trying: check this machine's memory, processes and temporary files"
+                "the host keeps trying: check this machine's free memory, its limit of processes and its temporary directory"
             }
             _ => self.advice(),
         }
@@ -218,13 +223,14 @@ impl Serialize for FailureKind {
     }
 }
 
-/// What a panic said.
+/// The message of a panic.
 pub fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }
 
-/// Why something stands still, for whoever looks. It may have done so for long.
+/// Why a projection or a partition does not continue. Stored in the database and shown to operators,
+/// perhaps long after the failure: so [`advice`](Self::advice) is the one for a failure that lasts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blocker {
     pub kind: FailureKind,
@@ -233,7 +239,7 @@ pub struct Blocker {
 
 impl Blocker {
     pub fn new(kind: FailureKind, reason: impl fmt::Display) -> Self {
-        // No database holds a NUL in a text.
+        // Postgres cannot store a NUL character in a text.
         Self { kind, reason: reason.to_string().replace('\0', "\\0") }
     }
 
@@ -242,7 +248,8 @@ impl Blocker {
         self.kind.advice_after(LASTING)
     }
 
-    /// As it was stored. A word of a later version stands for the store's own trouble.
+    /// Reads a stored blocker. A kind that this version does not know (written by a later version) becomes
+    /// [`FailureKind::Store`].
     pub fn stored(kind: Option<String>, reason: Option<String>) -> Option<Self> {
         let kind = kind.as_deref().and_then(FailureKind::from_word).unwrap_or(FailureKind::Store);
         reason.map(|reason| Self { kind, reason })
@@ -277,11 +284,11 @@ mod tests {
     }
 
     #[test]
-    fn what_lasts_is_not_said_to_go_on_by_itself() {
+    fn advice_for_a_lasting_failure_does_not_promise_recovery() {
         for kind in FailureKind::ALL {
             let (at_first, later) = (kind.advice(), kind.advice_after(LASTING));
-            assert!(!later.contains("goes on by itself"), "{kind}: {later}");
-            assert_eq!(at_first == later, !at_first.contains("goes on by itself"), "{kind}");
+            assert!(!later.contains("recovers by itself"), "{kind}: {later}");
+            assert_eq!(at_first == later, !at_first.contains("recovers by itself"), "{kind}");
         }
     }
 

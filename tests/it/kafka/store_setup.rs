@@ -65,7 +65,8 @@ fn a_missing_right_is_named_and_its_grant_is_enough() {
         let status = platform.status()?;
         match &status[SALES_BY_COUNTRY].halted {
             Some(trouble)
-                if trouble.kind == "database-setup" && trouble.says(&["permission denied", "no restart"]) =>
+                if trouble.kind == "database-setup"
+                    && trouble.says(&["permission denied", "without a restart"]) =>
             {
                 Ok(())
             }

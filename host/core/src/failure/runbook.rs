@@ -1,6 +1,6 @@
-//! Makes the runbook's page in the book from the kinds of failure, and keeps it equal to them.
+//! Writes the runbook of the book from the kinds of failure, and checks that the two are equal.
 //!
-//! `UPDATE_EXPECT=1` writes the page.
+//! With `UPDATE_EXPECT=1` the test writes the page.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -10,7 +10,7 @@ use expect_test::expect_file;
 use super::{FailureKind, Response};
 
 const HEAD: &str = "\
-<!-- Made from the failure kinds in the source. A test compares; UPDATE_EXPECT=1 writes this page. -->
+<!-- Generated from the failure kinds in the source. A test checks this page; UPDATE_EXPECT=1 writes it. -->
 
 # Runbook
 
@@ -23,23 +23,27 @@ const PARTS: [(Response, &str, &str); 5] = [
     (
         Response::Retry,
         "The host retries",
-        "The host tries the same again, with a backoff, without end. No offset moves, and no event is blamed.",
+        "The host retries the operation, with a backoff, without end. No offset moves, and no event is blamed.",
     ),
     (
         Response::Pause,
         "The projection or partition stops",
-        "It stops until an operator acts. Other projections go on.",
+        "The projection or partition stops until an operator acts. Other projections continue.",
     ),
     (
         Response::Policy,
         "An event fails",
         "The host calls the event again, alone, in a fresh instance. If it fails again, `[failures] policy` decides: see [Dead letters](dead-letters.md).",
     ),
-    (Response::Refuse, "A component is refused", "The component does not run. The version before goes on."),
+    (
+        Response::Refuse,
+        "A component is refused",
+        "The component does not run. The previous version continues.",
+    ),
     (
         Response::Reposition,
         "The host starts again from the checkpoint",
-        "The host drops what is in flight, reads the checkpoint again, and reads the log from there. Nothing was written.",
+        "The host drops the batch in flight, reads the checkpoint again, and reads the log from there. Nothing was written.",
     ),
 ];
 
