@@ -1,7 +1,8 @@
-//! How the host connects to Kafka: TLS, SASL, and which combinations of both are refused, and why.
+//! How the host connects to Kafka: TLS and SASL, and which combinations are refused and why.
 //!
-//! `[kafka.properties]` may set what `[kafka.tls]` and `[kafka.sasl]` set as well. So every question is
-//! asked here, of both: [`Kafka::protocol`], [`Kafka::mechanism`], [`Kafka::username`], [`Kafka::password`].
+//! `[kafka.properties]` may set the same things as `[kafka.tls]` and `[kafka.sasl]`. So the effective
+//! values come from the functions here, which look at both: [`Kafka::protocol`], [`Kafka::mechanism`],
+//! [`Kafka::username`], [`Kafka::password`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,24 +24,24 @@ pub struct Tls {
     pub key_password: Option<Text>,
 }
 
-/// Who the host is, for the brokers.
+/// How the host authenticates to the brokers.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Sasl {
     pub mechanism: SaslMechanism,
-    /// PLAIN and SCRAM.
+    /// For PLAIN and SCRAM.
     pub username: Option<Text>,
     pub password: Option<Text>,
-    /// OAUTHBEARER: the token itself.
+    /// For OAUTHBEARER: the token.
     pub token: Option<Text>,
-    /// OAUTHBEARER: where the host fetches tokens.
+    /// For OAUTHBEARER: where the host fetches tokens.
     pub oidc: Option<Oidc>,
-    /// OAUTHBEARER: SASL extensions that go with the token, as Confluent Cloud wants them.
+    /// For OAUTHBEARER: SASL extensions that are sent with the token, as Confluent Cloud requires.
     #[serde(default)]
     pub extensions: BTreeMap<String, Text>,
 }
 
-/// OpenID Connect's client credentials: the host fetches its tokens with them.
+/// The client credentials of OpenID Connect, with which the host fetches tokens.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Oidc {
@@ -64,7 +65,7 @@ pub enum SaslMechanism {
 impl SaslMechanism {
     const ALL: [SaslMechanism; 4] = [Self::Plain, Self::ScramSha256, Self::ScramSha512, Self::OauthBearer];
 
-    /// As Kafka and librdkafka call it.
+    /// The mechanism's name in Kafka and librdkafka.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Plain => "PLAIN",
@@ -101,7 +102,7 @@ impl<'de> Deserialize<'de> for SaslMechanism {
     }
 }
 
-/// What a connection is made of: Kafka's `security.protocol`.
+/// Whether a connection uses TLS and SASL: Kafka's `security.protocol`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Protocol {
     pub is_tls: bool,
@@ -125,10 +126,10 @@ impl Protocol {
     }
 }
 
-/// A key of the configuration whose value cannot be used, and why.
+/// A configuration key whose value cannot be used, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// The names of its tables, and its own.
+    /// The names of the tables around the key, and the key's own name.
     pub key: Vec<String>,
     pub message: String,
     pub help: Option<String>,
@@ -151,13 +152,13 @@ const PROTOCOL: &str = "security.protocol";
 const MECHANISMS: [&str; 2] = ["sasl.mechanisms", "sasl.mechanism"];
 
 impl Kafka {
-    /// What is in force.
+    /// The protocol in effect.
     pub fn protocol(&self) -> Protocol {
         let own = Protocol { is_tls: self.tls.is_some(), is_sasl: self.sasl.is_some() };
         self.properties.get(PROTOCOL).and_then(|word| Protocol::from_word(word)).unwrap_or(own)
     }
 
-    /// `None` without SASL.
+    /// The mechanism in effect; `None` without SASL.
     pub fn mechanism(&self) -> Option<SaslMechanism> {
         let by_hand = MECHANISMS.iter().find_map(|name| self.properties.get(*name));
         let own = || self.sasl.as_ref().map(|sasl| sasl.mechanism);
@@ -175,12 +176,12 @@ impl Kafka {
         self.properties.get("sasl.password").or_else(own)
     }
 
-    /// Whether every address is one of this machine.
+    /// Whether all brokers are on this machine.
     pub fn is_loopback(&self) -> bool {
         self.brokers.split(',').all(|broker| is_loopback(broker.trim().rsplit("://").next().unwrap_or("")))
     }
 
-    /// What is sent readable for everyone on the way, if that way leaves this machine.
+    /// A warning if data leaves this machine without encryption.
     pub fn plain_text_warning(&self) -> Option<String> {
         let protocol = self.protocol();
         if protocol.is_tls || self.is_loopback() {
@@ -197,7 +198,7 @@ impl Kafka {
         ))
     }
 
-    /// What of the connection cannot be, or would not take effect.
+    /// Checks for settings that contradict each other or have no effect.
     pub fn check(&self) -> Result<(), Problem> {
         self.check_protocol()?;
         self.check_mechanism()?;
@@ -220,7 +221,7 @@ impl Kafka {
         ] {
             if is_there && !is_used {
                 let message = format!(
-                    "[{table}] would have no effect, because {PROTOCOL} is {}: leave one of them out",
+                    "[{table}] would have no effect, because {PROTOCOL} is {}: remove one of the two",
                     protocol.as_str()
                 );
                 return Err(Problem::of_property(PROTOCOL, message));
@@ -229,7 +230,7 @@ impl Kafka {
         self.check_unused(format!("change \"{PROTOCOL}\""))
     }
 
-    /// Properties of TLS without TLS, and of SASL without SASL.
+    /// Refuses properties of TLS if TLS is not used, and properties of SASL if SASL is not used.
     fn check_unused(&self, remedy: String) -> Result<(), Problem> {
         let protocol = self.protocol();
         for name in self.properties.keys() {
@@ -252,11 +253,12 @@ impl Kafka {
             let mechanism =
                 SaslMechanism::from_word(word).map_err(|message| Problem::of_property(name, message))?;
             if self.sasl.as_ref().is_some_and(|sasl| sasl.mechanism != mechanism) {
-                let message = format!("{name} and kafka.sasl.mechanism differ: leave one of them out");
+                let message = format!("{name} and kafka.sasl.mechanism differ: remove one of the two");
                 return Err(Problem::of_property(name, message));
             }
         }
-        // The host gives librdkafka its tokens; librdkafka's own way to fetch them is not built in.
+        // The host passes tokens to librdkafka; librdkafka's own code that fetches tokens is not compiled
+        // in.
         let foreign = |name: &&String| name.starts_with("sasl.oauthbearer.") || name.contains("unsecure.jwt");
         if let Some(name) = self.properties.keys().find(foreign) {
             let message = format!(
@@ -269,7 +271,7 @@ impl Kafka {
         }
         let Some(mechanism) = self.mechanism() else {
             let message = format!(
-                "{PROTOCOL} is {} and no SASL mechanism is named: add [kafka.sasl]",
+                "{PROTOCOL} is {}, but no SASL mechanism is set: add [kafka.sasl]",
                 self.protocol().as_str()
             );
             return Err(Problem::of_property(PROTOCOL, message));
@@ -288,9 +290,10 @@ impl Kafka {
                     "kafka.sasl",
                     "mechanism OAUTHBEARER needs `token` (a token, or `${file:/path}`) or [kafka.sasl.oidc]",
                 )),
-                (true, true) => {
-                    Err(Problem::of("kafka.sasl.token", "leave out `token` or [kafka.sasl.oidc]"))
-                }
+                (true, true) => Err(Problem::of(
+                    "kafka.sasl.token",
+                    "`token` and [kafka.sasl.oidc] exclude each other: remove one of the two",
+                )),
                 _ => Ok(()),
             };
         }
@@ -305,7 +308,7 @@ impl Kafka {
         }
         for (key, value) in [("username", self.username()), ("password", self.password())] {
             if value.is_none_or(|value| value.is_empty()) {
-                let message = format!("mechanism {mechanism} needs `{key}`, and it is empty or missing");
+                let message = format!("mechanism {mechanism} needs `{key}`, which is empty or missing");
                 return Err(Problem::of("kafka.sasl", message));
             }
         }
@@ -316,13 +319,13 @@ impl Kafka {
         let Some(tls) = &self.tls else { return Ok(()) };
         match (&tls.certificate, &tls.key, &tls.key_password) {
             (Some(_), None, _) => {
-                Err(Problem::of("kafka.tls.certificate", "kafka.tls.certificate needs `key` beside it"))
+                Err(Problem::of("kafka.tls.certificate", "kafka.tls.certificate also needs kafka.tls.key"))
             }
             (None, Some(_), _) => {
-                Err(Problem::of("kafka.tls.key", "kafka.tls.key needs `certificate` beside it"))
+                Err(Problem::of("kafka.tls.key", "kafka.tls.key also needs kafka.tls.certificate"))
             }
             (_, None, Some(_)) => {
-                Err(Problem::of("kafka.tls.key-password", "kafka.tls.key-password needs `key` beside it"))
+                Err(Problem::of("kafka.tls.key-password", "kafka.tls.key-password also needs kafka.tls.key"))
             }
             _ => Ok(()),
         }
@@ -343,7 +346,7 @@ impl Kafka {
     }
 }
 
-/// Of `host:port`, `[::1]:port` or `host`.
+/// Whether an address is on this machine; as `host:port`, `[::1]:port` or `host`.
 fn is_loopback(address: &str) -> bool {
     let host = match address.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
@@ -400,7 +403,7 @@ mod tests {
                 10,
                 "[kafka.sasl.oidc]",
             ),
-            ("[kafka.tls]\ncertificate = \"c.pem\"", 8, "needs `key`"),
+            ("[kafka.tls]\ncertificate = \"c.pem\"", 8, "needs kafka.tls.key"),
             (
                 "[kafka.sasl]\nmechanism = \"OAUTHBEARER\"\n[kafka.sasl.oidc]\ntoken-endpoint = \"http://idp/token\"\nclient-id = \"a\"\nclient-secret = \"b\"",
                 10,

@@ -1,16 +1,16 @@
-//! Secrets in the configuration's own text, which errors show.
+//! Masks secrets in the configuration's text, since errors show parts of it.
 
 use std::ops::Range;
 
-/// Parts of the names of keys whose values nobody may see.
+/// A key whose name contains one of these parts holds a secret.
 const SECRET: [&str; 6] = ["password", "secret", "token", "credential", ".pem", "jaas"];
 
-/// Keys that have such a part, and are no secrets.
+/// Exceptions: keys that contain such a part and are not secret.
 const OPEN: [&str; 2] = ["token-endpoint", "tokens"];
 
-/// The text with an asterisk for each byte of a secret: values of secret-bearing keys, and users and
-/// passwords in URLs. Every other byte stays where it is, so that positions in the text stay right. Needs no
-/// sound TOML: it is for the errors of text that is none.
+/// Replaces each byte of a secret by an asterisk: values of secret keys, and `user:password` in URLs. All
+/// other bytes keep their places, so that positions in the text stay right. The text need not be valid
+/// TOML, since it is shown for errors in invalid TOML too.
 pub(super) fn mask(text: &str) -> String {
     let mut bytes = text.as_bytes().to_vec();
     let values = text.match_indices('=').filter(|(at, _)| is_secret(text, *at));
@@ -24,7 +24,7 @@ pub(super) fn mask(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Whether the key before this `=` is that of a secret.
+/// Whether the key before this `=` holds a secret.
 fn is_secret(text: &str, equals: usize) -> bool {
     let before = &text[..equals];
     let start = before.rfind(['\n', '{', ',']).map_or(0, |at| at + 1);
@@ -37,7 +37,8 @@ pub fn is_secret_key(key: &str) -> bool {
     SECRET.iter().any(|part| key.contains(part))
 }
 
-/// The value that begins after an `=`, without its quotes and without a `${…}`, which is no secret itself.
+/// The range of the value after an `=`, without its quotes. Empty for a `${…}`, which is not a secret
+/// itself.
 fn value(text: &str, from: usize) -> Range<usize> {
     let start = from + text[from..].len() - text[from..].trim_start_matches([' ', '\t']).len();
     let rest = &text[start..];
@@ -56,7 +57,7 @@ fn value(text: &str, from: usize) -> Range<usize> {
     start..start + end
 }
 
-/// `user:password` of every `scheme://user:password@host`.
+/// The range of `user:password` in every `scheme://user:password@host`.
 fn url_users(text: &str) -> impl Iterator<Item = Range<usize>> {
     text.match_indices("://").filter_map(|(at, scheme)| {
         let start = at + scheme.len();

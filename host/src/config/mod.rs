@@ -1,7 +1,7 @@
-//! The platform's configuration: one TOML file, typed, with secrets from the environment and from files.
+//! The configuration: one typed TOML file, with secrets from the environment and from files.
 //!
-//! Any string may hold `${NAME}`, which stands for an environment variable, and `${file:/path}`, which
-//! stands for the content of a file. Errors name the file, the line and the nearest known key.
+//! Any string may contain `${NAME}`, which is replaced by an environment variable, and `${file:/path}`,
+//! which is replaced by the content of a file. Errors name the file, the line and the nearest known key.
 
 mod kafka;
 mod mask;
@@ -34,41 +34,41 @@ pub use start::{Start, StartAt, rfc3339, time};
 pub use text::{Text, TextError};
 pub use unused::Known;
 
-/// Everything that `projector run` is told.
+/// The configuration file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Config {
     pub kafka: Kafka,
     pub plugins: Plugins,
-    /// The default store.
+    /// The default read-model database.
     pub store: Store,
-    /// Further stores, by name, for projections with a database of their own.
+    /// More read-model databases, by name, for projections that need a database of their own.
     #[serde(default)]
     pub stores: BTreeMap<String, Store>,
-    /// What is particular to a projection, by its name.
+    /// Settings of single projections, by the projection's name.
     #[serde(default)]
     pub projections: BTreeMap<String, Projection>,
-    /// Limits of every plugin, unless its projection says otherwise.
+    /// Limits of every plugin whose projection has no limits of its own.
     #[serde(default)]
     pub limits: Limits,
     #[serde(default)]
     pub batch: BatchSettings,
-    /// How failed events are dealt with.
+    /// What happens to events that fail.
     #[serde(default)]
     pub failures: Failures,
-    /// Lanes of every projection that may have several, unless it says otherwise: see
-    /// [`lane`](crate::lane).
+    /// How many lanes a projection has, unless it has a setting of its own. Only projections whose batches
+    /// are independent may have several: see [`lane`](crate::lane).
     #[serde(default = "one_lane")]
     pub lanes: NonZeroUsize,
-    /// How new versions and generations come about.
+    /// How new versions are tried, and new generations are built and promoted.
     #[serde(default)]
     pub deploy: Deploy,
-    /// How much of the past is kept.
+    /// How much of each projection's past is kept.
     #[serde(default)]
     pub keep: Keep,
-    /// HTTP for operators and their tools; none, if it is left out.
+    /// The HTTP API for operators and their tools. Without this table there is none.
     pub admin: Option<Admin>,
-    /// How long a stop waits for the transactions in flight before it lets them roll back.
+    /// How long a stopping host waits for the transactions in flight before they are rolled back.
     #[serde(default = "ten_seconds", with = "humantime_serde")]
     pub shutdown_deadline: Duration,
     #[serde(skip)]
@@ -85,15 +85,15 @@ pub struct Kafka {
     pub group_prefix: Text,
     pub tls: Option<Tls>,
     pub sasl: Option<Sasl>,
-    /// What a record's value may weigh. A larger one is left in the log: its event is a dead letter
-    /// that says where it is.
+    /// The largest value of a record that is read. A record with a larger value becomes a dead letter that
+    /// has the record's position, and not its value.
     #[serde(default = "eight_mebibytes")]
     pub value_bytes: usize,
-    /// Any librdkafka property; it wins over everything above.
+    /// Any librdkafka property. It takes precedence over the settings above.
     #[serde(default)]
     pub properties: BTreeMap<String, Text>,
-    /// What topics are in the log, by the logical names that plugins use: a name, a list of names, or a
-    /// pattern. A topic not listed has the same name in both worlds.
+    /// The physical topics of a logical topic (the name that plugins use): a name, a list of names, or a
+    /// pattern. A logical topic that is not listed has the same name in Kafka.
     #[serde(default, deserialize_with = "physical_topics")]
     pub topics: BTreeMap<String, PhysicalTopics>,
 }
@@ -103,27 +103,27 @@ pub struct Kafka {
 pub struct Plugins {
     /// The directory whose `.wasm` files are projections, relative to the configuration file.
     pub directory: PathBuf,
-    /// How often the directory is looked at, whether or not it was said to have changed.
+    /// How often the host scans the directory, even without a notification of a change.
     #[serde(default = "thirty_seconds", with = "humantime_serde")]
     pub rescan: Duration,
-    /// The list of the components that may run, likewise relative. Where it is left out, a `plugins.lock`
-    /// beside the configuration file is taken, if there is one at start.
+    /// The lock file: the components that may run. Relative to the configuration file. Default:
+    /// `plugins.lock` beside the configuration file, if that file exists when the host starts.
     pub lock: Option<PathBuf>,
-    /// Who may sign components, by their names. Once there is one, every component has to be signed.
+    /// Teams that may sign components, by name. If there is a team, every component must be signed.
     #[serde(default)]
     pub teams: BTreeMap<String, Team>,
 }
 
-/// The name of the lock file that is looked for beside the configuration.
+/// The default name of the lock file.
 const LOCK: &str = "plugins.lock";
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Team {
-    /// Its minisign public key.
+    /// The team's minisign public key.
     #[serde(deserialize_with = "public_key")]
     pub key: PublicKey,
-    /// The projections that it may sign; any, if there is no such list.
+    /// The projections that the team may sign. Default: all.
     pub projections: Option<Vec<Text>>,
 }
 
@@ -132,10 +132,11 @@ pub struct Team {
 pub struct Store {
     /// `postgres://user:password@host/database` or `sqlite://path/relative/to/this/file.db`.
     pub url: Text,
-    /// Postgres: the password, beside the url. Read again for each new connection, if it is from a file.
+    /// Postgres: the password, if it is not in the URL. A password from a file is read again for each new
+    /// connection.
     pub password: Option<Text>,
-    /// Postgres: connections that the host holds at most, for everything that it does: 3 for deployments,
-    /// comparisons and catching up, the rest for lanes and for what operators ask.
+    /// Postgres: most connections of one host. Three are for deployments, comparisons and catching up; the
+    /// rest are for lanes and for operators' requests.
     #[serde(default = "default_connections")]
     pub connections: NonZeroU32,
     /// Postgres: how long a statement may run.
@@ -144,14 +145,14 @@ pub struct Store {
     /// Postgres: how long a statement may wait for a lock.
     #[serde(default = "ten_seconds", with = "humantime_serde")]
     pub lock_timeout: Duration,
-    /// Postgres: how long a transaction may idle before the server ends its session. A host that
-    /// was stopped in the middle of one holds its locks no longer than this.
+    /// Postgres: how long a transaction may be idle before the server ends its session. So a host that
+    /// hangs in a transaction holds its locks for at most this long.
     #[serde(default = "ten_seconds", with = "humantime_serde")]
     pub idle_in_transaction_timeout: Duration,
 }
 
 impl Store {
-    /// Its url without role, password and parameters.
+    /// The URL without role, password and parameters.
     pub fn shown(&self) -> String {
         let Some((scheme, rest)) = self.url.split_once("://") else { return "a store".into() };
         let place = rest.split_once('?').map_or(rest, |(place, _)| place);
@@ -160,20 +161,22 @@ impl Store {
     }
 }
 
-/// How new versions and generations come about.
+/// How new versions are tried, and new generations are built and promoted.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Deploy {
-    /// A new version is on trial until one of its lanes committed so many batches: where it fails and the
-    /// one before does not, that one comes back by itself. 0: there is no trial.
+    /// A new version is on trial until one of its lanes has committed this many batches. If it fails for an
+    /// event for which the previous version does not fail, the host reverts to the previous version. 0
+    /// means no trial.
     pub trial_batches: u64,
-    /// The share of its time that a lane uses while it builds a generation beside the live one; the rest
-    /// of it is left to others.
+    /// The share of its time that a lane spends on building a generation beside the live one. In the rest,
+    /// the lane waits, so that the database and the brokers have capacity for others.
     #[serde(deserialize_with = "share")]
     pub rebuild_share: f64,
-    /// When a generation is shown to readers that is built beside the live one.
+    /// When readers are switched to a generation that was built beside the live one.
     pub promote: Promote,
-    /// Tables (`customer`) and columns (`customer.name`) in which a new generation may differ.
+    /// Tables (`customer`) and columns (`customer.name`) in which a new generation may differ from the live
+    /// one.
     pub expected_differences: Vec<String>,
 }
 
@@ -191,33 +194,34 @@ impl Default for Deploy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Promote {
-    /// When somebody says so.
+    /// By `projector promote`.
     Manual,
-    /// As soon as everything in the log is in it.
+    /// Automatically, as soon as the generation is fresh: all events of the log are in it.
     WhenFresh,
-    /// As soon as it is fresh, if it holds what the live one holds, but for expected differences.
+    /// Automatically, as soon as the generation is fresh, if its rows equal those of the live one except
+    /// for `expected-differences`.
     WhenEqual,
 }
 
-/// How much of a projection's past is kept. Hosts remove the rest by themselves, from time to time.
+/// How much of a projection's past is kept. Hosts remove the rest from time to time.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Keep {
-    /// Generations that readers saw before, each of which is kept current. A rollback goes back to the last
-    /// one. A generation whose views may still be read is kept whatever this says.
+    /// How many earlier live generations are kept, and kept current. A rollback goes back to the last of
+    /// them. A generation whose views readers may still use is always kept.
     pub warm_generations: NonZeroU32,
-    /// Versions whose components are kept, the last ones that were active. Whatever this says, those are kept
-    /// that are active or to be activated, that a rollback goes back to, and that rows with lineage may name.
+    /// How many versions' components are kept: those that were active last. Always kept are components that
+    /// are active or about to be, that a rollback would activate, and that rows with lineage may name.
     pub versions: NonZeroU32,
-    /// Rows of `projector history`. The last one of each version is kept beyond them.
+    /// How many rows of `projector history` are kept. The last row of each version is always kept.
     pub deployments: NonZeroU32,
-    /// Rows of `projector operations`, beside those of the last minutes.
+    /// How many rows of `projector operations` are kept. Rows of the last minutes are always kept.
     pub operations: NonZeroU32,
 }
 
 impl Default for Keep {
     fn default() -> Self {
-        let number = |number| NonZeroU32::new(number).expect("it is not zero");
+        let number = |number| NonZeroU32::new(number).expect("the default is not zero");
         Self {
             warm_generations: number(2),
             versions: number(20),
@@ -230,9 +234,10 @@ impl Default for Keep {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Admin {
-    /// `127.0.0.1:9700`. There is no TLS here: let it be reached through whatever adds it.
+    /// The address to listen on, for example `127.0.0.1:9700`. The API has no TLS: put a proxy with TLS in
+    /// front of it.
     pub listen: SocketAddr,
-    /// Who may ask, by their names.
+    /// Clients that may send requests, by name.
     #[serde(default)]
     pub tokens: BTreeMap<String, Token>,
 }
@@ -245,14 +250,14 @@ pub struct Token {
     pub may: May,
 }
 
-/// What a token is good for.
+/// What a token permits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum May {
-    /// To look.
+    /// Read requests only.
     #[default]
     Read,
-    /// To pause, resume, skip, retry and discard as well.
+    /// Also to pause, resume, skip, retry and discard.
     Operate,
 }
 
@@ -261,7 +266,7 @@ pub enum May {
 pub struct Projection {
     /// The name of a store in `[stores]`.
     pub store: Option<Text>,
-    /// Logical names of the topics that it may read; all, if there is no such list.
+    /// Logical topics that the projection may read. Default: all.
     pub topics: Option<Vec<Text>>,
     pub limits: Option<Limits>,
     pub batch: Option<BatchSettings>,
@@ -269,60 +274,62 @@ pub struct Projection {
     pub lanes: Option<NonZeroUsize>,
     pub deploy: Option<Deploy>,
     pub keep: Option<Keep>,
-    /// Where a new generation begins to read; at the beginning of its topics, if this is left out. It changes
-    /// nothing in a generation that has begun.
+    /// Where a new generation starts to read. Default: at the beginning of its topics. The setting does not
+    /// affect a generation that has started.
     pub start: Option<Start>,
 }
 
-/// What a plugin may use. A limit of an event ends the one event that hits it, one of a batch the batch
-/// after it.
+/// What a plugin may use. An event that exceeds a limit for events fails. A batch that reaches a limit for
+/// batches ends after the current event.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Limits {
-    /// Wasm fuel for one call of one event, about an instruction a unit. An order of order-search
-    /// takes some 35,000 for its first call and 50,000 for the one with its customer.
+    /// Wasm fuel for one call for one event: about one unit per instruction. For scale: an order of the
+    /// plugin order-search takes about 35,000 for its first call, and 50,000 for the call with the
+    /// customer's row.
     pub fuel: u64,
-    /// What a call has beside that for each byte that it is given: of the event's key, value and headers,
-    /// and of the rows that were found for it. To read an order and write its items takes some 100.
+    /// Additional fuel for each byte of the event's key, value and headers, and of the rows that were found
+    /// for it. For scale: reading an order and writing its items takes about 100 per byte.
     pub fuel_per_byte: u64,
-    /// Wall time for one call of one event; more, in proportion, where its bytes give it more fuel. It only ends what fuel does not see: it is not the plugin's fault
-    /// when the host is starved, so the batch is tried again.
+    /// Wall time for one call for one event; longer, in proportion, if the event's bytes give it more fuel.
+    /// This limit is only for what fuel does not measure. A busy host may exceed it without a fault of the
+    /// plugin, so the batch is tried again.
     #[serde(with = "humantime_serde")]
     pub time: Duration,
-    /// Fuel and wall time after which a batch ends, however few its events: it would hold its locks and
-    /// keep its partitions for too long. Counted apart for the first calls, which are made ahead, and for
-    /// those with rows, which are made in the transaction.
+    /// Fuel and wall time after which a batch ends, however few events it has, so that it does not hold its
+    /// locks and partitions for too long. Counted separately for first calls, which are made before the
+    /// transaction, and for calls with rows, which are made in it.
     pub batch_fuel: u64,
     #[serde(with = "humantime_serde")]
     pub batch_time: Duration,
-    /// Bytes of answers after which a batch ends, counted in the same two parts; and of the rows that are
-    /// found for it.
+    /// Bytes of answers after which a batch ends, counted in the same two parts; and bytes of the rows that
+    /// are found for a batch.
     pub batch_bytes: usize,
-    /// Linear memory of an instance, all its memories together.
+    /// Linear memory of an instance: the sum of all its memories.
     pub memory_bytes: usize,
-    /// Stack that its calls may fill; no more than a MiB.
+    /// Wasm stack of a call, at most 1 MiB.
     pub stack_bytes: usize,
-    /// Elements of an instance's tables, all together.
+    /// Elements of an instance's tables: the sum of all tables.
     pub table_elements: usize,
-    /// Changes that one event may lead to.
+    /// Most row changes of one event.
     pub changes: usize,
-    /// Bytes that one event may answer with: twice the largest value by default.
+    /// Most bytes of the answers for one event. The default is twice the largest value.
     pub output_bytes: usize,
-    /// Lookups that one event may ask for, in each of its rounds.
+    /// Most lookups of one event in each of its rounds.
     pub lookups: usize,
-    /// Bytes of the rows that may be found for one event, in all its rounds.
+    /// Most bytes of the rows that are found for one event, in all its rounds.
     pub found_bytes: usize,
-    /// Lines that a plugin may log in a second, all its instances and lanes together.
+    /// Most log lines of a plugin per second, for all its instances and lanes together.
     pub log_lines: usize,
-    /// The share of batches whose events are projected twice, to see that the plugin is a pure function:
-    /// from 0 to 1. The first batch of a run is always one of them, unless it is 0.
+    /// The share of batches, from 0 to 1, whose events are projected twice to check that the plugin is a
+    /// pure function. The first batch of a run is always checked, unless the share is 0.
     #[serde(deserialize_with = "share")]
     pub purity_sample: f64,
-    /// The component's own size.
+    /// Largest size of a component.
     pub component_bytes: usize,
-    /// What it describes itself with: hundreds of tables stay well below the default.
+    /// Largest size of the plugin's descriptor. Hundreds of tables stay far below the default.
     pub descriptor_bytes: usize,
-    /// Time and memory that its compilation may take.
+    /// Most time and memory for the compilation of a component.
     #[serde(with = "humantime_serde")]
     pub compile_time: Duration,
     pub compile_memory_bytes: u64,
@@ -355,15 +362,15 @@ impl Default for Limits {
     }
 }
 
-/// How much one transaction takes at most. It never waits to be filled.
+/// The largest batch for one transaction. A batch never waits until it is full.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct BatchSettings {
     pub events: usize,
     pub bytes: usize,
-    /// By the time of their records: how far a partition may be read ahead of another one that is behind, and
-    /// whose next record is not fetched yet. Holds while a new generation is built, and always where the order
-    /// between partitions shows in the rows. At zero, records are read in the order of their time.
+    /// How far, in record time, a partition may be read ahead of another partition whose next record is not
+    /// fetched yet. Applies while a new generation is built, and always if rows depend on the order between
+    /// partitions. At zero, records are read strictly in the order of their timestamps.
     #[serde(with = "humantime_serde")]
     pub skew: Duration,
 }
@@ -384,24 +391,26 @@ fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     let share = f64::deserialize(deserializer)?;
     match (0.0..=1.0).contains(&share) {
         true => Ok(share),
-        false => Err(serde::de::Error::custom(format!("{share} is not a share: write one from 0.0 to 1.0"))),
+        false => {
+            Err(serde::de::Error::custom(format!("{share} is not a share: write a number from 0.0 to 1.0")))
+        }
     }
 }
 
-/// The line of a `minisign.pub` that begins with `RW`.
+/// Reads a public key: the line of a `minisign.pub` that begins with `RW`.
 fn public_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PublicKey, D::Error> {
     let key = Text::deserialize(deserializer)?;
     PublicKey::from_base64(&key).map_err(|_| {
         serde::de::Error::custom(
-            "it is no minisign public key: write the line of minisign.pub that begins with RW",
+            "this is not a minisign public key: write the line of minisign.pub that begins with RW",
         )
     })
 }
 
-/// That of the services which a projector replaces: found dead after 30 s.
+/// The broker considers a host dead after this time. A usual value for consumers.
 pub const SESSION_TIMEOUT_MS: u64 = 30_000;
 
-/// How soon new topics and partitions are found.
+/// How often metadata is refreshed, and so how soon new topics and partitions are found.
 pub const METADATA_REFRESH_MS: u64 = 30_000;
 
 fn default_group_prefix() -> Text {
@@ -412,7 +421,8 @@ fn one_lane() -> NonZeroUsize {
     NonZeroUsize::MIN
 }
 
-/// The default of `kafka.value-bytes`. The limits of plugins are such that one can read and write as much.
+/// The default of `kafka.value-bytes`. The default limits of plugins allow to read and write a value of
+/// this size.
 pub const VALUE_BYTES: usize = 8 * 1024 * 1024;
 
 fn eight_mebibytes() -> usize {
@@ -512,7 +522,7 @@ impl Config {
         for (name, team) in &config.plugins.teams {
             if let Some((other, _)) = signers.iter().find(|(_, other)| other.key == team.key) {
                 let message = format!(
-                    "plugins.teams.{name}.key is that of plugins.teams.{other} too: who signs would be nobody in particular; give each team a key of its own"
+                    "plugins.teams.{name}.key is the same as that of plugins.teams.{other}, so a signature would not identify the team: give each team a key of its own"
                 );
                 let at = text
                     .find(&format!("plugins.teams.{name}"))
@@ -540,14 +550,14 @@ impl Config {
         let own = config.projections.values().filter_map(|projection| projection.limits.as_ref());
         if std::iter::once(&config.limits).chain(own).any(|limits| limits.stack_bytes > MOST_STACK_BYTES) {
             let at = text.find("stack-bytes").map(|at| at..at + "stack-bytes".len());
-            return Err(invalid(format!("`stack-bytes` is {MOST_STACK_BYTES} at most"), at));
+            return Err(invalid(format!("`stack-bytes` is too large: at most {MOST_STACK_BYTES}"), at));
         }
         for reserved in crate::source::RESERVED_PROPERTIES {
             if config.kafka.properties.contains_key(*reserved) {
                 let at = text.find(reserved).map(|at| at..at + reserved.len());
                 return Err(invalid(
                     format!(
-                        "kafka.properties.\"{reserved}\" is set by the host, which relies on it: leave it out"
+                        "kafka.properties.\"{reserved}\" is set by the host and must not be changed: remove this line"
                     ),
                     at,
                 ));
@@ -556,7 +566,7 @@ impl Config {
         Ok(config)
     }
 
-    /// A problem that came to light later, told at its place in the file.
+    /// An error for a problem that was found after parsing, at the problem's place in the file.
     pub fn invalid(&self, problem: Problem) -> Box<ConfigError> {
         let help = problem.help.or_else(|| nearest_key(&problem.message));
         self.origin.invalid(problem.message, self.origin.find(&problem.key), help)
@@ -568,7 +578,7 @@ impl Config {
         named.and_then(|name| self.stores.get(&**name)).unwrap_or(&self.store)
     }
 
-    /// Every database that is configured, once: the default one first.
+    /// Every configured database once, the default one first.
     pub fn all_stores(&self) -> impl Iterator<Item = &Store> {
         let mut seen = HashSet::new();
         std::iter::once(&self.store).chain(self.stores.values()).filter(move |store| seen.insert(&*store.url))
@@ -590,7 +600,7 @@ impl Config {
         self.projections.get(projection).and_then(|own| own.keep.as_ref()).unwrap_or(&self.keep)
     }
 
-    /// What a file may have at most, whichever projection it turns out to be.
+    /// The largest size of a component of any projection.
     pub fn most_component_bytes(&self) -> usize {
         let own = self.projections.values().filter_map(|own| own.limits.as_ref());
         std::iter::once(&self.limits).chain(own).map(|limits| limits.component_bytes).max().unwrap_or(0)
@@ -604,19 +614,19 @@ impl Config {
         self.projections.get(projection).and_then(|own| own.lanes).unwrap_or(self.lanes).get()
     }
 
-    /// Where a new generation of a projection begins to read.
+    /// Where a new generation of a projection starts to read.
     pub fn start_of(&self, projection: &str) -> Start {
         let own = self.projections.get(projection).and_then(|own| own.start.clone());
         own.unwrap_or(Start::Everywhere(StartAt::Earliest))
     }
 
-    /// Whether a projection is granted a topic, by its logical name.
+    /// Whether a projection may read a logical topic.
     pub fn may_read(&self, projection: &str, topic: &str) -> bool {
         let granted = self.projections.get(projection).and_then(|own| own.topics.as_ref());
         granted.is_none_or(|granted| granted.iter().any(|name| **name == *topic))
     }
 
-    /// What a projection's topics are in the log: of their logical names, in the order of its contract's.
+    /// The physical topics of a projection's logical topics, which are given in the order of its contract.
     pub fn topics_of<'n>(
         &self,
         logical: impl IntoIterator<Item = &'n str>,
@@ -630,7 +640,7 @@ impl Config {
     }
 }
 
-/// The values of `[kafka.topics]`, whose strings may hold variables.
+/// The values of `[kafka.topics]`, whose strings may contain variables.
 fn physical_topics<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<BTreeMap<String, PhysicalTopics>, D::Error> {
@@ -779,7 +789,7 @@ store = "analytics"
     fn a_stack_that_no_thread_has_is_refused() {
         let (message, _) = error(&format!("{SOUND}[limits]\nstack-bytes = 2_000_000\n"));
         assert!(
-            message.starts_with("projector.toml:16:") && message.contains("1048576 at most"),
+            message.starts_with("projector.toml:16:") && message.contains("at most 1048576"),
             "{message}"
         );
     }
@@ -794,7 +804,10 @@ store = "analytics"
         let (message, _) = error(&text.replace("RW", "RX"));
         assert!(message.starts_with("projector.toml:16:") && message.contains("minisign.pub"), "{message}");
         let (message, _) = error(&format!("{text}[plugins.teams.sales]\nkey = \"{KEY}\"\n"));
-        assert!(message.starts_with("projector.toml:18: plugins.teams.sales.key is that of"), "{message}");
+        assert!(
+            message.starts_with("projector.toml:18: plugins.teams.sales.key is the same as that of"),
+            "{message}"
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The text that a configuration was read from, for errors that show where they lie in it.
+//! The text of a configuration file, for errors that show a place in it.
 
 use std::fmt;
 use std::ops::Range;
@@ -13,12 +13,12 @@ use super::shown::masked;
 /// Shared by all clones of a configuration.
 #[derive(Clone, Default)]
 pub(super) struct Origin {
-    /// For errors alone.
+    /// Used for errors only.
     pub(super) path: Arc<str>,
     pub(super) text: Arc<str>,
 }
 
-/// The text may hold secrets.
+/// Leaves the text out, since it may contain secrets.
 impl fmt::Debug for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.path)
@@ -26,7 +26,7 @@ impl fmt::Debug for Origin {
 }
 
 impl Origin {
-    /// An error at a place in the text, which it shows without the secrets in it.
+    /// An error that shows a place in the text, with secrets masked.
     pub(super) fn invalid(
         &self,
         message: String,
@@ -47,8 +47,8 @@ impl Origin {
         })
     }
 
-    /// Where a key stands, by the names of its tables and its own. The nearest table around it, where it is
-    /// left out itself.
+    /// The place of a key, which is given by the names of its tables and its own name. If the key is
+    /// missing, the place of the innermost table that exists.
     pub(super) fn find(&self, key: &[String]) -> Option<Range<usize>> {
         let root = DeTable::parse(&self.text).ok()?;
         let mut table = root.get_ref();
@@ -65,7 +65,7 @@ impl Origin {
     }
 }
 
-/// serde quotes the value that it cannot take: `invalid type: integer `5`, expected a string`.
+/// Removes the value from serde's message: `invalid type: integer `5`, expected a string`.
 fn without_value(message: &str) -> String {
     match (message.split_once(':'), message.rsplit_once(", expected ")) {
         (Some((what @ ("invalid type" | "invalid value"), _)), Some((_, expected))) => {

@@ -1,12 +1,12 @@
-//! A configuration's text as errors show it: the lines around a mistake may hold passwords.
+//! Masks a configuration's text for display: lines around a mistake may contain passwords.
 
 use std::ops::Range;
 
-/// The text with the content of every string and comment masked, but for what stands in `span`. Every byte
-/// keeps its place, so that a span of the one is a span of the other.
+/// Replaces the content of every string and comment by asterisks, except in `span`. Every byte keeps its
+/// place, so that a span is valid in both texts.
 pub(super) fn masked(text: &str, span: Option<&Range<usize>>) -> String {
     let mut shown = String::with_capacity(text.len());
-    // The quotes that end the string that is open, or a line's end for a comment.
+    // The end of the open string (its quotes) or comment (the line break).
     let mut until: Option<&str> = None;
     let mut at = 0;
     while let Some(character) = text[at..].chars().next() {
@@ -28,7 +28,7 @@ pub(super) fn masked(text: &str, span: Option<&Range<usize>>) -> String {
                 shown.push_str(end);
             }
             Some(end) => {
-                // An escaped quote ends no basic string.
+                // An escaped quote does not end a basic string.
                 if character == '\\' && end.starts_with('"') {
                     taken += rest[1..].chars().next().map_or(0, char::len_utf8);
                 }

@@ -1,7 +1,7 @@
-//! Where a new projection begins to read: `[projections.NAME] start`.
+//! Where a new generation starts to read: `[projections.NAME] start`.
 //!
-//! One place for all topics, or one for each topic by its logical name. It counts when a generation begins
-//! to read a partition, and never again.
+//! One start for all topics, or one for each logical topic. It applies when a generation reads a partition
+//! for the first time, and never again.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,24 +11,24 @@ use humantime_serde::re::humantime;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-/// Where to begin in a topic.
+/// Where to start in a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StartAt {
     /// At the first offset that the log holds.
     Earliest,
-    /// At the end of what is committed.
+    /// At the end of the committed records (the last stable offset).
     Latest,
-    /// At the first record of this time or later, in milliseconds since 1970.
+    /// At the first record with this timestamp or a later one, in milliseconds since 1970.
     Time(i64),
     /// At these offsets, by partition.
     Offsets(BTreeMap<i32, i64>),
 }
 
-/// Where to begin in every topic of a projection.
+/// Where to start in every topic of a projection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Start {
     Everywhere(StartAt),
-    /// By logical name. A topic that is left out is read from its beginning.
+    /// By logical name. A topic that is not listed is read from its beginning.
     ByTopic(BTreeMap<String, StartAt>),
 }
 
@@ -40,7 +40,7 @@ impl Start {
         }
     }
 
-    /// The topics that are named.
+    /// The logical topics with a start of their own.
     pub fn topics(&self) -> impl Iterator<Item = &str> {
         let named = match self {
             Start::Everywhere(_) => None,
@@ -77,13 +77,13 @@ impl fmt::Display for Start {
     }
 }
 
-/// A time as people write it, in UTC.
+/// A time as text, in UTC.
 pub fn rfc3339(ms: i64) -> String {
     let since = Duration::from_millis(ms.max(0).unsigned_abs());
     humantime::format_rfc3339(UNIX_EPOCH + since).to_string()
 }
 
-/// A time as [`rfc3339`] writes it, in milliseconds since 1970.
+/// Parses a time in the format of [`rfc3339`], to milliseconds since 1970.
 pub fn time(written: &str) -> Result<i64, String> {
     let wrong = || format!("\"{written}\" is not a time: write it in UTC, as in \"2026-11-01T00:00:00Z\"");
     let time: SystemTime = humantime::parse_rfc3339(written).map_err(|_| wrong())?;
@@ -168,7 +168,7 @@ impl<'de> Visitor<'de> for OfProjection {
                     toml::Value::String(written) if !matches!(&*written, "earliest" | "latest") => {
                         everywhere = Some(time(&written).map_err(A::Error::custom)?);
                     }
-                    // A topic of this name.
+                    // A topic with the name `time`.
                     at => drop(topics.insert(key, StartAt::deserialize(at).map_err(A::Error::custom)?)),
                 },
                 "offsets" => {

@@ -1,4 +1,4 @@
-//! A string of the configuration, with what the environment and files add to it.
+//! A string of the configuration, in which variables and files are replaced.
 
 use std::fmt;
 use std::fs;
@@ -7,21 +7,22 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer};
 
-/// A string in which `${NAME}` stands for an environment variable and `${file:/path}` for the content of
-/// a file, without the line break at its end. The path may itself hold a `${NAME}`.
+/// A string in which `${NAME}` is replaced by an environment variable, and `${file:/path}` by the content
+/// of a file, without the line break at its end. The path may itself contain `${NAME}`.
 ///
-/// Kubernetes and systemd mount secrets as files, and replace them: [`Text::current`] reads them again.
+/// Kubernetes and systemd mount secrets as files, and replace the files when a secret changes:
+/// [`Text::current`] reads them again.
 ///
-/// Its debug form hides everything: secrets are strings of this type.
+/// Its `Debug` output hides the text, since secrets have this type.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Text {
-    /// As it stands in the configuration.
+    /// The text as written in the configuration.
     written: String,
-    /// What it stood for when it was read last.
+    /// The text after replacement, when it was read.
     value: String,
 }
 
-/// Why a string of the configuration stands for nothing. Never holds the content of a variable or file.
+/// Why a string cannot be replaced. Never contains the content of a variable or file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TextError {
     #[error("`${{` without its `}}`")]
@@ -40,22 +41,22 @@ impl Text {
         Ok(Self { written, value })
     }
 
-    /// What the string stands for now: its files are read again.
+    /// Replaces again, with the current content of files.
     pub fn current(&self) -> Result<String, TextError> {
         expand(&self.written, &from_environment)
     }
 
-    /// Whether a file is part of it, so that it can change while the host runs.
+    /// Whether the string contains a file, so that its value can change while the host runs.
     pub fn is_from_file(&self) -> bool {
         self.written.contains("${file:")
     }
 
-    /// A file's path made relative to a directory.
+    /// A path, resolved against a directory.
     pub(super) fn as_path_below(&self, base: &Path) -> Text {
         Text::from(&*base.join(&self.value).display().to_string())
     }
 
-    /// A SQLite file's URL made relative to a directory; any other URL as it is.
+    /// The URL of a SQLite file, resolved against a directory. Any other URL is unchanged.
     pub(super) fn as_url_below(&self, base: &Path) -> Text {
         match self.value.strip_prefix("sqlite://") {
             Some(file) => Text::from(&*format!("sqlite://{}", base.join(file).display())),
@@ -77,7 +78,7 @@ impl fmt::Debug for Text {
     }
 }
 
-/// ClaimedOperation as it is: nothing in it is replaced.
+/// Takes the text as it is: nothing in it is replaced.
 impl From<&str> for Text {
     fn from(text: &str) -> Self {
         Self { written: text.to_owned(), value: text.to_owned() }
@@ -90,7 +91,7 @@ impl<'de> Deserialize<'de> for Text {
     }
 }
 
-/// What stands between `${` and `}`.
+/// The value of a reference, given the text between `${` and `}`.
 fn from_environment(name: &str) -> Result<String, TextError> {
     let Some(path) = name.strip_prefix("file:") else {
         return std::env::var(name).map_err(|_| TextError::NoVariable(name.to_owned()));
@@ -108,7 +109,7 @@ fn from_environment(name: &str) -> Result<String, TextError> {
     }
 }
 
-/// Replaces every `${…}`, from the innermost on. What is put in is not looked at again.
+/// Replaces every `${…}`, the innermost first. Replaced text is not replaced again.
 fn expand(written: &str, variable: &impl Fn(&str) -> Result<String, TextError>) -> Result<String, TextError> {
     let mut text = String::with_capacity(written.len());
     let mut rest = written;
@@ -121,7 +122,7 @@ fn expand(written: &str, variable: &impl Fn(&str) -> Result<String, TextError>) 
     Ok(text + rest)
 }
 
-/// Where the `}` stands that belongs to a `${` just before `text`.
+/// The place of the `}` that closes a `${` just before `text`.
 fn closing_brace(text: &str) -> Option<usize> {
     let mut depth = 0;
     let bytes = text.as_bytes();

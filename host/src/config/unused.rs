@@ -1,5 +1,5 @@
-//! Names in the configuration that nothing has. Most are typing mistakes; some are of a plugin that is yet to
-//! come, so they are no errors.
+//! Warnings for names in the configuration that have no effect. Most are typing mistakes. Some belong to a
+//! plugin that will be deployed later, so they are not errors.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,11 +7,12 @@ use projector_model::nearest;
 
 use super::Config;
 
-/// The projections that a store or a plugin file has, and the logical topics that each reads; none: not known.
+/// The projections in stores and plugin files, with the logical topics that each reads. An empty set means
+/// that the topics are unknown.
 pub type Known = BTreeMap<String, BTreeSet<String>>;
 
 impl Config {
-    /// A warning for each name that nothing has, with the nearest name that something has.
+    /// A warning for each name without effect, with the nearest name that exists.
     pub fn unused(&self, known: &Known) -> Vec<String> {
         let mut warnings = Vec::new();
         let nearest_of = |name: &str, names: &mut dyn Iterator<Item = &str>| {
