@@ -1,7 +1,8 @@
-//! HTTP for operators and their tools: what `projector` asks on the command line, asked of a running host.
+//! The admin API: the requests of the `projector` command line, over HTTP, answered by a running host.
 //!
-//! Whoever asks is told by a token; what they ask for is kept under the token's name. Besides, a host tells
-//! what it tries again at the moment, which nobody else knows while the database is down.
+//! A token identifies the requester, and requests are recorded under the token's name. Beyond the command
+//! line, the API also tells what this host retries at the moment. Only the host itself knows that while the
+//! database is down.
 
 mod connections;
 
@@ -31,28 +32,29 @@ use crate::retry::Retries;
 use crate::store::operator::{DeadLetterAction, Filter, Requester};
 use connections::{Bounded, Bounds, Carrier, busy};
 
-/// No request that this takes is longer.
+/// Most bytes of a request's body.
 const BODY_BYTES: usize = 64 * 1024;
-/// How long a request's body may take.
+/// Longest time in which a request's body must arrive.
 const BODY_TIME: Duration = Duration::from_secs(10);
-/// Requests that are worked on at once: each has connections of its own.
+/// Requests that are processed at the same time. Each opens connections of its own.
 const AT_ONCE: usize = 4;
-/// Dead letters that are listed at once.
+/// Most dead letters in one answer.
 const MOST_LETTERS: u32 = 1_000;
-/// How long a lane may take to begin with what is asked for.
+/// How long a request waits until a lane starts to process it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Admin {
     config: Config,
     retries: Retries,
     turns: Semaphore,
-    /// Of those that wait for what a lane does.
+    /// Permits of requests that wait for a lane. Apart from `turns`, so that waiting requests do not block
+    /// the others.
     waiting: Semaphore,
 }
 
 type Shared = State<Arc<Admin>>;
 
-/// Listens, and answers until the host stops. Returns where it listens.
+/// Listens, and answers requests until the host stops. Returns the bound address.
 pub async fn open(
     config: &Config,
     listen: SocketAddr,
@@ -98,13 +100,13 @@ fn router(admin: Arc<Admin>) -> Router {
         .with_state(admin)
 }
 
-/// Whoever may look.
+/// A requester who may read.
 struct Reader;
 
-/// Whoever may ask for something, by the token's name.
+/// A requester who may operate, by the name of the token.
 struct Operator(String);
 
-/// Why there is no answer.
+/// Why a request is refused.
 struct Refused {
     status: StatusCode,
     error: String,
@@ -129,23 +131,25 @@ impl From<OperationError> for Refused {
 }
 
 impl Admin {
-    /// Whose token a request carries, and what they may do.
+    /// The name of the request's token, and what this token permits.
     fn whose(&self, parts: &Parts) -> Result<(&str, May), Refused> {
         let given = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let given = given.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
-        // By their digests: how long it takes says nothing of how alike two tokens are.
+        // Digests are compared, not tokens: so the time of the comparison reveals nothing about a token.
         let digest = Sha256::digest(given);
         let tokens = self.config.admin.iter().flat_map(|admin| &admin.tokens);
         let mut known = tokens.filter(|(_, one)| Sha256::digest(&*one.token) == digest && !given.is_empty());
         known.next().map(|(name, one)| (name.as_str(), one.may)).ok_or_else(|| Refused {
             status: StatusCode::UNAUTHORIZED,
-            error: "who asks?".into(),
-            help: Some("send `Authorization: Bearer` and a token of `[admin.tokens]`".into()),
+            error: "the request has no valid token".into(),
+            help: Some(
+                "send the header `Authorization: Bearer TOKEN` with a token of `[admin.tokens]`".into(),
+            ),
         })
     }
 
     async fn turn(&self) -> SemaphorePermit<'_> {
-        self.turns.acquire().await.expect("nobody closes it")
+        self.turns.acquire().await.expect("the semaphore is never closed")
     }
 }
 
@@ -165,14 +169,16 @@ impl FromRequestParts<Arc<Admin>> for Operator {
             (name, May::Operate) => Ok(Self(name.to_owned())),
             (name, May::Read) => Err(Refused {
                 status: StatusCode::FORBIDDEN,
-                error: format!("{name} may read, and not ask for this"),
-                help: Some(format!("`may = \"operate\"` in `[admin.tokens.{name}]` allows it")),
+                error: format!("the token {name} may only read"),
+                help: Some(format!(
+                    "set `may = \"operate\"` in `[admin.tokens.{name}]` to permit this request"
+                )),
             }),
         }
     }
 }
 
-/// A request's body, which comes within [`BODY_TIME`].
+/// A request's body, which must arrive within [`BODY_TIME`].
 struct Body(Bytes);
 
 impl FromRequest<Arc<Admin>> for Body {
@@ -183,7 +189,7 @@ impl FromRequest<Arc<Admin>> for Body {
             Ok(read) => read.map(Self).map_err(IntoResponse::into_response),
             Err(_) => Err(Refused {
                 status: StatusCode::REQUEST_TIMEOUT,
-                error: format!("the body did not come within {BODY_TIME:?}"),
+                error: format!("the body did not arrive within {BODY_TIME:?}"),
                 help: None,
             }
             .into_response()),
@@ -195,7 +201,7 @@ fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refused> {
     let body = if body.is_empty() { b"{}" } else { &body[..] };
     serde_json::from_slice(body).map_err(|error| Refused {
         status: StatusCode::BAD_REQUEST,
-        error: format!("the body is not what this takes: {error}"),
+        error: format!("the body is not valid for this request: {error}"),
         help: None,
     })
 }
@@ -206,7 +212,7 @@ async fn retrying(State(admin): Shared, _: Reader) -> Json<impl Serialize> {
     Json(admin.retries.all())
 }
 
-/// What this host is at work on: a number that grows and grows is a fault of the host.
+/// The number of tasks of this host. A number that never stops growing shows a leak.
 async fn host(_: Reader) -> Json<impl Serialize> {
     Json(json!({ "tasks": tokio::runtime::Handle::current().metrics().num_alive_tasks() }))
 }
@@ -361,7 +367,7 @@ impl Admin {
     ) -> Answer<Vec<dead_letters::Done>> {
         let filter = Filter { projection: Some(name.clone()), ids: vec![id], most: 1, ..Filter::default() };
         let request = dead_letters::Request { action, filter, dry_run, asked, timeout: PATIENCE };
-        let _turn = self.waiting.acquire().await.expect("nobody closes it");
+        let _turn = self.waiting.acquire().await.expect("the semaphore is never closed");
         Ok(Json(dead_letters::request(&self.config, &name, &request, &|_, _| {}).await?))
     }
 }

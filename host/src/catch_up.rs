@@ -1,15 +1,16 @@
-//! Who builds a new generation: one host alone, where the order between partitions matters.
+//! Which host builds a new generation: a single host, if the order between partitions matters.
 //!
-//! It matters where rows show it, and where what an event does, or whether it is rejected, depends on rows that
-//! events of other partitions write. A consumer merges its partitions by time (see [`source`](crate::source)), but
-//! Kafka may give one topic to this host and the other to that one, and each host would merge its own alone. So the
-//! others wait until a new generation is caught up and, if it is built beside the live one, until readers see it:
-//! as long as it is built, no partition goes from one host to another while events are written.
-//! From then on all hosts share the partitions, and events are read as they arrive.
+//! The order matters if the rows depend on it, or if the effect or the rejection of an event depends on
+//! rows that events of other partitions write. A consumer merges its partitions by time (see
+//! [`source`](crate::source)), but Kafka may assign the topics to different hosts, and each host merges
+//! only its own partitions. So the other hosts wait until the new generation is caught up and, if it is
+//! built beside the live one, until readers see it. During the build, no partition moves from one host to
+//! another while events are written. Afterwards all hosts share the partitions, and events are read as they
+//! arrive.
 //!
-//! Order is worth less than going on: the others do not wait for a host that gets nowhere.
+//! Progress is more important than order: the other hosts do not wait for a host that makes no progress.
 //!
-//! When a generation is caught up is decided in [`ends`], for all its lanes and hosts.
+//! [`ends`] decides when a generation is caught up, for all its lanes and hosts.
 
 mod ends;
 
@@ -25,21 +26,22 @@ use crate::store::{CatchUp, CatchingUp, Generation, Progress, Store, StoreError}
 
 pub use ends::follow;
 
-/// How often a host that waits asks.
+/// How often a waiting host asks.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// Whether the order between partitions matters to a projection: one host alone builds its generations.
-/// Where a batch must see those before it, more hosts would not be faster either.
+/// Whether a single host builds the projection's generations. The order between partitions matters, or each
+/// batch must see the batches before it; then more hosts would not be faster either.
 pub fn needs_order(contract: &Contract) -> bool {
     contract.needs_one_writer() || order_shows(contract)
 }
 
-/// Whether rows show the order between partitions, so that it is kept as well as possible for ever.
+/// Whether rows depend on the order between partitions, so that partitions are merged by time even after
+/// catching up.
 pub fn order_shows(contract: &Contract) -> bool {
     !order::unsettled(contract).is_empty()
 }
 
-/// How a projection's partitions are merged, in a generation that is being caught up or in another one.
+/// How a projection's partitions are merged, while the generation catches up and afterwards.
 pub fn merging(contract: &Contract, is_caught_up: bool, skew: Duration) -> Merging {
     let then = match order_shows(contract) {
         true => MergeOrder::TimeWhileBehind,
@@ -53,10 +55,10 @@ pub fn merging(contract: &Contract, is_caught_up: bool, skew: Duration) -> Mergi
     Merging { order, then, skew }
 }
 
-/// A generation that is being caught up, as the lanes of this host share it.
+/// The state of catching up, which the lanes of this host share.
 pub struct CatchUpState {
     lock: CatchingUp,
-    /// Others wait for this host.
+    /// Other hosts wait for this one.
     alone: bool,
     caught_up: CancellationToken,
 }
@@ -66,30 +68,32 @@ impl CatchUpState {
         Self { lock, alone, caught_up: CancellationToken::new() }
     }
 
-    /// Whether it is caught up, whichever host saw it.
+    /// Whether the generation is caught up. Any host may have detected this.
     pub fn is_caught_up(&self) -> bool {
         self.caught_up.is_cancelled()
     }
 
-    /// Waits until it is. Cancel safe.
+    /// Waits until the generation is caught up. Cancel safe.
     pub async fn caught_up(&self) {
         self.caught_up.cancelled().await;
     }
 
-    /// Whether all hosts share it from now on.
+    /// Whether all hosts share the partitions from now on.
     pub fn is_over(&self, role: Role) -> bool {
         self.is_caught_up() && !(self.alone && role == Role::Building)
     }
 
-    /// Whether this host may go on alone, if it was to: the database may have been restarted.
+    /// Whether this host still has the catch-up lock: a restart of the database takes the lock away.
     pub async fn is_held(&self) -> bool {
         self.lock.is_held().await
     }
 }
 
-/// `Some`: the generation is to be caught up, by this host `alone` if that is asked for; if another host does
-/// so, after that host made no progress for as long as `patience`, and then beside it.
-/// `None`: all hosts share it, or it is time to stop.
+/// Decides whether this host catches the generation up.
+///
+/// `Some`: yes; as the only host, if `alone`. If another host does so already, this host waits until that
+/// host has made no progress for `patience`, and then works beside it. `None`: all hosts share the
+/// partitions, or `stop` is cancelled.
 pub async fn turn(
     store: &dyn Store,
     generation: &Generation,
@@ -106,7 +110,7 @@ pub async fn turn(
                 if alone {
                     tracing::info!(
                         projection,
-                        "caught up by this host alone: the order between partitions matters"
+                        "this host alone builds the generation, because the order between partitions matters"
                     );
                 }
                 return Ok(Some(catching_up));
@@ -115,7 +119,10 @@ pub async fn turn(
         };
         match &mut last {
             None => {
-                tracing::info!(projection, "another host catches it up; this one joins then");
+                tracing::info!(
+                    projection,
+                    "another host builds the generation; this host waits until it is caught up"
+                );
                 last = Some((progress, Instant::now()));
             }
             Some((seen, since)) if progress.is_getting_on_since(seen) => {
@@ -124,7 +131,7 @@ pub async fn turn(
             Some((_, since)) if since.elapsed() > patience => {
                 tracing::warn!(
                     projection,
-                    "the host that catches it up gets nowhere; this one joins, so events of different partitions may be applied in another order than they were written"
+                    "the host that builds the generation makes no progress, so this host builds it too: events of different partitions may be applied in another order than they were written"
                 );
                 return Ok(Some(CatchingUp::beside_others()));
             }

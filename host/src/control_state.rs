@@ -1,6 +1,8 @@
-//! How generations stand and what operators want, as the lanes and supervisors of this host hear of it:
-//! the store is asked for all of it together, twice a second. With the same breath it is told that this
-//! host is there.
+//! The control state of a store: the status of its generations, operators' requests and open deployments,
+//! as this host last read them.
+//!
+//! Twice a second, one task per store writes this host's heartbeat and reads the whole state. Lanes and
+//! supervisors watch the result, so their number does not change the load on the database.
 
 mod silence;
 
@@ -21,40 +23,40 @@ use crate::store::{Store, StoreError};
 
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// What is wanted of a store's projections.
+/// The control state of a store's projections.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct ControlState {
     /// By the store's key of a generation.
     pub generations: BTreeMap<i64, GenerationControl>,
-    /// What is to be deployed.
+    /// Open deployments.
     pub open: Vec<OpenDeployment>,
 }
 
-/// Who asks.
+/// This host, as the store and the consumer groups know it.
 #[derive(Debug, Clone)]
 pub struct HostId {
     pub id: Uuid,
     pub name: Arc<str>,
-    /// What it is in consumer groups.
+    /// The host's member ids in consumer groups.
     pub members: MemberIds,
 }
 
-/// Hears what is wanted of a store's projections.
+/// Watches the control state of a store.
 #[derive(Clone)]
 pub struct ControlStateWatcher {
     state: watch::Receiver<Arc<ControlState>>,
     heard: Arc<watch::Sender<Arc<ControlState>>>,
     store: Weak<dyn Store>,
     host: HostId,
-    /// What the store's silence is called, while it lasts.
+    /// Why the store counts as silent, while it does.
     silent: watch::Receiver<Option<Arc<str>>>,
-    /// It was said that this host leaves.
+    /// The host has deregistered: no more heartbeats.
     left: Arc<AtomicBool>,
 }
 
 impl ControlStateWatcher {
-    /// Asks, and begins to ask again and again, for as long as the store is used. A store that does not
-    /// answer is asked again; what was heard last holds until then. `backoff` tells of one that falls silent.
+    /// Reads the control state, and keeps reading it for as long as the store is used. While the store does
+    /// not answer, the last state stays valid. `backoff` reports a store that does not answer.
     pub async fn open(store: &Arc<dyn Store>, host: HostId, backoff: Backoff) -> Result<Self, StoreError> {
         store.heartbeat(host.id, &host.name, &host.members.all()).await?;
         let (heard, state) = watch::channel(Arc::new(ask(&**store).await?));
@@ -70,7 +72,8 @@ impl ControlStateWatcher {
                 if asking.store.strong_count() == 0 {
                     return;
                 }
-                // What fails now is asked for again. One question that panics is not the last one.
+                // A failed read is repeated at the next interval. The read runs in a task of its own, so
+                // that a panic does not end the loop.
                 let question = asking.clone();
                 let answer = tokio::spawn(async move { question.refresh().await }).await;
                 failed.send_replace(match answer {
@@ -85,7 +88,7 @@ impl ControlStateWatcher {
         Ok(watcher)
     }
 
-    /// Asks now.
+    /// Writes a heartbeat and reads the control state now.
     pub async fn refresh(&self) -> Result<(), StoreError> {
         let Some(store) = self.store.upgrade() else { return Ok(()) };
         if !self.left.load(Ordering::Relaxed) {
@@ -100,7 +103,7 @@ impl ControlStateWatcher {
         Ok(())
     }
 
-    /// Says that this host is there no more. What fails here expires.
+    /// Removes this host's heartbeat. If that fails, the heartbeat expires by itself.
     pub async fn deregister(&self) {
         self.left.store(true, Ordering::Relaxed);
         if let Some(store) = self.store.upgrade() {
@@ -108,8 +111,8 @@ impl ControlStateWatcher {
         }
     }
 
-    /// Waits until the store is silent: this host cannot get on with it. Returns what is the matter. Cancel
-    /// safe.
+    /// Waits until the store is silent, so that this host cannot continue with it. Returns the reason.
+    /// Cancel safe.
     pub async fn silent(&mut self) -> Arc<str> {
         let reason = self.silent.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
         match reason {
@@ -118,17 +121,18 @@ impl ControlStateWatcher {
         }
     }
 
-    /// As it was heard last.
+    /// The control state as it was last read.
     pub fn state(&self) -> Arc<ControlState> {
         self.state.borrow().clone()
     }
 
-    /// What is wanted of a generation, as it was heard last. `None`: it is gone.
+    /// The control state of a generation as it was last read. `None` if the generation does not exist any
+    /// more.
     pub fn of(&self, generation: i64) -> Option<GenerationControl> {
         self.state.borrow().generations.get(&generation).cloned()
     }
 
-    /// Waits until something else is wanted. Cancel safe.
+    /// Waits until the control state changes. Cancel safe.
     pub async fn changed(&mut self) {
         if self.state.changed().await.is_err() {
             std::future::pending::<()>().await;

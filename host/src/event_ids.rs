@@ -1,13 +1,14 @@
-//! When ids of handled events are forgotten.
+//! Forgets the ids of handled events, when their window has passed.
 //!
-//! An id has to be known for as long as a duplicate of its event may come, in any partition of its topic and to any
-//! lane or host. The partitions are not equally far: one may be weeks ahead of another one, in a rebuild or after an
-//! outage. So no batch forgets anything. This task looks at all partitions of a topic from time to time, and forgets
-//! what is out of its window for each of them.
+//! An id must be remembered as long as a duplicate of its event may arrive, in any partition of the topic,
+//! and for all lanes and hosts. Partitions advance at different speeds: during a rebuild or after an
+//! outage, one may be weeks ahead of another. So batches never forget ids. Instead, this task looks at all
+//! partitions of a topic from time to time, and forgets the ids that are outside the window for every
+//! partition.
 //!
-//! Invariants: where a partition is not known, or cannot be read, nothing of its topic is forgotten. A partition
-//! holds ids back by the record time of its last settled event, until it was at its end, without a new event, for as
-//! long as the window. A record time in the future counts as now.
+//! Invariants: if a partition of a topic is unknown or cannot be read, no id of the topic is forgotten. A
+//! partition keeps ids by the record time of its last settled event, until it was at its end, without a new
+//! event, for as long as the window. A record time in the future counts as now.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,11 +24,11 @@ use crate::topics::TopicMapping;
 
 /// How often ids are forgotten.
 const INTERVAL: Duration = Duration::from_secs(15);
-/// Ids that one statement forgets: it is to end long before its time-out.
+/// Most ids that one statement deletes, so that it ends long before the statement timeout.
 const AT_ONCE: u64 = 10_000;
 
-/// Forgets ids of a generation for as long as it runs: never returns. `active`: the contract of the version that is
-/// active now, if it is known. What fails is tried again, and shown as such.
+/// Forgets ids of a generation for as long as the generation runs; never returns. `active`: the contract of
+/// the active version, if it is known. Failures are retried and shown as retries.
 pub async fn keep_forgetting(
     deployment: &WriteTarget,
     store: &dyn Store,
@@ -44,11 +45,11 @@ pub async fn keep_forgetting(
                     backoff.succeeded();
                     if forgotten > 0 {
                         let projection = &*deployment.generation.projection;
-                        tracing::debug!(projection, forgotten, "ids of handled events forgotten");
+                        tracing::debug!(projection, forgotten, "forgot ids of handled events");
                     }
                 }
                 Err(error) => {
-                    let what = format!("ids of handled events could not be forgotten: {error}");
+                    let what = format!("cannot forget ids of handled events: {error}");
                     backoff.failed(error.kind(), &what);
                     pause = backoff.delay();
                 }
@@ -58,7 +59,7 @@ pub async fn keep_forgetting(
     }
 }
 
-/// Returns how many ids were forgotten.
+/// Returns the number of forgotten ids.
 async fn forget(
     deployment: &WriteTarget,
     store: &dyn Store,
@@ -86,8 +87,8 @@ async fn forget(
     Ok(forgotten)
 }
 
-/// The window of a physical topic's ids: the longest one that any of its logical topics declares. `None`: its
-/// events have no ids.
+/// The window of a physical topic's ids: the longest one that any of its logical topics declares. `None` if
+/// its events have no ids.
 fn window(contract: &Contract, topics: &TopicMapping, physical: &str) -> Option<u32> {
     let declared = topics.places(physical).into_iter().filter_map(|place| {
         contract.topics.get(usize::from(place)).and_then(|topic| topic.event_id.as_ref())
@@ -95,13 +96,13 @@ fn window(contract: &Contract, topics: &TopicMapping, physical: &str) -> Option<
     declared.map(|id| id.window_seconds).max()
 }
 
-/// A partition of which the checkpoint alone tells: an event was settled within the window.
+/// How far a partition has come, if its checkpoint alone tells: an event was settled within the window.
 fn reach_of_checkpoint(state: &RecordTime, window_seconds: u32) -> Option<Reach> {
     let is_moving = state.idle_seconds <= i64::from(window_seconds);
     state.recorded_at.filter(|_| is_moving).map(Reach::From)
 }
 
-/// The time of a [`Horizon`] for partitions that have come so far. `None`: nothing is to be forgotten.
+/// The time of a [`Horizon`] for partitions that have come this far. `None` if nothing may be forgotten.
 fn horizon(reaches: &[Reach]) -> Option<Option<i64>> {
     let mut time = None;
     for reach in reaches {

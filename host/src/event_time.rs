@@ -1,7 +1,8 @@
-//! How far a generation has come in the time of its events.
+//! How far a generation has come in event time.
 //!
-//! Each partition has its own: that of its last settled event. One that is at the end of its log is taken to be at now,
-//! since what comes next is not older. Where a partition is not known, or cannot be read, nothing is known of it.
+//! Each partition has a time of its own: the record time of its last settled event. A partition at the end
+//! of its log counts as being at now, since the next event is not older. If a partition is not known or
+//! cannot be read, its time is unknown.
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use crate::source::{KafkaAdmin, LogError};
 use crate::store::event_ids::RecordTime;
 use crate::store::{Store, StoreError, WriteTarget};
 
-/// Why it is not known how far a generation has come.
+/// Why the event time of a generation is unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum EventTimeError {
     #[error(transparent)]
@@ -29,21 +30,21 @@ impl EventTimeError {
     }
 }
 
-/// What a partition may still bring.
+/// How old the next event of a partition may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
-    /// No event that is older than this, in microseconds since 1970.
+    /// Not older than this, in microseconds since 1970.
     From(i64),
-    /// No event that is older than now.
+    /// Not older than now.
     Now,
     Unknown,
 }
 
-/// The first event of a partition that is not settled.
+/// The first event of a partition that is not settled yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Unread {
     None,
-    /// With its record time, in microseconds since 1970, if it has one.
+    /// An event, with its record time in microseconds since 1970, if it has one.
     Event(Option<i64>),
     Unknown,
 }
@@ -56,8 +57,8 @@ fn reach(recorded_at: Option<i64>, unread: Unread) -> Reach {
     }
 }
 
-/// How far each partition of a topic has come. `settled`: of which its checkpoint alone tells; the log is asked about the
-/// others.
+/// How far each partition of a topic has come. `settled` returns the answer for partitions whose checkpoint
+/// alone tells; for the others, the log is read.
 pub async fn reaches(
     deployment: &WriteTarget,
     store: &dyn Store,
@@ -90,7 +91,7 @@ pub async fn reaches(
     Ok(reaches)
 }
 
-/// A partition that cannot be read says so elsewhere.
+/// An error is not returned: the consumer reports it for the same partition.
 async fn first_unread(log: &KafkaAdmin, partition: Partition, from: i64) -> Unread {
     match log.first_visible(partition, from).await {
         Ok(None) => Unread::None,

@@ -1,4 +1,5 @@
-//! How current a read model is, asked of the store and of the log, never of the pipeline.
+//! How current a read model is, from the store and the log. The pipeline is never asked, so the answer does
+//! not depend on a running host.
 
 use serde::Serialize;
 use tokio::task::JoinSet;
@@ -8,27 +9,28 @@ use crate::event::Partition;
 use crate::failure::{Blocker, FailureKind};
 use crate::source::{KafkaAdmin, LogError};
 
-/// Questions about single partitions that are under way at once.
+/// Partitions that are asked about at the same time.
 const AT_ONCE: usize = 16;
 
-/// What stands between a partition's checkpoint and the end of its log.
+/// The events between a partition's checkpoint and the end of its log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Visibility {
-    /// The last stable offset: where a reader of committed events ends.
+    /// The last stable offset: a consumer with `read_committed` reads up to here.
     pub log_end: i64,
-    /// Events, at most, that are committed in the log and not in the read model. Offsets that hold
-    /// no event (commit markers, aborted or compacted events) behind the first one are counted;
-    /// zero if and only if a `read_committed` fetch from the checkpoint on finds nothing.
+    /// The number of events that are committed in the log and not in the read model: an upper bound, since
+    /// offsets without an event (commit markers, aborted or compacted events) after the first event are
+    /// counted. Zero if and only if a `read_committed` fetch from the checkpoint returns no event.
     pub lag: i64,
-    /// Age of the oldest of them by its own timestamp, in milliseconds, never negative. Zero when
-    /// there is none; absent when it has no timestamp.
+    /// Age of the oldest of these events by its timestamp, in milliseconds, never negative. Zero if there
+    /// is no event; `None` if the event has no timestamp.
     pub freshness_ms: Option<i64>,
-    /// Age of the transaction that is open at the log's end, by its first record's timestamp, in
-    /// milliseconds: what was written behind it is not visible, and is in no lag, before it ends.
+    /// Age of the producer's transaction that is open at the end of the log, by the timestamp of its first
+    /// record, in milliseconds. Events after this record are not visible, and not in `lag`, before the
+    /// transaction ends.
     pub open_transaction_ms: Option<i64>,
 }
 
-/// What could be found out of a partition: its visibility, and why that is not known, or not all of it.
+/// The visibility of a partition as far as it is known, and why it is unknown or incomplete.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
     pub visibility: Option<Visibility>,
@@ -41,8 +43,8 @@ impl Seen {
     }
 }
 
-/// Visibility of each partition from its checkpoint on, in the order asked. One that cannot be read keeps
-/// no other unknown.
+/// Visibility of each partition from its checkpoint on, in the order of `asked`. A partition that cannot be
+/// read does not affect the others.
 pub async fn visibility(
     log: &KafkaAdmin,
     asked: Vec<(Partition, i64, Watermarks)>,
@@ -60,7 +62,9 @@ pub async fn visibility(
     while !under_way.is_empty() {
         collect(&mut under_way, &mut answers).await;
     }
-    let panicked = || Seen::unknown(Blocker::new(FailureKind::Crash, "the question about it panicked"));
+    let panicked = || {
+        Seen::unknown(Blocker::new(FailureKind::Crash, "the task that asked about this partition panicked"))
+    };
     answers.into_iter().map(|answer| answer.unwrap_or_else(panicked)).collect()
 }
 
@@ -85,7 +89,7 @@ async fn of_partition(
     };
     let mut seen = Visibility { log_end: marks.high, lag: 0, freshness_ms: Some(0), open_transaction_ms };
     if checkpoint < marks.high {
-        // What retention removed cannot be fetched; what is left is counted from there.
+        // Events that retention removed cannot be fetched. The rest is counted.
         let from = checkpoint.max(marks.low);
         match log.first_visible(partition, from).await {
             Ok(None) => {}
@@ -93,7 +97,7 @@ async fn of_partition(
                 seen.lag = marks.high - offset;
                 seen.freshness_ms = timestamp_ms.map(age);
             }
-            // There may be events, or none: so many at most, and nobody knows how old.
+            // There may be events or none: `lag` is the upper bound, and their age is unknown.
             Err(error) => {
                 seen.lag = marks.high - from;
                 seen.freshness_ms = None;

@@ -1,4 +1,9 @@
-//! What follows a failure that is nobody's event: how long to wait, and when to stop.
+//! Retries after infrastructure errors: errors that no event caused.
+//!
+//! A [`Backoff`] waits between the attempts of one task, longer each time, and never gives up by itself.
+//! [`Retries`] holds what this host retries at the moment, for `/v1/retrying`; [`News`] keeps a cause that
+//! many tasks meet from filling the log. [`RunEnd`] says why a projection's run ended, and so whether a new
+//! run starts.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -15,43 +20,44 @@ use crate::failure::{Blocker, FailureKind, LASTING};
 /// Why a projection's run ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum RunEnd {
-    /// A new run, with a new consumer and the active component, may well go on.
+    /// Start a new run, with a new consumer and the active component.
     Restart(String),
-    /// A lane or its poll thread panicked: what it said. A new run may go on.
+    /// A lane or its poll thread panicked, with this message. Start a new run.
     Crashed(String),
-    /// It could not get on for a while, which may be this host's trouble alone: its partitions are for
-    /// others, until it can.
+    /// The run made no progress for a while, perhaps because of this host alone. The host leaves the
+    /// consumer group, so that other hosts take over its partitions, and joins again when it can make
+    /// progress.
     GivesUp(Blocker),
-    /// Another version is active, and cannot take over here: a new run has it. Or the generation is gone.
+    /// Start a new run, because another version is active that this run cannot switch to, or because the
+    /// generation no longer exists.
     Switch,
-    /// The generation has come to the end of its topics: a new run may have more lanes.
+    /// The generation is caught up. Start a new run, which may have more lanes.
     CaughtUp,
-    /// Only a person can help.
+    /// Do not start a new run: only a person can correct the cause.
     Stop(Blocker),
-    /// An operator said so, for this reason.
+    /// An operator paused the projection, for this reason.
     Paused(String),
 }
 
-/// What is being tried again on this host, for whoever asks: kept in memory, since the database may be
-/// what does not answer.
+/// What this host retries at the moment. In memory, since the database may be what does not answer.
 #[derive(Clone, Default)]
 pub struct Retries(Arc<Mutex<Attempts>>);
 
 #[derive(Default)]
 struct Attempts {
-    /// By the number of their backoff.
+    /// By the number of the backoff.
     open: BTreeMap<u64, Retrying>,
     last: u64,
-    /// What was logged lately of which projection: lanes that meet the same say it once.
+    /// The causes that were logged recently, so that several lanes with the same problem log it once.
     said: News,
 }
 
-/// Tells a cause that is to be logged from one that was logged lately.
+/// Decides whether a cause is logged: a cause that was logged recently is not.
 #[derive(Default)]
 pub struct News(HashMap<String, Instant>);
 
 impl News {
-    /// Whether a cause is to be logged: it is new, or was not logged for a while.
+    /// Whether to log a cause: it is new, or was not logged within [`REMINDER`].
     pub fn is_news(&mut self, cause: &str) -> bool {
         self.0.retain(|_, at| at.elapsed() < REMINDER);
         if self.0.contains_key(cause) || self.0.len() >= MOST_SAID {
@@ -66,16 +72,16 @@ impl News {
     }
 }
 
-/// Something that is tried until it works.
+/// An operation that is retried until it succeeds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Retrying {
-    /// Empty: it is about a store.
+    /// Empty if the operation concerns a store.
     pub projection: String,
-    /// The store, where it is about one.
+    /// The store's address, if the operation concerns a store.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<String>,
     pub kind: FailureKind,
-    /// What was said the last time.
+    /// The error of the last attempt.
     pub cause: String,
     /// Microseconds since 1970.
     #[serde(serialize_with = "crate::instant::serialize")]
@@ -85,7 +91,8 @@ pub struct Retrying {
 }
 
 impl Retries {
-    /// Each cause once, however many lanes meet it: the one that met it first.
+    /// All retried operations, oldest first. A cause that several lanes of a projection have is listed
+    /// once.
     pub fn all(&self) -> Vec<Retrying> {
         let mut all: Vec<Retrying> = self.lock().open.values().cloned().collect();
         all.sort_by_key(|retrying| retrying.since);
@@ -96,11 +103,11 @@ impl Retries {
         all
     }
 
-    /// Something beside the batches failed, and is done again at its next occasion: at warn, once for each
-    /// cause, and again every few minutes. `what`: what did not come to be.
+    /// Logs that a task beside the batches failed and runs again at its next occasion: at level warn, once
+    /// for each cause, and again after [`REMINDER`]. `what` names what was not done.
     pub fn missed(&self, projection: &str, what: &str, error: &dyn fmt::Display) {
         if self.is_news(projection, &format!("{what}: {error}")) {
-            tracing::warn!(projection, %error, "{what}; it is tried again");
+            tracing::warn!(projection, %error, "{what}; the host retries");
         }
     }
 
@@ -117,23 +124,25 @@ impl Retries {
     }
 }
 
-/// Waits between attempts: from 50 ms, doubling, with jitter, to 10 s; for as long as it takes.
+/// Waits between attempts: from 50 ms, doubling, with jitter, up to 10 s. There is no last attempt: the
+/// caller decides when to give up.
 pub struct Backoff {
     projection: String,
     store: Option<String>,
     retries: Retries,
     number: u64,
-    /// Those to come; none were taken yet if there are none.
+    /// The next delays. `None` until the first failure, and after a success.
     delays: Option<ExponentialBackoff>,
     attempts: u64,
     since: Instant,
-    /// What failed the last time.
+    /// The error of the last attempt.
     cause: String,
 }
 
-/// One line about the same cause in this time is enough.
+/// The same cause is logged at most once in this time.
 const REMINDER: Duration = Duration::from_secs(300);
-/// So many causes are remembered as said.
+/// Most causes that are remembered as logged. It bounds the memory; further causes are not logged until
+/// older ones are forgotten.
 const MOST_SAID: usize = 1_000;
 
 impl Backoff {
@@ -155,7 +164,7 @@ impl Backoff {
         }
     }
 
-    /// Of attempts to open a store, by its address.
+    /// A backoff for attempts to open a store, by the store's address.
     pub fn of_store(store: &str, retries: &Retries) -> Self {
         let mut backoff = Self::new("", retries);
         backoff.store = Some(store.to_owned());
@@ -167,7 +176,7 @@ impl Backoff {
         self.delays.get_or_insert_with(delays).next().unwrap_or(Duration::from_secs(10))
     }
 
-    /// Waits for the next attempt, or until the stop.
+    /// Waits until the next attempt is due, or until `stop` is cancelled.
     pub async fn wait(&mut self, stop: &CancellationToken) {
         let delay = self.delay();
         tokio::select! {
@@ -176,8 +185,8 @@ impl Backoff {
         }
     }
 
-    /// An attempt failed: kept for `/v1/retrying`, and logged once for each distinct cause, and again every
-    /// few minutes.
+    /// Records a failed attempt for `/v1/retrying`. Logs it once for each distinct cause, and again after
+    /// [`REMINDER`].
     pub fn failed(&mut self, kind: FailureKind, error: &dyn fmt::Display) {
         if self.attempts == 0 {
             self.since = Instant::now();
@@ -198,14 +207,15 @@ impl Backoff {
             advice,
         };
         self.retries.lock().open.insert(self.number, retrying);
-        // Once more when it turns out to last.
+        // A cause that lasts longer than LASTING is logged once more, with the advice for a lasting
+        // failure.
         let news = if elapsed < LASTING { self.cause.clone() } else { lasting(&self.cause) };
         if self.retries.is_news(&self.projection, &news) {
             let (attempts, elapsed_ms) = (self.attempts, elapsed.as_millis() as u64);
             let (projection, store) = self.subject();
             match kind {
                 FailureKind::DatabaseSetup | FailureKind::Copied => {
-                    tracing::error!(projection, store, %kind, %error, attempts, elapsed_ms, advice, "not until this is mended; no event is lost");
+                    tracing::error!(projection, store, %kind, %error, attempts, elapsed_ms, advice, "retrying until a person corrects the cause; no event is lost");
                 }
                 _ => {
                     tracing::warn!(projection, store, %kind, %error, attempts, elapsed_ms, advice, "retrying; no event is lost");
@@ -214,17 +224,18 @@ impl Backoff {
         }
     }
 
-    /// Like [`Retries::missed`], of this projection.
+    /// Like [`Retries::missed`], for this projection.
     pub fn missed(&self, what: &str, error: &dyn fmt::Display) {
         self.retries.missed(&self.projection, what, error);
     }
 
-    /// The projection or the store: what there is not stands in no log line.
+    /// The projection and the store for the log line; `None` leaves the field out.
     fn subject(&self) -> (Option<&str>, Option<&str>) {
         (Some(&*self.projection).filter(|name| !name.is_empty()), self.store.as_deref())
     }
 
-    /// It works again. Says so, if it was said that it did not.
+    /// The operation succeeded. Logs it, if failed attempts came before, and starts the delays again at 50
+    /// ms.
     pub fn succeeded(&mut self) {
         self.delays = None;
         if self.attempts == 0 {
@@ -241,7 +252,7 @@ impl Backoff {
     }
 }
 
-/// What is remembered as said of a cause that has lasted.
+/// The entry in [`News`] for a cause that has lasted.
 fn lasting(cause: &str) -> String {
     format!("lasting: {cause}")
 }
@@ -252,7 +263,7 @@ impl Drop for Backoff {
     }
 }
 
-/// A cause is another one in another projection.
+/// The entry in [`News`] for a cause: each projection has its own entries.
 fn said(projection: &str, cause: &str) -> String {
     format!("{projection}: {cause}")
 }

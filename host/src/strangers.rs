@@ -1,12 +1,12 @@
-//! Members of a consumer group that are no hosts of its store.
+//! Strangers: members of a consumer group that are not hosts of the group's store.
 //!
-//! A copy of a database has the store's id, and with it the names of the consumer groups. Two databases whose hosts
-//! share a group both miss partitions, and nothing else tells it where the copy is a physical one, which has the
-//! identity of its original. So a host joins a group only once all members are hosts that its store knows, and
-//! leaves it when others stay in it.
+//! A copy of a database has the same store id, and so the same names of consumer groups. If hosts of two
+//! databases share a group, each database misses the partitions of the other. For a physical copy, which
+//! has the identity of its original, the group is the only sign. So a host joins a group only when all
+//! members are hosts that its store knows, and leaves the group if strangers stay in it.
 //!
-//! A member may be unknown for a moment without being a stranger: of a host that was killed, until its session
-//! expires, or that has just joined. So members are waited for before they are called strangers.
+//! A member may be unknown for a moment and yet be no stranger: a killed host's member until its session
+//! expires, or a host that has just joined. So a host waits before it calls members strangers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,29 +17,29 @@ use tokio_util::sync::CancellationToken;
 use crate::source::{GroupMember, KafkaAdmin};
 use crate::store::{Store, StoreError};
 
-/// How often members are looked at that keep a host from joining.
+/// How often a host looks at a group that it waits to join.
 const LOOK: Duration = Duration::from_millis(500);
-/// How often a group is looked at that a host has joined.
+/// How often a host looks at a group that it has joined.
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
-/// A member of a host that is gone for good stays in a group until its session expires. A host whose database does
-/// not answer leaves its groups within this time more.
+/// Time beyond the session timeout before an unknown member is a stranger. A member of a killed host stays
+/// until its session expires; a host whose database does not answer leaves its groups within this time.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// A consumer group, and the store whose hosts are to be its members.
+/// A consumer group, and the store whose hosts may be its members.
 pub struct Group<'a> {
     pub name: &'a str,
     pub store: &'a dyn Store,
     pub log: &'a KafkaAdmin,
-    /// After so long a member without a host is gone.
+    /// The session timeout: after this time, the broker removes a member whose host is gone.
     pub session: Duration,
 }
 
 impl Group<'_> {
-    /// Before the group is joined: waits until all members are hosts of the store. Returns why it is not to be
-    /// joined, if others stay in it.
+    /// Called before the host joins: waits until all members are hosts of the store. Returns the reason not
+    /// to join, if strangers stay in the group.
     ///
-    /// Brokers that do not answer keep nobody from trying to join: [`joined_by_strangers`](Self::joined_by_strangers)
-    /// looks again.
+    /// If the brokers do not answer, the host may try to join:
+    /// [`joined_by_strangers`](Self::joined_by_strangers) looks again.
     pub async fn until_no_strangers(&self, stop: &CancellationToken) -> Result<Option<String>, StoreError> {
         let asked = Instant::now();
         let mut told = false;
@@ -56,7 +56,7 @@ impl Group<'_> {
                 tracing::info!(
                     group = self.name,
                     members = list(&strangers),
-                    "the consumer group has members that are no hosts of this database: it is joined once they have left"
+                    "the consumer group has members that are not hosts of this database; this host joins when they have left"
                 );
             }
             tokio::select! {
@@ -67,8 +67,8 @@ impl Group<'_> {
         Ok(None)
     }
 
-    /// Waits until strangers stay in the group. Returns why it is to be left. What cannot be asked now is asked
-    /// again.
+    /// Waits until strangers stay in the group. Returns the reason to leave it. Failed requests to the
+    /// brokers or the store are repeated.
     pub async fn joined_by_strangers(&self) -> String {
         let mut since: BTreeMap<String, Instant> = BTreeMap::new();
         loop {
@@ -89,8 +89,8 @@ impl Group<'_> {
         self.session + GRACE
     }
 
-    /// The members that are no live hosts of the store. None is one while a host is live that does not tell which
-    /// members it is: a version before this one.
+    /// The members that are not live hosts of the store. Empty while a host is live that does not report
+    /// its members, as older versions do: then its members cannot be told from strangers.
     async fn strangers(&self, mut members: Vec<GroupMember>) -> Result<Vec<GroupMember>, StoreError> {
         if members.is_empty() {
             return Ok(members);
@@ -108,7 +108,7 @@ impl Group<'_> {
 
     fn reason(&self, strangers: &[GroupMember]) -> String {
         format!(
-            "the consumer group {} has members that are no hosts of this database: {}. Another database has the same store id, as a copy or the original of this one, and both would miss partitions",
+            "the consumer group {} has members that are not hosts of this database: {}. Another database has the same store id: it is a copy of this one, or the original. If both used the group, each would miss partitions",
             self.name,
             list(strangers)
         )

@@ -1,11 +1,11 @@
-//! When events have waited long enough for rows.
+//! Ends the waits of events whose row did not come in time.
 //!
-//! How long is measured in the time of the events, so that a rebuild decides as the live read model did: a wait is over once
-//! every partition of the projection's topics has come further than the event's time and its age, as then no event of
-//! the time in between is to come that writes the row. This task looks from time to time, and marks such events as
-//! ready; whoever writes next lets them go, and they fail then.
+//! Waiting time is event time, so that a rebuild decides as the live read model did. A wait is over when
+//! every partition of the projection's topics has passed the event's time plus the topic's waiting time:
+//! then no event that is still in time can write the row. From time to time, this task marks such events as
+//! ready. The next batch that is written takes them, and they fail as `not-yet`.
 //!
-//! Invariant: while a partition cannot be read, no wait ends.
+//! Invariant: while any partition cannot be read, no wait ends.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,12 +20,12 @@ use crate::store::event_ids::RecordTime;
 use crate::store::{Store, WriteTarget};
 
 const INTERVAL: Duration = Duration::from_secs(2);
-/// An event may come into the log so long after its own time: a partition that is at its end is at now less this.
-/// In milliseconds.
+/// An event may reach the log this much later than its timestamp: a partition at the end of its log counts
+/// as being at now minus this time. In milliseconds.
 const SLACK_MS: i64 = 60_000;
 
-/// Ends waits of a generation for as long as it runs: never returns. `active`: the contract of the version that is
-/// active now, if it is known. What fails is tried again, and shown as such.
+/// Ends waits of a generation for as long as the generation runs; never returns. `active`: the contract of
+/// the active version, if it is known. Failures are retried and shown as retries.
 pub async fn keep_ending(
     deployment: &WriteTarget,
     store: &dyn Store,
@@ -45,11 +45,11 @@ pub async fn keep_ending(
             Ok(ended) => {
                 backoff.succeeded();
                 if ended > 0 {
-                    tracing::info!(projection, events = ended, "events waited long enough for rows");
+                    tracing::info!(projection, events = ended, "the waiting time of events is over");
                 }
             }
             Err(error) => {
-                let what = format!("whether events waited long enough for rows is not known: {error}");
+                let what = format!("cannot decide whether the waiting time of events is over: {error}");
                 backoff.failed(error.kind(), &what);
                 pause = backoff.delay();
             }
@@ -58,7 +58,7 @@ pub async fn keep_ending(
     }
 }
 
-/// Returns how many waits were ended.
+/// Returns the number of ended waits.
 async fn end(deployment: &WriteTarget, store: &dyn Store, log: &KafkaAdmin) -> Result<u64, EventTimeError> {
     let Some(first_ms) = store.first_end(&deployment.generation).await? else { return Ok(0) };
     let mut time_ms = now_ms() - SLACK_MS;

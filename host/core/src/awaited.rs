@@ -1,7 +1,8 @@
-//! Rows that events wait for, and rows that batches write: plain data.
+//! Rows that events wait for, and rows that batches write: plain data and pure functions.
 //!
-//! A row is known by a digest of its table and key, so that waiting and writing meet in an index, whatever the key's
-//! columns are. Times are event time: those of the records, in milliseconds since 1970.
+//! A row is identified by a digest of its table and key. So one index column finds the events that wait for
+//! a row, whatever columns its key has. All times here are event time: the timestamps of records, in
+//! milliseconds since 1970.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +16,7 @@ use crate::event_failure::{Failure, printable};
 use crate::failure::FailureKind;
 use crate::instant::now_ms;
 
-/// A row, by the first half of a SHA-256 over its table and its key.
+/// The id of a row: the first half of a SHA-256 over its table and its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RowId(pub [u8; 16]);
 
@@ -33,24 +34,24 @@ impl RowId {
     }
 }
 
-/// What an event waits for, and until when.
+/// The row that an event waits for, and until when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AwaitedRow {
     pub id: RowId,
-    /// The row in words, for operators.
+    /// The row's table and key as text, for operators.
     pub name: String,
-    /// A row that is written by a later event than this comes too late.
+    /// The wait fails if the row is written by an event that is later than this.
     pub until_ms: i64,
 }
 
 impl AwaitedRow {
-    /// The row that a lookup asks for, for an event that may wait so long. `None`: it asks for rows by other columns
-    /// than the key.
+    /// The row that a lookup selects, for an event that may wait for `wait_seconds`. `None` if the lookup
+    /// selects rows by columns other than the key.
     pub fn of(contract: &Contract, call: &LookupCall, event: &Event, wait_seconds: u32) -> Option<Self> {
         let lookup = contract.lookups.get(usize::from(call.lookup))?;
         let table = &contract.tables[lookup.table];
         let key = table.key_given(&lookup.by, &call.arguments)?;
-        // An event without a time of its own is of now.
+        // An event without a timestamp counts as being of now.
         let now = now_ms();
         let from = time_ms(event, now).unwrap_or(now);
         Some(Self {
@@ -61,20 +62,21 @@ impl AwaitedRow {
     }
 }
 
-/// Why an event fails that needs a row which is not there yet, and does not wait.
+/// The failure of an event that needs a row which does not exist, and whose topic does not wait.
 pub fn failure(row: &str) -> Failure {
-    let detail = format!("it needs the row of {row}, which is not there yet");
+    let detail = format!("the event needs the row of {row}, which does not exist yet");
     Failure::new(FailureKind::NotYet, codes::NOT_YET, detail)
 }
 
-/// Why an event fails that has waited.
+/// The failure of an event whose wait is over.
 pub fn came_too_late(row: &str) -> Failure {
-    let detail =
-        format!("it waited for the row of {row}, which no event of the time wrote that its topic waits for");
+    let detail = format!(
+        "the event waited for the row of {row}, but no event within the topic's waiting time wrote this row"
+    );
     Failure::new(FailureKind::NotYet, codes::NOT_YET, detail)
 }
 
-/// The rows that events write by their keys, in tables whose rows other events wait for. Each row has the time of the
+/// The rows that events write by key, in tables that other events may wait for. Each row comes with the time of the
 /// first event that writes it.
 pub fn written<'a>(
     contract: &Contract,
@@ -86,7 +88,7 @@ pub fn written<'a>(
     }
     let (awaited, now) = (contract.awaited_tables(), now_ms());
     for (event, changes) in applied {
-        // One without a time of its own is in time.
+        // An event without a timestamp is always in time.
         let at = time_ms(event, now).unwrap_or(i64::MIN);
         for row in changes.iter().filter_map(|change| row_of(contract, &awaited, change)) {
             written.entry(row).and_modify(|first: &mut i64| *first = at.min(*first)).or_insert(at);
@@ -105,7 +107,7 @@ fn row_of(contract: &Contract, awaited: &[bool], change: &Change) -> Option<RowI
     Some(RowId::new(&table.name, &key))
 }
 
-/// An event's time. One in the future counts as now.
+/// An event's timestamp. A timestamp in the future counts as now.
 fn time_ms(event: &Event, now: i64) -> Option<i64> {
     event.timestamp_ms.map(|at| at.min(now))
 }

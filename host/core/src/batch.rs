@@ -1,31 +1,30 @@
-//! Events that wait for their turn, and the batch that is cut from them.
+//! The buffer of events that were read but not projected, and the batches that are taken from it. Pure.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::event::{Event, Partition};
 
-/// An event together with the assignment of its partition that delivered it.
+/// An event, and the epoch of the partition's assignment that delivered it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
     pub event: Event,
-    /// Which reading of the partition this belongs to. A partition that is taken away, or read
-    /// again from its checkpoint, gets a new epoch: what an old one delivered is void.
+    /// The number of this reading of the partition. When a partition is revoked, or read again from its
+    /// checkpoint, a new epoch starts, and deliveries of older epochs must not be projected.
     pub epoch: u64,
 }
 
-/// How much one transaction takes.
+/// The largest batch for one transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchLimits {
     pub events: usize,
     pub bytes: usize,
 }
 
-/// Events of one projection in the order in which they will be projected: each partition's in the
-/// order of their offsets.
+/// Events of one projection in the order in which they are projected: those of a partition by offset.
 #[derive(Debug, Default)]
 pub struct Buffer {
     waiting: VecDeque<Delivery>,
-    /// What all that waits weighs.
+    /// The size of all events in `waiting`.
     bytes: usize,
 }
 
@@ -43,13 +42,13 @@ impl Buffer {
         self.waiting.len()
     }
 
-    /// Whether as much waits as two batches take: one is to be settled, and one to be asked about
-    /// meanwhile.
+    /// Whether the buffer holds two batches: one is written, and meanwhile the plugin is called for the
+    /// next one.
     pub fn is_full(&self, limits: BatchLimits) -> bool {
         self.waiting.len() >= 2 * limits.events || self.bytes >= limits.bytes.saturating_mul(2)
     }
 
-    /// Takes the next batch: at least one event if any waits, then as many as the limits allow.
+    /// Takes the next batch: at least one event if there is one, then as many as the limits allow.
     pub fn take(&mut self, limits: BatchLimits) -> Vec<Delivery> {
         let mut bytes = 0;
         let mut count = 0;
@@ -65,7 +64,7 @@ impl Buffer {
         batch
     }
 
-    /// Takes the next batch of those that lie before these offsets. What lies beyond waits on.
+    /// Takes the next batch of the events before these offsets. Later events stay in the buffer.
     pub fn take_within(&mut self, limits: BatchLimits, offsets: &BTreeMap<Partition, i64>) -> Vec<Delivery> {
         let is_within = |delivery: &Delivery| {
             let position = &delivery.event.position;
@@ -78,7 +77,7 @@ impl Buffer {
         batch
     }
 
-    /// Puts events back that were taken last, in front of all that wait.
+    /// Puts events back that were taken last, before all others.
     pub fn put_back(&mut self, deliveries: Vec<Delivery>) {
         self.bytes += weight(&deliveries);
         for delivery in deliveries.into_iter().rev() {
@@ -86,7 +85,7 @@ impl Buffer {
         }
     }
 
-    /// Drops everything of a partition: its epoch is over.
+    /// Drops all events of a partition, when its epoch is over.
     pub fn forget(&mut self, partition: &Partition) {
         self.waiting.retain(|delivery| delivery.event.position.partition != *partition);
         self.bytes = weight(&self.waiting);

@@ -1,54 +1,56 @@
-//! Where a partition is read from: the checkpoint held against the log as it is now.
+//! Where to start reading a partition: compares the checkpoint with the log as it is now. Pure.
 
 use std::fmt;
 
-/// How far a projection has come in one partition, as its store knows it.
+/// How far a projection has come in one partition, as stored with its rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checkpoint {
-    /// The next offset to read: everything before it is in the read model, or accounted for.
+    /// The next offset to read. Every event before it is in the read model or counted (as ignored, dead and
+    /// so on).
     pub next_offset: i64,
     pub identity: Identity,
 }
 
-/// Which log a checkpoint is about. A name and an address may come to mean another one.
+/// Which log a checkpoint belongs to. Names and addresses are not enough: a topic can be recreated, and an
+/// address can point to another cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Identity {
-    /// Kafka's id of the topic; brokers before 2.8 have none.
+    /// Kafka's topic id. Brokers before 2.8 have none.
     pub topic_id: Option<String>,
     pub cluster_id: Option<String>,
 }
 
-/// What stands for the cluster where the log is a file. No cluster has such an id.
+/// The cluster id of a file. No Kafka cluster has this id.
 pub const FILE: &str = "file";
 
 impl Identity {
-    /// A file, by the SHA-256 of all that is in it.
+    /// The identity of a file, by the SHA-256 of its content.
     pub fn of_file(sha256: &str) -> Self {
         Self { topic_id: Some(sha256.to_owned()), cluster_id: Some(FILE.to_owned()) }
     }
 
-    /// Whether these are two logs. An unknown id on either side proves nothing.
+    /// Whether these are different logs. An unknown id on either side proves nothing.
     pub fn differs_from(&self, other: &Identity) -> bool {
         let differ = |one: &Option<String>, other: &Option<String>| matches!((one, other), (Some(one), Some(other)) if one != other);
         differ(&self.topic_id, &other.topic_id) || differ(&self.cluster_id, &other.cluster_id)
     }
 }
 
-/// The first offset that the log still holds, and the one after its last.
+/// The first offset that the log still holds, and the offset after its last record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Watermarks {
     pub low: i64,
     pub high: i64,
 }
 
-/// Where to read on, or why not to.
+/// Where to start reading, or why not to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Start {
-    /// No checkpoint: from the first offset there is.
+    /// There is no checkpoint: start at the first offset of the log.
     Beginning(i64),
-    /// From the checkpoint.
+    /// Start at the checkpoint.
     Resume(i64),
-    /// The log is not the one that the checkpoint is about. Only an operator can say what to do.
+    /// The log is not the log that the checkpoint belongs to. An operator must decide what to do.
     Mismatch(Mismatch),
 }
 
@@ -84,11 +86,11 @@ impl fmt::Display for Mismatch {
             ),
             Mismatch::Ahead { checkpoint, end } => write!(
                 f,
-                "the checkpoint is {checkpoint}, and the log ends at {end}: the log was truncated, or is another one"
+                "the checkpoint is {checkpoint}, and the log ends at {end}: the log was truncated, or is another log"
             ),
             Mismatch::OtherTopic { stored, found } => write!(
                 f,
-                "the topic was created anew: its id was {stored} and is {found}, so offsets mean other events"
+                "the topic was recreated: its id was {stored} and is {found}, so the same offsets are other events"
             ),
             Mismatch::OtherCluster { stored, found } => {
                 write!(f, "the brokers belong to another cluster: its id was {stored} and is {found}")
@@ -102,19 +104,19 @@ impl fmt::Display for Mismatch {
 pub struct Beginning {
     /// The first offset that is read.
     pub offset: i64,
-    /// Offsets that the log holds before it: they are not read, and counted apart.
+    /// Offsets in the log before it. They are not read, and are counted as before the start.
     pub before_start: i64,
     pub identity: Identity,
 }
 
 impl Beginning {
-    /// At the beginning of a log that nothing is known of.
+    /// The beginning of a log whose identity is unknown.
     pub fn at(offset: i64) -> Self {
         Self { offset, before_start: 0, identity: Identity::default() }
     }
 }
 
-/// Decides where to read a partition. An unknown id on either side proves nothing.
+/// Decides where to start reading a partition. An unknown id on either side proves nothing.
 pub fn start(checkpoint: Option<&Checkpoint>, marks: Watermarks, found: &Identity) -> Start {
     let Some(checkpoint) = checkpoint else { return Start::Beginning(marks.low) };
     let stored = &checkpoint.identity;

@@ -1,12 +1,13 @@
-//! A producer's own duplicates, told by the id that their topic declares.
+//! Duplicates that a producer wrote, detected by the event id that the topic declares.
 //!
-//! An event is a duplicate if one of its topic with the same id was handled before, in this batch or
-//! in any that is remembered. An event that carries no id, or an empty one, is no duplicate, and is
-//! counted. The last duplicates are recorded with the position of the first event of their id.
+//! An event is a duplicate if an event of the same topic with the same id was handled before, in this batch
+//! or earlier within the topic's window. An event without an id, or with an empty one, is never a
+//! duplicate, and is counted. The last duplicates are recorded, each with the position of the first event
+//! of the same id.
 //!
-//! An id is one of its physical topic: the producers of several may give the same ids. Where several logical
-//! topics are one physical topic, each declares its own ids, and an event may be a duplicate for one of them
-//! alone.
+//! Ids belong to a physical topic: the producers of two topics may use the same ids. If several logical
+//! topics share a physical topic, each declares its own ids, and an event may be a duplicate for some of
+//! them only.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -18,38 +19,39 @@ use sha2::{Digest, Sha256};
 use crate::batch::Delivery;
 use crate::event::{Event, Partition, Position};
 
-/// How many duplicates of a generation are recorded: its last ones.
+/// How many duplicates of a generation are recorded: the last ones.
 pub const RECORDED: i64 = 1_000;
 
-/// How many of one batch: recording them must not cost more than projecting them.
+/// How many duplicates of one batch are recorded, so that recording does not cost more than projecting.
 const RECORDED_OF_A_BATCH: usize = 100;
 
-/// An event's id, of a fixed size, whatever the producer wrote.
+/// An event's id, hashed to a fixed size.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EventId {
     /// The physical topic.
     pub topic: Arc<str>,
-    /// The first half of the SHA-256 of what the producer wrote.
+    /// The first half of the SHA-256 of the id that the producer wrote.
     pub hash: [u8; 16],
 }
 
-/// An id that a batch makes known.
+/// An id that a batch adds to the remembered ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remembered {
     pub id: EventId,
-    /// Where its first event stands.
+    /// The position of the first event with this id.
     pub first: Position,
-    /// The record's own time, in microseconds since 1970.
+    /// The record's timestamp, in microseconds since 1970.
     pub recorded_at: Option<i64>,
 }
 
-/// Ids that were handled before, and where their first events stand, if that is remembered as well.
+/// Ids that were handled before, with the position of the first event, if it is recorded.
 pub type Known = HashMap<EventId, Option<Position>>;
 
-/// For which of its logical topics an event is a duplicate. Empty: for none.
+/// For each of an event's logical topics, whether the event is a duplicate. Empty if it is none for any of
+/// them.
 pub type Again = Vec<bool>;
 
-/// An event that is ignored, because one with its id was handled before.
+/// An event that is ignored because an event with the same id was handled before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Duplicate<'b> {
     pub position: &'b Position,
@@ -60,12 +62,12 @@ pub struct Duplicate<'b> {
 #[derive(Debug, Default)]
 pub struct Ids {
     given: Vec<EventId>,
-    /// By event, and by its logical topics: its place among those given, if it has one.
+    /// For each event and each of its logical topics, the index in `given`, if there is an id.
     places: Vec<Vec<Option<usize>>>,
 }
 
 impl Ids {
-    /// Empty where no topic declares an id.
+    /// Empty if no topic declares an id.
     pub fn of(contract: &Contract, batch: &[Delivery]) -> Self {
         if contract.topics.iter().all(|topic| topic.event_id.is_none()) {
             return Self::default();
@@ -79,7 +81,7 @@ impl Ids {
         &self.given
     }
 
-    /// Which events are duplicates, given the ids that are known before the batch.
+    /// Which events are duplicates, if these ids are known before the batch.
     pub fn duplicates(&self, known: &Known) -> Vec<Again> {
         let mut seen = HashSet::new();
         let mut again = |id: &EventId| known.contains_key(id) || !seen.insert(id.clone());
@@ -91,7 +93,7 @@ impl Ids {
         self.places.iter().map(&mut of_event).collect()
     }
 
-    /// What is to be recorded of those of the batch's events that are settled, which are its first.
+    /// The duplicates to record, of the settled events: these are the first ones of the batch.
     pub fn ignored<'b>(
         &self,
         settled: &'b [Delivery],
@@ -114,7 +116,7 @@ impl Ids {
                     }
                 }
             }
-            // One that is a duplicate for some of its topics alone is not ignored.
+            // An event that is a duplicate for some of its topics only is not ignored.
             if !again.is_empty() && again.iter().all(|again| *again) {
                 ignored.push(Duplicate { position, first: first_of_event });
             }
@@ -122,7 +124,7 @@ impl Ids {
         ignored.split_off(ignored.len().saturating_sub(RECORDED_OF_A_BATCH))
     }
 
-    /// How many of the settled events have no id, although their topic declares where they carry one.
+    /// The number of settled events without an id, although their topic declares one; by partition.
     pub fn without(&self, contract: &Contract, settled: &[Delivery]) -> BTreeMap<Partition, i64> {
         let mut counted = BTreeMap::new();
         for (Delivery { event, .. }, places) in settled.iter().zip(&self.places) {
@@ -134,7 +136,7 @@ impl Ids {
         counted
     }
 
-    /// What is to be remembered of those of the batch's events that are settled, which are its first.
+    /// The ids to remember, of the settled events: these are the first ones of the batch.
     pub fn remembered(&self, settled: &[Delivery], duplicates: &[Again]) -> Vec<Remembered> {
         let mut all = Vec::new();
         for ((Delivery { event, .. }, places), again) in settled.iter().zip(&self.places).zip(duplicates) {
@@ -152,8 +154,8 @@ impl Ids {
     }
 }
 
-/// By partition, the record time of the last of the settled events that has one, in microseconds since 1970. None
-/// where no topic declares an id.
+/// By partition: the record time of the last settled event that has one, in microseconds since 1970. Empty
+/// if no topic declares an id or waits for rows.
 pub fn record_times(contract: &Contract, settled: &[Delivery]) -> BTreeMap<Partition, i64> {
     if !contract.waits() && contract.topics.iter().all(|topic| topic.event_id.is_none()) {
         return BTreeMap::new();
@@ -168,7 +170,7 @@ fn is_again(again: &Again, nth: usize) -> bool {
     again.get(nth) == Some(&true)
 }
 
-/// Of each event: its ids, by its logical topics.
+/// From the ids of each event, by its logical topics.
 impl FromIterator<Vec<Option<EventId>>> for Ids {
     fn from_iter<I: IntoIterator<Item = Vec<Option<EventId>>>>(events: I) -> Self {
         let mut all = Self::default();
@@ -190,7 +192,7 @@ fn id(contract: &Contract, event: &Event, nth: usize) -> Option<EventId> {
     let declared = topic.event_id.as_ref()?;
     let mut digest = Sha256::new();
     if nth > 0 {
-        // The same id, declared by another logical topic, is another one: else the event would be its own
+        // The same id in another logical topic must hash differently: else the event would be its own
         // duplicate.
         digest.update((topic.name.len() as u64).to_be_bytes());
         digest.update(&topic.name);
@@ -200,7 +202,7 @@ fn id(contract: &Contract, event: &Event, nth: usize) -> Option<EventId> {
         parts => {
             for part in parts {
                 let written = written(part, event)?;
-                // Its length keeps two parts apart.
+                // The length separates the parts.
                 digest.update((written.len() as u64).to_be_bytes());
                 digest.update(written);
             }

@@ -1,4 +1,4 @@
-//! What comes from Kafka, as plain data.
+//! A Kafka record, as plain data.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,53 +10,57 @@ use serde_json::Value as Json;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     pub position: Position,
-    /// Index of the logical topic in the projection's descriptor; of the first, if it belongs to several.
+    /// Index of the event's logical topic in the projection's descriptor. If the event belongs to several
+    /// logical topics, the index of the first.
     pub topic: u16,
-    /// The others, in declared order: each has a handler, and the event fails if one of them does.
+    /// The other logical topics, in declared order. Each has a handler, and the event fails if one handler
+    /// fails.
     pub also: Vec<u16>,
-    /// The physical topic that it was published to. Not that of its position, if it came from a file.
+    /// The physical topic to which the record was published. It differs from the position's topic if the
+    /// event came from a file.
     pub topic_name: Arc<str>,
-    /// The record's own timestamp in milliseconds since 1970, when it has one.
+    /// The record's timestamp in milliseconds since 1970, if it has one.
     pub timestamp_ms: Option<i64>,
     pub key: Option<Vec<u8>>,
-    /// Absent for a tombstone, and for one that was left in the log.
+    /// `None` for a tombstone, and for a value that is too large to be read.
     pub value: Option<Vec<u8>>,
-    /// What the value weighs that was left in the log, since it is larger than any may be.
+    /// The size of a value that is too large to be read.
     pub oversize_bytes: Option<usize>,
     pub headers: Vec<Header>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
-    /// UTF-8 by Kafka's convention, which no broker enforces.
+    /// UTF-8 by convention; brokers do not enforce it.
     pub name: Vec<u8>,
     pub value: Option<Vec<u8>>,
 }
 
 impl Header {
-    /// `None` for a name that is not UTF-8: no plugin can be given it.
+    /// `None` if the name is not UTF-8: such a name cannot be passed to a plugin.
     pub fn text_name(&self) -> Option<&str> {
         std::str::from_utf8(&self.name).ok()
     }
 }
 
 impl Event {
-    /// The topic that it was published to, if its position is of another one: it came from a file.
+    /// The topic to which the event was published, if it differs from the position's topic: the event came
+    /// from a file.
     pub fn other_topic_name(&self) -> Option<&str> {
         Some(&*self.topic_name).filter(|name| *name != &*self.position.partition.topic)
     }
 
-    /// How many logical topics it belongs to.
+    /// The number of logical topics that the event belongs to.
     pub fn topic_count(&self) -> usize {
         1 + self.also.len()
     }
 
-    /// The index of the `nth` of its logical topics.
+    /// The index of the event's `nth` logical topic.
     pub fn nth_topic(&self, nth: usize) -> u16 {
         nth.checked_sub(1).map_or(self.topic, |at| self.also[at])
     }
 
-    /// The event as one of the `nth` of its logical topics.
+    /// The event as the handler of its `nth` logical topic gets it.
     pub fn as_of(&self, nth: usize) -> Cow<'_, Event> {
         match nth.checked_sub(1) {
             None => Cow::Borrowed(self),
@@ -64,20 +68,21 @@ impl Event {
         }
     }
 
-    /// The record's timestamp in microseconds since 1970, unless a producer's clock puts it where no
-    /// database can.
+    /// The record's timestamp in microseconds since 1970. `None` if the record has none, or one that
+    /// databases cannot store.
     pub fn recorded_at_micros(&self) -> Option<i64> {
         let micros = self.timestamp_ms?.checked_mul(1_000)?;
         projector_model::value::TIMESTAMP_RANGE.contains(&micros).then_some(micros)
     }
 
-    /// The headers as JSON: an array, since names may repeat. What is no UTF-8 stands as `{"hex": …}`.
+    /// The headers as a JSON array, since names may repeat. Bytes that are not UTF-8 become `{"hex": …}`.
     pub fn headers_json(&self) -> Json {
         let header = |header: &Header| serde_json::json!({"name": as_json(&header.name), "value": header.value.as_deref().map(as_json)});
         self.headers.iter().map(header).collect()
     }
 
-    /// The headers that [`headers_json`](Event::headers_json) wrote; what is none of its kind is left out.
+    /// Reads the headers that [`headers_json`](Event::headers_json) wrote. Entries of another form are left
+    /// out.
     pub fn headers_from(json: &Json) -> Vec<Header> {
         let bytes = |shown: &Json| match shown {
             Json::String(text) => Some(text.clone().into_bytes()),
@@ -91,7 +96,7 @@ impl Event {
         json.as_array().into_iter().flatten().filter_map(header).collect()
     }
 
-    /// What the event's own bytes weigh in memory, for the bounds of batches and buffers.
+    /// The event's size in memory, for the bounds of batches and buffers.
     pub fn size_bytes(&self) -> usize {
         let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
         let headers: usize =
@@ -100,7 +105,7 @@ impl Event {
     }
 }
 
-/// Bytes in a document: their text, or, where they are none that Postgres can hold in one, `{"hex": …}`.
+/// Bytes as a JSON value: their text, or `{"hex": …}` if Postgres cannot store them as text in a document.
 pub fn as_json(bytes: &[u8]) -> Json {
     match std::str::from_utf8(bytes) {
         Ok(text) if !text.contains('\0') => Json::from(text),
@@ -127,7 +132,7 @@ impl fmt::Display for Partition {
     }
 }
 
-/// Where a record stands in the log.
+/// The position of a record in the log.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Position {
     pub partition: Partition,

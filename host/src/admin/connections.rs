@@ -1,13 +1,13 @@
-//! The connections of the HTTP server: how many there are, and how long each may wait.
+//! The connections of the HTTP server: how many may be open, and how long each may wait.
 //!
-//! Anybody who reaches the port can open connections, without a token. They must neither take the file
-//! descriptors that the host needs for its databases and brokers, nor keep others from being answered. So:
+//! A client without a token can open connections. They must not use up the file descriptors that the host
+//! needs for databases and brokers, and must not keep other clients from being answered. Invariants:
 //!
-//! - There are never more than [`Bounds::most`] connections, and one that was just accepted.
-//! - A connection without a request, or with an unfinished head of one, is closed after [`Bounds::patience`].
-//!   So is one that does not take its answer for so long. Single bytes do not extend the time for a head.
-//! - Where all places are taken, a new connection gets the place of the one that waits longest without a
-//!   request. A request that is being worked on is never broken off.
+//! - At most [`Bounds::most`] connections are open, and one more that was just accepted.
+//! - A connection is closed after [`Bounds::patience`] if it has no request, or an incomplete head of a
+//!   request, or if the client does not read the answer. Single bytes do not extend the time for a head.
+//! - If all places are taken, a new connection gets the place of the connection that has waited longest
+//!   without a request. A request that is being processed is never interrupted.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -30,7 +30,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-/// How often a full server is told in the log, at most.
+/// Longest interval between two log lines that say that all connections are taken.
 const TOLD: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy)]
@@ -40,7 +40,7 @@ pub(super) struct Bounds {
 }
 
 impl Default for Bounds {
-    /// An eighth of the process's file descriptors at most: the rest is reserved for databases and brokers.
+    /// At most an eighth of the process's file descriptors: the rest is reserved for databases and brokers.
     fn default() -> Self {
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let most = (descriptors / 8).clamp(8, 128) as usize;
@@ -48,12 +48,12 @@ impl Default for Bounds {
     }
 }
 
-/// Accepts connections within bounds.
+/// Accepts connections within [`Bounds`].
 pub(super) struct Bounded {
     listener: TcpListener,
     bounds: Bounds,
     places: Arc<Semaphore>,
-    /// The connections that there are, oldest first, and perhaps some that are gone.
+    /// The open connections, oldest first. May contain some that are closed.
     open: VecDeque<Weak<State>>,
     told: Option<Instant>,
 }
@@ -73,14 +73,14 @@ impl Bounded {
             let most = self.bounds.most;
             tracing::warn!(
                 most,
-                "all connections of the admin API are taken: the one that waits longest without a request is closed for each new one"
+                "all connections of the admin API are in use: each new connection closes the one that has waited longest without a request"
             );
         }
         let mut idle = self.open.iter().filter_map(Weak::upgrade);
         if let Some(longest) = idle.find(|state| !state.is_busy() && !state.evicted.is_cancelled()) {
             longest.evicted.cancel();
         }
-        self.places.clone().acquire_owned().await.expect("nobody closes it")
+        self.places.clone().acquire_owned().await.expect("the semaphore is never closed")
     }
 }
 
@@ -102,13 +102,13 @@ impl Listener for Bounded {
     }
 }
 
-/// What a connection and the requests on it share.
+/// State that a connection and its requests share.
 #[derive(Default)]
 struct State {
     is_busy: AtomicBool,
-    /// Requests that were answered.
+    /// The number of answered requests.
     answered: AtomicUsize,
-    /// Another connection needs the place.
+    /// Cancelled when another connection needs this place.
     evicted: CancellationToken,
 }
 
@@ -118,7 +118,7 @@ impl State {
     }
 }
 
-/// The connection of a request.
+/// The connection that a request came on.
 #[derive(Clone)]
 pub(super) struct Carrier(Arc<State>);
 
@@ -128,7 +128,8 @@ impl Connected<IncomingStream<'_, Bounded>> for Carrier {
     }
 }
 
-/// Middleware around every request: while it is worked on, its connection is not closed for want of one.
+/// Middleware around every request: while a request is processed, its connection counts as busy and is not
+/// closed.
 pub(super) async fn busy(
     ConnectInfo(Carrier(state)): ConnectInfo<Carrier>,
     request: Request,
@@ -146,16 +147,16 @@ pub(super) async fn busy(
     next.run(request).await
 }
 
-/// A connection that fails with [`ErrorKind::TimedOut`] where nothing moves for too long.
+/// A connection that fails with [`ErrorKind::TimedOut`] if the client does not send or read for too long.
 pub(super) struct Connection {
     stream: TcpStream,
     state: Arc<State>,
     patience: Duration,
     deadline: Pin<Box<Sleep>>,
     evicted: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// The requests that were answered when the deadline was set last.
+    /// The number of answered requests when the deadline was last extended.
     answered: usize,
-    /// The other side does not take what is sent.
+    /// The client does not read what is sent.
     is_stalled: bool,
     _place: OwnedSemaphorePermit,
 }
@@ -171,7 +172,8 @@ impl Connection {
         self.deadline.as_mut().reset(Instant::now() + self.patience);
     }
 
-    /// Whether the time is up; if not, the task is woken when it is.
+    /// Whether the deadline has passed or the connection is evicted. If not, the task is woken when that
+    /// happens.
     fn is_late(&mut self, context: &mut Context<'_>) -> bool {
         let answered = self.state.answered.load(Ordering::Acquire);
         if answered != self.answered {
@@ -189,7 +191,7 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        // First of all: somebody who always has another byte would never be late.
+        // Checked before the read: otherwise a client that sends single bytes would never be late.
         if !self.state.is_busy() && self.is_late(context) {
             return Poll::Ready(Err(ErrorKind::TimedOut.into()));
         }

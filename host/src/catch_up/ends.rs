@@ -1,11 +1,12 @@
-//! When a generation is caught up: when every partition of its topics was at the end of its log once.
+//! A generation is caught up when every partition of its topics was at the end of its log once.
 //!
-//! Decided from the checkpoints in the store and the marks of the log, and not from what one lane reads: lanes and
-//! hosts share the partitions, and a lane may have none of them. Each host looks for itself; the first one that
-//! sees the end stores it, and the others find it there.
+//! The decision uses the checkpoints in the store and the watermarks of the log, not what one lane reads:
+//! lanes and hosts share the partitions, and a lane may have none. Every host checks by itself. The first
+//! host that detects the end stores it, and the others read it there.
 //!
-//! Invariants: a partition that has no checkpoint, cannot be read or is paused keeps the generation behind, and so
-//! does a topic that does not exist. Only committed checkpoints count, so all events before the end are in the rows.
+//! Invariants: a partition without a checkpoint, that cannot be read or that is paused keeps the generation
+//! behind, and so does a topic that does not exist. Only committed checkpoints count, so all events before
+//! the end are in the rows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,14 +22,16 @@ use crate::store::{CatchUp, Generation, Store, StoreError, WriteTarget};
 
 /// How often the checkpoints are read.
 const LOOK: Duration = Duration::from_millis(250);
-/// And while something of the topics is not known, which costs a question for each topic.
+/// And while some topics are unknown: then each look costs a request for each topic.
 const UNKNOWN: Duration = Duration::from_secs(2);
-/// After so many looks at a checkpoint that does not move, the log is asked whether any event follows; then after
-/// twice as many, and so on. There may be none: commit markers and removed events have offsets as well.
+/// After this many looks at an unchanged checkpoint, the log is asked whether an event follows; then after
+/// twice as many, and so on. There may be none, since commit markers and removed events have offsets as
+/// well.
 const STILL: u32 = 4;
 
-/// A partition counts as being at its end as well if the rows have come so soon to where its log ended: on a busy
-/// topic, more is written in that time than the last few offsets. Longer than late records of a build are waited for.
+/// A partition also counts as being at its end if the checkpoint reaches, within this time, the end that
+/// the log had before. On a busy topic, producers write more in that time than [`NEAR_THE_END`] offsets.
+/// The time is longer than a build waits for late records.
 const NEAR_IN_TIME: Duration = Duration::from_secs(3);
 
 #[derive(Debug, thiserror::Error)]
@@ -48,8 +51,8 @@ impl LookError {
     }
 }
 
-/// Follows a generation until it is caught up, and then tells its lanes. Never returns, as the other tasks that
-/// go with the lanes. What fails is tried again, and shown as such.
+/// Checks a generation until it is caught up, and then notifies its lanes. Never returns, like the other
+/// tasks beside the lanes. Failures are retried and shown as retries.
 pub async fn follow(
     deployment: &WriteTarget,
     store: &dyn Store,
@@ -78,7 +81,7 @@ pub async fn follow(
     backoff.succeeded();
     tracing::info!(projection, generation = deployment.generation.number, "caught up");
     state.caught_up.cancel();
-    // Its lock is free when the lanes have let it go as well.
+    // The catch-up lock is released when the lanes drop their references too.
     drop(state);
     std::future::pending().await
 }
@@ -87,7 +90,7 @@ pub async fn follow(
 enum Look {
     Over,
     Behind,
-    /// All known partitions were at their ends, and not all of the topics are known.
+    /// All known partitions were at their ends, but some topics are unknown.
     Unknown,
 }
 
@@ -97,7 +100,7 @@ struct Follower<'a> {
     log: &'a KafkaAdmin,
     retries: &'a Retries,
     way: Way,
-    /// Topics that are not known, and why, as they were told.
+    /// Unknown topics and the reasons, as last logged.
     unknown: Vec<String>,
 }
 
@@ -113,25 +116,25 @@ impl Follower<'_> {
         if !self.way.open.is_empty() {
             return Ok(Look::Behind);
         }
-        // Partitions may have been added since the last time.
+        // Partitions may have been added since the last look.
         let all_known = self.find_partitions().await?;
         if !self.way.open.is_empty() {
             return Ok(Look::Behind);
         }
-        // Where nothing matches, there is no end.
+        // If no topic matches the pattern, there is no end to reach.
         if !all_known || self.way.reached.is_empty() {
             return Ok(Look::Unknown);
         }
         self.store.set_caught_up(generation).await?;
-        // What was built are tables that the database knows nothing of.
+        // The database has no statistics for the new tables yet.
         if let Err(error) = self.store.analyze(generation).await {
-            let what = "the tables that were built could not be analyzed";
+            let what = "the new tables could not be analyzed";
             self.retries.missed(&generation.projection, what, &error);
         }
         Ok(Look::Over)
     }
 
-    /// Whether all partitions of all topics are known.
+    /// Adds new partitions. Returns whether all partitions of all topics are known.
     async fn find_partitions(&mut self) -> Result<bool, LookError> {
         let topics = self.log.topics(&self.deployment.topics).await?.into_iter().collect();
         let mut unknown = Vec::new();
@@ -150,7 +153,7 @@ impl Follower<'_> {
                     projection,
                     generation = number,
                     topics,
-                    "not caught up as long as these topics are not known"
+                    "the generation is not caught up while these topics are unknown"
                 );
             }
             self.unknown = unknown;
@@ -173,7 +176,7 @@ impl Follower<'_> {
             let Start::Resume(next) = start(Some(&checkpoint), marks, &identity) else { continue };
             let next = match self.way.end_of(&partition) {
                 Some(end) if next < end => {
-                    // A partition that cannot be read says so elsewhere, and keeps no other one waiting.
+                    // The consumer reports the error for this partition; here it must not delay the others.
                     match self.log.first_visible(partition.clone(), next).await {
                         Ok(Some((offset, _))) => offset,
                         Ok(None) => marks.high,
@@ -197,10 +200,10 @@ struct Way {
 
 #[derive(Debug, Default)]
 struct Target {
-    /// Where the log ended when it was last asked, and when that was. `None`: it was not.
+    /// The end of the log and when it was read. `None` if it was not read yet.
     end: Option<(i64, Instant)>,
     checkpoint: Option<i64>,
-    /// Looks since the checkpoint moved.
+    /// Looks at the checkpoint since it last moved.
     still: u32,
 }
 
@@ -217,7 +220,7 @@ impl Way {
         self.open.get(partition).and_then(|target| target.end).map(|(end, _)| end)
     }
 
-    /// Whether the log is to be asked about a partition, now that its checkpoint is here.
+    /// Records a partition's checkpoint. Returns whether to ask the log about the partition.
     fn is_to_ask(&mut self, partition: &Partition, checkpoint: i64) -> bool {
         let Some(target) = self.open.get_mut(partition) else { return false };
         target.still = match target.checkpoint.replace(checkpoint) {
@@ -228,12 +231,13 @@ impl Way {
         is_still || target.end.is_none_or(|(end, _)| checkpoint >= end)
     }
 
-    /// The first event that is not in the rows is at this offset, or later, and the log ends there.
+    /// Records that the first event that is not in the rows is at offset `next` or later, and that the log
+    /// ends at `high`.
     fn came_to(&mut self, partition: &Partition, next: i64, high: i64, now: Instant) {
         let Some(target) = self.open.get_mut(partition) else { return };
         let is_soon = |asked| now.saturating_duration_since(asked) <= NEAR_IN_TIME;
         let is_near = match target.end {
-            // Nothing is known yet: not even of a short log is anything to be left out.
+            // First look: even a short log must be complete.
             None => next >= high,
             Some((end, asked)) => next >= end && (is_soon(asked) || high - next <= NEAR_THE_END),
         };

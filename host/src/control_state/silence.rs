@@ -1,7 +1,7 @@
-//! Whether a store answers this host, and lets it hear what is wanted.
+//! Detects that a store does not answer this host, or that the control state cannot be read.
 //!
-//! It is asked twice a second, so one that is not heard does not answer. Looks are counted, and not the time:
-//! a host that was stopped itself has not listened.
+//! The store is asked twice a second, so a store that sends nothing does not answer. Intervals are counted,
+//! not time: a host that was itself suspended did not listen in that time.
 
 use std::sync::{Arc, Weak};
 
@@ -13,12 +13,12 @@ use crate::failure::{Blocker, FailureKind};
 use crate::retry::Backoff;
 use crate::store::Store;
 
-/// So many looks in vain until it is told: 10 s.
+/// Intervals without an answer until it is logged: 10 s.
 const TOLD: u32 = 20;
-/// And until the store counts as silent: 15 s.
+/// Intervals without an answer until the store counts as silent: 15 s.
 const SILENT: u32 = 30;
 
-/// For as long as the store is used. `failure`: why it could not be asked the last time.
+/// Runs for as long as the store is used. `failure`: why the last read of the control state failed.
 pub(super) async fn watch(
     store: Weak<dyn Store>,
     failure: watch::Receiver<Option<Blocker>>,
@@ -43,9 +43,10 @@ pub(super) async fn watch(
             Some(Blocker { kind, reason }) if unheard >= TOLD => {
                 Blocker::new(kind, format!("the database does not answer: {reason}"))
             }
-            Some(Blocker { kind, reason }) => {
-                Blocker::new(kind, format!("what operators want is not heard: {reason}"))
-            }
+            Some(Blocker { kind, reason }) => Blocker::new(
+                kind,
+                format!("the control state (operators' requests) cannot be read: {reason}"),
+            ),
         };
         backoff.failed(trouble.kind, &trouble.reason);
         if unheard >= SILENT {

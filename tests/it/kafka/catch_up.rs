@@ -181,9 +181,9 @@ fn one_host_rebuilds_alone_until_it_has_caught_up_and_another_takes_over_when_it
     let first = platform.start_host_with("first", "before-commit=stop@9");
     first.until_stopped_at("before-commit");
     let second = platform.start_host("second");
-    second.log().until_said("another host catches it up");
+    second.log().until_said("another host builds the generation");
     first.kill();
-    second.log().until_said("caught up by this host alone");
+    second.log().until_said("this host alone builds the generation");
     let third = platform.start_host("third");
     assert_as_time_had_it(&platform, &records);
     // From now on they share it, as does whoever comes later.
@@ -192,7 +192,7 @@ fn one_host_rebuilds_alone_until_it_has_caught_up_and_another_takes_over_when_it
     platform.until_shared_by(&fourth.group(PLAIN), 3);
     for host in [second, third, fourth] {
         let log = host.sigterm();
-        assert!(!log.lines().iter().any(|line| line.message().contains("gets nowhere")));
+        assert!(!log.lines().iter().any(|line| line.message().contains("makes no progress")));
     }
 }
 
@@ -202,7 +202,7 @@ fn a_host_that_gets_nowhere_with_a_rebuild_does_not_keep_others_from_it() {
     let stuck = platform.start_host_with("stuck", "before-commit=stop@3");
     stuck.until_stopped_at("before-commit");
     let other = platform.start_host("other");
-    other.log().until_said("the host that catches it up gets nowhere");
+    other.log().until_said("the host that builds the generation makes no progress");
     platform.until_fresh();
     assert!(stuck.is_stopped());
     let orders = platform.read_model().query("select order_id from order_search_plain.order_search");

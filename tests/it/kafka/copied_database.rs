@@ -175,12 +175,12 @@ fn a_physical_copy_joins_no_group_in_which_the_original_has_members() {
 
     let platform = on(platform, &copied);
     let staging = platform.start_host("staging");
-    staging.log().until_said("the consumer group has members that are no hosts of this database");
+    staging.log().until_said("the consumer group has members that are not hosts of this database");
     let platform = on(platform, &original);
     platform.publish(after);
     platform.assert_sales_are_right();
     let told = until_told(&staging, "copied", &group);
-    assert!(told["cause"].as_str().unwrap().contains("no hosts of this database"), "{told}");
+    assert!(told["cause"].as_str().unwrap().contains("not hosts of this database"), "{told}");
     platform.until_shared_by(&group, 1);
     assert_joined_nothing(&staging);
     until_nothing_is_retried(&production);

@@ -125,7 +125,7 @@ fn a_topic_created_anew_is_paused(name: &str, of_each: f64, under_a_running_host
         recreate(&platform, &read, of_each);
         platform.start_host("second")
     };
-    until_paused(&platform, &host, ORDER_SEARCH, &topic, &["the topic was created anew", "its id was"]);
+    until_paused(&platform, &host, ORDER_SEARCH, &topic, &["the topic was recreated", "its id was"]);
 
     let elsewhere: Vec<Record> = after.iter().filter(|record| record.topic != topic).cloned().collect();
     platform.publish(&elsewhere);
@@ -205,14 +205,14 @@ fn a_topic_created_anew_with_more_partitions_is_not_read(name: &str, under_a_run
         platform.start_host("second")
     };
     let of_topic = (ORDER_SEARCH, &*topic, PARTITIONS + 1);
-    until_all_paused(&platform, &host, of_topic, &["the topic was created anew", "its id was"]);
+    until_all_paused(&platform, &host, of_topic, &["the topic was recreated", "its id was"]);
     until_others_are_fresh(&platform, ORDER_SEARCH, &topic);
     assert_untouched(&platform, &topic, &read, &customers);
     let added = partitions(&platform, ORDER_SEARCH, &topic).pop().unwrap();
     assert_eq!((added.partition, added.counters.read), (PARTITIONS, 0), "{added:?}");
 
     // The way on is the same as for the others.
-    platform.ask(&["rebuild", ORDER_SEARCH, "--allow-gap", "--reason", "the topic was created anew"]);
+    platform.ask(&["rebuild", ORDER_SEARCH, "--allow-gap", "--reason", "the topic was recreated"]);
     eventually("the rows are built anew", || match platform.status()?[ORDER_SEARCH].beside.first() {
         Some(beside) if beside.fresh => Ok(()),
         beside => Err(format!("{beside:?}")),
@@ -244,15 +244,15 @@ fn rows_are_built_anew_from_a_topic_that_was_created_anew() {
     host.sigterm();
     recreate(&platform, &read, 0.5);
     let host = platform.start_host("second");
-    until_paused(&platform, &host, ORDER_SEARCH, &topic, &["the topic was created anew"]);
+    until_paused(&platform, &host, ORDER_SEARCH, &topic, &["the topic was recreated"]);
     let (code, _, said) = platform.command(&["rebuild", ORDER_SEARCH]);
     assert!(code == 1 && said.contains("allow-"), "{code}: {said}");
-    platform.ask(&["rebuild", ORDER_SEARCH, "--allow-gap", "--reason", "the topic was created anew"]);
+    platform.ask(&["rebuild", ORDER_SEARCH, "--allow-gap", "--reason", "the topic was recreated"]);
     eventually("the rows are built anew", || match platform.status()?[ORDER_SEARCH].beside.first() {
         Some(beside) if beside.fresh => Ok(()),
         beside => Err(format!("{beside:?}")),
     });
-    let promote = ["promote", ORDER_SEARCH, "--force", "--reason", "the topic was created anew"];
+    let promote = ["promote", ORDER_SEARCH, "--force", "--reason", "the topic was recreated"];
     let (code, _, said) = platform.command(&promote);
     assert!(code == 1 && said.contains("allow-"), "{code}: {said}");
     platform.ask(&[&promote[..], &["--allow-gap"]].concat());
