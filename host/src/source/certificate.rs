@@ -1,4 +1,4 @@
-//! When a certificate expires: brokers say of one that has only that they do not take it.
+//! Whether a certificate has expired. Brokers do not tell this: they only refuse the certificate.
 
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -11,8 +11,8 @@ const EXPLICIT_VERSION: u8 = 0xa0;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 
-/// Since when the first certificate of a PEM file has expired: `2026-11-25`. `None` if it has not, or if the
-/// file holds no certificate.
+/// The day on which the first certificate of a PEM file expired, as `2026-11-25`. `None` if the certificate
+/// is still valid, or if the file contains none.
 pub(super) fn expired(file: &Path) -> Option<String> {
     let end = not_after(&std::fs::read_to_string(file).ok()?)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
@@ -24,7 +24,7 @@ fn not_after(pem: &str) -> Option<String> {
     let (_, rest) = pem.split_once("-----BEGIN CERTIFICATE-----")?;
     let (body, _) = rest.split_once("-----END CERTIFICATE-----")?;
     let der = STANDARD.decode(body.split_whitespace().collect::<String>()).ok()?;
-    // Certificate, and in it what is signed.
+    // The certificate, and in it the signed part.
     let (_, certificate, _) = element(&der).filter(|(tag, ..)| *tag == SEQUENCE)?;
     let (_, signed, _) = element(certificate)?;
     let (tag, _, after_version) = element(signed)?;
@@ -44,7 +44,7 @@ fn not_after(pem: &str) -> Option<String> {
     }
 }
 
-/// The first element of some DER: its tag, its content, and what follows it.
+/// The first element of DER data: its tag, its content, and the rest of the data.
 fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (tag, rest) = der.split_first()?;
     let (first, rest) = rest.split_first()?;

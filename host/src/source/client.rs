@@ -1,13 +1,13 @@
-//! What a client of Kafka is told: brokers, TLS, SASL, timings.
+//! The properties of Kafka clients: brokers, TLS, SASL, timings.
 //!
-//! Every client is configured by [`configure`]. Nothing here copies one `ClientConfig` into another:
-//! rdkafka shows the values of secrets as a placeholder, so the copy would send that.
+//! [`configure`] sets the properties of every client. Never copy one `ClientConfig` into another: rdkafka
+//! returns placeholders for secrets, and the copy would send the placeholders.
 
 use rdkafka::ClientConfig;
 
 use crate::config::{self, Text, TextError};
 
-/// Properties that the host's promises rest on.
+/// Properties that must not be changed: exactly-once processing depends on them.
 pub const RESERVED_PROPERTIES: &[&str] = &[
     "bootstrap.servers",
     "group.id",
@@ -19,23 +19,23 @@ pub const RESERVED_PROPERTIES: &[&str] = &[
     "enable.partition.eof",
 ];
 
-/// What every client of the host has: brokers, TLS, SASL, and what the platform set by hand. Secrets are
-/// read anew from their files.
+/// The properties of every client: brokers, TLS, SASL, and `[kafka.properties]`. Secrets are read from
+/// their files again.
 pub(super) fn client_config(kafka: &config::Kafka) -> Result<ClientConfig, TextError> {
     let mut config = ClientConfig::new();
     configure(&mut config, kafka)?;
     Ok(config)
 }
 
-/// What a consumer of a group has beside it.
+/// The properties of a consumer of a group.
 pub(super) fn consumer_config(kafka: &config::Kafka, group: &str) -> Result<ClientConfig, TextError> {
     let mut config = ClientConfig::new();
     config
         .set("session.timeout.ms", config::SESSION_TIMEOUT_MS.to_string())
         .set("heartbeat.interval.ms", "3000")
-        // Of each partition so much is fetched ahead, values in kilobytes or records of any size, and how soon it is fetched again after that was
-        // full. A fetch that waits for partitions which are at their end keeps the broker's others
-        // waiting: it must be back before those have run dry.
+        // The prefetch of each partition, in kilobytes of values or in records, and how soon a full queue
+        // is fetched for again. A fetch that waits for partitions at their end delays the other partitions
+        // of the same broker, so it must return before their queues run empty.
         .set("queued.max.messages.kbytes", "2048")
         .set("queued.min.messages", "10000")
         .set("fetch.queue.backoff.ms", "20")
@@ -45,10 +45,11 @@ pub(super) fn consumer_config(kafka: &config::Kafka, group: &str) -> Result<Clie
     config
         .set("group.id", group)
         .set("partition.assignment.strategy", "cooperative-sticky")
-        // Stored offsets are what the pipeline advises; committing them is for Kafka's tools.
+        // The stored offsets come from [`Source::advise`](super::Source::advise). They are committed for
+        // Kafka's tools only.
         .set("enable.auto.commit", "true")
         .set("auto.commit.interval.ms", "5000")
-        // Tells the merge who is not behind any more.
+        // Tells the merge which partitions are at their end.
         .set("enable.partition.eof", "true");
     Ok(config)
 }
@@ -61,18 +62,18 @@ fn configure(config: &mut ClientConfig, kafka: &config::Kafka) -> Result<(), Tex
         .set("socket.keepalive.enable", "true")
         .set("allow.auto.create.topics", "false")
         .set("isolation.level", "read_committed")
-        // A broker hands out the first record of a fetch whole, however large it is. Of an answer that is
-        // larger than this, librdkafka drops the connection, again and again, and with it all partitions of
-        // that broker. So this is larger than any sensible `max.message.bytes`; a value beyond
-        // `kafka.value-bytes` is not kept anyway.
+        // A broker returns the first record of a fetch in full, however large it is. If an answer is larger
+        // than this limit, librdkafka drops the connection, again and again, with all partitions of the
+        // broker. So the limit is larger than any sensible `max.message.bytes`. Values beyond
+        // `kafka.value-bytes` are not kept anyway.
         .set("receive.message.max.bytes", "335544320")
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "error");
     let protocol = kafka.protocol();
     config.set("security.protocol", protocol.as_str());
     if protocol.is_tls && !kafka.properties.keys().any(|property| property.starts_with("ssl.ca.")) {
-        // The system's authorities, wherever they are: OpenSSL is linked statically, and would look where it
-        // was built.
+        // Finds the system's certificate authorities: OpenSSL is linked statically, and would look for them
+        // where it was built.
         config.set("ssl.ca.location", "probe");
     }
     let tls = kafka.tls.iter().flat_map(|tls| {

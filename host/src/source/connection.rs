@@ -1,12 +1,14 @@
-//! What all clients of the host have in common: the configuration, and secrets that change while it runs.
+//! The connection that all Kafka clients of the host share: the configuration, and secrets that change
+//! while the host runs.
 //!
-//! A thread looks at the files of secrets every second. A user, a password or a token is handed to the
-//! clients that are open ([`Registered`]), which use it for their next connection. What a client reads only
-//! when it is made (certificates, keys, the list of brokers) raises the [edition](Connection::edition): whoever
-//! holds a client of an older one makes a new one. New files are taken only once a client can be made of
-//! them: certificate and key are seldom replaced in the same moment.
+//! A thread checks the files of secrets every second. A new user, password or token is passed to the open
+//! clients ([`Registered`]), which use it for their next connection. Other files (certificates, keys, the
+//! list of brokers) are read only when a client is created; if they change, the
+//! [edition](Connection::edition) rises, and the owner of a client of an older edition replaces the client.
+//! New files are accepted only when a client can be created with them, since certificate and key are seldom
+//! replaced at the same moment.
 //!
-//! The clients never ask for a token themselves: most of them are not polled.
+//! The clients never request a token themselves, since most of them are not polled.
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
@@ -25,11 +27,12 @@ use super::verify;
 use crate::config::{self, SaslMechanism, TextError};
 use crate::member_ids::MemberIds;
 
-/// How often the files of secrets are looked at.
+/// How often the files of secrets are checked.
 const LOOK: Duration = Duration::from_secs(1);
-/// So long after its session a member may still be in its group that brokers did not hear leave.
+/// Time after its session for which a member may still be in its group, if the brokers did not receive its
+/// request to leave.
 const LINGERS: Duration = Duration::from_secs(30);
-/// One line about the same trouble in this time is enough.
+/// The same problem is logged at most once in this time.
 const COMPLAINT: Duration = Duration::from_secs(30);
 
 /// Cheap to clone.
@@ -47,21 +50,21 @@ struct Shared {
 
 #[derive(Default)]
 struct Clients {
-    /// By their number.
+    /// By number.
     open: BTreeMap<u64, Native>,
     last: u64,
-    /// For those that are opened later.
+    /// For clients that are opened later.
     login: Option<(String, String)>,
     token: Option<Token>,
 }
 
-/// A client that is open as long as it is registered.
+/// A client; it stays open while it is registered.
 struct Native(*mut native::rd_kafka_t);
 
 // SAFETY: librdkafka's clients are thread-safe, and this one is open while it is registered.
 unsafe impl Send for Native {}
 
-/// While this lives, a client is given new secrets. It must be dropped before the client.
+/// While this exists, the client gets new secrets. Drop it before the client.
 pub(super) struct Registered {
     connection: Connection,
     number: u64,
@@ -74,7 +77,7 @@ impl Drop for Registered {
 }
 
 impl Connection {
-    /// Reads every secret, and begins to look after them.
+    /// Reads all secrets, and starts the thread that checks them.
     pub(super) fn open(kafka: &config::Kafka) -> Result<Self, TextError> {
         let seen = Seen::read(kafka)?;
         let connection = Self(Arc::new(Shared {
@@ -91,12 +94,12 @@ impl Connection {
         }
         if seen.may_change(kafka) {
             let shared = Arc::downgrade(&connection.0);
-            // Without the thread nothing changes; what is in force now goes on.
+            // Without the thread, secrets are not renewed; the present ones stay in use.
             let started = std::thread::Builder::new()
                 .name("kafka-secrets".into())
                 .spawn(move || Watch::new(shared, seen).run());
             if let Err(error) = started {
-                tracing::error!(%error, "secrets of Kafka that change will not be read again");
+                tracing::error!(%error, "changed Kafka secrets will not be read until the host restarts");
             }
         }
         Ok(connection)
@@ -111,7 +114,7 @@ impl Connection {
         &self.0.member_ids
     }
 
-    /// Raised when a client has to be made anew.
+    /// Rises when clients must be replaced.
     pub(super) fn edition(&self) -> u64 {
         self.0.edition.load(Ordering::Acquire)
     }
@@ -121,7 +124,7 @@ impl Connection {
         self.0.token_trouble.last()
     }
 
-    /// Gives a client the secrets of now, and those to come.
+    /// Gives a client the present secrets and later ones.
     pub(super) fn register<C: ClientContext>(&self, client: &Client<C>) -> Registered {
         let client = Native(client.native_ptr());
         let mut clients = self.clients();
@@ -206,11 +209,11 @@ impl Native {
     }
 }
 
-/// Every secret, as it was seen last.
+/// All secrets as last read.
 struct Seen {
     login: Option<(String, String)>,
     token: Option<String>,
-    /// Of everything that a client reads when it is made.
+    /// A digest of everything that a client reads when it is created.
     files: [u8; 32],
 }
 
@@ -225,7 +228,7 @@ impl Seen {
         let mut files = Sha256::new();
         let of_tls = kafka.tls.iter().flat_map(|tls| [&tls.ca, &tls.certificate, &tls.key]).flatten();
         for file in of_tls {
-            // One that cannot be read now is not another one.
+            // A file that cannot be read now counts as empty.
             files.update(std::fs::read(&**file).unwrap_or_default());
         }
         let passwords = kafka.tls.iter().filter_map(|tls| tls.key_password.as_ref());
@@ -237,7 +240,7 @@ impl Seen {
         Ok(Self { login, token, files: files.finalize().into() })
     }
 
-    /// Whether anything of it can change while the host runs.
+    /// Whether any of the secrets can change while the host runs.
     fn may_change(&self, kafka: &config::Kafka) -> bool {
         let has_files = kafka.tls.as_ref().is_some_and(|tls| tls.ca.is_some() || tls.certificate.is_some());
         let texts = [kafka.username(), kafka.password(), Some(&kafka.brokers)];
@@ -253,7 +256,7 @@ fn is_login(property: &str) -> bool {
     ["sasl.username", "sasl.password"].contains(&property)
 }
 
-/// The thread that looks after secrets. It ends with the last user of the connection.
+/// The thread that checks secrets. It ends with the last user of the connection.
 struct Watch {
     shared: Weak<Shared>,
     seen: Seen,
@@ -277,28 +280,26 @@ impl Watch {
         }
     }
 
-    /// Takes over what changed in the files.
+    /// Applies changes of the files.
     fn look(&mut self, connection: &Connection) {
         let now = match Seen::read(connection.kafka()) {
             Ok(now) => now,
             Err(error) => {
-                return self.complain(&error, "a secret of Kafka cannot be read: the last one stays");
+                return self
+                    .complain(&error, "a Kafka secret cannot be read: the host keeps using the last one");
             }
         };
         if now.login != self.seen.login
             && let Some(login) = now.login.clone()
         {
-            tracing::info!(
-                user = login.0,
-                "the Kafka user or its password changed: connections use it from now on"
-            );
+            tracing::info!(user = login.0, "the Kafka user or password changed: new connections use it");
             connection.set_login(login);
             self.seen.login = now.login;
         }
         if now.token != self.seen.token
             && let Some(token) = &now.token
         {
-            tracing::info!("the Kafka token changed: connections use it from now on");
+            tracing::info!("the Kafka token changed: new connections use it");
             connection.set_token(Token::given(token));
             self.seen.token = now.token;
         }
@@ -306,20 +307,20 @@ impl Watch {
             match verify::make_client(connection.kafka()) {
                 Ok(()) => {
                     tracing::info!(
-                        "files of the connection to Kafka changed: new clients are made with them"
+                        "files for the Kafka connection changed: the host creates new clients with them"
                     );
                     self.seen.files = now.files;
                     connection.0.edition.fetch_add(1, Ordering::AcqRel);
                 }
                 Err(error) => self.complain(
                     &error,
-                    "files of the connection to Kafka changed, and cannot be used: those before them stay",
+                    "files for the Kafka connection changed, and cannot be used: the host keeps using the previous ones",
                 ),
             }
         }
     }
 
-    /// Fetches the next token in good time before the last one expires.
+    /// Fetches the next token well before the last one expires.
     fn fetch_token(&mut self, connection: &Connection) {
         let Some(oidc) = connection.kafka().sasl.as_ref().and_then(|sasl| sasl.oidc.as_ref()) else { return };
         if self.fetch > Instant::now() {
@@ -328,18 +329,18 @@ impl Watch {
         match oauth::fetch(oidc) {
             Ok(token) => {
                 if std::mem::take(&mut self.failures) > 0 {
-                    tracing::info!("the token endpoint gives tokens again");
+                    tracing::info!("the token endpoint works again");
                 }
                 self.complained = None;
                 self.fetch = Instant::now() + token.renew_after();
-                tracing::debug!("a new Kafka token was fetched");
+                tracing::debug!("fetched a new Kafka token");
                 connection.set_token(token);
             }
             Err(reason) => {
                 self.failures += 1;
                 self.fetch = Instant::now() + Duration::from_secs(u64::from(self.failures).min(30));
                 let fault = Fault::new(FaultKind::Token, reason);
-                self.complain(&fault, "no Kafka token was fetched: trying on");
+                self.complain(&fault, "cannot fetch a Kafka token; retrying");
                 connection.0.token_trouble.set(Some(fault));
             }
         }

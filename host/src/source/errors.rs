@@ -1,9 +1,9 @@
-//! What each error code of Kafka means to an operator.
+//! What each Kafka error code means for an operator.
 //!
 //! One table: for each code what is wrong, whether it passes by itself, and what to do. A [`KafkaFault`]
-//! is a code together with what it is about (a topic, a partition, a group), so that no error is shown
-//! without its object. Whatever the kind, the host tries again with a backoff: once the cause is gone, the
-//! projection goes on without a restart.
+//! combines a code with its subject (a topic, a partition, a group), so that no error is shown without its
+//! subject. The host retries every fault with a backoff: when the cause is gone, the projection continues
+//! without a restart.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::failure::FailureKind;
 /// What a fault is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Subject {
-    /// No single one: the brokers did not answer, or the connection to them failed.
+    /// All brokers: they did not answer, or the connection to them failed.
     Brokers,
     Topic(Arc<str>),
     Partition(Partition),
@@ -39,17 +39,17 @@ impl fmt::Display for Subject {
 /// The right that an operation of the host needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Right {
-    /// To see a topic, its partitions and how far they go.
+    /// To see a topic, its partitions and its offsets.
     Describe,
     /// To fetch records, or to join a group.
     Read,
 }
 
-/// Who asks: what a fault says of rights names them.
+/// Who sends requests to the brokers. Messages about missing rights name this principal.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Asker {
     pub brokers: String,
-    /// The principal that the brokers know this host by. Unknown where a certificate or a token tells it.
+    /// The principal that the brokers see. Unknown if it comes from a certificate or a token.
     pub principal: Option<String>,
 }
 
@@ -60,19 +60,19 @@ impl Asker {
     }
 }
 
-/// An error of Kafka, and what it is about.
+/// A Kafka error and its subject.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KafkaFault {
     pub subject: Subject,
     pub code: Code,
-    /// The right that was needed. Told where it is missing.
+    /// The right that the request needs. Shown if the right is missing.
     pub right: Right,
     pub asker: Asker,
-    /// Why there is no connection to a broker, where that is known.
+    /// Why there is no connection to a broker, if known.
     pub connection: Option<Box<Fault>>,
-    /// The existing topic whose name is most like the one that does not exist.
+    /// The existing topic with the most similar name, if the topic does not exist.
     pub nearest: Option<String>,
-    /// Of the topic, events are in the read model: if it does not exist, it was deleted.
+    /// Whether events of the topic are in the read model. If so, a topic that does not exist was deleted.
     pub was_read: bool,
 }
 
@@ -90,12 +90,12 @@ impl KafkaFault {
         Self { subject, code, right, asker: asker.clone(), connection: None, nearest: None, was_read: false }
     }
 
-    /// The same where records were to be read.
+    /// The same fault for a request that reads records.
     pub fn while_reading(self) -> Self {
         Self { right: Right::Read, ..self }
     }
 
-    /// The same of a topic of which events are in the read model.
+    /// The same fault for a topic whose events are in the read model.
     pub fn of_topic_read_before(self) -> Self {
         Self { was_read: true, ..self }
     }
@@ -108,7 +108,7 @@ impl KafkaFault {
         }
     }
 
-    /// Whether no broker can be asked at all, so that other questions are in vain as well.
+    /// Whether no broker can be asked, so that other requests would fail as well.
     pub fn is_everywhere(&self) -> bool {
         self.subject == Subject::Brokers
     }
@@ -122,7 +122,7 @@ impl KafkaFault {
         let name = name(self.code);
         match kind {
             FailureKind::NoTopic if self.was_read => {
-                format!("it was read, and does not exist any more; Kafka error {name}")
+                format!("the topic was read before, and does not exist any more; Kafka error {name}")
             }
             FailureKind::Denied => format!("{}; Kafka error {name}; {}", self.missing_right(), self.grant()),
             FailureKind::NoTopic => match &self.nearest {
@@ -148,7 +148,7 @@ impl KafkaFault {
         }
     }
 
-    /// The command that grants what is missing. Read includes Describe.
+    /// The command that grants the missing right. Read includes Describe.
     fn grant(&self) -> String {
         let resource = match &self.subject {
             Subject::Topic(topic) | Subject::Partition(Partition { topic, .. }) => format!("--topic {topic}"),
@@ -180,11 +180,11 @@ impl std::error::Error for KafkaFault {}
 struct Meaning {
     kind: FailureKind,
     what: &'static str,
-    /// What to do, where the kind's advice does not say it.
+    /// What to do, if the kind's advice does not say it.
     remedy: &'static str,
 }
 
-/// The table. What is not in it counts as passing: the host tries on, and says the code.
+/// The table. A code that is not listed counts as temporary: the host retries, and shows the code.
 fn meaning(code: Code) -> Meaning {
     use FailureKind::*;
     let (kind, what, remedy) = match code {
@@ -205,48 +205,46 @@ fn meaning(code: Code) -> Meaning {
         Code::Authentication | Code::SaslAuthenticationFailed => (
             Login,
             "the brokers refused the login",
-            "mend the user name, the password or the token under `[kafka.sasl]`",
+            "correct the user name, the password or the token under `[kafka.sasl]`",
         ),
         Code::UnsupportedSASLMechanism | Code::IllegalSASLState | Code::SecurityDisabled => (
             Login,
-            "the brokers' listener does not take this SASL mechanism",
+            "the brokers' listener does not accept this SASL mechanism",
             "use the mechanism and the port that the brokers offer",
         ),
         Code::SSL => (
             Login,
             "the TLS handshake failed",
-            "mend the certificates under `[kafka.tls]`, or the brokers' certificate",
+            "correct the certificates under `[kafka.tls]`, or the brokers' certificate",
         ),
 
         // Records.
         Code::MessageSizeTooLarge | Code::InvalidMessageSize | Code::MessageBatchTooLarge => (
             TooLarge,
             "the next record is larger than this client can fetch",
-            "raise `receive.message.max.bytes` under `[kafka.properties]`, or pass over the record with `projector skip`",
+            "raise `receive.message.max.bytes` under `[kafka.properties]`, or skip the record with `projector skip`",
         ),
         Code::OffsetOutOfRange | Code::AutoOffsetReset => {
-            (Log, "the log does not hold the offset that is to be read", "")
+            (Log, "the log does not hold the next offset to read", "")
         }
         Code::InvalidMessage | Code::BadMessage | Code::BadCompression | Code::InvalidRecord => (
             Log,
             "the next records are damaged in the log, or in a form that this client cannot read",
-            "let the brokers repair the replica, or pass over the records with `projector skip`",
+            "let the brokers repair the replica, or skip the records with `projector skip`",
         ),
 
-        // ComponentCache.
-        Code::UnsupportedVersion | Code::UnsupportedFeature | Code::UnsupportedForMessageFormat => (
-            Unsupported,
-            "the brokers are too old for this request",
-            "README names the oldest release that is supported",
-        ),
+        // Versions.
+        Code::UnsupportedVersion | Code::UnsupportedFeature | Code::UnsupportedForMessageFormat => {
+            (Unsupported, "the brokers are too old for this request", "use brokers of Kafka 2.8 or newer")
+        }
         Code::UnsupportedCompressionType | Code::NotImplemented => {
             (Unsupported, "the records are in a form that this client does not support", "")
         }
 
-        // Groups that others use otherwise.
+        // Groups that other programs use in another way.
         Code::InconsistentGroupProtocol | Code::UnknownProtocol => (
             Login,
-            "other members of the group use another assignment strategy: they are no hosts of Projector",
+            "other members of the group use another assignment strategy: they are not hosts of Projector",
             "change `kafka.group-prefix`, or stop those members",
         ),
         Code::GroupMaxSizeReached => {
@@ -260,27 +258,27 @@ fn meaning(code: Code) -> Meaning {
         Code::FencedInstanceId | Code::UnreleasedInstanceId => (
             Login,
             "another member has the same `group.instance.id`",
-            "give each host one of its own, or none",
+            "give each host its own `group.instance.id`, or none",
         ),
-        Code::PolicyViolation => (Login, "a policy of the brokers forbids it", ""),
+        Code::PolicyViolation => (Login, "a policy of the brokers forbids the request", ""),
 
-        // What passes: leaders.
+        // Temporary: leaders.
         Code::LeaderNotAvailable | Code::EligibleLeadersNotAvailable | Code::PreferredLeaderNotAvailable => {
-            (Brokers, "no leader", "")
+            (Brokers, "the partition has no leader", "")
         }
         Code::NotLeaderForPartition | Code::FencedLeaderEpoch | Code::UnknownLeaderEpoch => {
-            (Brokers, "the leader moves", "")
+            (Brokers, "the partition's leader is changing", "")
         }
         Code::ReplicaNotAvailable | Code::BrokerNotAvailable | Code::UnknownBroker => {
             (Brokers, "its broker is not available", "")
         }
         Code::OffsetNotAvailable => (Brokers, "the new leader does not know the end of the log yet", ""),
         Code::KafkaStorageError | Code::LogDirNotFound => {
-            (Brokers, "the broker's disk failed", "see to the broker's log directories")
+            (Brokers, "the broker's disk failed", "check the broker's log directories")
         }
-        Code::UnknownTopicId => (Brokers, "the topic is being created anew", ""),
+        Code::UnknownTopicId => (Brokers, "the topic is being recreated", ""),
 
-        // What passes: coordinators.
+        // Temporary: coordinators.
         Code::CoordinatorLoadInProgress
         | Code::CoordinatorNotAvailable
         | Code::NotCoordinator
@@ -292,10 +290,10 @@ fn meaning(code: Code) -> Meaning {
         | Code::FencedMemberEpoch
         | Code::StaleMemberEpoch
         | Code::AssignmentLost
-        | Code::Fenced => (Brokers, "the group rebalances", ""),
-        Code::PollExceeded => (Brokers, "the poll thread was too slow, and the group put it out", ""),
+        | Code::Fenced => (Brokers, "the group is rebalancing", ""),
+        Code::PollExceeded => (Brokers, "the poll thread was too slow, and the group removed it", ""),
 
-        // What passes: connections.
+        // Temporary: connections.
         Code::BrokerTransportFailure
         | Code::AllBrokersDown
         | Code::Resolve
@@ -306,7 +304,7 @@ fn meaning(code: Code) -> Meaning {
             (Brokers, "no answer in time", "")
         }
         Code::ThrottlingQuotaExceeded => (Brokers, "the brokers throttle this client", ""),
-        _ => (Brokers, "an error that is expected to pass", ""),
+        _ => (Brokers, "an error that is expected to be temporary", ""),
     };
     Meaning { kind, what, remedy }
 }
@@ -349,7 +347,10 @@ mod tests {
     fn a_fault_names_its_object_and_its_code() {
         let partition = Subject::Partition(Partition::new("orders", 3));
         let fault = KafkaFault::of_code(partition, Code::LeaderNotAvailable, &asker());
-        assert_eq!(fault.to_string(), "orders/3: no leader; Kafka error LEADER_NOT_AVAILABLE");
+        assert_eq!(
+            fault.to_string(),
+            "orders/3: the partition has no leader; Kafka error LEADER_NOT_AVAILABLE"
+        );
         assert_eq!(fault.kind(), FailureKind::Brokers);
     }
 
@@ -379,9 +380,9 @@ mod tests {
         assert!(said.ends_with("the most similar topic that exists is orders"), "{said}");
     }
 
-    /// What passes by itself, and what does not before somebody mends it.
+    /// Which faults pass by themselves, and which ones need a person.
     #[test]
-    fn permanent_faults_are_not_told_as_passing() {
+    fn permanent_faults_do_not_count_as_temporary() {
         for (code, kind) in [
             (Code::GroupAuthorizationFailed, FailureKind::Denied),
             (Code::ClusterAuthorizationFailed, FailureKind::Denied),

@@ -1,7 +1,8 @@
-//! What a broker, or the way to it, has against this host: told in one sentence, with what to do.
+//! Why a connection to a broker fails: one sentence, with what to do.
 //!
-//! librdkafka tells such things only to callbacks, in words of its own, once, while the calls that wait for
-//! the broker run into their time-outs. [`Faults`] keeps the last one, so that those who wait can name it.
+//! librdkafka reports such causes only to callbacks, once, in its own words, while the calls that wait for
+//! the broker run into their timeouts. [`Faults`] keeps the last cause, so that a failed call can report
+//! it.
 
 use std::fmt;
 use std::path::Path;
@@ -16,24 +17,24 @@ use crate::failure::FailureKind;
 /// What is wrong with a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FaultKind {
-    /// The broker answers, and does not let this host in.
+    /// The broker refuses the login.
     Login,
     /// The listener does not offer this mechanism.
     Mechanism,
-    /// The broker's certificate is not signed by an authority that is trusted here, or is for another host.
+    /// The broker's certificate is not signed by a trusted authority, or is for another host name.
     Untrusted,
-    /// The broker does not take this host's certificate.
+    /// The broker refuses the host's certificate.
     ClientCertificate,
     /// One side speaks TLS or SASL, the other does not.
     Protocol,
-    /// No token could be had.
+    /// There is no token.
     Token,
-    /// Nobody listens, or nobody answers.
+    /// The broker does not listen or does not answer.
     Unreachable,
 }
 
 impl FaultKind {
-    /// Whether it stays until somebody changes a configuration, a certificate or a user.
+    /// Whether the fault lasts until a person changes a configuration, a certificate or a user.
     pub fn is_permanent(self) -> bool {
         !matches!(self, FaultKind::Unreachable | FaultKind::Token)
     }
@@ -51,27 +52,25 @@ impl FaultKind {
             FaultKind::Login => {
                 "correct the user or its password, here ([kafka.sasl]) or at the brokers: both are case-sensitive"
             }
-            FaultKind::Mechanism => {
-                "name another `mechanism` in [kafka.sasl], or connect to another listener"
-            }
+            FaultKind::Mechanism => "set another `mechanism` in [kafka.sasl], or connect to another listener",
             FaultKind::Untrusted => {
-                "name the file of the authority that signed the brokers' certificates as `ca` in [kafka.tls], and connect by a host name that their certificates carry"
+                "set `ca` in [kafka.tls] to the file of the authority that signed the brokers' certificates, and connect by a host name that is in their certificates"
             }
             FaultKind::ClientCertificate => {
-                "replace `certificate` and `key` in [kafka.tls] by ones that are valid now and signed by an authority that the brokers trust"
+                "replace `certificate` and `key` in [kafka.tls] by a pair that is valid now and signed by an authority that the brokers trust"
             }
             FaultKind::Protocol => {
                 "compare [kafka.tls] and [kafka.sasl] with the listener that this address belongs to, or connect to the port of another listener"
             }
-            FaultKind::Token => {
-                "see to the token's file, or to the token endpoint, its client id and its secret"
+            FaultKind::Token => "check the token's file, or the token endpoint, its client id and its secret",
+            FaultKind::Unreachable => {
+                "check that the broker is running, and that `brokers` names the right address"
             }
-            FaultKind::Unreachable => "is it running, and does `brokers` name it?",
         }
     }
 }
 
-/// What is wrong with a connection, and whose.
+/// What is wrong with a connection, and with which broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     pub kind: FaultKind,
@@ -90,8 +89,8 @@ impl Fault {
         Self { kind, message }
     }
 
-    /// From what librdkafka tells its error callback. `None` for what is no trouble with a connection.
-    /// `is_known`: the brokers answered before, so that they speak the protocol that is configured.
+    /// From the arguments of librdkafka's error callback. `None` if they do not concern a connection.
+    /// `is_known`: brokers answered before, so the configured protocol is right.
     fn of(code: RDKafkaErrorCode, reason: &str, kafka: &config::Kafka, is_known: bool) -> Option<Self> {
         let (listener, detail) = listener(reason);
         let has = |words: &str| detail.contains(words);
@@ -106,7 +105,7 @@ impl Fault {
             }
             RDKafkaErrorCode::Authentication if has("Request not valid in current SASL state") => fault(
                 FaultKind::Protocol,
-                "does not speak SASL on this port, and [kafka.sasl] asks for it".into(),
+                "does not speak SASL on this port, but [kafka.sasl] requires it".into(),
             ),
             RDKafkaErrorCode::Authentication if has("mechanism handshake failed") => {
                 let offered = detail.rsplit("supported mechanisms: ").next().unwrap_or_default();
@@ -131,7 +130,7 @@ impl Fault {
                 } else if has("certificate has expired") {
                     "its certificate has expired"
                 } else {
-                    "its certificate is not signed by an authority that is trusted here"
+                    "its certificate is not signed by an authority that this host trusts"
                 };
                 fault(FaultKind::Untrusted, format!("cannot be trusted: {reason}"))
             }
@@ -142,18 +141,18 @@ impl Fault {
             {
                 fault(
                     FaultKind::Protocol,
-                    "does not speak TLS on this port, and [kafka.tls] asks for it".into(),
+                    "does not speak TLS on this port, but [kafka.tls] requires it".into(),
                 )
             }
-            // With TLS 1.3 the broker looks at this host's certificate when the handshake is over: then it is
-            // a connection that ends.
+            // With TLS 1.3, the broker checks the host's certificate after the handshake: a refusal then
+            // looks like a closed connection.
             _ if protocol.is_tls && (has("alert") || has("unexpected message")) => {
                 let own = kafka.tls.as_ref().and_then(|tls| tls.certificate.as_ref());
                 let expired = own.and_then(|file| certificate::expired(Path::new(&**file)));
                 let reason = match (own, expired) {
-                    (Some(file), Some(day)) => format!("{} has expired on {day}", &**file),
-                    (Some(file), None) => format!("{} is not taken ({})", &**file, cause(detail)),
-                    (None, _) => "is missing: the broker asks for one".to_owned(),
+                    (Some(file), Some(day)) => format!("{} expired on {day}", &**file),
+                    (Some(file), None) => format!("{} is not accepted ({})", &**file, cause(detail)),
+                    (None, _) => "is missing: the broker requires one".to_owned(),
                 };
                 fault(
                     FaultKind::ClientCertificate,
@@ -165,23 +164,22 @@ impl Fault {
             }
             RDKafkaErrorCode::BrokerTransportFailure if has("connecting to a PLAINTEXT") => fault(
                 FaultKind::Protocol,
-                "does not speak TLS on this port, and [kafka.tls] asks for it".into(),
+                "does not speak TLS on this port, but [kafka.tls] requires it".into(),
             ),
-            // A listener closes the connection when it cannot read the first request, or will not answer the one
-            // after it.
+            // A listener closes the connection if it cannot read the first request, or refuses the next
+            // one.
             RDKafkaErrorCode::BrokerTransportFailure
                 if has("in state APIVERSION_QUERY") && is_closed && !protocol.is_tls && !is_known =>
             {
                 fault(
                     FaultKind::Protocol,
-                    "ends the connection at once: it expects TLS on this port, or the port is not Kafka's"
-                        .into(),
+                    "closes the connection at once: the port expects TLS, or is not a Kafka port".into(),
                 )
             }
             RDKafkaErrorCode::BrokerTransportFailure
                 if has("in state UP") && is_closed && kafka.mechanism().is_none() && !is_known =>
             {
-                fault(FaultKind::Protocol, "ends the connection at once: it expects SASL on this port".into())
+                fault(FaultKind::Protocol, "closes the connection at once: the port expects SASL".into())
             }
             RDKafkaErrorCode::BrokerTransportFailure
             | RDKafkaErrorCode::Resolve
@@ -198,9 +196,9 @@ impl Fault {
     }
 }
 
-/// The address of the broker, and what is wrong. librdkafka's forms, which leave the scheme out where it is
-/// plaintext: `sasl_ssl://host:port/bootstrap: what is wrong (after 5ms in state AUTH_REQ)`,
-/// `host:port/1: what is wrong`, `GroupCoordinator: host:port: what is wrong`.
+/// The address of the broker, and the cause, from librdkafka's message. Its forms, without a scheme for
+/// plaintext: `sasl_ssl://host:port/bootstrap: cause (after 5ms in state AUTH_REQ)`, `host:port/1: cause`,
+/// `GroupCoordinator: host:port: cause`.
 fn listener(reason: &str) -> (&str, &str) {
     let Some((name, detail)) = reason.split_once(": ") else { return ("", reason) };
     if name.starts_with("GroupCoordinator") {
@@ -213,20 +211,20 @@ fn listener(reason: &str) -> (&str, &str) {
     }
 }
 
-/// Without librdkafka's own state.
+/// The cause without librdkafka's internal state.
 fn cause(detail: &str) -> &str {
     let detail = detail.split(" (after ").next().unwrap_or(detail);
     detail.rsplit("authentication failure: ").next().unwrap_or(detail).trim()
 }
 
-/// The last trouble of one client's connections. Cheap to clone.
+/// The last fault of one client's connections. Cheap to clone.
 #[derive(Clone, Default)]
 pub(super) struct Faults(Arc<Mutex<Known>>);
 
 #[derive(Default)]
 struct Known {
     last: Option<Fault>,
-    /// Whether no broker is left to answer.
+    /// Whether all brokers are down.
     all_down: bool,
     have_answered: bool,
 }
@@ -236,7 +234,7 @@ impl Faults {
         self.lock().last.clone()
     }
 
-    /// `None`: there is no trouble, since a broker answered.
+    /// `None`: a broker answered, so there is no fault.
     pub(super) fn set(&self, last: Option<Fault>) {
         let mut known = self.lock();
         let have_answered = known.have_answered || last.is_none();
@@ -256,7 +254,7 @@ impl Faults {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What librdkafka tells its error callback. A permanent fault is not covered by a passing one: many
+    /// Records an error callback of librdkafka. A temporary fault does not replace a permanent one: other
     /// brokers may be down beside the one that refuses.
     pub(super) fn note(&self, code: RDKafkaErrorCode, reason: &str, kafka: &config::Kafka) {
         let mut known = self.lock();
@@ -274,7 +272,7 @@ impl Faults {
 mod tests {
     use super::*;
 
-    /// As librdkafka says it: each of its forms of a broker's name.
+    /// Each form of a broker's name in librdkafka's messages.
     #[test]
     fn the_address_of_the_broker_is_told_apart_from_what_is_wrong() {
         for (reason, address, detail) in [

@@ -1,7 +1,7 @@
-//! A record's headers, as the broker gave them.
+//! Reads a record's headers as bytes.
 //!
-//! Kafka says that a header's name is UTF-8, but no broker checks it, and rdkafka's own `Headers` panics on
-//! one that is not. So they are read from librdkafka directly, as bytes.
+//! Header names are UTF-8 by convention, but no broker checks this, and rdkafka's `Headers` panics on other
+//! bytes. So this module reads headers from librdkafka directly.
 
 use std::ffi::CStr;
 

@@ -1,4 +1,4 @@
-//! What the log holds, asked by a client of its own that belongs to no group.
+//! Asks the brokers about topics, offsets, records and groups, with clients that belong to no group.
 
 mod group;
 mod record;
@@ -32,43 +32,44 @@ use crate::topics::TopicMapping;
 pub use group::GroupMember;
 pub use record::Recalled;
 
-/// How long one question to the brokers may take.
+/// How long one request to the brokers may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long the first answer is waited for before the reason why there is none is looked for; then twice as
-/// long, and so on.
+/// How long to wait for the first answer before checking why there is none; then twice as long, and so on.
 const FIRST_LOOK: Duration = Duration::from_millis(200);
 
-/// How long librdkafka's callbacks are given after a question.
+/// How long to poll for librdkafka's callbacks after a request.
 const HEARING: Duration = Duration::from_millis(2);
 
-/// So many log lines and errors of librdkafka are taken after an answer: it keeps them until then.
+/// Most log lines and errors of librdkafka that are read after an answer. librdkafka queues them until
+/// then.
 const KEPT: usize = 16;
 
-/// How long the addresses of a host name are tried one after the other.
+/// Time for trying the addresses of a host name one after the other.
 const ADDRESSES: Duration = Duration::from_secs(1);
 
-/// A client that has had no answer for so long is made anew: its connections may be dead, while new ones work.
+/// A client without an answer for this time is replaced: its connections may be dead, while new ones would
+/// work.
 const STUCK: Duration = Duration::from_secs(15);
 
-/// For so long the topic that is most similar to a missing one is not looked up again.
+/// Time for which the topic most similar to a missing one is cached.
 const SIMILAR_CHECK: Duration = Duration::from_secs(60);
 
 const COMMITTED: &str = "read_committed";
 const UNCOMMITTED: &str = "read_uncommitted";
 
-/// Why the brokers could not be asked, or a consumer not be made.
+/// Why a request to the brokers failed, or a consumer could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    #[error("the Kafka client cannot be made: {0}")]
+    #[error("the Kafka client cannot be created: {0}")]
     Client(KafkaError),
-    #[error("a secret of Kafka cannot be read: {0}")]
+    #[error("a Kafka secret cannot be read: {0}")]
     Secret(TextError),
     #[error("the poll thread cannot be started: {0}")]
     Thread(std::io::Error),
     #[error(transparent)]
     Fault(#[from] KafkaFault),
-    #[error("a question to the brokers panicked: {0}")]
+    #[error("the task that asks the brokers panicked: {0}")]
     Panicked(String),
 }
 
@@ -83,33 +84,33 @@ impl LogError {
     }
 }
 
-/// What is known of one partition: its marks and its topic's identity, or why they are not known.
+/// A partition's watermarks and its topic's identity, or why they are unknown.
 pub type Inspected = Result<(Watermarks, Identity), KafkaFault>;
 
-/// By the missing topic: the most similar one that exists, and when that was looked up.
+/// By missing topic: the most similar topic that exists, and when it was looked up.
 type Similar = HashMap<Arc<str>, (Instant, Option<String>)>;
 
 /// The partitions of a topic, each with its leader, or why it has none.
 type Leaders = Vec<(Partition, Result<i32, KafkaFault>)>;
 
-/// A client for questions. One serves the whole host; cheap to clone.
+/// The client for requests to the brokers. One serves the whole host. Cheap to clone.
 ///
-/// Where a question is about several topics or partitions, each has an answer of its own: one without a
-/// leader, without a right, or that does not exist keeps nothing else unknown.
+/// If a request concerns several topics or partitions, each has a result of its own: a partition without a
+/// leader, a missing right or a missing topic does not affect the others.
 #[derive(Clone)]
 pub struct KafkaAdmin {
     connection: Connection,
     clients: Arc<Mutex<Arc<Clients>>>,
     asker: Arc<Asker>,
-    /// For each topic that does not exist: the most similar one that does, and when that was looked up.
+    /// For each missing topic: the most similar topic that exists, and when it was looked up.
     similar: Arc<Mutex<Similar>>,
 }
 
-/// Made anew when the connection's files changed, or when they get no answer for a while.
+/// The clients are replaced when the connection's files change, or when they get no answer for a while.
 struct Clients {
     edition: u64,
     committed: Reader,
-    /// Sees what open transactions have written.
+    /// Also reads records of open transactions.
     uncommitted: Reader,
 }
 
@@ -130,7 +131,7 @@ impl KafkaAdmin {
         Ok(Self { connection, clients, asker: Arc::new(Asker::of(kafka)), similar: Arc::default() })
     }
 
-    /// What the host's other clients are made with.
+    /// The connection that the host's other clients use too.
     pub(super) fn connection(&self) -> &Connection {
         &self.connection
     }
@@ -140,7 +141,7 @@ impl KafkaAdmin {
         self.connection.member_ids()
     }
 
-    /// The clients of now. Those before serve on while no new ones can be made.
+    /// The present clients. If new clients cannot be created, the previous ones stay in use.
     fn clients(&self) -> Arc<Clients> {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         let is_stuck = clients.committed.is_stuck();
@@ -148,24 +149,25 @@ impl KafkaAdmin {
             match Clients::open(&self.connection) {
                 Ok(new) => {
                     let old = std::mem::replace(&mut *clients, Arc::new(new));
-                    // Once, and not for as long as the brokers are gone.
+                    // Logged once, not repeatedly while the brokers are down.
                     if is_stuck && old.committed.client.context().faults.have_answered() {
                         let seconds = STUCK.as_secs();
                         tracing::warn!(
-                            "the Kafka clients that ask about the log are made anew: no answer for {seconds} s"
+                            "no answer from the brokers for {seconds} s: the host replaces the Kafka clients that it asks with"
                         );
                     }
-                    // It may take its time over connections that are silent.
+                    // Closing connections that do not answer may take long.
                     std::thread::spawn(move || drop(old));
                 }
-                Err(error) => tracing::warn!(%error, "the Kafka clients of before serve on"),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot create new Kafka clients; the previous ones stay in use")
+                }
             }
         }
         clients.clone()
     }
 
-    /// Low and high marks and the identity of each partition, in the order asked. An error if one of them
-    /// is not known.
+    /// Watermarks and identity of each partition, in the given order. An error if one of them is unknown.
     pub async fn inspect(&self, partitions: Vec<Partition>) -> Result<Vec<(Watermarks, Identity)>, LogError> {
         let inspected = self.inspect_each(partitions).await?;
         Ok(inspected.into_iter().collect::<Result<_, _>>()?)
@@ -196,13 +198,13 @@ impl KafkaAdmin {
         .await
     }
 
-    /// The identity of each topic, by its name. An error if one of them is not known.
+    /// The identity of each topic, by name. An error if one of them is unknown.
     pub async fn identities(&self, topics: Vec<Arc<str>>) -> Result<HashMap<String, Identity>, LogError> {
         let identities = self.identities_each(topics).await?.into_iter();
         Ok(identities.map(|(topic, identity)| Ok((topic, identity?))).collect::<Result<_, KafkaFault>>()?)
     }
 
-    /// The identity of each topic, by its name. An error only if no broker could be asked.
+    /// The identity of each topic, by name. An error only if no broker answers.
     pub async fn identities_each(
         &self,
         topics: Vec<Arc<str>>,
@@ -216,13 +218,13 @@ impl KafkaAdmin {
         topics: &[Arc<str>],
     ) -> Result<HashMap<String, Result<Identity, KafkaFault>>, KafkaFault> {
         let topic_ids = self.topic_ids(topics)?;
-        // After the topics: the client takes it from the last answer that it got.
+        // After the topics, since the client takes the cluster's id from its last answer.
         let cluster_id = self.cluster_id_now();
         let identity = |topic_id| Identity { topic_id, cluster_id: cluster_id.clone() };
         Ok(topic_ids.into_iter().map(|(topic, topic_id)| (topic, topic_id.map(identity))).collect())
     }
 
-    /// The topics of a projection: those that are named, and all that exist and match.
+    /// The physical topics of a projection: those that are named, and those that exist and match a pattern.
     pub async fn topics(&self, mapping: &TopicMapping) -> Result<Vec<Arc<str>>, LogError> {
         if !mapping.has_patterns() {
             return Ok(mapping.topics::<&str>([]));
@@ -243,7 +245,7 @@ impl KafkaAdmin {
         unsafe { taken(client, native::rd_kafka_clusterid(client, PATIENCE.as_millis() as i32)) }
     }
 
-    /// The id of the cluster behind the brokers' address. `None`: the brokers do not tell one.
+    /// The id of the cluster behind the brokers' address. `None` if the brokers do not report one.
     pub async fn cluster_id(&self) -> Result<Option<String>, LogError> {
         let log = self.clone();
         blocking(move || {
@@ -253,8 +255,8 @@ impl KafkaAdmin {
         .await
     }
 
-    /// The partitions of a topic that exists, with the marks of each. `None` for one that does not exist.
-    /// An error if one of them is not known.
+    /// The partitions of a topic with their watermarks. `None` if the topic does not exist. An error if the
+    /// watermarks of one partition are unknown.
     pub async fn topic(&self, topic: Arc<str>) -> Result<Option<Vec<(Partition, Watermarks)>>, LogError> {
         let partitions = match self.topic_each(topic).await {
             Err(LogError::Fault(fault)) if fault.kind() == FailureKind::NoTopic => return Ok(None),
@@ -264,7 +266,7 @@ impl KafkaAdmin {
         Ok(Some(known.collect::<Result<_, KafkaFault>>()?))
     }
 
-    /// The partitions of a topic, with the marks of each, or why they are not known.
+    /// The partitions of a topic, each with its watermarks or why they are unknown.
     pub async fn topic_each(
         &self,
         topic: Arc<str>,
@@ -277,7 +279,7 @@ impl KafkaAdmin {
         .await
     }
 
-    /// The partitions of each topic, whether or not they have a leader; or why they are not known.
+    /// The partitions of each topic, with or without a leader; or why they are unknown.
     pub async fn partitions(
         &self,
         topics: BTreeSet<Arc<str>>,
@@ -292,8 +294,8 @@ impl KafkaAdmin {
         .await
     }
 
-    /// The offset of the first record of this time or later, in milliseconds since 1970. `None`: no record
-    /// is as young.
+    /// The offset of the first record with this timestamp or a later one, in milliseconds since 1970.
+    /// `None` if all records are older.
     pub async fn offset_at(&self, partition: Partition, time_ms: i64) -> Result<Option<i64>, LogError> {
         let log = self.clone();
         blocking(move || {
@@ -315,9 +317,9 @@ impl KafkaAdmin {
         .await
     }
 
-    /// The first record that a reader of committed events would find from an offset on: its offset
-    /// and its timestamp in milliseconds. `None` if there is none up to the end of the log, which
-    /// may well lie further on: behind it stand commit markers, or a transaction that is open.
+    /// The first record that a `read_committed` consumer gets from an offset on: its offset and its
+    /// timestamp in milliseconds. `None` if there is none up to the end of the log. The log may still end
+    /// at a later offset: it may hold commit markers or an open transaction.
     pub async fn first_visible(
         &self,
         partition: Partition,
@@ -327,8 +329,8 @@ impl KafkaAdmin {
         blocking(move || log.first(COMMITTED, &partition, from, place)).await
     }
 
-    /// The timestamp in milliseconds of the first record of a transaction that is open, and holds back
-    /// what was written behind it. `None`: there is none, or it has no timestamp.
+    /// The timestamp, in milliseconds, of the first record of an open transaction, which hides the records
+    /// after it. `None` if no transaction is open, or the record has no timestamp.
     pub async fn open_transaction(&self, partition: Partition) -> Result<Option<i64>, LogError> {
         let log = self.clone();
         blocking(move || {
@@ -338,7 +340,8 @@ impl KafkaAdmin {
             let written = reader.client.fetch_watermarks(topic, number, PATIENCE);
             let (_, written) =
                 written.map_err(|error| reader.fault(Subject::Partition(partition.clone()), &error))?;
-            // Requester after the other one: it has passed that, unless a transaction holds it back.
+            // Asked second: by now the stable offset has passed the first answer, unless a transaction
+            // holds it back.
             let stable = log.marks(&partition)?.high;
             if stable >= written {
                 return Ok(None);
@@ -359,8 +362,8 @@ impl KafkaAdmin {
         Ok(Watermarks { low, high })
     }
 
-    /// The marks of each partition whose leader is known. Leaders are asked side by side; one that does not
-    /// answer in time is not asked again about its other partitions.
+    /// The watermarks of each partition whose leader is known. Leaders are asked at the same time. A leader
+    /// that does not answer in time is not asked about its other partitions.
     fn marks_of(&self, partitions: Leaders) -> Vec<(Partition, Result<Watermarks, KafkaFault>)> {
         let mut answers: Vec<(Partition, Option<Result<Watermarks, KafkaFault>>)> = Vec::new();
         let mut by_leader: BTreeMap<i32, Vec<(usize, Partition)>> = BTreeMap::new();
@@ -412,7 +415,8 @@ impl KafkaAdmin {
             .collect()
     }
 
-    /// The leaders of each topic's partitions. Once no broker answers, the others are not asked.
+    /// The leaders of each topic's partitions. If no broker answers for one topic, the other topics are not
+    /// asked about.
     fn leaders(&self, topics: &[Arc<str>]) -> HashMap<Arc<str>, Result<Leaders, KafkaFault>> {
         let mut everywhere: Option<KafkaFault> = None;
         let leaders = |topic: &Arc<str>| {
@@ -447,14 +451,14 @@ impl KafkaAdmin {
         }
     }
 
-    /// The partitions of a topic, as the metadata of any broker tells them.
+    /// The partitions of a topic, from the metadata of any broker.
     fn leaders_of(&self, topic: &Arc<str>) -> Result<Leaders, KafkaFault> {
         let metadata = self.clients().committed.metadata(Some(topic))?;
         let Some(found) = metadata.topics().iter().find(|found| found.name() == &**topic) else {
             return Err(self.missing(topic, RDKafkaErrorCode::UnknownTopicOrPartition));
         };
         match found.error().map(RDKafkaErrorCode::from) {
-            // The partitions that have a leader are in the answer all the same.
+            // The answer still contains the partitions that have a leader.
             None | Some(RDKafkaErrorCode::LeaderNotAvailable) if !found.partitions().is_empty() => {}
             Some(code) => return Err(self.missing(topic, code)),
             None => return Err(self.missing(topic, RDKafkaErrorCode::UnknownTopicOrPartition)),
@@ -479,7 +483,8 @@ impl KafkaAdmin {
         KafkaFault::of_code(subject, code, &self.asker)
     }
 
-    /// Why a topic is not there; with the most similar one, if its name may be mistyped.
+    /// The fault of a topic that does not exist, with the most similar topic, since the name may be
+    /// mistyped.
     fn missing(&self, topic: &Arc<str>, code: RDKafkaErrorCode) -> KafkaFault {
         let mut fault = self.fault_of(Subject::Topic(topic.clone()), code);
         if fault.kind() == FailureKind::NoTopic {
@@ -488,7 +493,7 @@ impl KafkaAdmin {
         fault
     }
 
-    /// The topic that exists, and that this host may see, whose name is most like this one.
+    /// The existing topic that this host may see and whose name is most similar.
     fn most_similar(&self, topic: &Arc<str>) -> Option<String> {
         let known = || self.similar.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((at, similar)) = known().get(topic)
@@ -504,8 +509,8 @@ impl KafkaAdmin {
         similar
     }
 
-    /// What `take` makes of the first record from an offset on that a reader finds. `None`: there is none up
-    /// to the end of the log. It takes some seconds at most.
+    /// Applies `take` to the first record that a consumer gets from an offset on. `None` if there is none
+    /// up to the end of the log. Takes some seconds at most.
     fn first<T>(
         &self,
         isolation: &str,
@@ -527,7 +532,7 @@ impl KafkaAdmin {
                 Some(Err(KafkaError::PartitionEOF(_))) => return Ok(None),
                 Some(Err(error)) => {
                     let fault = self.fault(subject(), &error).while_reading();
-                    // What does not pass in a moment is not waited for.
+                    // Only temporary errors are retried here.
                     if fault.kind() != FailureKind::Brokers {
                         return Err(fault.into());
                     }
@@ -539,7 +544,7 @@ impl KafkaAdmin {
         Err(self.fault_of(subject(), last).into())
     }
 
-    /// Kafka's ids of topics; `None` where the broker has none. The safe interface does not reach
+    /// Kafka's topic ids; `None` if the broker has none. Uses the C API, since rdkafka has no
     /// `DescribeTopics`.
     fn topic_ids(
         &self,
@@ -553,8 +558,8 @@ impl KafkaAdmin {
         let mut pointers: Vec<*const std::ffi::c_char> = names.iter().map(|name| name.as_ptr()).collect();
         let clients = self.clients();
         let client = clients.committed.client.client().native_ptr();
-        // Any broker can answer; asking one of them spares the way to the controller, which
-        // librdkafka's embedded broker does not have.
+        // Any broker can answer. Asking a certain broker avoids the controller, which librdkafka's embedded
+        // mock broker does not have.
         let metadata = clients.committed.metadata(topics.first().map(|topic| &**topic))?;
         let broker = metadata.brokers().first().map_or(-1, |broker| broker.id());
         // SAFETY: every pointer is used between its creation and its destruction below; names and
@@ -628,10 +633,10 @@ unsafe fn describe(
     }
 }
 
-/// A text that librdkafka made for its caller, who gives it back. `None`: there is none, or it is empty.
+/// Copies a text that librdkafka allocated for the caller, and frees it. `None` if there is none, or it is
+/// empty.
 ///
-/// # Safety
-/// The client is open; `made` is null, or a C string that it made and nobody gave back.
+/// The client is open; `made` is null, or a C string that librdkafka allocated and that was not freed yet.
 pub(super) unsafe fn taken(client: *mut native::rd_kafka_t, made: *mut std::ffi::c_char) -> Option<String> {
     if made.is_null() {
         return None;
@@ -653,19 +658,19 @@ unsafe fn text(text: *const std::ffi::c_char) -> String {
     unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }
 
-/// A client that can read partitions by hand, and never joins a group.
+/// A client that reads partitions by explicit assignment, and never joins a group.
 struct Reader {
-    /// Before the client, which is to be open as long as it is registered.
+    /// Declared before the client, so that it is dropped first.
     _registered: Registered,
     client: BaseConsumer<Quiet>,
     connection: Connection,
     answers: Mutex<Answers>,
 }
 
-/// What came of a client's questions.
+/// Whether a client's requests get answers.
 #[derive(Default)]
 struct Answers {
-    /// Since when there was none to questions for metadata, and to those who the topics are.
+    /// Since when requests for metadata, and for topic ids, have had no answer.
     no_metadata: Option<Instant>,
     no_topics: Option<Instant>,
 }
@@ -677,7 +682,8 @@ impl Reader {
         let client: BaseConsumer<Quiet> = client_config(kafka)
             .map_err(LogError::Secret)?
             .set_log_level(RDKafkaLogLevel::Info)
-            // A listener of another protocol closes the connection, which is told only as a line of the log.
+            // A listener of another protocol closes the connection, which librdkafka reports only as a log
+            // line.
             .set("log.connection.close", "true")
             .set("isolation.level", isolation)
             .set("group.id", names::questions_group(&kafka.group_prefix))
@@ -694,7 +700,7 @@ impl Reader {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `silent_since`: there was no answer who the topics are.
+    /// `silent_since`: when a request for topic ids was sent that had no answer.
     fn note_topics(&self, silent_since: Option<Instant>) {
         let mut answers = self.answers();
         answers.no_topics = silent_since.map(|asked| answers.no_topics.unwrap_or(asked));
@@ -706,8 +712,8 @@ impl Reader {
         since.into_iter().flatten().any(|since| since.elapsed() > STUCK)
     }
 
-    /// Waits for an answer, and no longer than it takes to know that there is none to come: no broker is
-    /// left, and that is not because a host name has several addresses, which are tried one after the other.
+    /// Waits for an answer, but not longer than necessary to know that none will come: all brokers are
+    /// down, and not only because a host name has several addresses, which are tried one after the other.
     fn metadata(&self, topic: Option<&str>) -> Result<Metadata, KafkaFault> {
         let faults = &self.client.context().faults;
         let started = Instant::now();
@@ -716,7 +722,8 @@ impl Reader {
             let left = PATIENCE.saturating_sub(started.elapsed());
             let fault = match self.client.fetch_metadata(topic, wait.min(left)) {
                 Ok(metadata) => {
-                    // What is over by now. Nothing is waited for: every batch asks.
+                    // Drops callbacks about faults that are over. Does not wait, since every batch calls
+                    // this function.
                     (0..KEPT).for_each(|_| drop(self.client.poll(Duration::ZERO)));
                     faults.set(None);
                     self.answers().no_metadata = None;
@@ -734,13 +741,13 @@ impl Reader {
         }
     }
 
-    /// Lets librdkafka tell its callbacks what it has to say, which it keeps until then. Polls for at least
-    /// [`HEARING`]: a poll without patience ends at the first log line.
+    /// Lets librdkafka call its queued callbacks. Polls for at least [`HEARING`]: a poll without a timeout
+    /// ends at the first log line.
     fn hear(&self) {
         while self.client.poll(HEARING).is_some() {}
     }
 
-    /// Why a question has no answer: a connection that cannot be made has its reason.
+    /// The fault of a failed request. If there is no connection, with the reason.
     fn fault(&self, subject: Subject, error: &KafkaError) -> KafkaFault {
         self.hear();
         let mut fault = KafkaFault::new(subject, error, &Asker::of(self.connection.kafka()));
@@ -752,13 +759,13 @@ impl Reader {
     }
 }
 
-/// Whether an error says that a broker is silent, so that it is in vain to ask it on.
+/// Whether an error means that a broker does not answer, so that further requests to it are useless.
 fn is_silence(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode::{AllBrokersDown, BrokerTransportFailure, OperationTimedOut, RequestTimedOut};
     matches!(code, AllBrokersDown | BrokerTransportFailure | OperationTimedOut | RequestTimedOut)
 }
 
-/// A question blocks a thread of its own. One that panics, whatever the brokers answered, is an error.
+/// Runs a blocking request on a thread of its own. A panic becomes an error.
 async fn blocking<T: Send + 'static>(
     ask: impl FnOnce() -> Result<T, LogError> + Send + 'static,
 ) -> Result<T, LogError> {
@@ -768,7 +775,7 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-/// Blocker shows in the answers, so these clients keep their lines to themselves.
+/// Faults show in the results of requests, so these clients log only at level debug.
 struct Quiet {
     faults: Faults,
     connection: Connection,
@@ -779,7 +786,7 @@ impl ClientContext for Quiet {
         tracing::debug!(?level, facility, "{message}");
         if facility == "FAIL" && !is_told_as_error(level) {
             let closed = RDKafkaErrorCode::BrokerTransportFailure;
-            // Without the name of librdkafka's thread: `[thrd:NAME]: `.
+            // Without the prefix with librdkafka's thread: `[thrd:NAME]: `.
             let reason = message.split_once("]: ").map_or(message, |(_, reason)| reason);
             self.faults.note(closed, reason, self.connection.kafka());
         }
@@ -795,7 +802,7 @@ impl ClientContext for Quiet {
 
 impl ConsumerContext for Quiet {}
 
-/// Whether librdkafka tells its error callback what it logs at this level.
+/// Whether librdkafka also calls its error callback for a log line of this level.
 fn is_told_as_error(level: RDKafkaLogLevel) -> bool {
     use RDKafkaLogLevel::{Alert, Critical, Emerg, Error};
     matches!(level, Emerg | Alert | Critical | Error)

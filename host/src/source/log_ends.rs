@@ -1,7 +1,7 @@
-//! Where the logs of partitions end: asked of their leaders without waiting for the answer.
+//! Asks leaders where the logs of partitions end, without blocking.
 //!
-//! librdkafka hears a leader's answers one after the other on one connection: those with records, and this one. So when
-//! it is known where a log ended, all records that were fetched before are in the partition's queue.
+//! librdkafka gets a leader's answers in order on one connection: fetched records, and this answer. So when
+//! the answer arrives, all records that were fetched before it are in the partition's queue.
 
 use std::collections::HashMap;
 use std::ffi::CStr;
@@ -14,25 +14,25 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use crate::event::Partition;
 
-/// Between two questions.
+/// Between two requests.
 const PAUSE: Duration = Duration::from_millis(50);
-/// What has no answer by then has failed.
+/// A request without an answer after this time has failed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What was asked, and answered.
+/// An answer.
 pub(super) struct Ends {
-    /// When it was asked, in milliseconds since 1970.
+    /// When the request was sent, in milliseconds since 1970.
     pub(super) asked_ms: i64,
-    /// The offset behind the last committed record. A partition that cannot be told about is missing.
+    /// The offset after the last committed record. Partitions without an answer are missing.
     pub(super) ends: HashMap<Partition, i64>,
 }
 
-/// One question at a time, on a queue of its own.
+/// Sends one request at a time, on a queue of its own.
 pub(super) struct LogEnds {
     queue: *mut native::rd_kafka_queue_t,
-    /// When the question was asked that has no answer yet, in milliseconds since 1970.
+    /// When the open request was sent, in milliseconds since 1970. `None`: no request is open.
     asked_ms: Option<i64>,
-    /// When the next one may be asked.
+    /// When the next request may be sent.
     next: Instant,
 }
 
@@ -40,14 +40,14 @@ pub(super) struct LogEnds {
 unsafe impl Send for LogEnds {}
 
 impl LogEnds {
-    /// Is to be dropped before the consumer.
+    /// Must be dropped before the consumer.
     pub(super) fn new<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Self {
         // SAFETY: the client is open.
         let queue = unsafe { native::rd_kafka_queue_new(consumer.client().native_ptr()) };
         Self { queue, asked_ms: None, next: Instant::now() }
     }
 
-    /// Whether a question can be asked now.
+    /// Whether a request can be sent now.
     pub(super) fn is_free(&self, now: Instant) -> bool {
         self.asked_ms.is_none() && self.next <= now
     }
@@ -61,7 +61,7 @@ impl LogEnds {
     ) {
         let mut asked = TopicPartitionList::new();
         for partition in partitions {
-            // Refused for an offset that cannot be meant only.
+            // Fails only for an invalid offset.
             let _ = asked.add_partition_offset(&partition.topic, partition.number, Offset::End);
         }
         let client = consumer.client().native_ptr();
@@ -85,7 +85,7 @@ impl LogEnds {
         self.next = now + PAUSE;
     }
 
-    /// The answer, once it is here. A question that failed has none, and can be asked again.
+    /// The answer, when it has arrived. A failed request has no entries, and another one can be sent.
     pub(super) fn answer(&mut self) -> Option<Ends> {
         let asked_ms = self.asked_ms?;
         // SAFETY: the queue is open, and the event is destroyed when its contents were copied.

@@ -1,9 +1,9 @@
-//! Which topics are read, where a pattern tells: those that exist and match, looked at again and again.
+//! Finds the topics that match a pattern, again and again.
 //!
-//! The host resolves patterns itself, and subscribes to names: see [`crate::topics`]. A topic that does not
-//! exist any more is left after it was missing twice in a row: one broker may know less than another for a
-//! moment. All hosts of a group look for themselves; Kafka's assignor gives none of them what it did not
-//! subscribe to.
+//! The host resolves patterns itself, and subscribes to names: see [`crate::topics`]. A topic counts as
+//! deleted after it was missing twice in a row, since one broker may briefly know less than another. Every
+//! host of a group looks by itself; Kafka's assignor assigns no partition of a topic to a host that has not
+//! subscribed to it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +14,13 @@ use super::{Incoming, KafkaAdmin, TopicsChange};
 use crate::retry::News;
 use crate::topics::TopicMapping;
 
-/// The topics that are read, by name. `None`: not known yet.
+/// The topics that are read, by name. `None`: unknown yet.
 pub(super) type Subscribed = Option<Vec<Arc<str>>>;
 
-/// What is read before any broker was asked.
+/// The topics that are known without asking a broker.
 pub(super) fn at_once(mapping: &TopicMapping) -> Subscribed {
-    // What matches has to be there from the beginning: else a generation would count as caught up without.
+    // With a pattern, the subscription waits for the first look: otherwise a generation would count as
+    // caught up without the matching topics.
     (!mapping.has_patterns()).then(|| mapping.topics::<&str>([]))
 }
 
@@ -33,7 +34,7 @@ pub(super) struct Matches {
 }
 
 impl Matches {
-    /// Looks again and again, and has what matches subscribed to. Ends with the pipeline.
+    /// Looks again and again, and updates the subscription. Ends with the pipeline.
     pub(super) async fn follow(self, every: Duration) {
         if !self.mapping.has_patterns() {
             return std::future::pending().await;
@@ -59,7 +60,7 @@ impl Matches {
                     }
                 }
                 Err(error) if said.is_news(&error.to_string()) => {
-                    tracing::warn!(group = self.group, %error, "topics that match could not be looked for; trying on");
+                    tracing::warn!(group = self.group, %error, "cannot look for topics that match the pattern; retrying");
                 }
                 Err(_) => {}
             }
@@ -68,7 +69,8 @@ impl Matches {
     }
 }
 
-/// What is read now, and what of it was not found and is read until it is not found again.
+/// The topics to read now, and those of them that were not found this time; they are read until they are
+/// missing a second time.
 fn next(before: &[Arc<str>], found: Vec<Arc<str>>, missing: &[Arc<str>]) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
     let gone: Vec<Arc<str>> =
         before.iter().filter(|topic| !found.contains(topic) && !missing.contains(topic)).cloned().collect();
@@ -83,12 +85,14 @@ fn report(mapping: &TopicMapping, group: &str, before: Option<&[Arc<str>]>, now:
     for topic in now.iter().filter(|topic| !known.contains(topic)) {
         let logical = mapping.logical(topic).collect::<Vec<_>>().join(", ");
         match before {
-            None => tracing::info!(group, topic = &**topic, logical, "topic matches, and is read"),
+            None => {
+                tracing::info!(group, topic = &**topic, logical, "topic matches the pattern, and is read")
+            }
             Some(_) => tracing::info!(
                 group,
                 topic = &**topic,
                 logical,
-                "new topic matches, and is read from its beginning"
+                "new topic matches the pattern, and is read from its beginning"
             ),
         }
     }
@@ -96,15 +100,15 @@ fn report(mapping: &TopicMapping, group: &str, before: Option<&[Arc<str>]>, now:
         tracing::warn!(
             group,
             topic = &**topic,
-            advice = "its checkpoint and its rows stay; a topic that is created anew under this name is not read before an operator says so",
-            "topic does not exist any more, and is not read any more"
+            advice = "the topic's checkpoint and rows stay; a topic that is recreated under this name is not read until an operator runs `projector rebuild`",
+            "topic was deleted, and is not read any more"
         );
     }
     if now.is_empty() {
         tracing::warn!(
             group,
-            advice = "create a topic that matches, or mend the pattern in `kafka.topics`",
-            "no topic matches, so nothing is read"
+            advice = "create a topic that matches, or correct the pattern in `kafka.topics`",
+            "no topic matches the pattern, so nothing is read"
         );
     }
 }

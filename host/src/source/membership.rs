@@ -1,4 +1,4 @@
-//! Which member of its group a consumer is.
+//! Tracks a consumer's member id in its group.
 
 use std::time::{Duration, Instant};
 
@@ -8,17 +8,18 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use super::log::taken;
 use crate::member_ids::MemberIds;
 
-/// How often it is looked at: a consumer that was put out of its group joins it again under another id.
+/// How often the member id is checked. A consumer that was removed from its group joins again under another
+/// id.
 const LOOK: Duration = Duration::from_millis(250);
-/// A consumer that was put out of its group joins again by itself, mostly within seconds. One that does not has a client
-/// that is stuck, and gives no other sign of it.
+/// A consumer that was removed from its group joins again by itself, mostly within seconds. A consumer that
+/// does not has a client that is stuck, and there is no other sign of it.
 const OUT_OF_GROUP: Duration = Duration::from_secs(60);
 
 pub(super) struct Membership {
     ids: MemberIds,
     id: Option<String>,
     looked: Option<Instant>,
-    /// Since when it is no member of the group that it was a member of.
+    /// Since when the consumer is not a member any more.
     out_since: Option<Instant>,
 }
 
@@ -27,7 +28,7 @@ impl Membership {
         Self { ids, id: None, looked: None, out_since: None }
     }
 
-    /// Notes the id that the consumer has now, if it was not looked at a moment ago.
+    /// Reads the consumer's member id, at most once in [`LOOK`].
     pub(super) fn look<C: ConsumerContext>(&mut self, consumer: &BaseConsumer<C>) {
         if self.looked.is_some_and(|looked| looked.elapsed() < LOOK) {
             return;
@@ -37,7 +38,8 @@ impl Membership {
         self.note(member_id(consumer), now);
     }
 
-    /// Whether it has been out of its group for so long that it will not join again by itself. Told once.
+    /// Whether the consumer has been out of its group for so long that it will not join again by itself.
+    /// Returned once.
     pub(super) fn is_lost(&mut self, now: Instant) -> bool {
         let is_lost = self.out_since.is_some_and(|since| now.duration_since(since) > OUT_OF_GROUP);
         if is_lost {
@@ -71,7 +73,7 @@ impl Drop for Membership {
     }
 }
 
-/// `None`: it is no member now.
+/// `None` if the consumer is not a member now.
 fn member_id<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Option<String> {
     let client = consumer.client().native_ptr();
     // SAFETY: the client is open.

@@ -1,39 +1,42 @@
-//! The order in which the partitions of one consumer are read: by the time of their records.
+//! Merges the partitions of one consumer by the timestamps of their records.
 //!
-//! Kafka orders a partition. A consumer that is far behind gets of several whatever arrives first:
-//! all of a small topic, say, before the first hour of a large one, though they were written side by
-//! side. So a consumer *merges*: of the records at hand the earliest goes first, and it waits for every partition
-//! that may still have an earlier one.
+//! Kafka orders records within a partition only. A consumer that is far behind gets records of several
+//! partitions as they arrive: perhaps all of a small topic before the first hour of a large one, although
+//! they were written at the same time. So a consumer *merges*: of the records at hand, the earliest goes
+//! first, and the merge waits for every partition that may still have an earlier record.
 //!
 //! Three orders:
-//! - [`MergeOrder::Time`], for a generation that is built: every record counts with its own time, to the very
-//!   end. A partition of which more is known to be in the log is waited for. One that was read to the end of its log
-//!   may have got a record since: it keeps a record of another one back until its log was seen to end where it was
-//!   read to, [`LATENESS`] after that record's time. So only what is in the log later than that after its time comes
-//!   out of order, however slow this host is.
-//! - [`MergeOrder::TimeWhileBehind`], for what is live: so do only partitions that are on their way to the end of
-//!   their log. One that was at its end once keeps no other waiting: its records count from when they arrive,
-//!   whatever time they carry, so that an import of old records does not keep back fresh ones.
-//! - [`MergeOrder::Arrival`]: no partition waits for another.
+//! - [`MergeOrder::Time`], for a generation that is built: every record counts with its own time, up to the
+//!   end of the log. The merge waits for a partition that is known to have more records. A partition that
+//!   was read to the end of its log may have got a record since. So it delays a record of another partition
+//!   until its log was seen to end where it was read to, at least [`LATENESS`] after that record's time.
+//!   Only records that reach the log later than that come out of order, however slow this host is.
+//! - [`MergeOrder::TimeWhileBehind`], for a live generation: only partitions that have not reached the end
+//!   of their log yet are merged by time. After a partition has reached its end once, its records count
+//!   from their arrival, whatever their timestamps, and it delays no other partition. So an import of old
+//!   records does not delay fresh ones.
+//! - [`MergeOrder::Arrival`]: no partition waits for another one.
 //!
-//! Merging by time makes what is fresh wait for what is old. It is for projections that need the order, and for a
-//! generation that nobody reads yet.
+//! Merging by time delays fresh records behind old ones. It is for projections that need the order, and for
+//! a generation that is not read yet.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::time::{Duration, Instant};
 
-/// How long a partition is waited for that is behind, and silent, or of which nobody says where its log ends: its
-/// broker may be gone.
+/// How long the merge waits for a partition that is behind and gives no records, or whose end is unknown:
+/// its broker may be down.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The same for a generation that is built: nobody reads it yet, and its order is to hold.
+/// The same for a generation that is built: it is not read yet, and its order matters more.
 const PATIENCE_WHILE_BUILT: Duration = Duration::from_secs(30);
-/// In milliseconds. How long after its time a record may be written to its log: its producer collects records, and
-/// may send them again. A generation that is built is so much behind at least, and nobody waits for it.
+/// In milliseconds. How long after its timestamp a record may reach the log: producers batch and resend
+/// records. A generation that is built is behind by at least this time, which does no harm, since it is not
+/// read yet.
 const LATENESS: Time = 2_000;
-/// The same once the generation is caught up: less than the second for which a promotion may hold the live one.
+/// The same when the generation is caught up: less than the second for which a promotion may hold the live
+/// generation.
 const LATENESS_WHEN_NEAR: Time = 250;
-/// In milliseconds. A record's time that is further ahead is not believed: its producer's clock is wrong.
+/// In milliseconds. A timestamp further in the future is ignored: the producer's clock is wrong.
 const AHEAD: Time = 10_000;
 
 /// The order of the records of several partitions.
@@ -41,9 +44,9 @@ const AHEAD: Time = 10_000;
 pub enum MergeOrder {
     /// As they arrive.
     Arrival,
-    /// By their own times as long as their partition is behind, then as they arrive.
+    /// By their timestamps while their partition is behind, then as they arrive.
     TimeWhileBehind,
-    /// By their own times.
+    /// By their timestamps.
     Time,
 }
 
@@ -51,47 +54,46 @@ pub enum MergeOrder {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Merging {
     pub order: MergeOrder,
-    /// The order once the generation is caught up: see [`Source::caught_up`](super::Source::caught_up).
+    /// The order after the generation is caught up: see [`Source::caught_up`](super::Source::caught_up).
     pub then: MergeOrder,
-    /// How much later than the last record of a silent partition a record of another one may be, and still go
-    /// before the next one of the silent partition.
+    /// A record may be later than the last record of a waiting partition by this much, and still go first.
     pub skew: Duration,
 }
 
-/// Milliseconds since 1970. Of a record that has no time, or none to be believed: before all others.
+/// Milliseconds since 1970. A record without a usable timestamp sorts before all others.
 type Time = i64;
 const NO_TIME: Time = Time::MIN;
 
-/// Items of several inputs, each in its own order, as one sequence. Of each input it holds the first
-/// item that was not taken yet, if it was offered already.
+/// Merges items of several inputs into one sequence; each input keeps its own order. For each input, it
+/// holds the first item that was not taken yet, if that item was offered already.
 pub(super) struct Merge<T> {
     merging: Merging,
-    /// One of the two.
+    /// [`LATENESS`] or [`LATENESS_WHEN_NEAR`].
     lateness: Time,
     inputs: HashMap<u64, Input<T>>,
-    /// The times of the inputs' heads; those of one time in the order in which they came. What is
-    /// here of an input that was removed is void.
+    /// The times of the inputs' heads; equal times in the order of offering. Entries of removed inputs are
+    /// void.
     heads: BinaryHeap<Reverse<(Time, u64, u64)>>,
     offered: u64,
     /// Inputs that are behind and have no head.
     awaited: BTreeMap<u64, Awaited>,
-    /// In the order of time, inputs that were read to their end and have no head.
+    /// With [`MergeOrder::Time`]: inputs that were read to their end and have no head.
     at_end: BTreeMap<u64, AtEnd>,
-    /// Inputs that were silent for too long, to be told.
+    /// Inputs that gave nothing for too long, to be reported.
     let_go: Vec<u64>,
 }
 
 struct Input<T> {
     head: Option<T>,
     behind: bool,
-    /// Nothing that was in the log by then is to come after what was offered.
+    /// All items that were in the log at this time have been offered.
     complete_until: Time,
 }
 
 struct AtEnd {
     /// The time of the last item that was taken.
     last: Time,
-    /// Since when an item waits for this input alone, which is not known to be complete.
+    /// Since when an item waits for this input, which is not known to be complete.
     doubted: Option<Instant>,
     /// Others went on without it.
     let_go: bool,
@@ -119,7 +121,7 @@ impl<T> Merge<T> {
         }
     }
 
-    /// A new input, under a key that none ever had.
+    /// Adds an input, under a key that was never used before.
     pub(super) fn add(&mut self, key: u64, behind: bool, now: Instant) {
         self.inputs.insert(key, Input { head: None, behind, complete_until: NO_TIME });
         self.await_next(key, behind, NO_TIME, now);
@@ -131,12 +133,12 @@ impl<T> Merge<T> {
         self.at_end.remove(&key);
     }
 
-    /// The generation is caught up, and still built: late items are not waited for as long as before.
+    /// The generation is caught up, and still built: from now on, late items are waited for less long.
     pub(super) fn near_the_end(&mut self) {
         self.lateness = LATENESS_WHEN_NEAR;
     }
 
-    /// All hosts share the generation. Whatever is at hand goes, and from now on the other order holds.
+    /// All hosts share the generation. Items at hand may go, and from now on the other order applies.
     pub(super) fn caught_up(&mut self) {
         self.merging.order = self.merging.then;
         self.inputs.values_mut().for_each(|input| input.behind = false);
@@ -144,28 +146,28 @@ impl<T> Merge<T> {
         self.at_end.clear();
     }
 
-    /// Whether every item counts with its own time, so that an input may be at its end many times.
+    /// Whether every item counts with its own time, so that an input may reach its end many times.
     pub(super) fn is_by_time(&self) -> bool {
         self.merging.order == MergeOrder::Time
     }
 
-    /// Whether others wait for a silent input, because it is not known to be at its end.
+    /// Whether others wait for this input, because it is not known to be at its end.
     pub(super) fn is_awaited(&self, key: u64) -> bool {
         self.awaited.contains_key(&key)
     }
 
-    /// The inputs whose next item is to be offered.
+    /// The inputs without a head: their next item must be offered.
     pub(super) fn silent(&self) -> Vec<u64> {
         self.inputs.iter().filter(|(_, input)| input.head.is_none()).map(|(key, _)| *key).collect()
     }
 
-    /// Inputs that were silent for so long that others went on without them, each once.
+    /// Inputs that gave nothing for so long that the others continued without them. Each is returned once.
     pub(super) fn let_go(&mut self) -> Vec<u64> {
         std::mem::take(&mut self.let_go)
     }
 
-    /// The next item of a silent input, with its own time, and the time that it is. A time far in the
-    /// future is not believed: waiting for it would keep back everything that comes after it.
+    /// Offers the next item of an input without a head, with the item's time and the present time. A time
+    /// far in the future is ignored: waiting for it would delay everything that comes after it.
     pub(super) fn offer(&mut self, key: u64, time: Option<Time>, now: Time, item: T) {
         let order = self.merging.order;
         let Some(input) = self.inputs.get_mut(&key) else { return };
@@ -187,7 +189,7 @@ impl<T> Merge<T> {
         self.at_end.remove(&key);
     }
 
-    /// An input has come to its end, for now.
+    /// An input has reached the end of its log, for now.
     pub(super) fn at_end(&mut self, key: u64) {
         if let Some(input) = self.inputs.get_mut(&key) {
             input.behind = false;
@@ -199,7 +201,7 @@ impl<T> Merge<T> {
         }
     }
 
-    /// The log of a silent input ended, at that time, where it was read to.
+    /// The log of an input without a head ended, at the time `until`, where the input was read to.
     pub(super) fn complete(&mut self, key: u64, until: Time) {
         if let Some(input) = self.inputs.get_mut(&key)
             && input.head.is_none()
@@ -211,13 +213,13 @@ impl<T> Merge<T> {
         }
     }
 
-    /// Inputs of which it is to be found out where their logs end: items wait for that.
+    /// Inputs whose logs' ends must be asked for, since items wait for the answer.
     pub(super) fn doubted(&self) -> impl Iterator<Item = u64> {
         self.at_end.iter().filter(|(_, at_end)| at_end.doubted.is_some()).map(|(key, _)| *key)
     }
 
-    /// The next item of all, and the key of its input, which is silent then. `None`: there is none
-    /// yet, or what is there has to wait for another input.
+    /// Takes the next item, and the key of its input, which has no head then. `None` if there is no item,
+    /// or the first one must wait for another input.
     pub(super) fn take(&mut self, now: Instant, now_ms: Time) -> Option<(u64, T)> {
         loop {
             let Reverse((time, _, key)) = *self.heads.peek()?;
@@ -230,14 +232,14 @@ impl<T> Merge<T> {
             let Some(input) = self.inputs.get_mut(&key) else { continue };
             let Some(item) = input.head.take() else { continue };
             let behind = input.behind;
-            // Without a time it says nothing about what comes after it.
+            // An item without a time says nothing about the times of later items.
             let last = if time == NO_TIME { Time::MAX } else { time };
             self.await_next(key, behind, last, now);
             return Some((key, item));
         }
     }
 
-    /// An input is silent now.
+    /// An input has no head now.
     fn await_next(&mut self, key: u64, behind: bool, last: Time, now: Instant) {
         if behind {
             self.awaited.insert(key, Awaited { since: now, last, let_go: false });

@@ -1,10 +1,15 @@
-//! Kafka: one consumer group for each projection and generation.
+//! Reads Kafka: one consumer group for each projection and generation.
 //!
-//! This wing is the only one that sees rdkafka. A consumer is polled by a thread of its own
-//! (`poll`), which hands events over a bounded channel, the partitions merged by time (`merge`). What
-//! the group grants and takes away is kept in `rebalance`; what the log holds is asked in `log`. How
-//! all of them connect, with secrets that change, is the matter of `connection`, and what is wrong with a
-//! connection that of `fault`.
+//! Only this module uses rdkafka. Each consumer is polled by a thread of its own (`poll`), which merges its
+//! partitions by time (`merge`) and sends the events over a bounded channel. `rebalance` tracks the
+//! partitions that the group has assigned and revoked. `log` asks the brokers about topics, offsets and
+//! group members. `connection` configures all clients, including secrets that change while the host runs,
+//! and `fault` explains why a connection fails.
+//!
+//! Invariants: each time a partition is read, it gets a new epoch, and events of an older epoch are never
+//! projected. A revoke waits, bounded, for the transaction in flight; a commit that comes even later fails
+//! at the store's fence. Offsets in Kafka are for Kafka's own tools: the checkpoint in the store decides
+//! where to read.
 
 mod certificate;
 mod client;
@@ -47,52 +52,53 @@ use poll::{Command, Poller};
 use rebalance::Ownership;
 use topic_watch::TopicWatch;
 
-/// Chunks of events between the poll thread and the pipeline. With [`poll::CHUNK_BYTES`] this
-/// bounds what waits between them.
+/// Chunks of events in the channel between the poll thread and the pipeline. With [`poll::CHUNK_BYTES`] it
+/// bounds the memory of waiting events.
 const CHANNEL: usize = 4;
 
-/// Offsets from its end at which a partition counts as being there: on a busy topic, the last one is
-/// never reached.
+/// A partition counts as being at the end of its log within this many offsets of the end: on a busy topic,
+/// the very last offset is never reached.
 pub const NEAR_THE_END: i64 = 1_000;
 
-/// What a source tells the pipeline, in the order in which it happened.
+/// What a source sends to the pipeline, in the order of events.
 #[derive(Debug)]
 pub enum Incoming {
-    /// The group granted these partitions. They stay unread until [`Source::read`].
+    /// The group assigned these partitions. They are not read until [`Source::read`].
     Granted(Vec<Partition>),
-    /// The group took these partitions away. Their events are void already.
+    /// The group revoked these partitions. Their events are no longer valid.
     Revoked(Vec<Partition>),
     Events(Vec<Delivery>),
-    /// The log no longer holds an offset that was to be read, or a topic is not the one that it was.
-    /// Everything is to be held against the log again.
+    /// The log does not hold the next offset any more, or a topic was recreated. All checkpoints must be
+    /// compared with the log again.
     Recheck,
-    /// The brokers refuse something, or do not have it: what, and why. `None`: it is over.
+    /// The brokers refuse a request, or something does not exist: `subject` and the fault. `None`: the
+    /// fault is over.
     Fault {
         subject: Subject,
         fault: Option<KafkaFault>,
     },
-    /// A pattern matches other topics than before.
+    /// The set of topics that match a pattern has changed.
     Topics(TopicsChange),
-    /// The consumer cannot go on; a new one may.
+    /// The consumer cannot continue. A new consumer may succeed.
     Failed(String),
-    /// The poll thread panicked, and has ended: what it said.
+    /// The poll thread has ended with a panic, with this message.
     Panicked(String),
 }
 
-/// The topics that are read now, and those that are not any more.
+/// The topics that are read now, and the topics that are not read any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicsChange {
     pub read: Vec<Arc<str>>,
     pub left: Vec<Arc<str>>,
 }
 
-/// What is to be read of a partition.
+/// A partition to read, and from which offset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Span {
     pub partition: Partition,
     /// The first offset.
     pub from: i64,
-    /// Where the log ends now: until it has come there, the partition is behind.
+    /// The end of the log now. Until reading reaches it, the partition counts as behind.
     pub end: i64,
 }
 
@@ -100,15 +106,15 @@ pub struct Span {
 pub struct Source {
     incoming: mpsc::Receiver<Incoming>,
     commands: std::sync::mpsc::Sender<Command>,
-    /// Sleeps while it has nothing to do, or nowhere to put it.
+    /// The poll thread. It sleeps while there is nothing to do, or while the channel is full.
     poll_thread: Thread,
     ownership: Arc<Ownership>,
     stopped: tokio::sync::oneshot::Receiver<()>,
-    /// They look at the topics (see [`topic_watch`]), and for topics that match.
+    /// Tasks that check the topics (see [`topic_watch`]) and look for topics that match a pattern.
     lookers: Lookers,
 }
 
-/// Tasks that end with their source, whether it is closed or dropped.
+/// Tasks that end with their source, when the source is closed or dropped.
 struct Lookers([tokio::task::JoinHandle<()>; 2]);
 
 impl Lookers {
@@ -124,7 +130,7 @@ impl Drop for Lookers {
 }
 
 impl Source {
-    /// Joins the group and begins to poll.
+    /// Joins the group and starts to poll.
     pub fn open(
         group: &str,
         topics: TopicMapping,
@@ -149,7 +155,7 @@ impl Source {
             .follow(every),
         );
         let topics_of_now = tokio::spawn(TopicWatch::new(log, subscription.clone()).run(events.downgrade()));
-        // From here on: what fails below ends them as well.
+        // From here on, an error below also ends these tasks.
         let lookers = Lookers([matches, topics_of_now]);
         let last_words = events.clone();
         let topics = (topics, subscription);
@@ -157,11 +163,11 @@ impl Source {
         let polling = std::thread::Builder::new()
             .name("kafka-poll".into())
             .spawn(move || {
-                // Whatever librdkafka hands over, the pipeline hears of the thread's end.
+                // A panic in this thread is reported to the pipeline.
                 if let Err(panic) = catch_unwind(AssertUnwindSafe(|| poller.run())) {
                     let _ = last_words.blocking_send(Incoming::Panicked(panic_text(&*panic)));
                 }
-                // The pipeline may be gone already.
+                // The pipeline may have ended already.
                 let _ = stop.send(());
             })
             .map_err(LogError::Thread)?;
@@ -169,22 +175,23 @@ impl Source {
         Ok(Self { incoming, commands, poll_thread, ownership, stopped, lookers })
     }
 
-    /// The next thing that happened. `None` when the poll thread has ended. Cancel safe.
+    /// Waits for the next message of the poll thread. `None` when the thread has ended. Cancel safe.
     pub async fn next(&mut self) -> Option<Incoming> {
         let next = self.incoming.recv().await;
         self.poll_thread.unpark();
         next
     }
 
-    /// What has happened already, without waiting.
+    /// The next message of the poll thread, if there is one already.
     pub fn try_next(&mut self) -> Option<Incoming> {
         let next = self.incoming.try_recv().ok()?;
         self.poll_thread.unpark();
         Some(next)
     }
 
-    /// Reads granted partitions, each in a new epoch: events of an older one are void. Nothing is read
-    /// of those that were taken away meanwhile. What is begun together is merged from the beginning.
+    /// Starts to read assigned partitions, each in a new epoch: events of older epochs are no longer valid.
+    /// Partitions that were revoked in the meantime are left out. Partitions that start together are merged
+    /// from their first event.
     pub fn read(&self, spans: Vec<Span>) {
         let begun = spans.into_iter().filter_map(|span| {
             let epoch = self.ownership.begin_epoch(&span.partition)?;
@@ -193,39 +200,40 @@ impl Source {
         self.command(Command::Read(begun.collect()));
     }
 
-    /// Stops reading a partition that the group still grants; its events are void.
+    /// Stops reading a partition that is still assigned. Its events are no longer valid.
     pub fn stop_reading(&self, partition: &Partition) {
         self.ownership.end_epoch(partition);
         self.command(Command::Leave(partition.clone()));
     }
 
-    /// Drops from a batch what is void, and makes a revoke wait until the hold is dropped: the
-    /// commit in flight is to be seen by whoever gets the partition next.
+    /// Removes events that are no longer valid from the batch, and makes revokes wait until the returned
+    /// guard is dropped: the host that gets a revoked partition next must see the commit in flight.
     pub fn guard_revokes(&self, batch: &mut Vec<Delivery>) -> RevokeGuard {
         self.ownership.guard_revokes(batch)
     }
 
-    /// Every partition that the group grants now.
+    /// All partitions that are assigned now.
     pub fn granted(&self) -> Vec<Partition> {
         self.ownership.granted()
     }
 
-    /// Tells Kafka how far the read model is, for its own tools: nothing is ever read from there.
+    /// Commits these offsets to Kafka, for Kafka's own tools. The host never reads them.
     pub fn advise(&self, positions: Vec<(Partition, i64)>) {
         self.command(Command::Advise(positions));
     }
 
-    /// The generation is caught up, and this host builds it alone until readers see it.
+    /// Call when the generation is caught up, and this host still builds it alone until readers see it.
     pub fn near_the_end(&self) {
         self.command(Command::NearTheEnd);
     }
 
-    /// All hosts share the generation: from now on partitions are merged as [`Merging::then`] says.
+    /// Call when all hosts share the generation: from now on, partitions are merged as [`Merging::then`]
+    /// says.
     pub fn caught_up(&self) {
         self.command(Command::CaughtUp);
     }
 
-    /// Leaves the group. Waits at most `deadline`: librdkafka can take without end.
+    /// Leaves the group. Waits for at most `deadline`, since librdkafka may never return.
     pub async fn close(self, deadline: Duration) {
         self.lookers.end();
         self.command(Command::Stop);
@@ -233,13 +241,13 @@ impl Source {
         if tokio::time::timeout(deadline, self.stopped).await.is_err() {
             tracing::warn!(
                 ?deadline,
-                "the Kafka consumer did not close in time: its partitions are given to others when its session expires"
+                "the Kafka consumer did not close in time: its partitions go to other hosts when its session expires"
             );
         }
     }
 
     fn command(&self, command: Command) {
-        // Fails only when the thread has ended, which `next` tells.
+        // Fails only when the thread has ended, which `next` reports.
         let _ = self.commands.send(command);
         self.poll_thread.unpark();
     }
@@ -250,7 +258,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    /// Nobody answers these clients; their tasks are there all the same.
+    /// No broker answers these clients, but their tasks run.
     #[tokio::test]
     async fn a_source_that_is_dropped_leaves_no_task_behind() {
         let config = Config::parse(

@@ -1,4 +1,5 @@
-//! Tokens for OAUTHBEARER: given by the configuration, or fetched with OpenID Connect's client credentials.
+//! Tokens for OAUTHBEARER: from the configuration, or fetched with the client credentials of OpenID
+//! Connect.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,9 +14,10 @@ use crate::instant::now_ms;
 
 /// How long the token endpoint may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// What is read of its answer.
+/// Most bytes that are read of the endpoint's answer.
 const MOST_BYTES: u64 = 1 << 20;
-/// For a token that does not say when it expires. Whoever gives it replaces it in time.
+/// The lifetime of a token that does not say when it expires. The operator's tool replaces such a token in
+/// time.
 const UNKNOWN_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A token, and when it expires.
@@ -40,7 +42,7 @@ struct Claims {
 }
 
 impl Token {
-    /// One from the configuration. It expires when its own claims say so, if it is a JWT.
+    /// A token from the configuration. If it is a JWT, its claims say when it expires.
     pub(super) fn given(value: &str) -> Self {
         let claims = value.split('.').nth(1).and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
         let claims = claims.and_then(|claims| serde_json::from_slice::<Claims>(&claims).ok());
@@ -53,17 +55,17 @@ impl Token {
         self.expires_ms <= now_ms()
     }
 
-    /// After three quarters of what is left of its life.
+    /// When to fetch the next token: after three quarters of the remaining lifetime.
     pub(super) fn renew_after(&self) -> Duration {
         let left = u64::try_from(self.expires_ms - now_ms()).unwrap_or(0);
         Duration::from_millis(left / 4 * 3).max(Duration::from_secs(1))
     }
 }
 
-/// Asks for a token. The error names the endpoint, and never the secret.
+/// Requests a token. The error names the endpoint, and never contains the secret.
 pub(super) fn fetch(oidc: &Oidc) -> Result<Token, String> {
     let endpoint = &*oidc.token_endpoint;
-    let failed = |reason: String| format!("the token endpoint {endpoint} gave no token: {reason}");
+    let failed = |reason: String| format!("the token endpoint {endpoint} returned no token: {reason}");
     let secret = oidc.client_secret.current().map_err(|error| failed(error.to_string()))?;
     let login = STANDARD.encode(format!("{}:{}", encode(&oidc.client_id), encode(&secret)));
     let mut form = vec![("grant_type", "client_credentials")];
@@ -86,7 +88,7 @@ pub(super) fn fetch(oidc: &Oidc) -> Result<Token, String> {
     let body = body.map_err(|error| failed(error.to_string()))?;
     let parsed: Option<Answer> = serde_json::from_str(&body).ok();
     let Some(answer) = parsed else {
-        return Err(failed(format!("it answered {status}, and no JSON object of a token")));
+        return Err(failed(format!("the answer, with status {status}, is not a JSON object with a token")));
     };
     if let Some(value) = answer.access_token.filter(|_| status.is_success()) {
         let token = Token::given(&value);
@@ -94,10 +96,10 @@ pub(super) fn fetch(oidc: &Oidc) -> Result<Token, String> {
         return Ok(Token { expires_ms: expires_ms.unwrap_or(token.expires_ms), value });
     }
     let said = [answer.error, answer.error_description].into_iter().flatten().collect::<Vec<_>>().join(": ");
-    Err(failed(format!("it answered {status} {said}").replace(&secret, "…").trim_end().to_owned()))
+    Err(failed(format!("the answer is {status} {said}").replace(&secret, "…").trim_end().to_owned()))
 }
 
-/// The authorities of the configured file, else the system's.
+/// The certificate authorities of the configured file, or else the system's.
 fn tls(oidc: &Oidc) -> Result<TlsConfig, String> {
     let authorities: Vec<Certificate<'static>> = match &oidc.ca {
         Some(file) => {

@@ -1,7 +1,7 @@
-//! The poll thread: one consumer, whose partitions it reads each through a queue of its own.
+//! The poll thread: polls one consumer, and reads each partition through a queue of its own.
 //!
-//! It never blocks, so that the group never thinks it dead. What the pipeline has no room for stays
-//! in librdkafka's queues, and those that are full are not fetched for.
+//! The thread never blocks, so that the group never considers it dead. Events for which the pipeline has no
+//! room stay in librdkafka's queues, and librdkafka fetches nothing for a full queue.
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::CString;
@@ -38,16 +38,16 @@ use crate::failure::FailureKind;
 use crate::instant::now_ms;
 use crate::topics::TopicMapping;
 
-/// One hand-over to the pipeline: at most this many events and, beside the last one, bytes.
+/// One message to the pipeline has at most this many events and, beside the last event, bytes.
 const CHUNK_EVENTS: usize = 500;
 pub(super) const CHUNK_BYTES: usize = 1024 * 1024;
-/// How long the thread sleeps at most when nobody wakes it: the group's own calls wait as long.
+/// How long the thread sleeps at most if it is not woken. Calls of the group wait as long.
 const NAP: Duration = Duration::from_millis(20);
-/// One line about trouble with the brokers in this time is enough.
+/// A problem with the brokers is logged at most once in this time.
 const COMPLAINT: Duration = Duration::from_secs(30);
 
 pub(super) enum Command {
-    /// By their epochs.
+    /// With the epochs of the partitions.
     Read(Vec<(u64, Span)>),
     Leave(Partition),
     Advise(Vec<(Partition, i64)>),
@@ -57,30 +57,30 @@ pub(super) enum Command {
 }
 
 pub(super) struct Poller {
-    /// What is read now, by its epoch.
+    /// The partitions that are read now, by epoch.
     readings: HashMap<u64, Reading>,
     merge: Merge<Event>,
     ends: LogEnds,
-    /// Before the consumer, which is to be open as long as it is registered.
+    /// Declared before the consumer, so that it is dropped first.
     _registered: Registered,
     consumer: Arc<BaseConsumer<GroupContext>>,
     connection: Connection,
-    /// Of the connection, when the consumer was made.
+    /// The connection's edition when the consumer was created.
     edition: u64,
     ownership: Arc<Ownership>,
     topics: TopicMapping,
-    /// What is to be subscribed to.
+    /// The topics to subscribe to.
     subscription: watch::Receiver<Subscribed>,
-    /// What a value may weigh.
+    /// The largest value that is read.
     value_bytes: usize,
     events: Sender<Incoming>,
     commands: Receiver<Command>,
-    /// What the channel has no room for yet.
+    /// Messages for which the channel has no room yet.
     outbox: VecDeque<Incoming>,
     complained: Option<Instant>,
-    /// Names who asks, where a right is missing.
+    /// The principal, for messages about missing rights.
     asker: Asker,
-    /// Why the group cannot be joined. librdkafka tells it once, and tries on.
+    /// Why the group cannot be joined. librdkafka reports the cause once, and retries.
     group_fault: Option<RDKafkaErrorCode>,
     membership: Membership,
 }
@@ -88,18 +88,18 @@ pub(super) struct Poller {
 /// A partition that is read.
 struct Reading {
     partition: Partition,
-    /// The places of its logical topics in the descriptor.
+    /// The indices of its logical topics in the descriptor.
     topic: u16,
     also: Vec<u16>,
-    /// The offset to which the log was read: after the last record that was taken from the queue, or the end of the
-    /// log, before which there may be offsets that no consumer is handed, as the marks of transactions.
+    /// The offset up to which the log was read: after the last record that was taken from the queue, or the
+    /// end of the log. Offsets before the end may hold nothing for consumers, such as transaction markers.
     next: i64,
-    /// Where the log ended when reading began.
+    /// The end of the log when reading started.
     known_end: i64,
-    /// The offset at which it is not behind any more. `None`: it is not.
+    /// The offset at which the partition is not behind any more. `None`: it is not behind.
     end: Option<i64>,
     queue: PartitionQueue<GroupContext>,
-    /// Why nothing can be fetched of it. librdkafka tells it once, and tries on.
+    /// Why nothing can be fetched. librdkafka reports the cause once, and retries.
     fault: Option<RDKafkaErrorCode>,
 }
 
@@ -150,7 +150,7 @@ impl Poller {
         })
     }
 
-    /// Polls until it is told to stop, or nobody listens any more.
+    /// Polls until the stop command, or until the pipeline has ended.
     pub(super) fn run(mut self) {
         while self.obey() {
             self.follow_the_group();
@@ -160,21 +160,21 @@ impl Poller {
                 thread::park_timeout(NAP);
             }
         }
-        // So that Kafka's own tools see where the read model stands; closing must not fail for it.
+        // For Kafka's own tools. A failure does not matter to the host.
         if let Err(error) = self.consumer.commit_consumer_state(CommitMode::Sync)
-            // Nothing was read since the last time.
+            // Nothing was read since the last commit.
             && error.rdkafka_error_code() != Some(RDKafkaErrorCode::NoOffset)
         {
             let group = &self.consumer.context().group;
             tracing::warn!(
                 group,
                 %error,
-                "the last offsets were not told to Kafka: its own tools show older ones; nothing else reads them"
+                "cannot commit the last offsets to Kafka: Kafka's own tools show older ones. The host does not use these offsets"
             );
         }
     }
 
-    /// Does what the pipeline said. `false`: stop.
+    /// Carries out the pipeline's commands. `false`: stop.
     fn obey(&mut self) -> bool {
         loop {
             match self.commands.try_recv() {
@@ -189,7 +189,7 @@ impl Poller {
                 Ok(Command::Leave(partition)) => self.leave(&partition),
                 Ok(Command::Advise(positions)) => {
                     for (partition, offset) in positions {
-                        // Refused for a partition that is no longer ours, as it should be.
+                        // Fails for a partition that is not assigned any more, which is right.
                         let _ = self.consumer.store_offset(&partition.topic, partition.number, offset - 1);
                     }
                 }
@@ -207,13 +207,14 @@ impl Poller {
             return Ok(());
         }
         let mut places = self.topics.places(&partition.topic).into_iter();
-        let topic = places.next().ok_or("it belongs to no topic of the projection")?;
+        let topic = places.next().ok_or("the partition belongs to no topic of the projection")?;
         let also = places.collect();
-        // Before it is assigned: else its first events could still go to the consumer's own queue.
+        // Before the partition is assigned: otherwise its first events could go to the consumer's common
+        // queue.
         let mut queue = self
             .consumer
             .split_partition_queue(&partition.topic, partition.number)
-            .ok_or("it has no queue of its own")?;
+            .ok_or("the partition has no queue of its own")?;
         let this = thread::current();
         queue.set_nonempty_callback(move || this.unpark());
         let mut list = TopicPartitionList::new();
@@ -238,7 +239,7 @@ impl Poller {
         let mut list = TopicPartitionList::new();
         list.add_partition(&partition.topic, partition.number);
         if let Err(error) = self.consumer.incremental_unassign(&list) {
-            self.outbox.push_back(Incoming::Failed(format!("{partition} cannot be left: {error}")));
+            self.outbox.push_back(Incoming::Failed(format!("cannot stop reading {partition}: {error}")));
         }
     }
 
@@ -250,24 +251,25 @@ impl Poller {
         }
     }
 
-    /// Lets the group's rebalances happen.
+    /// Updates the subscription, and processes rebalances of the group.
     fn follow_the_group(&mut self) {
         if self.subscription.has_changed().unwrap_or(false)
             && let Err(error) = subscribe(&self.consumer, &self.subscription.borrow_and_update())
         {
-            self.outbox.push_back(Incoming::Failed(format!("the topics cannot be subscribed to: {error}")));
+            self.outbox.push_back(Incoming::Failed(format!("cannot subscribe to the topics: {error}")));
         }
         match self.consumer.clone().poll(Duration::ZERO) {
             None => {}
             Some(Err(error)) => self.trouble(error),
             Some(Ok(message)) => {
                 let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
-                let failed = format!("{topic}/{partition}@{offset} came by the way of another partition");
+                let failed =
+                    format!("{topic}/{partition}@{offset} came through the queue of another partition");
                 self.outbox.push_back(Incoming::Failed(failed));
             }
         }
         for rebalance in self.consumer.context().take_rebalances() {
-            // So the group takes this host.
+            // A rebalance shows that the group accepts this host.
             self.tell_group(None);
             let told = match rebalance {
                 Rebalance::Granted(partitions) => Incoming::Granted(partitions),
@@ -280,29 +282,28 @@ impl Poller {
         }
     }
 
-    /// A consumer that does not join its group again reads nothing, and says nothing: a new one takes its place.
-    /// What keeps it out of the group, if that is known, is told by [`tell_group`](Self::tell_group).
+    /// A consumer that does not join its group again reads nothing and reports nothing. So it is replaced.
+    /// If the cause is known, [`tell_group`](Self::tell_group) reports it instead.
     fn follow_the_membership(&mut self) {
         self.membership.look(&self.consumer);
         let wants_topics = self.subscription.borrow().as_ref().is_some_and(|topics| !topics.is_empty());
         if wants_topics && self.group_fault.is_none() && self.membership.is_lost(Instant::now()) {
-            let reason =
-                "the Kafka consumer was put out of its group and did not join it again: a new one is made";
+            let reason = "the Kafka consumer was removed from its group and did not join it again: the host creates a new consumer";
             self.outbox.push_back(Incoming::Failed(reason.to_owned()));
         }
     }
 
-    /// Files of the connection that changed want a new consumer.
+    /// If files of the connection have changed, a new consumer is needed.
     fn follow_the_files(&mut self) {
         let edition = self.connection.edition();
         if edition != self.edition {
             self.edition = edition;
-            let reason = "files of the connection to Kafka changed: a new consumer is made with them";
+            let reason = "files for the Kafka connection changed: the host creates a new consumer with them";
             self.outbox.push_back(Incoming::Failed(reason.to_owned()));
         }
     }
 
-    /// Whether all that happened could be told.
+    /// Sends waiting messages to the pipeline. Returns whether all were sent.
     fn flush(&mut self) -> bool {
         while let Some(next) = self.outbox.pop_front() {
             match self.events.try_send(next) {
@@ -317,11 +318,12 @@ impl Poller {
         true
     }
 
-    /// Takes the next chunk of events, merged by their times. `false`: there are none yet.
+    /// Takes the next chunk of events, merged by time. `false`: there are none yet.
     fn collect(&mut self) -> bool {
         let now = Instant::now();
         let now_ms = now_ms();
-        // Before the partitions are looked at: what was in their logs when it was asked is in their queues.
+        // Before the queues are read: records that were in the logs when the ends were asked for are in the
+        // queues now.
         let ends = self.ends.answer();
         for epoch in self.merge.silent() {
             self.refill(epoch, now_ms);
@@ -355,7 +357,7 @@ impl Poller {
         !self.outbox.is_empty()
     }
 
-    /// Partitions whose logs were read to their ends are complete so far.
+    /// Marks partitions that were read to the end of their logs as complete.
     fn note_ends(&mut self, Ends { asked_ms, ends }: &Ends) {
         for (epoch, reading) in &self.readings {
             if ends.get(&reading.partition).is_some_and(|end| reading.next >= *end) {
@@ -370,17 +372,17 @@ impl Poller {
         tracing::warn!(
             group,
             %partition,
-            "partition gives nothing, and is not known to be at its end: the others are read on without it, so its events may be applied in another order than they were written"
+            "the partition returns no events, and is not known to be at its end: the host reads the other partitions without waiting for it, so its events may be applied in another order than they were written"
         );
     }
 
-    /// Offers the merge the next event of a partition, if it is there.
+    /// Offers the next event of a partition to the merge, if there is one.
     fn refill(&mut self, epoch: u64, now_ms: i64) {
         let Some(reading) = self.readings.get_mut(&epoch) else { return };
         let trouble = loop {
             match reading.queue.poll(Duration::ZERO) {
                 None => {
-                    // An end of the log is told by itself only if no record is written for a while.
+                    // librdkafka reports the end of a log only if no record is written for a while.
                     if self.merge.is_by_time()
                         && self.merge.is_awaited(epoch)
                         && high_mark(&self.consumer, &reading.partition)
@@ -429,7 +431,7 @@ impl Poller {
         }
     }
 
-    /// Tells why the group does not take this host, when that changes.
+    /// Reports why the group does not accept this host, when that changes.
     fn tell_group(&mut self, code: Option<RDKafkaErrorCode>) {
         if std::mem::replace(&mut self.group_fault, code) == code {
             return;
@@ -447,7 +449,8 @@ impl Poller {
             KafkaError::MessageConsumption(code) if is_out_of_range(*code) => {
                 self.outbox.push_back(Incoming::Recheck);
             }
-            // Which topic it is, librdkafka does not say here; the topics are looked at anyway.
+            // librdkafka does not say which topic. The topics are checked elsewhere (see
+            // [`topic_watch`](super::topic_watch)).
             KafkaError::MessageConsumption(
                 RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::TopicAuthorizationFailed,
             ) => tracing::debug!(%error, "a topic is not available"),
@@ -455,7 +458,7 @@ impl Poller {
             _ if self.complained.is_none_or(|last| last.elapsed() > COMPLAINT) => {
                 self.complained = Some(Instant::now());
                 let group = &self.consumer.context().group;
-                tracing::warn!(group, %error, "Kafka: trying on");
+                tracing::warn!(group, %error, "Kafka error; retrying");
             }
             _ => {}
         }
@@ -467,7 +470,7 @@ fn projection_of(group: &str) -> &str {
     group.rsplit('.').nth(2).unwrap_or_default()
 }
 
-/// A partition is fetched again: if it was told why not, that is over.
+/// A partition is fetched again: reports the end of its fault, if there was one.
 fn over(fault: &mut Option<RDKafkaErrorCode>, partition: &Partition, outbox: &mut VecDeque<Incoming>) {
     if fault.take().is_some() {
         let subject = Subject::Partition(partition.clone());
@@ -475,29 +478,29 @@ fn over(fault: &mut Option<RDKafkaErrorCode>, partition: &Partition, outbox: &mu
     }
 }
 
-/// The checkpoint and the log do not fit any more: both are to be looked at again.
+/// The checkpoint does not fit the log any more: both must be compared again.
 fn is_out_of_range(code: RDKafkaErrorCode) -> bool {
     matches!(code, RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange)
 }
 
-/// The group does not take this host, and will not before somebody mends something.
+/// The group does not accept this host until a person corrects something.
 fn is_of_the_group(code: RDKafkaErrorCode) -> bool {
     let subject = Subject::Group(Default::default());
     KafkaFault::of_code(subject, code, &Asker::default()).kind() != FailureKind::Brokers
 }
 
-/// Subscribes to these topics, and to no others. Not yet known: nothing changes.
+/// Subscribes to exactly these topics. `None`: unknown yet, so nothing changes.
 fn subscribe(consumer: &BaseConsumer<GroupContext>, topics: &Subscribed) -> Result<(), KafkaError> {
     let Some(topics) = topics else { return Ok(()) };
     match &topics.iter().map(|topic| &**topic).collect::<Vec<_>>()[..] {
-        // librdkafka takes no empty subscription.
+        // librdkafka accepts no empty subscription.
         [] => consumer.unsubscribe(),
         names => return consumer.subscribe(names),
     }
     Ok(())
 }
 
-/// A value of more than `value_bytes` is not even copied.
+/// Copies a record. A value of more than `value_bytes` is left out.
 fn event(reading: &Reading, message: &BorrowedMessage<'_>, value_bytes: usize) -> Event {
     let oversize_bytes = message.payload().map(<[u8]>::len).filter(|bytes| *bytes > value_bytes);
     Event {
@@ -513,7 +516,7 @@ fn event(reading: &Reading, message: &BorrowedMessage<'_>, value_bytes: usize) -
     }
 }
 
-/// The end of a partition's log, as the last fetch knew it. The safe interface would ask the broker.
+/// The end of a partition's log, as of the last fetch. rdkafka's own function would ask the broker.
 fn high_mark(consumer: &BaseConsumer<GroupContext>, partition: &Partition) -> Option<i64> {
     let topic = CString::new(&*partition.topic).ok()?;
     let (mut low, mut high) = (0, 0);

@@ -1,4 +1,8 @@
-//! What the group grants and takes away, and which deliveries are still valid.
+//! Tracks which partitions the group has assigned and revoked, and which deliveries are still valid.
+//!
+//! Invariant: an event is projected only in the epoch in which it was read. A revoke ends the epochs of its
+//! partitions first, and then waits for the transaction in flight, for at most [`REVOKE_PATIENCE`], before
+//! the group gives the partitions to another host.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,8 +18,8 @@ use crate::batch::Delivery;
 use crate::event::Partition;
 use crate::topics::TopicMapping;
 
-/// How long a revoke waits for the transaction in flight. Whatever commits later finds its
-/// checkpoint moved.
+/// How long a revoke waits for the transaction in flight. A transaction that commits later fails, since the
+/// next host has moved the checkpoint by then.
 const REVOKE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Shared by the poll thread, on which rebalances happen, and the pipeline.
@@ -39,7 +43,7 @@ impl Ownership {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A new epoch for a partition; `None` if it is not granted.
+    /// Starts a new epoch for a partition; `None` if the partition is not assigned.
     pub(super) fn begin_epoch(&self, partition: &Partition) -> Option<u64> {
         let mut state = self.lock();
         if !state.granted.contains(partition) {
@@ -76,7 +80,8 @@ impl Ownership {
         self.lock().granted.extend(partitions.iter().cloned());
     }
 
-    /// Ends the partitions' epochs, then waits, bounded, for the transaction in flight.
+    /// Ends the partitions' epochs, then waits for the transaction in flight, for at most
+    /// [`REVOKE_PATIENCE`].
     fn revoke(&self, partitions: &[Partition]) {
         let mut state = self.lock();
         for partition in partitions {
@@ -86,13 +91,13 @@ impl Ownership {
         let waited = self.idle.wait_timeout_while(state, REVOKE_PATIENCE, |state| state.holds > 0);
         if waited.is_ok_and(|(_, result)| result.timed_out()) {
             tracing::warn!(
-                "partitions are given back while a transaction is still in flight; it will be fenced"
+                "partitions are given back while a transaction is still in flight; the store's fence will roll it back"
             );
         }
     }
 }
 
-/// While this lives, a revoke waits.
+/// While this exists, a revoke waits.
 pub struct RevokeGuard {
     ownership: Arc<Ownership>,
 }
@@ -104,32 +109,32 @@ impl Drop for RevokeGuard {
     }
 }
 
-/// A change of the assignment, as the poll thread passes it on.
+/// A change of the assignment, for the pipeline.
 pub(super) enum Rebalance {
     Granted(Vec<Partition>),
     Revoked(Vec<Partition>),
 }
 
-/// librdkafka's callbacks. They run on the poll thread, inside of `poll`.
+/// librdkafka's callbacks. They run on the poll thread, inside `poll`.
 pub(super) struct GroupContext {
     pub(super) ownership: Arc<Ownership>,
     pub(super) rebalances: Mutex<Vec<Rebalance>>,
-    /// Partitions that librdkafka itself reads: a granted one only after its checkpoint is known.
+    /// Partitions that librdkafka reads. An assigned partition is added only when its checkpoint is known.
     pub(super) assigned: Mutex<HashSet<Partition>>,
     pub(super) group: String,
     pub(super) topics: TopicMapping,
 }
 
 impl GroupContext {
-    /// Whether a partition is of a topic that the projection reads. Kafka grants no others; if it did, nothing
-    /// of them would be read or written.
+    /// Whether a partition belongs to a topic that the projection reads. Kafka assigns no others; if it
+    /// did, they would stay unread.
     fn is_ours(&self, partition: &Partition) -> bool {
         let is_ours = self.topics.reads(&partition.topic);
         if !is_ours {
             tracing::error!(
                 group = self.group,
                 %partition,
-                "the group granted a partition of a topic that the projection does not read; it stays unread"
+                "the group assigned a partition of a topic that the projection does not read; the partition stays unread"
             );
         }
         is_ours
@@ -150,7 +155,7 @@ impl ClientContext for GroupContext {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        // Not an error: every event that is alone is followed by it.
+        // Not an error: librdkafka reports each end of a partition this way.
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
             return;
         }
@@ -158,7 +163,7 @@ impl ClientContext for GroupContext {
     }
 }
 
-/// librdkafka's own lines: trouble is shown, the rest is for debugging.
+/// Log lines of librdkafka: errors at level warn, the rest at level debug.
 pub(super) fn log(client: &str, level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {
         RDKafkaLogLevel::Emerg
@@ -172,8 +177,8 @@ pub(super) fn log(client: &str, level: RDKafkaLogLevel, facility: &str, message:
 }
 
 impl ConsumerContext for GroupContext {
-    /// Cooperative: what is granted is not read yet, so nothing is assigned here; what is taken
-    /// away waits for the commit in flight.
+    /// Cooperative rebalancing: a newly assigned partition is not read yet, so nothing is assigned to
+    /// librdkafka here. A revoke waits for the commit in flight.
     fn rebalance(&self, consumer: &BaseConsumer<Self>, code: RDKafkaRespErr, list: &mut TopicPartitionList) {
         let partitions: Vec<Partition> = list
             .elements()
@@ -199,7 +204,7 @@ impl ConsumerContext for GroupContext {
             }
         };
         if let Err(error) = done {
-            tracing::warn!(group = self.group, %error, "the rebalance was not taken by the Kafka client");
+            tracing::warn!(group = self.group, %error, "the Kafka client refused the rebalance");
         }
         self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).push(rebalance);
     }

@@ -1,8 +1,8 @@
-//! Looks at the topics of a consumer while it reads: one that was created anew, that does not exist, or
-//! that this host may not see.
+//! Checks a consumer's topics while they are read: for topics that were recreated, that do not exist, or
+//! that the host may not see.
 //!
-//! librdkafka tells once that a subscribed topic is not available, and does not say which. So each topic is
-//! asked about, and a change of its answer is told: a fault when it begins, and its end when it is over.
+//! librdkafka reports once that some subscribed topic is not available, and not which one. So each topic is
+//! checked, and changes are reported: the beginning of a fault, and its end.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -17,14 +17,14 @@ use super::matches::Subscribed;
 use crate::checkpoint::Identity;
 use crate::retry::News;
 
-/// How often the topics are looked at while all is well.
+/// How often the topics are checked while there is no fault.
 const WELL: Duration = Duration::from_secs(10);
-/// And while one of them has a fault, so that its end is noticed soon.
+/// And while a topic has a fault, so that the end of the fault is noticed soon.
 const FAULTY: Duration = Duration::from_secs(2);
 
 pub(super) struct TopicWatch {
     log: KafkaAdmin,
-    /// What is read.
+    /// The topics that are read.
     subscription: watch::Receiver<Subscribed>,
     identities: HashMap<String, Identity>,
     faults: HashMap<Subject, KafkaFault>,
@@ -37,7 +37,7 @@ impl TopicWatch {
         Self { log, subscription, identities, faults, said: News::default() }
     }
 
-    /// Tells what changes, until nobody listens any more.
+    /// Reports changes until the pipeline has ended.
     pub(super) async fn run(mut self, events: WeakSender<Incoming>) {
         loop {
             let found = self.look().await;
@@ -55,7 +55,7 @@ impl TopicWatch {
     async fn look(&mut self) -> Vec<Incoming> {
         let mut told = Vec::new();
         let topics = self.subscription.borrow().clone().unwrap_or_default();
-        // What is not read any more has no fault.
+        // A topic that is not read any more has no fault.
         let is_left =
             |subject: &&Subject| matches!(subject, Subject::Topic(topic) if !topics.contains(topic));
         let left: Vec<Subject> = self.faults.keys().filter(is_left).cloned().collect();
@@ -65,14 +65,14 @@ impl TopicWatch {
         }
         let found = match self.log.identities_each(topics).await {
             Ok(found) => found,
-            // Of the topics nothing new is known.
+            // Nothing new is known about the topics.
             Err(LogError::Fault(fault)) => {
                 self.tell(Subject::Brokers, Some(fault), &mut told);
                 return told;
             }
             Err(error) => {
                 if self.said.is_news(&error.to_string()) {
-                    tracing::warn!(%error, "the topics could not be looked at; trying on");
+                    tracing::warn!(%error, "cannot check the topics; retrying");
                 }
                 return told;
             }
@@ -96,7 +96,7 @@ impl TopicWatch {
         told
     }
 
-    /// Tells a fault that is new or another one, and the end of one that was told.
+    /// Reports a fault that is new or has changed, and the end of a reported fault.
     fn tell(&mut self, subject: Subject, fault: Option<KafkaFault>, told: &mut Vec<Incoming>) {
         let before = match &fault {
             Some(fault) => self.faults.insert(subject.clone(), fault.clone()),

@@ -1,5 +1,5 @@
-//! Whether Kafka's clients can be made as they are configured: asked before anything else is done, so that a
-//! wrong property, a missing file or a key with another password is an error of the configuration.
+//! Checks that Kafka clients can be created with the configuration. Called before anything else, so that a
+//! wrong property, a missing file or a key with another password is an error in the configuration.
 
 use std::ffi::CStr;
 use std::path::Path;
@@ -17,7 +17,7 @@ use super::client::consumer_config;
 use super::log::LogError;
 use crate::config::{self, Problem, nearest_property};
 
-/// Says at which key of the configuration a client fails. No broker is asked.
+/// Finds the configuration key that prevents a client. No broker is asked.
 pub fn verify(kafka: &config::Kafka) -> Result<(), Problem> {
     for (name, value) in &kafka.properties {
         property(name, value)?;
@@ -32,7 +32,7 @@ pub fn verify(kafka: &config::Kafka) -> Result<(), Problem> {
     })
 }
 
-/// Makes a client that connects to nobody, and drops it.
+/// Creates a client that does not connect to anything, and drops it.
 pub(super) fn make_client(kafka: &config::Kafka) -> Result<(), LogError> {
     let mut config = consumer_config(kafka, "verify").map_err(LogError::Secret)?;
     config.remove("bootstrap.servers").remove("group.id");
@@ -49,7 +49,7 @@ impl ClientContext for Silent {
     fn error(&self, _: KafkaError, _: &str) {}
 }
 
-/// A property that librdkafka does not know, does not take, or would ignore.
+/// Refuses a property that librdkafka does not know, does not accept, or would ignore.
 fn property(name: &str, value: &str) -> Result<(), Problem> {
     let known = properties();
     match known.iter().find(|known| known.name == name) {
@@ -62,7 +62,7 @@ fn property(name: &str, value: &str) -> Result<(), Problem> {
         Some(known) if known.is_for_producers => {
             return Err(Problem::of_property(
                 name,
-                format!("{name} is a property of producers, and would have no effect: leave it out"),
+                format!("{name} is a property of producers and would have no effect: remove it"),
             ));
         }
         Some(_) => {}
@@ -77,7 +77,7 @@ fn property(name: &str, value: &str) -> Result<(), Problem> {
     }
 }
 
-/// Files that cannot be read.
+/// Refuses files that cannot be read, and an expired certificate.
 fn files(kafka: &config::Kafka) -> Result<(), Problem> {
     let of_tls = kafka.tls.iter().flat_map(|tls| {
         [("kafka.tls.ca", &tls.ca), ("kafka.tls.certificate", &tls.certificate), ("kafka.tls.key", &tls.key)]
@@ -92,8 +92,7 @@ fn files(kafka: &config::Kafka) -> Result<(), Problem> {
     }
     let own = kafka.tls.as_ref().and_then(|tls| tls.certificate.as_ref());
     if let Some((file, day)) = own.and_then(|file| Some((file, certificate::expired(Path::new(&**file))?))) {
-        let message =
-            format!("kafka.tls.certificate: the client certificate {} has expired on {day}", &**file);
+        let message = format!("kafka.tls.certificate: the client certificate {} expired on {day}", &**file);
         return Err(Problem::of("kafka.tls.certificate", message));
     }
     for (name, file) in &kafka.properties {
@@ -106,18 +105,20 @@ fn files(kafka: &config::Kafka) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Why librdkafka makes no client: the key that it speaks of, by the property that it names.
+/// Maps librdkafka's error to a configuration key, by the property that the error names.
 fn refused(kafka: &config::Kafka, reason: &str) -> Problem {
     let file = |file: &Option<config::Text>| file.as_ref().map_or(String::new(), |file| file.to_string());
     let tls = kafka.tls.clone().unwrap_or_default();
     let has = |words: &str| reason.contains(words);
     if has("ssl.ca.location") && tls.ca.is_some() {
-        let message = format!("kafka.tls.ca: {} holds no certificate in PEM: {reason}", file(&tls.ca));
+        let message =
+            format!("kafka.tls.ca: {} contains no certificate in PEM format: {reason}", file(&tls.ca));
         return Problem::of("kafka.tls.ca", message);
     }
     if has("ssl.certificate.location") && tls.certificate.is_some() {
         let certificate = file(&tls.certificate);
-        let message = format!("kafka.tls.certificate: {certificate} holds no certificate in PEM: {reason}");
+        let message =
+            format!("kafka.tls.certificate: {certificate} contains no certificate in PEM format: {reason}");
         return Problem::of("kafka.tls.certificate", message);
     }
     if (has("ssl.key.location") || has("rivate key")) && tls.key.is_some() {
@@ -125,7 +126,7 @@ fn refused(kafka: &config::Kafka, reason: &str) -> Problem {
         let why = match &tls.key_password {
             _ if has("mismatch") => "does not belong to the certificate",
             Some(_) => "cannot be read with this key-password",
-            None => "cannot be read: it is no key in PEM, or it needs a key-password",
+            None => "cannot be read: it is not in PEM format, or it needs a key-password",
         };
         return Problem::of("kafka.tls.key", format!("kafka.tls.key: the key {key} {why} ({reason})"));
     }
@@ -137,11 +138,11 @@ fn refused(kafka: &config::Kafka, reason: &str) -> Problem {
 
 struct Known {
     name: String,
-    /// And for nobody else.
+    /// For producers only.
     is_for_producers: bool,
 }
 
-/// Every property of librdkafka, from the table that it prints.
+/// All properties of librdkafka, from the table that librdkafka prints.
 fn properties() -> &'static [Known] {
     static PROPERTIES: OnceLock<Vec<Known>> = OnceLock::new();
     PROPERTIES.get_or_init(|| {

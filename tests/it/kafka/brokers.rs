@@ -35,7 +35,7 @@ fn a_host_reads_on_when_a_killed_broker_is_back() {
     let log = host.log();
     for group in &groups {
         log.wait_for(&format!("that {group} misses its broker"), |line| {
-            line.message().starts_with("Kafka: trying on") && line.field("group") == group
+            line.message().starts_with("Kafka error; retrying") && line.field("group") == group
         });
     }
     assert!(read(ORDER_SEARCH) < before.len() as i64, "all was read before the broker was killed");

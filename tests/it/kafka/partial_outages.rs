@@ -85,7 +85,7 @@ fn a_partition_without_a_leader_keeps_no_other_unread() {
         checkpoints.get(&(topic.clone(), partition)).copied().unwrap_or_default()
     };
     eventually("partition 0 is read", || if read(0) == 2 { Ok(()) } else { Err(read(0)) });
-    let named = [&*format!("{topic}/1: no leader; Kafka error LEADER_NOT_AVAILABLE")];
+    let named = [&*format!("{topic}/1: the partition has no leader; Kafka error LEADER_NOT_AVAILABLE")];
     let told = until_retrying(&host, &named);
     assert_eq!(told["kind"], "brokers");
     host.log().wait_for("the partition without a leader", |line| line.text.contains(named[0]));
@@ -220,7 +220,7 @@ fn a_topic_that_is_deleted_stops_no_other_topic() {
     let read = until_others_are_read();
 
     topics::delete(platform.brokers(), &[&profile]).unwrap();
-    let told = until_retrying(&host, &[&profile, "it was read, and does not exist any more"]);
+    let told = until_retrying(&host, &[&profile, "the topic was read before, and does not exist any more"]);
     assert_eq!(told["kind"], "topic-deleted", "{told:#}");
     let advice = told["advice"].as_str().unwrap_or_default();
     assert!(advice.contains("projector rebuild") && !advice.contains("without a restart"), "{advice}");
@@ -239,7 +239,7 @@ fn a_topic_that_is_deleted_stops_no_other_topic() {
     let part = others(next_part());
     platform.publish(&part);
     assert_eq!(until_others_are_read(), read_on + part.len() as u64);
-    until_retrying(&host, &[&profile, "it was read, and does not exist any more"]);
+    until_retrying(&host, &[&profile, "the topic was read before, and does not exist any more"]);
 
     topics::create(platform.brokers(), &[Topic::new(&*profile, 1)]).unwrap();
     host.log().wait_for("that the new topic is paused", |line| {

@@ -186,7 +186,7 @@ fn a_rotated_password_needs_no_restart() {
     let (code, _, said) = platform.command(&["status"]);
     assert_eq!(code, 2, "the old password is still taken: {said}");
     replace(&file, "the second password\n");
-    host.log().until_said("the Kafka user or its password changed");
+    host.log().until_said("the Kafka user or password changed");
     platform.publish(after);
     platform.assert_orders_are_right();
     let runs = |line: &crate::harness::Line| line.message() == "projection runs";
@@ -216,9 +216,9 @@ fn a_replaced_client_certificate_needs_no_restart() {
     // Another user, so that it shows which certificate is in use.
     grant(&platform, "certificate-two");
     replace(&certificate, fs::read(&second.certificate).unwrap());
-    host.log().until_said("files of the connection to Kafka changed, and cannot be used");
+    host.log().until_said("files for the Kafka connection changed, and cannot be used");
     replace(&key, fs::read(&second.key).unwrap());
-    host.log().until_said("files of the connection to Kafka changed: new clients");
+    host.log().until_said("files for the Kafka connection changed: the host creates new clients");
     kafka.revoke("certificate-one", Right::Read, Resource::TopicsFrom(&platform.topic(""))).unwrap();
     platform.publish(after);
     platform.assert_orders_are_right();
@@ -302,7 +302,7 @@ fn the_host_fetches_its_tokens_and_renews_them() {
     let (before, after) = records.split_at(EVENTS / 2);
     platform.publish(before);
     let host = platform.start_host("oidc");
-    let line = host.log().until_said("no Kafka token was fetched");
+    let line = host.log().until_said("cannot fetch a Kafka token");
     assert!(line.field("error").contains("503"), "{}", line.text);
     assert!(line.field("error").contains(&endpoint.url), "{}", line.text);
     platform.until_fresh();

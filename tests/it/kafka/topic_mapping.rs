@@ -91,7 +91,7 @@ fn what_matches_is_read_from_its_beginning_as_long_as_it_is_there() {
     let gone = gates.platform.topic("tenant-b.step");
     topics::delete(gates.platform.brokers(), &[&gone]).unwrap();
     host.log().wait_for("that a topic is gone", |line| {
-        line.message().starts_with("topic does not exist any more") && line.field("topic") == gone
+        line.message().starts_with("topic was deleted") && line.field("topic") == gone
     });
     publish(&gates, "tenant-a.step", &[("a", "2")]);
     publish(&gates, "tenant-c.step", &[("c", "3")]);

@@ -1,4 +1,4 @@
-//! Who the members of a consumer group are, as its coordinator says.
+//! The members of a consumer group, as the group's coordinator reports them.
 
 use std::ffi::CString;
 
@@ -12,33 +12,34 @@ use crate::source::errors::{KafkaFault, Subject};
 /// A member of a consumer group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupMember {
-    /// The broker gave it out.
+    /// The member id, which the broker assigned.
     pub id: String,
-    /// What its client calls itself.
+    /// The client id.
     pub client: String,
     /// Its address, as the coordinator sees it.
     pub host: String,
-    /// How many partitions it holds.
+    /// The number of partitions that are assigned to the member.
     pub partitions: usize,
 }
 
 impl KafkaAdmin {
-    /// The members of a consumer group. A group that nobody ever joined has none.
+    /// The members of a consumer group. A group that does not exist has none.
     pub async fn group_members(&self, group: &str) -> Result<Vec<GroupMember>, LogError> {
         let (log, group) = (self.clone(), group.to_owned());
         blocking(move || Ok(log.describe_group(&group)?)).await
     }
 
-    /// Each broker is asked for its groups, and the group's coordinator for its members.
+    /// Asks every broker for its groups, and the group's coordinator for the members.
     ///
-    /// `rd_kafka_DescribeConsumerGroups` asks the coordinator alone. But where it runs out of time, or a connection
-    /// breaks, librdkafka 2.12 uses memory that it has freed, and the whole process dies or hangs
-    /// (confluentinc/librdkafka#4605). The safe interface to what is used here panics at a name that is not UTF-8.
+    /// `rd_kafka_DescribeConsumerGroups` would ask the coordinator only. But after a timeout or a broken
+    /// connection, librdkafka 2.12 uses freed memory there, and the process crashes or hangs
+    /// (confluentinc/librdkafka#4605). The safe interface to the function that is used here panics at a
+    /// name that is not UTF-8.
     fn describe_group(&self, group: &str) -> Result<Vec<GroupMember>, KafkaFault> {
         // No group has a NUL in its name.
         let Ok(name) = CString::new(group) else { return Ok(Vec::new()) };
         let clients = self.clients();
-        // Tells soon, and with its reason, that no broker answers.
+        // Fails early, and with the reason, if no broker answers.
         clients.committed.metadata(Some("__consumer_offsets"))?;
         let client = clients.committed.client.client().native_ptr();
         let fault = |code| self.fault_of(Subject::Group(group.into()), code);
@@ -47,7 +48,7 @@ impl KafkaAdmin {
         // SAFETY: the client is open, and the name outlives the call. The list is destroyed once it is copied.
         unsafe {
             let code = native::rd_kafka_list_groups(client, name.as_ptr(), &mut list, milliseconds);
-            // If some brokers did not answer in time, there is a list of what the others said.
+            // If only some brokers answered in time, there is still a list of their groups.
             if list.is_null() {
                 return Err(fault(code.into()));
             }
@@ -89,8 +90,9 @@ unsafe fn members(list: *const native::rd_kafka_group_list) -> Result<Vec<GroupM
     Ok(found)
 }
 
-/// How many partitions an assignment of the consumer protocol has: a version, then for each topic its name and the
-/// numbers of its partitions. All numbers are big-endian. `None`: it is no such assignment.
+/// The number of partitions in an assignment of the consumer protocol: a version, then for each topic its
+/// name and the numbers of its partitions. All numbers are big-endian. `None` if the bytes have another
+/// form.
 fn assigned(mut bytes: &[u8]) -> Option<usize> {
     let mut take = |count: usize| {
         let (taken, rest) = bytes.split_at_checked(count)?;

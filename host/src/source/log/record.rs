@@ -1,4 +1,5 @@
-//! One record, read from the log again: one that was left there because its value was too large.
+//! Reads one record from the log again: a record whose value was too large to be stored with its dead
+//! letter.
 
 use rdkafka::Message;
 use rdkafka::message::BorrowedMessage;
@@ -11,13 +12,13 @@ use crate::event::{Partition, Position};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Recalled {
     Value(Option<Vec<u8>>),
-    /// The value is larger than any may be now.
+    /// The value is larger than `kafka.value-bytes`.
     TooLarge {
         bytes: usize,
     },
     /// Retention or compaction removed it.
     Gone,
-    /// The log is not the one that the position is about.
+    /// The log is not the log that the position belongs to.
     OtherLog {
         stored: Identity,
         found: Identity,
@@ -25,12 +26,12 @@ pub enum Recalled {
 }
 
 impl KafkaAdmin {
-    /// What the value of a record may weigh.
+    /// The largest value that is read: `kafka.value-bytes`.
     pub fn value_bytes(&self) -> usize {
         self.connection.kafka().value_bytes
     }
 
-    /// The value of the record at a position of the log that `stored` names. It takes some seconds at most.
+    /// The value of the record at a position of the log `stored`. Takes some seconds at most.
     pub async fn recall(&self, position: Position, stored: Identity) -> Result<Recalled, LogError> {
         let log = self.clone();
         blocking(move || {
@@ -40,7 +41,8 @@ impl KafkaAdmin {
                 true => log.record_at(partition, *offset)?,
                 false => Recalled::Gone,
             };
-            // Afterwards: a topic never becomes again what it was, so it was the same while it was read.
+            // Checked after the read: a topic's id never returns to an old value, so if the log is the same
+            // now, the record came from it.
             let topics = [partition.topic.clone()];
             let found_in =
                 log.ask_identities(&topics)?.remove(&*partition.topic).transpose()?.unwrap_or_default();

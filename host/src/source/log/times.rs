@@ -1,11 +1,12 @@
-//! The time of records that were read already.
+//! The timestamps of records that were already read.
 
 use super::{COMMITTED, KafkaAdmin, LogError, blocking, place};
 use crate::event::Partition;
 
 impl KafkaAdmin {
-    /// For each partition and offset: the time of the last record before the offset, in milliseconds since
-    /// 1970, in the order asked. `None`: the log holds no record before it, or the record has no time.
+    /// For each partition and offset: the timestamp of the last record before the offset, in milliseconds
+    /// since 1970, in the given order. `None` if the log holds no record before the offset, or the record
+    /// has no timestamp.
     pub async fn times_before(&self, asked: Vec<(Partition, i64)>) -> Result<Vec<Option<i64>>, LogError> {
         let log = self.clone();
         blocking(move || {
@@ -16,8 +17,9 @@ impl KafkaAdmin {
 
     fn time_before(&self, partition: &Partition, offset: i64) -> Result<Option<i64>, LogError> {
         let low = self.marks(partition)?.low;
-        // Offsets may hold no record: steps grow until one is found. It may not be the last one then, and its
-        // time not the latest: whoever begins there reads more, and misses nothing.
+        // Some offsets hold no record, so the steps grow until one is found. The record found may not be
+        // the last one, and its timestamp not the latest: reading from there reads more, and misses
+        // nothing.
         let (mut from, mut step) = (offset, 1);
         while from > low {
             from = (offset - step).max(low);
