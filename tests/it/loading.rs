@@ -174,16 +174,19 @@ fn half_a_component_is_refused() {
             "{length} bytes were enough"
         );
     }
-    assert_says(&bench.refusal(b""), &["it is not a WebAssembly component"]);
-    assert_says(&bench.refusal(b"#!/bin/sh\necho wasm\n"), &["it is not a WebAssembly component"]);
-    assert_says(&bench.refusal(b"\0asm\x0d\0\x01\0"), &["it does not export what `wit/v1` asks for"]);
+    assert_says(&bench.refusal(b""), &["the file is not a WebAssembly component"]);
+    assert_says(&bench.refusal(b"#!/bin/sh\necho wasm\n"), &["the file is not a WebAssembly component"]);
+    assert_says(
+        &bench.refusal(b"\0asm\x0d\0\x01\0"),
+        &["the component does not export what `wit/v1` requires"],
+    );
 }
 
 /// Fault 28.
 #[test]
 fn a_core_module_is_refused_with_the_command_that_helps() {
     let module = wat::parse_str(describing(&descriptor("sound")).text_format()).unwrap();
-    assert_says(&Bench::new().refusal(&module), &["it is a core module", "`projector component"]);
+    assert_says(&Bench::new().refusal(&module), &["the file is a core module", "`projector component"]);
 }
 
 /// `source` beside the contract, and the module in its world `w`.
@@ -217,7 +220,7 @@ fn an_import_other_than_log_is_refused_by_name() {
     let reason = bench.refusal(&clock);
     assert_says(
         &reason,
-        &["it imports `wasi:clocks/monotonic-clock@0.2.6`", "an event carries its own time"],
+        &["the plugin imports `wasi:clocks/monotonic-clock@0.2.6`", "an event carries its own time"],
     );
 
     let function = in_world(
@@ -226,7 +229,7 @@ fn an_import_other_than_log_is_refused_by_name() {
         ],
         &importing(r#"(import "$root" "random" (func $forbidden (result i64)))"#),
     );
-    assert_says(&bench.refusal(&function), &["it imports `random`"]);
+    assert_says(&bench.refusal(&function), &["the plugin imports `random`"]);
 
     // A forbidden import by the name of an allowed one.
     let disguised = in_world(
@@ -262,7 +265,10 @@ fn another_version_of_the_contract_is_refused() {
         &["package test:guest; world w { export describe: func() -> string; }"],
         r#"(module (memory (export "memory") 1) (func (export "describe") (result i32) (i32.const 8)))"#,
     );
-    assert_says(&bench.refusal(&without), &["it does not export what `wit/v1` asks for", "project"]);
+    assert_says(
+        &bench.refusal(&without),
+        &["the component does not export what `wit/v1` requires", "project"],
+    );
 
     let another_shape = in_world(
         &[
@@ -271,7 +277,10 @@ fn another_version_of_the_contract_is_refused() {
         r#"(module (memory (export "memory") 1) (func (export "describe") (result i32) (i32.const 8))
              (func (export "project") (result i32) (i32.const 8)))"#,
     );
-    assert_says(&bench.refusal(&another_shape), &["it does not export what `wit/v1` asks for", "project"]);
+    assert_says(
+        &bench.refusal(&another_shape),
+        &["the component does not export what `wit/v1` requires", "project"],
+    );
 }
 
 /// Fault 28.
@@ -303,10 +312,10 @@ fn a_describe_that_does_not_answer_is_refused() {
         assert!(words.split('|').any(|words| says(&reason, words)), "{code}: {reason}");
     }
     for (descriptor, words) in [
-        ("", "its descriptor is not sound"),
-        ("[]", "its descriptor is not sound"),
-        ("{\"name\": \"\u{0}\"}", "its descriptor is not sound"),
-        (&"[".repeat(100_000), "its descriptor is not sound"),
+        ("", "the plugin's descriptor is not valid"),
+        ("[]", "the plugin's descriptor is not valid"),
+        ("{\"name\": \"\u{0}\"}", "the plugin's descriptor is not valid"),
+        (&"[".repeat(100_000), "the plugin's descriptor is not valid"),
     ] {
         assert_says(&bench.refusal(&Guest::describing(descriptor).component()), &[words]);
     }
@@ -328,7 +337,7 @@ fn refused_by_host(component: &[u8], limits: &str) -> String {
 fn a_compile_bomb_is_refused_when_its_time_is_up() {
     let bomb = bomb(6_000);
     let begun = Instant::now();
-    assert_says(&refused_by_host(&bomb, "compile-time = \"2s\""), &["compiling it took longer than 2s"]);
+    assert_says(&refused_by_host(&bomb, "compile-time = \"2s\""), &["the compilation took longer than 2s"]);
     assert!(begun.elapsed() < Duration::from_secs(30), "it took {:?}", begun.elapsed());
 }
 
@@ -365,7 +374,10 @@ fn a_descriptor_beyond_its_size_is_refused() {
     let descriptor = descriptor("sound");
     let (bytes, most) = (descriptor.len(), descriptor.len() - 1);
     let reason = refused_by_host(&describing(&descriptor).component(), &format!("descriptor-bytes = {most}"));
-    assert_says(&reason, &["its `describe` failed", &format!("{bytes} bytes, and {most} are the most")]);
+    assert_says(
+        &reason,
+        &["the plugin's `describe` failed", &format!("{bytes} bytes, and {most} are the most")],
+    );
 }
 
 /// Fault 33.
@@ -375,7 +387,7 @@ fn a_malicious_name_in_a_descriptor_is_refused_where_it_stands() {
     for (place, name, descriptor) in malicious() {
         let reason = bench.refusal(&Guest::describing(&descriptor.to_string()).component());
         assert!(
-            says(&reason, &format!("its descriptor is not sound: {place}")),
+            says(&reason, &format!("the plugin's descriptor is not valid: {place}")),
             "{name:?} as the name of a {place}: {reason}"
         );
     }

@@ -1,4 +1,5 @@
-//! What `wit/v1` is in Rust. Generated; nothing else is here, and it shows nowhere outside.
+//! Rust bindings of `wit/v1`. Generated. This module contains nothing else, and its types do not leave the
+//! sandbox.
 #![allow(
     clippy::allow_attributes,
     dead_code,

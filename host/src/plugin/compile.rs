@@ -1,9 +1,8 @@
-//! Compilation in a process of its own.
+//! Compiles components in a separate process.
 //!
-//! A component comes from outside, and a small one can make a compiler work for hours or take all
-//! memory. So the host runs itself as a worker (`projector compile-worker`), under limits of
-//! memory and processor time that the operating system keeps, and takes only the finished
-//! artifact.
+//! Components come from outside, and even a small one can keep a compiler busy for hours or exhaust its
+//! memory. So the host starts itself as a worker (`projector compile-worker`), with limits of memory and
+//! processor time that the operating system enforces, and takes only the finished artifact.
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -18,7 +17,7 @@ use super::{engine, names};
 /// The hidden subcommand that runs [`worker`].
 pub const WORKER_COMMAND: &str = "compile-worker";
 
-/// How the worker is started, and what it may use.
+/// How to start the worker, and the worker's limits.
 #[derive(Debug, Clone)]
 pub struct Compiler {
     /// The host's own executable.
@@ -27,23 +26,23 @@ pub struct Compiler {
     pub memory_bytes: u64,
 }
 
-/// Why there is no artifact.
+/// Why the compilation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
-    /// The compiler's own words about the component.
+    /// The compiler refused the component, with this message.
     #[error("{0}")]
     Invalid(String),
-    #[error("compiling it took longer than {0:?}")]
+    #[error("the compilation took longer than {0:?}")]
     Time(Duration),
-    #[error("compiling it took more than {0} bytes of memory, or the compiler crashed: {1}")]
+    #[error("the compilation took more than {0} bytes of memory, or the compiler crashed: {1}")]
     Memory(u64, String),
-    /// The worker could not be run: nothing is said about the component.
+    /// The worker could not be started. The component may be fine.
     #[error("the compiler could not be run: {0}")]
     Worker(#[from] std::io::Error),
 }
 
 impl Compiler {
-    /// Compiles a component to an artifact for this host's engine. Blocks.
+    /// Compiles a component to an artifact for this host's engine. Blocks the thread.
     pub(super) fn compile(&self, component: &[u8]) -> Result<Vec<u8>, CompileError> {
         let mut worker = Command::new(&self.executable)
             .arg(WORKER_COMMAND)
@@ -58,7 +57,8 @@ impl Compiler {
         let mut stdout = worker.stdout.take().ok_or_else(missing)?;
         let mut stderr = worker.stderr.take().ok_or_else(missing)?;
         let component = component.to_vec();
-        // A worker that dies does not read to the end: its exit says more than this write.
+        // If the worker dies, this write fails, and is ignored: the worker's exit status is more
+        // informative.
         std::thread::spawn(move || stdin.write_all(&component));
         let words = std::thread::spawn(move || {
             let mut words = String::new();
@@ -86,16 +86,16 @@ impl Compiler {
     }
 }
 
-/// Compiles without any bound on time and memory, with short names of functions. The error is the compiler's
-/// own words.
+/// Compiles in this process, without limits of time and memory, and with short names of functions. The
+/// error is the compiler's message.
 pub(super) fn in_process(engine: &wasmtime::Engine, component: Vec<u8>) -> Result<Vec<u8>, String> {
     let compile =
         |component: &[u8]| engine.precompile_component(component).map_err(|error| format!("{error:#}"));
     let Some(shortened) = names::shortened(&component) else {
-        // The compiler says more of what it cannot read either.
-        return compile(&component).and(Err("its sections cannot be read".to_owned()));
+        // The compiler's own message about such a component is better.
+        return compile(&component).and(Err("the component's sections cannot be read".to_owned()));
     };
-    // The compiler needs the memory.
+    // Frees memory for the compiler.
     drop(component);
     compile(&shortened)
 }
@@ -103,18 +103,19 @@ pub(super) fn in_process(engine: &wasmtime::Engine, component: Vec<u8>) -> Resul
 /// The worker's exit code for a component that is not valid.
 const REFUSED: i32 = 65;
 
-/// The worker: a component on standard input, the artifact on standard output. Returns the exit
-/// code.
+/// The worker process: reads a component from standard input and writes the artifact to standard output.
+/// Returns the exit code.
 pub fn worker(memory_bytes: u64, seconds: u64) -> std::process::ExitCode {
     let limit = |most| Rlimit { current: Some(most), maximum: Some(most) };
-    // Of the memory that is written to. All address space (`Resource::As`) would count the program's own code,
-    // and what the allocator reserves for each thread.
+    // Limits the memory that is written to. A limit of the address space (`Resource::As`) would count the
+    // program's code and what the allocator reserves for each thread.
     let limited = setrlimit(Resource::Data, limit(memory_bytes))
-        // All threads together: two cores' worth, and the parent's clock ends it before.
+        // The processor time of all threads together, generously: the parent's clock ends the worker
+        // before.
         .and_then(|()| setrlimit(Resource::Cpu, limit(seconds.saturating_mul(64))))
         .and_then(|()| setrlimit(Resource::Core, limit(0)));
     let compile = || -> Result<Vec<u8>, String> {
-        limited.map_err(|error| format!("its limits cannot be set: {error}"))?;
+        limited.map_err(|error| format!("the limits of the compile worker cannot be set: {error}"))?;
         let mut component = Vec::new();
         std::io::stdin().read_to_end(&mut component).map_err(|error| error.to_string())?;
         let engine = wasmtime::Engine::new(&engine::config()).map_err(|error| format!("{error:#}"))?;

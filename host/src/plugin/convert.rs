@@ -1,4 +1,5 @@
-//! Between the model's values and the contract's own, which never leave this wing.
+//! Converts between the model's values and the generated types of the contract, which never leave this
+//! module.
 
 use projector_model::{Change, Contract, Decimal, LookupCall, Value};
 
@@ -6,7 +7,7 @@ use super::bindings::projector::plugin::types;
 use super::instance::Found;
 use crate::event::Event;
 
-/// An event with a header whose name is not UTF-8 never comes here: it fails before.
+/// Never called for an event with a header name that is not UTF-8: such an event fails earlier.
 pub(super) fn headers(event: &Event) -> Vec<types::Header<'_>> {
     let header = |name, value| types::Header { name, value };
     let headers = event.headers.iter();
@@ -26,9 +27,10 @@ pub(super) fn event<'a>(event: &'a Event, headers: &'a [types::Header<'a>]) -> t
     }
 }
 
-/// Calls `project` with found rows in the contract's shape: slices of slices, borrowed from here.
+/// Calls `project` with the found rows as types of the contract: slices of slices, borrowed from this
+/// function.
 pub(super) fn with_found<T>(found: &[Found], project: impl FnOnce(&[types::Found<'_>]) -> T) -> T {
-    // Decimals travel as text, which must live somewhere for as long as it is borrowed.
+    // Decimals are passed as text, which must live as long as it is borrowed.
     let decimals: Vec<String> = found
         .iter()
         .flat_map(|(call, rows)| call.arguments.iter().chain(rows.iter().flatten()))
@@ -82,7 +84,7 @@ fn param<'a>(value: &'a Value, decimals: &mut impl Iterator<Item = &'a str>) -> 
     }
 }
 
-/// A change as the model has it. The error names the column.
+/// Converts a change. The error names the column.
 pub(super) fn change(change: types::Change, contract: &Contract) -> Result<Change, String> {
     let write = contract.writes.get(usize::from(change.statement));
     let arguments = arguments(change.arguments).map_err(|(at, problem)| {
@@ -102,14 +104,14 @@ pub(super) fn lookup_call(call: types::LookupCallResult, contract: &Contract) ->
     Ok(LookupCall { lookup: call.lookup, arguments })
 }
 
-/// `column`: who writes or reads it, its table, and its place there.
+/// `column`: the statement or lookup that uses the column, its table, and its index in the table.
 fn named(contract: &Contract, column: Option<(&String, usize, usize)>, problem: String) -> String {
     let Some((by, table, column)) = column else { return problem };
     let table = &contract.tables[table];
     format!("{by}: {}.{}: {problem}", table.name, table.columns[column].name)
 }
 
-/// The error has the place of the argument that is none.
+/// The error has the index of the invalid argument.
 fn arguments(values: Vec<types::ValueResult>) -> Result<Vec<Value>, (usize, String)> {
     values
         .into_iter()

@@ -1,5 +1,4 @@
-//! What a plugin imports that it may not, and where that most likely comes from: which crate asks for it,
-//! and what to do.
+//! Explains forbidden imports: which crate most likely brings an import, and what to do.
 
 use std::fmt;
 
@@ -10,10 +9,11 @@ struct Import {
     name: String,
 }
 
-/// Imports of a core module or a component, by which a person finds their origin.
+/// Forbidden imports of a core module or a component.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Forbidden {
-    /// The first one: `__wbindgen_placeholder__::__wbg_new0_1234`, or a component's `wasi:clocks/wall-clock`.
+    /// The import that tells most: `__wbindgen_placeholder__::__wbg_new0_1234`, or a component's
+    /// `wasi:clocks/wall-clock`.
     name: String,
     others: usize,
     origin: &'static Origin,
@@ -21,16 +21,15 @@ pub struct Forbidden {
 
 #[derive(Debug, PartialEq, Eq)]
 struct Origin {
-    /// Any of these in the name of an import.
+    /// An import is of this origin if its name contains one of these.
     signs: &'static [&'static str],
     from: &'static str,
     remedy: &'static str,
 }
 
-const JAVASCRIPT: &str =
-    "`cargo tree --target wasm32-unknown-unknown -i wasm-bindgen` names the crate that brings it";
+const JAVASCRIPT: &str = "`cargo tree --target wasm32-unknown-unknown -i wasm-bindgen` names the crate that depends on wasm-bindgen";
 
-/// The first that fits counts: of one module, functions come before the module.
+/// The first match counts. So entries for functions come before the entry for their module.
 const ORIGINS: &[Origin] = &[
     Origin {
         signs: &[
@@ -54,12 +53,12 @@ const ORIGINS: &[Origin] = &[
             "wasi:random",
         ],
         from: "randomness, most likely `getrandom`, which `uuid` (v4, v7), `rand` and `ahash` use",
-        remedy: "a projection is a pure function: take ids from the event, or make them of it (uuid = { default-features = false, features = [\"v5\"] })",
+        remedy: "a projection is a pure function: take ids from the event, or derive them from the event (uuid = { default-features = false, features = [\"v5\"] })",
     },
     Origin {
         signs: &["__wbg_now", "__wbg_performance", "clock_time_get", "wasi:clocks"],
         from: "a clock, most likely `std::time`, `web-time` or `instant`",
-        remedy: "an event carries its own time: take it from the payload, or from `event.timestamp_ms`",
+        remedy: "an event carries its own time: use the payload or `event.timestamp_ms`",
     },
     Origin {
         signs: &["__wbindgen", "wbg"],
@@ -68,35 +67,35 @@ const ORIGINS: &[Origin] = &[
     },
     Origin {
         signs: &["wasi_snapshot_preview1", "wasi_unstable", "wasi:"],
-        from: "WASI: it was built for a wasip1 or wasip2 target",
-        remedy: "build it with --target wasm32-unknown-unknown",
+        from: "WASI: the module was built for a wasip1 or wasip2 target",
+        remedy: "build the plugin with --target wasm32-unknown-unknown",
     },
     Origin {
         signs: &["gojs", "go."],
         from: "JavaScript by Go's own glue",
-        remedy: "build it with GOOS=wasip1 -buildmode=c-shared",
+        remedy: "build the plugin with GOOS=wasip1 -buildmode=c-shared",
     },
     Origin {
         signs: &["env::"],
-        from: "a function that no crate of it defines, of a C library or of an `extern` block",
-        remedy: "leave that crate out, or link the library that defines it",
+        from: "a function of a C library or of an `extern` block, which no crate of the plugin defines",
+        remedy: "remove the crate that needs the function, or link the library that defines it",
     },
 ];
 
 const UNKNOWN: &Origin = &Origin {
     signs: &[],
-    from: "nothing that the host gives",
-    remedy: "a projection is a pure function, and may import nothing but `log`; build it for wasm32-unknown-unknown, without WASI",
+    from: "nothing that the host provides",
+    remedy: "a projection is a pure function, and may import nothing but `log`; build the plugin for wasm32-unknown-unknown, without WASI",
 };
 
 impl Forbidden {
-    /// Of a component, by the name of what it imports.
+    /// From the name of a component's import.
     pub(super) fn by_component(name: &str) -> Self {
         Self { name: name.to_owned(), others: 0, origin: origin(name) }
     }
 
-    /// Of a core module, before it is made a component; `None` if it imports only what a plugin may, or
-    /// if it cannot be read.
+    /// From a core module, before it becomes a component. `None` if all imports are permitted, or if the
+    /// module cannot be read.
     pub fn by_module(module: &[u8]) -> Option<Self> {
         let imports = Reader { bytes: module.get(8..)? }.imports()?;
         let forbidden: Vec<String> = imports
@@ -104,7 +103,7 @@ impl Forbidden {
             .filter(|import| import.module != "$root" && !import.module.starts_with("projector:plugin/"))
             .map(|import| format!("{}::{}", import.module, import.name))
             .collect();
-        // What tells most about its origin is shown.
+        // Shows the import that tells most about its origin.
         let tells =
             |name: &&String| ORIGINS.iter().position(|origin| origin.fits(name)).unwrap_or(usize::MAX);
         let name = forbidden.iter().min_by_key(tells)?;
@@ -125,7 +124,7 @@ fn origin(name: &str) -> &'static Origin {
 impl fmt::Display for Forbidden {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Forbidden { name, others, origin } = self;
-        write!(f, "it imports `{}`", crate::event_failure::printable(name))?;
+        write!(f, "the plugin imports `{}`", crate::event_failure::printable(name))?;
         match others {
             0 => {}
             1 => f.write_str(" and one more function")?,
@@ -135,7 +134,7 @@ impl fmt::Display for Forbidden {
     }
 }
 
-/// Reads what a module or component is made of.
+/// Reads sections of a module or component.
 pub(super) struct Reader<'m> {
     pub(super) bytes: &'m [u8],
 }
@@ -204,7 +203,7 @@ impl<'m> Reader<'m> {
         None
     }
 
-    /// A length, and so many bytes.
+    /// A length, and this many bytes.
     pub(super) fn sized(&mut self) -> Option<&'m [u8]> {
         let length = usize::try_from(self.number()?).ok()?;
         let (sized, rest) = self.bytes.split_at_checked(length)?;
@@ -234,10 +233,10 @@ mod tests {
             ("wasi:clocks/monotonic-clock@0.2.6", "std::time", "event.timestamp_ms"),
             ("wasi:cli/environment@0.2.6", "WASI", "wasm32-unknown-unknown"),
             ("env::sqlite3_open", "C library", "link"),
-            ("random", "nothing that the host gives", "without WASI"),
+            ("random", "nothing that the host provides", "without WASI"),
         ] {
             let said = Forbidden::by_component(name).to_string();
-            assert!(said.starts_with(&format!("it imports `{name}`")), "{said}");
+            assert!(said.starts_with(&format!("the plugin imports `{name}`")), "{said}");
             assert!(said.contains(crates) && said.contains(remedy), "{said}");
         }
     }

@@ -1,4 +1,4 @@
-//! One instance of a plugin: the calls of one batch.
+//! One instance of a plugin: makes the calls for one batch.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::event::{Event, Position};
 use crate::event_failure::{Failure, printable};
 use crate::failure::FailureKind;
 
-/// What a plugin answered, held against what it declared.
+/// A plugin's answer, checked against the plugin's descriptor.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
     Changes(Vec<Change>),
@@ -26,7 +26,7 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// What it takes in memory.
+    /// The answer's size in memory.
     pub fn size_bytes(&self) -> usize {
         match self {
             Answer::Changes(changes) => changes.iter().map(Change::size_bytes).sum(),
@@ -36,36 +36,37 @@ impl Answer {
     }
 }
 
-/// Rows that a lookup found, as the plugin is given them.
+/// The rows that a lookup found, for the plugin.
 pub type Found = (LookupCall, Vec<Vec<Value>>);
 
-/// A running instance. After a trap or a limit it is spent: [`Instance::is_spent`].
+/// A running instance. After a trap or an exceeded limit, it cannot be used any more:
+/// [`Instance::is_spent`].
 pub struct Instance {
     plugin: Plugin,
     store: Store<State>,
     projection: Projection,
     spent: bool,
-    /// The fuel that the last call was given.
+    /// The fuel that the last call got.
     fuel: u64,
 }
 
-/// What the host keeps beside an instance.
+/// The host's state for an instance.
 pub(super) struct State {
     growth: MemoryLimiter,
-    /// `None`: what it logs is for nobody.
+    /// `None`: the instance's log lines are dropped.
     log: Option<Arc<GuestLogger>>,
     position: Option<Position>,
-    /// The last line at level error of the call that runs, whether it was logged or dropped.
+    /// The last log line at level error of the present call, whether it was logged or dropped.
     last_error: Option<String>,
 }
 
 impl Instance {
-    /// A fresh instance: nothing in it remembers another batch.
+    /// Creates a fresh instance, without memory of another batch.
     pub fn new(plugin: &Plugin) -> Result<Self, Failure> {
         Self::logging(plugin, Some(plugin.log.clone()))
     }
 
-    /// One for calls that were made before: it logs nothing.
+    /// Creates an instance for repeated calls. It logs nothing.
     pub fn silent(plugin: &Plugin) -> Result<Self, Failure> {
         Self::logging(plugin, None)
     }
@@ -75,7 +76,7 @@ impl Instance {
         Ok(Self { plugin: plugin.clone(), store, projection, spent: false, fuel: plugin.limits.fuel })
     }
 
-    /// Whether the instance broke off and must be replaced.
+    /// Whether a call failed, so that the instance must be replaced.
     pub fn is_spent(&self) -> bool {
         self.spent
     }
@@ -88,7 +89,7 @@ impl Instance {
 
     /// Projects one event with the rows that were found for it so far.
     ///
-    /// The answer's codes and lookups are declared ones; its changes are checked by `validate`.
+    /// The codes and lookups of the answer are declared ones. Its changes are checked by `validate`.
     pub fn project(&mut self, event: &Event, found: &[Found]) -> Result<Answer, Failure> {
         self.fuel = arm(&mut self.store, &self.plugin.limits, given_bytes(event, found));
         self.store.data_mut().position = Some(event.position.clone());
@@ -113,7 +114,7 @@ impl Instance {
             types::Outcome::Changes(changes) if changes.len() > limits.changes => Err(Failure::new(
                 FailureKind::Limit,
                 "changes",
-                format!("{} changes, and {} are the most", changes.len(), limits.changes),
+                format!("the plugin returned {} changes, and {} are the most", changes.len(), limits.changes),
             )),
             types::Outcome::Changes(changes) => changes
                 .into_iter()
@@ -131,7 +132,7 @@ impl Instance {
             types::Outcome::Needs(calls) if calls.len() > limits.lookups => Err(Failure::new(
                 FailureKind::Limit,
                 "lookups",
-                format!("{} lookups, and {} are the most", calls.len(), limits.lookups),
+                format!("the plugin asked for {} lookups, and {} are the most", calls.len(), limits.lookups),
             )),
             types::Outcome::Needs(calls) => calls
                 .into_iter()
@@ -152,7 +153,7 @@ impl Instance {
         }
     }
 
-    /// Asks a plugin for its descriptor.
+    /// Calls `describe`, which returns the plugin's descriptor.
     pub(super) fn describe(
         engine: &Engine,
         pre: &ProjectionPre<State>,
@@ -179,7 +180,7 @@ fn instantiate(
     Ok((store, projection))
 }
 
-/// Gives the next call its fuel and its time, by the bytes that it is given. Returns the fuel.
+/// Sets fuel and time limit of the next call, by the number of bytes that the call gets. Returns the fuel.
 fn arm(store: &mut Store<State>, limits: &Limits, bytes: usize) -> u64 {
     let fuel = limits.fuel_for(bytes);
     store.data_mut().last_error = None;
@@ -190,7 +191,7 @@ fn arm(store: &mut Store<State>, limits: &Limits, bytes: usize) -> u64 {
     fuel
 }
 
-/// What a call is given to read.
+/// The number of bytes that a call gets to read.
 fn given_bytes(event: &Event, found: &[Found]) -> usize {
     let of_value = |value: &Value| match value {
         Value::Text(text) | Value::Json(text) => text.len(),
@@ -209,29 +210,33 @@ fn failure(store: &mut Store<State>, error: &wasmtime::Error) -> Failure {
     let State { growth, last_error, .. } = store.data();
     let too_much_output = words.contains("hostcall fuel") || words.contains("too much data");
     let (kind, code, detail) = match (error.downcast_ref::<Trap>(), growth.refused) {
-        _ if too_much_output => {
-            (FailureKind::Limit, "output", "it answered with more bytes than it may".to_owned())
-        }
-        (Some(Trap::OutOfFuel), _) => {
-            (FailureKind::Limit, "fuel", "it used more fuel than one event may".to_owned())
-        }
+        _ if too_much_output => (
+            FailureKind::Limit,
+            "output",
+            "the plugin returned more bytes than `limits.output-bytes` allows".to_owned(),
+        ),
+        (Some(Trap::OutOfFuel), _) => (
+            FailureKind::Limit,
+            "fuel",
+            "the plugin used more fuel than `limits.fuel` allows for one event".to_owned(),
+        ),
         (Some(Trap::Interrupt), _) => {
-            (FailureKind::Timeout, "time", "it ran longer than one event may".to_owned())
+            (FailureKind::Timeout, "time", "the call took longer than `limits.time` allows".to_owned())
         }
         (Some(Trap::StackOverflow), _) => (FailureKind::Limit, "stack", words),
         (Some(Trap::MemoryOutOfBounds), _) if is_below_the_stack(&words) => (
             FailureKind::Limit,
             "stack",
             format!(
-                "its stack in linear memory overflowed, most likely by recursion without an end, or by large local values: 1 MiB is what Rust's linker gives it (`-C link-arg=-zstack-size=BYTES` gives more); {words}"
+                "the plugin's stack in linear memory overflowed, most likely by endless recursion or by large local values. Rust's linker gives a plugin a stack of 1 MiB (for more: `-C link-arg=-zstack-size=BYTES`); {words}"
             ),
         ),
         (_, Some(bound)) => {
-            (FailureKind::Limit, bound, format!("it needed more {bound} than it may have; {words}"))
+            (FailureKind::Limit, bound, format!("the plugin needed more {bound} than it may have; {words}"))
         }
         (_, None) => (FailureKind::Trap, "trap", words),
     };
-    // What a trap is about only the guest can say: a panic's message and place, in Rust.
+    // Only the guest knows why it trapped: in Rust, the message and place of a panic, which the SDK logs.
     let detail = match last_error {
         Some(said) => format!("{said}\n{detail}"),
         None => detail,
@@ -242,13 +247,14 @@ fn failure(store: &mut Store<State>, error: &wasmtime::Error) -> Failure {
     Failure { backtrace: frames, ..Failure::new(kind, code, detail) }
 }
 
-/// A guest's own stack lies at the beginning of its memory, where Rust's linker puts it, and grows down: what
-/// overflows it reaches below address 0, which is the end of 32 bits.
+/// Whether a memory fault is an overflow of the guest's stack. Rust's linker puts the stack at the
+/// beginning of the memory, and it grows down: an overflow reaches below address 0, which is the end of the
+/// 32-bit addresses.
 fn is_below_the_stack(words: &str) -> bool {
     const REACH: u64 = 16 * 1024 * 1024;
     let Some((_, address)) = words.split_once("memory fault at wasm address 0x") else { return false };
     let digits = address.split(|c: char| !c.is_ascii_hexdigit()).next().unwrap_or_default();
-    // A load may begin before the end and reach beyond.
+    // A load may start before the end and reach beyond it.
     u64::from_str_radix(digits, 16).is_ok_and(|address| address >= (1 << 32) - REACH)
 }
 
@@ -257,7 +263,7 @@ fn undeclared(kind: &str, code: &str) -> Failure {
     Failure::new(
         FailureKind::Invalid,
         codes::INVALID_CHANGE,
-        format!("it gave the {kind} code {code:?}, which it does not declare"),
+        format!("the plugin returned the {kind} code {code:?}, which its descriptor does not declare"),
     )
 }
 

@@ -1,4 +1,4 @@
-//! What an instance may use, enforced while it runs.
+//! Limits of an instance, and their enforcement while it runs.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use super::engine::TICK;
 /// Limits of one plugin, from the configuration.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Fuel for one call of one event, and more for each byte that it is given.
+    /// Fuel for one call for one event, and additional fuel for each byte that the call gets.
     pub fuel: u64,
     pub fuel_per_byte: u64,
-    /// Wall time for one call of one event, and more in the proportion in which it has more fuel.
+    /// Wall time for one call for one event; longer in proportion if the call has more fuel.
     pub time: Duration,
     /// Fuel and wall time after which a batch ends.
     pub batch_fuel: u64,
@@ -21,17 +21,17 @@ pub struct Limits {
     pub batch_bytes: usize,
     pub memory_bytes: usize,
     pub table_elements: usize,
-    /// Changes that one event may lead to.
+    /// Most changes of one event.
     pub changes: usize,
-    /// Bytes that one event may answer with.
+    /// Most bytes of the answers for one event.
     pub output_bytes: usize,
-    /// Lookups that one event may ask for in one round.
+    /// Most lookups of one event in one round.
     pub lookups: usize,
-    /// Bytes of the rows that may be found for one event, in all its rounds.
+    /// Most bytes of the rows that are found for one event, in all its rounds.
     pub found_bytes: usize,
-    /// Lines that may be logged in a second.
+    /// Most log lines per second.
     pub log_lines: usize,
-    /// The share of batches whose calls are made again.
+    /// The share of batches whose calls are repeated and compared.
     pub purity_sample: f64,
 }
 
@@ -57,24 +57,24 @@ impl From<&crate::config::Limits> for Limits {
 }
 
 impl Limits {
-    /// The fuel of a call that is given so many bytes.
+    /// The fuel of a call that gets this many bytes.
     pub(super) fn fuel_for(&self, bytes: usize) -> u64 {
         self.fuel.saturating_add(self.fuel_per_byte.saturating_mul(bytes as u64))
     }
 
-    /// The wall time of such a call in ticks of the engine's epoch, at least two, so that a call which
-    /// begins just before a tick has a whole one; and no more than a clock can be ahead.
+    /// The wall time of such a call, in ticks of the engine's epoch. At least two, so that a call which
+    /// starts just before a tick gets a whole one. At most what the epoch's deadline can hold.
     pub(super) fn ticks_for(&self, bytes: usize) -> u64 {
         let share = self.fuel_for(bytes) as f64 / self.fuel.max(1) as f64;
         let milliseconds = self.time.as_millis() as f64 * share.max(1.0);
-        // A float beyond an integer becomes the largest one.
+        // The conversion saturates.
         let ticks = (milliseconds / TICK.as_millis() as f64) as u64;
         ticks.clamp(1, u32::MAX.into()) + 1
     }
 }
 
-/// Bounds an instance's memories and tables, each kind in all, and remembers which bound it hit: what follows
-/// is a trap of the guest's own, which says nothing about the reason.
+/// Limits the sum of an instance's memories, and the sum of its tables, and remembers which limit was
+/// exceeded: the guest's own trap that follows does not tell the reason.
 pub(super) struct MemoryLimiter {
     memory: Sum,
     tables: Sum,
@@ -82,11 +82,11 @@ pub(super) struct MemoryLimiter {
     pub(super) refused: Option<&'static str>,
 }
 
-/// What all memories of an instance have in bytes, or all its tables in elements.
+/// The size of all memories of an instance in bytes, or of all its tables in elements.
 struct Sum {
     now: usize,
     most: usize,
-    /// What the last growth added: taken back if the growth fails after it was allowed.
+    /// What the last growth added. Taken back if the growth fails after it was permitted.
     added: usize,
 }
 

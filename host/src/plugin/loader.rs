@@ -1,4 +1,5 @@
-//! From a file's bytes to a plugin that may run: compiled, held against the contract, described.
+//! Makes a plugin from a file's bytes: compiles the component, checks its imports and exports, and calls
+//! `describe`.
 
 use std::sync::Arc;
 
@@ -13,13 +14,13 @@ use super::instance::{Instance, State};
 use super::limits::Limits;
 use super::log::GuestLogger;
 
-/// What a component imports for the contract's types: an instance that holds nothing else.
+/// The import for the contract's types. It has nothing but types.
 const TYPES: &str = "projector:plugin/types@1.0.0-draft";
 
-/// A component that was checked and can be called. Cheap to clone.
+/// A checked component that can be called. Cheap to clone.
 #[derive(Clone)]
 pub struct Plugin {
-    /// SHA-256 of the bytes that were compiled, in hex.
+    /// SHA-256 of the component's bytes, in hex.
     pub digest: String,
     pub contract: Arc<Contract>,
     pub(super) engine: Engine,
@@ -28,46 +29,48 @@ pub struct Plugin {
     pub(super) log: Arc<GuestLogger>,
 }
 
-/// Why a file is not a plugin. What ran before goes on.
+/// Why a file is not a plugin. The version that runs continues.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     #[error("it has {bytes} bytes, and {most} are the most")]
     TooLarge { bytes: usize, most: usize },
-    #[error("it is a core module, not a component: run `projector component FILE.wasm -o OUT.wasm` on it")]
+    #[error(
+        "the file is a core module, not a component: convert it with `projector component FILE.wasm -o OUT.wasm`"
+    )]
     CoreModule,
-    #[error("it is not a WebAssembly component: {0}")]
+    #[error("the file is not a WebAssembly component: {0}")]
     Malformed(String),
     #[error(transparent)]
     Compile(CompileError),
     #[error("{0}")]
     Import(Forbidden),
     #[error(
-        "it was built for another version of the contract: it takes its types from `{0}`, and this host has `{TYPES}`; build it with a projector-sdk of this host's version"
+        "the component was built for another version of the contract: it imports its types from `{0}`, but this host has `{TYPES}`; build the plugin with the projector-sdk of this host's version"
     )]
     Version(String),
     #[error(
-        "it does not export what `wit/v1` asks for: {0}; build it with a projector-sdk of this host's version"
+        "the component does not export what `wit/v1` requires: {0}; build the plugin with the projector-sdk of this host's version"
     )]
     Export(String),
-    #[error("its `describe` failed: {0}")]
+    #[error("the plugin's `describe` failed: {0}")]
     Describe(String),
-    #[error("its descriptor is not sound:\n{0}")]
+    #[error("the plugin's descriptor is not valid:\n{0}")]
     Descriptor(Problems),
-    #[error("it reads the topic `{topic}`, which `projections.{projection}.topics` does not grant")]
+    #[error("the plugin reads the topic `{topic}`, which `projections.{projection}.topics` does not allow")]
     NotGranted { projection: String, topic: String },
-    #[error("it reads a topic that cannot be read: {0}; say in `kafka.topics` what it is called in the log")]
+    #[error("the plugin reads a topic that cannot exist: {0}; set the physical name in `kafka.topics`")]
     Topic(#[from] crate::topics::TopicError),
 }
 
 impl LoadError {
-    /// Whether the fault may lie with this machine rather than with the file.
+    /// Whether the cause may be this machine and not the file.
     pub fn is_ours(&self) -> bool {
         matches!(self, LoadError::Compile(CompileError::Worker(_)))
     }
 }
 
 impl Plugin {
-    /// Compiles and checks a component. Blocks for as long as the compiler may take.
+    /// Compiles and checks a component. Blocks the thread until the compiler has finished.
     pub fn load(
         engine: &Engine,
         compiler: &Compiler,
@@ -77,7 +80,7 @@ impl Plugin {
         Self::load_by(|bytes| compiler.compile(bytes), engine, limits, bytes)
     }
 
-    /// The same in this process, where nothing bounds the compiler: for bytes that are trusted, or a
+    /// Like [`load`](Self::load), but compiles in this process, without limits: for trusted bytes, or for a
     /// fuzzer, which has limits of its own.
     pub fn load_in_process(
         engine: &Engine,
@@ -103,7 +106,7 @@ impl Plugin {
                 return Err(Forbidden::by_module(bytes).map_or(LoadError::CoreModule, LoadError::Import));
             }
             [0, b'a', b's', b'm', ..] => {}
-            _ => return Err(LoadError::Malformed("it does not begin with `\\0asm`".into())),
+            _ => return Err(LoadError::Malformed("the file does not begin with `\\0asm`".into())),
         }
         let artifact = compile(bytes).map_err(|error| match error {
             CompileError::Invalid(reason) => LoadError::Malformed(reason),
@@ -121,9 +124,7 @@ impl Plugin {
             .map_err(|failure| LoadError::Describe(failure.to_string()))?;
         if json.len() > most {
             let bytes = json.len();
-            return Err(LoadError::Describe(format!(
-                "it answered with {bytes} bytes, and {most} are the most"
-            )));
+            return Err(LoadError::Describe(format!("it returned {bytes} bytes, and {most} are the most")));
         }
         let contract =
             Descriptor::from_json(&json).and_then(Descriptor::check).map_err(LoadError::Descriptor)?;
@@ -142,7 +143,7 @@ fn check_imports(engine: &Engine, component: &Component) -> Result<(), LoadError
     for (name, _) in component.component_type().imports(&engine.inner) {
         match name {
             "log" | TYPES => {}
-            // Nothing but types is linked, so wasmtime would not mind.
+            // Wasmtime would accept any version, since only types are imported.
             _ if name.starts_with("projector:plugin/types@") => {
                 return Err(LoadError::Version(name.to_owned()));
             }

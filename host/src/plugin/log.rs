@@ -1,4 +1,4 @@
-//! A plugin's log: so many lines a second, and in each of them whose it is.
+//! A plugin's log: limits the lines per second, and adds projection, version and position to each line.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,10 +9,10 @@ use super::limits::Limits;
 use crate::event::Position;
 use crate::event_failure::printable;
 
-/// Shared by all instances of a plugin, in all of its lanes. The engine's clock ends its seconds.
+/// Shared by all instances of a plugin, in all its lanes. The engine's clock ends the seconds.
 pub(super) struct GuestLogger {
     projection: String,
-    /// The author's, as the descriptor has it.
+    /// The version in the plugin's descriptor.
     version: String,
     lines_a_second: usize,
     second: Mutex<Second>,
@@ -30,14 +30,14 @@ impl GuestLogger {
         log
     }
 
-    /// Logs a line, or counts it among those that were dropped.
+    /// Logs a line, or counts it as dropped.
     pub(super) fn write(&self, level: Level, position: Option<&Position>, message: &str) {
         if !self.second().admits(self.lines_a_second) {
             return;
         }
         let (projection, version) = (&*self.projection, &*self.version);
         let position = position.map(ToString::to_string);
-        // One line, whatever the guest would like to be taken for the next.
+        // Line breaks are escaped, so that a guest cannot forge a second log line.
         let message = printable(message).replace('\n', "\\n");
         match level {
             Level::Debug => tracing::debug!(target: "plugin", projection, version, position, "{message}"),
@@ -47,7 +47,7 @@ impl GuestLogger {
         }
     }
 
-    /// To be called several times a second. Says how many lines were dropped in a second that is over.
+    /// To be called several times per second. Logs how many lines were dropped in a second that is over.
     pub(super) fn tick(&self, now: Instant) {
         let dropped = self.second().end(now);
         self.say(dropped);
@@ -59,7 +59,7 @@ impl GuestLogger {
                 projection = self.projection,
                 version = self.version,
                 dropped,
-                "the plugin logged more lines in a second than it may"
+                "the plugin logged more lines in one second than `limits.log-lines` allows; the others are dropped"
             );
         }
     }
@@ -97,7 +97,7 @@ impl Second {
         admits
     }
 
-    /// Begins the next one if this is over; returns how many lines were dropped in it.
+    /// Starts the next second if this one is over. Returns how many lines were dropped in it.
     fn end(&mut self, now: Instant) -> u64 {
         match now.duration_since(self.began) < Duration::from_secs(1) {
             true => 0,

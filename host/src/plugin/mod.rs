@@ -1,8 +1,10 @@
-//! The sandbox: a WebAssembly component that is called once for every event.
+//! The sandbox: runs a plugin, which is a WebAssembly component, and calls it for every event.
 //!
-//! This wing is the only one that sees wasmtime. A component is compiled in a process of its own
-//! (`compile`), held against the contract (`loader`), and called in a fresh instance for every
-//! batch (`instance`), within its limits.
+//! Only this module uses wasmtime. A component is compiled in a separate process (`compile`), checked
+//! against the contract (`loader`), and called in a fresh instance for every batch (`instance`).
+//!
+//! Invariants: a plugin imports nothing but the types of the contract and `log`. Every call has limits of
+//! fuel, wall time, memory and output. Wasmtime's types do not leave this module.
 
 mod bindings;
 pub mod compile;
@@ -21,7 +23,7 @@ pub use instance::{Answer, Found, Instance};
 pub use limits::Limits;
 pub use loader::{LoadError, Plugin};
 
-/// A component's identity: the SHA-256 of its bytes, in lowercase hex.
+/// The identity of a component: the SHA-256 of its bytes, in lowercase hex.
 pub fn digest(bytes: &[u8]) -> String {
     use sha2::Digest;
     hex::encode(sha2::Sha256::digest(bytes))

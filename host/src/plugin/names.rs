@@ -1,24 +1,24 @@
-//! The names of functions that a component carries for people: made readable, and short.
+//! Makes the names of functions in a component readable and short.
 //!
-//! The runtime shows them in the backtrace of a trap. It copies each name for each frame, and demangles it in
-//! full: C++'s mangling lets some hundred bytes stand for more text than any memory holds. So the compile
-//! worker rewrites the `name` sections before it compiles. What the runtime gets has at most
-//! [`MOST_BYTES`] a name, is readable already, and begins with a space, with which no mangled name begins.
-//! Other custom sections stay.
+//! Wasmtime shows these names in the backtrace of a trap. It copies each name for each frame and demangles
+//! it in full, and with C++'s mangling, some hundred bytes can stand for more text than any memory holds.
+//! So the compile worker rewrites the `name` sections before it compiles. The rewritten names have at most
+//! [`MOST_BYTES`], are readable already, and begin with a space, which no mangled name does. Other custom
+//! sections stay.
 
 use std::fmt::Write;
 
 use super::imports::Reader;
 
-/// Of one name.
+/// Most bytes of one name.
 const MOST_BYTES: usize = 256;
-/// Components within components; the tools that make plugins need two levels.
+/// Most levels of components within components. The tools that build plugins need two.
 const MOST_LEVELS: usize = 16;
 
 const MODULE: [u8; 4] = [1, 0, 0, 0];
 const COMPONENT: [u8; 4] = [0x0d, 0, 1, 0];
 
-/// The component with short names; `None` if its sections cannot be read.
+/// The component with short names. `None` if its sections cannot be read.
 pub(super) fn shortened(component: &[u8]) -> Option<Vec<u8>> {
     rewritten(component, MOST_LEVELS)
 }
@@ -49,8 +49,8 @@ fn rewritten(bytes: &[u8], levels: usize) -> Option<Vec<u8>> {
 }
 
 impl Reader<'_> {
-    /// If this is a section `name`, the same with short names. Parts of it that cannot be read are left out, as
-    /// the runtime leaves them out.
+    /// If this is a section `name`, returns it with short names. Parts that cannot be read are left out, as
+    /// wasmtime does.
     fn names(mut self) -> Option<Vec<u8>> {
         if self.sized()? != b"name" {
             return None;
@@ -117,14 +117,15 @@ fn cut(name: &str) -> String {
     }
 }
 
-/// As a person writes it, if it is mangled as Rust does; what is mangled otherwise stays as it is.
+/// Demangles Rust's names. Other names stay as they are.
 fn readable(name: &str) -> String {
-    // Longer ones are cut whatever they are.
+    // Long names are cut before, whatever their form.
     let mangled = cut(name);
     cut(&legacy(&mangled).or_else(|| plain_path(&mangled)).unwrap_or(mangled))
 }
 
-/// `_ZN`, lengths and parts of the path, a hash, `E`. One that was cut is read as far as it goes.
+/// Legacy mangling: `_ZN`, lengths and parts of the path, a hash, `E`. A name that was cut is read as far
+/// as it goes.
 fn legacy(name: &str) -> Option<String> {
     let mut rest = name.strip_prefix("_ZN")?;
     let mut readable = String::new();
@@ -146,7 +147,7 @@ fn legacy(name: &str) -> Option<String> {
     }
 }
 
-/// A length, and so many bytes.
+/// A length, and this many bytes.
 fn counted(text: &str) -> Option<(&str, &str)> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     text[digits..].split_at_checked(text[..digits].parse().ok()?)
@@ -185,7 +186,7 @@ fn escaped(escape: &str) -> Option<char> {
     })
 }
 
-/// Of the newer mangling only paths without generics, as the standard library's functions mostly are.
+/// New mangling: only paths without generics, as most functions of the standard library have.
 fn plain_path(name: &str) -> Option<String> {
     let mut rest = name.strip_prefix("_R")?;
     let mut namespaces = Vec::new();

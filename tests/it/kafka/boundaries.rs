@@ -31,7 +31,7 @@ fn another_projections_tables_and_topics_are_refused() {
     let as_it_is = |_: &mut Value| {};
     // In the order of the files' names: each with what the log says of it.
     let refused: [(&str, Vec<u8>, &str); 7] = [
-        ("listens.wasm", spoilt("listens", &listens), "`projections.listens.topics` does not grant"),
+        ("listens.wasm", spoilt("listens", &listens), "`projections.listens.topics` does not allow"),
         ("owns.wasm", spoilt("owns", &owns), "tables[0]"),
         ("reads.wasm", spoilt("reads", &reads), "lookups[0]"),
         ("writes.wasm", spoilt("writes", &writes("sales_by_country")), "statements[0]"),

@@ -27,15 +27,15 @@ fn a_bad_file_is_refused_and_its_neighbours_run() {
     let whole = fs::read(whole.directory().join("sales-by-country.wasm")).unwrap();
     let module = wat::parse_str(describing(&descriptor("module")).text_format()).unwrap();
     let bad: [(&str, &[u8], &str); 6] = [
-        ("bomb.wasm", &bomb(6_000), "compiling it took longer than 10s"),
-        ("half.wasm", &whole[..whole.len() / 2], "it is not a WebAssembly component"),
-        ("module.wasm", &module, "run `projector component"),
+        ("bomb.wasm", &bomb(6_000), "the compilation took longer than 10s"),
+        ("half.wasm", &whole[..whole.len() / 2], "the file is not a WebAssembly component"),
+        ("module.wasm", &module, "convert it with `projector component"),
         (
             "speechless.wasm",
             &describing("{}").describe("(unreachable)").component(),
-            "its `describe` failed: trap",
+            "the plugin's `describe` failed: trap",
         ),
-        ("nameless.wasm", &describing("{}").component(), "its descriptor is not sound"),
+        ("nameless.wasm", &describing("{}").component(), "the plugin's descriptor is not valid"),
         // After the one that it would replace, in the order of their names.
         (
             "zz-second.wasm",
