@@ -1,9 +1,10 @@
-//! Where a generation begins to read a partition that it has no checkpoint of.
+//! Where a generation starts to read a partition for which it has no checkpoint.
 //!
-//! [`begin`] decides, and is pure; [`Starts::find`] asks the log for what it needs.
+//! [`begin`] decides, and is pure; [`Starts::find`] asks the log.
 //!
-//! The configured start is for the partitions that existed when the generation began; one that is added later
-//! begins at its beginning. What is decided is stored with the first checkpoint, and is never decided again.
+//! The configured start applies to partitions that existed when the generation started. A partition that is
+//! added later is read from its beginning. The decision is stored with the first checkpoint, and is never
+//! made again.
 
 use std::fmt;
 
@@ -28,8 +29,9 @@ impl Starts {
         Self { configured: config.start_of(projection), topics: topics.clone() }
     }
 
-    /// Where a physical topic begins. It may be configured by its own name, or by that of the first logical topic
-    /// that it is. One that is not among those of the projection begins at its beginning.
+    /// Where to start in a physical topic. The start may be configured by the topic's own name, or by the
+    /// name of its first logical topic. A topic that is not one of the projection's is read from its
+    /// beginning.
     pub fn of_topic(&self, topic: &str) -> StartAt {
         let is_named = self.configured.topics().any(|named| named == topic);
         match self.topics.logical(topic).next() {
@@ -43,7 +45,7 @@ impl Starts {
         &self.topics
     }
 
-    /// Names that are configured, and are not of the projection's topics: what is wrong, and the nearest name.
+    /// Describes a configured name that is not one of the projection's topics, with the nearest name.
     pub fn unknown(&self) -> Option<String> {
         let declared = self.topics.declared();
         let known = || {
@@ -62,7 +64,7 @@ impl Starts {
         ))
     }
 
-    /// The first offset to read of a partition that existed when the generation began.
+    /// The first offset to read, for a partition that existed when the generation started.
     pub async fn find(
         &self,
         log: &KafkaAdmin,
@@ -74,7 +76,8 @@ impl Starts {
         let found = match &at {
             StartAt::Earliest | StartAt::Offsets(_) => None,
             StartAt::Time(ms) => log.offset_at(partition.clone(), *ms).await?,
-            // Of another log, it would mean another event; from its beginning on, no event is missing.
+            // In another log, the offset is another event. From the beginning of the log, no event is
+            // missing.
             StartAt::Latest => earlier.get(partition).map(|(offset, of)| match of.differs_from(identity) {
                 true => marks.low,
                 false => *offset,
@@ -90,11 +93,11 @@ impl fmt::Display for Starts {
     }
 }
 
-/// The first offset to read. `found`: the offset of the first record of the time; or, for `latest`, where
-/// another generation began.
+/// The first offset to read. `found`: for a time, the offset of the first record at that time or later; for
+/// `latest`, where the earlier generation started.
 ///
-/// `latest` means the end of what is committed for a projection's first generation. For a later generation, it
-/// means where the one before began: its rows would be missing otherwise.
+/// For a projection's first generation, `latest` is the end of the committed records. For a later
+/// generation, it is where the previous one started: otherwise rows would be missing.
 pub fn begin(
     at: &StartAt,
     partition: &Partition,
@@ -104,8 +107,8 @@ pub fn begin(
     let Watermarks { low, high } = marks;
     match at {
         StartAt::Earliest => Ok(low),
-        // Retention may have moved the beginning since. A record of the time may lie behind a transaction that
-        // is open: reading ends before it.
+        // Retention may have moved the beginning since then. A record of that time may come after an open
+        // transaction, before which reading ends.
         StartAt::Latest | StartAt::Time(_) => Ok(found.unwrap_or(high).clamp(low, high.max(low))),
         StartAt::Offsets(offsets) => {
             let offset = offsets.get(&partition.number).copied();
@@ -117,7 +120,7 @@ pub fn begin(
     }
 }
 
-/// The configured start is not an offset of the log: the partition is not read.
+/// The configured start is not an offset of the log, so the partition is not read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotInLog {
     pub partition: Partition,

@@ -1,5 +1,5 @@
-//! What the log says of dead letters: the first of each code at once, those after it as a sum, once a minute. Their
-//! details are data, and stay in the store.
+//! Logs dead letters: the first of each code at once, later ones as a sum once a minute. Their details are
+//! data, and are only in the store.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -11,25 +11,25 @@ use tokio::time::Instant;
 use crate::event::Position;
 use crate::store::{DeadLetter, Generation};
 
-/// How often those after the first are summed up.
+/// How often later dead letters are summed up.
 const PACE: Duration = Duration::from_secs(60);
-/// After so long without one, the next of a code is the first one again.
+/// After this time without a dead letter of a code, the next one counts as the first again.
 const QUIET: Duration = Duration::from_secs(300);
 
-/// Of one run of a projection; its lanes share it. Cheap to clone.
+/// For one run of a projection; shared by its lanes. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct DeadLetterLog(Arc<Mutex<BTreeMap<String, Told>>>);
 
-/// What was said of a code.
+/// What was logged for a code.
 struct Told {
-    /// Those that were not.
+    /// Dead letters that were not logged yet.
     more: u64,
     last: Position,
     at: Instant,
 }
 
 impl DeadLetterLog {
-    /// These dead letters are committed.
+    /// Logs dead letters that were committed.
     pub fn committed(&self, generation: &Generation, dead: &[DeadLetter<'_>]) {
         if dead.is_empty() {
             return;
@@ -47,7 +47,7 @@ impl DeadLetterLog {
         }
     }
 
-    /// Says how many there were since the last time.
+    /// Logs the number of dead letters since the last sum.
     pub fn sum_up(&self, generation: &Generation) {
         let mut codes = self.lock();
         for (code, told) in codes.iter_mut().filter(|(_, told)| told.more > 0) {
@@ -60,13 +60,13 @@ impl DeadLetterLog {
                 topic = &*partition.topic,
                 partition = partition.number,
                 offset,
-                "more dead letters of this code; the position is that of the last one"
+                "more dead letters with this code; the position is that of the last one"
             );
         }
         codes.retain(|_, told| told.at.elapsed() < QUIET);
     }
 
-    /// Sums up now and then, for as long as it is polled.
+    /// Calls [`sum_up`](Self::sum_up) once a minute, for as long as the future is polled.
     pub async fn keep_summing_up(&self, generation: &Generation) -> Infallible {
         loop {
             tokio::time::sleep(PACE).await;
@@ -93,6 +93,6 @@ fn say_first(generation: &Generation, code: &str, kind: &str, Position { partiti
         partition = partition.number,
         offset,
         advice,
-        "an event failed and is a dead letter; the next ones of this code are summed up"
+        "an event failed and became a dead letter; further ones with this code are logged as a sum"
     );
 }

@@ -1,8 +1,8 @@
-//! The lanes of a projection: pipelines side by side, each a member of the same consumer group with
-//! a transaction of its own.
+//! The lanes of a projection: several pipelines at the same time, each with its own consumer in the same
+//! group and its own transactions.
 //!
-//! Kafka spreads the partitions over lanes just as it does over hosts, and the checkpoints fence a
-//! lane as they fence a host. Only a projection whose batches need not see each other has several.
+//! Kafka spreads the partitions over lanes as over hosts, and the checkpoints fence a lane as they fence a
+//! host. Only a projection whose batches are independent has more than one lane.
 
 use projector_model::Contract;
 use tokio::task::{JoinError, JoinSet};
@@ -13,7 +13,7 @@ use crate::pipeline::Pipeline;
 use crate::retry::RunEnd;
 use crate::store::Store;
 
-/// How many lanes a projection has, of those that the platform allows it.
+/// How many lanes a projection has: at most `allowed`.
 pub fn count(allowed: usize, contract: &Contract, store: &dyn Store) -> usize {
     match contract.needs_one_writer() {
         true => 1,
@@ -21,13 +21,14 @@ pub fn count(allowed: usize, contract: &Contract, store: &dyn Store) -> usize {
     }
 }
 
-/// Whether lanes wait for a connection that another one has, or that the host asks with what is wanted.
+/// Whether lanes may have to wait for a connection, because other lanes or the reads of the control state
+/// use all of them.
 pub fn are_short_of_connections(allowed: usize, contract: &Contract, store: &dyn Store) -> bool {
     allowed > 1 && !contract.needs_one_writer() && store.writers() > 1 && allowed >= store.writers()
 }
 
-/// Runs lanes until the host stops (`Ok`), or one of them cannot go on; `together` then stops the
-/// others, whose batches in flight are settled or let go.
+/// Runs lanes until the host stops (`Ok`), or until one of them cannot continue. Then `together` stops the
+/// others: their batches in flight are committed or rolled back.
 pub async fn run(lanes: Vec<Pipeline>, together: &CancellationToken) -> Result<(), RunEnd> {
     let mut running = JoinSet::new();
     for lane in lanes {
@@ -36,13 +37,13 @@ pub async fn run(lanes: Vec<Pipeline>, together: &CancellationToken) -> Result<(
     let mut result = Ok(());
     while let Some(ended) = running.join_next().await {
         together.cancel();
-        // A lane that panics ends this run of the projection, and no other.
+        // A panic of a lane ends this run of the projection only.
         let crashed = |error: JoinError| match error.try_into_panic() {
             Ok(panic) => Err(RunEnd::Crashed(panic_text(&*panic))),
             Err(error) => Err(RunEnd::Restart(error.to_string())),
         };
         let ended = ended.unwrap_or_else(crashed);
-        // What only a person can mend is worth more than what a new start may.
+        // A cause that needs a person takes precedence over causes that a new run may fix.
         if result.is_ok() || matches!(ended, Err(RunEnd::Stop(_))) {
             result = ended;
         }

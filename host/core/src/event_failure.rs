@@ -1,4 +1,5 @@
-//! Why one event cannot be projected: the kind, a code that is counted, and what the database or the plugin said.
+//! The failure of one event: its kind, a code that is counted, and the message of the database or the
+//! plugin.
 
 use std::fmt::{self, Write};
 
@@ -8,16 +9,16 @@ use crate::failure::FailureKind;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     pub kind: FailureKind,
-    /// Counted by: the plugin's own code, or the host's.
+    /// The plugin's code, or the host's. Failures are counted by code.
     pub code: String,
     pub detail: String,
-    /// Where in the plugin a trap was, function by function.
+    /// The functions of the plugin on the stack of a trap.
     pub backtrace: Option<String>,
-    /// What the database said, if it was the database that refused.
+    /// The database's refusal, if the database refused the event's rows.
     pub refusal: Option<Box<Refusal>>,
 }
 
-/// What the database said of rows that it refuses.
+/// Why the database refuses rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Refusal {
     pub message: String,
@@ -49,15 +50,15 @@ impl Failure {
     }
 }
 
-/// What a guest said, fit to be stored and shown: bounded, control characters escaped.
+/// Makes a text fit to be stored and shown: bounded, with control characters escaped.
 pub fn printable(text: &str) -> String {
     shown(text)
 }
 
-/// The same of what is yet to be written out, of which no more is written than is kept.
+/// Like [`printable`], for a value that is formatted only up to the bound.
 pub fn shown(said: impl fmt::Display) -> String {
     let mut printable = Printable(String::new());
-    // Fails where it is full.
+    // Fails when the bound is reached.
     let _ = write!(printable, "{said}");
     printable.0
 }

@@ -1,35 +1,36 @@
-//! Places where tests break the host: `PROJECTOR_FAILPOINTS=before-commit=kill@3` kills it the
-//! third time that any projection gets there, `order-search:before-commit=kill@3` the third time
-//! that this one does, `=panic@2..4` lets it panic the second to the fourth time. Release builds have none.
+//! Places at which tests make the host fail. `PROJECTOR_FAILPOINTS=before-commit=kill@3` kills the host the
+//! third time that any projection reaches this place, `order-search:before-commit=kill@3` the third time
+//! that this projection does, and `=panic@2..4` makes it panic the second to the fourth time. Release
+//! builds have no failpoints.
 
-/// The poll thread has a record. Its projection is told by the consumer group.
+/// The poll thread has a record. The projection's name comes from the consumer group.
 pub const POLL: &str = "poll";
-/// A projection's task begins.
+/// A projection's task starts.
 pub const SUPERVISE: &str = "supervise";
 /// In the transaction, its reads done, nothing written.
 pub const BEFORE_WRITE: &str = "before-write";
 /// In the transaction, everything written.
 pub const BEFORE_COMMIT: &str = "before-commit";
-/// The transaction is committed, and nobody was told.
+/// The transaction is committed, and nothing else has happened since.
 pub const AFTER_COMMIT: &str = "after-commit";
-/// Something was added to tables in use.
+/// A step of a change to live tables is done.
 pub const AFTER_STEP: &str = "after-step";
 /// A component is about to become the active one.
 pub const BEFORE_ACTIVATION: &str = "before-activation";
-/// It is, and nobody was told.
+/// The component is the active one, and nothing else has happened since.
 pub const AFTER_ACTIVATION: &str = "after-activation";
-/// The component before is the active one again, and nobody was told.
+/// The previous component is the active one again, and nothing else has happened since.
 pub const AFTER_REVERT: &str = "after-revert";
 /// Readers are about to see another generation.
 pub const BEFORE_PROMOTE: &str = "before-promote";
-/// Checkpoints are about to be of another log.
+/// Checkpoints are about to be moved to another log.
 pub const BEFORE_MOVE: &str = "before-move";
-/// They are, and nobody was told.
+/// The checkpoints are moved, and nothing else has happened since.
 pub const AFTER_MOVE: &str = "after-move";
 /// Two generations are held, to be compared.
 pub const HELD: &str = "held";
 
-/// Says that a projection got to a place.
+/// Records that a projection has reached a place.
 #[cfg(debug_assertions)]
 pub fn reached(name: &'static str, projection: &str) {
     armed::reached(name, projection);
@@ -47,7 +48,7 @@ mod armed {
 
     struct Armed {
         name: String,
-        /// `None`: whichever gets there.
+        /// `None`: any projection.
         projection: Option<String>,
         action: Action,
         /// The first and the last time.

@@ -1,4 +1,5 @@
-//! What becomes of an event that failed, and how many may fail before the projection stands still.
+//! The failure policy: what happens to an event that fails, and how many events may fail before the
+//! projection stops. Pure.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -8,36 +9,37 @@ use serde::Deserialize;
 use crate::failure::{Blocker, FailureKind};
 use crate::outcome::Outcome;
 
-/// What becomes of an event that failed for its own sake.
+/// What happens to an event whose failure the event itself or the plugin caused.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Policy {
-    /// It goes to the dead letters, and later events of its key wait behind it, in order. One without
-    /// a key only goes to the dead letters.
+    /// The event becomes a dead letter, and later events of its key wait behind it, in order. An event
+    /// without a key becomes a dead letter only.
     #[default]
     ParkKey,
-    /// It goes to the dead letters; all others flow.
+    /// The event becomes a dead letter. All other events continue.
     DeadLetter,
-    /// The projection stands still before it.
+    /// The projection stops before the event.
     Halt,
 }
 
-/// How failed events are dealt with.
+/// The settings in `[failures]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Failures {
     pub policy: Policy,
-    /// The projection stands still when so many events failed one after the other.
+    /// The projection stops if this many events fail in a row.
     pub consecutive: usize,
-    /// And when this share failed of the last `window` events.
+    /// The projection also stops if this share of the last `window` events failed.
     pub ratio: f64,
     pub window: usize,
-    /// Dead letters that may wait for somebody; beyond that the projection stands still.
+    /// Most stored dead letters. The projection stops when there would be more.
     pub dead_letters: i64,
-    /// Events that may wait behind them, or for rows.
+    /// Most events that wait behind dead letters or for rows. The projection stops when there would be
+    /// more.
     pub parked: i64,
-    /// Dead letters that no parked event waits behind are discarded after so long, and their keys freed; never,
-    /// if not set.
+    /// A dead letter behind which no event waits is discarded after this time, and its key is freed.
+    /// `None`: never.
     #[serde(with = "humantime_serde")]
     pub retention: Option<Duration>,
 }
@@ -57,7 +59,7 @@ impl Default for Failures {
 }
 
 impl Failures {
-    /// Holds the bounds against what waits already and what a batch adds to it.
+    /// Checks the limits for the stored dead letters and waiting events together with those of a batch.
     pub fn check_room(&self, dead: i64, parked: i64) -> Result<(), Blocker> {
         let full = |what: &str, there: i64, most: i64| {
             Err(Blocker::new(
@@ -73,18 +75,17 @@ impl Failures {
     }
 }
 
-/// Tells a flood of failures from some. An event that waits behind another one counts for nothing.
+/// Detects a flood of failures. Events that are parked or wait do not count.
 #[derive(Debug, Clone, Default)]
 pub struct Flood {
     consecutive: usize,
-    /// Of the last events: whether each failed.
+    /// Whether each of the last events failed.
     recent: VecDeque<bool>,
     failed: usize,
 }
 
 impl Flood {
-    /// How many of a batch's outcomes can be committed before the flood is one, and the state after
-    /// them.
+    /// How many of a batch's outcomes can be committed before there is a flood, and the state after them.
     pub fn admit(&self, settings: &Failures, outcomes: &[Outcome<'_>]) -> (usize, Flood) {
         let mut after = self.clone();
         for (at, outcome) in outcomes.iter().enumerate() {
@@ -98,7 +99,7 @@ impl Flood {
         (outcomes.len(), after)
     }
 
-    /// Whether one more failure is one too many.
+    /// Whether one more failure makes a flood.
     fn would_be_one(&self, settings: &Failures) -> bool {
         let leaves = self.recent.len() >= settings.window && self.recent.front() == Some(&true);
         let failed = self.failed + 1 - usize::from(leaves);
@@ -114,7 +115,7 @@ impl Flood {
         }
     }
 
-    /// Why the projection stands still.
+    /// Why the projection stops.
     pub fn trouble(&self, settings: &Failures, next: &str) -> Blocker {
         let reason = match self.consecutive >= settings.consecutive {
             true => format!("the last {} events failed, and so does the next one: {next}", self.consecutive),

@@ -1,5 +1,5 @@
-//! Instants as people and programs write them. Inside, an instant is a number of microseconds since 1970, as
-//! both stores give it; whatever leaves the host is RFC 3339.
+//! Formats instants. Inside the host, an instant is a number of microseconds since 1970, as in both stores;
+//! in output it is RFC 3339.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,7 +15,7 @@ pub fn now_micros() -> i64 {
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// Now, in milliseconds since 1970, as records have their times.
+/// Now, in milliseconds since 1970, like the timestamps of records.
 pub fn now_ms() -> i64 {
     now_micros() / 1_000
 }
@@ -25,7 +25,7 @@ fn time(micros: i64) -> Option<SystemTime> {
     UNIX_EPOCH.checked_add(since)
 }
 
-/// For a person: to the second. What RFC 3339 cannot write is a number with its unit.
+/// For a person: to the second. An instant that RFC 3339 cannot express is shown as a number with its unit.
 pub fn to_seconds(micros: i64) -> String {
     match time(micros) {
         Some(time) => humantime::format_rfc3339_seconds(time).to_string(),
@@ -33,7 +33,7 @@ pub fn to_seconds(micros: i64) -> String {
     }
 }
 
-/// For a program: to the microsecond; `null` if RFC 3339 cannot write it.
+/// For a program: to the microsecond. `null` if RFC 3339 cannot express it.
 pub fn serialize<S: Serializer>(micros: &i64, serializer: S) -> Result<S::Ok, S::Error> {
     time(*micros).map(|time| humantime::format_rfc3339_micros(time).to_string()).serialize(serializer)
 }

@@ -1,7 +1,7 @@
-//! The ids that this host has as a member of consumer groups. Brokers give them out, a new one each time that a
-//! consumer joins.
+//! This host's member ids in consumer groups. Brokers assign a new id each time that a consumer joins.
 //!
-//! The host tells them to its stores, so that members of a group which belong to no host of a store are found.
+//! The host writes them to its stores, so that members of a group that are not hosts of the store can be
+//! detected.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 /// Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct MemberIds {
-    /// By id: since when it is not this host's any more.
+    /// By id: since when the host has not had this id any more.
     ids: Arc<Mutex<HashMap<String, Option<Instant>>>>,
-    /// So long a group may keep a member that has left, if brokers did not hear of it.
+    /// How long a group may keep a member that has left, if the brokers did not receive its request to
+    /// leave.
     lingers: Duration,
 }
 
@@ -35,7 +36,7 @@ impl MemberIds {
         });
     }
 
-    /// All that groups may have now, in order.
+    /// All ids that may be in groups now, sorted.
     pub fn all(&self) -> Vec<String> {
         let mut all = self.with(|ids| {
             ids.retain(|_, left| left.is_none_or(|left| left.elapsed() < self.lingers));

@@ -1,4 +1,4 @@
-//! What becomes of an event, as plain data.
+//! The outcome of an event, as plain data.
 
 use std::borrow::Cow;
 
@@ -10,32 +10,32 @@ use crate::event::Event;
 use crate::event_failure::Failure;
 use crate::ordering::KeyId;
 
-/// What becomes of an event. Most often it is what the plugin answered at once, and is borrowed from
-/// there.
+/// The outcome of an event. Mostly borrowed from the plugin's first answer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome<'a> {
     Apply(Cow<'a, [Change]>),
     Ignore {
         code: Cow<'a, str>,
     },
-    /// An earlier event of its key failed, or one of its line waits: it waits behind that one.
+    /// An earlier event of the same key failed, or an earlier event of the same line waits: the event waits
+    /// behind it.
     Park(KeyId),
-    /// It needs a row that is not there yet. Later events of its line wait behind it.
+    /// The event needs a row that does not exist yet. Later events of its line wait behind it.
     Wait {
         row: AwaitedRow,
         line: KeyId,
     },
-    /// It failed.
+    /// The event failed, and becomes a dead letter.
     Dead {
         failure: Cow<'a, Failure>,
-        /// The key whose later events wait behind it; `None`: none do.
+        /// The key whose later events wait behind it. `None`: no events wait.
         blocks: Option<KeyId>,
     },
 }
 
 impl Outcome<'_> {
-    /// What becomes of an event of several logical topics, neither of which fails: it is applied, with the
-    /// changes of both in their order, unless both ignore it, which counts as the first one does.
+    /// Combines the outcomes of an event for two of its logical topics. If none fails or waits, the event
+    /// is applied with the changes of both, in their order; if both ignore it, the first code counts.
     pub fn and(self, next: Self) -> Self {
         match (self, next) {
             (Outcome::Apply(changes), Outcome::Apply(more)) => {

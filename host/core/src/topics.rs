@@ -1,14 +1,14 @@
-//! Which physical topics a logical topic is: one, several, or all that match a pattern. Pure.
+//! Maps logical topics to physical topics: one, several, or all that match a pattern. Pure.
 //!
-//! A plugin declares logical topics. The platform's configuration says what each of them is in the log
-//! ([`PhysicalTopics`]); a projection has one such mapping for all that it declares ([`TopicMapping`]).
+//! A plugin declares logical topics. The configuration says which physical topics each of them is in Kafka
+//! ([`PhysicalTopics`]). A projection has one mapping for all topics that it declares ([`TopicMapping`]).
 //!
-//! The host resolves patterns itself, from the names of the topics that exist, and subscribes to names only.
-//! So there is one meaning of a pattern: librdkafka's regular expressions, the Java client's and the rules of
-//! ACLs each differ in what an unanchored pattern matches.
+//! The host resolves patterns itself, from the names of the existing topics, and subscribes to names only.
+//! So a pattern has one meaning: librdkafka's regular expressions, the Java client's and those of ACLs
+//! differ in what an unanchored pattern matches.
 //!
-//! Invariants: a name is a legal name of a Kafka topic; a list holds at least one name, none twice, sorted; a
-//! pattern matches whole names, and none of the topics that brokers or the host keep for themselves.
+//! Invariants: each name is a legal topic name; a list has at least one name, without duplicates, sorted; a
+//! pattern matches whole names, and none of the internal topics of brokers or of the host.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -22,15 +22,15 @@ use serde::de::{Error, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Stands in checkpoints for a file that a projection was fed from.
+/// The topic name in checkpoints that stands for the file of `projector backfill`.
 pub const FILE_TOPIC: &str = "backfill";
 
-/// Kafka's limit of a topic's name, in characters.
+/// Kafka's longest topic name, in characters.
 const MOST_CHARACTERS: usize = 249;
-/// A pattern that takes more memory is refused.
+/// Most memory of a compiled pattern.
 const PATTERN_BYTES: usize = 1024 * 1024;
 
-/// Why something cannot be what a logical topic is in the log, and what to write instead.
+/// Why a value in `[kafka.topics]` is not valid, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TopicError {
     #[error("the list of physical topics is empty: name at least one topic")]
@@ -40,33 +40,35 @@ pub enum TopicError {
     #[error("`{0}` is a pattern, not a topic's name: write {{ pattern = '{0}' }}")]
     PatternAsName(String),
     #[error(
-        "`{0}` is no legal name of a Kafka topic: 1 to {MOST_CHARACTERS} of the characters a-z, A-Z, 0-9, `.`, `_` and `-`"
+        "`{0}` is not a legal name of a Kafka topic: use 1 to {MOST_CHARACTERS} of the characters a-z, A-Z, 0-9, `.`, `_` and `-`"
     )]
     Illegal(String),
     #[error("`{0}` is a topic that Kafka keeps for itself: no projection can read it")]
     Internal(String),
-    #[error("a topic cannot be called `{FILE_TOPIC}`: that name stands for the file of `projector backfill`")]
+    #[error(
+        "a topic cannot have the name `{FILE_TOPIC}`: this name stands for the file of `projector backfill`"
+    )]
     File,
     #[error(
-        "the pattern `{0}` must begin with ^ and end with $: it is about whole names; .*$ allows any ending"
+        "the pattern `{0}` must begin with ^ and end with $, since a pattern matches whole names; .*$ allows any ending"
     )]
     NotAnchored(String),
-    #[error("the pattern `{pattern}` is no regular expression: {reason}")]
+    #[error("the pattern `{pattern}` is not a regular expression: {reason}")]
     Unsound { pattern: String, reason: String },
     #[error("the pattern `{0}` is too large: use shorter repetitions")]
     TooLarge(String),
     #[error(
-        "the pattern `{pattern}` matches `{matched}`, which is not for projections: begin it with what your topics begin with"
+        "the pattern `{pattern}` matches the internal topic `{matched}`: begin the pattern with the prefix of your topics"
     )]
     TooWide { pattern: String, matched: &'static str },
 }
 
-/// What a logical topic is in the log.
+/// The physical topics of a logical topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PhysicalTopics {
     /// These topics. Sorted.
     Named(Vec<String>),
-    /// All topics that match, those that are created later included.
+    /// All topics that match, also topics that are created later.
     Matching(TopicPattern),
 }
 
@@ -94,7 +96,7 @@ impl PhysicalTopics {
         TopicPattern::new(pattern).map(Self::Matching)
     }
 
-    /// Whether a topic of this name is one of them.
+    /// Whether a physical topic is one of them.
     pub fn include(&self, physical: &str) -> bool {
         match self {
             Self::Named(names) => names.iter().any(|name| name == physical),
@@ -102,7 +104,7 @@ impl PhysicalTopics {
         }
     }
 
-    /// Their names, as far as the declaration alone tells them.
+    /// The names that are listed; none for a pattern.
     pub fn names(&self) -> &[String] {
         match self {
             Self::Named(names) => names,
@@ -142,18 +144,18 @@ fn check_name(name: &str) -> Result<(), TopicError> {
     Ok(())
 }
 
-/// Topics that brokers of some version keep for themselves.
+/// Internal topics of brokers.
 const INTERNAL_TOPICS: [&str; 4] =
     ["__consumer_offsets", "__transaction_state", "__share_group_state", "__cluster_metadata"];
 
 /// A regular expression over whole names of topics: `^tenant-[a-z]+\.orders$`.
 ///
-/// The syntax is that of Rust's `regex`, over ASCII. What it compiles to is bounded, and matching takes time in
-/// proportion to the name.
+/// The syntax is that of Rust's `regex`, over ASCII. The size of the compiled pattern is bounded, and
+/// matching takes linear time.
 #[derive(Clone)]
 pub struct TopicPattern {
     text: String,
-    /// Of all of a name.
+    /// Matches a whole name.
     expression: Regex,
 }
 
@@ -171,9 +173,9 @@ impl TopicPattern {
                 }
             })
         };
-        // By itself first: what stands around it below must not be what makes it whole.
+        // Compiled alone first, so that the text around it below cannot make an invalid pattern valid.
         compiled(text)?;
-        // Each alternative is about the whole name.
+        // Each alternative must match the whole name.
         let expression = compiled(&format!(r"\A(?:{text})\z"))?;
         if let Some(internal) = INTERNAL_TOPICS.iter().find(|name| expression.is_match(name.as_bytes())) {
             return Err(TopicError::TooWide { pattern: own(), matched: internal });
@@ -184,8 +186,8 @@ impl TopicPattern {
         Ok(Self { text: own(), expression })
     }
 
-    /// Whether it matches all of a name. Never one that begins with `__`: so Kafka and its tools call topics
-    /// of their own, and there may be others tomorrow.
+    /// Whether the pattern matches a whole name. Names that begin with `__` never match: Kafka and its
+    /// tools use them for internal topics.
     pub fn matches(&self, name: &str) -> bool {
         !name.starts_with("__") && self.expression.is_match(name.as_bytes())
     }
@@ -205,7 +207,7 @@ impl PartialEq for TopicPattern {
 
 impl Eq for TopicPattern {}
 
-/// Of an error that shows the expression and the place in it: what is wrong there.
+/// The message of an error, without the lines that show the place in the expression.
 fn last_line(error: &str) -> String {
     error.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
 }
@@ -231,7 +233,7 @@ impl<'de> Deserialize<'de> for PhysicalTopics {
     }
 }
 
-/// Reads [`PhysicalTopics`] whose strings are of some type: the configuration's hold variables.
+/// Reads [`PhysicalTopics`] with strings of type `S`: those of the configuration may contain variables.
 pub struct Written<S>(pub PhantomData<S>);
 
 impl<'de, S: Deserialize<'de> + Deref<Target = str>> Visitor<'de> for Written<S> {
@@ -265,7 +267,7 @@ impl<'de, S: Deserialize<'de> + Deref<Target = str>> Visitor<'de> for Written<S>
     }
 }
 
-/// What each topic that a projection declares is in the log. Cheap to clone.
+/// The physical topics of all logical topics of a projection. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicMapping {
     /// Logical names, in the order of the contract's.
@@ -278,7 +280,7 @@ impl TopicMapping {
         Self { declared: declared.into_iter().collect() }
     }
 
-    /// Where every topic has the same name in both worlds.
+    /// A mapping in which each logical topic has the same name in Kafka.
     pub fn same_names<N: Into<String>>(logical: impl IntoIterator<Item = N>) -> Self {
         Self::new(logical.into_iter().map(|name| {
             let name = name.into();
@@ -286,18 +288,18 @@ impl TopicMapping {
         }))
     }
 
-    /// Logical topics and what they are, in the order of the contract's.
+    /// Logical topics and their physical topics, in the order of the contract.
     pub fn declared(&self) -> &[(String, PhysicalTopics)] {
         &self.declared
     }
 
-    /// The same by logical name: what a generation is built from.
+    /// The same by logical name. A generation stores what it is built from in this form.
     pub fn by_name(&self) -> BTreeMap<String, PhysicalTopics> {
         self.declared.iter().cloned().collect()
     }
 
-    /// The places, in the contract, of the logical topics that a physical one belongs to, in declared order.
-    /// None: it is not read.
+    /// The indices, in the contract, of the logical topics that a physical topic belongs to. Empty if it is
+    /// not read.
     pub fn places(&self, physical: &str) -> Vec<u16> {
         let own = self.declared.iter().enumerate().filter(|(_, (_, topics))| topics.include(physical));
         own.map(|(at, _)| at as u16).collect()
@@ -307,13 +309,13 @@ impl TopicMapping {
         self.declared.iter().any(|(_, topics)| topics.include(physical))
     }
 
-    /// Whether which topics are read depends on which exist.
+    /// Whether a pattern is used, so that the topics depend on which topics exist.
     pub fn has_patterns(&self) -> bool {
         self.declared.iter().any(|(_, topics)| matches!(topics, PhysicalTopics::Matching(_)))
     }
 
-    /// Every physical topic that is read, where those exist: the named ones, whether or not they do, and all
-    /// that match. Sorted, each once.
+    /// Every physical topic that is read, if `existing` are the existing ones: all that are named, existing
+    /// or not, and all that match. Sorted, without duplicates.
     pub fn topics<N: AsRef<str>>(&self, existing: impl IntoIterator<Item = N>) -> Vec<Arc<str>> {
         let named = self.declared.iter().flat_map(|(_, topics)| topics.names());
         let mut all: BTreeSet<Arc<str>> = named.map(|name| name.as_str().into()).collect();
@@ -322,7 +324,7 @@ impl TopicMapping {
         all.into_iter().collect()
     }
 
-    /// The logical topics that a physical one is, in declared order.
+    /// The logical topics that a physical topic belongs to, in declared order.
     pub fn logical(&self, physical: &str) -> impl Iterator<Item = &str> {
         let own = self.declared.iter().filter(move |(_, topics)| topics.include(physical));
         own.map(|(logical, _)| logical.as_str())
@@ -358,17 +360,17 @@ mod tests {
             (r#"["a","b","a"]"#, "names `a` twice"),
             (r#""^a.*""#, "write { pattern = '^a.*' }"),
             (r#"["a","^b"]"#, "write { pattern = '^b' }"),
-            (r#""a b""#, "no legal name"),
-            (r#""""#, "no legal name"),
-            (r#""..""#, "no legal name"),
-            (&long, "no legal name"),
+            (r#""a b""#, "not a legal name"),
+            (r#""""#, "not a legal name"),
+            (r#""..""#, "not a legal name"),
+            (&long, "not a legal name"),
             (r#""__consumer_offsets""#, "Kafka keeps for itself"),
             (r#""backfill""#, "projector backfill"),
             (r#"{"pattern":"orders"}"#, "must begin with ^ and end with $"),
             (r#"{"pattern":"^orders"}"#, "must begin with ^ and end with $"),
             (r#"{"pattern":"^orders\\$"}"#, "must begin with ^ and end with $"),
-            (r#"{"pattern":"^(orders$"}"#, "no regular expression: unclosed group"),
-            (r#"{"pattern":"^.*$"}"#, "matches `__consumer_offsets`, which is not for projections"),
+            (r#"{"pattern":"^(orders$"}"#, "not a regular expression: unclosed group"),
+            (r#"{"pattern":"^.*$"}"#, "matches the internal topic `__consumer_offsets`"),
             (r#"{"pattern":"^_+[a-z]+_state$"}"#, "matches `__transaction_state`"),
             (r#"{"pattern":"^[a-z]+$"}"#, "matches `backfill`"),
             (&huge, "too large"),

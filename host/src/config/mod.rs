@@ -743,7 +743,10 @@ store = "analytics"
             ("[]", "projector.toml:5: the list of physical topics is empty"),
             ("[\"x\", \"x\"]", "projector.toml:5: the list of physical topics names `x` twice"),
             ("\"^x\"", "projector.toml:5: `^x` is a pattern, not a topic's name: write { pattern = '^x' }"),
-            ("{ pattern = '^.*$' }", "projector.toml:5: the pattern `^.*$` matches `__consumer_offsets`"),
+            (
+                "{ pattern = '^.*$' }",
+                "projector.toml:5: the pattern `^.*$` matches the internal topic `__consumer_offsets`",
+            ),
             ("{ patern = '^x$' }", "projector.toml:5: unknown field `patern`"),
             ("\"__consumer_offsets\"", "projector.toml:5: `__consumer_offsets` is a topic that Kafka keeps"),
         ] {

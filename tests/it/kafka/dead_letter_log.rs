@@ -14,7 +14,7 @@ fn the_first_dead_letter_of_a_code_is_logged_and_the_others_are_summed_up() {
     platform.publish(&["{", "not JSON", "[", "}", "\""].map(|payload| Record::new(&*topic, "k", payload)));
     let host = platform.start_host("host");
     platform.until_through(SALES_BY_COUNTRY);
-    let first = host.log().until_said("an event failed and is a dead letter");
+    let first = host.log().until_said("an event failed and became a dead letter");
     let letters = dead_letters(platform.read_model(), SALES_BY_COUNTRY);
     assert_eq!(letters.len(), 5, "{letters:?}");
     assert_eq!(first.field("level"), "WARN");
@@ -30,7 +30,7 @@ fn the_first_dead_letter_of_a_code_is_logged_and_the_others_are_summed_up() {
     let lines = host.sigterm().lines();
     let of =
         |words: &str| -> Vec<&Line> { lines.iter().filter(|line| line.message().contains(words)).collect() };
-    assert_eq!(of("an event failed and is a dead letter").len(), 1, "one line for each code");
+    assert_eq!(of("an event failed and became a dead letter").len(), 1, "one line for each code");
     let [sum] = of("more dead letters")[..] else { panic!("{:?}", of("more dead letters").len()) };
     assert_eq!((sum.number("events"), sum.number("offset")), (Some(4), Some(4)), "{}", sum.text);
     assert_eq!(sum.field("code"), first.field("code"));
