@@ -1,4 +1,4 @@
-//! What a plugin answered, held against what it declared, before anything is planned.
+//! Checks a plugin's answer against its descriptor, before anything is planned.
 
 use projector_model::change::codes;
 use projector_model::{Change, Contract, LookupCall};
@@ -6,7 +6,7 @@ use projector_model::{Change, Contract, LookupCall};
 use crate::event_failure::Failure;
 use crate::failure::FailureKind;
 
-/// Checks an event's changes and brings their values to their columns' form. The failure names the
+/// Checks an event's changes, and converts their values to the form of their columns. The failure names the
 /// statement and the column.
 pub fn changes(contract: &Contract, topic: u16, changes: &mut [Change]) -> Result<(), Failure> {
     let declared = &contract.topics[usize::from(topic)];
@@ -18,7 +18,7 @@ pub fn changes(contract: &Contract, topic: u16, changes: &mut [Change]) -> Resul
                 FailureKind::Invalid,
                 codes::INVALID_CHANGE,
                 format!(
-                    "topic {} is not declared to lead to {}",
+                    "the descriptor does not declare that topic {} leads to the statement {}",
                     declared.name, contract.writes[statement].name
                 ),
             ));
@@ -27,7 +27,7 @@ pub fn changes(contract: &Contract, topic: u16, changes: &mut [Change]) -> Resul
     Ok(())
 }
 
-/// Checks the lookups that an event asks for.
+/// Checks the lookups of an event.
 pub fn lookups(contract: &Contract, topic: u16, calls: &mut [LookupCall]) -> Result<(), Failure> {
     let declared = &contract.topics[usize::from(topic)];
     for call in calls {
@@ -37,7 +37,10 @@ pub fn lookups(contract: &Contract, topic: u16, calls: &mut [LookupCall]) -> Res
             return Err(Failure::new(
                 FailureKind::Invalid,
                 codes::INVALID_CHANGE,
-                format!("topic {} is not declared to read {}", declared.name, contract.lookups[lookup].name),
+                format!(
+                    "the descriptor does not declare that topic {} uses the lookup {}",
+                    declared.name, contract.lookups[lookup].name
+                ),
             ));
         }
     }

@@ -1,4 +1,4 @@
-//! What keeps its order: the events of one key, in the topics of one ordering group.
+//! Ordering: events with the same key, in topics of the same ordering group, keep their order.
 
 use std::collections::HashSet;
 
@@ -7,22 +7,21 @@ use sha2::{Digest, Sha256};
 
 use crate::event::Event;
 
-/// A key in its ordering group, of a fixed size, whatever the producer wrote: the first half of a
-/// SHA-256 over both.
+/// A key in its ordering group, hashed to a fixed size: the first half of a SHA-256 over both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyId(pub [u8; 16]);
 
 impl KeyId {
-    /// `None`: the event has no key, and no place in any order but its partition's.
+    /// `None` if the event has no key: then only its partition gives it an order.
     pub fn of(contract: &Contract, event: &Event) -> Option<Self> {
         let group = &contract.topics[usize::from(event.topic)].ordering_group;
         event.key.as_deref().map(|key| Self::new(group, key))
     }
 
-    /// The *line* of an event: its key in its own topic. Where an event waits for a row, later events of its line
-    /// wait behind it, and no others: what brings the row may be an event of another topic of its ordering group.
-    /// The same as [`KeyId::of`] for a topic that is a group of its own. An event without a key has a line of
-    /// its own.
+    /// The *line* of an event: its key in its own topic. If an event waits for a row, later events of its
+    /// line wait behind it. Other events of the ordering group do not, since one of them may write the row.
+    /// The same as [`KeyId::of`] for a topic that is a group of its own. An event without a key has a line
+    /// of its own.
     pub fn line(contract: &Contract, event: &Event) -> Self {
         let topic = &contract.topics[usize::from(event.topic)];
         match event.key.as_deref() {
@@ -31,7 +30,7 @@ impl KeyId {
         }
     }
 
-    /// No name of a topic or a group has a line feed.
+    /// Unambiguous, since names of topics and groups have no line feed.
     pub fn of_line(group: &str, topic: &str, key: &[u8]) -> Self {
         match group == topic {
             true => Self::new(group, key),
@@ -39,7 +38,8 @@ impl KeyId {
         }
     }
 
-    /// Whatever an event may wait behind: what failed of its key, and what waits for a row in its line.
+    /// The keys behind which the event may have to wait: its own key, for a failed event, and its line, for
+    /// an event that waits for a row.
     pub fn all_of(contract: &Contract, event: &Event) -> impl Iterator<Item = Self> + use<> {
         let key = Self::of(contract, event);
         let line = key.map(|_| Self::line(contract, event)).filter(|line| Some(*line) != key);

@@ -442,7 +442,7 @@ fn thirty_seconds() -> Duration {
 }
 
 impl Kafka {
-    /// After so long the group gives a silent host's partitions to others.
+    /// After this time without a heartbeat, the group gives a host's partitions to other hosts.
     pub fn session_timeout(&self) -> Duration {
         let own = self.properties.get("session.timeout.ms").and_then(|text| text.parse().ok());
         Duration::from_millis(own.unwrap_or(SESSION_TIMEOUT_MS))
@@ -477,7 +477,7 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Reads and checks a configuration. Relative paths in it become relative to its directory.
+    /// Reads and checks a configuration file. Relative paths in it are resolved against its directory.
     pub fn load(path: &Path) -> Result<Self, Box<ConfigError>> {
         let shown = path.display().to_string();
         let text = std::fs::read_to_string(path)
@@ -487,7 +487,7 @@ impl Config {
         config.plugins.directory = base.join(&config.plugins.directory);
         config.plugins.lock = match config.plugins.lock {
             Some(named) => Some(base.join(named)),
-            // One that cannot be looked at is one that cannot be read, which is told where it is read.
+            // If the lock file cannot be checked here, the error is reported when it is read.
             None => Some(base.join(LOCK)).filter(|lock| {
                 let found = std::fs::symlink_metadata(lock);
                 !found.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
@@ -507,7 +507,8 @@ impl Config {
         Ok(config)
     }
 
-    /// Checks a configuration's text; `path` is for its errors alone, and paths stay as they are written.
+    /// Checks a configuration's text. `path` is used for errors only. Relative paths in the text stay as
+    /// they are.
     pub fn parse(path: &str, text: &str) -> Result<Self, Box<ConfigError>> {
         let origin = Origin { path: path.into(), text: text.into() };
         let invalid = |message: String, span: Option<std::ops::Range<usize>>| {

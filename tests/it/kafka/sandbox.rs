@@ -326,7 +326,7 @@ fn an_answer_that_was_not_declared_is_refused_with_a_code() {
         ("too-many-arguments", change, "3 arguments given, 2 declared"),
         ("wrong-type", value, "survivor.note: int64 given, text expected"),
         ("null-key", "invalid (null-key)", "survivor.id"),
-        ("foreign-statement", change, "is not declared to lead to gone"),
+        ("foreign-statement", change, "leads to the statement gone"),
         ("undeclared-code", change, "because"),
         ("wrong-lookup", change, "999"),
         ("needs-forever", "limit (rounds)", "after 3 rounds"),

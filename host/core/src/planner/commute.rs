@@ -1,10 +1,9 @@
-//! Which statements of a table may change places, decided once, from their declared shapes.
+//! Which statements of a table may change places, decided once, from their declarations.
 //!
-//! Two changes commute if they leave the same rows in either order, and reject the same events; in a
-//! table with lineage, only if every row also has the same last writer. A statement *by key* touches
-//! the one row that its arguments name. One that selects *by other columns* touches whatever rows
-//! match when it runs, so it commutes with a write by key only where that leaves nothing unknown in
-//! the row.
+//! Two changes commute if both orders leave the same rows and reject the same events; in a table with
+//! lineage, also the same last writer of each row. A statement *by key* affects the one row that its
+//! arguments name. A statement *by other columns* affects the rows that match when it runs, so it commutes
+//! with a write by key only if that write leaves no column of the row unknown.
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! Two changes of one statement and key as one, where that provably gives the same row.
+//! Folds two changes of the same statement and key into one, if that provably gives the same row.
 
 use projector_model::contract::Column;
 use projector_model::descriptor::{OnMiss, Operation};

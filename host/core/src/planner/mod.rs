@@ -1,12 +1,12 @@
-//! The planner: a batch's changes as the fewest set-wise statements that give the same rows as the
-//! changes one by one.
+//! The planner: turns a batch's changes into as few set-wise statements as it can, with the same rows as
+//! the changes one by one.
 //!
-//! Tables are independent of each other. Within one, a change moves towards the front of the batch
-//! as far as it commutes with what it passes, and joins the first step of its own statement that it
-//! meets: as a row of its own, or folded into the row that is there. An update by other columns is
-//! written into the pending rows that it would select, where their columns are known. What may
-//! change places is decided in `commute`, what can be folded in `fold`; what cannot be proven is
-//! not done, and costs a step.
+//! Each table is planned alone. In a table, a change moves towards the front of the batch as long as it
+//! commutes with the changes that it passes. It joins the first step of the same statement that it meets:
+//! as a new row, or folded into an existing row of the step. An update by columns other than the key is
+//! applied to the pending rows that it would select, if their columns are known. `commute` decides which
+//! changes may change places, and `fold` which changes can be folded. If something cannot be proven, the
+//! planner does not do it, which costs a step.
 
 mod commute;
 mod fold;
@@ -22,10 +22,10 @@ use pending::{Passage, Pending};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
     pub statement: u16,
-    /// Arguments, a row for each: no two have the same values in the statement's `by` columns.
-    /// Sorted by them, so that two writers lock in the same order.
+    /// The arguments, one row for each change: no two rows have the same values in the statement's `by`
+    /// columns. Sorted by these columns, so that two writers lock in the same order.
     pub rows: Vec<Row>,
-    /// How many changes were folded into it.
+    /// The number of changes in the step.
     pub changes: u64,
 }
 
