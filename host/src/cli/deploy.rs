@@ -87,8 +87,9 @@ pub(super) struct Rollback {
 
 /// Build all rows again with the active version, in a new generation beside the live one.
 ///
-/// The new generation starts at the offsets that `[projections.NAME] start` gives, or at the beginning of
-/// its topics. The start "latest" means the offsets at which the live generation started.
+/// A generation is one build of a projection's tables. The new generation starts at the offsets that
+/// `[projections.NAME] start` gives, or at the beginning of its topics. The start "latest" means the
+/// offsets at which the live generation started.
 ///
 /// The command refuses to start a generation that cannot read all events that the live one has read,
 /// because the log does not hold them any more, or because the topic was recreated. The message says how

@@ -14,11 +14,11 @@ use crate::store::diff::TableDiff;
 
 /// Compare a generation with the live one, row by row, at the same offsets.
 ///
-/// Both generations stop at the same offsets, for at most one second. There, the command opens one snapshot
-/// of both. Then both continue, and the command compares the snapshot. If one second is too short, the
-/// command tries again, at most five times. If one generation is behind and does not advance, the command
-/// refuses at once and stops neither of them. The exit code is 1 if the generations differ in tables or
-/// columns that are not expected to differ.
+/// A generation is one build of a projection's tables. Both generations stop at the same offsets, for at
+/// most one second. There, the command opens one snapshot of both. Then both continue, and the command
+/// compares the snapshot. If one second is too short, the command tries again, at most five times in all.
+/// If one generation is behind and does not advance, the command refuses at once and stops neither of them.
+/// The exit code is 1 if the generations differ in tables or columns that are not expected to differ.
 ///
 /// Example: projector diff order-search --expect order_search.customer_name
 #[derive(Debug, clap::Args)]
@@ -45,6 +45,9 @@ pub(super) struct DiffArguments {
 
 /// Switch readers to another generation, in one transaction.
 ///
+/// A generation is one build of a projection's tables. Readers use views, which show the tables of one
+/// generation.
+///
 /// A view that readers use shows the new generation from then on, if the new generation has all of the
 /// view's columns. Rights, comments and dependent objects of the view stay. New columns appear in new
 /// views, in a schema of their own; the new views get the rights of the previous ones. A view that has a
@@ -57,8 +60,8 @@ pub(super) struct DiffArguments {
 /// not fresh, or that differs from the live one in tables or columns that are not expected to differ.
 ///
 /// The command waits for readers' transactions that block the switch, at most 10 s, and names them:
-/// transactions that have already read the views, and repeatable-read transactions whose snapshot is older
-/// than the completion of the generation.
+/// transactions that have already read the views, and repeatable-read transactions whose snapshot was taken
+/// before the generation was complete.
 #[derive(Debug, clap::Args)]
 pub(super) struct Promote {
     #[command(flatten)]
@@ -75,7 +78,7 @@ pub(super) struct Promote {
     /// says how many events and rows are affected.
     #[arg(long, requires = "reason")]
     allow_gap: bool,
-    /// Promote even if transactions are open whose snapshot is older than the completion of the generation.
+    /// Promote even if transactions are open whose snapshot was taken before the generation was complete.
     /// In the new views, these transactions may see fewer rows than before, or none.
     #[arg(long, requires = "reason")]
     ignore_old_snapshots: bool,

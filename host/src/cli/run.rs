@@ -31,9 +31,9 @@ use crate::supervisor::Host;
 /// /v1/projections and /v1/projections/NAME (as `status`), /v1/projections/NAME/dead-letters and
 /// /…/dead-letters/ID, /v1/operations, /v1/retrying (what this host retries, since when, and why), and
 /// /v1/host (the number of tasks of this host). POST /v1/projections/NAME/pause, /resume, /skip,
-/// /dead-letters/ID/retry and /dead-letters/ID/discard. The body of a POST is a JSON object: `reason`, as
-/// the option of the same command; for skip also `topic`, `partition` and `to`; for retry and discard also
-/// `dry-run`.
+/// /dead-letters/ID/retry and /dead-letters/ID/discard. The body of a POST is a JSON object with the member
+/// `reason`, like the option --reason of the same command; for skip also `topic`, `partition` and `to`; for
+/// retry and discard also `dry-run`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
