@@ -6,9 +6,10 @@
 //! partitions of a topic from time to time, and forgets the ids that are outside the window for every
 //! partition.
 //!
-//! Invariants: if a partition of a topic is unknown or cannot be read, no id of the topic is forgotten. A
-//! partition keeps ids by the record time of its last settled event, until it was at its end, without a new
-//! event, for as long as the window. A record time in the future counts as now.
+//! Invariants: if a partition of a topic is unknown or cannot be read, no id of the topic is forgotten. The
+//! window of a partition is counted back from the record time of its last settled event, which is the last
+//! event whose outcome is committed. A partition that has been at the end of its log for a whole window,
+//! without a new event, keeps no ids. A record time in the future counts as now.
 
 use std::sync::Arc;
 use std::time::Duration;

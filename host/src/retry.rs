@@ -1,9 +1,12 @@
-//! Retries after infrastructure errors: errors that no event caused.
+//! Retries after infrastructure errors, which no event caused.
 //!
-//! A [`Backoff`] waits between the attempts of one task, longer each time, and never gives up by itself.
-//! [`Retries`] holds what this host retries at the moment, for `/v1/retrying`; [`News`] keeps a cause that
-//! many tasks meet from filling the log. [`RunEnd`] says why a projection's run ended, and so whether a new
-//! run starts.
+//! A [`Backoff`] waits between the attempts of one task, each time longer, and never gives up by itself.
+//! [`Retries`] lists what this host retries at the moment, for `/v1/retrying`. [`News`] limits the log: a
+//! cause that many tasks meet, or that lasts, is not logged at each attempt. [`RunEnd`] says why a
+//! projection's run ended, and so whether a new run starts.
+//!
+//! Invariants: no retry moves an offset or blames an event. While an operation fails, it is listed in
+//! [`Retries`], with its last cause and the advice for an operator.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -49,7 +52,7 @@ struct Attempts {
     open: BTreeMap<u64, Retrying>,
     last: u64,
     /// The causes that were logged recently, so that several lanes with the same problem log it once.
-    said: News,
+    logged: News,
 }
 
 /// Decides whether a cause is logged: a cause that was logged recently is not.
@@ -57,10 +60,10 @@ struct Attempts {
 pub struct News(HashMap<String, Instant>);
 
 impl News {
-    /// Whether to log a cause: it is new, or was not logged within [`REMINDER`].
+    /// Whether to log a cause: it is new, or was not logged in the last 5 minutes.
     pub fn is_news(&mut self, cause: &str) -> bool {
         self.0.retain(|_, at| at.elapsed() < REMINDER);
-        if self.0.contains_key(cause) || self.0.len() >= MOST_SAID {
+        if self.0.contains_key(cause) || self.0.len() >= MOST_LOGGED {
             return false;
         }
         self.0.insert(cause.to_owned(), Instant::now());
@@ -104,7 +107,7 @@ impl Retries {
     }
 
     /// Logs that a task beside the batches failed and runs again at its next occasion: at level warn, once
-    /// for each cause, and again after [`REMINDER`]. `what` names what was not done.
+    /// for each cause, and again after 5 minutes. `what` names what was not done.
     pub fn missed(&self, projection: &str, what: &str, error: &dyn fmt::Display) {
         if self.is_news(projection, &format!("{what}: {error}")) {
             tracing::warn!(projection, %error, "{what}; the host retries");
@@ -112,11 +115,11 @@ impl Retries {
     }
 
     fn is_news(&self, projection: &str, cause: &str) -> bool {
-        self.lock().said.is_news(&said(projection, cause))
+        self.lock().logged.is_news(&news_key(projection, cause))
     }
 
     fn forget(&self, projection: &str, cause: &str) {
-        self.lock().said.forget(&said(projection, cause));
+        self.lock().logged.forget(&news_key(projection, cause));
     }
 
     fn lock(&self) -> MutexGuard<'_, Attempts> {
@@ -143,7 +146,7 @@ pub struct Backoff {
 const REMINDER: Duration = Duration::from_secs(300);
 /// Most causes that are remembered as logged. It bounds the memory; further causes are not logged until
 /// older ones are forgotten.
-const MOST_SAID: usize = 1_000;
+const MOST_LOGGED: usize = 1_000;
 
 impl Backoff {
     pub fn new(projection: &str, retries: &Retries) -> Self {
@@ -185,8 +188,7 @@ impl Backoff {
         }
     }
 
-    /// Records a failed attempt for `/v1/retrying`. Logs it once for each distinct cause, and again after
-    /// [`REMINDER`].
+    /// Records a failed attempt for `/v1/retrying`. Logs it once for each distinct cause, and again after 5 minutes.
     pub fn failed(&mut self, kind: FailureKind, error: &dyn fmt::Display) {
         if self.attempts == 0 {
             self.since = Instant::now();
@@ -264,7 +266,7 @@ impl Drop for Backoff {
 }
 
 /// The entry in [`News`] for a cause: each projection has its own entries.
-fn said(projection: &str, cause: &str) -> String {
+fn news_key(projection: &str, cause: &str) -> String {
     format!("{projection}: {cause}")
 }
 

@@ -1,4 +1,9 @@
-//! Where to start reading a partition: compares the checkpoint with the log as it is now. Pure.
+//! Decides where to start reading a partition, by comparing the checkpoint with the log. Pure.
+//!
+//! Offsets mean nothing in another log, and a topic's name or a broker's address may stand for another log
+//! after a topic was recreated or a cluster replaced. So a checkpoint stores the topic's id and the
+//! cluster's id. Invariant: if the ids differ, or if the log does not hold the checkpoint's offset, reading
+//! does not start, and an operator must decide.
 
 use std::fmt;
 

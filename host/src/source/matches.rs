@@ -40,7 +40,7 @@ impl Matches {
             return std::future::pending().await;
         }
         let mut missing: Vec<Arc<str>> = Vec::new();
-        let mut said = News::default();
+        let mut logged = News::default();
         loop {
             match self.log.topics(&self.mapping).await {
                 Ok(found) => {
@@ -59,7 +59,7 @@ impl Matches {
                         self.subscribed.send_replace(Some(now));
                     }
                 }
-                Err(error) if said.is_news(&error.to_string()) => {
+                Err(error) if logged.is_news(&error.to_string()) => {
                     tracing::warn!(group = self.group, %error, "cannot look for topics that match the pattern; retrying");
                 }
                 Err(_) => {}

@@ -8,9 +8,10 @@
 //! Three orders:
 //! - [`MergeOrder::Time`], for a generation that is built: every record counts with its own time, up to the
 //!   end of the log. The merge waits for a partition that is known to have more records. A partition that
-//!   was read to the end of its log may have got a record since. So it delays a record of another partition
-//!   until its log was seen to end where it was read to, at least [`LATENESS`] after that record's time.
-//!   Only records that reach the log later than that come out of order, however slow this host is.
+//!   was read to the end of its log may have got a record since then. So a record of another partition
+//!   waits until the broker confirms, at least [`LATENESS`] after the record's time, that the log still
+//!   ends there. Only records that reach the log later than that come out of order, however slow this host
+//!   is.
 //! - [`MergeOrder::TimeWhileBehind`], for a live generation: only partitions that have not reached the end
 //!   of their log yet are merged by time. After a partition has reached its end once, its records count
 //!   from their arrival, whatever their timestamps, and it delays no other partition. So an import of old

@@ -28,13 +28,13 @@ pub(super) struct TopicWatch {
     subscription: watch::Receiver<Subscribed>,
     identities: HashMap<String, Identity>,
     faults: HashMap<Subject, KafkaFault>,
-    said: News,
+    logged: News,
 }
 
 impl TopicWatch {
     pub(super) fn new(log: KafkaAdmin, subscription: watch::Receiver<Subscribed>) -> Self {
         let (identities, faults) = (HashMap::new(), HashMap::new());
-        Self { log, subscription, identities, faults, said: News::default() }
+        Self { log, subscription, identities, faults, logged: News::default() }
     }
 
     /// Reports changes until the pipeline has ended.
@@ -71,7 +71,7 @@ impl TopicWatch {
                 return told;
             }
             Err(error) => {
-                if self.said.is_news(&error.to_string()) {
+                if self.logged.is_news(&error.to_string()) {
                     tracing::warn!(%error, "cannot check the topics; retrying");
                 }
                 return told;
