@@ -10,7 +10,7 @@
 //!
 //! Progress is more important than order: the other hosts do not wait for a host that makes no progress.
 //!
-//! [`ends`] decides when a generation is caught up, for all its lanes and hosts.
+//! `ends` decides when a generation is caught up, for all its lanes and hosts.
 
 mod ends;
 

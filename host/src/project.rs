@@ -4,7 +4,7 @@
 //! database, so it runs ahead, while the batch before it commits. [`resolve`] then runs inside the
 //! transaction: events that asked for rows are called again, in order. What a later event is shown is
 //! what is stored, as changed by the events before it. The rows are read for all of a batch at once,
-//! in each round: see [`Resolver::read_ahead`].
+//! in each round: see `Resolver::read_ahead`.
 
 mod overlay;
 pub mod purity;

@@ -1,7 +1,7 @@
 //! One batch in one transaction: of the log, or of events that had waited.
 //!
 //! Begin → what of it waits → the rows that it asks for → outcomes → rows, dead letters, parked events and
-//! checkpoints → commit. Only [`release`] asks Kafka: for a value that was left in the log.
+//! checkpoints → commit. Only `release` asks Kafka: for a value that was left in the log.
 
 mod lone_letters;
 mod ready;

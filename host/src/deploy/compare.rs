@@ -1,7 +1,7 @@
 //! Two generations at one vector of offsets: both are held there for a moment, until one snapshot of both
 //! is open; they go on while the snapshot is compared.
 //!
-//! Invariants: no hold is longer than [`MOST_HELD`], from before it is asked for until it ends, whatever becomes of who
+//! Invariants: no hold is longer than `MOST_HELD`, from before it is asked for until it ends, whatever becomes of who
 //! asked. What one hold is too short for is tried again, a few times, and both go on between. Where it is known that a
 //! generation does not move, nothing is held.
 

@@ -110,7 +110,7 @@ pub struct GenerationControl {
     pub barrier: WriteBarrier,
     /// Whether events that had waited are to be tried.
     pub any_ready: bool,
-    /// What lanes are to do, in order: the first [`HEARD_AT_ONCE`] of each partition.
+    /// What lanes are to do, in order: the first `HEARD_AT_ONCE` of each partition.
     pub open: Vec<OpenOperation>,
 }
 

@@ -172,7 +172,7 @@ pub(super) fn requires(sql: &str) -> Option<i64> {
 }
 
 /// Runs on Postgres before a migration that takes something away, in its transaction: fails with
-/// [`HOSTS_ARE_BEHIND`], and their names, while hosts are live that do not know `migration`. From then on no such
+/// `HOSTS_ARE_BEHIND`, and their names, while hosts are live that do not know `migration`. From then on no such
 /// host starts.
 pub fn gate(migration: i64) -> String {
     let presence = PRESENCE.as_secs();

@@ -18,7 +18,7 @@ pub enum Relation {
     Free,
     /// Both by key: they commute unless they touch the same row.
     OtherKeys,
-    /// One by key, one by other columns. See [`Known`].
+    /// One by key, one by other columns: they commute for the rows that `Known` describes.
     OtherRows(Known),
     Never(Reason),
 }

@@ -1,7 +1,7 @@
 //! One session with the database: connected, set, and looked at.
 //!
-//! Invariants: a session that is handed out has the host's time limits in force, as the server itself says
-//! ([`Settings`]); its database is in UTF-8; and of several servers one that takes writes is preferred.
+//! Invariants: a session that is handed out has the host's time limits in force, read back from the server
+//! itself; its database is in UTF-8; and of several servers one that takes writes is preferred.
 //!
 //! Nothing but what every pooler takes is sent at the start of a session. What the host relies on is set by
 //! statement afterwards, and read back.
