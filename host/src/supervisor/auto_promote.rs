@@ -1,0 +1,87 @@
+//! Promotes a generation that is being built, if the configuration allows hosts to do so.
+//!
+//! An attempt may be repeated: it promotes the generation or changes nothing. Several hosts may try; one succeeds, and
+//! the others then find the generation live. A refused attempt closes the live generation's write barrier for a moment,
+//! so the wait between two attempts doubles.
+
+use std::time::Duration;
+
+use super::Host;
+use crate::config;
+use crate::control_state::ControlStateWatcher;
+use crate::deploy::promote::{self, Ask, OldSnapshots, PromoteError, Promotion};
+use crate::deploy::reach::Gaps;
+use crate::settle::Settler;
+use crate::store::deployments::{Origin, Role};
+use crate::store::operator::Requester;
+
+/// Between two attempts: the first wait, and the longest one.
+const PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+impl Host {
+    /// Promotes the generation when it is caught up and meets the configured condition. Does not end by itself.
+    pub(super) async fn auto_promote(&self, settler: &Settler, watcher: &ControlStateWatcher) {
+        let (store, generation) = (&settler.store, &settler.deployment.generation);
+        let name = &*generation.projection;
+        let ask = match self.config.deploy_of(name).promote {
+            config::Promote::Manual => return std::future::pending().await,
+            config::Promote::WhenFresh => Ask::Fresh,
+            config::Promote::WhenEqual => Ask::Equal,
+        };
+        let mut last_reason = String::new();
+        let mut pause = PAUSE;
+        loop {
+            tokio::time::sleep(pause).await;
+            if watcher.of(generation.id).is_none_or(|control| control.role != Role::Building) {
+                continue;
+            }
+            let standings = match store.standings(name).await {
+                Ok(standings) => standings,
+                Err(error) => {
+                    self.retries.missed(name, "whether to promote could not be found out", &error);
+                    continue;
+                }
+            };
+            let of = |role| standings.iter().find(|standing| standing.role == role);
+            let (Some(live), Some(new)) = (of(Role::Live), of(Role::Building)) else { continue };
+            if new.generation.id != generation.id || !new.caught_up {
+                continue;
+            }
+            let promoted = match ask == Ask::Equal && !promote::is_comparable(new) {
+                true => Err(PromoteError::Refused(format!(
+                    "`promote = \"when-equal\"` is not for {name}: its rows depend on the order between partitions, so that two builds of them differ; `projector promote` is for a person"
+                ))),
+                false => {
+                    let asked = Requester::host(None);
+                    let whose = (Origin::Host, &asked);
+                    let terms = (ask, OldSnapshots::Refuse, Gaps::Refuse);
+                    promote::promote(&self.config, &**store, &self.log, (live, new), terms, whose).await
+                }
+            };
+            match promoted {
+                Ok(Promotion { generation, before, held_ms, move_readers, .. }) => {
+                    tracing::info!(projection = name, generation, before, held_ms, "generation promoted");
+                    if let Some(readers) = move_readers.filter(|readers| readers.must_move) {
+                        let what = readers.to_lines().join("\n");
+                        tracing::warn!(
+                            projection = name,
+                            generation,
+                            what,
+                            "readers must change to new views"
+                        );
+                    }
+                }
+                Err(error) => {
+                    // The attempt kept the live generation from writing for a moment: try less often.
+                    pause = (2 * pause).min(LONGEST_PAUSE);
+                    let reason = error.to_string();
+                    if reason != last_reason {
+                        tracing::warn!(projection = name, reason, "not promoted; it is tried again");
+                        last_reason = reason;
+                    }
+                }
+            }
+        }
+    }
+}

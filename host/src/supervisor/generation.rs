@@ -1,0 +1,168 @@
+//! Keeps one generation running: prepare, run, and again, until it is stopped.
+//!
+//! Each end of a run says what follows: another run at once, another run after a backoff, or none until an operator or
+//! another version changes something. Where nothing may be retried by itself, this task waits and holds no partitions.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::Host;
+use super::prepare::PrepareError;
+use super::restart::{AbortOnDrop, HEALTHY_AFTER, crash_text};
+use crate::control_state::ControlStateWatcher;
+use crate::failpoint;
+use crate::failure::{Blocker, FailureKind};
+use crate::retry::{Backoff, RunEnd};
+use crate::store::{Generation, Store};
+
+impl Host {
+    /// Keeps one generation running until it is stopped. A panic becomes its blocker, and the generation is restarted
+    /// after a backoff.
+    pub(super) async fn supervise_and_restart(
+        self: Arc<Self>,
+        store: Arc<dyn Store>,
+        watcher: ControlStateWatcher,
+        generation: Generation,
+        stop: CancellationToken,
+    ) {
+        let mut backoff = Backoff::new(&generation.projection, &self.retries);
+        let mut crashed = false;
+        loop {
+            let (host, own) = (self.clone(), store.clone());
+            let supervised = host.supervise(own, watcher.clone(), generation.clone(), stop.clone(), crashed);
+            let mut task = AbortOnDrop(tokio::spawn(supervised));
+            let Err(error) = task.outlast(&mut backoff).await else { return };
+            crashed = true;
+            if stop.is_cancelled() {
+                return;
+            }
+            let reason = format!("the projection's task panicked: {}", crash_text(error));
+            backoff.failed(FailureKind::Crash, &reason);
+            self.show_crash(&*store, &generation, reason).await;
+            backoff.wait(&stop).await;
+        }
+    }
+
+    /// Stores a panic as the generation's blocker, until a run is healthy.
+    async fn show_crash(&self, store: &dyn Store, generation: &Generation, reason: String) {
+        let trouble = Blocker::new(FailureKind::Crash, reason);
+        if let Err(error) = store.set_blocked(generation, Some(&trouble)).await {
+            self.retries.missed(&generation.projection, "the panic is not shown by `status`", &error);
+        }
+    }
+
+    /// Prepares and runs the generation, again and again. `crashed`: the store has a panic as its blocker.
+    async fn supervise(
+        self: Arc<Self>,
+        store: Arc<dyn Store>,
+        mut watcher: ControlStateWatcher,
+        generation: Generation,
+        stop: CancellationToken,
+        mut crashed: bool,
+    ) {
+        let name = &*generation.projection;
+        failpoint::reached(failpoint::SUPERVISE, name);
+        let mut backoff = Backoff::new(name, &self.retries);
+        let mut restarts = Backoff::new(name, &self.retries);
+        while !stop.is_cancelled() {
+            match self.prepare(&store, &mut watcher, &generation, &stop, crashed).await {
+                Ok(prepared) => {
+                    backoff.succeeded();
+                    let lanes = self.run_lanes(prepared, &stop);
+                    tokio::pin!(lanes);
+                    let ended = tokio::select! {
+                        ended = &mut lanes => ended,
+                        () = tokio::time::sleep(HEALTHY_AFTER) => {
+                            restarts.succeeded();
+                            if std::mem::take(&mut crashed)
+                                && let Err(error) = store.set_blocked(&generation, None).await
+                            {
+                                let what = "`status` still shows the panic that is over";
+                                self.retries.missed(name, what, &error);
+                            }
+                            lanes.await
+                        }
+                    };
+                    match ended {
+                        Ok(()) => return,
+                        // The next preparation waits for what the run ended for.
+                        Err(RunEnd::CaughtUp | RunEnd::Paused(_) | RunEnd::Switch | RunEnd::Stop(_)) => {}
+                        Err(RunEnd::GivesUp(Blocker { kind, reason })) => {
+                            tracing::warn!(
+                                projection = name, %kind, reason,
+                                "projection gives its partitions up, for other hosts; it takes some again once this host gets on"
+                            );
+                            match kind {
+                                FailureKind::Database => {}
+                                FailureKind::Copied => {
+                                    backoff.failed(kind, &reason);
+                                    self.show(&*store, &generation, &Blocker { kind, reason }).await;
+                                }
+                                _ => self.until_brokers_answer(&mut backoff, &stop).await,
+                            }
+                        }
+                        Err(RunEnd::Restart(reason)) => {
+                            tracing::warn!(projection = name, reason, "projection starts again");
+                            restarts.failed(FailureKind::Brokers, &reason);
+                            restarts.wait(&stop).await;
+                        }
+                        Err(RunEnd::Crashed(said)) => {
+                            let reason = format!("a task of this projection panicked: {said}");
+                            restarts.failed(FailureKind::Crash, &reason);
+                            crashed = true;
+                            self.show_crash(&*store, &generation, reason).await;
+                            restarts.wait(&stop).await;
+                        }
+                    }
+                }
+                Err(PrepareError::Stopped) => return,
+                Err(error) if error.may_pass() => {
+                    backoff.failed(error.kind(), &error);
+                    if matches!(error.kind(), FailureKind::DatabaseSetup | FailureKind::Copied) {
+                        self.show(&*store, &generation, &Blocker::new(error.kind(), &error)).await;
+                    }
+                    backoff.wait(&stop).await;
+                }
+                Err(error) => {
+                    let (kind, advice) = (error.kind(), error.kind().advice());
+                    tracing::error!(projection = name, %error, %kind, advice, "projection refused");
+                    // A retry with the same version fails again. Wait until another version is active.
+                    let tried = match error {
+                        PrepareError::Version { digest, .. } => Some(digest),
+                        _ => watcher.of(generation.id).map(|control| control.active),
+                    };
+                    while !stop.is_cancelled()
+                        && watcher.of(generation.id).map(|control| control.active) == tried
+                    {
+                        tokio::select! {
+                            () = watcher.changed() => {}
+                            () = stop.cancelled() => {}
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Stores what the projection waits for, for `status`. If the store fails too, it is logged.
+    async fn show(&self, store: &dyn Store, generation: &Generation, trouble: &Blocker) {
+        if let Err(error) = store.set_blocked(generation, Some(trouble)).await {
+            let what = "`status` does not show what the projection waits for";
+            self.retries.missed(&generation.projection, what, &error);
+        }
+    }
+
+    /// Waits until the brokers respond. The lanes left the group because the brokers did not respond.
+    async fn until_brokers_answer(&self, backoff: &mut Backoff, stop: &CancellationToken) {
+        while !stop.is_cancelled() {
+            let asked = tokio::select! {
+                asked = self.log.cluster_id() => asked,
+                () = stop.cancelled() => return,
+            };
+            let Err(error) = asked else { return backoff.succeeded() };
+            backoff.failed(error.kind(), &error);
+            backoff.wait(stop).await;
+        }
+    }
+}

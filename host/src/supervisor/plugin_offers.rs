@@ -1,0 +1,199 @@
+//! Offers the files of the plugin directory to the stores.
+//!
+//! A file is read once it is complete, then checked, compiled and proposed to its projection's store, which decides.
+//! A file that is not a valid plugin is refused and logged, and delays no other file. If the database or this machine
+//! fails, the file is not to blame: the host retries until the store has decided.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use projector_model::order;
+use tokio::task::JoinSet;
+
+use super::Host;
+use super::restart::crash_text;
+use crate::deploy::trust::Signer;
+use crate::deploy::watch::{File, Watch};
+use crate::failure::FailureKind;
+use crate::operations::unused::unused;
+use crate::plugin::Plugin;
+use crate::retry::Backoff;
+use crate::store::deployments::{DeploymentAction, Origin, Proposal, Proposed, Role};
+use crate::store::operator::Requester;
+use crate::store::{Component, StoreError};
+
+/// How long the plugins that are in the directory at the start have to load, before names of the configuration
+/// are reported as unused.
+const LOADED: Duration = Duration::from_secs(10);
+
+impl Host {
+    /// Warns, once, of names in the configuration that no plugin has. Waits until the plugins of the directory had
+    /// time to load and all databases respond.
+    pub(super) async fn warn_of_unused(self: Arc<Self>) {
+        let warnings = loop {
+            tokio::select! {
+                () = tokio::time::sleep(LOADED) => {}
+                () = self.stop.cancelled() => return,
+            }
+            let offered = self.files.projections().into_iter();
+            let known = offered.map(|name| (name, BTreeSet::new())).collect();
+            if let Some(warnings) = unused(&self.config, known).await {
+                break warnings;
+            }
+        };
+        for warning in warnings {
+            tracing::warn!(warning, "a name in the configuration has no effect");
+        }
+    }
+
+    /// Offers each file of the plugin directory, once it is complete.
+    pub(super) async fn watch(self: Arc<Self>) {
+        let plugins = &self.config.plugins;
+        let most_bytes = self.config.most_component_bytes();
+        let mut watch = Watch::open(&plugins.directory, plugins.rescan, most_bytes);
+        let mut offers = JoinSet::new();
+        loop {
+            tokio::select! {
+                file = watch.next() => {
+                    // Files compile one after the other. Proposals to the stores run at the same time.
+                    let loaded = self.clone().load(file).await;
+                    if let Some((file, plugin, signer)) = loaded {
+                        offers.spawn(self.clone().offer(file, plugin, signer));
+                    }
+                }
+                Some(offered) = offers.join_next() => {
+                    if let Err(error) = offered {
+                        let reason = crash_text(error);
+                        let advice = FailureKind::Crash.advice();
+                        tracing::error!(reason, advice, "offering a plugin panicked; copy its file again");
+                    }
+                }
+                () = self.stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Checks the file's signature, then compiles and checks its component. `None`: the file is refused.
+    async fn load(self: Arc<Self>, file: File) -> Option<(File, Plugin, Signer)> {
+        let path = file.path.display().to_string();
+        let mut backoff = Backoff::new(&path, &self.retries);
+        let mut next = file;
+        let loaded = loop {
+            let (host, file) = (self.clone(), next);
+            let loading = tokio::task::spawn_blocking(move || {
+                let loaded = host.versions.load(&file.path, &file.bytes, file.signature.as_deref());
+                (file, loaded)
+            });
+            match loading.await {
+                // This machine failed, not the file: retry it.
+                Ok((file, Err(error))) if error.is_ours() && !self.stop.is_cancelled() => {
+                    backoff.failed(FailureKind::Machine, &error);
+                    backoff.wait(&self.stop).await;
+                    next = file;
+                }
+                loaded => break loaded,
+            }
+        };
+        match loaded {
+            Ok((file, Ok((plugin, signer)))) => Some((file, plugin, signer)),
+            Ok((file, Err(error))) => {
+                self.files.refuse(&file.path);
+                let (reason, advice) = (crate::event_failure::shown(&error), FailureKind::Component.advice());
+                tracing::error!(file = path, reason, advice, "plugin refused");
+                None
+            }
+            Err(error) => {
+                let (reason, advice) = (crash_text(error), FailureKind::Crash.advice());
+                tracing::error!(file = path, reason, advice, "plugin refused: loading it panicked");
+                None
+            }
+        }
+    }
+
+    /// Proposes a file's component to the projection's store, until the store has decided.
+    async fn offer(self: Arc<Self>, file: File, plugin: Plugin, signer: Signer) {
+        let contract = &plugin.contract;
+        let (name, path) = (contract.name(), file.path.display().to_string());
+        let refused = |reason: String| {
+            self.files.refuse(&file.path);
+            let advice = FailureKind::Component.advice();
+            tracing::error!(projection = name, file = path, reason, advice, "plugin refused");
+        };
+        let _turn = self.files.turn(&file.path, name).await;
+        if let Some(owner) = self.files.other_owner(&file.path, name) {
+            return refused(format!(
+                "the file {} holds projection {name} already: remove one of the two files, and copy the other one again",
+                owner.display()
+            ));
+        }
+        for dependence in order::unsettled(contract) {
+            tracing::warn!(
+                projection = name,
+                column = format!("{}.{}", dependence.table, dependence.column),
+                sources = dependence.sources.join(", "),
+                "the column depends on the order between partitions: {}",
+                dependence.remedy
+            );
+        }
+        for rejection in order::rejections(contract) {
+            tracing::warn!(
+                projection = name,
+                topic = rejection.topic,
+                by = rejection.by,
+                table = rejection.table,
+                sources = rejection.sources.join(", "),
+                "{} by the order between partitions: {}",
+                if rejection.certain { "events are rejected" } else { "events may be rejected" },
+                rejection.remedy
+            );
+        }
+        let component = Component {
+            digest: &plugin.digest,
+            bytes: &file.bytes,
+            contract,
+            signature: file.signature.as_deref(),
+        };
+        let proposal = Proposal {
+            component,
+            action: DeploymentAction::Deploy,
+            origin: Origin::Directory,
+            asked: Requester::host(Some(path.clone())),
+            signer: &signer,
+        };
+        let mut backoff = Backoff::new(name, &self.retries);
+        while !self.stop.is_cancelled() {
+            let proposed = async {
+                let (store, watcher) = self.store(self.config.store_of(name)).await?;
+                let proposed = store.propose(&proposal).await?;
+                watcher.refresh().await?;
+                Ok::<_, StoreError>((store.standings(name).await?, proposed))
+            };
+            match proposed.await {
+                Ok((_, Proposed::Open(_) | Proposed::Active)) => {
+                    self.files.accept(&file.path, name);
+                    return;
+                }
+                Ok((standings, Proposed::Had)) => {
+                    self.files.accept(&file.path, name);
+                    let newest = standings.iter().rfind(|standing| standing.role != Role::Warm);
+                    let active = newest.map_or("none", |newest| &newest.active);
+                    tracing::warn!(
+                        projection = name,
+                        file = path,
+                        digest = plugin.digest,
+                        active,
+                        "the component in the directory is not the active one, which runs from the store: the projection had it before, and only `projector deploy` brings it back"
+                    );
+                    return;
+                }
+                Ok((_, Proposed::Foreign(reason))) => return refused(reason),
+                // The store failed, not the plugin: retry the proposal.
+                Err(error) => {
+                    backoff.failed(error.blocker(), &error);
+                    backoff.wait(&self.stop).await;
+                }
+            }
+        }
+    }
+}
