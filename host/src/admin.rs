@@ -279,9 +279,10 @@ async fn skip(
     Body(body): Body,
 ) -> Answer<impl Serialize> {
     let Skip { topic, partition, to, reason } = parse(&body)?;
-    let (partition, asked) = (Partition::new(topic, partition), Requester::new(by, Some(reason)));
+    let what = control::Skip { generation: None, partition: Partition::new(topic, partition), to };
+    let asked = Requester::new(by, Some(reason));
     let _turn = admin.turn().await;
-    Ok(Json(control::skip(&admin.config, &name, None, &partition, to, &asked).await?))
+    Ok(Json(control::skip(&admin.config, &name, &what, &asked).await?))
 }
 
 #[derive(Deserialize)]

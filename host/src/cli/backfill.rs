@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use super::deploy::{DeploymentArgs, progress};
+use super::deploy::DeploymentArgs;
 use super::terminal::out;
-use super::{CliError, ConfigArgument, Output, executable};
-use crate::operations::backfill::{File, backfill};
+use super::{CliError, ConfigArgument, Output};
+use crate::operations::Operations;
+use crate::operations::backfill::File;
 
 /// Build all rows again in a new generation: first from a file with events that the log does not hold any
 /// more, then from the log.
@@ -50,16 +51,14 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
     let Arguments { config, projection, from, skip_line, allow_gap, waited } = arguments;
     let config = config.load()?;
-    let DeploymentArgs { asked, reason, timeout, output } = waited;
+    let output = waited.output;
     let file = File {
         path: from,
         // A line's offset is its number less 1.
         skipped: skip_line.iter().map(|line| line - 1).collect(),
         allow_gap,
     };
-    let asked = asked.with_reason(reason);
-    let done = backfill(&config, executable()?, &projection, &file, &asked, timeout, &progress);
-    let done = super::runtime()?.block_on(done)?;
+    let done = waited.operate(&config, async |on: &Operations<'_>| on.backfill(&projection, &file).await)?;
     match output {
         Output::Json => super::print_json(&done),
         Output::Text => {

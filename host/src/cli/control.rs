@@ -110,8 +110,9 @@ impl Skip {
     pub(super) fn run(self) -> Result<(), CliError> {
         let config = self.deed.config.load()?;
         let asked = self.deed.asked.with_reason(Some(self.reason));
-        let skip =
-            control::skip(&config, &self.deed.projection, self.generation, &self.partition, self.to, &asked);
+        let what =
+            control::Skip { generation: self.generation, partition: self.partition.clone(), to: self.to };
+        let skip = control::skip(&config, &self.deed.projection, &what, &asked);
         let skipped = super::runtime()?.block_on(skip)?;
         let words = format!(
             "The checkpoint of {} moved from {} to {}: {} offsets are counted as skipped.",

@@ -7,10 +7,14 @@ use humantime_serde::re::humantime;
 
 use super::terminal::{Listing, note, out};
 use super::{AskedArgument, CliError, ConfigArgument, Output, executable};
+use crate::config::Config;
 use crate::deploy::reach::Gaps;
 use crate::instant::to_seconds as when;
-use crate::operations::deployments::{self, Outcome, PartitionStart, Patience, Plan, Replay};
+use crate::operations::deployments::{self, Outcome};
+use crate::operations::plan::{self, Plan};
+use crate::operations::replay::{PartitionStart, Replay};
 use crate::operations::trial::Trial;
+use crate::operations::{OperationError, Operations};
 use crate::store::deployments::Role;
 
 /// Show what deploying a file would change: nothing, columns or tables in place, or all rows in a new
@@ -141,14 +145,10 @@ pub(super) struct History {
     output: Output,
 }
 
-pub(super) fn progress(words: &str) {
-    note!("{words}");
-}
-
 impl PlanArguments {
     pub(super) fn run(self) -> Result<(), CliError> {
         let config = self.config.load()?;
-        let plan = super::runtime()?.block_on(deployments::plan(&config, executable()?, &self.file))?;
+        let plan = super::runtime()?.block_on(plan::plan(&config, executable()?, &self.file))?;
         match self.output {
             Output::Json => super::print_json(&plan),
             Output::Text => {
@@ -159,39 +159,51 @@ impl PlanArguments {
     }
 }
 
+impl DeploymentArgs {
+    /// Runs an operation for whoever called the command, who sees what it waits for.
+    pub(super) fn operate<T>(
+        self,
+        config: &Config,
+        operation: impl AsyncFnOnce(&Operations<'_>) -> Result<T, OperationError>,
+    ) -> Result<T, CliError> {
+        let requester = self.asked.with_reason(self.reason);
+        let operations = Operations {
+            config,
+            executable: executable()?,
+            requester: &requester,
+            patience: self.timeout,
+            progress: &|words| note!("{words}"),
+        };
+        Ok(super::runtime()?.block_on(operation(&operations))?)
+    }
+}
+
 impl DeployArguments {
     pub(super) fn run(self) -> Result<(), CliError> {
         let config = self.config.load()?;
-        let DeploymentArgs { asked, reason, timeout, output } = self.waited;
-        let asked = asked.with_reason(reason);
-        let gaps = Gaps::of(self.allow_gap);
-        let told = |plan: &Plan| note!("{}", to_text(plan));
-        let patience = Patience { time: timeout, for_trial: self.wait };
-        let what = (&*self.file, gaps);
-        let deployed = deployments::deploy(&config, executable()?, what, &asked, patience, &told, &progress);
-        print_outcome(output, &super::runtime()?.block_on(deployed)?)
+        let (file, gaps, wait) = (self.file, Gaps::of(self.allow_gap), self.wait);
+        let planned = |plan: &Plan| note!("{}", to_text(plan));
+        let output = self.waited.output;
+        let deploy = async |on: &Operations<'_>| on.deploy(&file, gaps, wait, &planned).await;
+        print_outcome(output, &self.waited.operate(&config, deploy)?)
     }
 }
 
 impl Rollback {
     pub(super) fn run(self) -> Result<(), CliError> {
         let config = self.config.load()?;
-        let DeploymentArgs { asked, reason, timeout, output } = self.waited;
-        let asked = asked.with_reason(reason);
-        let done =
-            deployments::rollback(&config, executable()?, &self.projection, &asked, timeout, &progress);
-        print_outcome(output, &super::runtime()?.block_on(done)?)
+        let output = self.waited.output;
+        let rollback = async |on: &Operations<'_>| on.rollback(&self.projection).await;
+        print_outcome(output, &self.waited.operate(&config, rollback)?)
     }
 }
 
 impl Rebuild {
     pub(super) fn run(self) -> Result<(), CliError> {
         let config = self.config.load()?;
-        let DeploymentArgs { asked, reason, timeout, output } = self.waited;
-        let asked = asked.with_reason(reason);
-        let what = (&*self.projection, Gaps::of(self.allow_gap));
-        let done = deployments::rebuild(&config, executable()?, what, &asked, timeout, &progress);
-        print_outcome(output, &super::runtime()?.block_on(done)?)
+        let (output, gaps) = (self.waited.output, Gaps::of(self.allow_gap));
+        let rebuild = async |on: &Operations<'_>| on.rebuild(&self.projection, gaps).await;
+        print_outcome(output, &self.waited.operate(&config, rebuild)?)
     }
 }
 

@@ -5,11 +5,12 @@ use serde_json::json;
 use super::control::print_outcome;
 use super::terminal::out;
 use super::{AuditedArgs, CliError, ConfigArgument, Output};
-use crate::deploy::promote::{Ask, OldSnapshots};
+use crate::deploy::promote::{Ask, OldSnapshots, Terms};
 use crate::deploy::reach::Gaps;
 use crate::deploy::readers::Move;
 use crate::operations::OperationError;
-use crate::operations::deployments::{self, Compared};
+use crate::operations::generations::{self, Compared};
+use crate::store::deployments::Origin;
 use crate::store::diff::TableDiff;
 
 /// Compare a generation with the live one, row by row, at the same offsets.
@@ -156,7 +157,7 @@ impl DiffArguments {
     pub(super) fn run(self) -> Result<(), CliError> {
         let config = self.config.load()?;
         let Self { projection, generation, expect, samples, output, .. } = self;
-        let compared = deployments::diff(&config, &projection, generation, &expect, samples);
+        let compared = generations::diff(&config, &projection, generation, &expect, samples);
         let compared = super::runtime()?.block_on(compared)?;
         match output {
             Output::Json => super::print_json(&compared)?,
@@ -175,8 +176,14 @@ impl Promote {
         let asked = self.deed.asked.with_reason(self.reason);
         let ask = if self.force { Ask::Nothing } else { Ask::Equal };
         let snapshots = if self.ignore_old_snapshots { OldSnapshots::Ignore } else { OldSnapshots::Refuse };
-        let terms = (ask, snapshots, Gaps::of(self.allow_gap));
-        let promote = deployments::promote(&config, &self.deed.projection, self.generation, terms, &asked);
+        let terms = Terms {
+            ask,
+            snapshots,
+            gaps: Gaps::of(self.allow_gap),
+            origin: Origin::Command,
+            requester: &asked,
+        };
+        let promote = generations::promote(&config, &self.deed.projection, self.generation, terms);
         let promotion = super::runtime()?.block_on(promote)?;
         let how = match promotion.promoted.replaced {
             true => "their views show it",
@@ -201,13 +208,13 @@ impl Retire {
         let config = self.deed.config.load()?;
         let asked = self.deed.asked.with_reason(self.reason);
         if let Some(views) = self.views {
-            let retire = deployments::retire_views(&config, &self.deed.projection, &views, &asked);
+            let retire = generations::retire_views(&config, &self.deed.projection, &views, &asked);
             super::runtime()?.block_on(retire)?;
             let words = format!("The views in {views} of {} are removed.", self.deed.projection);
             let document = json!({ "projection": self.deed.projection, "retired_views": views });
             return print_outcome(self.deed.output, &words, &document);
         }
-        let retire = deployments::retire(&config, &self.deed.projection, self.generation, &asked);
+        let retire = generations::retire(&config, &self.deed.projection, self.generation, &asked);
         let number = super::runtime()?.block_on(retire)?;
         let words = format!("Generation {number} of {} is removed.", self.deed.projection);
         print_outcome(
@@ -222,7 +229,7 @@ impl Stop {
     pub(super) fn run(self) -> Result<(), CliError> {
         let config = self.deed.config.load()?;
         let asked = self.deed.asked.with_reason(Some(self.reason));
-        super::runtime()?.block_on(deployments::set_stopped(&config, &self.deed.projection, true, &asked))?;
+        super::runtime()?.block_on(generations::set_stopped(&config, &self.deed.projection, true, &asked))?;
         print_outcome(
             self.deed.output,
             &format!("{} is stopped.", self.deed.projection),
@@ -235,7 +242,7 @@ impl Start {
     pub(super) fn run(self) -> Result<(), CliError> {
         let config = self.deed.config.load()?;
         let asked = self.deed.asked.with_reason(self.reason);
-        super::runtime()?.block_on(deployments::set_stopped(
+        super::runtime()?.block_on(generations::set_stopped(
             &config,
             &self.deed.projection,
             false,
@@ -253,7 +260,7 @@ impl Drop {
     pub(super) fn run(self) -> Result<(), CliError> {
         let config = self.deed.config.load()?;
         let asked = self.deed.asked.with_reason(Some(self.reason));
-        super::runtime()?.block_on(deployments::drop_projection(&config, &self.deed.projection, &asked))?;
+        super::runtime()?.block_on(generations::drop_projection(&config, &self.deed.projection, &asked))?;
         print_outcome(
             self.deed.output,
             &format!("{} is dropped.", self.deed.projection),

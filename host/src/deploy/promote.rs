@@ -92,6 +92,17 @@ pub enum OldSnapshots {
     Ignore,
 }
 
+/// On which terms a generation is promoted, and who asks.
+#[derive(Clone, Copy)]
+pub struct Terms<'a> {
+    pub ask: Ask,
+    pub snapshots: OldSnapshots,
+    /// Whether it may lack events that the live generation has read.
+    pub gaps: Gaps,
+    pub origin: Origin,
+    pub requester: &'a Requester,
+}
+
 #[derive(Debug, Serialize)]
 pub struct Promotion {
     pub generation: i32,
@@ -114,8 +125,7 @@ pub async fn promote(
     store: &dyn Store,
     log: &KafkaAdmin,
     (live, new): (&GenerationStatus, &GenerationStatus),
-    (ask, snapshots, gaps): (Ask, OldSnapshots, Gaps),
-    (origin, asked): (Origin, &Requester),
+    Terms { ask, snapshots, gaps, origin, requester: asked }: Terms<'_>,
 ) -> Result<Promotion, PromoteError> {
     let (name, number) = (&*new.generation.projection, new.generation.number);
     new.is_fed()?;

@@ -1,6 +1,6 @@
-//! Pausing a projection, letting it go on, and passing over events that are not to be read.
+//! Pausing and resuming a projection, and skipping events.
 
-use super::{OperationError, projection, used_stores};
+use super::{OperationError, generations, used_stores, with_store};
 use crate::checkpoint::Watermarks;
 use crate::config::Config;
 use crate::event::Partition;
@@ -8,12 +8,12 @@ use crate::source::KafkaAdmin;
 use crate::store::deployments::Role;
 use crate::store::operator::{Operation, Requester, Skipped};
 
-/// Pauses a projection on all hosts: what is in flight is settled, and nothing is begun after that.
+/// Pauses a projection on all hosts: batches in flight are finished, and no other one begins.
 pub async fn pause(config: &Config, name: &str, asked: &Requester) -> Result<(), OperationError> {
     set_running(config, name, false, asked).await
 }
 
-/// Lets a projection go on that was paused or stands still, and its paused partitions be looked at again.
+/// Resumes a projection that is paused or blocked. Its paused partitions are tried again.
 pub async fn resume(config: &Config, name: &str, asked: &Requester) -> Result<(), OperationError> {
     set_running(config, name, true, asked).await
 }
@@ -24,8 +24,7 @@ async fn set_running(
     go_on: bool,
     asked: &Requester,
 ) -> Result<(), OperationError> {
-    let (store, _) = projection(config, name).await?;
-    let set = async {
+    with_store(config, name, |store, _| async move {
         let mut control = store.control_state().await?.into_iter();
         if go_on && control.any(|control| control.generation.projection == name && control.stopped) {
             return Err(OperationError::Failed(format!(
@@ -36,26 +35,31 @@ async fn set_running(
             store.set_running(&standing.generation, go_on, asked).await?;
         }
         Ok(())
-    };
-    let set = set.await;
-    store.close().await;
-    set
+    })
+    .await
 }
 
-/// Moves a checkpoint forward; the events in between are counted as skipped. It never moves back.
+/// What to skip: the events of a partition before an offset.
+pub struct Skip {
+    /// The generation's number. `None`: the live one.
+    pub generation: Option<i32>,
+    pub partition: Partition,
+    /// The next offset to read.
+    pub to: i64,
+}
+
+/// Moves a checkpoint forward. The events in between are counted as skipped. A checkpoint never moves back.
 pub async fn skip(
     config: &Config,
     name: &str,
-    number: Option<i32>,
-    partition: &Partition,
-    to: i64,
+    Skip { generation, partition, to }: &Skip,
     asked: &Requester,
 ) -> Result<Skipped, OperationError> {
     let log = KafkaAdmin::open(&config.kafka)?;
     let end =
         log.topic(partition.topic.clone()).await?.into_iter().flatten().find(|(found, _)| found == partition);
     match end {
-        Some((_, Watermarks { high, .. })) if to > high => {
+        Some((_, Watermarks { high, .. })) if *to > high => {
             return Err(OperationError::Failed(format!(
                 "the log of {partition} ends at {high}: events that are not written yet cannot be skipped"
             )));
@@ -63,22 +67,17 @@ pub async fn skip(
         None => return Err(OperationError::Failed(format!("Kafka has no partition {partition}"))),
         Some(_) => {}
     }
-    let (store, live) = projection(config, name).await?;
-    let skipped = async {
-        let standing = match number {
+    with_store(config, name, |store, live| async move {
+        let standing = match generation {
             None => live,
-            Some(_) => {
-                super::deployments::other(&*store, &live, number, &[Role::Building, Role::Warm]).await?
-            }
+            number => generations::other(&*store, &live, *number, &[Role::Building, Role::Warm]).await?,
         };
-        Ok(store.skip(&standing.generation, partition, to, asked).await?)
-    };
-    let skipped = skipped.await;
-    store.close().await;
-    skipped
+        Ok(store.skip(&standing.generation, partition, *to, asked).await?)
+    })
+    .await
 }
 
-/// What operators asked for, newest first, of one projection or of all.
+/// The requests of operators, newest first: of one projection, or of all.
 pub async fn operations(
     config: &Config,
     name: Option<&str>,

@@ -7,7 +7,7 @@ use projector_model::Descriptor;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{OperationError, projection, used_stores};
+use super::{OperationError, used_stores, with_store};
 use crate::config::Config;
 use crate::failure::FailureKind;
 use crate::ordering::KeyId;
@@ -76,10 +76,7 @@ pub async fn request(
     request: &Request,
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Vec<Done>, OperationError> {
-    let (store, _) = projection(config, name).await?;
-    let done = request_in(&*store, request, progress).await;
-    store.close().await;
-    done
+    with_store(config, name, |store, _| async move { request_in(&*store, request, progress).await }).await
 }
 
 async fn request_in(
@@ -189,8 +186,7 @@ pub async fn erase(
     key: &[u8],
     asked: &Requester,
 ) -> Result<u64, OperationError> {
-    let (store, _) = projection(config, name).await?;
-    let erased = async {
+    with_store(config, name, |store, _| async move {
         let overview = store.overview().await?;
         let descriptors = overview.iter().filter(|projection| projection.name == name);
         let ids: Vec<KeyId> = descriptors
@@ -207,15 +203,12 @@ pub async fn erase(
             erased += store.erase(&standing.generation, key, &ids, asked).await?;
         }
         Ok(erased)
-    };
-    let erased = erased.await;
-    store.close().await;
-    erased
+    })
+    .await
 }
 
 /// The whole of a dead letter.
 pub async fn show(config: &Config, name: &str, id: i64) -> Result<DeadLetter, OperationError> {
-    let (store, _) = projection(config, name).await?;
     let filter = Filter {
         projection: Some(name.to_owned()),
         ids: vec![id],
@@ -223,9 +216,8 @@ pub async fn show(config: &Config, name: &str, id: i64) -> Result<DeadLetter, Op
         most: 1,
         ..Filter::default()
     };
-    let found = store.dead_letters(&filter).await;
-    store.close().await;
-    found?.pop().map(DeadLetter::from).ok_or_else(|| OperationError::Usage {
+    let find = with_store(config, name, |store, _| async move { Ok(store.dead_letters(&filter).await?) });
+    find.await?.pop().map(DeadLetter::from).ok_or_else(|| OperationError::Usage {
         message: format!("{name} has no dead letter {id}"),
         help: format!("`projector dlq list {name}` shows those that it has"),
     })

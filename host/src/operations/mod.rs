@@ -1,26 +1,67 @@
-//! What can be asked of Projector, whoever asks: each operation returns plain data.
+//! The operations behind the commands and the admin API. Each one returns plain data, so that both can print it.
+//!
+//! An operation that changes something opens the projection's store, records who asked and why, and closes the store
+//! whatever the result is ([`with_store`]).
 
 pub mod adopt;
 pub mod backfill;
+mod candidate;
 pub mod component;
 pub mod control;
 pub mod dead_letters;
 pub mod deployments;
 pub mod duplicates;
+pub mod generations;
 pub mod inspect;
 pub mod migrate;
 pub mod move_checkpoints;
+pub mod plan;
+pub mod replay;
 pub mod status;
 pub mod trial;
 pub mod unused;
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::Config;
 use crate::store::deployments::{GenerationStatus, Role};
+use crate::store::operator::Requester;
 use crate::store::{self, Store};
 
-/// The store of a projection, open to ask for something there, and its live generation.
+/// Operations that change which component or generation runs, with what all of them need.
+pub struct Operations<'a> {
+    pub config: &'a Config,
+    /// This program's path: components are compiled in processes of their own.
+    pub executable: PathBuf,
+    /// Who asks, and why. Recorded in the history.
+    pub requester: &'a Requester,
+    /// How long to wait for hosts.
+    pub patience: Duration,
+    pub progress: Progress<'a>,
+}
+
+/// Gets a line of text whenever an operation begins to wait for something else.
+pub type Progress<'p> = &'p (dyn Fn(&str) + Sync);
+
+/// Opens a projection's store, runs an operation with it and the live generation, and closes the store, whatever the
+/// result is.
+async fn with_store<T, F>(
+    config: &Config,
+    name: &str,
+    operation: impl FnOnce(Arc<dyn Store>, GenerationStatus) -> F,
+) -> Result<T, OperationError>
+where
+    F: Future<Output = Result<T, OperationError>>,
+{
+    let (store, live) = projection(config, name).await?;
+    let result = operation(store.clone(), live).await;
+    store.close().await;
+    result
+}
+
+/// The open store of a projection, and its live generation. The caller closes the store.
 async fn projection(
     config: &Config,
     name: &str,

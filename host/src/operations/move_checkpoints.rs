@@ -1,9 +1,10 @@
-//! Moving a projection that stands still to another cluster that holds the same events.
+//! Moves the checkpoints of a stopped projection to another Kafka cluster that holds the same events.
 //!
-//! What it would do is found out first, and is all that happens unless it is confirmed. Checkpoints, topic ids
-//! and the cluster's id are written in one transaction, in which no host writes.
+//! The operation plans first, and changes something only if the plan is confirmed. Checkpoints, topic ids and the
+//! cluster's id are written in one transaction, while no host writes.
 
 mod map;
+mod place;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,10 +15,11 @@ use projector_model::{Contract, repeat};
 use serde::Serialize;
 
 pub use map::{Mapped, parse};
+use place::{Place, find, last_read, places};
 
 use super::{OperationError, projection};
-use crate::checkpoint::{Checkpoint, FILE, Identity, Watermarks};
-use crate::config::{self, Config, rfc3339};
+use crate::checkpoint::{Checkpoint, FILE};
+use crate::config::{self, Config};
 use crate::event::Partition;
 use crate::source::KafkaAdmin;
 use crate::store::Store;
@@ -105,16 +107,6 @@ pub struct PartitionMove {
     pub read_again: Option<i64>,
     pub never_read: Option<i64>,
     pub remark: Option<String>,
-}
-
-/// A partition of the generation, in the old log and in the new one.
-struct Place {
-    partition: Partition,
-    from: Checkpoint,
-    marks: Watermarks,
-    identity: Identity,
-    /// The time of the last event that was read.
-    last: Option<i64>,
 }
 
 /// A plan, and what carries it out.
@@ -266,103 +258,6 @@ async fn checkpoints(
         .collect())
 }
 
-/// The partitions that are of another log than the one that the configuration names; those that are not; and
-/// what the new cluster lacks.
-async fn places(
-    log: &KafkaAdmin,
-    checkpoints: Vec<(Partition, Checkpoint)>,
-) -> Result<(Vec<Place>, Vec<String>, Vec<String>), OperationError> {
-    let topics: BTreeSet<Arc<str>> =
-        checkpoints.iter().map(|(partition, _)| partition.topic.clone()).collect();
-    let (mut marks, mut identities) = (BTreeMap::new(), BTreeMap::new());
-    for topic in topics {
-        if let Some(found) = log.topic(topic.clone()).await? {
-            marks.extend(found);
-            identities.extend(log.identities(vec![topic]).await?);
-        }
-    }
-    let (mut places, mut stay, mut problems) = (Vec::new(), Vec::new(), Vec::new());
-    for (partition, from) in checkpoints {
-        let identity = identities.get(&*partition.topic).cloned().unwrap_or_default();
-        match marks.get(&partition) {
-            None => problems.push(format!(
-                "the new cluster has no partition {partition}: mirror it there under the same name, with at least as many partitions"
-            )),
-            Some(_) if !from.identity.differs_from(&identity) => stay.push(partition.to_string()),
-            Some(marks) => places.push(Place { partition, from, marks: *marks, identity, last: None }),
-        }
-    }
-    Ok((places, stay, problems))
-}
-
-/// Asks the old cluster for the time of the last event that was read of each partition.
-async fn last_read(old: &KafkaAdmin, places: &mut [Place]) -> Result<(), OperationError> {
-    let topics: BTreeSet<Arc<str>> = places.iter().map(|place| place.partition.topic.clone()).collect();
-    let identities = old.identities(topics.into_iter().collect()).await?;
-    for place in &*places {
-        let found = identities.get(&*place.partition.topic).cloned().unwrap_or_default();
-        if place.from.identity.differs_from(&found) {
-            return Err(OperationError::Failed(format!(
-                "the old cluster that was named is not the one of the checkpoints: {} was read in cluster {} with topic id {}, and there it is cluster {} and topic id {}",
-                place.partition,
-                shown(&place.from.identity.cluster_id),
-                shown(&place.from.identity.topic_id),
-                shown(&found.cluster_id),
-                shown(&found.topic_id)
-            )));
-        }
-    }
-    let asked = places.iter().map(|place| (place.partition.clone(), place.from.next_offset)).collect();
-    for (place, last) in places.iter_mut().zip(old.times_before(asked).await?) {
-        place.last = last;
-    }
-    Ok(())
-}
-
-fn shown(id: &Option<String>) -> &str {
-    id.as_deref().unwrap_or("(unknown)")
-}
-
-/// The next offset to read in the new log, and what is to be said of it; or why there is none.
-async fn find(
-    log: &KafkaAdmin,
-    place: &Place,
-    target: &Target,
-) -> Result<Result<(i64, Option<String>), String>, OperationError> {
-    let Place { partition, marks: Watermarks { low, high }, .. } = place;
-    let (last, overlap) = match target {
-        Target::Map(map) => {
-            let mapped = map.iter().find(|mapped| mapped.partition == *partition);
-            return Ok(match mapped.map(|mapped| mapped.offset) {
-                None => Err(format!("the map has no offset for {partition}")),
-                Some(offset) if !(*low..=*high).contains(&offset) => Err(format!(
-                    "the map says {offset} for {partition}, and the new log goes from {low} to {high}"
-                )),
-                Some(offset) => Ok((offset, None)),
-            });
-        }
-        Target::Time { last, overlap } => (*last, *overlap),
-    };
-    let Some(last) = last.or(place.last) else {
-        // Nothing was read, or nothing that the old log still holds.
-        let remark = format!(
-            "the old log holds no event before the checkpoint: the new one is read from its beginning, {low}"
-        );
-        return Ok(Ok((*low, Some(remark))));
-    };
-    let from = last.saturating_sub(i64::try_from(overlap.as_millis()).unwrap_or(i64::MAX)).max(0);
-    Ok(Ok(match log.offset_at(partition.clone(), from).await? {
-        None => {
-            (*high, Some(format!("no record of the new log is as young as {}: is it behind?", rfc3339(from))))
-        }
-        Some(offset) if offset <= *low && *low > 0 => {
-            let remark = format!("the new log may not reach back to {}", rfc3339(from));
-            (*low, Some(remark))
-        }
-        Some(offset) => (offset.clamp(*low, (*high).max(*low)), None),
-    }))
-}
-
 /// Topics whose events could be applied twice, and why.
 fn duplicates(
     topics: &TopicMapping,
@@ -429,36 +324,5 @@ async fn runs(
         false => Ok(Some(format!(
             "{name} does not stand still: `projector pause {name} --reason …` first, so that no host writes meanwhile"
         ))),
-    }
-}
-
-impl Place {
-    fn to(&self, offset: i64) -> Move {
-        Move {
-            partition: self.partition.clone(),
-            from: self.from.clone(),
-            to: Checkpoint { next_offset: offset, identity: self.identity.clone() },
-            low: self.marks.low,
-        }
-    }
-
-    /// `ahead`: how many offsets behind the last event that was read the new checkpoint is.
-    fn shown(&self, offset: Option<i64>, ahead: Option<i64>, remark: Option<String>) -> PartitionMove {
-        PartitionMove {
-            topic: self.partition.topic.to_string(),
-            partition: self.partition.number,
-            old_offset: self.from.next_offset,
-            old_cluster: self.from.identity.cluster_id.clone(),
-            old_topic_id: self.from.identity.topic_id.clone(),
-            new_offset: offset,
-            new_cluster: self.identity.cluster_id.clone(),
-            new_topic_id: self.identity.topic_id.clone(),
-            log_begin: self.marks.low,
-            log_end: self.marks.high,
-            last_read: self.last.map(rfc3339),
-            read_again: ahead.map(|ahead| (-ahead).max(0)),
-            never_read: ahead.map(|ahead| ahead.max(0)),
-            remark,
-        }
     }
 }

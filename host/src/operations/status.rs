@@ -1,29 +1,30 @@
-//! How every projection stands, from the store and the log: it needs no running host, and shows
-//! the projections of a dead one.
+//! The status of every projection, from the stores and from Kafka.
+//!
+//! No running host is needed: the projections of a dead host are shown as well. What cannot be found out is named with
+//! its reason, and the rest is shown without it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+mod brokers;
+mod projection;
+
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use super::OperationError;
 use super::trial::{self, Reverted};
-use crate::beginning::Starts;
-use crate::checkpoint::{Identity, Watermarks};
 use crate::config::{self, Config};
-use crate::event::Partition;
 use crate::failure::{Blocker, FailureKind};
-use crate::freshness::{Seen, Visibility, visibility};
-use crate::instant::now_ms;
-use crate::source::{KafkaAdmin, KafkaFault, LogError};
-use crate::store::beginnings::EarlierStarts;
+use crate::freshness::Visibility;
+use crate::source::KafkaAdmin;
 use crate::store::deployments::{LiveHost, Role};
 use crate::store::identity;
 use crate::store::source_topics::RecordedTopic;
-use crate::store::{self, Counters, PartitionState, Projection, StatementCount, Store, WaitingEvent};
+use crate::store::{self, Counters, Projection, StatementCount, Store, WaitingEvent};
 use crate::topics::TopicMapping;
+use brokers::Brokers;
+use projection::of_projection;
 
-/// So far back it is looked for how the active version came about.
+/// How many deployments are searched for the origin of the active version.
 const RECENT_DEPLOYMENTS: i64 = 100;
 
 /// What is known, by projection and by partition; what is not known is named, with its reason.
@@ -144,9 +145,6 @@ pub struct Progress {
     pub stands_still: Option<String>,
 }
 
-/// After so many seconds in which no checkpoint moved, a generation that is behind stands still.
-const STANDS_STILL: i64 = 30;
-
 #[derive(Debug, Serialize)]
 pub struct PartitionStatus {
     pub topic: String,
@@ -167,75 +165,22 @@ pub struct PartitionStatus {
     pub unknown: Option<Blocker>,
 }
 
-/// The brokers, as long as one answers: once none does, they are not asked again.
-struct Brokers {
-    log: KafkaAdmin,
-    gone: Option<Blocker>,
+/// A physical topic that a generation reads, or read before.
+#[derive(Debug, Serialize)]
+pub struct TopicStatus {
+    pub topic: String,
+    /// The logical topics that it is.
+    pub logical: Vec<String>,
+    /// Of one that matches a pattern: when it was found, and when it was found to be there no more. In
+    /// milliseconds since 1970.
+    pub since_ms: Option<i64>,
+    pub left_ms: Option<i64>,
 }
 
-impl Brokers {
-    /// The topics of a generation. Where the brokers do not tell which match: those that matched last.
-    async fn topics(&mut self, mapping: &TopicMapping, recorded: &[RecordedTopic]) -> Vec<Arc<str>> {
-        if self.gone.is_none() {
-            match self.log.topics(mapping).await {
-                Ok(topics) => return topics,
-                Err(error) => self.gone = Some(Blocker::new(error.kind(), &error)),
-            }
-        }
-        let last = recorded.iter().filter(|recorded| recorded.left_at.is_none());
-        mapping.topics(last.map(|recorded| &*recorded.topic))
-    }
-
-    /// The partitions of a topic, with the marks of each, or why they are not known. `was_read`: events of it are
-    /// in the read model.
-    async fn topic(
-        &mut self,
-        topic: Arc<str>,
-        was_read: bool,
-    ) -> Result<Vec<(Partition, Result<Watermarks, Blocker>)>, Blocker> {
-        if let Some(gone) = &self.gone {
-            return Err(gone.clone());
-        }
-        match self.log.topic_each(topic).await {
-            Ok(partitions) => {
-                let told = |fault: KafkaFault| Blocker::new(fault.kind(), fault);
-                Ok(partitions.into_iter().map(|(at, marks)| (at, marks.map_err(told))).collect())
-            }
-            Err(error) => {
-                let error = match error {
-                    LogError::Fault(fault) if was_read => LogError::Fault(fault.of_topic_read_before()),
-                    error => error,
-                };
-                let trouble = Blocker::new(error.kind(), &error);
-                if matches!(&error, LogError::Fault(fault) if fault.is_everywhere()) {
-                    self.gone = Some(trouble.clone());
-                }
-                Err(trouble)
-            }
-        }
-    }
-}
-
-impl Brokers {
-    /// Where a partition would begin that has no checkpoint, or why it does not.
-    async fn first_offset(
-        &self,
-        starts: &Starts,
-        partition: &Partition,
-        marks: Watermarks,
-    ) -> Result<i64, Blocker> {
-        let log_is = (marks, &Identity::default());
-        match starts.find(&self.log, partition, log_is, &EarlierStarts::new()).await {
-            Ok(found) => found.map_err(|problem| Blocker::new(FailureKind::Start, problem)),
-            Err(error) => Err(Blocker::new(error.kind(), &error)),
-        }
-    }
-}
-
-/// Reads every configured store, and asks the brokers how far the log goes. An error only if no store could
-/// be read, or none has the projection that is asked for.
+/// Reads every configured store, and asks the brokers for the ends of the partitions. An error only if no store can be
+/// read, or no store has the projection `only`.
 pub async fn status(config: &Config, only: Option<&str>) -> Result<Status, OperationError> {
-    let mut brokers = Brokers { log: KafkaAdmin::open(&config.kafka)?, gone: None };
+    let mut brokers = Brokers::new(KafkaAdmin::open(&config.kafka)?);
     let (mut projections, mut copies, mut notices, mut read) = (Vec::new(), Vec::new(), Vec::new(), 0);
     let mut failed: Vec<OperationError> = Vec::new();
     for settings in config.all_stores() {
@@ -257,14 +202,14 @@ pub async fn status(config: &Config, only: Option<&str>) -> Result<Status, Opera
     {
         return Err(error);
     }
-    // Without a projection no topic was asked about: whether the brokers can be reached is told all the same.
+    // Without a projection, no broker was asked yet: report whether one responds.
     if only.is_none()
         && projections.is_empty()
         && let Err(error) = brokers.log.cluster_id().await
     {
         brokers.gone = Some(Blocker::new(error.kind(), &error));
     }
-    // Those beside it go with the live one.
+    // Generations beside the live one are listed below it.
     let (mut projections, beside): (Vec<_>, Vec<_>) =
         projections.into_iter().partition(|status| status.role == Role::Live);
     for status in beside {
@@ -341,7 +286,7 @@ async fn shown(
     for projection in store.overview().await? {
         let standings = store.standings(&projection.name).await?;
         let own = standings.iter().find(|it| it.generation.number == projection.generation);
-        // Or it was removed a moment ago.
+        // Without one, the generation was removed a moment ago.
         let Some(own) = own else { continue };
         let mapping = own.topics(config).map_err(|error| OperationError::Failed(error.to_string()))?;
         let recorded = store.recorded_topics(own.generation.id).await?;
@@ -360,7 +305,7 @@ async fn shown(
     Ok(shown)
 }
 
-/// What a generation's topics are in the log, what was recorded of them, and where readers see it.
+/// A generation's topics, what was recorded of them, and the views that show it.
 struct Shown {
     mapping: TopicMapping,
     recorded: Vec<RecordedTopic>,
@@ -374,269 +319,4 @@ struct Shown {
 struct ActiveVersions {
     on_trial: bool,
     reverted: Option<Reverted>,
-}
-
-/// A physical topic that a generation reads, or read before.
-#[derive(Debug, Serialize)]
-pub struct TopicStatus {
-    pub topic: String,
-    /// The logical topics that it is.
-    pub logical: Vec<String>,
-    /// Of one that matches a pattern: when it was found, and when it was found to be there no more. In
-    /// milliseconds since 1970.
-    pub since_ms: Option<i64>,
-    pub left_ms: Option<i64>,
-}
-
-/// All topics that are read, and those that left.
-fn topic_statuses(mapping: &TopicMapping, read: &[Arc<str>], recorded: &[RecordedTopic]) -> Vec<TopicStatus> {
-    let names = read.iter().map(|topic| &**topic).chain(recorded.iter().map(|recorded| &*recorded.topic));
-    let names: BTreeSet<&str> = names.collect();
-    let status = |topic: &str| {
-        let recorded = recorded.iter().find(|recorded| recorded.topic == topic);
-        TopicStatus {
-            topic: topic.to_owned(),
-            logical: mapping.logical(topic).map(str::to_owned).collect(),
-            since_ms: recorded.map(|recorded| recorded.joined_at / 1_000),
-            left_ms: recorded.and_then(|recorded| recorded.left_at).map(|at| at / 1_000),
-        }
-    };
-    names.into_iter().map(status).collect()
-}
-
-async fn of_projection(
-    config: &Config,
-    brokers: &mut Brokers,
-    Shown { mapping, recorded, views, versions, live_hosts }: Shown,
-    projection: Projection,
-) -> Result<ProjectionStatus, OperationError> {
-    let mut stored: HashMap<(String, i32), PartitionState> = projection
-        .partitions
-        .into_iter()
-        .map(|state| ((state.topic.clone(), state.partition), state))
-        .collect();
-    let mut asked: Vec<(Partition, i64, Watermarks)> = Vec::new();
-    let mut unknown_topics = Vec::new();
-    let mut of_log: Vec<Partition> = Vec::new();
-    let mut seen: HashMap<Partition, Seen> = HashMap::new();
-    let starts = Starts::of(config, &projection.name, &mapping);
-    // Why partitions that have no checkpoint are not begun.
-    let mut not_begun: HashMap<Partition, Blocker> = HashMap::new();
-    let read = brokers.topics(&mapping, &recorded).await;
-    let topics = topic_statuses(&mapping, &read, &recorded);
-    for physical in read {
-        let was_read = stored.keys().any(|(topic, _)| **topic == *physical);
-        match brokers.topic(physical.clone(), was_read).await {
-            Err(why) => {
-                let logical = mapping.logical(&physical).collect::<Vec<_>>().join(", ");
-                let topic = physical.to_string();
-                unknown_topics.push(UnknownTopic { topic, logical, why });
-            }
-            Ok(partitions) => {
-                for (partition, marks) in partitions {
-                    of_log.push(partition.clone());
-                    let checkpoint = stored.get(&(partition.topic.to_string(), partition.number));
-                    match marks {
-                        Ok(marks) => {
-                            let existed = projection.began_with.as_ref();
-                            let existed = existed.is_none_or(|existed| existed.contains(&partition));
-                            let from = match checkpoint {
-                                Some(state) => Ok(state.checkpoint),
-                                None if !existed => Ok(marks.low),
-                                None => brokers.first_offset(&starts, &partition, marks).await,
-                            };
-                            let from = from.unwrap_or_else(|trouble| {
-                                not_begun.insert(partition.clone(), trouble);
-                                marks.low
-                            });
-                            asked.push((partition, from, marks));
-                        }
-                        Err(why) => drop(seen.insert(partition, Seen::unknown(why))),
-                    }
-                }
-            }
-        }
-    }
-    let of_missing =
-        |topic: &&UnknownTopic| matches!(topic.why.kind, FailureKind::NoTopic | FailureKind::TopicDeleted);
-    let missing_topics = unknown_topics.iter().filter(of_missing).map(|topic| topic.topic.clone()).collect();
-    let created_ms = projection.created_at / 1_000;
-    let now_ms = now_ms();
-    let partitions: Vec<Partition> = asked.iter().map(|(partition, ..)| partition.clone()).collect();
-    seen.extend(partitions.into_iter().zip(visibility(&brokers.log, asked, now_ms).await));
-    // What was read from elsewhere is in the books as well, and what is in the books of a topic that is not
-    // known.
-    let elsewhere = stored.values().map(|state| Partition::new(state.topic.as_str(), state.partition));
-    let mut elsewhere: Vec<Partition> = elsewhere.filter(|partition| !seen.contains_key(partition)).collect();
-    elsewhere.sort();
-    for partition in &elsewhere {
-        let of_topic = unknown_topics.iter().find(|unknown| *unknown.topic == *partition.topic);
-        let unknown = of_topic.map(|unknown| unknown.why.clone());
-        seen.insert(partition.clone(), Seen { visibility: None, unknown });
-    }
-    let mut counters = Counters::default();
-    let [mut ignored_by_code, mut dead_by_code, mut skipped_by_code] = [const { BTreeMap::new() }; 3];
-    let mut statuses: Vec<PartitionStatus> = Vec::new();
-    for partition in of_log.into_iter().chain(elsewhere) {
-        let Some(Seen { visibility, unknown }) = seen.remove(&partition) else { continue };
-        let state = stored.remove(&(partition.topic.to_string(), partition.number));
-        let own = state.as_ref().map(|state| state.counters).unwrap_or_default();
-        counters += own;
-        if let Some(state) = &state {
-            add(&mut ignored_by_code, &state.ignored_by_code);
-            add(&mut dead_by_code, &state.dead_by_code);
-            add(&mut skipped_by_code, &state.skipped_by_code);
-        }
-        statuses.push(PartitionStatus {
-            topic: partition.topic.to_string(),
-            partition: partition.number,
-            checkpoint: state.as_ref().map(|state| state.checkpoint),
-            start: state.as_ref().map(|state| state.start),
-            before_start: state.as_ref().map_or(0, |state| state.before_start),
-            visibility,
-            counters: own,
-            paused: match state {
-                Some(state) => state.paused,
-                None => not_begun.remove(&partition),
-            },
-            unknown,
-        });
-    }
-    let visible = || statuses.iter().filter_map(|status| status.visibility);
-    let lag: i64 = visible().map(|visible| visible.lag).sum();
-    let seconds = (now_ms - created_ms).max(1) as f64 / 1_000.0;
-    let building = (projection.role == Role::Building).then(|| {
-        let rate = counters.read as f64 / seconds;
-        let stands_still = match &projection.halted {
-            Some(trouble) => Some(trouble.reason.clone()),
-            None => stands_still(&statuses, &unknown_topics, projection.idle_seconds, live_hosts),
-        };
-        let remaining_seconds = (rate > 0.0 && stands_still.is_none()).then(|| lag as f64 / rate);
-        Progress { events_per_second: rate, remaining_seconds, stands_still }
-    });
-    let behind = || visible().filter(|visible| visible.lag > 0);
-    let all_known = unknown_topics.is_empty() && statuses.iter().all(|status| status.unknown.is_none());
-    let freshness_ms = match behind().count() {
-        _ if !all_known => None,
-        0 => Some(0),
-        _ => behind().filter_map(|visible| visible.freshness_ms).max(),
-    };
-    let missing_events = counters.parked + counters.waiting + counters.dead;
-    Ok(ProjectionStatus {
-        views,
-        complete: missing_events == 0,
-        missing_events,
-        waits: projection.waits,
-        oldest_missing_ms: projection.oldest_missing.map(|recorded_ms| (now_ms - recorded_ms).max(0)),
-        name: projection.name,
-        generation: projection.generation,
-        role: projection.role,
-        version: projection.version,
-        digest: projection.digest,
-        on_trial: versions.on_trial,
-        reverted: versions.reverted,
-        fresh: lag == 0 && all_known && statuses.iter().all(|status| status.paused.is_none()),
-        freshness_ms,
-        lag,
-        building,
-        halted: projection.halted,
-        impure: projection.impure,
-        deadlocks: projection.deadlocks,
-        counters,
-        before_start: statuses.iter().map(|status| status.before_start).sum(),
-        ignored_by_code,
-        dead_by_code,
-        skipped_by_code,
-        dead_letters: projection.dead_letters,
-        without_id: projection.without_id,
-        statements: projection.statements,
-        topics,
-        partitions: statuses,
-        missing_topics,
-        unknown_topics,
-        beside: Vec::new(),
-    })
-}
-
-/// Why a generation does not get on with what is in the log: because of a topic that is not known, or since a while.
-fn stands_still(
-    partitions: &[PartitionStatus],
-    unknown_topics: &[UnknownTopic],
-    idle_seconds: i64,
-    live_hosts: usize,
-) -> Option<String> {
-    let is_behind =
-        partitions.iter().any(|of| of.visibility.map_or(of.unknown.is_some(), |visible| visible.lag > 0));
-    let mut unknown =
-        unknown_topics.iter().map(|unknown| format!("{}: {}", unknown.topic, unknown.why.reason));
-    if !is_behind {
-        return unknown
-            .next()
-            .map(|why| format!("it is not caught up without a topic that is not known: {why}"));
-    }
-    if idle_seconds < STANDS_STILL {
-        return None;
-    }
-    let of_partition = |of: &PartitionStatus| {
-        let why = of.paused.as_ref().or(of.unknown.as_ref())?;
-        Some(format!("{}/{}: {}", of.topic, of.partition, why.reason))
-    };
-    let why = match partitions.iter().find_map(of_partition).or_else(|| unknown.next()) {
-        Some(why) => why,
-        None if live_hosts == 0 => "no host is live".into(),
-        None => "the logs of the hosts may tell why".into(),
-    };
-    Some(format!("no event was applied for {idle_seconds} s: {why}"))
-}
-
-fn add(all: &mut BTreeMap<String, i64>, some: &BTreeMap<String, i64>) {
-    for (code, events) in some {
-        *all.entry(code.clone()).or_default() += events;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn partition(lag: i64, paused: Option<&str>) -> PartitionStatus {
-        PartitionStatus {
-            topic: "t".into(),
-            partition: 0,
-            checkpoint: Some(7),
-            start: Some(0),
-            before_start: 0,
-            visibility: Some(Visibility {
-                log_end: 7 + lag,
-                lag,
-                freshness_ms: None,
-                open_transaction_ms: None,
-            }),
-            counters: Counters::default(),
-            paused: paused.map(|reason| Blocker::new(FailureKind::Log, reason)),
-            unknown: None,
-        }
-    }
-
-    #[test]
-    fn a_generation_stands_still_for_a_reason() {
-        let missing = || {
-            let why = Blocker::new(FailureKind::NoTopic, "it does not exist");
-            [UnknownTopic { topic: "u".into(), logical: "u".into(), why }]
-        };
-        let (on, still) = (STANDS_STILL - 1, STANDS_STILL);
-        // It gets on, or has nothing to do.
-        assert_eq!(stands_still(&[partition(3, None)], &[], on, 1), None);
-        assert_eq!(stands_still(&[partition(0, None)], &[], still, 1), None);
-        let why = |partitions: &[PartitionStatus], unknown: &[UnknownTopic], idle, hosts| {
-            stands_still(partitions, unknown, idle, hosts).expect("it stands still")
-        };
-        assert!(why(&[partition(3, None)], &[], still, 1).contains("for 30 s"));
-        assert!(why(&[partition(3, None)], &[], still, 0).contains("no host is live"));
-        let paused = [partition(3, None), partition(3, Some("another log"))];
-        assert!(why(&paused, &[], still, 1).contains("t/0: another log"));
-        assert!(why(&[partition(3, None)], &missing(), still, 1).contains("u: it does not exist"));
-        // All that is known is through.
-        assert!(why(&[partition(0, None)], &missing(), on, 1).contains("u: it does not exist"));
-    }
 }

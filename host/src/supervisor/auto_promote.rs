@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::Host;
 use crate::config;
 use crate::control_state::ControlStateWatcher;
-use crate::deploy::promote::{self, Ask, OldSnapshots, PromoteError, Promotion};
+use crate::deploy::promote::{self, Ask, OldSnapshots, PromoteError, Promotion, Terms};
 use crate::deploy::reach::Gaps;
 use crate::settle::Settler;
 use crate::store::deployments::{Origin, Role};
@@ -53,10 +53,14 @@ impl Host {
                     "`promote = \"when-equal\"` is not for {name}: its rows depend on the order between partitions, so that two builds of them differ; `projector promote` is for a person"
                 ))),
                 false => {
-                    let asked = Requester::host(None);
-                    let whose = (Origin::Host, &asked);
-                    let terms = (ask, OldSnapshots::Refuse, Gaps::Refuse);
-                    promote::promote(&self.config, &**store, &self.log, (live, new), terms, whose).await
+                    let terms = Terms {
+                        ask,
+                        snapshots: OldSnapshots::Refuse,
+                        gaps: Gaps::Refuse,
+                        origin: Origin::Host,
+                        requester: &Requester::host(None),
+                    };
+                    promote::promote(&self.config, &**store, &self.log, (live, new), terms).await
                 }
             };
             match promoted {

@@ -1,0 +1,166 @@
+//! What deploying a file would change. Nothing is changed.
+
+use std::path::{Path, PathBuf};
+
+use projector_model::order;
+use serde::Serialize;
+
+use super::OperationError;
+use super::candidate::{self, Candidate};
+use super::replay::{Replay, replay, what_was_read};
+use super::unused::{self, unused};
+use crate::config::{Config, Known};
+use crate::deploy::layout::{Layout, Offered, Step};
+use crate::deploy::readers::{self, Move};
+use crate::deploy::{self, Target};
+use crate::plugin::Plugin;
+use crate::store::deployments::{Deployed, DeploymentAction, GenerationStatus, Role};
+use crate::store::{self, Store};
+
+/// What a file would change.
+#[derive(Debug, Serialize)]
+pub struct Plan {
+    pub projection: String,
+    pub version: String,
+    pub digest: String,
+    /// Who vouches for it.
+    pub signer: Option<String>,
+    /// `nothing`, `first`, `in-place` or `anew`.
+    pub change: &'static str,
+    /// No host has ever run on the store.
+    pub store_is_new: bool,
+    /// Names in the configuration that nothing has.
+    pub warnings: Vec<String>,
+    /// Of the generation that it goes to, or that readers see meanwhile.
+    pub active: Option<Active>,
+    /// The projection had it before: a file in the plugin directory alone does not bring it back.
+    pub had_before: bool,
+    /// What is added to tables in use, and what that locks.
+    pub steps: Vec<PlannedStep>,
+    /// Why all rows are built anew.
+    pub reasons: Vec<String>,
+    /// Tables whose rows stay as earlier versions made them.
+    pub rows_stay: Vec<String>,
+    /// What changes for readers; absent if nothing does.
+    pub move_readers: Option<Move>,
+    pub replay: Option<Replay>,
+    /// Columns that depend on the order between partitions.
+    pub order_dependent: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Active {
+    pub generation: i32,
+    pub version: String,
+    pub digest: String,
+}
+
+#[derive(Debug, Serialize)]
+pub struct PlannedStep {
+    #[serde(flatten)]
+    pub step: Step,
+    pub words: String,
+    pub locks: &'static str,
+}
+
+/// What deploying a file would do. Nothing is changed.
+pub async fn plan(config: &Config, executable: PathBuf, file: &Path) -> Result<Plan, OperationError> {
+    let candidate = tokio::task::block_in_place(|| candidate::from_file(config, executable, file))?;
+    let (_, store) = store::open_if_used(config.store_of(candidate.plugin.contract.name())).await?;
+    let store_is_new = store.is_none();
+    let store = match store {
+        Some(store) => store,
+        None => store::empty().await?,
+    };
+    let planned = plan_in(config, &*store, &candidate).await;
+    store.close().await;
+    Ok(Plan { store_is_new, ..planned? })
+}
+
+pub(super) async fn plan_in(
+    config: &Config,
+    store: &dyn Store,
+    candidate: &Candidate,
+) -> Result<Plan, OperationError> {
+    let Candidate { plugin, signer, topics, .. } = candidate;
+    let contract = &plugin.contract;
+    let (name, digest) = (contract.name(), &plugin.digest);
+    let standings = store.standings(name).await?;
+    let history = store.history(name, i64::MAX).await?;
+    let had = |deployed: &&Deployed| deployed.state == "done" && deployed.digest.as_ref() == Some(digest);
+    let had_in = |standing: &GenerationStatus| {
+        history.iter().filter(had).any(|had| had.generation == Some(standing.generation.number))
+    };
+    let offered = Offered { contract, topics };
+    let target = deploy::target(DeploymentAction::Deploy, &standings, offered, had_in);
+    let of_target = |standing: &&GenerationStatus| match &target {
+        Target::InPlace { generation, .. } => standing.generation.id == *generation,
+        _ => standing.role == Role::Live,
+    };
+    let standing = standings.iter().find(of_target);
+    let is_active = standing.is_some_and(|standing| standing.active == *digest);
+    let live = standings.iter().find(|standing| standing.role == Role::Live);
+    let move_readers = match (&target, live) {
+        (_, None) | (Target::First, _) => None,
+        _ if is_active => None,
+        (Target::InPlace { generation, .. }, Some(live)) if live.generation.id == *generation => {
+            readers::from(store, live, &live.layout.extended(offered)).await?
+        }
+        (_, Some(live)) => readers::from(store, live, &Layout::of(offered)).await?,
+    };
+    let (change, steps, reasons) = match target {
+        _ if is_active => ("nothing", Vec::new(), Vec::new()),
+        Target::First => ("first", Vec::new(), Vec::new()),
+        Target::InPlace { steps, .. } => ("in-place", steps, Vec::new()),
+        Target::Anew { reasons, .. } => ("anew", Vec::new(), reasons),
+    };
+    let rows_stay = match change {
+        "in-place" => contract.tables.iter().map(|table| table.name.clone()).collect(),
+        _ => Vec::new(),
+    };
+    let replay = match change {
+        "first" | "anew" => {
+            let earlier = store.earlier_starts(name, None).await?;
+            let read = match live.filter(|_| change == "anew") {
+                Some(live) => Some(what_was_read(store, live).await?),
+                None => None,
+            };
+            Some(replay(config, plugin, topics, read.as_deref(), &earlier).await?)
+        }
+        _ => None,
+    };
+    Ok(Plan {
+        projection: name.to_owned(),
+        version: contract.descriptor.version.clone(),
+        digest: digest.clone(),
+        signer: signer.owner(),
+        change,
+        warnings: warnings(config, plugin).await,
+        store_is_new: false,
+        active: standing.map(|standing| Active {
+            generation: standing.generation.number,
+            version: standing.descriptor.version.clone(),
+            digest: standing.active.clone(),
+        }),
+        had_before: history.iter().any(|deployed| had(&deployed)),
+        steps: steps
+            .into_iter()
+            .map(|step| PlannedStep { words: step.to_string(), locks: step.locks(), step })
+            .collect(),
+        reasons,
+        rows_stay,
+        move_readers,
+        replay,
+        order_dependent: order::unsettled(contract)
+            .iter()
+            .map(|dependence| format!("{}.{}", dependence.table, dependence.column))
+            .collect(),
+    })
+}
+
+/// Names in the configuration that nothing has, this plugin included.
+async fn warnings(config: &Config, plugin: &Plugin) -> Vec<String> {
+    let mut known = Known::new();
+    unused::add(&mut known, &plugin.contract.descriptor);
+    unused(config, known).await.unwrap_or_default()
+}

@@ -1,0 +1,187 @@
+//! What a new generation reads: where it starts, how many events that is, and what it cannot read any more.
+//!
+//! Nothing is changed. A topic or partition of which the brokers tell nothing is named with its reason, and the rest is
+//! counted without it.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use super::{OperationError, Progress};
+use crate::beginning::Starts;
+use crate::config::{Config, StartAt};
+use crate::deploy::reach::{Begin, BeyondReach, Gaps};
+use crate::failure::FailureKind;
+use crate::plugin::Plugin;
+use crate::source::{KafkaAdmin, LogError};
+use crate::store::beginnings::EarlierStarts;
+use crate::store::deployments::GenerationStatus;
+use crate::store::{PartitionState, Store};
+use crate::topics::TopicMapping;
+
+/// The events per second that the estimate of a replay assumes.
+const REPLAY_RATE: f64 = 10_000.0;
+
+/// What a new generation is built from.
+#[derive(Debug, Serialize)]
+pub struct Replay {
+    pub events: i64,
+    /// At 10,000 events per second, times the share that `rebuild-share` leaves it.
+    pub estimated_seconds: f64,
+    /// The configured start.
+    pub start: String,
+    /// Where each partition begins.
+    pub starts: Vec<PartitionStart>,
+    /// What is wrong with the configured start: the generation would not be begun.
+    pub start_problem: Option<String>,
+    /// What the live generation has read, and this one could not. Absent if there is no live one.
+    pub beyond_reach: Option<BeyondReach>,
+    /// Partitions whose log does not reach back to its beginning, by their first offset.
+    pub log_begins_later: Vec<(String, i64)>,
+    pub missing_topics: Vec<String>,
+    /// Topics and partitions of which nothing is known, those that do not exist among them, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unknown: Vec<String>,
+}
+
+/// Where a new generation would begin to read a partition.
+#[derive(Debug, Serialize)]
+pub struct PartitionStart {
+    pub topic: String,
+    pub partition: i32,
+    /// What the log holds: from its first offset to the one after its last.
+    pub log_begin: i64,
+    pub log_end: i64,
+    /// Absent if the configured start is not in the log.
+    pub start: Option<i64>,
+    /// Why the partition would not be read.
+    pub problem: Option<String>,
+}
+
+/// The partitions of a generation, as far as it has read them.
+pub(super) async fn what_was_read(
+    store: &dyn Store,
+    standing: &GenerationStatus,
+) -> Result<Vec<PartitionState>, OperationError> {
+    let mut all = store.overview().await?.into_iter();
+    let found = all.find(|state| state.is(&standing.generation));
+    Ok(found.map(|state| state.partitions).unwrap_or_default())
+}
+
+/// What the log holds of a plugin's topics. `live`: what the live generation has read, if there is one.
+pub(super) async fn replay(
+    config: &Config,
+    plugin: &Plugin,
+    topics: &TopicMapping,
+    live: Option<&[PartitionState]>,
+    earlier: &EarlierStarts,
+) -> Result<Replay, OperationError> {
+    let log = KafkaAdmin::open(&config.kafka)?;
+    let starts = Starts::of(config, plugin.contract.name(), topics);
+    let mut replay = Replay {
+        events: 0,
+        estimated_seconds: 0.0,
+        start: starts.to_string(),
+        starts: Vec::new(),
+        start_problem: starts.unknown(),
+        beyond_reach: None,
+        log_begins_later: Vec::new(),
+        missing_topics: Vec::new(),
+        unknown: Vec::new(),
+    };
+    let mut unknown_topics: HashMap<String, Begin> = HashMap::new();
+    let mut begins: HashMap<(String, i32), Begin> = HashMap::new();
+    for physical in log.topics(topics).await? {
+        let partitions = match log.topic_each(physical.clone()).await {
+            // This topic is unknown: plan with the others.
+            Err(LogError::Fault(fault)) if !fault.is_everywhere() => {
+                let begin = match fault.kind() {
+                    FailureKind::NoTopic => {
+                        replay.missing_topics.push(physical.to_string());
+                        Begin::Nowhere
+                    }
+                    _ => Begin::Unknown(fault.reason()),
+                };
+                unknown_topics.insert(physical.to_string(), begin);
+                let logical: Vec<&str> = topics.logical(&physical).collect();
+                let called = match &logical[..] {
+                    [] => String::new(),
+                    [own] if **own == *physical => String::new(),
+                    others => format!(" ({})", others.join(", ")),
+                };
+                replay.unknown.push(format!("topic {physical}{called}: {}", fault.reason()));
+                continue;
+            }
+            partitions => partitions?,
+        };
+        let mut identities = log.identities_each(vec![physical.clone()]).await?;
+        let identity = identities.remove(&*physical).and_then(Result::ok).unwrap_or_default();
+        for (partition, marks) in partitions {
+            let place = (partition.topic.to_string(), partition.number);
+            let marks = match marks {
+                Ok(marks) => marks,
+                Err(fault) => {
+                    begins.insert(place, Begin::Unknown(fault.reason()));
+                    replay.unknown.push(fault.to_string());
+                    continue;
+                }
+            };
+            let found = match starts.find(&log, &partition, (marks, &identity), earlier).await {
+                Err(LogError::Fault(fault)) if !fault.is_everywhere() => {
+                    begins.insert(place, Begin::Unknown(fault.reason()));
+                    replay.unknown.push(fault.to_string());
+                    continue;
+                }
+                found => found?,
+            };
+            let is_another_log = earlier.get(&partition).is_some_and(|(_, of)| of.differs_from(&identity));
+            let begin = match &found {
+                _ if is_another_log => Begin::Nowhere,
+                Ok(offset) => Begin::At(*offset),
+                Err(problem) => Begin::Unknown(problem.to_string()),
+            };
+            begins.insert(place, begin);
+            replay.events += found.as_ref().map_or(0, |start| marks.high - start);
+            if marks.low > 0 && starts.of_topic(&physical) == StartAt::Earliest {
+                replay.log_begins_later.push((partition.to_string(), marks.low));
+            }
+            replay.starts.push(PartitionStart {
+                topic: physical.to_string(),
+                partition: partition.number,
+                log_begin: marks.low,
+                log_end: marks.high,
+                start: found.as_ref().ok().copied(),
+                problem: found.err().map(|problem| problem.to_string()),
+            });
+        }
+    }
+    replay.beyond_reach = live.map(|live| {
+        BeyondReach::of(live, |topic, number| {
+            let known = || begins.get(&(topic.to_owned(), number)).or_else(|| unknown_topics.get(topic));
+            topics.reads(topic).then(|| known().cloned().unwrap_or(Begin::Nowhere))
+        })
+    });
+    let share =
+        if live.is_some() { config.deploy_of(plugin.contract.name()).rebuild_share.max(0.01) } else { 1.0 };
+    replay.estimated_seconds = replay.events as f64 / (REPLAY_RATE * share);
+    Ok(replay)
+}
+
+/// Refuses a generation that cannot read all that the live one has read, unless the operator accepts the gap.
+pub(super) fn check_gap(
+    replay: &Replay,
+    name: &str,
+    gaps: Gaps,
+    progress: Progress<'_>,
+) -> Result<(), OperationError> {
+    match &replay.beyond_reach {
+        Some(beyond) if !beyond.is_empty() && gaps == Gaps::Refuse => {
+            Err(OperationError::Failed(beyond.refusal(name)))
+        }
+        Some(beyond) if !beyond.is_empty() => {
+            progress(&format!("{}; it is begun without them", beyond.to_text()));
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
