@@ -50,7 +50,7 @@ enum Unknown {
     Log(#[from] LogError),
     #[error("{0}")]
     NotInLog(NotInLog),
-    #[error("the task that asks where to read panicked: {0}")]
+    #[error("the task that reads the start positions panicked: {0}")]
     Crashed(String),
 }
 

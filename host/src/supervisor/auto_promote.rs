@@ -39,7 +39,7 @@ impl Host {
             let standings = match store.standings(name).await {
                 Ok(standings) => standings,
                 Err(error) => {
-                    self.retries.missed(name, "whether to promote could not be found out", &error);
+                    self.retries.missed(name, "the generations could not be read for a promotion", &error);
                     continue;
                 }
             };
@@ -81,7 +81,7 @@ impl Host {
                     pause = (2 * pause).min(LONGEST_PAUSE);
                     let reason = error.to_string();
                     if reason != last_reason {
-                        tracing::warn!(projection = name, reason, "not promoted; it is tried again");
+                        tracing::warn!(projection = name, reason, "not promoted; tried again later");
                         last_reason = reason;
                     }
                 }

@@ -152,7 +152,7 @@ impl Host {
                 Ok(done) => {
                     served.extend(done);
                     if let Err(error) = watcher.refresh().await {
-                        backoff.missed("what is asked for next could not be found out", &error);
+                        backoff.missed("the next requests of operators could not be read", &error);
                     }
                 }
                 Err(error) => {

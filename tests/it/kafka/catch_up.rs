@@ -221,7 +221,7 @@ fn a_host_whose_lock_was_lost_asks_for_its_turn_again() {
     assert!(platform.read_model().query(sessions).len() > 1);
     host.cont();
     let again = |line: &Line| {
-        line.message() == "projection starts again" && line.text.contains("the lock of whoever catches it up")
+        line.message() == "projection starts again" && line.text.contains("the catch-up lock was lost")
     };
     host.log().wait_for("that it starts again", again);
     assert_as_time_had_it(&platform, &records);

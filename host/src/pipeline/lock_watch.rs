@@ -1,0 +1,74 @@
+//! Shows in the log and in the status why a batch does not get on: who holds a lock, or what blocks the projection.
+//!
+//! Nothing here ends the run: the batch is retried meanwhile.
+
+use super::Run;
+use crate::failure::{Blocker, FailureKind};
+use crate::settle::Settler;
+use crate::store::{LockHolder, StoreError, WriteTarget};
+
+/// After so many lock timeouts in a row, the status shows the session that holds the lock.
+const LOCK_TIMEOUTS: u32 = 3;
+
+#[derive(Default)]
+pub(super) struct LockWatch {
+    /// Lock timeouts in a row.
+    timeouts: u32,
+    /// Whether the status shows a blocker of this lane.
+    blocker_shown: bool,
+}
+
+impl Run {
+    /// After a lock timeout: logs the session that holds the lock, and shows it in the status if that happens repeatedly.
+    pub(super) async fn name_lock_holder(&mut self, error: &StoreError) {
+        if error.kind() != FailureKind::Locked {
+            return;
+        }
+        self.lock_watch.timeouts += 1;
+        let Settler { store, deployment: WriteTarget { generation, .. }, .. } = &self.settler;
+        let held = match store.lock_holder(generation).await {
+            None => "a lock is held by a session that could not be identified".to_owned(),
+            Some(LockHolder { session, application, query, seconds }) => {
+                let projection = &generation.projection;
+                let said = "another session holds the lock";
+                let transaction_ms = (seconds * 1_000.0) as u64;
+                tracing::warn!(projection, session, application, query, transaction_ms, "{said}");
+                format!("{said}: {session} ({application:?}), in a transaction of {seconds:.0} s: {query}")
+            }
+        };
+        if self.lock_watch.timeouts >= LOCK_TIMEOUTS {
+            self.show_blocker(Blocker::new(FailureKind::Locked, held)).await;
+        }
+    }
+
+    pub(super) async fn count_deadlock(&self, error: &StoreError) {
+        if error.kind() != FailureKind::Deadlock {
+            return;
+        }
+        let Settler { store, deployment, .. } = &self.settler;
+        if let Err(error) = store.count_deadlock(&deployment.generation).await {
+            self.backoff.missed("a deadlock could not be counted", &error);
+        }
+    }
+
+    /// Shows a blocker in the status, until a batch is committed.
+    pub(super) async fn show_blocker(&mut self, blocker: Blocker) {
+        self.lock_watch.blocker_shown = true;
+        let Settler { store, deployment, .. } = &self.settler;
+        if let Err(error) = store.set_blocked(&deployment.generation, Some(&blocker)).await {
+            self.backoff.missed("the blocker could not be stored for the status", &error);
+        }
+    }
+
+    /// The store works again: resets the backoff, and removes the blocker from the status.
+    pub(super) async fn available_again(&mut self) {
+        self.backoff.succeeded();
+        self.lock_watch.timeouts = 0;
+        if std::mem::take(&mut self.lock_watch.blocker_shown) {
+            let Settler { store, deployment, .. } = &self.settler;
+            if let Err(error) = store.set_blocked(&deployment.generation, None).await {
+                self.backoff.missed("the end of the blocker could not be stored for the status", &error);
+            }
+        }
+    }
+}
