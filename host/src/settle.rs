@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use crate::awaited;
 use crate::batch::Delivery;
 use crate::dead_letter_log::DeadLetterLog;
-use crate::duplicate::{Again, Ids, Known, record_times};
+use crate::duplicate::{Ids, Known, record_times};
 use crate::event::{Partition, Position};
 use crate::event_failure::Failure;
 use crate::failure::{Blocker, FailureKind};
@@ -26,7 +26,7 @@ use crate::failure_policy::{Failures, Flood, Policy};
 use crate::ordering::KeyId;
 use crate::outcome::{self, Outcome};
 use crate::plugin::Plugin;
-use crate::project::{self, Caller, FirstAnswers, Keys, ProjectError};
+use crate::project::{self, Answered, Caller, FirstAnswers, Keys, ProjectError};
 use crate::store::{
     Advance, DeadLetter, OutcomeCounts, Parked, Store, StoreError, Transaction, WriteTarget, Writes,
 };
@@ -93,7 +93,8 @@ impl Before {
         };
         let mut tx = self.store.begin_read_only(&self.deployment).await?;
         let mut caller = Caller::new(&self.plugin);
-        let outcomes = resolve(&mut caller, &mut *tx, &batch, &answers, &[], Keys::default(), &mut 0);
+        let answered = Answered { events: &batch, answers: &answers, duplicates: &[] };
+        let outcomes = resolve(&mut caller, &mut *tx, answered, Keys::default(), &mut 0);
         let outcomes = match outcomes {
             Err(ProjectError::Timeout(_)) => return Ok(true),
             Err(ProjectError::Store(error)) if error.kind() == FailureKind::Slow => return Ok(true),
@@ -152,20 +153,21 @@ impl Settler {
             made_ready: false,
             result: Ok(Default::default()),
         };
-        attempt.result = self.commit(caller, batch, answers, checkpoint, flood, &mut attempt).await;
+        let batch = Answered { events: batch, answers, duplicates: &[] };
+        attempt.result = self.commit(caller, batch, checkpoint, flood, &mut attempt).await;
         attempt
     }
 
     async fn commit(
         &self,
         caller: &mut Caller<'_>,
-        batch: &[Delivery],
-        answers: &[FirstAnswers],
+        answered: Answered<'_, '_>,
         checkpoint: &(dyn Fn(&Partition) -> i64 + Sync),
         flood: &Flood,
         attempt: &mut Attempt,
     ) -> Result<(Vec<Advance>, Flood), ProjectError> {
         let contract = &*self.deployment.contract;
+        let batch = answered.events;
         let ids = Ids::of(contract, batch);
         let mut tx = self.store.begin(&self.deployment).await?;
         let park = self.failures.policy == Policy::ParkKey;
@@ -179,7 +181,8 @@ impl Settler {
             given => tx.known(given).await?,
         };
         let duplicates = ids.duplicates(&known);
-        let mut outcomes = resolve(caller, &mut *tx, batch, answers, &duplicates, keys, &mut attempt.reads)?;
+        let answered = Answered { duplicates: &duplicates, ..answered };
+        let mut outcomes = resolve(caller, &mut *tx, answered, keys, &mut attempt.reads)?;
         self.try_out(&mut outcomes, batch)?;
         let flood = self.hold_back(&mut outcomes, batch, flood)?;
         attempt.events = outcomes.len();
@@ -261,9 +264,7 @@ impl Settler {
 fn resolve<'a>(
     caller: &mut Caller<'_>,
     tx: &mut dyn Transaction,
-    batch: &'a [Delivery],
-    answers: &'a [FirstAnswers],
-    duplicates: &'a [Again],
+    batch: Answered<'a, '_>,
     keys: Keys,
     reads: &mut u64,
 ) -> Result<Vec<Outcome<'a>>, ProjectError> {
@@ -272,7 +273,7 @@ fn resolve<'a>(
             *reads += 1;
             Handle::current().block_on(tx.read(calls, most_bytes))
         };
-        project::resolve(caller, batch, answers, duplicates, keys, &mut read)
+        project::resolve(caller, batch, keys, &mut read)
     })
 }
 

@@ -9,7 +9,7 @@ use projector::event_failure::Failure;
 use projector::failure::FailureKind;
 use projector::plugin::{Answer, Plugin};
 use projector::project::purity::{Impurity, check};
-use projector::project::{Caller, Keys, ask, resolve};
+use projector::project::{Answered, Caller, Keys, ask, resolve};
 use projector_model::interpret::Row;
 use projector_model::{LookupCall, Value};
 
@@ -27,7 +27,13 @@ fn checked(plugin: &Plugin, payloads: &[String], row: &[Value]) -> Vec<Impurity>
     let row = Row { values: row.to_vec(), tombstone: false };
     let mut read = |calls: &[LookupCall], _: usize| Ok(vec![Some(vec![row.clone()]); calls.len()]);
     let mut caller = Caller::keeping_calls(plugin);
-    resolve(&mut caller, &batch, &answers, &[], Keys::default(), &mut read).unwrap();
+    resolve(
+        &mut caller,
+        Answered { events: &batch, answers: &answers, duplicates: &[] },
+        Keys::default(),
+        &mut read,
+    )
+    .unwrap();
     check(plugin, &batch, &answers, &caller.into_calls())
 }
 

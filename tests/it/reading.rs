@@ -8,7 +8,7 @@ use projector::config::Limits;
 use projector::failure::FailureKind;
 use projector::outcome::Outcome;
 use projector::plugin::Plugin;
-use projector::project::{Caller, Keys, ask, resolve};
+use projector::project::{Answered, Caller, Keys, ask, resolve};
 use projector_model::interpret::Row;
 use projector_model::{LookupCall, Tables, Value};
 use rand::rngs::StdRng;
@@ -52,8 +52,13 @@ fn project_in_part(plugin: &Plugin, batches: &[&[Delivery]]) -> (Vec<Row>, usize
             };
             Ok(calls.iter().map(find).collect())
         };
-        let outcomes =
-            resolve(&mut Caller::new(plugin), asked, &answers, &[], Keys::default(), &mut read).unwrap();
+        let outcomes = resolve(
+            &mut Caller::new(plugin),
+            Answered { events: asked, answers: &answers, duplicates: &[] },
+            Keys::default(),
+            &mut read,
+        )
+        .unwrap();
         projected.push(outcomes.len());
         next = Some(&batch[outcomes.len()..]).filter(|rest| !rest.is_empty()).or_else(|| remaining.next());
         for outcome in outcomes {
@@ -137,8 +142,13 @@ fn an_event_that_finds_more_than_it_may_fails_and_no_other() {
     let plugin = load(&guest("ancestors-guest"), &Limits { found_bytes: 100, ..Limits::default() });
     let answers = ask(&plugin, &births).unwrap();
     let mut read = |calls: &[LookupCall], _: usize| Ok(vec![Some(Vec::new()); calls.len()]);
-    let outcomes =
-        resolve(&mut Caller::new(&plugin), &births, &answers, &[], Keys::default(), &mut read).unwrap();
+    let outcomes = resolve(
+        &mut Caller::new(&plugin),
+        Answered { events: &births, answers: &answers, duplicates: &[] },
+        Keys::default(),
+        &mut read,
+    )
+    .unwrap();
     let [Outcome::Apply(_), Outcome::Dead { failure, .. }, Outcome::Apply(_)] = &outcomes[..] else {
         panic!("{outcomes:?}")
     };

@@ -11,7 +11,8 @@ use std::time::Instant;
 
 use projector_model::{Contract, Value};
 
-use super::{FirstAnswer, FirstAnswers, checked};
+use super::call::checked;
+use super::{FirstAnswer, FirstAnswers};
 use crate::batch::Delivery;
 use crate::event::{Event, Position};
 use crate::event_failure::shown;

@@ -14,7 +14,7 @@ use crate::batch::{BatchLimits, Delivery};
 use crate::event::Partition;
 use crate::ordering::KeyId;
 use crate::outcome::{self, Outcome};
-use crate::project::{self, Caller, Keys, ProjectError};
+use crate::project::{self, Answered, Caller, Keys, ProjectError};
 use crate::store::operator::{
     DeadLetterAction, LoneDeadLetter, LoneResult, LoneResults, OperationResult, RetryResult,
 };
@@ -73,7 +73,8 @@ impl Settler {
         let batch = &batch[..answers.len()];
         let mut caller = Caller::new(&self.plugin);
         let keys = Keys { park: true, impatient: batch.len(), ..Keys::default() };
-        let outcomes = match resolve(&mut caller, &mut *tx, batch, &answers, &[], keys, &mut 0) {
+        let answered = Answered { events: batch, answers: &answers, duplicates: &[] };
+        let outcomes = match resolve(&mut caller, &mut *tx, answered, keys, &mut 0) {
             Ok(outcomes) => outcomes,
             Err(error) => return refused(error),
         };

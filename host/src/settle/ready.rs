@@ -17,7 +17,7 @@ use crate::failure::{Blocker, FailureKind};
 use crate::failure_policy::Policy;
 use crate::ordering::KeyId;
 use crate::outcome::{self, Outcome};
-use crate::project::{self, Caller, FirstAnswers, Keys, ProjectError};
+use crate::project::{self, Answered, Caller, FirstAnswers, Keys, ProjectError};
 use crate::store::StoreError;
 use crate::store::operator::Release;
 use crate::store::waits::{ReadyEvent, Wait};
@@ -55,7 +55,8 @@ impl Settler {
         let answers = self.ask_ready(&ready, &events, failures)?;
         let events = &events[..answers.len()];
         let mut caller = Caller::new(&self.plugin);
-        let mut outcomes = resolve(&mut caller, &mut *tx, events, &answers, &[], keys, &mut 0)
+        let answered = Answered { events, answers: &answers, duplicates: &[] };
+        let mut outcomes = resolve(&mut caller, &mut *tx, answered, keys, &mut 0)
             .map_err(|error| Failed::of(error, events))?;
         self.halt_before_failure(&mut outcomes, events)?;
         let events = &events[..outcomes.len()];

@@ -14,7 +14,7 @@ use crate::event_failure::Failure;
 use crate::failure::FailureKind;
 use crate::ordering::{Blocked, KeyId};
 use crate::outcome::{self, Outcome};
-use crate::project::{self, Caller, FirstAnswers, Keys, ProjectError};
+use crate::project::{self, Answered, Caller, FirstAnswers, Keys, ProjectError};
 use crate::source::{KafkaAdmin, LogError, Recalled};
 use crate::store::operator::{
     ClaimedOperation, DeadLetterAction, OpenOperation, OperationResult, Progress, Release, RetryResult,
@@ -85,7 +85,8 @@ impl Settler {
         let blocked = lines.clone();
         let keys = Keys { park: true, impatient: usize::from(work.tries_letter), blocked };
         let mut caller = Caller::new(&self.plugin);
-        let outcomes = resolve(&mut caller, &mut *tx, &work.events, &answers, &[], keys, &mut 0)
+        let answered = Answered { events: &work.events, answers: &answers, duplicates: &[] };
+        let outcomes = resolve(&mut caller, &mut *tx, answered, keys, &mut 0)
             .map_err(|error| Failed::of(error, &work.events))?;
         lines.extend(outcomes.iter().filter_map(|outcome| match outcome {
             Outcome::Wait { line, .. } if Some(*line) != work.taken.key => Some(*line),

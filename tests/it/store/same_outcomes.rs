@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use projector::batch::Delivery;
 use projector::event_failure::Failure;
 use projector::outcome::Outcome;
-use projector::project::{FirstAnswers, Keys, Room, first_answers, resolve};
+use projector::project::{Answered, FirstAnswers, Keys, Room, first_answers, resolve};
 use projector::settle::{Isolate, isolate};
 use projector::store::{Store, Writes};
 use projector_model::interpret::Key;
@@ -216,7 +216,12 @@ async fn settle(projection: &Projection, batch: &[Delivery], bounds: Bounds) -> 
         let outcomes = tokio::task::block_in_place(|| {
             let mut read = |calls: &[_], most_bytes| Handle::current().block_on(tx.read(calls, most_bytes));
             let mut scripted = scripted();
-            resolve(&mut scripted, &rest[..answers.len()], &answers, &[], Keys::default(), &mut read)
+            resolve(
+                &mut scripted,
+                Answered { events: &rest[..answers.len()], answers: &answers, duplicates: &[] },
+                Keys::default(),
+                &mut read,
+            )
         });
         let outcomes = outcomes.map_err(|error| anyhow::anyhow!("{error:?}"))?;
         ensure!(!outcomes.is_empty(), "a batch without an outcome");

@@ -1,0 +1,50 @@
+//! One call of the plugin.
+
+use super::FirstAnswer;
+use crate::event::Event;
+use crate::event_failure::Failure;
+use crate::failure::FailureKind;
+use crate::plugin::{Answer, Found, Instance, Plugin};
+use crate::validate;
+
+/// Calls the plugin, and checks its answer against the contract.
+pub(super) fn checked(
+    plugin: &Plugin,
+    instance: &mut Instance,
+    event: &Event,
+    found: &[Found],
+) -> FirstAnswer {
+    if let Some(bytes) = event.oversize_bytes {
+        return Err(oversize(event, bytes));
+    }
+    if let Some(header) = event.headers.iter().find(|header| header.text_name().is_none()) {
+        return Err(unreadable(event, &header.name));
+    }
+    let mut answer = instance.project(event, found)?;
+    match &mut answer {
+        Answer::Changes(changes) => validate::changes(&plugin.contract, event.topic, changes)?,
+        Answer::Needs(calls) => validate::lookups(&plugin.contract, event.topic, calls)?,
+        Answer::Ignored { .. } => {}
+    }
+    Ok(answer)
+}
+
+/// The plugin's interface has header names as text, so the plugin cannot be called.
+fn unreadable(event: &Event, name: &[u8]) -> Failure {
+    let detail = format!(
+        "the record at {} has a header whose name is not UTF-8, so that no plugin can be given it: \"{}\" (hex {}); mend its producer",
+        event.position,
+        name.escape_ascii(),
+        hex::encode(name)
+    );
+    Failure::new(FailureKind::Invalid, "header-name", detail)
+}
+
+/// The value is not here, and the event must not look like a tombstone, so the plugin is not called.
+fn oversize(event: &Event, bytes: usize) -> Failure {
+    let at = &event.position;
+    let detail = format!(
+        "its value has {bytes} bytes, more than `kafka.value-bytes`; it was left in the log, at {at}"
+    );
+    Failure::new(FailureKind::TooLarge, "value-bytes", detail)
+}
