@@ -3,9 +3,12 @@
 //! Begin → what of it waits → the rows that it asks for → outcomes → rows, dead letters, parked events and
 //! checkpoints → commit. Only `release` asks Kafka: for a value that was left in the log.
 
+mod kept_events;
+mod late_failures;
 mod lone_letters;
 mod ready;
 mod release;
+mod work;
 
 pub use release::Released;
 

@@ -8,7 +8,9 @@ use std::collections::BTreeSet;
 
 use projector_model::Contract;
 
-use super::release::{Failed, KeptEvents, LateFailures, Released};
+use super::kept_events::KeptEvents;
+use super::late_failures::{Failed, LateFailures};
+use super::release::Released;
 use super::{Settler, resolve, writes};
 use crate::awaited;
 use crate::batch::{BatchLimits, Delivery};

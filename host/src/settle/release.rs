@@ -1,42 +1,35 @@
-//! Events that waited, at an operator's request: a dead letter and those parked behind it, in order.
+//! Retries or discards a dead letter on request of an operator, with the events that are parked behind it, in order.
+//!
+//! Each try is one transaction: all of its effects are committed, or none. A try that fails teaches which event is at
+//! fault, and the next try has that event fail, or is smaller. So a request can be tried again at any time.
 
-use std::collections::{BTreeMap, HashMap};
-
-use projector_model::Contract;
-use serde_json::{Value as Json, json};
-
-use super::{Isolate, Settler, Slow, isolate, resolve, writes};
+use super::late_failures::Failed;
+use super::work::{Known, LeftInLog, Work};
+use super::{Settler, resolve, writes};
 use crate::awaited;
-use crate::batch::{BatchLimits, Delivery};
+use crate::batch::BatchLimits;
 use crate::checkpoint::{Checkpoint, Identity};
-use crate::event::{Event, Partition, Position};
 use crate::event_failure::Failure;
 use crate::failure::FailureKind;
-use crate::ordering::{Blocked, KeyId};
+use crate::ordering::KeyId;
 use crate::outcome::{self, Outcome};
-use crate::project::{self, Answered, Caller, FirstAnswers, Keys, ProjectError};
+use crate::project::{Answered, Caller, Keys};
 use crate::source::{KafkaAdmin, LogError, Recalled};
-use crate::store::operator::{
-    ClaimedOperation, DeadLetterAction, OpenOperation, OperationResult, Progress, Release, RetryResult,
-    StoredEvent, WaitsOn,
-};
-use crate::store::{OutcomeCounts, StoreError, add};
+use crate::store::StoreError;
+use crate::store::operator::{OpenOperation, OperationResult, Progress};
 
-/// So many changes are shown of a dry run.
-const MOST_CHANGES: usize = 100;
-
-/// How far an operation is.
+/// How far a request is.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Released {
-    /// More waits than one transaction takes: it keeps its place, and whoever comes next goes on with it.
+    /// One transaction did not take all events. The request stays open, and any lane may continue it.
     More,
-    /// Its verdict is stored; or it was done by somebody else, or withdrawn.
+    /// Its result is stored, or it was done by another host, or withdrawn.
     Done,
 }
 
 impl Settler {
-    /// Does what an operator asked for, as much of it as one transaction takes. What was left in the log is
-    /// read there.
+    /// Carries out a request: as much of it as one transaction takes. Values that were left in the log are read from
+    /// there.
     pub async fn release(
         &self,
         operation: &OpenOperation,
@@ -49,7 +42,7 @@ impl Settler {
             let (error, events) = match self.release_some(operation, tried, &known).await {
                 Ok(Tried::Released(released)) => return Ok(released),
                 Ok(Tried::InLog(left)) => {
-                    // Outside the transaction: the brokers take their time.
+                    // Read outside of the transaction: the brokers may be slow, and the transaction holds locks.
                     if let Err(error) = self.recall(left.clone(), &mut known, log).await? {
                         return self.unanswered(operation, &left, error).await;
                     }
@@ -78,7 +71,7 @@ impl Settler {
             return Ok(Tried::InLog(left));
         }
         let answers = work.ask(self, &known.failures.of)?;
-        // What waited keeps waiting behind the next one that fails, whatever the policy is by now.
+        // Parked events stay parked behind the next one that fails, even if the policy does not park any more.
         let lines = work.events.iter().map(|delivery| KeyId::line(contract, &delivery.event));
         let lines = lines.filter(|line| Some(*line) != work.taken.key).collect();
         let mut lines = tx.blocked(lines).await?;
@@ -95,14 +88,14 @@ impl Settler {
         let batch = &work.events[..outcomes.len()];
         let verdict = work.verdict(&outcomes, contract, &lines);
         let mut writes = writes(batch, &outcomes);
-        // These are kept already.
+        // The store has these events already.
         writes.parked.clear();
         if work.tries_letter && matches!(outcomes[0], Outcome::Dead { .. }) {
             writes.dead.remove(0);
         }
         writes.rows = awaited::written(contract, outcome::applied(batch, &outcomes));
         for letter in &mut writes.dead {
-            // Also where the component would have it in another group.
+            // The same key stays blocked, even if the active version has the topic in another ordering group.
             letter.blocks = work.taken.key.or(letter.blocks);
             letter.moved_by = work.moved_by(&letter.event.position);
         }
@@ -144,7 +137,7 @@ impl Settler {
         Ok(Tried::Released(if is_done || dry_run { Released::Done } else { Released::More }))
     }
 
-    /// Reads a record that was left in the log. What the log does not hold fails for good.
+    /// Reads a record that was left in the log. A record that the log does not have any more fails for good.
     async fn recall(
         &self,
         left: LeftInLog,
@@ -203,8 +196,8 @@ impl Settler {
         Ok(Ok(()))
     }
 
-    /// The brokers did not say whether the log holds a record. The operation says so and ends, as long as it
-    /// has changed nothing; otherwise it is tried again.
+    /// The brokers did not tell whether the log has a record. A request that has changed nothing ends with that result.
+    /// Otherwise it is tried again.
     async fn unanswered(
         &self,
         operation: &OpenOperation,
@@ -227,311 +220,9 @@ fn shown(id: &Option<String>) -> &str {
     id.as_deref().unwrap_or("(unknown)")
 }
 
-/// How far one try came.
+/// The result of one try.
 enum Tried {
     Released(Released),
-    /// First, this record is to be read from the log.
+    /// This record must be read from the log first.
     InLog(LeftInLog),
-}
-
-/// A record whose value was left in the log.
-#[derive(Clone)]
-struct LeftInLog {
-    position: Position,
-    /// The operation that moved the partition to another log since.
-    moved_by: Option<i64>,
-    /// It is the dead letter itself, and not one of the events behind it.
-    is_letter: bool,
-}
-
-/// What is known of the events from earlier tries.
-#[derive(Default)]
-struct Known {
-    failures: LateFailures,
-    /// The value of the first event, if it was left in the log.
-    recalled: Option<(Position, Option<Vec<u8>>)>,
-    /// What a value may weigh.
-    value_bytes: usize,
-}
-
-/// Events that had waited and failed in a way that only shows when they are written, called, or read from the log.
-#[derive(Default)]
-pub(super) struct LateFailures {
-    pub(super) of: HashMap<Position, Failure>,
-    slow: Slow,
-}
-
-impl LateFailures {
-    /// What is learned from a try in vain: which event is at fault, or how many to try next. An error that is nobody's
-    /// event is returned.
-    pub(super) fn learn(
-        &mut self,
-        error: ProjectError,
-        events: &[Position],
-        next: &mut usize,
-    ) -> Result<(), StoreError> {
-        match error {
-            ProjectError::Store(error) => {
-                let isolated = match self.slow.isolate(&error, events.len()) {
-                    // What is written of an event that failed is the host's own.
-                    Some(Isolate::First(_)) if self.of.contains_key(&events[0]) => return Err(error),
-                    Some(isolated) => isolated,
-                    None => isolate(error, events.len())?,
-                };
-                match isolated {
-                    // It is refused although it writes no rows: trying on would change nothing.
-                    Isolate::First(failure) if self.of.contains_key(&events[0]) => {
-                        return Err(StoreError::Unusable(failure.to_string()));
-                    }
-                    Isolate::First(failure) => drop(self.of.insert(events[0].clone(), failure)),
-                    Isolate::Cut(events) => *next = events.max(1),
-                }
-            }
-            ProjectError::Timeout(position) => {
-                let reason = "it ran longer than one event may";
-                self.of.insert(position, Failure::new(FailureKind::Timeout, "time", reason));
-            }
-            ProjectError::Blocker(trouble) => return Err(StoreError::Unusable(trouble.reason)),
-            // Only batches of the log are tried out.
-            ProjectError::OnTrial(failure) => return Err(StoreError::Unusable(failure.to_string())),
-        }
-        Ok(())
-    }
-}
-
-/// Why events that waited were not let go, and which.
-pub(super) struct Failed {
-    pub(super) error: ProjectError,
-    pub(super) events: Vec<Position>,
-}
-
-impl Failed {
-    pub(super) fn of(error: ProjectError, events: &[Delivery]) -> Self {
-        Self { error, events: events.iter().map(|delivery| delivery.event.position.clone()).collect() }
-    }
-}
-
-impl From<ProjectError> for Failed {
-    fn from(error: ProjectError) -> Self {
-        Self { error, events: Vec::new() }
-    }
-}
-
-impl From<StoreError> for Failed {
-    fn from(error: StoreError) -> Self {
-        ProjectError::from(error).into()
-    }
-}
-
-/// What one transaction takes of what waits.
-struct Work {
-    taken: ClaimedOperation,
-    /// The dead letter, if it is to be tried, and then those parked behind it.
-    events: Vec<Delivery>,
-    tries_letter: bool,
-}
-
-impl Work {
-    /// An event of a topic that is read no more cannot be projected, and nothing passes it.
-    fn of(mut taken: ClaimedOperation, most: usize) -> Result<Self, StoreError> {
-        let unread = |kept: &StoredEvent, partition: &Partition| {
-            StoreError::Unusable(format!(
-                "event {} waits, of {partition}, which is not among the topics that are read: see `kafka.topics`",
-                kept.id
-            ))
-        };
-        let delivery = |event: &Event| Delivery { event: event.clone(), epoch: 0 };
-        let mut events = Vec::new();
-        if let (DeadLetterAction::Retry, Some((kept, partition, _))) = (taken.action, &taken.letter) {
-            events.push(delivery(kept.event.as_ref().ok_or_else(|| unread(kept, partition))?));
-        }
-        let tries_letter = !events.is_empty();
-        taken.parked.truncate(most.max(1) - usize::from(tries_letter));
-        for (kept, partition) in &taken.parked {
-            match &kept.event {
-                Some(event) => events.push(delivery(event)),
-                None if events.is_empty() => return Err(unread(kept, partition)),
-                None => break,
-            }
-        }
-        Ok(Self { taken, events, tries_letter })
-    }
-
-    /// Takes the value of the first event, if it was left in the log; returns what is to be read there before.
-    /// Only one value is held at a time: the next event that was left in the log waits for its turn.
-    fn recall(&mut self, known: &Known) -> Option<LeftInLog> {
-        let fits = |event: &Event| event.oversize_bytes.is_some_and(|bytes| bytes <= known.value_bytes);
-        let is_open = |event: &Event| fits(event) && !known.failures.of.contains_key(&event.position);
-        if let Some(later) = self.events.iter().skip(1).position(|delivery| is_open(&delivery.event)) {
-            self.events.truncate(1 + later);
-        }
-        let first = self.events.first_mut().filter(|first| is_open(&first.event))?;
-        if let Some((_, value)) = known.recalled.as_ref().filter(|(at, _)| *at == first.event.position) {
-            first.event.value = value.clone();
-            first.event.oversize_bytes = None;
-            return None;
-        }
-        let kept = match (&self.taken.letter, self.tries_letter) {
-            (Some((kept, ..)), true) => Some(kept),
-            _ => self.taken.parked.first().map(|(kept, _)| kept),
-        };
-        Some(LeftInLog {
-            position: first.event.position.clone(),
-            moved_by: kept.and_then(|kept| kept.moved_by),
-            is_letter: self.tries_letter,
-        })
-    }
-
-    /// What the plugin says of the events, up to the first that is known to fail.
-    fn ask(
-        &mut self,
-        settler: &Settler,
-        failed: &HashMap<Position, Failure>,
-    ) -> Result<Vec<FirstAnswers>, ProjectError> {
-        let failing = self.events.iter().position(|delivery| failed.contains_key(&delivery.event.position));
-        let asked = &self.events[..failing.unwrap_or(self.events.len())];
-        let mut answers = tokio::task::block_in_place(|| project::ask(&settler.plugin, asked))?;
-        if let Some(at) = failing.filter(|at| *at == answers.len()) {
-            answers.push(FirstAnswers::failed(failed[&self.events[at].event.position].clone()));
-        }
-        self.events.truncate(answers.len());
-        Ok(answers)
-    }
-
-    /// What became of those parked, as far as it was tried.
-    fn of_parked<'o>(&self, outcomes: &'o [Outcome<'o>]) -> &'o [Outcome<'o>] {
-        &outcomes[usize::from(self.tries_letter)..]
-    }
-
-    /// What has come of the operation with these outcomes.
-    fn verdict(&self, outcomes: &[Outcome<'_>], contract: &Contract, lines: &Blocked) -> OperationResult {
-        let mut verdict = match (&self.taken.letter, self.taken.action) {
-            _ if !self.taken.so_far.outcome.is_empty() => self.taken.so_far.clone(),
-            (None, _) => OperationResult::of("gone"),
-            (Some(_), DeadLetterAction::Discard) => OperationResult::of("discarded"),
-            (Some(_), DeadLetterAction::Retry) => match &outcomes[0] {
-                Outcome::Dead { failure, .. } => OperationResult::failed(failure),
-                Outcome::Ignore { code } => {
-                    OperationResult { code: Some(code.to_string()), ..OperationResult::of("ignored") }
-                }
-                // One that does not wait for a row.
-                Outcome::Apply(_) | Outcome::Park(_) | Outcome::Wait { .. } => OperationResult::of("applied"),
-            },
-        };
-        verdict.waiting = self.taken.parked_count;
-        for (outcome, (kept, _)) in self.of_parked(outcomes).iter().zip(&self.taken.parked) {
-            verdict.waiting -= i64::from(!Self::stays(outcome, lines));
-            match outcome {
-                Outcome::Apply(_) => verdict.applied += 1,
-                Outcome::Ignore { .. } => verdict.ignored += 1,
-                Outcome::Dead { .. } => {
-                    verdict.behind = kept.event.as_ref().map(|event| event.position.to_string());
-                }
-                // It is the one that blocks the key from now on.
-                Outcome::Wait { .. } if Self::stays(outcome, lines) => {
-                    verdict.behind = kept.event.as_ref().map(|event| event.position.to_string());
-                }
-                Outcome::Park(_) | Outcome::Wait { .. } => {}
-            }
-        }
-        if self.taken.dry_run {
-            let events = outcomes.iter().zip(&self.events);
-            let changes = events.flat_map(|(outcome, event)| changes(outcome, event, contract));
-            verdict.changes = changes.take(MOST_CHANGES).collect();
-        }
-        verdict
-    }
-
-    /// Whether an event goes on waiting under the key that was taken. One that waits for a row, or behind such an
-    /// event, leaves it for one of these lines.
-    fn stays(outcome: &Outcome<'_>, lines: &Blocked) -> bool {
-        match outcome {
-            Outcome::Park(key) | Outcome::Wait { line: key, .. } => !lines.contains(key),
-            Outcome::Apply(_) | Outcome::Ignore { .. } | Outcome::Dead { .. } => false,
-        }
-    }
-
-    /// The operation that moved the partition of a parked event to another log.
-    fn moved_by(&self, position: &Position) -> Option<i64> {
-        let is_it = |kept: &StoredEvent| kept.event.as_ref().is_some_and(|event| event.position == *position);
-        self.taken.parked.iter().find(|(kept, _)| is_it(kept)).and_then(|(kept, _)| kept.moved_by)
-    }
-
-    fn release<'v>(
-        &self,
-        outcomes: &'v [Outcome<'v>],
-        progress: Progress<'v>,
-        frees: Option<KeyId>,
-        lines: &Blocked,
-    ) -> Release<'v> {
-        let mut kept = KeptEvents::default();
-        let letter = self.taken.letter.as_ref().map(|(letter, partition, code)| {
-            let books = kept.shifts.entry(partition.clone()).or_default();
-            add(&mut books.dead, code, -1);
-            match self.taken.action {
-                DeadLetterAction::Discard => add(&mut books.skipped, "discarded", 1),
-                DeadLetterAction::Retry => books.count(&outcomes[0]),
-            }
-            match (self.taken.action, &outcomes.first()) {
-                (DeadLetterAction::Retry, Some(Outcome::Dead { failure, .. })) => {
-                    (letter.id, RetryResult::Failed(failure))
-                }
-                _ => (letter.id, RetryResult::Gone),
-            }
-        });
-        for (outcome, (parked, partition)) in self.of_parked(outcomes).iter().zip(&self.taken.parked) {
-            if !matches!(outcome, Outcome::Park(_)) || !Self::stays(outcome, lines) {
-                kept.became(parked.id, partition, false, outcome);
-            }
-        }
-        let KeptEvents { settled, waits_on, shifts } = kept;
-        let (shifts, frees) = (shifts.into_iter().collect(), frees.into_iter().collect());
-        Release { operation: Some(progress), letter, settled, waits_on, shifts, frees }
-    }
-}
-
-/// What became of parked events.
-#[derive(Default)]
-pub(super) struct KeptEvents<'o> {
-    pub(super) settled: Vec<i64>,
-    pub(super) waits_on: Vec<WaitsOn<'o>>,
-    pub(super) shifts: BTreeMap<Partition, OutcomeCounts>,
-}
-
-impl<'o> KeptEvents<'o> {
-    /// `waited`: for a row, rather than behind another event.
-    pub(super) fn became(&mut self, id: i64, partition: &Partition, waited: bool, outcome: &'o Outcome<'o>) {
-        let books = self.shifts.entry(partition.clone()).or_default();
-        match waited {
-            true => books.waiting -= 1,
-            false => books.parked -= 1,
-        }
-        books.count(outcome);
-        match outcome {
-            Outcome::Park(key) => self.waits_on.push(WaitsOn { id, key: *key, row: None }),
-            Outcome::Wait { row, line } => self.waits_on.push(WaitsOn { id, key: *line, row: Some(row) }),
-            Outcome::Apply(_) | Outcome::Ignore { .. } | Outcome::Dead { .. } => self.settled.push(id),
-        }
-    }
-}
-
-/// The changes that an event leads to, for a person.
-fn changes<'o>(
-    outcome: &'o Outcome<'_>,
-    delivery: &'o Delivery,
-    contract: &'o Contract,
-) -> impl Iterator<Item = Json> + 'o {
-    let changes = if let Outcome::Apply(changes) = outcome { &changes[..] } else { &[] };
-    changes.iter().map(|change| {
-        let write = &contract.writes[usize::from(change.statement)];
-        let table = &contract.tables[write.table];
-        let columns = write.argument_columns().map(|column| table.columns[column].name.clone());
-        let arguments = columns.zip(change.arguments.iter().map(|value| json!(value.to_string())));
-        json!({
-            "event": delivery.event.position.to_string(),
-            "statement": write.name,
-            "table": table.name,
-            "arguments": arguments.collect::<serde_json::Map<_, _>>(),
-        })
-    })
 }
