@@ -1,6 +1,17 @@
 //! Where each partition is read, and how far its checkpoint moves with a batch.
+//!
+//! A granted partition is *open* until its position is known: its checkpoint in the store, and the log that Kafka has
+//! now. Store and brokers are asked in the background, so one that is slow to respond delays no other partition.
+//!
+//! Invariants:
+//!
+//! - A partition is read only from its checkpoint, and only if its log is the one that the checkpoint belongs to.
+//! - If the position cannot be found out now, the partition stays open, and is asked about again after a backoff.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod beginnings;
+mod unread;
+
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,37 +20,34 @@ use tokio::time::Instant;
 
 use crate::batch::Delivery;
 use crate::beginning::{NotInLog, Starts};
-use crate::checkpoint::{Beginning, Checkpoint, Identity, Start, Watermarks, start};
-use crate::config::StartAt;
+use crate::checkpoint::{Checkpoint, Identity, Start, start};
 use crate::event::Partition;
 use crate::failure::{Blocker, FailureKind, panic_text};
 use crate::retry::{Backoff, Retries};
-use crate::source::{Inspected, KafkaAdmin, KafkaFault, LogError, Source, Span, Subject};
+use crate::source::{Inspected, KafkaAdmin, KafkaFault, LogError, Source, Span};
 use crate::store::{Advance, Generation, Store, StoreError};
+use beginnings::Beginnings;
+use unread::Unread;
 
 pub(super) struct Positions {
     generation: Generation,
     store: Arc<dyn Store>,
     log: KafkaAdmin,
-    /// Where partitions begin that have no checkpoint.
-    starts: Starts,
-    /// The partitions that existed when the generation began, once that is known.
-    began_with: Option<BTreeSet<Partition>>,
-    /// The checkpoint of each partition that is read, as the store had it last.
+    /// Where partitions without a checkpoint start.
+    beginnings: Beginnings,
+    /// The checkpoint of each partition that is read, as last committed or loaded.
     checkpoints: HashMap<Partition, i64>,
-    /// The log that each topic was when it was last held against a checkpoint.
+    /// The identity that each topic had when it was last compared with a checkpoint.
     identities: HashMap<Arc<str>, Identity>,
-    /// Granted, and not read yet.
+    /// Partitions that are granted and not read yet.
     open: BTreeSet<Partition>,
     inquiry: Inquiry,
     try_again: Option<Instant>,
-    /// Since when no broker answers, and what is the matter.
+    /// Since when no broker responds, and why.
     unanswered: Option<(Instant, Blocker)>,
-    /// How long to wait before all that is open is asked about again; and what failed for all of it.
+    /// How long to wait before the open partitions are asked about again.
     backoff: Backoff,
-    /// Why partitions are open: by the reason, which they share.
-    unknown: BTreeMap<String, Backoff>,
-    retries: Retries,
+    unread: Unread,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -60,12 +68,12 @@ impl From<NotInLog> for Unknown {
     }
 }
 
-/// What is asked about the open partitions.
+/// The question about the open partitions.
 #[derive(Default)]
 enum Inquiry {
     #[default]
     None,
-    Requester(JoinHandle<Result<Vec<Found>, Unknown>>),
+    Asked(JoinHandle<Result<Vec<Found>, Unknown>>),
     Answered(Result<Vec<Found>, Unknown>),
 }
 
@@ -76,7 +84,7 @@ struct Found {
     log: Inspected,
 }
 
-/// What came of an inquiry.
+/// What followed from an inquiry.
 struct Begun {
     /// Partitions whose log is not known now, and why.
     unknown: Vec<(Partition, KafkaFault)>,
@@ -90,13 +98,6 @@ fn crash(error: JoinError) -> String {
         Err(error) => error.to_string(),
     }
 }
-
-/// Stands, among the partitions that existed when a generation began, for all those of a topic: which ones it had
-/// was not known.
-const ALL_PARTITIONS: i32 = -1;
-
-/// Partitions that are named in one line. Of more, the number is told.
-const NAMED: usize = 8;
 
 impl Unknown {
     fn kind(&self) -> FailureKind {
@@ -119,13 +120,11 @@ impl Positions {
     ) -> Self {
         Self {
             backoff: Backoff::new(&generation.projection, retries),
-            unknown: BTreeMap::new(),
-            retries: retries.clone(),
+            unread: Unread::new(&generation.projection, retries),
+            beginnings: Beginnings::new(generation.clone(), store.clone(), log.clone(), starts),
             generation,
             store,
             log,
-            starts,
-            began_with: None,
             checkpoints: HashMap::new(),
             identities: HashMap::new(),
             open: BTreeSet::new(),
@@ -142,7 +141,7 @@ impl Positions {
     pub(super) fn ask(&mut self, partitions: Vec<Partition>) {
         self.open.extend(partitions);
         self.try_again = None;
-        // What was asked meanwhile may be older than this.
+        // The answer to an earlier question may be older than the grant: ask again.
         self.inquiry = Inquiry::None;
     }
 
@@ -151,12 +150,12 @@ impl Positions {
         self.open.remove(partition);
     }
 
-    /// When to try again to find a position; `None`: there is nothing to find.
+    /// When to ask again. `None`: no retry is planned.
     pub(super) fn next_try(&self) -> Option<Instant> {
         self.try_again
     }
 
-    /// What is the matter, if no broker has answered anything about the open partitions for so long.
+    /// Why no broker has responded for longer than this.
     pub(super) fn unanswered_for(&self, patience: Duration) -> Option<Blocker> {
         let (since, trouble) = self.unanswered.as_ref()?;
         (since.elapsed() > patience).then(|| trouble.clone())
@@ -170,11 +169,10 @@ impl Positions {
         });
     }
 
-    /// Waits until what was asked is answered: [`settle`](Self::settle) has something to do then. Cancel
-    /// safe.
+    /// Waits for the answer to the inquiry: [`settle`](Self::settle) has something to do then. Cancel safe.
     pub(super) async fn answered(&mut self) {
         match &mut self.inquiry {
-            Inquiry::Requester(asking) => {
+            Inquiry::Asked(asking) => {
                 let answer = asking.await.unwrap_or_else(|error| Err(Unknown::Crashed(crash(error))));
                 self.inquiry = Inquiry::Answered(answer);
             }
@@ -182,19 +180,17 @@ impl Positions {
         }
     }
 
-    /// Begins to read the partitions whose position can be told now. Nothing is ever read from
-    /// anywhere but a checkpoint. Store and brokers are asked in the background: one that is slow to
-    /// answer keeps no batch of other partitions waiting.
+    /// Starts to read the partitions whose position is known now, and asks about the others.
     pub(super) async fn settle(&mut self, source: &Source) {
         if self.open.is_empty() {
             self.try_again = None;
             self.inquiry = Inquiry::None;
             self.backoff.succeeded();
-            self.tell(Vec::new());
+            self.unread.show(Vec::new());
             self.unanswered = None;
             return;
         }
-        if let Inquiry::Requester(asking) = &self.inquiry
+        if let Inquiry::Asked(asking) = &self.inquiry
             && asking.is_finished()
         {
             self.answered().await;
@@ -219,7 +215,7 @@ impl Positions {
             Ok(Begun { unknown, again }) => {
                 let all_known = unknown.is_empty();
                 self.note_silence(unknown.first().map(|(_, fault)| fault));
-                self.tell(unknown);
+                self.unread.show(unknown);
                 if again {
                     self.inquiry = self.inquire();
                 } else if all_known {
@@ -239,11 +235,11 @@ impl Positions {
         }
     }
 
-    /// Asks for all that is open: the checkpoints first, so that none is beyond an older end of the log.
+    /// Asks about all open partitions: the checkpoints first, so that no checkpoint is beyond an older end of its log.
     fn inquire(&self) -> Inquiry {
         let (store, log, generation) = (self.store.clone(), self.log.clone(), self.generation.clone());
         let partitions: Vec<Partition> = self.open.iter().cloned().collect();
-        Inquiry::Requester(tokio::spawn(async move {
+        Inquiry::Asked(tokio::spawn(async move {
             let checkpoints = store.checkpoints(&generation, &partitions).await?;
             let logs = log.inspect_each(partitions.clone()).await?;
             let found = partitions.into_iter().zip(checkpoints).zip(logs);
@@ -251,44 +247,12 @@ impl Positions {
         }))
     }
 
-    /// Shows why partitions stay unread, and the end of what was shown and is over.
-    fn tell(&mut self, unknown: Vec<(Partition, KafkaFault)>) {
-        let mut by_reason: BTreeMap<String, (FailureKind, Vec<String>)> = BTreeMap::new();
-        for (partition, fault) in unknown {
-            let subject = match &fault.subject {
-                Subject::Partition(_) => partition.to_string(),
-                shared => shared.to_string(),
-            };
-            let (_, subjects) = by_reason.entry(fault.reason()).or_insert((fault.kind(), Vec::new()));
-            if subjects.last() != Some(&subject) {
-                subjects.push(subject);
-            }
-        }
-        self.unknown.retain(|reason, backoff| {
-            let goes_on = by_reason.contains_key(reason);
-            if !goes_on {
-                backoff.succeeded();
-            }
-            goes_on
-        });
-        for (reason, (kind, subjects)) in by_reason {
-            let more = subjects.len().saturating_sub(NAMED);
-            let mut cause = subjects[..subjects.len().min(NAMED)].join(", ");
-            if more > 0 {
-                cause = format!("{cause} and {more} more");
-            }
-            let cause = format!("{cause}: {reason}");
-            let new = || Backoff::new(&self.generation.projection, &self.retries);
-            self.unknown.entry(reason).or_insert_with(new).failed(kind, &cause);
-        }
-    }
-
-    /// Reads what can be read. What is not known stays open. If a partition was begun just now, all is
-    /// asked about once more before it is read: another host may have begun first, from another mark.
+    /// Reads the partitions that can be read; the others stay open. If a first checkpoint was stored just now, everything
+    /// is asked once more: another host may have stored another one first.
     async fn begin(&mut self, found: Vec<Found>, source: &Source) -> Result<Begun, Unknown> {
         let (mut known, mut unknown, mut begun) = (Vec::new(), Vec::new(), false);
         for Found { partition, checkpoint, log } in found {
-            // It was taken away meanwhile.
+            // The partition was revoked meanwhile.
             if !self.open.contains(&partition) {
                 continue;
             }
@@ -298,10 +262,10 @@ impl Positions {
                 Ok((marks, identity)) => {
                     let start = start(checkpoint.as_ref(), marks, &identity);
                     if let Start::Beginning(_) = start {
-                        match self.begin_partition(&partition, marks, &identity).await {
+                        match self.beginnings.begin(&partition, marks, &identity).await {
                             Ok(()) => begun = true,
                             Err(Unknown::NotInLog(problem)) => self.refuse_start(&partition, &problem),
-                            // Of this partition; the others are read.
+                            // Only this partition is affected: read the others.
                             Err(Unknown::Log(LogError::Fault(fault))) if !fault.is_everywhere() => {
                                 unknown.push((partition, fault));
                                 continue;
@@ -316,7 +280,7 @@ impl Positions {
         if begun {
             return Ok(Begun { unknown, again: true });
         }
-        // All at once: what is merged by time has to be there together.
+        // Read all of them at once: partitions that are merged by time must start together.
         let mut spans = Vec::new();
         for (partition, start, marks, identity) in known {
             match start {
@@ -347,71 +311,7 @@ impl Positions {
         Ok(Begun { unknown, again: false })
     }
 
-    /// Stores the first checkpoint of a partition. Another host may do so as well: the first one counts.
-    async fn begin_partition(
-        &mut self,
-        partition: &Partition,
-        marks: Watermarks,
-        identity: &Identity,
-    ) -> Result<(), Unknown> {
-        let offset = match self.existed(partition).await? {
-            // It was added later, at offset 0: if its log begins behind that, the events between are lost.
-            false => 0,
-            true => {
-                let (projection, besides) = (&self.generation.projection, Some(self.generation.id));
-                let earlier = self.store.earlier_starts(projection, besides).await?;
-                self.starts.find(&self.log, partition, (marks, identity), &earlier).await??
-            }
-        };
-        let before_start = (offset - marks.low).max(0);
-        let beginning = Beginning { offset, before_start, identity: identity.clone() };
-        self.store.begin_partition(&self.generation, partition, &beginning).await?;
-        if before_start > 0 {
-            let projection = &self.generation.projection;
-            tracing::info!(projection, %partition, offset, before_start, "reading begins behind the log's beginning");
-        }
-        Ok(())
-    }
-
-    /// Whether a partition existed when the generation began. All hosts give the same answer: the first one
-    /// that asks begins the generation, and what existed then is stored.
-    async fn existed(&mut self, partition: &Partition) -> Result<bool, Unknown> {
-        if self.began_with.is_none() {
-            self.began_with = self.store.began_with(&self.generation).await?;
-        }
-        let began_with = match self.began_with.take() {
-            Some(began_with) => began_with,
-            None => {
-                let now = self.existing().await?;
-                let start = self.starts.to_string();
-                self.store.begin_generation(&self.generation, &now, &start).await?
-            }
-        };
-        let began_with = self.began_with.insert(began_with);
-        let unknown = Partition::new(partition.topic.clone(), ALL_PARTITIONS);
-        Ok(began_with.contains(partition) || began_with.contains(&unknown))
-    }
-
-    /// The partitions of all topics as they exist now. A topic that does not exist has none; a topic whose
-    /// partitions are not known can wait if it is read from its beginning anyway: then all of them count as
-    /// existing.
-    async fn existing(&self) -> Result<BTreeSet<Partition>, Unknown> {
-        let mut existing = BTreeSet::new();
-        let topics = self.log.topics(self.starts.topics()).await?.into_iter().collect();
-        for (topic, partitions) in self.log.partitions(topics).await? {
-            match partitions {
-                Ok(partitions) => existing.extend(partitions),
-                Err(fault) if fault.kind() == FailureKind::NoTopic => {}
-                Err(fault) if self.starts.of_topic(&topic) == StartAt::Earliest && !fault.is_everywhere() => {
-                    existing.insert(Partition::new(topic, ALL_PARTITIONS));
-                }
-                Err(fault) => return Err(LogError::Fault(fault).into()),
-            }
-        }
-        Ok(existing)
-    }
-
-    /// A partition that has no checkpoint is not read, because the configured start is not in its log.
+    /// A partition without a checkpoint is not read: the configured start is not in its log.
     fn refuse_start(&mut self, partition: &Partition, problem: &NotInLog) {
         let projection = &self.generation.projection;
         let (reason, advice) = (problem.to_string(), FailureKind::Start.advice());
@@ -419,11 +319,9 @@ impl Positions {
         self.open.remove(partition);
     }
 
-    /// The partitions of a batch whose topic is not the one any more that it was when reading began, or
-    /// cannot be told to be: where each is read is found anew, and the others of the batch go on.
-    /// The Kafka client reads on silently in a topic that was created anew, from the old offset, if
-    /// that is long enough. A topic never becomes again what it was: what is the same now, after the
-    /// events were read, was the same when they were.
+    /// The partitions of a batch whose topic was deleted and created again since reading began, or may have been. The
+    /// Kafka client does not notice: it goes on at the old offset if the new topic is long enough. A topic's id never
+    /// returns, so a topic that has the same id now, after the events were read, had it when they were read.
     pub(super) async fn foreign(&self, deliveries: &[Delivery]) -> Result<Vec<Partition>, LogError> {
         let partitions: BTreeSet<&Partition> =
             deliveries.iter().map(|delivery| &delivery.event.position.partition).collect();
@@ -443,7 +341,7 @@ impl Positions {
         Ok(partitions.into_iter().filter(is_foreign).cloned().collect())
     }
 
-    /// The checkpoint of a partition. Every delivery is of one that is read from there.
+    /// The checkpoint of a partition. Every partition that has events in a batch has one.
     pub(super) fn checkpoint(&self, partition: &Partition) -> i64 {
         self.checkpoints.get(partition).copied().unwrap_or(-1)
     }

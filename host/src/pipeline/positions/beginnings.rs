@@ -1,0 +1,103 @@
+//! The first checkpoint of each partition.
+//!
+//! The partitions that existed when the generation began start where the configuration says. Partitions that were added
+//! later start at offset 0. All hosts agree on which ones existed, because the first host that asks stores the answer.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::Unknown;
+use crate::beginning::Starts;
+use crate::checkpoint::{Beginning, Identity, Watermarks};
+use crate::config::StartAt;
+use crate::event::Partition;
+use crate::failure::FailureKind;
+use crate::source::{KafkaAdmin, LogError};
+use crate::store::{Generation, Store};
+
+/// A partition number that stands for all partitions of a topic: when the generation began, it was unknown which ones the
+/// topic had.
+const ALL_PARTITIONS: i32 = -1;
+
+pub(super) struct Beginnings {
+    generation: Generation,
+    store: Arc<dyn Store>,
+    log: KafkaAdmin,
+    starts: Starts,
+    /// The partitions that existed when the generation began, once that is known.
+    began_with: Option<BTreeSet<Partition>>,
+}
+
+impl Beginnings {
+    pub(super) fn new(
+        generation: Generation,
+        store: Arc<dyn Store>,
+        log: KafkaAdmin,
+        starts: Starts,
+    ) -> Self {
+        Self { generation, store, log, starts, began_with: None }
+    }
+
+    /// Stores the first checkpoint of a partition. If another host stores one as well, the first one counts.
+    pub(super) async fn begin(
+        &mut self,
+        partition: &Partition,
+        marks: Watermarks,
+        identity: &Identity,
+    ) -> Result<(), Unknown> {
+        let offset = match self.existed(partition).await? {
+            // The partition was added later, so it is read from offset 0. If its log begins after that, the events
+            // in between are lost, and the mismatch is reported.
+            false => 0,
+            true => {
+                let (projection, besides) = (&self.generation.projection, Some(self.generation.id));
+                let earlier = self.store.earlier_starts(projection, besides).await?;
+                self.starts.find(&self.log, partition, (marks, identity), &earlier).await??
+            }
+        };
+        let before_start = (offset - marks.low).max(0);
+        let beginning = Beginning { offset, before_start, identity: identity.clone() };
+        self.store.begin_partition(&self.generation, partition, &beginning).await?;
+        if before_start > 0 {
+            let projection = &self.generation.projection;
+            tracing::info!(projection, %partition, offset, before_start, "reading begins behind the log's beginning");
+        }
+        Ok(())
+    }
+
+    /// Whether a partition existed when the generation began.
+    async fn existed(&mut self, partition: &Partition) -> Result<bool, Unknown> {
+        if self.began_with.is_none() {
+            self.began_with = self.store.began_with(&self.generation).await?;
+        }
+        let began_with = match self.began_with.take() {
+            Some(began_with) => began_with,
+            None => {
+                let now = self.existing().await?;
+                let start = self.starts.to_string();
+                self.store.begin_generation(&self.generation, &now, &start).await?
+            }
+        };
+        let began_with = self.began_with.insert(began_with);
+        let unknown = Partition::new(partition.topic.clone(), ALL_PARTITIONS);
+        Ok(began_with.contains(partition) || began_with.contains(&unknown))
+    }
+
+    /// The partitions of all topics as they exist now. A topic that does not exist has none. A topic whose partitions are
+    /// unknown, and which is read from its beginning anyway, counts as if all of its partitions existed.
+    async fn existing(&self) -> Result<BTreeSet<Partition>, Unknown> {
+        let mut existing = BTreeSet::new();
+        let topics = self.log.topics(self.starts.topics()).await?.into_iter().collect();
+        for (topic, partitions) in self.log.partitions(topics).await? {
+            match partitions {
+                Ok(partitions) => existing.extend(partitions),
+                Err(fault) if fault.kind() == FailureKind::NoTopic => {}
+                Err(fault) if self.starts.of_topic(&topic) == StartAt::Earliest && !fault.is_everywhere() => {
+                    existing.insert(Partition::new(topic, ALL_PARTITIONS));
+                }
+                Err(fault) => return Err(LogError::Fault(fault).into()),
+            }
+        }
+        Ok(existing)
+    }
+}
