@@ -1,7 +1,9 @@
 //! `projector dlq`: lists, shows, retries, discards and erases dead letters.
 
+mod selection;
+
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use clap::Subcommand;
 use humantime_serde::re::humantime;
@@ -15,6 +17,7 @@ use crate::instant::to_seconds as when;
 use crate::operations::OperationError;
 use crate::operations::dead_letters::{self, DeadLetter, Done, Request, to_text};
 use crate::store::operator::{DeadLetterAction, DeadLetterRecord, Filter};
+use selection::{Bytes, Selection, hexadecimal};
 
 /// Show, retry, discard and erase events that failed (dead letters).
 ///
@@ -35,72 +38,6 @@ enum Command {
     Retry(Retry),
     Discard(Discard),
     Erase(Erase),
-}
-
-/// Selects dead letters.
-#[derive(Debug, clap::Args)]
-struct Selection {
-    /// The kind of failure: rejected, trap, limit, too-large, invalid, refused or timeout.
-    #[arg(long)]
-    kind: Option<String>,
-    /// The code of the failure, as `dlq list` shows it in brackets.
-    #[arg(long)]
-    code: Option<String>,
-    /// The record's key, as text.
-    #[arg(long)]
-    key: Option<String>,
-    /// The record's key, as hexadecimal digits.
-    #[arg(long, value_name = "HEX", conflicts_with = "key", value_parser = hexadecimal)]
-    key_hex: Option<Bytes>,
-    /// Failed at or after this time: `2h` (2 hours ago), or `2026-01-31T12:00:00Z`.
-    #[arg(long, value_name = "TIME", value_parser = time)]
-    since: Option<SystemTime>,
-    /// Failed at or before this time, in the same format.
-    #[arg(long, value_name = "TIME", value_parser = time)]
-    until: Option<SystemTime>,
-}
-
-#[derive(Debug, Clone)]
-struct Bytes(Vec<u8>);
-
-fn hexadecimal(digits: &str) -> Result<Bytes, String> {
-    hex::decode(digits).map(Bytes).map_err(|error| error.to_string())
-}
-
-fn time(written: &str) -> Result<SystemTime, String> {
-    if let Ok(ago) = humantime::parse_duration(written) {
-        return SystemTime::now().checked_sub(ago).ok_or_else(|| "this time is too long ago".to_owned());
-    }
-    humantime::parse_rfc3339_weak(written)
-        .map_err(|_| "write a duration before now (`2h`), or an instant (`2026-01-31T12:00:00Z`)".to_owned())
-}
-
-impl Selection {
-    fn is_empty(&self) -> bool {
-        let Self { kind, code, key, key_hex, since, until } = self;
-        kind.is_none()
-            && code.is_none()
-            && key.is_none()
-            && key_hex.is_none()
-            && since.is_none()
-            && until.is_none()
-    }
-
-    fn filter(self, projection: Option<String>, most: i64) -> Filter {
-        let micros =
-            |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64);
-        Filter {
-            projection,
-            ids: Vec::new(),
-            kind: self.kind,
-            code: self.code,
-            key: self.key.map(String::into_bytes).or(self.key_hex.map(|Bytes(bytes)| bytes)),
-            since: self.since.map(micros),
-            until: self.until.map(micros),
-            whole: false,
-            most,
-        }
-    }
 }
 
 /// List dead letters, oldest first.
