@@ -5,7 +5,7 @@
 //! the plugin again, in order, for events that asked for rows.
 //!
 //! Invariant: an event sees the stored rows as changed by all events before it. The rows are read for the whole batch at
-//! once in each round; see [`resolver`].
+//! once in each round; see `resolver`.
 
 mod call;
 mod caller;

@@ -8,10 +8,10 @@
 //! - **Desired** is what the store says: its generations, which version is active in each, what operators
 //!   paused or stopped, which deployments are open. A file in the plugin directory is only an offer to the
 //!   store. Removing the file stops nothing.
-//! - **Observed** is what runs in this process: one task for each generation ([`generation`]), with the lanes
-//!   that it prepared ([`prepare`], [`lanes`]).
+//! - **Observed** is what runs in this process: one task for each generation (`generation`), with the lanes
+//!   that it prepared (`prepare`, `lanes`).
 //! - **A step** starts the task of a generation that is desired and does not run, stops the task of one that
-//!   runs and is not desired, or takes an open deployment one step further ([`reconcile`]).
+//!   runs and is not desired, or takes an open deployment one step further (`reconcile`).
 //! - **A step may be repeated.** Each step reads the store before it acts, and the store's locks and fences
 //!   reject a host that acts on old knowledge. So a step that failed, or whose result was lost, is retried
 //!   after a backoff; and several hosts may take the same step: one succeeds, and the others find it done.
@@ -20,7 +20,7 @@
 //!
 //! - A failure stops one projection, not its neighbours. A database that does not respond delays only its own
 //!   projections.
-//! - No task of the host disappears: a task that panics is reported as a blocker and restarted ([`restart`]).
+//! - No task of the host disappears: a task that panics is reported as a blocker and restarted (`restart`).
 //! - A failure that can pass is retried for as long as it lasts. Any other failure waits for an operator or for
 //!   another version.
 

@@ -1,7 +1,7 @@
 //! The operations behind the commands and the admin API. Each one returns plain data, so that both can print it.
 //!
 //! An operation that changes something opens the projection's store, records who asked and why, and closes the store
-//! whatever the result is ([`with_store`]).
+//! whatever the result is (`with_store`).
 
 pub mod adopt;
 pub mod backfill;
