@@ -229,7 +229,7 @@ impl Run {
             let role = control.role;
             self.serve(control).await?;
             self.record_topics().await;
-            self.intake.positions.settle(&self.intake.source).await;
+            self.intake.positions.start_reading(&self.intake.source).await;
             if let Some(trouble) = self.intake.positions.unanswered_for(UNANSWERED) {
                 return Err(RunEnd::GivesUp(trouble));
             }

@@ -169,7 +169,7 @@ impl Positions {
         });
     }
 
-    /// Waits for the answer to the inquiry: [`settle`](Self::settle) has something to do then. Cancel safe.
+    /// Waits for the answer to the inquiry: [`start_reading`](Self::start_reading) has something to do then. Cancel safe.
     pub(super) async fn answered(&mut self) {
         match &mut self.inquiry {
             Inquiry::Asked(asking) => {
@@ -181,7 +181,7 @@ impl Positions {
     }
 
     /// Starts to read the partitions whose position is known now, and asks about the others.
-    pub(super) async fn settle(&mut self, source: &Source) {
+    pub(super) async fn start_reading(&mut self, source: &Source) {
         if self.open.is_empty() {
             self.try_again = None;
             self.inquiry = Inquiry::None;
