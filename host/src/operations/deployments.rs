@@ -27,24 +27,24 @@ use crate::store::{self, Component, Store};
 /// How often an open deployment is checked for its result.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// What came of a deployment.
+/// The result of a deployment.
 #[derive(Debug, Serialize)]
 pub struct Outcome {
     pub projection: String,
-    /// Absent if there was nothing to do.
+    /// Absent if nothing had to be done.
     pub deployment: Option<Deployed>,
-    /// What the generation that it went to is to readers.
+    /// The role of the generation that has the version now.
     pub role: Option<Role>,
-    /// Whether the version may still be reverted by itself.
+    /// Whether hosts may still revert the version.
     pub trial: Trial,
-    /// Hosts that cannot run it, and why.
+    /// Hosts that cannot run the version, and why.
     pub refusals: Vec<(String, String)>,
-    /// Hosts that run it.
+    /// Hosts that can run the version.
     pub hosts: Vec<String>,
 }
 
 impl Outcome {
-    /// No host had to be asked.
+    /// The result of what needs no host.
     fn at_once(name: &str, deployment: Option<Deployed>) -> Self {
         Self {
             projection: name.to_owned(),
@@ -133,7 +133,7 @@ impl Operations<'_> {
                 let deployment = store.history(name, 1).await?.pop();
                 return Ok(Outcome::at_once(name, deployment));
             }
-            // Generations are shown for the first time in the order of their numbers. So the last promotion went back
+            // Generations are first promoted in the order of their numbers. So the last promotion went back
             // from a newer one, and undid its promotion; what comes next is what became of this one before both.
             let Some(newer) = before.filter(|before| *before > live.generation.number) else {
                 return Err(OperationError::Failed(format!(
@@ -336,7 +336,7 @@ async fn end_of_trial(
     }
 }
 
-/// What the purity sample found of the version of a deployment.
+/// What the purity check has found in the deployment's version.
 async fn impure(
     store: &dyn Store,
     deployment: &Deployed,

@@ -28,7 +28,7 @@ use crate::store::moves::Move;
 use crate::store::operator::Requester;
 use crate::topics::TopicMapping;
 
-/// What no look at the two clusters can tell.
+/// What cannot be found out from the two clusters.
 const CANNOT_KNOW: [&str; 3] = [
     "that both logs hold the same events, in the same order and in the same partitions: mirrors copy late, and may begin later or leave records out",
     "which offset of the new log is the same event: a mirror's offsets are not its source's",
@@ -37,12 +37,12 @@ const CANNOT_KNOW: [&str; 3] = [
 
 #[derive(Debug)]
 pub struct Request {
-    /// By its number; otherwise the live one.
+    /// The generation's number. `None`: the live one.
     pub generation: Option<i32>,
     pub to: Target,
-    /// The old cluster, if it still answers: then the time of the last event that was read is known.
+    /// The old cluster, if it still responds. It tells the time of the last event that was read.
     pub from: Option<config::Kafka>,
-    /// Although events may be applied twice.
+    /// Move even if events may be applied twice.
     pub accept_duplicates: bool,
 }
 
@@ -51,7 +51,7 @@ pub struct Request {
 pub enum Target {
     /// At these offsets.
     Map(Vec<Mapped>),
-    /// So long before the last event that was read, in the events' own time.
+    /// Before the last event that was read, by the overlap, in the events' own time.
     Time {
         /// The time of that event in all partitions, in milliseconds since 1970; `None`: as the old cluster says.
         last: Option<i64>,
@@ -64,7 +64,7 @@ pub enum Target {
 pub struct MovePlan {
     pub projection: String,
     pub generation: i32,
-    /// Why nothing keeps hosts from writing; absent if the projection stands still.
+    /// Why hosts may still write. Absent if the projection is paused, stopped or blocked.
     pub runs: Option<String>,
     pub partitions: Vec<PartitionMove>,
     /// Partitions whose checkpoint is of the new cluster already.
@@ -75,9 +75,9 @@ pub struct MovePlan {
     /// left in the log.
     pub kept: KeptCount,
     pub cannot_know: [&'static str; 3],
-    /// Why it is refused.
+    /// Why the move is refused.
     pub problems: Vec<String>,
-    /// The number of the operation, once it is done.
+    /// The number of the operation, once the move is done.
     pub operation: Option<i64>,
 }
 
@@ -94,7 +94,7 @@ pub struct PartitionMove {
     pub old_offset: i64,
     pub old_cluster: Option<String>,
     pub old_topic_id: Option<String>,
-    /// Absent if none can be told.
+    /// Absent if none was found.
     pub new_offset: Option<i64>,
     pub new_cluster: Option<String>,
     pub new_topic_id: Option<String>,
@@ -103,13 +103,13 @@ pub struct PartitionMove {
     pub log_end: i64,
     /// The time of the last event that was read, as far as it is known.
     pub last_read: Option<String>,
-    /// By the events' own time: how many offsets are read again, or never. Absent where no time is known.
+    /// By the events' own time: how many offsets are read again, or never. Absent if no time is known.
     pub read_again: Option<i64>,
     pub never_read: Option<i64>,
     pub remark: Option<String>,
 }
 
-/// A plan, and what carries it out.
+/// A plan, and what is needed to carry it out.
 pub struct Planned {
     pub plan: MovePlan,
     standing: GenerationStatus,
@@ -117,7 +117,7 @@ pub struct Planned {
     store: Arc<dyn Store>,
 }
 
-/// Finds out what a move would do.
+/// Plans a move. Nothing is changed.
 pub async fn plan(config: &Config, name: &str, request: &Request) -> Result<Planned, OperationError> {
     let (store, live) = projection(config, name).await?;
     let planned = plan_in(config, &store, live, request).await;
@@ -128,7 +128,7 @@ pub async fn plan(config: &Config, name: &str, request: &Request) -> Result<Plan
 }
 
 impl Planned {
-    /// Does what was planned, unless something is in the way.
+    /// Carries the plan out, unless it has problems.
     pub async fn carry_out(mut self, asked: &Requester) -> Result<MovePlan, OperationError> {
         let done = async {
             if let Some(problem) = self.plan.problems.first() {
@@ -144,7 +144,7 @@ impl Planned {
         Ok(self.plan)
     }
 
-    /// Leaves everything as it is.
+    /// Changes nothing.
     pub async fn leave(self) -> MovePlan {
         self.store.close().await;
         self.plan
@@ -243,7 +243,7 @@ async fn plan_in(
     Ok(Planned { plan, standing, moves, store: store.clone() })
 }
 
-/// Every checkpoint of a generation that is of a log.
+/// The checkpoints of a generation, without the one of a backfill's file.
 async fn checkpoints(
     store: &dyn Store,
     standing: &GenerationStatus,
@@ -272,7 +272,7 @@ fn duplicates(
         let own = || places.iter().zip(partitions).filter(|(place, _)| is_own(&place.partition.topic));
         let overlap = match target {
             Target::Time { overlap, .. } => *overlap,
-            // As far as it is known, nothing comes again.
+            // As far as it is known, no event is read again.
             Target::Map(_) if own().all(|(_, moved)| moved.read_again.unwrap_or(0) == 0) => continue,
             Target::Map(_) => Duration::MAX,
         };
@@ -280,7 +280,7 @@ fn duplicates(
             continue;
         }
         let Err(repeats) = repeat::is_repeatable(contract, at) else { continue };
-        // Ids are forgotten by the youngest event of the topic.
+        // How long an id is remembered is measured from the youngest event of the topic.
         let times = || own().filter_map(|(place, _)| place.last);
         let apart = times().max().zip(times().min()).map_or(0, |(youngest, oldest)| youngest - oldest);
         let needed = overlap.saturating_add(Duration::from_millis(apart.unsigned_abs()));
@@ -297,7 +297,7 @@ fn duplicates(
     found
 }
 
-/// Why nothing keeps hosts from writing.
+/// Why hosts may still write. `None`: the projection is stopped or paused, or its partitions are.
 async fn runs(
     store: &dyn Store,
     standing: &GenerationStatus,

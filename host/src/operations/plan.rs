@@ -23,23 +23,23 @@ pub struct Plan {
     pub projection: String,
     pub version: String,
     pub digest: String,
-    /// Who vouches for it.
+    /// Who signed the component.
     pub signer: Option<String>,
-    /// `nothing`, `first`, `in-place` or `anew`.
+    /// What a deployment would do: `nothing`, `first`, `in-place` or `anew`.
     pub change: &'static str,
-    /// No host has ever run on the store.
+    /// Whether no host has ever run on the store.
     pub store_is_new: bool,
-    /// Names in the configuration that nothing has.
+    /// Names in the configuration that have no effect.
     pub warnings: Vec<String>,
-    /// Of the generation that it goes to, or that readers see meanwhile.
+    /// The active version of the generation that the deployment changes, or that readers see meanwhile.
     pub active: Option<Active>,
-    /// The projection had it before: a file in the plugin directory alone does not bring it back.
+    /// Whether the projection had this component before. Then a file in the plugin directory does not activate it again.
     pub had_before: bool,
-    /// What is added to tables in use, and what that locks.
+    /// What is added to tables in use, and which locks that takes.
     pub steps: Vec<PlannedStep>,
-    /// Why all rows are built anew.
+    /// Why all rows are built again.
     pub reasons: Vec<String>,
-    /// Tables whose rows stay as earlier versions made them.
+    /// Tables whose rows stay as earlier versions wrote them.
     pub rows_stay: Vec<String>,
     /// What changes for readers; absent if nothing does.
     pub move_readers: Option<Move>,
@@ -158,7 +158,7 @@ pub(super) async fn plan_in(
     })
 }
 
-/// Names in the configuration that nothing has, this plugin included.
+/// Names in the configuration that have no effect, this plugin included.
 async fn warnings(config: &Config, plugin: &Plugin) -> Vec<String> {
     let mut known = Known::new();
     unused::add(&mut known, &plugin.contract.descriptor);

@@ -26,20 +26,20 @@ const REPLAY_RATE: f64 = 10_000.0;
 #[derive(Debug, Serialize)]
 pub struct Replay {
     pub events: i64,
-    /// At 10,000 events per second, times the share that `rebuild-share` leaves it.
+    /// At 10,000 events per second, times `rebuild-share`.
     pub estimated_seconds: f64,
     /// The configured start.
     pub start: String,
     /// Where each partition begins.
     pub starts: Vec<PartitionStart>,
-    /// What is wrong with the configured start: the generation would not be begun.
+    /// Why the configured start is unusable: the generation would not start.
     pub start_problem: Option<String>,
-    /// What the live generation has read, and this one could not. Absent if there is no live one.
+    /// The events that the live generation has read and this one cannot read. Absent without a live generation.
     pub beyond_reach: Option<BeyondReach>,
-    /// Partitions whose log does not reach back to its beginning, by their first offset.
+    /// Partitions whose first events Kafka has deleted, with their first offset.
     pub log_begins_later: Vec<(String, i64)>,
     pub missing_topics: Vec<String>,
-    /// Topics and partitions of which nothing is known, those that do not exist among them, and why.
+    /// Topics and partitions that are unknown, and why. Those that do not exist are among them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unknown: Vec<String>,
 }
@@ -49,7 +49,7 @@ pub struct Replay {
 pub struct PartitionStart {
     pub topic: String,
     pub partition: i32,
-    /// What the log holds: from its first offset to the one after its last.
+    /// The first offset of the log, and the one after its last.
     pub log_begin: i64,
     pub log_end: i64,
     /// Absent if the configured start is not in the log.
@@ -58,7 +58,7 @@ pub struct PartitionStart {
     pub problem: Option<String>,
 }
 
-/// The partitions of a generation, as far as it has read them.
+/// How far a generation has read its partitions.
 pub(super) async fn what_was_read(
     store: &dyn Store,
     standing: &GenerationStatus,
@@ -68,7 +68,7 @@ pub(super) async fn what_was_read(
     Ok(found.map(|state| state.partitions).unwrap_or_default())
 }
 
-/// What the log holds of a plugin's topics. `live`: what the live generation has read, if there is one.
+/// What a new generation would read of a plugin's topics. `live`: what the live generation has read, if there is one.
 pub(super) async fn replay(
     config: &Config,
     plugin: &Plugin,

@@ -27,25 +27,25 @@ use projection::of_projection;
 /// How many deployments are searched for the origin of the active version.
 const RECENT_DEPLOYMENTS: i64 = 100;
 
-/// What is known, by projection and by partition; what is not known is named, with its reason.
+/// The status of all projections. What is unknown is named, with its reason.
 #[derive(Debug, Serialize)]
 pub struct Status {
     pub projections: Vec<ProjectionStatus>,
-    /// Why no broker answered: then no projection is known to be fresh.
+    /// Why no broker responded. Then no projection is known to be fresh.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub brokers: Option<Blocker>,
-    /// Databases that are copies of the ones that their stores were made in: no host runs them.
+    /// Databases that are copies of the ones that their stores were created in: no host uses them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub copies: Vec<CopiedStore>,
-    /// Databases that did not answer: their projections are not in the list.
+    /// Databases that did not respond: their projections are not in the list.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unreachable_stores: Vec<String>,
-    /// Databases on which no host has ever run, or hosts of another version run: what to do about it.
+    /// Advice for databases on which no host has ever run, or on which hosts of another version run.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notices: Vec<String>,
 }
 
-/// A database that no host runs.
+/// A database that is a copy, so that no host uses it.
 #[derive(Debug, Serialize)]
 pub struct CopiedStore {
     /// Its address, without role and password.
@@ -53,11 +53,11 @@ pub struct CopiedStore {
     pub why: Blocker,
 }
 
-/// A topic that the brokers do not have, or do not show to this host.
+/// A topic that does not exist, or that this host may not see.
 #[derive(Debug, Serialize)]
 pub struct UnknownTopic {
     pub topic: String,
-    /// What the plugin calls it.
+    /// The plugin's name for it.
     pub logical: String,
     pub why: Blocker,
 }
@@ -69,60 +69,59 @@ pub struct ProjectionStatus {
     pub role: Role,
     pub version: String,
     pub digest: String,
-    /// The active version took another one's place, which comes back if this one fails in its first batches.
+    /// Whether the active version is on trial: the version before is activated again if this one fails.
     pub on_trial: bool,
-    /// A version that hosts reverted, while no other one has come after it.
+    /// The version that hosts reverted, until another one is deployed.
     pub reverted: Option<Reverted>,
-    /// The views that show it to readers: none of a generation that is being built.
+    /// The views that show the generation to readers. A generation that is being built has none.
     pub views: Vec<ShownViews>,
-    /// Everything that is committed in the log has been read, and it will stay so: no partition is paused. False
-    /// where it is not known. Whether the rows of all these events are there is another matter: `complete`.
+    /// Everything that is committed in the log has been read, and no partition is paused. False if this is unknown.
+    /// `complete` tells whether all of these events are in the rows.
     pub fresh: bool,
-    /// Every event that was read is in the read model, except for those that the plugin ignored and those that an
-    /// operator skipped.
+    /// Every event that was read is in the read model, except for events that the plugin ignored or an operator
+    /// skipped.
     pub complete: bool,
-    /// Events that were read and are not in it: they are dead letters, wait for rows, or wait behind such events.
+    /// Events that were read and are not in the read model: dead letters, waiting events, and parked events.
     pub missing_events: i64,
-    /// Some of those that wait for rows: those whose time is over first.
+    /// Some of the waiting events: those that expire first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub waits: Vec<WaitingEvent>,
-    /// Age in milliseconds of the oldest of these; absent if there are none, or none has a timestamp.
+    /// Age in milliseconds of the oldest missing event. Absent if there is none, or none has a timestamp.
     pub oldest_missing_ms: Option<i64>,
-    /// Age in milliseconds of the oldest event that is not; absent when it has no timestamp, or when it is
-    /// not known.
+    /// Age in milliseconds of the oldest event that was not read. Absent if it has no timestamp, or is unknown.
     pub freshness_ms: Option<i64>,
     pub lag: i64,
-    /// Of a generation that is built: events per second since it was begun, and seconds until it is through
-    /// with what is in the log now.
+    /// Of a generation that is being built: events per second since its start, and seconds until it has read what is in
+    /// the log now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub building: Option<Progress>,
-    /// Why it stands still, if it does.
+    /// Why the projection is blocked, if it is.
     pub halted: Option<Blocker>,
-    /// The last time that the plugin answered otherwise to the same event than it had.
+    /// The last time that the plugin gave two different answers to the same event.
     pub impure: Option<String>,
-    /// Transactions that the database ended because of a deadlock, each of which was done again.
+    /// Transactions that the database ended because of a deadlock. Each was retried.
     pub deadlocks: i64,
     pub counters: Counters,
-    /// Offsets that the log held before the configured start: they are not read, and are none of `read`.
+    /// Offsets before the configured start: they are not read, and not counted in `read`.
     pub before_start: i64,
     pub ignored_by_code: BTreeMap<String, i64>,
     pub dead_by_code: BTreeMap<String, i64>,
     pub skipped_by_code: BTreeMap<String, i64>,
     pub dead_letters: i64,
-    /// Events without an id, of topics that declare where their events carry one: they were projected, and
-    /// their duplicates cannot be told.
+    /// Events without an id, of topics that declare an event id. They were projected, and their duplicates cannot be
+    /// detected.
     pub without_id: i64,
-    /// By statement: the changes that the plugin asked for, and the rows that they touched.
+    /// By statement: the changes that the plugin asked for, and the rows that they changed.
     pub statements: BTreeMap<String, StatementCount>,
     pub partitions: Vec<PartitionStatus>,
-    /// The physical topics that it reads, and those that matched before.
+    /// The physical topics that the projection reads, and those that matched before.
     pub topics: Vec<TopicStatus>,
     /// Topics that do not exist.
     pub missing_topics: Vec<String>,
-    /// Topics of which nothing is known, those that do not exist among them, and why.
+    /// Topics that are unknown, and why. Those that do not exist are among them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unknown_topics: Vec<UnknownTopic>,
-    /// Generations beside the live one: one that is built, and those that readers saw before.
+    /// Generations beside the live one: being built, or warm.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub beside: Vec<ProjectionStatus>,
 }
@@ -131,16 +130,16 @@ pub struct ProjectionStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ShownViews {
     pub schema: String,
-    /// False of views that keep the columns which readers knew before others were added.
+    /// False for views that keep the columns which readers knew before others were added.
     pub all_columns: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Progress {
     pub events_per_second: f64,
-    /// Absent as long as nothing was read, and of a generation that stands still.
+    /// Absent as long as nothing was read, and while the generation is stuck.
     pub remaining_seconds: Option<f64>,
-    /// Why it does not get on, if it does not.
+    /// Why the generation is stuck, if it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stands_still: Option<String>,
 }
@@ -149,18 +148,18 @@ pub struct Progress {
 pub struct PartitionStatus {
     pub topic: String,
     pub partition: i32,
-    /// The next offset to read; absent before the partition was first granted to a host.
+    /// The next offset to read. Absent until a host has read the partition for the first time.
     pub checkpoint: Option<i64>,
     /// The first offset that was read.
     pub start: Option<i64>,
-    /// How many offsets the log held before it then.
+    /// How many offsets the log had before that one then.
     pub before_start: i64,
-    /// Absent for what is no log: a file that it was fed from.
+    /// Absent for the file of a backfill.
     #[serde(flatten)]
     pub visibility: Option<Visibility>,
     pub counters: Counters,
     pub paused: Option<Blocker>,
-    /// Why the brokers do not tell how far its log goes, or what is next in it.
+    /// Why the end of the log, or the next event in it, is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unknown: Option<Blocker>,
 }
@@ -169,10 +168,10 @@ pub struct PartitionStatus {
 #[derive(Debug, Serialize)]
 pub struct TopicStatus {
     pub topic: String,
-    /// The logical topics that it is.
+    /// The plugin's names for it.
     pub logical: Vec<String>,
-    /// Of one that matches a pattern: when it was found, and when it was found to be there no more. In
-    /// milliseconds since 1970.
+    /// Of a topic that matches a pattern: when it was found, and when it was found to be gone. In milliseconds since
+    /// 1970.
     pub since_ms: Option<i64>,
     pub left_ms: Option<i64>,
 }
@@ -311,7 +310,7 @@ struct Shown {
     recorded: Vec<RecordedTopic>,
     views: Vec<ShownViews>,
     versions: ActiveVersions,
-    /// Of its store.
+    /// How many hosts are live on its store.
     live_hosts: usize,
 }
 
