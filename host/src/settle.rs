@@ -1,7 +1,8 @@
-//! One batch in one transaction: of the log, or of events that had waited.
+//! Commits one batch in one transaction: new events of the log, or stored events.
 //!
-//! Begin → what of it waits → the rows that it asks for → outcomes → rows, dead letters, parked events and
-//! checkpoints → commit. Only `release` asks Kafka: for a value that was left in the log.
+//! Begin → which keys are blocked → the rows that events ask for → outcomes → rows, dead letters, parked events and
+//! checkpoints → commit. If a step fails, nothing is written, and the caller decides what follows: a retry, fewer events
+//! ([`Isolate`]), or the end of the run. Only `release` asks Kafka: for a value that was left in the log.
 
 mod kept_events;
 mod late_failures;
@@ -34,7 +35,7 @@ use crate::store::{
     Advance, DeadLetter, OutcomeCounts, Parked, Store, StoreError, Transaction, WriteTarget, Writes,
 };
 
-/// What a lane writes with.
+/// What a lane needs to commit batches.
 #[derive(Clone)]
 pub struct Settler {
     pub deployment: WriteTarget,
@@ -46,11 +47,11 @@ pub struct Settler {
     pub dead_letters: DeadLetterLog,
 }
 
-/// A version that follows another one is on trial: where it fails for an event, that one is asked as well.
+/// The trial of a version: if it fails for an event, the version before is tried with that event as well.
 #[derive(Clone)]
 pub struct OnTrial {
     pub before: Arc<Before>,
-    /// The event for which both fail.
+    /// The event for which both versions fail.
     pub compared: Option<Position>,
 }
 
@@ -74,8 +75,8 @@ impl OnTrial {
 }
 
 impl Before {
-    /// Whether the version before fails for an event as well, with the rows as they are committed: in its
-    /// own answer, or because the database refuses what it writes. Topics are told by `contract`.
+    /// Whether the version before fails for an event as well, with the committed rows: its answer is a failure, or the
+    /// database rejects what it writes. Nothing is committed. `contract` is the one of the event's topic numbers.
     pub async fn fails_for(&self, delivery: &Delivery, contract: &Contract) -> Result<bool, ProjectError> {
         let mut delivery = delivery.clone();
         let event = &mut delivery.event;
@@ -84,12 +85,12 @@ impl Before {
             let at = self.plugin.contract.topics.iter().position(|known| known.name == *name);
             at.map(|at| at as u16)
         };
-        // Those that this version does not read do not fail in it.
+        // Topics that the version before does not read are left out.
         let mut known = (0..event.topic_count()).filter_map(|nth| place(event.nth_topic(nth)));
         let Some(first) = known.next() else { return Ok(true) };
         (event.also, event.topic) = (known.collect(), first);
         let batch = [delivery];
-        // What runs out of time fails as well.
+        // A timeout counts as a failure.
         let answers = match tokio::task::block_in_place(|| project::ask(&self.plugin, &batch)) {
             Err(ProjectError::Timeout(_)) => return Ok(true),
             answers => answers?,
@@ -106,11 +107,11 @@ impl Before {
         if outcomes.iter().any(|outcome| matches!(outcome, Outcome::Dead { .. })) {
             return Ok(true);
         }
-        // Dropped, and so never committed.
+        // The transaction is dropped and never committed.
         match tx.write(&writes(&batch, &outcomes)).await {
             Ok(_) => Ok(false),
             Err(StoreError::Rejected { .. } | StoreError::Data(_)) => Ok(true),
-            // As what runs out of time.
+            // A slow statement counts as a failure, as a timeout does.
             Err(error) if error.kind() == FailureKind::Slow => Ok(true),
             Err(error) => Err(error.into()),
         }
@@ -119,28 +120,27 @@ impl Before {
 
 /// One attempt at a batch.
 pub struct Attempt {
-    /// How many of its first events it was about: the others are for the next batch. What became of them
-    /// is `result`.
+    /// How many of the first events the attempt was about. The others are for the next batch.
     pub events: usize,
-    /// Statements that wrote rows, and times that rows were read.
+    /// How many statements wrote rows, and how many times rows were read.
     pub statements: u64,
     pub reads: u64,
-    /// Whether it wrote a row that events wait for: they are to be tried.
+    /// Whether it wrote a row that events wait for. These events can be tried now.
     pub made_ready: bool,
-    /// All of these events, or nothing; and the tide of failures after them.
+    /// All of these events were committed, or none. With the failures among the last events, for the flood check.
     pub result: Result<(Vec<Advance>, Flood), ProjectError>,
 }
 
 impl Settler {
-    /// From the next batch on, another version.
+    /// Changes to another version, from the next batch on.
     pub fn go_over_to(&mut self, plugin: Plugin) {
         self.deployment.digest = plugin.digest.as_str().into();
         self.deployment.contract = plugin.contract.clone();
         self.plugin = plugin;
     }
 
-    /// Settles the first events of a batch: all that can be, in one transaction. `answers`: what the
-    /// plugin said of each. `checkpoint`: where each partition's is.
+    /// Commits the first events of a batch: as many as fit into one transaction. `answers`: the plugin's answer to each
+    /// event. `checkpoint`: the checkpoint of a partition.
     pub async fn attempt(
         &self,
         caller: &mut Caller<'_>,
@@ -208,7 +208,8 @@ impl Settler {
         Ok((advances, flood))
     }
 
-    /// On trial, an event that fails is for the version before to look at, when those before it are settled.
+    /// While a version is on trial, an event that fails is not committed: the events before it are committed first, and
+    /// then the version before is tried with it.
     fn try_out(&self, outcomes: &mut Vec<Outcome<'_>>, batch: &[Delivery]) -> Result<(), ProjectError> {
         let Some(on_trial) = &self.on_trial else { return Ok(()) };
         let is_new = |(at, outcome): (usize, &Outcome<'_>)| {
@@ -227,8 +228,8 @@ impl Settler {
         }
     }
 
-    /// Leaves the first event that is not to be settled, and all after it, to a person: those before it
-    /// are settled first.
+    /// Ends the batch before the first event that an operator must decide about, because of the failure policy or a flood
+    /// of failures. If that is the first event, the projection is blocked.
     fn hold_back(
         &self,
         outcomes: &mut Vec<Outcome<'_>>,
@@ -252,7 +253,7 @@ impl Settler {
         Ok(after)
     }
 
-    /// Whether there is room for what a batch adds to those that wait.
+    /// Checks that the dead letters and parked events of a batch do not exceed their limits.
     async fn check_room(&self, tx: &mut dyn Transaction, writes: &Writes<'_>) -> Result<(), ProjectError> {
         if writes.dead.is_empty() && writes.parked.is_empty() {
             return Ok(());
@@ -263,7 +264,7 @@ impl Settler {
     }
 }
 
-/// Brings events to their outcomes, with rows as the transaction sees them.
+/// Decides the outcomes of events, with rows as the transaction sees them.
 fn resolve<'a>(
     caller: &mut Caller<'_>,
     tx: &mut dyn Transaction,
@@ -280,7 +281,7 @@ fn resolve<'a>(
     })
 }
 
-/// How a batch moves the checkpoints, and what became of its events, if that is known.
+/// How a batch moves the checkpoints, and the counts of its outcomes, as far as they are known.
 pub fn advances(
     batch: &[Delivery],
     outcomes: &[Outcome<'_>],
@@ -322,27 +323,27 @@ fn writes<'b>(batch: &'b [Delivery], outcomes: &'b [Outcome<'b>]) -> Writes<'b> 
     writes
 }
 
-/// What follows when the database refuses something of a batch.
+/// What follows when the database rejects something of a batch.
 #[derive(Debug)]
 pub enum Isolate {
-    /// The first event is refused on committed rows: it failed.
+    /// The first event is rejected with committed rows: the event has failed.
     First(Failure),
-    /// Only so many of the first events are to be tried, in a transaction of their own.
+    /// Try only so many of the first events, in a transaction of their own.
     Cut(usize),
 }
 
-/// Times that a statement of one event may run too long before that is the event's fault.
+/// How many times a statement of one event may be too slow before the event fails.
 const SLOW_TRIES: u32 = 3;
 
-/// Statements that ran longer than they may, in one try after the other.
+/// Counts tries in a row in which a statement was too slow.
 #[derive(Debug, Default)]
 pub struct Slow {
     tries: u32,
 }
 
 impl Slow {
-    /// What follows when a statement for so many events ran too long: fewer are tried, and at last the first
-    /// alone, which fails after some tries, since the database did other things meanwhile. `None`: another error.
+    /// What follows when a statement for so many events was too slow: fewer events are tried, and in the end the first one
+    /// alone. It fails only after several tries, because the database may have been busy. `None`: another error.
     pub fn isolate(&mut self, error: &StoreError, events: usize) -> Option<Isolate> {
         let StoreError::Unavailable(outage) = error else { return None };
         if outage.kind != FailureKind::Slow || events == 0 {
@@ -361,8 +362,9 @@ impl Slow {
     }
 }
 
-/// How to find the event that is at fault, in a batch of so many: one that is refused is refused given the
-/// events before it, and they may not stand; where the database does not say which, halves lead to it.
+/// Finds the event that caused an error, in a batch of so many events. A rejection depends on the events before it, so
+/// these are committed first. If the database does not tell which event it was, the batch is halved until one is left.
+/// Returns an error that no event has caused.
 pub fn isolate(error: StoreError, events: usize) -> Result<Isolate, StoreError> {
     match error {
         error if events == 0 => Err(error),

@@ -1,10 +1,8 @@
-//! What the brokers refuse a projection, or do not have, while it runs: told as blockers, each with its
-//! object.
+//! Shows faults of Kafka while a projection runs, each with its topic, partition or group.
 //!
-//! A fault of one topic or partition stops nothing else. It is logged once, listed in `/v1/retrying`, and,
-//! where only this host can know it, kept in the store for `projector status`: that a partition cannot be
-//! fetched, or that the group cannot be joined. The Kafka client tries on by itself, and when the cause is
-//! gone the blocker goes.
+//! A fault of one topic or partition stops nothing else. It is logged once and listed in `/v1/retrying`. A fault that only
+//! this host can know (a partition cannot be fetched, the group cannot be joined) is also stored for `projector status`.
+//! The Kafka client retries by itself. When the fault is over, the blocker is removed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,9 +19,9 @@ pub(super) struct Faults {
     retries: Retries,
     topics: TopicMapping,
     open: BTreeMap<Subject, Backoff>,
-    /// Topics that do not exist, until the store tells whether they were read before.
+    /// Topics that do not exist. The store tells whether they were read before.
     missing: BTreeMap<Subject, KafkaFault>,
-    /// What the store does not know yet.
+    /// Changes that are not stored yet.
     unstored: BTreeMap<Subject, Option<Blocker>>,
 }
 
@@ -45,7 +43,7 @@ impl Faults {
         }
     }
 
-    /// A fault began, or is over.
+    /// A fault began, or is over (`None`).
     pub(super) fn told(&mut self, subject: Subject, fault: Option<KafkaFault>) {
         self.missing.remove(&subject);
         match fault {
@@ -72,13 +70,13 @@ impl Faults {
         }
     }
 
-    /// A partition is not this host's any more: nothing of it is known here.
+    /// The partition was revoked, so this host does not know its faults any more.
     pub(super) fn forget(&mut self, subject: &Subject) {
         self.open.remove(subject);
         self.unstored.remove(subject);
     }
 
-    /// Keeps for `status` what this host alone knows. What cannot be stored now is stored later.
+    /// Stores for `status` what only this host knows. If that fails, it is tried again before the next batch.
     pub(super) async fn store(&mut self) {
         self.show_missing().await;
         while let Some((subject, trouble)) = self.unstored.pop_first() {
@@ -91,7 +89,7 @@ impl Faults {
         }
     }
 
-    /// A topic that has a checkpoint was deleted; another one was never there.
+    /// Tells a topic that was deleted (it has a checkpoint) from one that has never existed.
     async fn show_missing(&mut self) {
         if self.missing.is_empty() {
             return;
@@ -122,7 +120,7 @@ impl Faults {
         }
     }
 
-    /// The fault, with the logical name of its topic where that is another one.
+    /// The fault, with the logical name of its topic if that is a different one.
     fn named(&self, fault: &KafkaFault) -> String {
         if let Subject::Topic(topic) = &fault.subject
             && let logical = self.topics.logical(topic).collect::<Vec<_>>().join(", ")

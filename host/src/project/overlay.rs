@@ -1,11 +1,10 @@
-//! The stored rows that a batch's events ask for, as changed by the events before them.
+//! The stored rows that the events of a batch ask for, as changed by the events before them.
 //!
-//! Known are the rows that were asked for by their key: those that are there, those that are not, and
-//! tombstones. Every change meets them, one by one, and no others: what becomes of a row that nobody asked for
-//! is never shown, and says nothing about whether its event will be rejected.
+//! The overlay knows the rows that were asked for by their key: existing rows, missing rows, and tombstones. Each change
+//! of the batch is applied to these rows and to no others, since other rows are never shown.
 //!
-//! So no event is taken back here. If the store rejects one, nothing of the batch stands: the events before it
-//! are committed, and those after it are projected again.
+//! No event is undone here. If the store rejects an event, the whole transaction is rolled back: the events before it are
+//! committed then, and those after it are projected again.
 
 use std::collections::{HashMap, HashSet};
 
@@ -18,13 +17,13 @@ use crate::store::StoreError;
 
 pub(super) struct Overlay<'c> {
     contract: &'c Contract,
-    /// The known rows as they are now.
+    /// The known rows, with all changes so far.
     tables: Tables,
-    /// By table: the keys that were asked for.
+    /// The keys that were asked for, by table.
     known: Vec<HashSet<Key>>,
-    /// What was found by other columns than the key: it is shown as long as nothing of the table is changed.
+    /// Rows that were found by other columns than the key. They are shown as long as the table is not changed.
     found: HashMap<LookupCall, Vec<Row>>,
-    /// What the rows weighed that were read.
+    /// The bytes of the rows that were read.
     read_bytes: usize,
     /// Changes of earlier events to tables that lookups read, in order.
     pending: Vec<Change>,
@@ -42,9 +41,8 @@ impl<'c> Overlay<'c> {
         }
     }
 
-    /// Reads what these calls find, all at once, if it was not read before; the first ones first, and no
-    /// more than this many bytes. Returns whether any of them are answered that were not; whether all are,
-    /// [`knows`](Self::knows) tells.
+    /// Reads the rows of these calls that were not read before, in their order, up to this many bytes. Returns whether
+    /// more calls are answered than before; [`knows`](Self::knows) tells whether all are.
     pub(super) fn load(
         &mut self,
         calls: &[LookupCall],
@@ -72,7 +70,7 @@ impl<'c> Overlay<'c> {
                 None => drop(self.found.insert(call, rows)),
             }
         }
-        // Rows that come late meet every change that was made before they were asked for.
+        // Apply the earlier changes of the batch to rows that are read only now.
         for change in &self.pending {
             meet(&mut late, self.contract, &keys, change);
         }
@@ -83,13 +81,13 @@ impl<'c> Overlay<'c> {
         Ok(is_answered)
     }
 
-    /// What all rows weighed that were read.
+    /// The bytes of all rows that were read.
     pub(super) fn read_bytes(&self) -> usize {
         self.read_bytes
     }
 
-    /// Whether a call could find rows that earlier events changed and nobody has loaded: it selects
-    /// by other columns than the key, in a table that they write.
+    /// Whether a call could find rows that earlier events changed and that were not read: it selects by other columns than
+    /// the key, in a table that these events write.
     pub(super) fn is_unsure(&self, call: &LookupCall) -> bool {
         let lookup = &self.contract.lookups[usize::from(call.lookup)];
         let written =
@@ -97,7 +95,7 @@ impl<'c> Overlay<'c> {
         !self.contract.tables[lookup.table].is_key(&lookup.by) && self.pending.iter().any(written)
     }
 
-    /// Whether all of these calls were loaded.
+    /// Whether the rows of all these calls were read.
     pub(super) fn knows(&self, calls: &[LookupCall]) -> bool {
         calls.iter().all(|call| self.is_known(call))
     }
@@ -109,7 +107,7 @@ impl<'c> Overlay<'c> {
         }
     }
 
-    /// What the rows weigh that calls find now which were loaded: whole, where they were read so.
+    /// The bytes of the rows that these calls find now.
     pub(super) fn size_bytes(&self, calls: &[LookupCall]) -> usize {
         let of_call = |call: &LookupCall| match self.key_of(call) {
             Some((table, key)) => self.tables.row(table, &key).map_or(0, Row::size_bytes),
@@ -118,7 +116,7 @@ impl<'c> Overlay<'c> {
         calls.iter().map(of_call).sum()
     }
 
-    /// Adds what calls that were loaded find now.
+    /// Adds the rows that these calls find now.
     pub(super) fn show(&self, calls: &[LookupCall], found: &mut Vec<Found>) {
         let now = |call: &LookupCall| match self.found.get(call) {
             Some(rows) => rows.iter().map(|row| row.values.clone()).collect(),
@@ -146,7 +144,7 @@ impl<'c> Overlay<'c> {
     }
 }
 
-/// Applies a change to the known rows. That it finds none of them is no miss: it may find others.
+/// Applies a change to the known rows. A change that finds none of them is fine: it may find other rows in the store.
 fn meet(tables: &mut Tables, contract: &Contract, known: &[HashSet<Key>], change: &Change) {
     let write = &contract.writes[usize::from(change.statement)];
     let by = &change.arguments[..write.by.len()];

@@ -1,9 +1,8 @@
-//! Whether a plugin is the pure function that it promised to be: what it answers depends on the event
-//! and on the rows that it is shown, and on nothing that an instance remembers.
+//! Spot-checks that a plugin is a pure function: its answer depends only on the event and on the rows that it is shown, and
+//! not on what an instance remembers.
 //!
-//! Of a sample of batches each call is made again, in a fresh instance, and the answers are compared.
-//! Where they differ, the rows depend on how events were batched, and would come out otherwise if they
-//! were built again.
+//! For a sample of live batches, each call is repeated in a fresh instance, and the answers are compared. If they differ,
+//! the rows depend on how events were batched, and a rebuild would give other rows.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -19,10 +18,10 @@ use crate::event_failure::shown;
 use crate::failure::FailureKind;
 use crate::plugin::{Answer, Found, Instance, Plugin};
 
-/// So many are reported of a batch: more of them say nothing new.
+/// How many differences are reported of a batch.
 const MOST: usize = 10;
 
-/// So many events of a version are compared before only a share of its batches is.
+/// How many events of a version are compared before only a share of its batches is checked.
 const FIRST_EVENTS: usize = 100;
 
 /// Which batches are in the sample: the first ones of a run and of each version that takes over in it, until
@@ -31,12 +30,12 @@ const FIRST_EVENTS: usize = 100;
 pub struct Sampling {
     share: f64,
     due: f64,
-    /// Events that are still to be compared before the sample is down to its share.
+    /// How many events are still to be compared before only the share is checked.
     first: usize,
 }
 
 impl Sampling {
-    /// For a version that begins.
+    /// The sampling of a version that has just become active.
     pub fn new(share: f64) -> Self {
         Self { share, due: 0.0, first: if share > 0.0 { FIRST_EVENTS } else { 0 } }
     }
@@ -51,7 +50,7 @@ impl Sampling {
         let was_due = self.is_due();
         match self.first {
             0 => self.due += self.share - f64::from(u8::from(was_due)),
-            // The first event of a batch is the first of its instance both times, which shows nothing.
+            // The first event of a batch is the first one of its instance both times, so comparing it shows nothing.
             first => {
                 self.first = first.saturating_sub(events.saturating_sub(1));
                 self.due = self.share;
@@ -61,7 +60,7 @@ impl Sampling {
     }
 }
 
-/// A call with rows, and what it was answered.
+/// A call with rows, and its answer.
 #[derive(Debug)]
 pub struct Call {
     pub(super) event: Event,
@@ -70,7 +69,7 @@ pub struct Call {
 }
 
 impl Call {
-    /// What it takes in memory.
+    /// The bytes that it takes in memory.
     pub(super) fn size_bytes(&self) -> usize {
         let found = self.found.iter().map(|(call, rows)| {
             call.size_bytes() + rows.iter().flatten().map(Value::size_bytes).sum::<usize>()
@@ -79,7 +78,7 @@ impl Call {
     }
 }
 
-/// An event that was answered otherwise in a fresh instance, with the same rows.
+/// An event to which a fresh instance gave another answer, with the same rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Impurity {
     pub position: Position,
@@ -95,8 +94,8 @@ impl fmt::Display for Impurity {
     }
 }
 
-/// Makes a batch's calls again, reports the events that are answered otherwise, and returns them. Blocks,
-/// for the time that a batch has at most.
+/// Repeats the calls of a batch. Logs and returns the events that got another answer. Blocks, at most for the time limit
+/// of a batch.
 pub fn check(plugin: &Plugin, batch: &[Delivery], answers: &[FirstAnswers], calls: &[Call]) -> Vec<Impurity> {
     let began = Instant::now();
     let first = batch.iter().zip(answers).flat_map(|(delivery, answers)| {
@@ -109,7 +108,7 @@ pub fn check(plugin: &Plugin, batch: &[Delivery], answers: &[FirstAnswers], call
         if impurities.iter().any(|impurity| impurity.position == event.position) {
             continue;
         }
-        // Its lines were logged the first time.
+        // The plugin's log lines were logged the first time.
         let again =
             Instance::silent(plugin).and_then(|mut instance| checked(plugin, &mut instance, &event, found));
         if is_the_plugins_own(answer) && is_the_plugins_own(&again) && *answer != again {
@@ -128,7 +127,7 @@ pub fn check(plugin: &Plugin, batch: &[Delivery], answers: &[FirstAnswers], call
     impurities
 }
 
-/// Neither the machine's, which was too slow, nor the database's.
+/// Whether a failure is the plugin's own: not a timeout of this machine, and not an error of the database.
 fn is_the_plugins_own(answer: &FirstAnswer) -> bool {
     let kind = answer.as_ref().err().map(|failure| failure.kind);
     !matches!(kind, Some(FailureKind::Timeout | FailureKind::Refused))

@@ -1,8 +1,8 @@
-//! Dead letters that no event waits behind, at an operator's request: many in one transaction.
+//! Retries or discards many dead letters in one transaction: those that have no event parked behind them.
 //!
-//! What the plugin or the database refuses is found by halving, each half in a transaction of its own; a single one
-//! that is refused is left to [`Settler::release`], as is all that needs more: events behind a dead letter, a dry
-//! run, a value that was left in the log.
+//! If the transaction fails because of an event, each half is tried in a transaction of its own. A single dead letter that
+//! fails so is left to [`Settler::release`], and so is everything that needs more: events parked behind a dead letter, a
+//! dry run, a value that was left in the log.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,17 +20,17 @@ use crate::store::operator::{
 };
 use crate::store::{OutcomeCounts, StoreError, add};
 
-/// How a try at some operations ended.
+/// The result of one try.
 enum Tried {
-    /// These are done.
+    /// These operations are done.
     Done(Vec<i64>),
-    /// One of them is at fault: it is not known which.
+    /// One of the events is at fault. It is unknown which.
     Refused,
 }
 
 impl Settler {
-    /// Does those of these operations that are about dead letters that no event waits behind, in few transactions.
-    /// Returns which are done.
+    /// Carries out operations on dead letters that have no event parked behind them, in few transactions. Returns which
+    /// operations are done.
     pub async fn release_lone_letters(
         &self,
         operations: &[i64],
@@ -47,7 +47,7 @@ impl Settler {
                 }
                 Tried::Refused => {}
                 Tried::Done(settled) => {
-                    // Those that did not fit into the transaction.
+                    // The operations that did not fit into the transaction.
                     let rest: Vec<i64> = some.into_iter().filter(|id| !settled.contains(id)).collect();
                     if !settled.is_empty() && !rest.is_empty() {
                         open.push(rest);
@@ -85,7 +85,7 @@ impl Settler {
         let done: Vec<i64> = lone.results.iter().map(|result| result.operation).collect();
         let failed = lone.results.iter().filter(|result| !result.verdict.is_settled()).count();
         let mut writes = writes(&batch[..outcomes.len()], &outcomes);
-        // These are kept already.
+        // The store has these dead letters already.
         writes.dead.clear();
         writes.rows = awaited::written(contract, outcome::applied(batch, &outcomes));
         writes.lone = Some(lone);
@@ -99,7 +99,7 @@ impl Settler {
     }
 }
 
-/// What an event may be at fault for. All else is nobody's event.
+/// Whether an event may have caused the error. Returns any other error.
 fn refused(error: ProjectError) -> Result<Tried, StoreError> {
     match error {
         ProjectError::Store(error @ (StoreError::Rejected { .. } | StoreError::Data(_))) => {
@@ -111,8 +111,8 @@ fn refused(error: ProjectError) -> Result<Tried, StoreError> {
     }
 }
 
-/// Those that are discarded, and those that are tried again: one of a key, since one that fails would have the next
-/// one wait; and none whose value was left in the log, or whose topic is read no more.
+/// The dead letters to discard, and those to retry: at most one of each key, since a failure would park the next one; and
+/// none whose value was left in the log, or whose topic is not read any more.
 fn chosen(taken: Vec<LoneDeadLetter>, contract: &Contract) -> (Vec<LoneDeadLetter>, Vec<LoneDeadLetter>) {
     let mut keys: BTreeSet<KeyId> = BTreeSet::new();
     let (discarded, retried): (Vec<_>, Vec<_>) =
@@ -144,7 +144,7 @@ fn results<'o>(
                 OperationResult { code: Some(code.to_string()), ..OperationResult::of("ignored") },
             ),
             Outcome::Apply(_) => (RetryResult::Gone, OperationResult::of("applied")),
-            // It is the only one of its key, and does not wait.
+            // Not expected: the event is the only one of its key, and may not wait for a row.
             Outcome::Park(_) | Outcome::Wait { .. } => continue,
         };
         counted_no_more(lone, &mut shifts).count(outcome);
@@ -153,7 +153,7 @@ fn results<'o>(
     LoneResults { results, shifts: shifts.into_iter().collect() }
 }
 
-/// The books of a dead letter's partition, without it.
+/// The counts of a dead letter's partition, without the dead letter.
 fn counted_no_more<'s>(
     lone: &LoneDeadLetter,
     shifts: &'s mut BTreeMap<Partition, OutcomeCounts>,

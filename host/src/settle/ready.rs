@@ -1,8 +1,10 @@
-//! Events that had waited for rows, and those parked behind them, in the order in which they came.
+//! Tries waiting events again, and events that are parked behind them, in their order.
 //!
-//! One transaction takes what is ready: an event whose row was written, one whose time is over, or the next one of a
-//! line whose first is done. One whose time is over fails without being asked about, whatever is stored by now: a
-//! rebuild, in which the row is not there at that point, decides the same.
+//! One transaction takes events that are ready: an event whose row was written, one whose wait has expired, or the next
+//! one behind an event that is done.
+//!
+//! Invariant: an event whose wait has expired fails, whatever rows are stored by now. A rebuild, in which the row is also
+//! missing at that point, decides the same.
 
 use std::collections::BTreeSet;
 
@@ -67,7 +69,7 @@ impl Settler {
             kept.became(ready.kept.id, &ready.partition, ready.wait.is_some(), outcome);
         }
         let mut writes = writes(events, &outcomes);
-        // These are kept already.
+        // The store has these events already.
         writes.parked.clear();
         for letter in &mut writes.dead {
             let position = &letter.event.position;
@@ -86,7 +88,7 @@ impl Settler {
         Ok(Released::More)
     }
 
-    /// What the plugin says of ready events. It is not asked about those that failed already.
+    /// The plugin's answers to ready events. It is not called for events that are known to fail.
     fn ask_ready(
         &self,
         ready: &[ReadyEvent],
@@ -115,7 +117,7 @@ impl Settler {
         Ok(answers)
     }
 
-    /// Leaves the first event that fails, and all after it, to a person, where the policy says so.
+    /// Ends the batch before the first event that fails, if the failure policy is to halt.
     fn halt_before_failure(
         &self,
         outcomes: &mut Vec<Outcome<'_>>,
@@ -150,7 +152,7 @@ fn deliveries(ready: &[ReadyEvent]) -> Result<Vec<Delivery>, StoreError> {
     ready.iter().map(delivery).collect()
 }
 
-/// The keys that none of the events that were tried blocks any more.
+/// The keys of these events that none of them blocks any more.
 fn freed(ready: &[ReadyEvent], outcomes: &[Outcome<'_>]) -> Vec<KeyId> {
     let mut keys = BTreeSet::new();
     let mut blocked = BTreeSet::new();

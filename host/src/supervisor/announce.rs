@@ -1,6 +1,6 @@
-//! The first lines of a host: what it was given, what it found, and what does not answer.
+//! The first log lines of a host: its configuration, what it has found, and what does not respond.
 //!
-//! A host with wrong brokers and an empty plugin directory would say nothing at all otherwise.
+//! Without them, a host with wrong brokers and an empty plugin directory would log nothing at all.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::store::Store;
 use crate::store::schema::Schema;
 use tokio_util::sync::CancellationToken;
 
-/// What the configuration names, before anything is asked.
+/// Logs what the configuration names, before brokers or databases are asked.
 pub(super) fn starting(config: &Config, host: &str) {
     let databases: Vec<String> = config.all_stores().map(|store| address(&store.url)).collect();
     let directory = config.plugins.directory.display().to_string();
@@ -40,7 +40,7 @@ pub(super) fn starting(config: &Config, host: &str) {
     }
 }
 
-/// Asks the brokers until they answer, and says what cluster they are.
+/// Asks the brokers until they respond, and logs the id of their cluster.
 pub(super) async fn brokers(config: &Config, log: &KafkaAdmin, retries: &Retries, stop: &CancellationToken) {
     let mut backoff = Backoff::new("", retries);
     while !stop.is_cancelled() {
@@ -63,7 +63,7 @@ pub(super) async fn brokers(config: &Config, log: &KafkaAdmin, retries: &Retries
     }
 }
 
-/// Says which database answered, and which hosts share it.
+/// Logs which database responded, and which hosts share it.
 pub(super) async fn database(settings: &config::Store, store: &dyn Store) {
     let database = address(&settings.url);
     match store.live_hosts().await {
@@ -109,7 +109,7 @@ fn address(url: &str) -> String {
     let (place, parameters) = rest.split_once(['?', '#']).unwrap_or((rest, ""));
     let place = match place.rsplit_once('@') {
         Some((_, place)) => place,
-        // Where the password has a question mark in it, which it should not, nothing is told.
+        // The password contains an unescaped question mark: show nothing.
         None if parameters.contains('@') => "…",
         None => place,
     };

@@ -1,8 +1,8 @@
-//! Which file of the plugin directory has which projection's name.
+//! Which file of the plugin directory owns which projection.
 //!
-//! Two files with one projection's name would replace each other without an end. So the first file whose
-//! component a store accepts keeps the name, for as long as the file is there and holds that projection. A file
-//! that was refused has no name, whatever its component says.
+//! Two files of one projection would replace each other without end. So the first file whose component a store accepts
+//! owns the projection, as long as the file exists and has a component of that projection. A file that was refused owns
+//! nothing.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use tokio::sync::OwnedMutexGuard;
 #[derive(Default)]
 pub(super) struct Files {
     known: Mutex<HashMap<PathBuf, Holder>>,
-    /// Files of one name are offered one after the other.
+    /// Files of one projection are offered one after the other.
     turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
@@ -24,8 +24,8 @@ struct Holder {
 }
 
 impl Files {
-    /// Notes that a file holds a component of this projection, which is vouched for. Waits until no other file
-    /// of the projection is being offered.
+    /// Records that a file has a signed component of this projection. Waits until no other file of the projection is being
+    /// offered.
     pub(super) async fn turn(&self, path: &Path, name: &str) -> OwnedMutexGuard<()> {
         self.hold(path, name);
         let turn = {
@@ -42,7 +42,7 @@ impl Files {
         }
     }
 
-    /// The other file that has a name.
+    /// The other file that owns the projection.
     pub(super) fn other_owner(&self, path: &Path, name: &str) -> Option<PathBuf> {
         let known = self.known();
         let mut owners = known.iter().filter(|(_, holder)| holder.accepted && holder.name == name);
@@ -57,12 +57,12 @@ impl Files {
         }
     }
 
-    /// The file's component is refused: it has no name.
+    /// The file's component is refused: the file owns nothing.
     pub(super) fn refuse(&self, path: &Path) {
         self.known().remove(path);
     }
 
-    /// The projections that files hold.
+    /// The projections of all files.
     pub(super) fn projections(&self) -> Vec<String> {
         self.known().values().map(|holder| holder.name.clone()).collect()
     }

@@ -1,23 +1,25 @@
-//! Gives memory that the process does not use back to the machine.
+//! Returns memory that the process does not use to the machine.
 //!
-//! Lanes, rebuilds and clients of the brokers come and go, each with threads of its own. glibc keeps what a thread frees
-//! for the next allocations of the same few threads, so a host under deployments came to hold ten times of what it used.
+//! Lanes, rebuilds and Kafka clients come and go, each with threads of its own. glibc keeps the memory that a thread frees
+//! for later allocations of the same few threads. Without this task, a host with many deployments held ten times the
+//! memory that it used.
 
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-/// To give back costs a scan of what is free, and what is needed again is asked for again.
+/// Each return scans the free memory, and memory that is needed again must be requested again: so do it rarely.
 const INTERVAL: Duration = Duration::from_secs(30);
 
-/// Gives back what is not used, from time to time, until the host stops.
+/// Returns unused memory from time to time, until the host stops.
 pub(super) async fn give_back(stop: CancellationToken) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(INTERVAL) => {}
             () = stop.cancelled() => return,
         }
-        // It takes the allocator's locks, one after the other. What it panics with, the next time may not.
+        // This takes the locks of the allocator, one after the other, so it has a thread of its own. A panic is ignored:
+        // the next call may succeed.
         drop(tokio::task::spawn_blocking(trim).await);
     }
 }
@@ -31,7 +33,7 @@ fn trim() {
     malloc_trim(0);
 }
 
-/// Other allocators do it by themselves, or cannot be told.
+/// Other allocators return memory by themselves, or have no such function.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 fn trim() {}
 

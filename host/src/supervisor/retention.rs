@@ -1,7 +1,7 @@
-//! Removes, from time to time, what is kept of a projection's past beyond `[keep]`.
+//! Removes old data of projections, beyond what `[keep]` keeps: warm generations, history, components.
 //!
-//! Every host does it for each of its stores; what one has removed, the others do not find. Everything that is removed
-//! is logged, and a generation also has its rows in `projector history` and `projector operations`.
+//! Every host does so for each of its stores, again and again. What one host has removed, the others do not find. All
+//! removals are logged. The removal of a generation is also in `projector history` and `projector operations`.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use crate::store::operator::Requester;
 use crate::store::retention::{Pruned, Warm};
 use crate::store::{Store, StoreError};
 
-/// Between two looks at all of a store's projections.
+/// The pause between two runs over the projections of a store.
 const INTERVAL: Duration = Duration::from_secs(20);
 
-/// Keeps a store from growing without end, until the host stops.
+/// Removes old data of a store, until the host stops.
 pub(super) async fn keep_tidy(
     config: &Config,
     settings: &config::Store,
@@ -55,7 +55,7 @@ async fn tidy(
     retries: &Retries,
 ) -> Result<(), StoreError> {
     for projection in store.names().await? {
-        // Another store's, by now.
+        // The configuration has the projection in another store now.
         if *config.store_of(&projection).url != *settings.url {
             continue;
         }
@@ -70,11 +70,11 @@ async fn tidy(
                     kept = keep.warm_generations,
                     "old generation retired: readers saw newer ones since"
                 ),
-                // Another host was quicker, or objects of other people depend on it.
+                // Another host has retired it already, or objects that Projector did not create depend on it.
                 Err(StoreError::Unusable(reason)) => {
                     retries.missed(&projection, "an old generation was not retired", &reason);
                 }
-                // A session has its tables.
+                // Another session has locks on its tables. Try again in the next run.
                 Err(error) if is_contention(&error) => {
                     retries.missed(&projection, "an old generation was not retired", &error);
                 }
@@ -109,8 +109,8 @@ fn is_contention(error: &StoreError) -> bool {
     matches!(error, StoreError::Unavailable(outage) if outage.is_contention())
 }
 
-/// Warm generations that go, the oldest first, of those that are given, the one that was live last first. One whose own
-/// views may still be read stays: a person knows when its readers have left.
+/// The warm generations to retire, the oldest first. `warm` begins with the generation that was live last. A generation
+/// with views of its own stays: only an operator knows when nobody reads them any more.
 fn surplus(warm: &[Warm], kept: NonZeroU32) -> impl Iterator<Item = &Warm> {
     let kept = usize::try_from(kept.get()).unwrap_or(usize::MAX);
     warm.get(kept..).unwrap_or_default().iter().rev().filter(|warm| !warm.has_views)
