@@ -1,14 +1,14 @@
 //! Retries after infrastructure errors, which no event caused.
 //!
 //! A [`Backoff`] waits between the attempts of one task, each time longer, and never gives up by itself.
-//! [`Retries`] lists what this host retries at the moment, for `/v1/retrying`. [`News`] limits the log: a
+//! [`Retries`] lists what this host retries at the moment, for `/v1/retrying`. [`RecentCauses`] limits the log: a
 //! cause that many tasks meet, or that lasts, is not logged at each attempt. [`RunEnd`] says why a
 //! projection's run ended, and so whether a new run starts.
 //!
 //! Invariants: no retry moves an offset or blames an event. While an operation fails, it is listed in
 //! [`Retries`], with its last cause and the advice for an operator.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::{Blocker, FailureKind, LASTING};
+use crate::recent_causes::RecentCauses;
 
 /// Why a projection's run ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -52,27 +53,7 @@ struct Attempts {
     open: BTreeMap<u64, Retrying>,
     last: u64,
     /// The causes that were logged recently, so that several lanes with the same problem log it once.
-    logged: News,
-}
-
-/// Decides whether a cause is logged: a cause that was logged recently is not.
-#[derive(Default)]
-pub struct News(HashMap<String, Instant>);
-
-impl News {
-    /// Whether to log a cause: it is new, or was not logged in the last 5 minutes.
-    pub fn is_news(&mut self, cause: &str) -> bool {
-        self.0.retain(|_, at| at.elapsed() < REMINDER);
-        if self.0.contains_key(cause) || self.0.len() >= MOST_LOGGED {
-            return false;
-        }
-        self.0.insert(cause.to_owned(), Instant::now());
-        true
-    }
-
-    fn forget(&mut self, cause: &str) {
-        self.0.remove(cause);
-    }
+    logged: RecentCauses,
 }
 
 /// An operation that is retried until it succeeds.
@@ -115,7 +96,7 @@ impl Retries {
     }
 
     fn is_news(&self, projection: &str, cause: &str) -> bool {
-        self.lock().logged.is_news(&news_key(projection, cause))
+        self.lock().logged.is_new(&news_key(projection, cause))
     }
 
     fn forget(&self, projection: &str, cause: &str) {
@@ -141,12 +122,6 @@ pub struct Backoff {
     /// The error of the last attempt.
     cause: String,
 }
-
-/// The same cause is logged at most once in this time.
-const REMINDER: Duration = Duration::from_secs(300);
-/// Most causes that are remembered as logged. It bounds the memory; further causes are not logged until
-/// older ones are forgotten.
-const MOST_LOGGED: usize = 1_000;
 
 impl Backoff {
     pub fn new(projection: &str, retries: &Retries) -> Self {
@@ -254,7 +229,7 @@ impl Backoff {
     }
 }
 
-/// The entry in [`News`] for a cause that has lasted.
+/// The entry in [`RecentCauses`] for a cause that has lasted.
 fn lasting(cause: &str) -> String {
     format!("lasting: {cause}")
 }
@@ -265,7 +240,7 @@ impl Drop for Backoff {
     }
 }
 
-/// The entry in [`News`] for a cause: each projection has its own entries.
+/// The entry in [`RecentCauses`] for a cause: each projection has its own entries.
 fn news_key(projection: &str, cause: &str) -> String {
     format!("{projection}: {cause}")
 }

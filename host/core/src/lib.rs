@@ -20,4 +20,5 @@ pub mod member_ids;
 pub mod ordering;
 pub mod outcome;
 pub mod planner;
+pub mod recent_causes;
 pub mod topics;

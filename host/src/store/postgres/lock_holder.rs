@@ -10,7 +10,7 @@ use super::{ADVISORY_CLASS, ROWS_CLASS};
 use crate::failure::FailureKind;
 use crate::store::{Generation, LockHolder, Outage, StoreError};
 
-/// Requester when the wait is over, on another connection, since the transaction that waited is lost. So
+/// Asked when the wait is over, on another connection, since the transaction that waited is lost. So
 /// it looks for whoever could have been in its way: a session that holds a lock on what a generation
 /// writes, and whose transaction is older than any wait. Of several the strongest lock comes first,
 /// then the oldest transaction. Its name and its statement are shown to members of

@@ -276,7 +276,7 @@ impl Operator for Postgres {
         .fetch_all(&mut *tx)
         .await
         .map_err(classify)?;
-        // Requester again under the lock: an event may have been parked behind one of them meanwhile.
+        // Asked again under the lock: an event may have been parked behind one of them meanwhile.
         sqlx::query(
             "delete from projector.blocked_key b where b.dead_letter_id = any($1)
                and not exists (select from projector.parked p

@@ -16,7 +16,7 @@ const PRUNE_OPERATIONS: &str = "
         and o.done_at < now() - $4 * interval '1 second'
       order by o.id desc offset $2 limit $3)";
 
-/// StoredEvent beyond their number: the last one of each version; what tells of a generation that is there which versions it
+/// Kept beyond their number: the last one of each version; what tells of a generation that is there which versions it
 /// had, where it began, and when it was live; and the last two promotions, which a rollback looks at.
 const PRUNE_DEPLOYMENTS: &str = "
     delete from projector.deployment where id in (

@@ -15,7 +15,7 @@ const PRUNE_OPERATIONS: &str = "
       where coalesce(o.projection, g.projection) = ?1 and o.action <> 'move' and o.done_at < ?4
       order by o.id desc limit ?3 offset ?2)";
 
-/// StoredEvent beyond their number: the last one of each version; what tells of a generation that is there which versions it
+/// Kept beyond their number: the last one of each version; what tells of a generation that is there which versions it
 /// had, where it began, and when it was live; and the last two promotions, which a rollback looks at.
 const PRUNE_DEPLOYMENTS: &str = "
     delete from projector_deployment where id in (

@@ -1,0 +1,287 @@
+//! Reads Kafka: one consumer group for each projection and generation.
+//!
+//! Only this module uses rdkafka. Each consumer is polled by a thread of its own (`poll`), which merges its
+//! partitions by time (`merge`) and sends the events over a bounded channel. `rebalance` tracks the
+//! partitions that the group has assigned and revoked. `log` asks the brokers about topics, offsets and
+//! group members. `connection` configures all clients, including secrets that change while the host runs,
+//! and `fault` explains why a connection fails.
+//!
+//! Invariants: each time a partition is read, it gets a new epoch, and events of an older epoch are never
+//! projected. A revoke waits, bounded, for the transaction in flight; a commit that comes even later fails
+//! at the store's fence. Offsets in Kafka are for Kafka's own tools: the checkpoint in the store decides
+//! where to read.
+
+mod certificate;
+mod client;
+mod connection;
+mod errors;
+mod fault;
+mod headers;
+mod log;
+mod log_ends;
+mod matches;
+mod membership;
+mod merge;
+mod oauth;
+mod poll;
+mod rebalance;
+mod topic_watch;
+mod verify;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::Thread;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+pub use errors::{Asker, KafkaFault, Subject};
+pub use fault::{Fault, FaultKind};
+pub use log::{GroupMember, Inspected, KafkaAdmin, LogError, Recalled};
+pub use merge::{MergeOrder, Merging};
+pub use rebalance::RevokeGuard;
+pub use verify::verify;
+
+use matches::Matches;
+use poll::{Command, Poller};
+use projector_core::batch::Delivery;
+use projector_core::event::Partition;
+use projector_core::failure::panic_text;
+use projector_core::topics::TopicMapping;
+use rebalance::Ownership;
+use topic_watch::TopicWatch;
+
+/// Chunks of events in the channel between the poll thread and the pipeline. With [`poll::CHUNK_BYTES`] it
+/// bounds the memory of waiting events.
+const CHANNEL: usize = 4;
+
+/// A partition counts as being at the end of its log within this many offsets of the end: on a busy topic,
+/// the very last offset is never reached.
+pub const NEAR_THE_END: i64 = 1_000;
+
+/// What a source sends to the pipeline, in the order of events.
+#[derive(Debug)]
+pub enum Incoming {
+    /// The group assigned these partitions. They are not read until [`Source::read`].
+    Granted(Vec<Partition>),
+    /// The group revoked these partitions. Their events are no longer valid.
+    Revoked(Vec<Partition>),
+    Events(Vec<Delivery>),
+    /// The log does not hold the next offset any more, or a topic was recreated. All checkpoints must be
+    /// compared with the log again.
+    Recheck,
+    /// The brokers refuse a request, or something does not exist: `subject` and the fault. `None`: the
+    /// fault is over.
+    Fault {
+        subject: Subject,
+        fault: Option<KafkaFault>,
+    },
+    /// The set of topics that match a pattern has changed.
+    Topics(TopicsChange),
+    /// The consumer cannot continue. A new consumer may succeed.
+    Failed(String),
+    /// The poll thread has ended with a panic, with this message.
+    Panicked(String),
+}
+
+/// The topics that are read now, and the topics that are not read any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicsChange {
+    pub read: Vec<Arc<str>>,
+    pub left: Vec<Arc<str>>,
+}
+
+/// A partition to read, and from which offset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    pub partition: Partition,
+    /// The first offset.
+    pub from: i64,
+    /// The end of the log now. Until reading reaches it, the partition counts as behind.
+    pub end: i64,
+}
+
+/// A projection's consumer.
+pub struct Source {
+    incoming: mpsc::Receiver<Incoming>,
+    commands: std::sync::mpsc::Sender<Command>,
+    /// The poll thread. It sleeps while there is nothing to do, or while the channel is full.
+    poll_thread: Thread,
+    ownership: Arc<Ownership>,
+    stopped: tokio::sync::oneshot::Receiver<()>,
+    /// Tasks that check the topics (see [`topic_watch`]) and look for topics that match a pattern.
+    lookers: Lookers,
+}
+
+/// Tasks that end with their source, when the source is closed or dropped.
+struct Lookers([tokio::task::JoinHandle<()>; 2]);
+
+impl Lookers {
+    fn end(&self) {
+        self.0.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}
+
+impl Drop for Lookers {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Source {
+    /// Joins the group and starts to poll.
+    pub fn open(
+        group: &str,
+        topics: TopicMapping,
+        merging: Merging,
+        log: KafkaAdmin,
+    ) -> Result<Self, LogError> {
+        let ownership = Arc::new(Ownership::default());
+        let (events, incoming) = mpsc::channel(CHANNEL);
+        let (commands, received) = std::sync::mpsc::channel();
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let connection = log.connection().clone();
+        let (subscribed, subscription) = watch::channel(matches::at_once(&topics));
+        let (every, group_id) = (connection.kafka().metadata_refresh(), group.to_owned());
+        let matches = tokio::spawn(
+            Matches {
+                log: log.clone(),
+                mapping: topics.clone(),
+                group: group_id,
+                subscribed,
+                events: events.downgrade(),
+            }
+            .follow(every),
+        );
+        let topics_of_now = tokio::spawn(TopicWatch::new(log, subscription.clone()).run(events.downgrade()));
+        // From here on, an error below also ends these tasks.
+        let lookers = Lookers([matches, topics_of_now]);
+        let last_words = events.clone();
+        let topics = (topics, subscription);
+        let poller = Poller::open(&connection, group, topics, merging, ownership.clone(), events, received)?;
+        let polling = std::thread::Builder::new()
+            .name("kafka-poll".into())
+            .spawn(move || {
+                // A panic in this thread is reported to the pipeline.
+                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| poller.run())) {
+                    let _ = last_words.blocking_send(Incoming::Panicked(panic_text(&*panic)));
+                }
+                // The pipeline may have ended already.
+                let _ = stop.send(());
+            })
+            .map_err(LogError::Thread)?;
+        let poll_thread = polling.thread().clone();
+        Ok(Self { incoming, commands, poll_thread, ownership, stopped, lookers })
+    }
+
+    /// Waits for the next message of the poll thread. `None` when the thread has ended. Cancel safe.
+    pub async fn next(&mut self) -> Option<Incoming> {
+        let next = self.incoming.recv().await;
+        self.poll_thread.unpark();
+        next
+    }
+
+    /// The next message of the poll thread, if there is one already.
+    pub fn try_next(&mut self) -> Option<Incoming> {
+        let next = self.incoming.try_recv().ok()?;
+        self.poll_thread.unpark();
+        Some(next)
+    }
+
+    /// Starts to read assigned partitions, each in a new epoch: events of older epochs are no longer valid.
+    /// Partitions that were revoked in the meantime are left out. Partitions that start together are merged
+    /// from their first event.
+    pub fn read(&self, spans: Vec<Span>) {
+        let begun = spans.into_iter().filter_map(|span| {
+            let epoch = self.ownership.begin_epoch(&span.partition)?;
+            Some((epoch, span))
+        });
+        self.command(Command::Read(begun.collect()));
+    }
+
+    /// Stops reading a partition that is still assigned. Its events are no longer valid.
+    pub fn stop_reading(&self, partition: &Partition) {
+        self.ownership.end_epoch(partition);
+        self.command(Command::Leave(partition.clone()));
+    }
+
+    /// Removes events that are no longer valid from the batch, and makes revokes wait until the returned
+    /// guard is dropped: the host that gets a revoked partition next must see the commit in flight.
+    pub fn guard_revokes(&self, batch: &mut Vec<Delivery>) -> RevokeGuard {
+        self.ownership.guard_revokes(batch)
+    }
+
+    /// All partitions that are assigned now.
+    pub fn granted(&self) -> Vec<Partition> {
+        self.ownership.granted()
+    }
+
+    /// Commits these offsets to Kafka, for Kafka's own tools. The host never reads them.
+    pub fn advise(&self, positions: Vec<(Partition, i64)>) {
+        self.command(Command::Advise(positions));
+    }
+
+    /// Call when the generation is caught up, and this host still builds it alone until readers see it.
+    pub fn near_the_end(&self) {
+        self.command(Command::NearTheEnd);
+    }
+
+    /// Call when all hosts share the generation: from now on, partitions are merged as [`Merging::then`]
+    /// says.
+    pub fn caught_up(&self) {
+        self.command(Command::CaughtUp);
+    }
+
+    /// Leaves the group. Waits for at most `deadline`, since librdkafka may never return.
+    pub async fn close(self, deadline: Duration) {
+        self.lookers.end();
+        self.command(Command::Stop);
+        drop(self.incoming);
+        if tokio::time::timeout(deadline, self.stopped).await.is_err() {
+            tracing::warn!(
+                ?deadline,
+                "the Kafka consumer did not close in time: its partitions go to other hosts when its session expires"
+            );
+        }
+    }
+
+    fn command(&self, command: Command) {
+        // Fails only when the thread has ended, which `next` reports.
+        let _ = self.commands.send(command);
+        self.poll_thread.unpark();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use projector_config::Config;
+
+    /// No broker answers these clients, but their tasks run.
+    #[tokio::test]
+    async fn a_source_that_is_dropped_leaves_no_task_behind() {
+        let config = Config::parse(
+            "projector.toml",
+            "[kafka]\nbrokers = \"127.0.0.1:1\"\n[plugins]\ndirectory = \"p\"\n[store]\nurl = \"sqlite://a.db\"\n",
+        )
+        .expect("sound");
+        let log = KafkaAdmin::open(&config.kafka).expect("a client needs no broker");
+        let topics = TopicMapping::same_names(["t"]);
+        let alive = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+        let before = alive();
+        let (order, then) = (MergeOrder::Arrival, MergeOrder::Arrival);
+        let merging = Merging { order, then, skew: Duration::ZERO };
+        let sources: Vec<Source> = (0..8)
+            .map(|_| Source::open("a-group", topics.clone(), merging, log.clone()).expect("it opens"))
+            .collect();
+        assert!(alive() >= before + 16, "they have tasks");
+        drop(sources);
+        tokio::time::timeout(Duration::from_secs(10), async {
+            while alive() > before {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .unwrap_or_else(|_| panic!("{} tasks are left", alive() - before));
+    }
+}

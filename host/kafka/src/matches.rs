@@ -1,0 +1,134 @@
+//! Finds the topics that match a pattern, again and again.
+//!
+//! The host resolves patterns itself, and subscribes to names: see [`projector_core::topics`]. A topic counts as
+//! deleted after it was missing twice in a row, since one broker may briefly know less than another. Every
+//! host of a group looks by itself; Kafka's assignor assigns no partition of a topic to a host that has not
+//! subscribed to it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use super::{Incoming, KafkaAdmin, TopicsChange};
+use projector_core::recent_causes::RecentCauses;
+use projector_core::topics::TopicMapping;
+
+/// The topics that are read, by name. `None`: unknown yet.
+pub(super) type Subscribed = Option<Vec<Arc<str>>>;
+
+/// The topics that are known without asking a broker.
+pub(super) fn at_once(mapping: &TopicMapping) -> Subscribed {
+    // With a pattern, the subscription waits for the first look: otherwise a generation would count as
+    // caught up without the matching topics.
+    (!mapping.has_patterns()).then(|| mapping.topics::<&str>([]))
+}
+
+/// Follows the topics that match, for one consumer.
+pub(super) struct Matches {
+    pub(super) log: KafkaAdmin,
+    pub(super) mapping: TopicMapping,
+    pub(super) group: String,
+    pub(super) subscribed: watch::Sender<Subscribed>,
+    pub(super) events: mpsc::WeakSender<Incoming>,
+}
+
+impl Matches {
+    /// Looks again and again, and updates the subscription. Ends with the pipeline.
+    pub(super) async fn follow(self, every: Duration) {
+        if !self.mapping.has_patterns() {
+            return std::future::pending().await;
+        }
+        let mut missing: Vec<Arc<str>> = Vec::new();
+        let mut logged = RecentCauses::default();
+        loop {
+            match self.log.topics(&self.mapping).await {
+                Ok(found) => {
+                    let before = self.subscribed.borrow().clone();
+                    let known = before.as_deref().unwrap_or_default();
+                    let (now, gone) = next(known, found, &missing);
+                    missing = gone;
+                    if before.as_ref() != Some(&now) {
+                        report(&self.mapping, &self.group, before.as_deref(), &now);
+                        let left = known.iter().filter(|topic| !now.contains(topic)).cloned().collect();
+                        let Some(events) = self.events.upgrade() else { return };
+                        let change = TopicsChange { read: now.clone(), left };
+                        if events.send(Incoming::Topics(change)).await.is_err() {
+                            return;
+                        }
+                        self.subscribed.send_replace(Some(now));
+                    }
+                }
+                Err(error) if logged.is_new(&error.to_string()) => {
+                    tracing::warn!(group = self.group, %error, "cannot look for topics that match the pattern; retrying");
+                }
+                Err(_) => {}
+            }
+            tokio::time::sleep(every).await;
+        }
+    }
+}
+
+/// The topics to read now, and those of them that were not found this time; they are read until they are
+/// missing a second time.
+fn next(before: &[Arc<str>], found: Vec<Arc<str>>, missing: &[Arc<str>]) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
+    let gone: Vec<Arc<str>> =
+        before.iter().filter(|topic| !found.contains(topic) && !missing.contains(topic)).cloned().collect();
+    let mut next = found;
+    next.extend(gone.iter().cloned());
+    next.sort();
+    (next, gone)
+}
+
+fn report(mapping: &TopicMapping, group: &str, before: Option<&[Arc<str>]>, now: &[Arc<str>]) {
+    let known = before.unwrap_or_default();
+    for topic in now.iter().filter(|topic| !known.contains(topic)) {
+        let logical = mapping.logical(topic).collect::<Vec<_>>().join(", ");
+        match before {
+            None => {
+                tracing::info!(group, topic = &**topic, logical, "topic matches the pattern, and is read")
+            }
+            Some(_) => tracing::info!(
+                group,
+                topic = &**topic,
+                logical,
+                "new topic matches the pattern, and is read from its beginning"
+            ),
+        }
+    }
+    for topic in known.iter().filter(|topic| !now.contains(topic)) {
+        tracing::warn!(
+            group,
+            topic = &**topic,
+            advice = "the topic's checkpoint and rows stay; a topic that is recreated under this name is not read until an operator runs `projector rebuild`",
+            "topic was deleted, and is not read any more"
+        );
+    }
+    if now.is_empty() {
+        tracing::warn!(
+            group,
+            advice = "create a topic that matches, or correct the pattern in `kafka.topics`",
+            "no topic matches the pattern, so nothing is read"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topics(names: &[&str]) -> Vec<Arc<str>> {
+        names.iter().map(|name| Arc::from(*name)).collect()
+    }
+
+    #[test]
+    fn a_topic_is_left_when_it_is_missing_for_the_second_time() {
+        let read = topics(&["a", "b"]);
+        let (now, missing) = next(&read, topics(&["a", "c"]), &[]);
+        assert_eq!((&now, &missing), (&topics(&["a", "b", "c"]), &topics(&["b"])));
+        let (back, none) = next(&now, topics(&["a", "b", "c"]), &missing);
+        assert_eq!((back, none), (topics(&["a", "b", "c"]), topics(&[])));
+        let (left, none) = next(&now, topics(&["a", "c"]), &missing);
+        assert_eq!((left, none), (topics(&["a", "c"]), topics(&[])));
+    }
+}
