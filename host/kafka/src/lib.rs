@@ -19,12 +19,14 @@ mod fault;
 mod headers;
 mod log;
 mod log_ends;
+mod log_error;
 mod matches;
 mod membership;
 mod merge;
 mod oauth;
 mod poll;
 mod rebalance;
+mod texts;
 mod topic_watch;
 mod verify;
 
@@ -37,7 +39,8 @@ use tokio::sync::{mpsc, watch};
 
 pub use errors::{Asker, KafkaFault, Subject};
 pub use fault::{Fault, FaultKind};
-pub use log::{GroupMember, Inspected, KafkaAdmin, LogError, Recalled};
+pub use log::{GroupMember, Inspected, KafkaAdmin, Recalled};
+pub use log_error::LogError;
 pub use merge::{MergeOrder, Merging};
 pub use rebalance::RevokeGuard;
 pub use verify::verify;

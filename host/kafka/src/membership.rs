@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rdkafka::bindings as native;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 
-use super::log::taken;
+use super::texts::taken;
 use projector_core::member_ids::MemberIds;
 
 /// How often the member id is checked. A consumer that was removed from its group joins again under another

@@ -12,7 +12,8 @@ use tokio::sync::watch;
 
 use super::Incoming;
 use super::errors::{KafkaFault, Subject};
-use super::log::{KafkaAdmin, LogError};
+use super::log::KafkaAdmin;
+use super::log_error::LogError;
 use super::matches::Subscribed;
 use projector_core::checkpoint::Identity;
 use projector_core::recent_causes::RecentCauses;

@@ -14,7 +14,7 @@ use rdkafka::types::RDKafkaType;
 
 use super::certificate;
 use super::client::consumer_config;
-use super::log::LogError;
+use super::log_error::LogError;
 use projector_config::{Problem, nearest_property};
 
 /// Finds the configuration key that prevents a client. No broker is asked.

@@ -3,8 +3,8 @@
 
 use projector_model::{Change, Contract, Decimal, LookupCall, Value};
 
+use super::answer::Found;
 use super::bindings::projector::plugin::types;
-use super::instance::Found;
 use projector_core::event::Event;
 
 /// Never called for an event with a header name that is not UTF-8: such an event fails earlier.

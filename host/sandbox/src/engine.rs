@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use wasmtime::{Config, WasmBacktraceDetails};
 
-use super::log::GuestLogger;
 use projector_config::MOST_STACK_BYTES;
 
 /// How often the epoch advances: the granularity of limits of wall time.
@@ -23,7 +22,13 @@ pub struct Engine {
 }
 
 /// Entries of dropped plugins are removed with the next tick.
-type Logs = Arc<Mutex<Vec<Weak<GuestLogger>>>>;
+type Logs = Arc<Mutex<Vec<Weak<dyn Seconds>>>>;
+
+/// Something that counts by the second.
+pub(super) trait Seconds: Send + Sync {
+    /// Called several times per second.
+    fn tick(&self, now: Instant);
+}
 
 impl Engine {
     /// Creates an engine whose guests may use this many bytes of stack, and starts its clocks, which are
@@ -48,7 +53,7 @@ impl Engine {
         std::thread::Builder::new().name("plugin-logs".into()).spawn(move || {
             while let Some(logs) = watched.upgrade() {
                 let now = Instant::now();
-                let lives = |log: &Weak<GuestLogger>| log.upgrade().map(|log| log.tick(now)).is_some();
+                let lives = |log: &Weak<dyn Seconds>| log.upgrade().map(|log| log.tick(now)).is_some();
                 logs.lock().unwrap_or_else(PoisonError::into_inner).retain(lives);
                 drop(logs);
                 std::thread::sleep(LOG_TICK);
@@ -58,8 +63,8 @@ impl Engine {
     }
 
     /// Makes the clock end a log's seconds, as long as the log exists.
-    pub(super) fn watch(&self, log: &Arc<GuestLogger>) {
-        self.logs.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(log));
+    pub(super) fn watch(&self, log: Weak<dyn Seconds>) {
+        self.logs.lock().unwrap_or_else(PoisonError::into_inner).push(log);
     }
 }
 

@@ -6,7 +6,9 @@
 //! Invariants: a plugin imports nothing but the types of the contract and `log`. Every call has limits of
 //! fuel, wall time, memory and output. Wasmtime's types do not leave this module.
 
+mod answer;
 mod bindings;
+mod call;
 pub mod compile;
 mod convert;
 mod engine;
@@ -17,9 +19,10 @@ mod loader;
 mod log;
 mod names;
 
+pub use answer::{Answer, Found};
 pub use engine::Engine;
 pub use imports::Forbidden;
-pub use instance::{Answer, Found, Instance};
+pub use instance::Instance;
 pub use limits::Limits;
 pub use loader::{LoadError, Plugin};
 

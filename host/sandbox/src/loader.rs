@@ -7,10 +7,10 @@ use projector_model::{Contract, Descriptor, Problems};
 use wasmtime::component::{Component, HasSelf, Linker};
 
 use super::bindings::{Projection, ProjectionPre};
+use super::call::{State, describe};
 use super::compile::{self, CompileError, Compiler};
 use super::engine::Engine;
 use super::imports::Forbidden;
-use super::instance::{Instance, State};
 use super::limits::Limits;
 use super::log::GuestLogger;
 
@@ -120,8 +120,8 @@ impl Plugin {
         let pre = link(engine, &component)?;
         let most = limits.descriptor_bytes;
         let limits = Limits::from(limits);
-        let json = Instance::describe(engine, &pre, &limits)
-            .map_err(|failure| LoadError::Describe(failure.to_string()))?;
+        let json =
+            describe(engine, &pre, &limits).map_err(|failure| LoadError::Describe(failure.to_string()))?;
         if json.len() > most {
             let bytes = json.len();
             return Err(LoadError::Describe(format!("it returned {bytes} bytes, and {most} are the most")));

@@ -1,10 +1,10 @@
 //! A plugin's log: limits the lines per second, and adds projection, version and position to each line.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::bindings::projector::plugin::types::Level;
-use super::engine::Engine;
+use super::engine::{Engine, Seconds};
 use super::limits::Limits;
 use projector_core::event::Position;
 use projector_core::event_failure::printable;
@@ -26,7 +26,8 @@ impl GuestLogger {
             lines_a_second: limits.log_lines,
             second: Mutex::new(Second::beginning(Instant::now())),
         });
-        engine.watch(&log);
+        let seconds: Weak<Self> = Arc::downgrade(&log);
+        engine.watch(seconds);
         log
     }
 
@@ -47,12 +48,6 @@ impl GuestLogger {
         }
     }
 
-    /// To be called several times per second. Logs how many lines were dropped in a second that is over.
-    pub(super) fn tick(&self, now: Instant) {
-        let dropped = self.second().end(now);
-        self.say(dropped);
-    }
-
     fn say(&self, dropped: u64) {
         if dropped > 0 {
             tracing::warn!(
@@ -66,6 +61,14 @@ impl GuestLogger {
 
     fn second(&self) -> MutexGuard<'_, Second> {
         self.second.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seconds for GuestLogger {
+    /// Logs how many lines were dropped in a second that is over.
+    fn tick(&self, now: Instant) {
+        let dropped = self.second().end(now);
+        self.say(dropped);
     }
 }
 

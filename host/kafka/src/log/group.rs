@@ -6,8 +6,9 @@ use rdkafka::bindings as native;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::RDKafkaErrorCode;
 
-use super::{KafkaAdmin, LogError, PATIENCE, blocking, text};
+use super::{KafkaAdmin, LogError, PATIENCE, blocking};
 use crate::errors::{KafkaFault, Subject};
+use crate::texts::text;
 
 /// A member of a consumer group.
 #[derive(Debug, Clone, PartialEq, Eq)]
