@@ -15,6 +15,7 @@ use projector_core::event::Partition;
 use projector_core::failure::{FailureKind, panic_text};
 use projector_core::member_ids::MemberIds;
 use projector_core::topics::TopicMapping;
+use rdkafka::bindings as native;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
@@ -23,6 +24,7 @@ use rdkafka::{Message, Offset, TopicPartitionList};
 use super::connection::Connection;
 use super::errors::{Asker, KafkaFault, Subject};
 use super::log_error::LogError;
+use super::texts::taken;
 use reader::{Reader, STUCK};
 use topics::Leaders;
 
