@@ -5,8 +5,7 @@
 
 use serde::Serialize;
 
-use super::StoreError;
-use super::deployments::GenerationStatus;
+use super::{Generation, StoreError};
 
 /// So many objects are named in a message.
 const NAMED: usize = 20;
@@ -34,8 +33,8 @@ pub(super) fn none_goes_along(what: &str, objects: &[String]) -> Result<(), Stor
 }
 
 /// A generation, for a person.
-pub(super) fn to_text(standing: &GenerationStatus) -> String {
-    format!("generation {} of {}", standing.generation.number, standing.generation.projection)
+pub(super) fn to_text(generation: &Generation) -> String {
+    format!("generation {} of {}", generation.number, generation.projection)
 }
 
 /// The first of them, and how many more there are.

@@ -1119,7 +1119,7 @@ async fn remove(tx: &mut Tx, standing: &GenerationStatus) -> Result<(), StoreErr
     // Whoever begins after it finds no generation.
     fence(tx, &[standing.generation.id]).await?;
     let own = Own::of(tx, standing).await?;
-    none_goes_along(&to_text(standing), &foreign::objects(tx, &own).await?)?;
+    none_goes_along(&to_text(&standing.generation), &foreign::objects(tx, &own).await?)?;
     let schemas: Vec<&str> = own.schemas.iter().map(String::as_str).collect();
     lock_holder::none_in_the_way(tx, &schemas).await?;
     run(tx, format!("set local lock_timeout = {READERS_WAIT_MS}")).await?;

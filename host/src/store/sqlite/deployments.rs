@@ -899,7 +899,7 @@ async fn replace_views(
 async fn remove(tx: &mut Tx, standing: &GenerationStatus) -> Result<(), StoreError> {
     let own = Own::of(standing);
     let others = Others::look(tx, &own).await?;
-    none_goes_along(&to_text(standing), others.lost())?;
+    none_goes_along(&to_text(&standing.generation), others.lost())?;
     keep_operations(tx, &standing.generation).await?;
     sqlx::query("delete from projector_generation where id = ?")
         .bind(standing.generation.id)
@@ -909,7 +909,7 @@ async fn remove(tx: &mut Tx, standing: &GenerationStatus) -> Result<(), StoreErr
     for statement in own.removal() {
         run(tx, statement).await?;
     }
-    none_goes_along(&to_text(standing), &others.broken(tx, &own).await)
+    none_goes_along(&to_text(&standing.generation), &others.broken(tx, &own).await)
 }
 
 async fn run(tx: &mut Tx, statement: String) -> Result<(), StoreError> {
