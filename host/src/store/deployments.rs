@@ -13,7 +13,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::foreign::Readers;
-use super::operator::Requester;
+use super::requester::Requester;
 use super::{Component, Generation, Installed, StoreError, list};
 use crate::config::Config;
 use crate::deploy::layout::{Layout, Offered};

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::operator::Requester;
+use super::requester::Requester;
 use super::{Store, StoreError};
 
 /// What tells a database from its copies, as far as it is known.

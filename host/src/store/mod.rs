@@ -17,6 +17,7 @@ pub(crate) mod names;
 pub mod operator;
 mod overview;
 pub mod postgres;
+mod requester;
 pub mod retention;
 pub mod schema;
 pub mod source_topics;

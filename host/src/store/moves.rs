@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use serde_json::Value as Json;
 
-use super::operator::Requester;
+use super::requester::Requester;
 use super::{Generation, StoreError};
 use crate::checkpoint::Checkpoint;
 use crate::event::Partition;

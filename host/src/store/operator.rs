@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value as Json;
 
 use super::deployments::{Role, WriteBarrier};
+pub use super::requester::Requester;
 use super::{Generation, OutcomeCounts, StoreError, add};
 use crate::awaited::AwaitedRow;
 use crate::event::{Event, Header, Partition, Position, as_json};
@@ -147,13 +148,6 @@ impl DeadLetterAction {
     }
 }
 
-/// Who asks, and why.
-#[derive(Debug, Clone, Default)]
-pub struct Requester {
-    pub by: String,
-    pub reason: Option<String>,
-}
-
 /// The same for each of some dead letters.
 #[derive(Debug, Clone)]
 pub struct NewOperations {
@@ -161,19 +155,6 @@ pub struct NewOperations {
     pub dead_letters: Vec<i64>,
     pub dry_run: bool,
     pub asked: Requester,
-}
-
-impl Requester {
-    /// By the host itself.
-    pub fn host(reason: Option<String>) -> Self {
-        Self::new("the host".into(), reason)
-    }
-
-    /// What cannot be stored is left out: no database holds a NUL in a text.
-    pub fn new(by: String, reason: Option<String>) -> Self {
-        let text = |text: String| text.replace('\0', "");
-        Self { by: text(by), reason: reason.map(text) }
-    }
 }
 
 /// Which dead letters.

@@ -31,7 +31,7 @@ use crate::store::deployments::{
 };
 use crate::store::foreign::{Readers, none_goes_along, to_text};
 use crate::store::names::quote;
-use crate::store::operator::Requester;
+use crate::store::requester::Requester;
 use crate::store::{Generation, Installed, StoreError};
 
 /// The first argument of the lock of whoever carries a deployment out.

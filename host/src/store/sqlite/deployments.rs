@@ -27,7 +27,7 @@ use crate::store::deployments::{
     views_json,
 };
 use crate::store::foreign::{Readers, none_goes_along, to_text};
-use crate::store::operator::Requester;
+use crate::store::requester::Requester;
 use crate::store::{Generation, Installed, StoreError};
 
 type Tx = sqlx::Transaction<'static, sqlx::Sqlite>;

@@ -9,7 +9,7 @@ use super::{Sqlite, now_micros};
 use crate::failpoint;
 use crate::failure::FailureKind;
 use crate::store::moves::{KeptEvents, Move, Moves, not_as_expected};
-use crate::store::operator::Requester;
+use crate::store::requester::Requester;
 use crate::store::{Generation, StoreError};
 
 #[async_trait]
