@@ -10,7 +10,7 @@ use super::trust::{Refused, Signer, TrustPolicy};
 use crate::config::{self, Config};
 use crate::plugin::compile::Compiler;
 use crate::plugin::{self, Engine, LoadError, Plugin};
-use crate::store::{Store, StoreError, names};
+use crate::store::{Store, StoreError, postgres};
 use crate::topics::{TopicError, TopicMapping};
 
 pub struct ComponentCache {
@@ -137,7 +137,7 @@ impl ComponentCache {
             return Err(LoadError::NotGranted { projection, topic }.into());
         }
         self.topics(&plugin.contract).map_err(LoadError::from)?;
-        if let Some(problems) = names::meeting(&plugin.contract) {
+        if let Some(problems) = postgres::meeting(&plugin.contract) {
             return Err(LoadError::Descriptor(problems).into());
         }
         let own = config.limits_of(name);

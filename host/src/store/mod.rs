@@ -13,7 +13,7 @@ mod finding;
 pub mod foreign;
 pub mod identity;
 pub mod moves;
-pub(crate) mod names;
+mod names;
 pub mod operator;
 mod overview;
 pub mod postgres;

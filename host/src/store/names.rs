@@ -1,7 +1,5 @@
 //! Names in the stores' SQL.
 
-use projector_model::{Contract, Problem, Problems};
-
 /// The column of a tombstone's flag. Authors' own identifiers never begin with an underscore.
 pub(super) const DELETED: &str = "\"_deleted\"";
 
@@ -12,11 +10,4 @@ pub(super) const LINEAGE: [&str; 4] = ["\"_topic\"", "\"_partition\"", "\"_offse
 /// same.
 pub(super) fn quote(identifier: &str) -> String {
     format!("\"{}\"", identifier.replace('"', "\"\""))
-}
-
-/// What is wrong with a contract because two names that a store derives from it are the same.
-pub(crate) fn meeting(contract: &Contract) -> Option<Problems> {
-    let message = super::postgres::meeting(contract)?;
-    let remedy = Some("rename a column of one of them".to_owned());
-    Some(Problems(vec![Problem { place: "tables".into(), message, remedy }]))
 }

@@ -56,7 +56,7 @@ pub use catch_up_lock::CatchUpLock;
 use errors::classify;
 use sessions::{Session, Sessions, Tx};
 use statements::Statements;
-pub(super) use tables::meeting;
+pub(crate) use tables::meeting;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/postgres");
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use projector_model::contract::{Column, Table};
 use projector_model::descriptor::{Index, IndexKind};
-use projector_model::{Contract, Type};
+use projector_model::{Contract, Problem, Problems, Type};
 use sha2::{Digest, Sha256};
 
 use crate::deploy::layout::{LaidTable, Step};
@@ -111,8 +111,8 @@ fn index_name(table: &str, index: &Index) -> String {
     own(table, &format!("{:?} {}", index.kind, index.columns.join(",")))
 }
 
-/// Two keys or indexes of a table that would have one name, which is a hash: in words.
-pub(in crate::store) fn meeting(contract: &Contract) -> Option<String> {
+/// What is wrong with a contract if two keys or indexes of its tables would have the same name, which is a hash.
+pub(crate) fn meeting(contract: &Contract) -> Option<Problems> {
     let mut names = BTreeMap::new();
     for table in &contract.descriptor.tables {
         let of_key = (key_name(&table.name), "the key".to_owned());
@@ -122,7 +122,9 @@ pub(in crate::store) fn meeting(contract: &Contract) -> Option<String> {
         for (name, what) in std::iter::once(of_key).chain(of_indexes) {
             let what = format!("{what} of table `{}`", table.name);
             if let Some(other) = names.insert(name, what.clone()) {
-                return Some(format!("{other} and {what} would have the same name in Postgres"));
+                let message = format!("{other} and {what} would have the same name in Postgres");
+                let remedy = Some("rename a column of one of them".to_owned());
+                return Some(Problems(vec![Problem { place: "tables".into(), message, remedy }]));
             }
         }
     }
@@ -235,9 +237,9 @@ mod tests {
             let contract = Descriptor::from_json(&descriptor.to_string()).and_then(Descriptor::check);
             super::meeting(&contract.expect("a sound descriptor"))
         };
-        assert_eq!(meeting(["c1", "c2"]), None);
+        assert!(meeting(["c1", "c2"]).is_none());
         // SHA-256 of both begins with ba50b7d4.
-        let found = meeting(["c48067", "c60716"]).expect("found");
+        let found = meeting(["c48067", "c60716"]).expect("found").to_string();
         assert!(
             found.contains("the index over c48067") && found.contains("the index over c60716"),
             "{found}"
