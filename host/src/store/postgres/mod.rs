@@ -4,6 +4,7 @@ mod address;
 mod beginnings;
 mod catch_up_lock;
 mod connect;
+mod counters;
 mod deployments;
 mod diff;
 mod doorway;

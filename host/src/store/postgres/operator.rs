@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 
+use super::counters::adjust_counters;
 use super::errors::classify;
 use super::sessions::Tx;
 use super::values::Timestamp;
-use super::waiting::adjust_counters;
 use super::{BEGIN, Postgres, fence};
 use crate::event::Partition;
 use crate::ordering::KeyId;

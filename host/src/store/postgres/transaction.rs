@@ -12,12 +12,12 @@ use projector_model::{Contract, LookupCall, Rejection, Value};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::{Arguments as _, AssertSqlSafe, Row as _};
 
+use super::counters::adjust_counters;
 use super::errors::classify;
 use super::sessions::Tx;
 use super::statements::Statements;
 use super::tables;
 use super::values::{self, Timestamp};
-use super::waiting::adjust_counters;
 use super::{ADVISORY_CLASS, FENCE_CLASS, ROWS_CLASS};
 use crate::batch::BatchLimits;
 use crate::duplicate::{EventId, Known};

@@ -4,14 +4,14 @@ use super::errors::classify;
 use super::transaction::PostgresTransaction;
 use super::values::Timestamp;
 use crate::batch::BatchLimits;
-use crate::event::{Event, Partition};
+use crate::event::Event;
 use crate::event_failure::Refusal;
 use crate::ordering::{Blocked, KeyId};
 use crate::store::operator::{
     ClaimedOperation, DeadLetterAction, DeadLetterRow, OperationResult, OperationRow, Release, RetryResult,
     StoredEventRow,
 };
-use crate::store::{DeadLetter, Outage, OutcomeCounts, Parked, StoreError};
+use crate::store::{DeadLetter, Outage, Parked, StoreError};
 
 impl PostgresTransaction {
     /// Which keys are blocked: each looked up by itself, in their order, since the planner may read all keys of the
@@ -305,36 +305,6 @@ impl PostgresTransaction {
         .map_err(classify)?;
         Ok(())
     }
-}
-
-/// Counts events anew that were read before.
-pub(super) async fn adjust_counters(
-    connection: &mut sqlx::PgConnection,
-    generation: i64,
-    shifts: &[(Partition, OutcomeCounts)],
-) -> Result<(), StoreError> {
-    for (partition, books) in shifts {
-        let totals = books.totals();
-        sqlx::query(
-            "update projector.checkpoint set read = read + $4, applied = applied + $5, ignored = ignored + $6,
-               parked = parked + $7, dead = dead + $8, skipped = skipped + $9, waiting = waiting + $10
-             where generation_id = $1 and topic = $2 and partition = $3",
-        )
-        .bind(generation)
-        .bind(&*partition.topic)
-        .bind(partition.number)
-        .bind(totals.read)
-        .bind(totals.applied)
-        .bind(totals.ignored)
-        .bind(totals.parked)
-        .bind(totals.dead)
-        .bind(totals.skipped)
-        .bind(totals.waiting)
-        .execute(&mut *connection)
-        .await
-        .map_err(classify)?;
-    }
-    Ok(())
 }
 
 /// Something that a new attempt will see.

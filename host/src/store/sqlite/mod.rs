@@ -1,6 +1,7 @@
 //! SQLite: one file, one host, one writer. The model's own interpreter decides what a change does.
 
 mod beginnings;
+mod counters;
 mod deployments;
 mod diff;
 mod documents;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 
+use super::counters::adjust_counters;
 use super::errors::classify;
-use super::waiting::adjust_counters;
 use super::{Sqlite, now_micros};
 use crate::event::Partition;
 use crate::ordering::KeyId;

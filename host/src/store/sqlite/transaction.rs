@@ -8,10 +8,10 @@ use projector_model::interpret::{Key, Row};
 use projector_model::{LookupCall, Tables, Value};
 use sqlx::sqlite::SqlitePool;
 
+use super::counters::adjust_counters;
 use super::errors::classify;
 use super::now_micros;
 use super::rows::{Stored, Writer};
-use super::waiting::adjust_counters;
 use crate::batch::BatchLimits;
 use crate::duplicate::{EventId, Known};
 use crate::event::{Partition, Position};
