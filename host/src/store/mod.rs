@@ -11,6 +11,7 @@ pub mod event_ids;
 mod fault;
 mod finding;
 pub mod foreign;
+mod host_tables;
 pub mod identity;
 pub mod moves;
 mod names;

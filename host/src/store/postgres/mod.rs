@@ -1,7 +1,6 @@
 //! Postgres: set-wise statements over `UNNEST` arrays, several hosts at once.
 
 mod address;
-mod beginnings;
 mod catch_up_lock;
 mod connect;
 mod counters;
@@ -10,6 +9,7 @@ mod diff;
 mod doorway;
 mod errors;
 mod foreign;
+mod host_tables;
 mod identity;
 mod ids;
 mod line;

@@ -315,7 +315,7 @@ async fn takes_writes(connection: &mut PgConnection) -> bool {
 }
 
 /// A session with the database, in use.
-pub(super) struct Session {
+pub(in crate::store) struct Session {
     /// `None` only when it is dropped.
     connection: Option<PgConnection>,
     line: Arc<Line>,
@@ -375,7 +375,7 @@ impl Drop for Session {
 }
 
 /// A transaction, rolled back when it is dropped.
-pub(super) struct Tx(Session);
+pub(in crate::store) struct Tx(Session);
 
 impl Tx {
     /// After an error the outcome may be unknown.

@@ -1,12 +1,12 @@
 //! SQLite: one file, one host, one writer. The model's own interpreter decides what a change does.
 
-mod beginnings;
 mod counters;
 mod deployments;
 mod diff;
 mod documents;
 mod errors;
 mod foreign;
+mod host_tables;
 mod identity;
 mod ids;
 mod lone_letters;

@@ -1,0 +1,12 @@
+//! The host's own tables, in the one SQL that both databases have.
+//!
+//! The statements here are written for Postgres. A [`Session`] translates what its database writes otherwise, and
+//! a [`Database`] says what a transaction waits for. Only what differs in kind stands in the database's own module:
+//! row locks, arrays, the catalogue, and the tables of projections.
+//!
+//! In SQLite, a table `projector.x` is `projector_x`, and a time is a number of microseconds since 1970.
+
+mod beginnings;
+mod session;
+
+pub(super) use session::{Argument, Database, Session, Stored};
