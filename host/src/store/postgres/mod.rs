@@ -19,7 +19,6 @@ mod moves;
 mod old_snapshots;
 mod operator;
 mod overview;
-mod retention;
 mod sessions;
 mod source_topics;
 mod statements;

@@ -13,7 +13,6 @@ mod lone_letters;
 mod moves;
 mod operator;
 mod overview;
-mod retention;
 mod rows;
 mod source_topics;
 mod tables;
