@@ -18,7 +18,6 @@ mod lone_letters;
 mod moves;
 mod old_snapshots;
 mod operator;
-mod overview;
 mod sessions;
 mod source_topics;
 mod statements;
@@ -41,6 +40,7 @@ use uuid::Uuid;
 
 use super::diff::Snapshot;
 use super::fault::to_text;
+use super::host_tables::overview;
 use super::names;
 use super::schema::{HOSTS_ARE_BEHIND, InProgress, LOOK, Schema, TOLD_SINCE, gate, requires};
 use super::{
@@ -537,7 +537,7 @@ impl Store for Postgres {
 
     async fn overview(&self) -> Result<Vec<Projection>, StoreError> {
         let mut snapshot = self.begin(BEGIN_SNAPSHOT).await?;
-        overview::overview(&mut snapshot).await
+        overview::overview(&mut *snapshot).await
     }
 
     async fn duplicates(&self, projection: &str, most: i64) -> Result<Vec<RecordedDuplicate>, StoreError> {

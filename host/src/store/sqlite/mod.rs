@@ -12,7 +12,6 @@ mod ids;
 mod lone_letters;
 mod moves;
 mod operator;
-mod overview;
 mod rows;
 mod source_topics;
 mod tables;
@@ -37,6 +36,7 @@ use sqlx::{ConnectOptions, Row};
 use uuid::Uuid;
 
 use super::diff::Snapshot;
+use super::host_tables::overview;
 use super::schema::{InProgress, LOOK, Schema, TOLD_SINCE, requires};
 use super::{
     CatchUp, CatchingUp, Generation, LockHolder, Outage, Projection, Setup, Store, StoreError, Transaction,
@@ -385,7 +385,7 @@ impl Store for Sqlite {
 
     async fn overview(&self) -> Result<Vec<Projection>, StoreError> {
         let mut snapshot = self.pool.begin().await.map_err(classify)?;
-        overview::overview(&mut snapshot).await
+        overview::overview(&mut *snapshot).await
     }
 
     async fn duplicates(&self, projection: &str, most: i64) -> Result<Vec<RecordedDuplicate>, StoreError> {

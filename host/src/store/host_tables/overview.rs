@@ -1,0 +1,67 @@
+//! The rows of the overview.
+
+use super::Session;
+use crate::store::overview::{self, CheckpointRow, EffectRow, GenerationRow, OutcomeRow, SHOWN_WAITS};
+use crate::store::{Projection, StoreError, WaitingEvent};
+
+/// Every projection, as the session's transaction sees it.
+pub(in crate::store) async fn overview<S: Session>(session: &mut S) -> Result<Vec<Projection>, StoreError> {
+    let sql = format!(
+        "select g.id, g.projection, g.number, g.role, {} as created_at, p.stopped, g.backfilling, g.active_digest,
+           g.halted, g.halted_kind, g.paused, g.impure, g.deadlocks, cast(g.began_with as text) as began_with,
+           c.version, cast(c.descriptor as text) as descriptor,
+           {} as idle_seconds,
+           (select count(*) from projector.dead_letter d where d.generation_id = g.id) as dead_letters,
+           (select min(m.timestamp_ms) from (
+              select d.timestamp_ms, d.generation_id from projector.dead_letter d
+              union all select w.timestamp_ms, w.generation_id from projector.parked w) m
+            where m.generation_id = g.id) as oldest_missing,
+           (select cast(coalesce(sum(w.events), 0) as bigint) from projector.without_id w
+            where w.generation_id = g.id) as without_id
+         from projector.generation g join projector.component c on c.digest = g.active_digest
+         join projector.projection p on p.name = g.projection
+         order by g.projection, g.number",
+        S::micros("g.created_at"),
+        S::seconds_since(
+            "coalesce((select max(c.updated_at) from projector.checkpoint c where c.generation_id = g.id),
+               g.created_at)"
+        )
+    );
+    let generations: Vec<GenerationRow> = session.rows(&sql, &[]).await?;
+    let mut projections = Vec::with_capacity(generations.len());
+    for generation in generations {
+        let id = generation.id;
+        let checkpoints: Vec<CheckpointRow> = session
+            .rows(
+                "select topic, partition, next_offset, first_offset, before_start, read, applied, ignored, parked,
+                   waiting, dead, skipped, paused, paused_kind
+                 from projector.checkpoint where generation_id = $1 order by topic, partition",
+                &[id.into()],
+            )
+            .await?;
+        let outcomes: Vec<OutcomeRow> = session
+            .rows(
+                "select topic, partition, outcome, code, events from projector.outcome
+                 where generation_id = $1 and events <> 0",
+                &[id.into()],
+            )
+            .await?;
+        let effects: Vec<EffectRow> = session
+            .rows(
+                "select statement, cast(sum(changes) as bigint), cast(sum(rows) as bigint) from projector.effect
+                 where generation_id = $1 group by statement",
+                &[id.into()],
+            )
+            .await?;
+        let waits: Vec<WaitingEvent> = session
+            .rows(
+                "select topic, partition, \"offset\", awaited, wait_until_ms * 1000 as until_micros
+                 from projector.parked where generation_id = $1 and waits_for is not null
+                 order by wait_until_ms, id limit $2",
+                &[id.into(), SHOWN_WAITS.into()],
+            )
+            .await?;
+        projections.push(overview::projection(generation, checkpoints, outcomes, effects, waits)?);
+    }
+    Ok(projections)
+}
