@@ -7,8 +7,11 @@
 //! In SQLite, a table `projector.x` is `projector_x`, and a time is a number of microseconds since 1970.
 
 mod beginnings;
+mod counters;
+pub(super) mod operations;
 pub(super) mod overview;
 mod retention;
 mod session;
 
+pub(super) use counters::{adjust_counters, recount};
 pub(super) use session::{Argument, Database, Session, Stored};

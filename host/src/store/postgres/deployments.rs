@@ -10,7 +10,6 @@ use uuid::Uuid;
 
 use super::errors::classify;
 use super::foreign::{self, KnownView, Own};
-use super::operator::{keep_operations, record_removal};
 use super::sessions::Tx;
 use super::tables::{self, Addition};
 use super::waits::try_all;
@@ -30,6 +29,7 @@ use crate::store::deployments::{
     views_json,
 };
 use crate::store::foreign::{Readers, none_goes_along, to_text};
+use crate::store::host_tables::operations::{keep_operations, record_removal};
 use crate::store::names::quote;
 use crate::store::requester::Requester;
 use crate::store::{Generation, Installed, StoreError};
@@ -600,7 +600,7 @@ impl Postgres {
         let entry = Entry { action: "retire", origin, generation: Some(generation.number) };
         entry.record(&mut tx, name, None, None, asked).await?;
         let verdict = serde_json::json!({ "retired": generation.number });
-        record_removal(&mut tx, (name, Some(generation.number)), "retire", asked, verdict).await?;
+        record_removal(&mut *tx, (name, Some(generation.number)), "retire", asked, verdict).await?;
         tx.commit().await
     }
 
@@ -624,7 +624,7 @@ impl Postgres {
         let entry = Entry { action: "retire", origin: Origin::Command, generation };
         entry.record(&mut tx, projection, None, None, &retired_views(schema, asked)).await?;
         let verdict = serde_json::json!({ "views": schema });
-        record_removal(&mut tx, (projection, generation), "retire", asked, verdict).await?;
+        record_removal(&mut *tx, (projection, generation), "retire", asked, verdict).await?;
         tx.commit().await
     }
 
@@ -645,7 +645,7 @@ impl Postgres {
         entry.record(&mut tx, projection, None, None, asked).await?;
         let dropped: Vec<i32> = standings.iter().map(|standing| standing.generation.number).collect();
         let verdict = serde_json::json!({ "dropped": dropped });
-        record_removal(&mut tx, (projection, None), "drop", asked, verdict).await?;
+        record_removal(&mut *tx, (projection, None), "drop", asked, verdict).await?;
         tx.commit().await
     }
 
@@ -1123,7 +1123,7 @@ async fn remove(tx: &mut Tx, standing: &GenerationStatus) -> Result<(), StoreErr
     let schemas: Vec<&str> = own.schemas.iter().map(String::as_str).collect();
     lock_holder::none_in_the_way(tx, &schemas).await?;
     run(tx, format!("set local lock_timeout = {READERS_WAIT_MS}")).await?;
-    keep_operations(tx, &standing.generation).await?;
+    keep_operations(&mut **tx, &standing.generation).await?;
     sqlx::query("delete from projector.generation where id = $1")
         .bind(standing.generation.id)
         .execute(&mut **tx)

@@ -3,7 +3,6 @@
 mod address;
 mod catch_up_lock;
 mod connect;
-mod counters;
 mod deployments;
 mod diff;
 mod doorway;

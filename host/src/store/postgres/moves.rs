@@ -4,10 +4,10 @@ use async_trait::async_trait;
 use serde_json::Value as Json;
 
 use super::errors::classify;
-use super::operator::record;
 use super::{BEGIN, Postgres, fence};
 use crate::failpoint;
 use crate::failure::FailureKind;
+use crate::store::host_tables::operations::{DoneOperation, record};
 use crate::store::moves::{KeptEvents, Move, Moves, not_as_expected};
 use crate::store::requester::Requester;
 use crate::store::{Generation, StoreError};
@@ -32,7 +32,8 @@ impl Moves for Postgres {
         .fetch_optional(&mut *tx)
         .await
         .map_err(classify)?;
-        let operation = record(&mut tx, generation, "move", None, asked, Some(report.clone())).await?;
+        let done = DoneOperation { action: "move", partition: None, verdict: Some(report.clone()) };
+        let operation = record(&mut *tx, generation, done, asked).await?;
         for Move { partition, from, to, low } in moves {
             let moved = sqlx::query(
                 "update projector.checkpoint set next_offset = $5, first_offset = $6, topic_id = $7, cluster_id = $8,

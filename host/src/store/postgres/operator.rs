@@ -4,17 +4,17 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 
-use super::counters::adjust_counters;
 use super::errors::classify;
-use super::sessions::Tx;
 use super::values::Timestamp;
 use super::{BEGIN, Postgres, fence};
 use crate::event::Partition;
 use crate::ordering::KeyId;
+use crate::store::host_tables::operations::{self, DoneOperation, record};
+use crate::store::host_tables::{Database as _, recount};
 use crate::store::operator::{
     ControlRow, DeadLetterRecord, EXPIRED_AT_ONCE, Filter, GenerationControl, GoneRow, HEARD_AT_ONCE,
-    NewOperations, Operation, OperationResult, Operator, Requester, Skipped, generation_controls, gone,
-    skipped, verdicts,
+    NewOperations, Operation, OperationResult, Operator, Requester, Skipped, generation_controls, skipped,
+    verdicts,
 };
 use crate::store::{Generation, OutcomeCounts, StoreError, add};
 
@@ -153,7 +153,9 @@ impl Operator for Postgres {
         .execute(&mut *tx)
         .await
         .map_err(classify)?;
-        record(&mut tx, generation, if go_on { "resume" } else { "pause" }, None, asked, None).await?;
+        let action = if go_on { "resume" } else { "pause" };
+        let done = DoneOperation { action, partition: None, verdict: None };
+        record(&mut *tx, generation, done, asked).await?;
         tx.commit().await
     }
 
@@ -189,9 +191,10 @@ impl Operator for Postgres {
         .map_err(classify)?;
         let mut books = OutcomeCounts::default();
         add(&mut books.skipped, "operator", to - moved.from);
-        recount(&mut tx, generation.id, &[(partition.clone(), books)]).await?;
+        recount(&mut *tx, generation.id, &[(partition.clone(), books)]).await?;
         let verdict = serde_json::to_value(&moved).unwrap_or_default();
-        record(&mut tx, generation, "skip", Some(partition), asked, Some(verdict)).await?;
+        let done = DoneOperation { action: "skip", partition: Some(partition), verdict: Some(verdict) };
+        record(&mut *tx, generation, done, asked).await?;
         tx.commit().await?;
         Ok(moved)
     }
@@ -236,9 +239,10 @@ impl Operator for Postgres {
         .await
         .map_err(classify)?;
         let gone = [dead, parked].concat();
-        recount(&mut tx, generation.id, &skipped(&gone, "erased")).await?;
+        recount(&mut *tx, generation.id, &skipped(&gone, "erased")).await?;
         let verdict = serde_json::json!({ "erased": gone.len() });
-        record(&mut tx, generation, "erase", None, asked, Some(verdict)).await?;
+        let done = DoneOperation { action: "erase", partition: None, verdict: Some(verdict) };
+        record(&mut *tx, generation, done, asked).await?;
         tx.commit().await?;
         Ok(gone.len() as u64)
     }
@@ -300,9 +304,10 @@ impl Operator for Postgres {
         if gone.is_empty() {
             return Ok(0);
         }
-        recount(&mut tx, generation.id, &skipped(&gone, "expired")).await?;
+        recount(&mut *tx, generation.id, &skipped(&gone, "expired")).await?;
         let verdict = serde_json::json!({ "expired": gone.len() });
-        record(&mut tx, generation, "expire", None, asked, Some(verdict)).await?;
+        let done = DoneOperation { action: "expire", partition: None, verdict: Some(verdict) };
+        record(&mut *tx, generation, done, asked).await?;
         tx.commit().await?;
         Ok(gone.len() as u64)
     }
@@ -318,113 +323,6 @@ impl Operator for Postgres {
     }
 
     async fn operations(&self, projection: Option<&str>, most: i64) -> Result<Vec<Operation>, StoreError> {
-        sqlx::query_as(
-            "select o.id, coalesce(o.projection, g.projection) as projection, coalesce(o.generation, g.number) as generation,
-               o.action, o.dead_letter_id, o.topic, o.partition, o.dry_run, o.reason, o.asked_by,
-               (extract(epoch from o.asked_at) * 1000000)::int8 as asked_at,
-               (extract(epoch from o.done_at) * 1000000)::int8 as done_at, o.verdict
-             from projector.operation o left join projector.generation g on g.id = o.generation_id
-             where $1::text is null or coalesce(o.projection, g.projection) = $1 order by o.id desc limit $2",
-        )
-        .bind(projection)
-        .bind(most)
-        .fetch_all(&mut *self.connection().await?)
-        .await
-        .map_err(classify)
+        operations::operations(&mut *self.held().await?, projection, most).await
     }
-}
-
-/// Counts events anew, in all and by code.
-async fn recount(
-    tx: &mut Tx,
-    generation: i64,
-    shifts: &[(Partition, OutcomeCounts)],
-) -> Result<(), StoreError> {
-    adjust_counters(tx, generation, shifts).await?;
-    for (partition, books) in shifts {
-        for (outcome, code, events) in books.outcomes() {
-            sqlx::query(
-                "insert into projector.outcome as o (generation_id, topic, partition, outcome, code, events)
-                 values ($1, $2, $3, $4, $5, $6) on conflict (generation_id, topic, partition, outcome, code)
-                 do update set events = o.events + excluded.events",
-            )
-            .bind(generation)
-            .bind(&*partition.topic)
-            .bind(partition.number)
-            .bind(outcome)
-            .bind(code)
-            .bind(events)
-            .execute(&mut **tx)
-            .await
-            .map_err(classify)?;
-        }
-    }
-    Ok(())
-}
-
-/// Keeps what was asked for and is done. Returns its number.
-pub(super) async fn record(
-    tx: &mut Tx,
-    generation: &Generation,
-    action: &str,
-    partition: Option<&Partition>,
-    asked: &Requester,
-    verdict: Option<serde_json::Value>,
-) -> Result<i64, StoreError> {
-    sqlx::query_scalar(
-        "insert into projector.operation
-           (generation_id, action, topic, partition, reason, asked_by, done_at, verdict)
-         values ($1, $2, $3, $4, $5, $6, now(), $7::jsonb) returning id",
-    )
-    .bind(generation.id)
-    .bind(action)
-    .bind(partition.map(|partition| &*partition.topic))
-    .bind(partition.map(|partition| partition.number))
-    .bind(&asked.reason)
-    .bind(&asked.by)
-    .bind(verdict.map(|verdict| verdict.to_string()))
-    .fetch_one(&mut **tx)
-    .await
-    .map_err(classify)
-}
-
-/// Keeps what was asked for about a generation that is removed next. What is open cannot be done any more.
-pub(super) async fn keep_operations(tx: &mut Tx, generation: &Generation) -> Result<(), StoreError> {
-    sqlx::query(
-        "update projector.operation set generation_id = null, projection = $2, generation = $3,
-           done_at = coalesce(done_at, now()), verdict = case when done_at is null then $4::jsonb else verdict end
-         where generation_id = $1",
-    )
-    .bind(generation.id)
-    .bind(&generation.projection)
-    .bind(generation.number)
-    .bind(gone())
-    .execute(&mut **tx)
-    .await
-    .map_err(classify)?;
-    Ok(())
-}
-
-/// Records who removed a generation, or all of a projection.
-pub(super) async fn record_removal(
-    tx: &mut Tx,
-    (projection, number): (&str, Option<i32>),
-    action: &str,
-    asked: &Requester,
-    verdict: serde_json::Value,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "insert into projector.operation (projection, generation, action, reason, asked_by, done_at, verdict)
-         values ($1, $2, $3, $4, $5, now(), $6::jsonb)",
-    )
-    .bind(projection)
-    .bind(number)
-    .bind(action)
-    .bind(&asked.reason)
-    .bind(&asked.by)
-    .bind(verdict.to_string())
-    .execute(&mut **tx)
-    .await
-    .map_err(classify)?;
-    Ok(())
 }

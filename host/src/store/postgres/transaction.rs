@@ -12,7 +12,6 @@ use projector_model::{Contract, LookupCall, Rejection, Value};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::{Arguments as _, AssertSqlSafe, Row as _};
 
-use super::counters::adjust_counters;
 use super::errors::classify;
 use super::sessions::Tx;
 use super::statements::Statements;
@@ -28,6 +27,7 @@ use crate::ordering::{Blocked, KeyId};
 use crate::planner::{self, Step};
 use crate::store::deployments::WriteBarrier;
 use crate::store::finding::{Budget, Finding, MOST_ROWS};
+use crate::store::host_tables::adjust_counters;
 use crate::store::operator::{ClaimedOperation, LoneDeadLetter};
 use crate::store::waits::ReadyEvent;
 use crate::store::{
@@ -157,7 +157,7 @@ impl Transaction for PostgresTransaction {
         self.advance(&writes.advances, &writes.record_times).await?;
         if let Some(shifts) = writes.shifts() {
             // Checkpoints first, as all writers do.
-            adjust_counters(&mut self.tx, self.deployment.generation.id, shifts).await?;
+            adjust_counters(&mut *self.tx, self.deployment.generation.id, shifts).await?;
         }
         let changes =
             writes.changes.iter().flat_map(|(event, changes)| changes.iter().map(|change| (*event, change)));

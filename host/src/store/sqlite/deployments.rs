@@ -10,7 +10,6 @@ use uuid::Uuid;
 
 use super::errors::classify;
 use super::foreign::{self, Others, Own};
-use super::operator::{keep_operations, record_removal};
 use super::waits::try_all;
 use super::{Sqlite, tables};
 use crate::checkpoint::FILE;
@@ -27,6 +26,7 @@ use crate::store::deployments::{
     views_json,
 };
 use crate::store::foreign::{Readers, none_goes_along, to_text};
+use crate::store::host_tables::operations::{keep_operations, record_removal};
 use crate::store::requester::Requester;
 use crate::store::{Generation, Installed, StoreError};
 
@@ -496,7 +496,7 @@ impl Deployments for Sqlite {
         let entry = Entry { action: "retire", origin, generation: Some(generation.number) };
         entry.record(&mut tx, name, None, None, asked).await?;
         let verdict = serde_json::json!({ "retired": generation.number });
-        record_removal(&mut tx, (name, Some(generation.number)), "retire", asked, verdict).await?;
+        record_removal(&mut *tx, (name, Some(generation.number)), "retire", asked, verdict).await?;
         tx.commit().await.map_err(classify)
     }
 
@@ -527,7 +527,7 @@ impl Deployments for Sqlite {
         let entry = Entry { action: "retire", origin: Origin::Command, generation };
         entry.record(&mut tx, projection, None, None, &retired_views(schema, asked)).await?;
         let verdict = serde_json::json!({ "views": schema });
-        record_removal(&mut tx, (projection, generation), "retire", asked, verdict).await?;
+        record_removal(&mut *tx, (projection, generation), "retire", asked, verdict).await?;
         tx.commit().await.map_err(classify)
     }
 
@@ -548,7 +548,7 @@ impl Deployments for Sqlite {
         entry.record(&mut tx, projection, None, None, asked).await?;
         let dropped: Vec<i32> = standings.iter().map(|standing| standing.generation.number).collect();
         let verdict = serde_json::json!({ "dropped": dropped });
-        record_removal(&mut tx, (projection, None), "drop", asked, verdict).await?;
+        record_removal(&mut *tx, (projection, None), "drop", asked, verdict).await?;
         tx.commit().await.map_err(classify)
     }
 }
@@ -900,7 +900,7 @@ async fn remove(tx: &mut Tx, standing: &GenerationStatus) -> Result<(), StoreErr
     let own = Own::of(standing);
     let others = Others::look(tx, &own).await?;
     none_goes_along(&to_text(&standing.generation), others.lost())?;
-    keep_operations(tx, &standing.generation).await?;
+    keep_operations(&mut **tx, &standing.generation).await?;
     sqlx::query("delete from projector_generation where id = ?")
         .bind(standing.generation.id)
         .execute(&mut **tx)

@@ -1,6 +1,5 @@
 //! SQLite: one file, one host, one writer. The model's own interpreter decides what a change does.
 
-mod counters;
 mod deployments;
 mod diff;
 mod documents;

@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 
-use super::counters::adjust_counters;
 use super::errors::classify;
 use super::{Sqlite, now_micros};
 use crate::event::Partition;
 use crate::ordering::KeyId;
+use crate::store::host_tables::operations::{self, DoneOperation, record};
+use crate::store::host_tables::{Database as _, recount};
 use crate::store::operator::{
     ControlRow, DeadLetterRecord, EXPIRED_AT_ONCE, Filter, GenerationControl, GoneRow, HEARD_AT_ONCE,
-    NewOperations, Operation, OperationResult, Operator, Requester, Skipped, generation_controls, gone,
-    skipped, verdicts,
+    NewOperations, Operation, OperationResult, Operator, Requester, Skipped, generation_controls, skipped,
+    verdicts,
 };
 use crate::store::{Generation, OutcomeCounts, StoreError, add};
 
@@ -152,7 +153,9 @@ impl Operator for Sqlite {
         .execute(&mut *tx)
         .await
         .map_err(classify)?;
-        record(&mut tx, generation, if go_on { "resume" } else { "pause" }, None, asked, None).await?;
+        let action = if go_on { "resume" } else { "pause" };
+        let done = DoneOperation { action, partition: None, verdict: None };
+        record(&mut *tx, generation, done, asked).await?;
         tx.commit().await.map_err(classify)
     }
 
@@ -189,9 +192,10 @@ impl Operator for Sqlite {
         .map_err(classify)?;
         let mut books = OutcomeCounts::default();
         add(&mut books.skipped, "operator", to - moved.from);
-        recount(&mut tx, generation.id, &[(partition.clone(), books)]).await?;
+        recount(&mut *tx, generation.id, &[(partition.clone(), books)]).await?;
         let verdict = serde_json::to_value(&moved).unwrap_or_default();
-        record(&mut tx, generation, "skip", Some(partition), asked, Some(verdict)).await?;
+        let done = DoneOperation { action: "skip", partition: Some(partition), verdict: Some(verdict) };
+        record(&mut *tx, generation, done, asked).await?;
         tx.commit().await.map_err(classify)?;
         Ok(moved)
     }
@@ -242,9 +246,10 @@ impl Operator for Sqlite {
         .await
         .map_err(classify)?;
         gone.extend(dead);
-        recount(&mut tx, generation.id, &skipped(&gone, "erased")).await?;
+        recount(&mut *tx, generation.id, &skipped(&gone, "erased")).await?;
         let verdict = serde_json::json!({ "erased": gone.len() });
-        record(&mut tx, generation, "erase", None, asked, Some(verdict)).await?;
+        let done = DoneOperation { action: "erase", partition: None, verdict: Some(verdict) };
+        record(&mut *tx, generation, done, asked).await?;
         tx.commit().await.map_err(classify)?;
         Ok(gone.len() as u64)
     }
@@ -290,9 +295,10 @@ impl Operator for Sqlite {
         .fetch_all(&mut *tx)
         .await
         .map_err(classify)?;
-        recount(&mut tx, generation.id, &skipped(&gone, "expired")).await?;
+        recount(&mut *tx, generation.id, &skipped(&gone, "expired")).await?;
         let verdict = serde_json::json!({ "expired": gone.len() });
-        record(&mut tx, generation, "expire", None, asked, Some(verdict)).await?;
+        let done = DoneOperation { action: "expire", partition: None, verdict: Some(verdict) };
+        record(&mut *tx, generation, done, asked).await?;
         tx.commit().await.map_err(classify)?;
         Ok(gone.len() as u64)
     }
@@ -308,119 +314,6 @@ impl Operator for Sqlite {
     }
 
     async fn operations(&self, projection: Option<&str>, most: i64) -> Result<Vec<Operation>, StoreError> {
-        sqlx::query_as(
-            "select o.id, coalesce(o.projection, g.projection) as projection, coalesce(o.generation, g.number) as generation,
-               o.action, o.dead_letter_id, o.topic, o.partition, o.dry_run, o.reason, o.asked_by, o.asked_at,
-               o.done_at, o.verdict
-             from projector_operation o left join projector_generation g on g.id = o.generation_id
-             where ?1 is null or coalesce(o.projection, g.projection) = ?1 order by o.id desc limit ?2",
-        )
-        .bind(projection)
-        .bind(most)
-        .fetch_all(&self.pool)
-        .await
-        .map_err(classify)
+        operations::operations(&mut *self.held().await?, projection, most).await
     }
-}
-
-/// Counts events anew, in all and by code.
-async fn recount(
-    tx: &mut sqlx::Transaction<'static, sqlx::Sqlite>,
-    generation: i64,
-    shifts: &[(Partition, OutcomeCounts)],
-) -> Result<(), StoreError> {
-    adjust_counters(tx, generation, shifts).await?;
-    for (partition, books) in shifts {
-        for (outcome, code, events) in books.outcomes() {
-            sqlx::query(
-                "insert into projector_outcome as o (generation_id, topic, partition, outcome, code, events)
-                 values (?1, ?2, ?3, ?4, ?5, ?6) on conflict (generation_id, topic, partition, outcome, code)
-                 do update set events = o.events + excluded.events",
-            )
-            .bind(generation)
-            .bind(&*partition.topic)
-            .bind(partition.number)
-            .bind(outcome)
-            .bind(code)
-            .bind(events)
-            .execute(&mut **tx)
-            .await
-            .map_err(classify)?;
-        }
-    }
-    Ok(())
-}
-
-/// Keeps what was asked for and is done. Returns its number.
-pub(super) async fn record(
-    tx: &mut sqlx::Transaction<'static, sqlx::Sqlite>,
-    generation: &Generation,
-    action: &str,
-    partition: Option<&Partition>,
-    asked: &Requester,
-    verdict: Option<serde_json::Value>,
-) -> Result<i64, StoreError> {
-    sqlx::query_scalar(
-        "insert into projector_operation
-           (generation_id, action, topic, partition, reason, asked_by, asked_at, done_at, verdict)
-         values (?1, ?2, ?3, ?4, ?5, ?6, ?8, ?8, ?7) returning id",
-    )
-    .bind(generation.id)
-    .bind(action)
-    .bind(partition.map(|partition| &*partition.topic))
-    .bind(partition.map(|partition| partition.number))
-    .bind(&asked.reason)
-    .bind(&asked.by)
-    .bind(verdict.map(|verdict| verdict.to_string()))
-    .bind(now_micros())
-    .fetch_one(&mut **tx)
-    .await
-    .map_err(classify)
-}
-
-/// Keeps what was asked for about a generation that is removed next. What is open cannot be done any more.
-pub(super) async fn keep_operations(
-    tx: &mut sqlx::Transaction<'static, sqlx::Sqlite>,
-    generation: &Generation,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "update projector_operation set generation_id = null, projection = ?2, generation = ?3,
-           done_at = coalesce(done_at, ?5), verdict = case when done_at is null then ?4 else verdict end
-         where generation_id = ?1",
-    )
-    .bind(generation.id)
-    .bind(&generation.projection)
-    .bind(generation.number)
-    .bind(gone())
-    .bind(now_micros())
-    .execute(&mut **tx)
-    .await
-    .map_err(classify)?;
-    Ok(())
-}
-
-/// Records who removed a generation, or all of a projection.
-pub(super) async fn record_removal(
-    tx: &mut sqlx::Transaction<'static, sqlx::Sqlite>,
-    (projection, number): (&str, Option<i32>),
-    action: &str,
-    asked: &Requester,
-    verdict: serde_json::Value,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "insert into projector_operation
-           (projection, generation, action, reason, asked_by, asked_at, done_at, verdict)
-         values (?1, ?2, ?3, ?4, ?5, ?6, ?6, ?7)",
-    )
-    .bind(projection)
-    .bind(number)
-    .bind(action)
-    .bind(&asked.reason)
-    .bind(&asked.by)
-    .bind(now_micros())
-    .bind(verdict.to_string())
-    .execute(&mut **tx)
-    .await
-    .map_err(classify)?;
-    Ok(())
 }

@@ -8,7 +8,6 @@ use projector_model::interpret::{Key, Row};
 use projector_model::{LookupCall, Tables, Value};
 use sqlx::sqlite::SqlitePool;
 
-use super::counters::adjust_counters;
 use super::errors::classify;
 use super::now_micros;
 use super::rows::{Stored, Writer};
@@ -19,6 +18,7 @@ use crate::failpoint;
 use crate::ordering::{Blocked, KeyId};
 use crate::store::deployments::WriteBarrier;
 use crate::store::finding::{Budget, Finding};
+use crate::store::host_tables::adjust_counters;
 use crate::store::operator::{ClaimedOperation, LoneDeadLetter};
 use crate::store::waits::ReadyEvent;
 use crate::store::{Admission, Advance, OutcomeCounts, StoreError, Transaction, WriteTarget, Writes};
@@ -171,7 +171,7 @@ impl Transaction for SqliteTransaction {
         let books = match writes.shifts() {
             None => writes.advances.iter().map(|advance| (&advance.partition, &advance.books)).collect(),
             Some(shifts) => {
-                adjust_counters(&mut self.tx, self.deployment.generation.id, shifts).await?;
+                adjust_counters(&mut *self.tx, self.deployment.generation.id, shifts).await?;
                 shifts.iter().map(|(partition, books)| (partition, books)).collect()
             }
         };
