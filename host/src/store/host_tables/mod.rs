@@ -8,6 +8,7 @@
 
 mod beginnings;
 mod counters;
+mod moves;
 pub(super) mod operations;
 pub(super) mod overview;
 mod retention;

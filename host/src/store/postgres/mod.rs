@@ -14,7 +14,6 @@ mod ids;
 mod line;
 mod lock_holder;
 mod lone_letters;
-mod moves;
 mod old_snapshots;
 mod operator;
 mod sessions;

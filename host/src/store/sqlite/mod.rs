@@ -9,7 +9,6 @@ mod host_tables;
 mod identity;
 mod ids;
 mod lone_letters;
-mod moves;
 mod operator;
 mod rows;
 mod source_topics;
