@@ -41,7 +41,7 @@ use event_ids::{EventIds, RecordedDuplicate};
 pub use fault::{Outage, Setup};
 use identity::Identities;
 use moves::Moves;
-use operator::{ClaimedOperation, LoneDeadLetter, LoneResults, Operator, Release};
+use operator::{ClaimedOperation, ControlStore, DeadLetterStore, LoneDeadLetter, LoneResults, Release};
 use retention::Retention;
 use schema::Schema;
 use source_topics::SourceTopics;
@@ -64,7 +64,16 @@ use crate::topics::TopicMapping;
 /// Every method may be tried again after [`StoreError::Unavailable`].
 #[async_trait]
 pub trait Store:
-    Operator + Deployments + Beginnings + EventIds + Identities + Moves + SourceTopics + Retention + Waits
+    ControlStore
+    + DeadLetterStore
+    + Deployments
+    + Beginnings
+    + EventIds
+    + Identities
+    + Moves
+    + SourceTopics
+    + Retention
+    + Waits
 {
     /// The identity that was created with this store.
     fn id(&self) -> Uuid;

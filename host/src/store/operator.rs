@@ -19,27 +19,11 @@ use crate::event_failure::Failure;
 use crate::ordering::KeyId;
 use crate::topics::TopicMapping;
 
+/// How generations are to run.
 #[async_trait]
-pub trait Operator: Send + Sync {
+pub trait ControlStore: Send + Sync {
     /// How each generation stands now, and what operators want of it.
     async fn control_state(&self) -> Result<Vec<GenerationControl>, StoreError>;
-
-    /// Dead letters, oldest first; no more than asked.
-    async fn dead_letters(&self, filter: &Filter) -> Result<Vec<DeadLetterRecord>, StoreError>;
-
-    /// Asks for something that lanes do, for all of these dead letters together. Returns each one's operation, by
-    /// its own number; one that is missing is gone.
-    async fn ask(&self, asked: &NewOperations) -> Result<BTreeMap<i64, i64>, StoreError>;
-
-    /// What came of those of these operations that are done, by their numbers.
-    async fn verdicts(&self, operations: &[i64]) -> Result<BTreeMap<i64, OperationResult>, StoreError>;
-
-    /// Says what came of an operation that wrote nothing.
-    async fn answer(&self, operation: i64, verdict: &OperationResult) -> Result<(), StoreError>;
-
-    /// Takes those of these operations back that no host has begun, and returns them. The others are done, or under
-    /// way.
-    async fn withdraw(&self, operations: &[i64]) -> Result<Vec<i64>, StoreError>;
 
     /// Pauses a projection, or lets it go on. When this returns, no batch is in flight that does not
     /// know of it.
@@ -60,6 +44,33 @@ pub trait Operator: Send + Sync {
         asked: &Requester,
     ) -> Result<Skipped, StoreError>;
 
+    /// The last plugin's answer that was not the first one's.
+    async fn set_impure(&self, generation: &Generation, report: &str) -> Result<(), StoreError>;
+
+    /// What was asked for, newest first.
+    async fn operations(&self, projection: Option<&str>, most: i64) -> Result<Vec<Operation>, StoreError>;
+}
+
+/// Events that failed, and what is asked for about them.
+#[async_trait]
+pub trait DeadLetterStore: Send + Sync {
+    /// Dead letters, oldest first; no more than asked.
+    async fn dead_letters(&self, filter: &Filter) -> Result<Vec<DeadLetterRecord>, StoreError>;
+
+    /// Asks for something that lanes do, for all of these dead letters together. Returns each one's operation, by
+    /// its own number; one that is missing is gone.
+    async fn ask(&self, asked: &NewOperations) -> Result<BTreeMap<i64, i64>, StoreError>;
+
+    /// What came of those of these operations that are done, by their numbers.
+    async fn verdicts(&self, operations: &[i64]) -> Result<BTreeMap<i64, OperationResult>, StoreError>;
+
+    /// Says what came of an operation that wrote nothing.
+    async fn answer(&self, operation: i64, verdict: &OperationResult) -> Result<(), StoreError>;
+
+    /// Takes those of these operations back that no host has begun, and returns them. The others are done, or under
+    /// way.
+    async fn withdraw(&self, operations: &[i64]) -> Result<Vec<i64>, StoreError>;
+
     /// Forgets everything that is kept of a key's failed and waiting events; they are counted as skipped,
     /// and the key is free. Returns how many those were.
     async fn erase(
@@ -78,12 +89,6 @@ pub trait Operator: Send + Sync {
         seconds: i64,
         asked: &Requester,
     ) -> Result<u64, StoreError>;
-
-    /// The last plugin's answer that was not the first one's.
-    async fn set_impure(&self, generation: &Generation, report: &str) -> Result<(), StoreError>;
-
-    /// What was asked for, newest first.
-    async fn operations(&self, projection: Option<&str>, most: i64) -> Result<Vec<Operation>, StoreError>;
 }
 
 /// So many dead letters expire in one transaction: writers that want their keys or counters wait for it.

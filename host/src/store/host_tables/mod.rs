@@ -7,6 +7,7 @@
 //! In SQLite, a table `projector.x` is `projector_x`, and a time is a number of microseconds since 1970.
 
 mod beginnings;
+mod control;
 mod counters;
 mod moves;
 pub(super) mod operations;

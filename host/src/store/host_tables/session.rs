@@ -26,6 +26,9 @@ pub(in crate::store) trait Session: Send {
         Ok(self.rows(sql, arguments).await?.into_iter().next())
     }
 
+    /// Locks the rows of a query until the end of the transaction.
+    const FOR_UPDATE: &'static str;
+
     /// A parameter that holds a JSON document, as it is stored.
     fn document(parameter: &str) -> String;
 
@@ -34,6 +37,9 @@ pub(in crate::store) trait Session: Send {
 
     /// Whether a plugin's descriptor has a table with lineage.
     fn has_lineage(descriptor: &str) -> String;
+
+    /// Whether events of a generation that had waited are ready, found by the index that the database has for it.
+    fn any_ready(generation: &str) -> String;
 
     /// A time, as microseconds since 1970.
     fn micros(time: &str) -> String;

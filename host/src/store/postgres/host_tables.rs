@@ -52,6 +52,8 @@ impl Session for PgConnection {
         rows.iter().map(|row| T::from_row(row)).collect::<Result<_, _>>().map_err(classify)
     }
 
+    const FOR_UPDATE: &'static str = "for update";
+
     fn document(parameter: &str) -> String {
         format!("{parameter}::text::jsonb")
     }
@@ -62,6 +64,14 @@ impl Session for PgConnection {
 
     fn has_lineage(descriptor: &str) -> String {
         format!("{descriptor} @? '$.tables[*].lineage ? (@ == true)'")
+    }
+
+    /// The difference is what the index has.
+    fn any_ready(generation: &str) -> String {
+        format!(
+            "(select r.id from projector.parked r where (r.generation_id - 0) = {generation} and r.ready_ms is not null
+              order by r.id limit 1) is not null"
+        )
     }
 
     fn micros(time: &str) -> String {

@@ -3,6 +3,7 @@
 mod address;
 mod catch_up_lock;
 mod connect;
+mod dead_letters;
 mod deployments;
 mod diff;
 mod doorway;
@@ -15,7 +16,6 @@ mod line;
 mod lock_holder;
 mod lone_letters;
 mod old_snapshots;
-mod operator;
 mod sessions;
 mod source_topics;
 mod statements;

@@ -51,6 +51,9 @@ impl Session for SqliteConnection {
         rows.iter().map(|row| T::from_row(row)).collect::<Result<_, _>>().map_err(classify)
     }
 
+    /// The transaction locks the whole file.
+    const FOR_UPDATE: &'static str = "";
+
     fn document(parameter: &str) -> String {
         parameter.to_owned()
     }
@@ -62,6 +65,12 @@ impl Session for SqliteConnection {
     fn has_lineage(descriptor: &str) -> String {
         format!(
             "exists (select 1 from json_each({descriptor}, '$.tables') as t where json_extract(t.value, '$.lineage'))"
+        )
+    }
+
+    fn any_ready(generation: &str) -> String {
+        format!(
+            "exists (select 1 from projector.parked r where r.generation_id = {generation} and r.ready_ms is not null)"
         )
     }
 

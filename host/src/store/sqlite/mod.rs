@@ -1,5 +1,6 @@
 //! SQLite: one file, one host, one writer. The model's own interpreter decides what a change does.
 
+mod dead_letters;
 mod deployments;
 mod diff;
 mod documents;
@@ -9,7 +10,6 @@ mod host_tables;
 mod identity;
 mod ids;
 mod lone_letters;
-mod operator;
 mod rows;
 mod source_topics;
 mod tables;

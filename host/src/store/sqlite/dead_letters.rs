@@ -1,4 +1,4 @@
-//! What an operator sees and asks for.
+//! Dead letters, and what is asked for about them.
 
 use std::collections::BTreeMap;
 
@@ -6,44 +6,17 @@ use async_trait::async_trait;
 
 use super::errors::classify;
 use super::{Sqlite, now_micros};
-use crate::event::Partition;
 use crate::ordering::KeyId;
-use crate::store::host_tables::operations::{self, DoneOperation, record};
-use crate::store::host_tables::{Database as _, recount};
+use crate::store::host_tables::operations::{DoneOperation, record};
+use crate::store::host_tables::recount;
 use crate::store::operator::{
-    ControlRow, DeadLetterRecord, EXPIRED_AT_ONCE, Filter, GenerationControl, GoneRow, HEARD_AT_ONCE,
-    NewOperations, Operation, OperationResult, Operator, Requester, Skipped, generation_controls, skipped,
-    verdicts,
+    DeadLetterRecord, DeadLetterStore, EXPIRED_AT_ONCE, Filter, GoneRow, NewOperations, OperationResult,
+    Requester, skipped, verdicts,
 };
-use crate::store::{Generation, OutcomeCounts, StoreError, add};
+use crate::store::{Generation, StoreError};
 
 #[async_trait]
-impl Operator for Sqlite {
-    async fn control_state(&self) -> Result<Vec<GenerationControl>, StoreError> {
-        let rows: Vec<ControlRow> = sqlx::query_as(
-            "select g.id, g.projection, g.number, g.table_schema, g.role, g.active_digest,
-               (select case when d.action = 'deploy' and d.proven_at is null and d.digest = g.active_digest then d.replaced end
-                from projector_deployment d where d.projection = g.projection and d.generation = g.number
-                  and d.state = 'done' and d.digest is not null order by d.id desc limit 1) as on_trial_against,
-               (p.stopped is not null or g.backfilling) as is_stopped, g.paused, g.resumes,
-               coalesce(g.hold_until > ?1, 0) as is_held, g.hold_at,
-               exists (select 1 from projector_parked r where r.generation_id = g.id and r.ready_ms is not null) as any_ready,
-               o.id as operation, o.action, o.topic, o.partition
-             from projector_generation g join projector_projection p on p.name = g.projection
-             left join (
-               select *, row_number() over (partition by generation_id, topic, partition order by id) as place
-               from projector_operation where done_at is null
-             ) as o on o.generation_id = g.id and o.place <= ?2
-             order by g.id, o.id",
-        )
-        .bind(now_micros())
-        .bind(HEARD_AT_ONCE)
-        .fetch_all(&self.pool)
-        .await
-        .map_err(classify)?;
-        generation_controls(rows)
-    }
-
+impl DeadLetterStore for Sqlite {
     async fn dead_letters(&self, filter: &Filter) -> Result<Vec<DeadLetterRecord>, StoreError> {
         sqlx::query_as(
             "select d.id, g.projection, g.number as generation, d.topic, d.partition, d.\"offset\",
@@ -132,72 +105,6 @@ impl Operator for Sqlite {
         .fetch_all(&self.pool)
         .await
         .map_err(classify)
-    }
-
-    async fn set_running(
-        &self,
-        generation: &Generation,
-        go_on: bool,
-        asked: &Requester,
-    ) -> Result<(), StoreError> {
-        let mut tx = self.pool.begin_with("begin immediate").await.map_err(classify)?;
-        // Waits for the transactions in flight, which share this row.
-        sqlx::query(
-            "update projector_generation set paused = ?2, resumes = resumes + ?3,
-               halted = case when ?2 is null then null else halted end,
-               halted_kind = case when ?2 is null then null else halted_kind end where id = ?1",
-        )
-        .bind(generation.id)
-        .bind(if go_on { None } else { asked.reason.as_deref().or(Some("no reason was given")) })
-        .bind(i32::from(go_on))
-        .execute(&mut *tx)
-        .await
-        .map_err(classify)?;
-        let action = if go_on { "resume" } else { "pause" };
-        let done = DoneOperation { action, partition: None, verdict: None };
-        record(&mut *tx, generation, done, asked).await?;
-        tx.commit().await.map_err(classify)
-    }
-
-    async fn skip(
-        &self,
-        generation: &Generation,
-        partition: &Partition,
-        to: i64,
-        asked: &Requester,
-    ) -> Result<Skipped, StoreError> {
-        let mut tx = self.pool.begin_with("begin immediate").await.map_err(classify)?;
-        let from: Option<i64> = sqlx::query_scalar(
-            "select next_offset from projector_checkpoint
-             where generation_id = ?1 and topic = ?2 and partition = ?3",
-        )
-        .bind(generation.id)
-        .bind(&*partition.topic)
-        .bind(partition.number)
-        .fetch_optional(&mut *tx)
-        .await
-        .map_err(classify)?;
-        let moved = Skipped::over(partition, from, to)?;
-        sqlx::query(
-            "update projector_checkpoint set next_offset = ?4, updated_at = ?5
-             where generation_id = ?1 and topic = ?2 and partition = ?3",
-        )
-        .bind(generation.id)
-        .bind(&*partition.topic)
-        .bind(partition.number)
-        .bind(to)
-        .bind(now_micros())
-        .execute(&mut *tx)
-        .await
-        .map_err(classify)?;
-        let mut books = OutcomeCounts::default();
-        add(&mut books.skipped, "operator", to - moved.from);
-        recount(&mut *tx, generation.id, &[(partition.clone(), books)]).await?;
-        let verdict = serde_json::to_value(&moved).unwrap_or_default();
-        let done = DoneOperation { action: "skip", partition: Some(partition), verdict: Some(verdict) };
-        record(&mut *tx, generation, done, asked).await?;
-        tx.commit().await.map_err(classify)?;
-        Ok(moved)
     }
 
     async fn erase(
@@ -301,19 +208,5 @@ impl Operator for Sqlite {
         record(&mut *tx, generation, done, asked).await?;
         tx.commit().await.map_err(classify)?;
         Ok(gone.len() as u64)
-    }
-
-    async fn set_impure(&self, generation: &Generation, report: &str) -> Result<(), StoreError> {
-        sqlx::query("update projector_generation set impure = ?2 where id = ?1")
-            .bind(generation.id)
-            .bind(report)
-            .execute(&self.pool)
-            .await
-            .map_err(classify)?;
-        Ok(())
-    }
-
-    async fn operations(&self, projection: Option<&str>, most: i64) -> Result<Vec<Operation>, StoreError> {
-        operations::operations(&mut *self.held().await?, projection, most).await
     }
 }
