@@ -9,6 +9,7 @@
 mod beginnings;
 mod control;
 mod counters;
+pub(super) mod dead_letters;
 mod moves;
 pub(super) mod operations;
 pub(super) mod overview;

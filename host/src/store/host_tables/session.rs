@@ -41,8 +41,14 @@ pub(in crate::store) trait Session: Send {
     /// Whether events of a generation that had waited are ready, found by the index that the database has for it.
     fn any_ready(generation: &str) -> String;
 
+    /// Whether a number is one of those that a parameter holds.
+    fn is_one_of(number: &str, parameter: &str) -> String;
+
     /// A time, as microseconds since 1970.
     fn micros(time: &str) -> String;
+
+    /// A time, as milliseconds since 1970.
+    fn millis(time: &str) -> String;
 
     /// The whole seconds that passed since a time.
     fn seconds_since(time: &str) -> String;
@@ -91,6 +97,9 @@ pub(in crate::store) enum Argument {
     Int8(Option<i64>),
     Text(Option<String>),
     Bytes(Option<Vec<u8>>),
+    /// Microseconds since 1970.
+    Time(Option<i64>),
+    Int8s(Vec<i64>),
 }
 
 impl From<bool> for Argument {
@@ -141,8 +150,14 @@ impl From<Option<&str>> for Argument {
     }
 }
 
-impl From<&[u8]> for Argument {
-    fn from(value: &[u8]) -> Self {
-        Argument::Bytes(Some(value.to_vec()))
+impl From<Option<&[u8]>> for Argument {
+    fn from(value: Option<&[u8]>) -> Self {
+        Argument::Bytes(value.map(<[u8]>::to_vec))
+    }
+}
+
+impl From<&[i64]> for Argument {
+    fn from(values: &[i64]) -> Self {
+        Argument::Int8s(values.to_vec())
     }
 }

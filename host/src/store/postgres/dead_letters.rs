@@ -5,52 +5,20 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 
 use super::errors::classify;
-use super::values::Timestamp;
 use super::{BEGIN, Postgres};
 use crate::ordering::KeyId;
 use crate::store::host_tables::operations::{DoneOperation, record};
-use crate::store::host_tables::recount;
+use crate::store::host_tables::{Database as _, dead_letters, recount};
 use crate::store::operator::{
     DeadLetterRecord, DeadLetterStore, EXPIRED_AT_ONCE, Filter, GoneRow, NewOperations, OperationResult,
-    Requester, skipped, verdicts,
+    Requester, skipped,
 };
 use crate::store::{Generation, StoreError};
 
 #[async_trait]
 impl DeadLetterStore for Postgres {
     async fn dead_letters(&self, filter: &Filter) -> Result<Vec<DeadLetterRecord>, StoreError> {
-        sqlx::query_as(
-            "select d.id, g.projection, g.number as generation, d.topic, d.partition, d.\"offset\",
-               coalesce(d.timestamp_ms, (extract(epoch from d.recorded_at) * 1000)::int8) as timestamp_ms, d.key,
-               d.kind, d.code, d.detail, d.db_table, d.db_column, d.db_constraint, d.backtrace,
-               coalesce(c.version, '') as version, d.digest, d.attempts,
-               (extract(epoch from d.died_at) * 1000000)::int8 as died_at,
-               (select (select count(*) from projector.parked p
-                        where p.generation_id = b.generation_id and p.key_id = b.key_id)
-                from projector.blocked_key b where b.dead_letter_id = d.id) as parked,
-               case when $9 then d.headers else '[]'::jsonb end as headers, case when $9 then d.payload end as payload,
-               octet_length(d.payload)::int8 as payload_bytes, d.oversize_bytes
-             from projector.dead_letter d
-             join projector.generation g on g.id = d.generation_id
-             left join projector.component c on c.digest = d.digest
-             where ($1::text is null or g.projection = $1) and (cardinality($2::int8[]) = 0 or d.id = any($2))
-               and ($3::text is null or d.kind = $3) and ($4::text is null or d.code = $4)
-               and ($5::bytea is null or d.key = $5)
-               and ($6::timestamptz is null or d.died_at >= $6) and ($7::timestamptz is null or d.died_at <= $7)
-             order by d.id limit $8",
-        )
-        .bind(&filter.projection)
-        .bind(&filter.ids)
-        .bind(&filter.kind)
-        .bind(&filter.code)
-        .bind(&filter.key)
-        .bind(filter.since.map(Timestamp))
-        .bind(filter.until.map(Timestamp))
-        .bind(filter.most)
-        .bind(filter.whole)
-        .fetch_all(&mut *self.connection().await?)
-        .await
-        .map_err(classify)
+        dead_letters::dead_letters(&mut *self.held().await?, filter).await
     }
 
     async fn ask(&self, asked: &NewOperations) -> Result<BTreeMap<i64, i64>, StoreError> {
@@ -74,37 +42,15 @@ impl DeadLetterStore for Postgres {
     }
 
     async fn verdicts(&self, operations: &[i64]) -> Result<BTreeMap<i64, OperationResult>, StoreError> {
-        let done: Vec<(i64, Option<String>)> = sqlx::query_as(
-            "select id, verdict::text from projector.operation where id = any($1) and done_at is not null",
-        )
-        .bind(operations)
-        .fetch_all(&mut *self.connection().await?)
-        .await
-        .map_err(classify)?;
-        Ok(verdicts(done))
+        dead_letters::verdicts(&mut *self.held().await?, operations).await
     }
 
     async fn answer(&self, operation: i64, verdict: &OperationResult) -> Result<(), StoreError> {
-        sqlx::query(
-            "update projector.operation set verdict = $2::jsonb, done_at = now() where id = $1 and done_at is null",
-        )
-        .bind(operation)
-        .bind(serde_json::to_string(verdict).expect("a verdict is plain data"))
-        .execute(&mut *self.connection().await?)
-        .await
-        .map_err(classify)?;
-        Ok(())
+        dead_letters::answer(&mut *self.held().await?, operation, verdict).await
     }
 
     async fn withdraw(&self, operations: &[i64]) -> Result<Vec<i64>, StoreError> {
-        sqlx::query_scalar(
-            "delete from projector.operation where id = any($1) and done_at is null and verdict is null
-             returning id",
-        )
-        .bind(operations)
-        .fetch_all(&mut *self.connection().await?)
-        .await
-        .map_err(classify)
+        dead_letters::withdraw(&mut *self.held().await?, operations).await
     }
 
     async fn erase(

@@ -7,6 +7,7 @@ use sqlx::query::Query;
 
 use super::errors::classify;
 use super::sessions::{self, Tx};
+use super::values::Timestamp;
 use super::{BEGIN, Postgres, fence};
 use crate::store::StoreError;
 use crate::store::host_tables::{Argument, Database, Session, Stored};
@@ -78,6 +79,14 @@ impl Session for PgConnection {
         format!("(extract(epoch from {time}) * 1000000)::int8")
     }
 
+    fn is_one_of(number: &str, parameter: &str) -> String {
+        format!("{number} = any({parameter})")
+    }
+
+    fn millis(time: &str) -> String {
+        format!("(extract(epoch from {time}) * 1000)::int8")
+    }
+
     fn seconds_since(time: &str) -> String {
         format!("extract(epoch from now() - {time})::int8")
     }
@@ -95,5 +104,7 @@ fn query<'q>(sql: &str, arguments: &[Argument]) -> Query<'q, Pg, PgArguments> {
         Argument::Int8(value) => query.bind(value),
         Argument::Text(value) => query.bind(value),
         Argument::Bytes(value) => query.bind(value),
+        Argument::Time(value) => query.bind(value.map(Timestamp)),
+        Argument::Int8s(values) => query.bind(values),
     })
 }

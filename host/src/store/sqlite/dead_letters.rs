@@ -8,47 +8,17 @@ use super::errors::classify;
 use super::{Sqlite, now_micros};
 use crate::ordering::KeyId;
 use crate::store::host_tables::operations::{DoneOperation, record};
-use crate::store::host_tables::recount;
+use crate::store::host_tables::{Database as _, dead_letters, recount};
 use crate::store::operator::{
     DeadLetterRecord, DeadLetterStore, EXPIRED_AT_ONCE, Filter, GoneRow, NewOperations, OperationResult,
-    Requester, skipped, verdicts,
+    Requester, skipped,
 };
 use crate::store::{Generation, StoreError};
 
 #[async_trait]
 impl DeadLetterStore for Sqlite {
     async fn dead_letters(&self, filter: &Filter) -> Result<Vec<DeadLetterRecord>, StoreError> {
-        sqlx::query_as(
-            "select d.id, g.projection, g.number as generation, d.topic, d.partition, d.\"offset\",
-               coalesce(d.timestamp_ms, d.recorded_at / 1000) as timestamp_ms, d.key,
-               d.kind, d.code, d.detail, d.db_table, d.db_column, d.db_constraint, d.backtrace,
-               coalesce(c.version, '') as version, d.digest, d.attempts, d.died_at,
-               (select (select count(*) from projector_parked p
-                        where p.generation_id = b.generation_id and p.key_id = b.key_id)
-                from projector_blocked_key b where b.dead_letter_id = d.id) as parked,
-               case when ?9 then d.headers else '[]' end as headers, case when ?9 then d.payload end as payload,
-               length(d.payload) as payload_bytes, d.oversize_bytes
-             from projector_dead_letter d
-             join projector_generation g on g.id = d.generation_id
-             left join projector_component c on c.digest = d.digest
-             where (?1 is null or g.projection = ?1) and (json_array_length(?2) = 0 or d.id in (select value from json_each(?2)))
-               and (?3 is null or d.kind = ?3) and (?4 is null or d.code = ?4)
-               and (?5 is null or d.key = ?5)
-               and (?6 is null or d.died_at >= ?6) and (?7 is null or d.died_at <= ?7)
-             order by d.id limit ?8",
-        )
-        .bind(&filter.projection)
-        .bind(serde_json::json!(filter.ids).to_string())
-        .bind(&filter.kind)
-        .bind(&filter.code)
-        .bind(&filter.key)
-        .bind(filter.since)
-        .bind(filter.until)
-        .bind(filter.most)
-        .bind(filter.whole)
-        .fetch_all(&self.pool)
-        .await
-        .map_err(classify)
+        dead_letters::dead_letters(&mut *self.held().await?, filter).await
     }
 
     async fn ask(&self, asked: &NewOperations) -> Result<BTreeMap<i64, i64>, StoreError> {
@@ -72,39 +42,15 @@ impl DeadLetterStore for Sqlite {
     }
 
     async fn verdicts(&self, operations: &[i64]) -> Result<BTreeMap<i64, OperationResult>, StoreError> {
-        let done: Vec<(i64, Option<String>)> = sqlx::query_as(
-            "select id, verdict from projector_operation
-             where id in (select value from json_each(?)) and done_at is not null",
-        )
-        .bind(serde_json::json!(operations).to_string())
-        .fetch_all(&self.pool)
-        .await
-        .map_err(classify)?;
-        Ok(verdicts(done))
+        dead_letters::verdicts(&mut *self.held().await?, operations).await
     }
 
     async fn answer(&self, operation: i64, verdict: &OperationResult) -> Result<(), StoreError> {
-        sqlx::query(
-            "update projector_operation set verdict = ?2, done_at = ?3 where id = ?1 and done_at is null",
-        )
-        .bind(operation)
-        .bind(serde_json::to_string(verdict).expect("a verdict is plain data"))
-        .bind(now_micros())
-        .execute(&self.pool)
-        .await
-        .map_err(classify)?;
-        Ok(())
+        dead_letters::answer(&mut *self.held().await?, operation, verdict).await
     }
 
     async fn withdraw(&self, operations: &[i64]) -> Result<Vec<i64>, StoreError> {
-        sqlx::query_scalar(
-            "delete from projector_operation
-             where id in (select value from json_each(?)) and done_at is null and verdict is null returning id",
-        )
-        .bind(serde_json::json!(operations).to_string())
-        .fetch_all(&self.pool)
-        .await
-        .map_err(classify)
+        dead_letters::withdraw(&mut *self.held().await?, operations).await
     }
 
     async fn erase(

@@ -78,6 +78,14 @@ impl Session for SqliteConnection {
         time.to_owned()
     }
 
+    fn is_one_of(number: &str, parameter: &str) -> String {
+        format!("{number} in (select value from json_each({parameter}))")
+    }
+
+    fn millis(time: &str) -> String {
+        format!("{time} / 1000")
+    }
+
     fn seconds_since(time: &str) -> String {
         format!("(now() - {time}) / 1000000")
     }
@@ -98,6 +106,8 @@ fn query<'q>(sql: &str, arguments: &[Argument]) -> Query<'q, Lite, SqliteArgumen
         Argument::Int8(value) => query.bind(value),
         Argument::Text(value) => query.bind(value),
         Argument::Bytes(value) => query.bind(value),
+        Argument::Time(value) => query.bind(value),
+        Argument::Int8s(values) => query.bind(serde_json::json!(values).to_string()),
     });
     query.bind(now_micros())
 }
