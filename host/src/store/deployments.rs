@@ -1,7 +1,7 @@
 //! What becomes of a projection's versions and generations, as a store keeps it.
 //!
-//! A component is [proposed](Deployments::propose), every host that is there [reports](Deployments::report)
-//! whether it can run it, and it is [activated](Deployments::activate): an open deployment is a row that
+//! A component is [proposed](DeploymentStore::propose), every host that is there [reports](DeploymentStore::report)
+//! whether it can run it, and it is [activated](GenerationStore::activate): an open deployment is a row that
 //! anybody can bring to its end, so that whoever dies on the way leaves nothing undone.
 
 use std::collections::BTreeMap;
@@ -55,20 +55,9 @@ impl WriteBarrier {
     }
 }
 
+/// What is asked for, and what became of it.
 #[async_trait]
-pub trait Deployments: Send + Sync {
-    /// An error that names the session, if an old transaction keeps views of these schemas from being replaced.
-    /// To ask keeps nobody waiting; to try would keep readers that come after it.
-    async fn views_are_free(&self, schemas: &[&str]) -> Result<(), StoreError>;
-
-    /// An error that names the sessions of readers, if some have a snapshot from before the generation was complete:
-    /// if its views became theirs, they would see fewer rows than before.
-    async fn snapshots_are_recent(&self, generation: &Generation) -> Result<(), StoreError>;
-
-    /// Says that a host is there, for [`PRESENCE`] from now, and the ids that it has as a member of consumer
-    /// groups.
-    async fn heartbeat(&self, host: Uuid, name: &str, members: &[String]) -> Result<(), StoreError>;
-
+pub trait DeploymentStore: Send + Sync {
     /// Says that a host is there no more.
     async fn deregister(&self, host: Uuid) -> Result<(), StoreError>;
 
@@ -91,25 +80,8 @@ pub trait Deployments: Send + Sync {
     /// Decides that a deployment is not to be.
     async fn refuse(&self, deployment: i64, verdict: &str) -> Result<(), StoreError>;
 
-    /// Decides the same of a deployment that was begun, and takes back what was added for it to tables in use,
-    /// as far as that can be done now.
-    async fn give_up(&self, deployment: i64, offered: Offered<'_>, verdict: &str) -> Result<(), StoreError>;
-
-    /// Carries an open deployment out: additions to tables in use, each of which may be there already;
-    /// then all the rest in one transaction. `None`: somebody else does, or did.
-    async fn activate(&self, deployment: i64, offered: Offered<'_>) -> Result<Option<Installed>, StoreError>;
-
     /// What became of a projection, newest first.
     async fn history(&self, projection: &str, most: i64) -> Result<Vec<Deployed>, StoreError>;
-
-    /// Puts the component back that was active before, unless another one is active meanwhile.
-    async fn revert(
-        &self,
-        generation: &Generation,
-        from: &str,
-        to: &str,
-        reason: &str,
-    ) -> Result<bool, StoreError>;
 
     /// The active component has stood its trial.
     async fn pass_trial(&self, generation: &Generation, digest: &str) -> Result<(), StoreError>;
@@ -119,20 +91,6 @@ pub trait Deployments: Send + Sync {
 
     /// A projection's generations, oldest first.
     async fn standings(&self, projection: &str) -> Result<Vec<GenerationStatus>, StoreError>;
-
-    /// Keeps batches of these generations from going beyond `at`, or from being written at all, for no
-    /// longer than `time`. When this returns, no batch is in flight that does not know of the barrier.
-    /// `false`: another owner has a barrier in one of the generations.
-    async fn raise_barrier(
-        &self,
-        generations: &[i64],
-        by: Uuid,
-        at: Option<&Offsets>,
-        time: Duration,
-    ) -> Result<bool, StoreError>;
-
-    /// Opens the barrier again, if it was raised by this owner.
-    async fn release_barrier(&self, generations: &[i64], by: Uuid) -> Result<(), StoreError>;
 
     /// Every checkpoint of a generation in the log.
     async fn vector(&self, generation: i64) -> Result<Offsets, StoreError>;
@@ -149,6 +107,57 @@ pub trait Deployments: Send + Sync {
         topics: &[String],
     ) -> Result<Vec<Partition>, StoreError>;
 
+    /// Keeps hosts from running a projection, or lets them again.
+    async fn set_stopped(&self, projection: &str, stopped: bool, asked: &Requester)
+    -> Result<(), StoreError>;
+}
+
+/// What changes the generations that there are.
+#[async_trait]
+pub trait GenerationStore: Send + Sync {
+    /// An error that names the session, if an old transaction keeps views of these schemas from being replaced.
+    /// To ask keeps nobody waiting; to try would keep readers that come after it.
+    async fn views_are_free(&self, schemas: &[&str]) -> Result<(), StoreError>;
+
+    /// An error that names the sessions of readers, if some have a snapshot from before the generation was complete:
+    /// if its views became theirs, they would see fewer rows than before.
+    async fn snapshots_are_recent(&self, generation: &Generation) -> Result<(), StoreError>;
+
+    /// Says that a host is there, for [`PRESENCE`] from now, and the ids that it has as a member of consumer
+    /// groups.
+    async fn heartbeat(&self, host: Uuid, name: &str, members: &[String]) -> Result<(), StoreError>;
+
+    /// Decides the same of a deployment that was begun, and takes back what was added for it to tables in use,
+    /// as far as that can be done now.
+    async fn give_up(&self, deployment: i64, offered: Offered<'_>, verdict: &str) -> Result<(), StoreError>;
+
+    /// Carries an open deployment out: additions to tables in use, each of which may be there already;
+    /// then all the rest in one transaction. `None`: somebody else does, or did.
+    async fn activate(&self, deployment: i64, offered: Offered<'_>) -> Result<Option<Installed>, StoreError>;
+
+    /// Puts the component back that was active before, unless another one is active meanwhile.
+    async fn revert(
+        &self,
+        generation: &Generation,
+        from: &str,
+        to: &str,
+        reason: &str,
+    ) -> Result<bool, StoreError>;
+
+    /// Keeps batches of these generations from going beyond `at`, or from being written at all, for no
+    /// longer than `time`. When this returns, no batch is in flight that does not know of the barrier.
+    /// `false`: another owner has a barrier in one of the generations.
+    async fn raise_barrier(
+        &self,
+        generations: &[i64],
+        by: Uuid,
+        at: Option<&Offsets>,
+        time: Duration,
+    ) -> Result<bool, StoreError>;
+
+    /// Opens the barrier again, if it was raised by this owner.
+    async fn release_barrier(&self, generations: &[i64], by: Uuid) -> Result<(), StoreError>;
+
     /// Shows a generation to readers instead of the live one, which stays warm. All or nothing; refused
     /// where readers would see a step back in one of these topics, which it reads.
     async fn promote(
@@ -158,10 +167,6 @@ pub trait Deployments: Send + Sync {
         origin: Origin,
         asked: &Requester,
     ) -> Result<Promoted, StoreError>;
-
-    /// Keeps hosts from running a projection, or lets them again.
-    async fn set_stopped(&self, projection: &str, stopped: bool, asked: &Requester)
-    -> Result<(), StoreError>;
 
     /// Who reads these views: roles, and objects that the host did not make.
     async fn readers(&self, views: &[ViewSet]) -> Result<Readers, StoreError>;

@@ -35,7 +35,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use beginnings::Beginnings;
-use deployments::{Deployments, Role, WriteBarrier};
+use deployments::{DeploymentStore, GenerationStore, Role, WriteBarrier};
 use diff::Snapshot;
 use event_ids::{EventIds, RecordedDuplicate};
 pub use fault::{Outage, Setup};
@@ -66,7 +66,8 @@ use crate::topics::TopicMapping;
 pub trait Store:
     ControlStore
     + DeadLetterStore
-    + Deployments
+    + DeploymentStore
+    + GenerationStore
     + Beginnings
     + EventIds
     + Identities

@@ -42,7 +42,8 @@ impl<D: Database> ControlStore for D {
         go_on: bool,
         asked: &Requester,
     ) -> Result<(), StoreError> {
-        let mut tx = self.fenced(generation.id).await?;
+        let mut tx = self.transaction().await?;
+        D::fence(&mut tx, &[generation.id]).await?;
         let paused = if go_on { None } else { asked.reason.as_deref().or(Some("no reason was given")) };
         tx.execute(
             "update projector.generation set paused = $2, resumes = resumes + $3,

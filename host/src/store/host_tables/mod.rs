@@ -10,6 +10,7 @@ mod beginnings;
 mod control;
 mod counters;
 pub(super) mod dead_letters;
+pub(super) mod deployments;
 mod moves;
 pub(super) mod operations;
 pub(super) mod overview;

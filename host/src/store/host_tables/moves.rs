@@ -20,7 +20,8 @@ impl<D: Database> Moves for D {
         asked: &Requester,
         report: &Json,
     ) -> Result<i64, StoreError> {
-        let mut tx = self.fenced(generation.id).await?;
+        let mut tx = self.transaction().await?;
+        D::fence(&mut tx, &[generation.id]).await?;
         let paused: Option<(bool,)> = tx
             .row(
                 "select g.paused is not null or p.stopped is not null

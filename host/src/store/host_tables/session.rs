@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use sqlx::FromRow;
 use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
+use uuid::Uuid;
 
 use crate::store::StoreError;
 
@@ -41,8 +42,8 @@ pub(in crate::store) trait Session: Send {
     /// Whether events of a generation that had waited are ready, found by the index that the database has for it.
     fn any_ready(generation: &str) -> String;
 
-    /// Whether a number is one of those that a parameter holds.
-    fn is_one_of(number: &str, parameter: &str) -> String;
+    /// Whether a value is one of those that a parameter holds.
+    fn is_one_of(value: &str, parameter: &str) -> String;
 
     /// A time, as microseconds since 1970.
     fn micros(time: &str) -> String;
@@ -81,9 +82,9 @@ pub(in crate::store) trait Database: Send + Sync {
     /// Begins a transaction in which no other one decides anything about a projection of this name.
     async fn decide(&self, projection: &str) -> Result<Self::Transaction, StoreError>;
 
-    /// Begins a transaction. When this returns, no batch of the generation is in flight, and none begins before the
-    /// end of the transaction.
-    async fn fenced(&self, generation: i64) -> Result<Self::Transaction, StoreError>;
+    /// When this returns, no batch of these generations is in flight, and none begins before the end of the
+    /// transaction.
+    async fn fence(transaction: &mut Self::Connection, generations: &[i64]) -> Result<(), StoreError>;
 
     /// After an error the outcome may be unknown.
     async fn commit(transaction: Self::Transaction) -> Result<(), StoreError>;
@@ -99,7 +100,9 @@ pub(in crate::store) enum Argument {
     Bytes(Option<Vec<u8>>),
     /// Microseconds since 1970.
     Time(Option<i64>),
+    Uuid(Uuid),
     Int8s(Vec<i64>),
+    Texts(Vec<String>),
 }
 
 impl From<bool> for Argument {
@@ -159,5 +162,17 @@ impl From<Option<&[u8]>> for Argument {
 impl From<&[i64]> for Argument {
     fn from(values: &[i64]) -> Self {
         Argument::Int8s(values.to_vec())
+    }
+}
+
+impl From<Uuid> for Argument {
+    fn from(value: Uuid) -> Self {
+        Argument::Uuid(value)
+    }
+}
+
+impl From<&[String]> for Argument {
+    fn from(values: &[String]) -> Self {
+        Argument::Texts(values.to_vec())
     }
 }

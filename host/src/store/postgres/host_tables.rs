@@ -30,10 +30,8 @@ impl Database for Postgres {
         Postgres::decide(self, projection).await
     }
 
-    async fn fenced(&self, generation: i64) -> Result<Tx, StoreError> {
-        let mut tx = self.begin(BEGIN).await?;
-        fence(&mut tx, &[generation]).await?;
-        Ok(tx)
+    async fn fence(transaction: &mut PgConnection, generations: &[i64]) -> Result<(), StoreError> {
+        fence(transaction, generations).await
     }
 
     async fn commit(transaction: Tx) -> Result<(), StoreError> {
@@ -79,8 +77,8 @@ impl Session for PgConnection {
         format!("(extract(epoch from {time}) * 1000000)::int8")
     }
 
-    fn is_one_of(number: &str, parameter: &str) -> String {
-        format!("{number} = any({parameter})")
+    fn is_one_of(value: &str, parameter: &str) -> String {
+        format!("{value} = any({parameter})")
     }
 
     fn millis(time: &str) -> String {
@@ -105,6 +103,8 @@ fn query<'q>(sql: &str, arguments: &[Argument]) -> Query<'q, Pg, PgArguments> {
         Argument::Text(value) => query.bind(value),
         Argument::Bytes(value) => query.bind(value),
         Argument::Time(value) => query.bind(value.map(Timestamp)),
+        Argument::Uuid(value) => query.bind(value),
         Argument::Int8s(values) => query.bind(values),
+        Argument::Texts(values) => query.bind(values),
     })
 }

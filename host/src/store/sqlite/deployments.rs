@@ -5,27 +5,23 @@ use std::time::Duration;
 use async_trait::async_trait;
 use projector_model::names;
 use sqlx::AssertSqlSafe;
-use sqlx::sqlite::{SqliteConnection, SqliteQueryResult};
+use sqlx::sqlite::SqliteQueryResult;
 use uuid::Uuid;
 
 use super::errors::classify;
 use super::foreign::{self, Others, Own};
 use super::waits::try_all;
 use super::{Sqlite, tables};
-use crate::checkpoint::FILE;
 use crate::deploy::layout::{Layout, Offered};
-use crate::deploy::trust::may_take_over;
 use crate::deploy::views::{self, Cover, View, ViewSet};
 use crate::deploy::{self, Target};
-use crate::event::Partition;
 use crate::failpoint;
 use crate::store::deployments::{
-    Deployed, DeploymentAction, Deployments, GenerationStatus, LiveHost, Offsets, OpenDeployment, OpenRow,
-    Origin, PRESENCE, Promoted, Proposal, Proposed, Report, ReportRow, Role, StandingRow, StoredComponent,
-    known, next_views, no_step_back, open, promotable, report, retirable_views, retired_views, vector_json,
-    views_json,
+    DeploymentAction, DeploymentStore as _, GenerationStatus, GenerationStore, Offsets, Origin, Promoted,
+    Role, next_views, no_step_back, promotable, retirable_views, retired_views, vector_json, views_json,
 };
 use crate::store::foreign::{Readers, none_goes_along, to_text};
+use crate::store::host_tables::deployments::{Entry, behind, standings};
 use crate::store::host_tables::operations::{keep_operations, record_removal};
 use crate::store::requester::Requester;
 use crate::store::{Generation, Installed, StoreError};
@@ -33,7 +29,7 @@ use crate::store::{Generation, Installed, StoreError};
 type Tx = sqlx::Transaction<'static, sqlx::Sqlite>;
 
 #[async_trait]
-impl Deployments for Sqlite {
+impl GenerationStore for Sqlite {
     async fn heartbeat(&self, host: Uuid, name: &str, members: &[String]) -> Result<(), StoreError> {
         let members = serde_json::json!(members).to_string();
         let seen = sqlx::query(
@@ -68,183 +64,6 @@ impl Deployments for Sqlite {
         Ok(())
     }
 
-    async fn deregister(&self, host: Uuid) -> Result<(), StoreError> {
-        sqlx::query("delete from projector_host where id = ?1")
-            .bind(host)
-            .execute(&self.pool)
-            .await
-            .map_err(classify)?;
-        Ok(())
-    }
-
-    async fn propose(&self, proposal: &Proposal<'_>) -> Result<Proposed, StoreError> {
-        let Proposal { component, action, origin, asked, signer } = proposal;
-        let name = component.contract.name();
-        let mut tx = self.immediate().await?;
-        sqlx::query("insert into projector_projection (name) values (?1) on conflict do nothing")
-            .bind(name)
-            .execute(&mut *tx)
-            .await
-            .map_err(classify)?;
-        let owner: Option<String> = sqlx::query_scalar(
-            "update projector_projection set owner = coalesce(owner, ?2) where name = ?1 returning owner",
-        )
-        .bind(name)
-        .bind(signer.owner())
-        .fetch_one(&mut *tx)
-        .await
-        .map_err(classify)?;
-        if let Err(refused) = may_take_over(owner.as_deref(), signer) {
-            return Ok(Proposed::Foreign(refused.to_string()));
-        }
-        // It may have been signed since.
-        sqlx::query("update projector_component set signature = coalesce(?2, signature) where digest = ?1")
-            .bind(component.digest)
-            .bind(component.signature)
-            .execute(&mut *tx)
-            .await
-            .map_err(classify)?;
-        let standings = standings(&mut tx, name).await?;
-        let is_active = (standings.iter())
-            .any(|standing| standing.role != Role::Warm && standing.active == component.digest);
-        let asked_for: Option<(i64, String)> = sqlx::query_as(
-            "select id, digest from projector_deployment where projection = ?1 and state = 'open'",
-        )
-        .bind(name)
-        .fetch_optional(&mut *tx)
-        .await
-        .map_err(classify)?;
-        if let Some((id, digest)) = asked_for
-            && digest == component.digest
-            && *action == DeploymentAction::Deploy
-        {
-            tx.commit().await.map_err(classify)?;
-            return Ok(Proposed::Open(id));
-        }
-        let had: bool = sqlx::query_scalar(
-            "select exists (select 1 from projector_deployment where projection = ?1 and digest = ?2 and state = 'done')",
-        )
-        .bind(name)
-        .bind(component.digest)
-        .fetch_one(&mut *tx)
-        .await
-        .map_err(classify)?;
-        let known = known(*action, *origin, is_active, had);
-        if let (Some(known), Origin::Directory) = (&known, origin) {
-            tx.commit().await.map_err(classify)?;
-            return Ok(known.clone());
-        }
-        sqlx::query(
-            "update projector_deployment set state = 'withdrawn', decided_at = cast(unixepoch('subsec') * 1000000 as integer),
-               verdict = 'another one was asked for' where projection = ?1 and state = 'open'",
-        )
-        .bind(name)
-        .execute(&mut *tx)
-        .await
-        .map_err(classify)?;
-        // Whoever says so means that one, and not what was asked for before.
-        if let Some(known) = known {
-            tx.commit().await.map_err(classify)?;
-            return Ok(known);
-        }
-        sqlx::query(
-            "insert into projector_component (digest, version, bytes, descriptor, signature, stored_at)
-             values (?1, ?2, ?3, ?4, ?5, cast(unixepoch('subsec') * 1000000 as integer))
-             on conflict (digest) do update set signature = coalesce(excluded.signature, projector_component.signature),
-               bytes = case when projector_component.pruned_at is null then projector_component.bytes else excluded.bytes end,
-               pruned_at = null",
-        )
-        .bind(component.digest)
-        .bind(&component.contract.descriptor.version)
-        .bind(component.bytes)
-        .bind(component.contract.descriptor.to_json())
-        .bind(component.signature)
-        .execute(&mut *tx)
-        .await
-        .map_err(classify)?;
-        let id = sqlx::query_scalar(
-            "insert into projector_deployment (projection, action, digest, source, asked_by, reason, asked_at, state)
-             values (?1, ?2, ?3, ?4, ?5, ?6, cast(unixepoch('subsec') * 1000000 as integer), 'open') returning id",
-        )
-        .bind(name)
-        .bind(action.as_str())
-        .bind(component.digest)
-        .bind(origin.as_str())
-        .bind(&asked.by)
-        .bind(&asked.reason)
-        .fetch_one(&mut *tx)
-        .await
-        .map_err(classify)?;
-        tx.commit().await.map_err(classify)?;
-        Ok(Proposed::Open(id))
-    }
-
-    async fn live_hosts(&self) -> Result<Vec<LiveHost>, StoreError> {
-        sqlx::query_as(
-            "select name, knows from projector_host
-             where seen_at > cast(unixepoch('subsec') * 1000000 as integer) - ?1 order by name",
-        )
-        .bind(PRESENCE.as_micros() as i64)
-        .fetch_all(&self.pool)
-        .await
-        .map_err(classify)
-    }
-
-    async fn open_deployments(&self) -> Result<Vec<OpenDeployment>, StoreError> {
-        let rows: Vec<OpenRow> = sqlx::query_as(
-            "select d.id, d.projection, d.action, d.digest, h.id, h.name, r.host_id is not null, r.refusal
-             from projector_deployment d
-             left join projector_host h on h.seen_at > cast(unixepoch('subsec') * 1000000 as integer) - ?1
-             left join projector_readiness r on r.deployment_id = d.id and r.host_id = h.id
-             where d.state = 'open' order by d.id, h.id",
-        )
-        .bind(PRESENCE.as_micros() as i64)
-        .fetch_all(&self.pool)
-        .await
-        .map_err(classify)?;
-        Ok(open(rows))
-    }
-
-    async fn report(&self, deployment: i64, host: Uuid, refusal: Option<&str>) -> Result<(), StoreError> {
-        sqlx::query(
-            "insert into projector_readiness (deployment_id, host_id, refusal)
-             select d.id, h.id, ?3 from projector_deployment d, projector_host h where d.id = ?1 and h.id = ?2
-             on conflict (deployment_id, host_id) do update set refusal = excluded.refusal",
-        )
-        .bind(deployment)
-        .bind(host)
-        .bind(refusal)
-        .execute(&self.pool)
-        .await
-        .map_err(classify)?;
-        Ok(())
-    }
-
-    async fn reports(&self, deployment: i64) -> Result<Vec<Report>, StoreError> {
-        let rows: Vec<ReportRow> = sqlx::query_as(
-            "select h.id, h.name, r.refusal from projector_readiness r join projector_host h on h.id = r.host_id
-             where r.deployment_id = ?1 order by h.name",
-        )
-        .bind(deployment)
-        .fetch_all(&self.pool)
-        .await
-        .map_err(classify)?;
-        Ok(rows.into_iter().map(report).collect())
-    }
-
-    async fn refuse(&self, deployment: i64, verdict: &str) -> Result<(), StoreError> {
-        sqlx::query(
-            "update projector_deployment set state = 'refused', verdict = ?2, decided_at = cast(unixepoch('subsec') * 1000000 as integer)
-             where id = ?1 and state = 'open'",
-        )
-        .bind(deployment)
-        .bind(verdict)
-        .execute(&self.pool)
-        .await
-        .map_err(classify)?;
-        Ok(())
-    }
-
     async fn give_up(&self, deployment: i64, _: Offered<'_>, verdict: &str) -> Result<(), StoreError> {
         // Additions are made in the transaction that failed.
         self.refuse(deployment, verdict).await
@@ -252,22 +71,6 @@ impl Deployments for Sqlite {
 
     async fn activate(&self, deployment: i64, offered: Offered<'_>) -> Result<Option<Installed>, StoreError> {
         self.carry_out(deployment, offered).await
-    }
-
-    async fn history(&self, projection: &str, most: i64) -> Result<Vec<Deployed>, StoreError> {
-        sqlx::query_as(
-            "select d.id, d.action, c.version, d.digest, d.generation, d.replaced, d.source, d.asked_by, d.reason,
-               d.asked_at, d.state, d.verdict,
-               d.decided_at,
-               d.proven_at, d.start
-             from projector_deployment d left join projector_component c on c.digest = d.digest
-             where d.projection = ?1 order by d.id desc limit ?2",
-        )
-        .bind(projection)
-        .bind(most)
-        .fetch_all(&self.pool)
-        .await
-        .map_err(classify)
     }
 
     async fn revert(
@@ -294,39 +97,10 @@ impl Deployments for Sqlite {
         try_all(&mut tx, generation.id).await?;
         let entry = Entry { action: "revert", origin: Origin::Host, generation: Some(generation.number) };
         let asked = Requester::host(Some(reason.to_owned()));
-        entry.record(&mut tx, &generation.projection, Some(to), Some(from), &asked).await?;
+        entry.record(&mut *tx, &generation.projection, Some(to), Some(from), &asked).await?;
         tx.commit().await.map_err(classify)?;
         failpoint::reached(failpoint::AFTER_REVERT, &generation.projection);
         Ok(true)
-    }
-
-    async fn pass_trial(&self, generation: &Generation, digest: &str) -> Result<(), StoreError> {
-        sqlx::query(
-            "update projector_deployment set proven_at = cast(unixepoch('subsec') * 1000000 as integer)
-             where projection = ?1 and generation = ?2 and digest = ?3 and state = 'done' and proven_at is null",
-        )
-        .bind(&generation.projection)
-        .bind(generation.number)
-        .bind(digest)
-        .execute(&self.pool)
-        .await
-        .map_err(classify)?;
-        Ok(())
-    }
-
-    async fn component(&self, digest: &str) -> Result<Option<StoredComponent>, StoreError> {
-        let found: Option<(Vec<u8>, Option<String>)> = sqlx::query_as(
-            "select bytes, signature from projector_component where digest = ?1 and pruned_at is null",
-        )
-        .bind(digest)
-        .fetch_optional(&self.pool)
-        .await
-        .map_err(classify)?;
-        Ok(found.map(|(bytes, signature)| StoredComponent { bytes, signature }))
-    }
-
-    async fn standings(&self, projection: &str) -> Result<Vec<GenerationStatus>, StoreError> {
-        standings(&mut *self.pool.acquire().await.map_err(classify)?, projection).await
     }
 
     async fn raise_barrier(
@@ -374,46 +148,6 @@ impl Deployments for Sqlite {
         tx.commit().await.map_err(classify)
     }
 
-    async fn vector(&self, generation: i64) -> Result<Offsets, StoreError> {
-        vector(&mut *self.pool.acquire().await.map_err(classify)?, generation).await
-    }
-
-    async fn end_backfill(&self, generation: &Generation, verdict: &str) -> Result<(), StoreError> {
-        let mut tx = self.immediate().await?;
-        let ended =
-            sqlx::query("update projector_generation set backfilling = false where id = ?1 and backfilling")
-                .bind(generation.id)
-                .execute(&mut *tx)
-                .await
-                .map_err(classify)?;
-        if ended.rows_affected() == 0 {
-            let Generation { projection, number, .. } = generation;
-            return Err(StoreError::Unusable(format!(
-                "generation {number} of {projection} is fed from a file no more: somebody else ended that"
-            )));
-        }
-        sqlx::query(
-            "update projector_deployment set verdict = ?3
-             where projection = ?1 and generation = ?2 and action = 'backfill' and state = 'done'",
-        )
-        .bind(&generation.projection)
-        .bind(generation.number)
-        .bind(verdict)
-        .execute(&mut *tx)
-        .await
-        .map_err(classify)?;
-        tx.commit().await.map_err(classify)
-    }
-
-    async fn behind(
-        &self,
-        generation: i64,
-        other: i64,
-        topics: &[String],
-    ) -> Result<Vec<Partition>, StoreError> {
-        behind(&mut *self.pool.acquire().await.map_err(classify)?, generation, other, topics).await
-    }
-
     async fn promote(
         &self,
         generation: &Generation,
@@ -423,9 +157,9 @@ impl Deployments for Sqlite {
     ) -> Result<Promoted, StoreError> {
         let name = &generation.projection;
         let mut tx = self.immediate().await?;
-        let standings = standings(&mut tx, name).await?;
+        let standings = standings(&mut *tx, name).await?;
         let (new, old) = promotable(&standings, generation)?;
-        let behind = behind(&mut tx, new.generation.id, old.generation.id, topics).await?;
+        let behind = behind(&mut *tx, new.generation.id, old.generation.id, topics).await?;
         no_step_back(generation, &behind)?;
         let promoted = show(&mut tx, &standings, new, old).await?;
         for (standing, role) in [(old, Role::Warm), (new, Role::Live)] {
@@ -439,7 +173,7 @@ impl Deployments for Sqlite {
             .map_err(classify)?;
         }
         let entry = Entry { action: "promote", origin, generation: Some(generation.number) };
-        entry.record(&mut tx, name, Some(&new.active), Some(&old.active), asked).await?;
+        entry.record(&mut *tx, name, Some(&new.active), Some(&old.active), asked).await?;
         failpoint::reached(failpoint::BEFORE_PROMOTE, name);
         tx.commit().await.map_err(classify)?;
         Ok(promoted)
@@ -455,28 +189,6 @@ impl Deployments for Sqlite {
         Ok(())
     }
 
-    async fn set_stopped(
-        &self,
-        projection: &str,
-        stopped: bool,
-        asked: &Requester,
-    ) -> Result<(), StoreError> {
-        let mut tx = self.immediate().await?;
-        let reason = stopped.then(|| asked.reason.as_deref().unwrap_or("no reason was given"));
-        for statement in [
-            "update projector_projection set stopped = ?2 where name = ?1",
-            // Waits for the transactions in flight, which share these rows.
-            "update projector_generation set resumes = resumes + 1, paused = case when ?2 is not null then coalesce(paused, 'stopped: ' || ?2) when paused like 'stopped: %' then null else paused end where projection = ?1",
-        ] {
-            let update = sqlx::query(statement).bind(projection).bind(reason);
-            update.execute(&mut *tx).await.map_err(classify)?;
-        }
-        let action = if stopped { "stop" } else { "start" };
-        let entry = Entry { action, origin: Origin::Command, generation: None };
-        entry.record(&mut tx, projection, None, None, asked).await?;
-        tx.commit().await.map_err(classify)
-    }
-
     async fn retire(
         &self,
         generation: &Generation,
@@ -485,7 +197,7 @@ impl Deployments for Sqlite {
     ) -> Result<(), StoreError> {
         let name = &generation.projection;
         let mut tx = self.immediate().await?;
-        let standings = standings(&mut tx, name).await?;
+        let standings = standings(&mut *tx, name).await?;
         match standings.into_iter().find(|standing| standing.generation.id == generation.id) {
             Some(standing) if standing.role != Role::Live => remove(&mut tx, &standing).await?,
             _ => {
@@ -494,7 +206,7 @@ impl Deployments for Sqlite {
             }
         }
         let entry = Entry { action: "retire", origin, generation: Some(generation.number) };
-        entry.record(&mut tx, name, None, None, asked).await?;
+        entry.record(&mut *tx, name, None, None, asked).await?;
         let verdict = serde_json::json!({ "retired": generation.number });
         record_removal(&mut *tx, (name, Some(generation.number)), "retire", asked, verdict).await?;
         tx.commit().await.map_err(classify)
@@ -512,7 +224,7 @@ impl Deployments for Sqlite {
         asked: &Requester,
     ) -> Result<(), StoreError> {
         let mut tx = self.immediate().await?;
-        let standings = standings(&mut tx, projection).await?;
+        let standings = standings(&mut *tx, projection).await?;
         let (standing, retired, left) = retirable_views(&standings, schema)?;
         let own = Own::views(&[retired]);
         let others = Others::look(&mut tx, &own).await?;
@@ -525,7 +237,7 @@ impl Deployments for Sqlite {
         set_views(&mut tx, standing.generation.id, &left, &standing.layout).await?;
         let generation = Some(standing.generation.number);
         let entry = Entry { action: "retire", origin: Origin::Command, generation };
-        entry.record(&mut tx, projection, None, None, &retired_views(schema, asked)).await?;
+        entry.record(&mut *tx, projection, None, None, &retired_views(schema, asked)).await?;
         let verdict = serde_json::json!({ "views": schema });
         record_removal(&mut *tx, (projection, generation), "retire", asked, verdict).await?;
         tx.commit().await.map_err(classify)
@@ -533,7 +245,7 @@ impl Deployments for Sqlite {
 
     async fn drop_projection(&self, projection: &str, asked: &Requester) -> Result<(), StoreError> {
         let mut tx = self.immediate().await?;
-        let standings = standings(&mut tx, projection).await?;
+        let standings = standings(&mut *tx, projection).await?;
         for standing in &standings {
             remove(&mut tx, standing).await?;
         }
@@ -545,7 +257,7 @@ impl Deployments for Sqlite {
             sqlx::query(statement).bind(projection).execute(&mut *tx).await.map_err(classify)?;
         }
         let entry = Entry { action: "drop", origin: Origin::Command, generation: None };
-        entry.record(&mut tx, projection, None, None, asked).await?;
+        entry.record(&mut *tx, projection, None, None, asked).await?;
         let dropped: Vec<i32> = standings.iter().map(|standing| standing.generation.number).collect();
         let verdict = serde_json::json!({ "dropped": dropped });
         record_removal(&mut *tx, (projection, None), "drop", asked, verdict).await?;
@@ -585,7 +297,7 @@ impl Sqlite {
         .fetch_all(&mut *tx)
         .await
         .map_err(classify)?;
-        let standings = standings(&mut tx, name).await?;
+        let standings = standings(&mut *tx, name).await?;
         let target =
             deploy::target(action, &standings, offered, |standing| had.contains(&standing.generation.number));
         let role = target.role(&standings);
@@ -655,96 +367,6 @@ impl Sqlite {
         failpoint::reached(failpoint::AFTER_ACTIVATION, name);
         Ok(Some(Installed { generation, role, active: digest }))
     }
-}
-
-/// Something that is done when it is written down.
-struct Entry {
-    action: &'static str,
-    origin: Origin,
-    generation: Option<i32>,
-}
-
-impl Entry {
-    async fn record(
-        &self,
-        tx: &mut Tx,
-        projection: &str,
-        digest: Option<&str>,
-        replaced: Option<&str>,
-        asked: &Requester,
-    ) -> Result<(), StoreError> {
-        sqlx::query(
-            "insert into projector_deployment
-               (projection, action, digest, source, asked_by, reason, asked_at, state, decided_at, generation, replaced)
-             values (?1, ?2, ?3, ?4, ?5, ?6, cast(unixepoch('subsec') * 1000000 as integer), 'done', cast(unixepoch('subsec') * 1000000 as integer), ?7, ?8)",
-        )
-        .bind(projection)
-        .bind(self.action)
-        .bind(digest)
-        .bind(self.origin.as_str())
-        .bind(&asked.by)
-        .bind(&asked.reason)
-        .bind(self.generation)
-        .bind(replaced)
-        .execute(&mut **tx)
-        .await
-        .map_err(classify)?;
-        Ok(())
-    }
-}
-
-async fn standings(
-    connection: &mut SqliteConnection,
-    projection: &str,
-) -> Result<Vec<GenerationStatus>, StoreError> {
-    let rows: Vec<StandingRow> = sqlx::query_as(
-        "select g.id, g.projection, g.number, g.table_schema, g.role, g.layout, g.active_digest,
-           c.descriptor, g.readers, g.views, g.caught_up_at is not null as caught_up, g.backfilling
-         from projector_generation g join projector_component c on c.digest = g.active_digest
-         where g.projection = ?1 order by g.number",
-    )
-    .bind(projection)
-    .fetch_all(connection)
-    .await
-    .map_err(classify)?;
-    rows.into_iter().map(StandingRow::standing).collect()
-}
-
-async fn vector(connection: &mut SqliteConnection, generation: i64) -> Result<Offsets, StoreError> {
-    let rows: Vec<(String, i32, i64)> = sqlx::query_as(
-        "select topic, partition, next_offset from projector_checkpoint
-         where generation_id = ?1 and cluster_id is not ?2",
-    )
-    .bind(generation)
-    .bind(FILE)
-    .fetch_all(connection)
-    .await
-    .map_err(classify)?;
-    Ok(rows.into_iter().map(|(topic, number, next)| (Partition::new(topic.as_str(), number), next)).collect())
-}
-
-async fn behind(
-    connection: &mut SqliteConnection,
-    generation: i64,
-    other: i64,
-    topics: &[String],
-) -> Result<Vec<Partition>, StoreError> {
-    let rows: Vec<(String, i32)> = sqlx::query_as(
-        "select o.topic, o.partition from projector_checkpoint o
-         left join projector_checkpoint n
-           on n.generation_id = ?1 and n.topic = o.topic and n.partition = o.partition
-         where o.generation_id = ?2 and o.topic in (select value from json_each(?3))
-           and (n.next_offset is null or n.next_offset < o.next_offset
-                and (n.topic_id is null or o.topic_id is null or n.topic_id = o.topic_id))
-         order by o.topic, o.partition",
-    )
-    .bind(generation)
-    .bind(other)
-    .bind(serde_json::to_string(topics).expect("a list of texts"))
-    .fetch_all(connection)
-    .await
-    .map_err(classify)?;
-    Ok(rows.into_iter().map(|(topic, number)| Partition::new(topic.as_str(), number)).collect())
 }
 
 /// A new generation with its tables; the first one is shown to readers.

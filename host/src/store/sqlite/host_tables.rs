@@ -30,8 +30,8 @@ impl Database for Sqlite {
         self.immediate().await
     }
 
-    async fn fenced(&self, _: i64) -> Result<Self::Transaction, StoreError> {
-        self.immediate().await
+    async fn fence(_: &mut SqliteConnection, _: &[i64]) -> Result<(), StoreError> {
+        Ok(())
     }
 
     async fn commit(transaction: Self::Transaction) -> Result<(), StoreError> {
@@ -78,8 +78,8 @@ impl Session for SqliteConnection {
         time.to_owned()
     }
 
-    fn is_one_of(number: &str, parameter: &str) -> String {
-        format!("{number} in (select value from json_each({parameter}))")
+    fn is_one_of(value: &str, parameter: &str) -> String {
+        format!("{value} in (select value from json_each({parameter}))")
     }
 
     fn millis(time: &str) -> String {
@@ -107,7 +107,9 @@ fn query<'q>(sql: &str, arguments: &[Argument]) -> Query<'q, Lite, SqliteArgumen
         Argument::Text(value) => query.bind(value),
         Argument::Bytes(value) => query.bind(value),
         Argument::Time(value) => query.bind(value),
+        Argument::Uuid(value) => query.bind(value),
         Argument::Int8s(values) => query.bind(serde_json::json!(values).to_string()),
+        Argument::Texts(values) => query.bind(serde_json::json!(values).to_string()),
     });
     query.bind(now_micros())
 }
