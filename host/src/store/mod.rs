@@ -37,11 +37,12 @@ use uuid::Uuid;
 use beginnings::Beginnings;
 use deployments::{DeploymentStore, GenerationStore, Role, WriteBarrier};
 use diff::Snapshot;
-use event_ids::{EventIds, RecordedDuplicate};
+use event_ids::EventIds;
 pub use fault::{Outage, Setup};
 use identity::Identities;
 use moves::Moves;
 use operator::{ClaimedOperation, ControlStore, DeadLetterStore, LoneDeadLetter, LoneResults, Release};
+use overview::StatusStore;
 use retention::Retention;
 use schema::Schema;
 use source_topics::SourceTopics;
@@ -68,6 +69,7 @@ pub trait Store:
     + DeadLetterStore
     + DeploymentStore
     + GenerationStore
+    + StatusStore
     + Beginnings
     + EventIds
     + Identities
@@ -107,18 +109,6 @@ pub trait Store:
     /// statements for what is in them now.
     async fn analyze(&self, generation: &Generation) -> Result<(), StoreError>;
 
-    /// Says, for whoever asks, that a partition is not read, and why; `None`: that it is.
-    async fn set_paused(
-        &self,
-        generation: &Generation,
-        partition: &Partition,
-        trouble: Option<&Blocker>,
-    ) -> Result<(), StoreError>;
-
-    /// Says, for whoever asks, that a projection stands still, and why; `None`: that it runs.
-    async fn set_blocked(&self, generation: &Generation, trouble: Option<&Blocker>)
-    -> Result<(), StoreError>;
-
     /// Begins the transaction of one batch: checks that `digest` is the active one, that no operator
     /// paused the projection and that nobody holds it, and keeps it so until the end; then, where the contract needs one writer,
     /// waits to be that one.
@@ -133,12 +123,6 @@ pub trait Store:
 
     /// Whose lock a transaction waited for in vain a moment ago, if the database can tell.
     async fn lock_holder(&self, generation: &Generation) -> Option<LockHolder>;
-
-    /// Every projection in this store, as it is committed: all of it of one moment.
-    async fn overview(&self) -> Result<Vec<Projection>, StoreError>;
-
-    /// The last events of a projection that were ignored as duplicates, newest first: so many at most.
-    async fn duplicates(&self, projection: &str, most: i64) -> Result<Vec<RecordedDuplicate>, StoreError>;
 
     /// The store as it is committed now, to read checkpoints and compare generations in, on a connection of
     /// its own: neither waits for the other's work.

@@ -2,11 +2,37 @@
 
 use std::collections::BTreeMap;
 
+use async_trait::async_trait;
+
+use crate::event::Partition;
 use crate::failure::{Blocker, FailureKind};
 
 use super::beginnings::partitions_from;
 use super::deployments::Role;
-use super::{Counters, PartitionState, Projection, StatementCount, StoreError, WaitingEvent};
+use super::event_ids::RecordedDuplicate;
+use super::{Counters, Generation, PartitionState, Projection, StatementCount, StoreError, WaitingEvent};
+
+/// What is shown of projections, and what hosts say of them for that.
+#[async_trait]
+pub trait StatusStore: Send + Sync {
+    /// Says, for whoever asks, that a partition is not read, and why; `None`: that it is.
+    async fn set_paused(
+        &self,
+        generation: &Generation,
+        partition: &Partition,
+        trouble: Option<&Blocker>,
+    ) -> Result<(), StoreError>;
+
+    /// Says, for whoever asks, that a projection stands still, and why; `None`: that it runs.
+    async fn set_blocked(&self, generation: &Generation, trouble: Option<&Blocker>)
+    -> Result<(), StoreError>;
+
+    /// Every projection in this store, as it is committed: all of it of one moment.
+    async fn overview(&self) -> Result<Vec<Projection>, StoreError>;
+
+    /// The last events of a projection that were ignored as duplicates, newest first: so many at most.
+    async fn duplicates(&self, projection: &str, most: i64) -> Result<Vec<RecordedDuplicate>, StoreError>;
+}
 
 /// A generation, its active component, and how many dead letters it has.
 #[derive(sqlx::FromRow)]

@@ -13,7 +13,7 @@ pub(super) mod dead_letters;
 pub(super) mod deployments;
 mod moves;
 pub(super) mod operations;
-pub(super) mod overview;
+mod overview;
 mod retention;
 mod session;
 

@@ -1,11 +1,79 @@
-//! The rows of the overview.
+//! The rows of the overview, and what hosts say of their projections for it.
 
-use super::Session;
-use crate::store::overview::{self, CheckpointRow, EffectRow, GenerationRow, OutcomeRow, SHOWN_WAITS};
-use crate::store::{Projection, StoreError, WaitingEvent};
+use async_trait::async_trait;
+
+use super::{Database, Session};
+use crate::event::Partition;
+use crate::failure::Blocker;
+use crate::store::event_ids::RecordedDuplicate;
+use crate::store::overview::{
+    self, CheckpointRow, EffectRow, GenerationRow, OutcomeRow, SHOWN_WAITS, StatusStore,
+};
+use crate::store::{Generation, Projection, StoreError, WaitingEvent};
+
+#[async_trait]
+impl<D: Database> StatusStore for D {
+    async fn set_paused(
+        &self,
+        generation: &Generation,
+        partition: &Partition,
+        trouble: Option<&Blocker>,
+    ) -> Result<(), StoreError> {
+        self.held()
+            .await?
+            .execute(
+                "update projector.checkpoint set paused = $4, paused_kind = $5
+                 where generation_id = $1 and topic = $2 and partition = $3 and paused is distinct from $4",
+                &[
+                    generation.id.into(),
+                    (&*partition.topic).into(),
+                    partition.number.into(),
+                    trouble.map(|trouble| &*trouble.reason).into(),
+                    trouble.map(|trouble| trouble.kind.as_str()).into(),
+                ],
+            )
+            .await
+            .map(drop)
+    }
+
+    async fn set_blocked(
+        &self,
+        generation: &Generation,
+        trouble: Option<&Blocker>,
+    ) -> Result<(), StoreError> {
+        self.held()
+            .await?
+            .execute(
+                "update projector.generation set halted = $2, halted_kind = $3
+                 where id = $1 and halted is distinct from $2",
+                &[
+                    generation.id.into(),
+                    trouble.map(|trouble| &*trouble.reason).into(),
+                    trouble.map(|trouble| trouble.kind.as_str()).into(),
+                ],
+            )
+            .await
+            .map(drop)
+    }
+
+    async fn overview(&self) -> Result<Vec<Projection>, StoreError> {
+        overview(&mut *self.read_only().await?).await
+    }
+
+    async fn duplicates(&self, projection: &str, most: i64) -> Result<Vec<RecordedDuplicate>, StoreError> {
+        let sql = format!(
+            "select g.number as generation, d.topic, d.partition, d.\"offset\", d.first_topic, d.first_partition,
+               d.first_offset, {} as ignored_at
+             from projector.duplicate d join projector.generation g on g.id = d.generation_id
+             where g.projection = $1 order by d.id desc limit $2",
+            D::Connection::micros("d.ignored_at")
+        );
+        self.read_only().await?.rows(&sql, &[projection.into(), most.into()]).await
+    }
+}
 
 /// Every projection, as the session's transaction sees it.
-pub(in crate::store) async fn overview<S: Session>(session: &mut S) -> Result<Vec<Projection>, StoreError> {
+async fn overview<S: Session>(session: &mut S) -> Result<Vec<Projection>, StoreError> {
     let sql = format!(
         "select g.id, g.projection, g.number, g.role, {} as created_at, p.stopped, g.backfilling, g.active_digest,
            g.halted, g.halted_kind, g.paused, g.impure, g.deadlocks, cast(g.began_with as text) as began_with,

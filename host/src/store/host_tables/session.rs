@@ -76,6 +76,9 @@ pub(in crate::store) trait Database: Send + Sync {
     /// A connection outside a transaction.
     async fn held(&self) -> Result<Self::Held, StoreError>;
 
+    /// Begins a transaction that only reads: all of it sees the database as it was at one moment.
+    async fn read_only(&self) -> Result<Self::Transaction, StoreError>;
+
     /// Begins a transaction that writes. Dropped, it is rolled back.
     async fn transaction(&self) -> Result<Self::Transaction, StoreError>;
 

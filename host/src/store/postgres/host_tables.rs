@@ -8,7 +8,7 @@ use sqlx::query::Query;
 use super::errors::classify;
 use super::sessions::{self, Tx};
 use super::values::Timestamp;
-use super::{BEGIN, Postgres, fence};
+use super::{BEGIN, BEGIN_SNAPSHOT, Postgres, fence};
 use crate::store::StoreError;
 use crate::store::host_tables::{Argument, Database, Session, Stored};
 
@@ -20,6 +20,10 @@ impl Database for Postgres {
 
     async fn held(&self) -> Result<sessions::Session, StoreError> {
         self.connection().await
+    }
+
+    async fn read_only(&self) -> Result<Tx, StoreError> {
+        self.begin(BEGIN_SNAPSHOT).await
     }
 
     async fn transaction(&self) -> Result<Tx, StoreError> {

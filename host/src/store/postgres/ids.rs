@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use sqlx::FromRow as _;
-use sqlx::postgres::PgConnection;
 
 use super::Postgres;
 use super::errors::classify;
@@ -12,7 +11,6 @@ use super::transaction::PostgresTransaction;
 use super::values::Timestamp;
 use crate::duplicate::{Duplicate, EventId, Known, RECORDED, Remembered};
 use crate::event::{Partition, Position};
-use crate::store::event_ids::RecordedDuplicate;
 use crate::store::event_ids::{EventIds, Horizon, RecordTime};
 use crate::store::{Generation, Outage, StoreError};
 
@@ -186,23 +184,4 @@ impl EventIds for Postgres {
         .map_err(classify)?;
         Ok(forgotten.rows_affected())
     }
-}
-
-/// The last duplicates of a projection, newest first.
-pub(super) async fn duplicates(
-    connection: &mut PgConnection,
-    projection: &str,
-    most: i64,
-) -> Result<Vec<RecordedDuplicate>, StoreError> {
-    sqlx::query_as(
-        "select g.number as generation, d.topic, d.partition, d.\"offset\", d.first_topic, d.first_partition, d.first_offset,
-           (extract(epoch from d.ignored_at) * 1000000)::int8 as ignored_at
-         from projector.duplicate d join projector.generation g on g.id = d.generation_id
-         where g.projection = $1 order by d.id desc limit $2",
-    )
-    .bind(projection)
-    .bind(most)
-    .fetch_all(connection)
-    .await
-    .map_err(classify)
 }

@@ -38,18 +38,14 @@ use uuid::Uuid;
 
 use super::diff::Snapshot;
 use super::fault::to_text;
-use super::host_tables::overview;
 use super::names;
 use super::schema::{HOSTS_ARE_BEHIND, InProgress, LOOK, Schema, TOLD_SINCE, gate, requires};
 use super::{
-    CatchUp, CatchingUp, Generation, LockHolder, Progress, Projection, Setup, Store, StoreError, Transaction,
-    WriteTarget,
+    CatchUp, CatchingUp, Generation, LockHolder, Progress, Setup, Store, StoreError, Transaction, WriteTarget,
 };
 use crate::checkpoint::{Checkpoint, Identity};
 use crate::config;
 use crate::event::Partition;
-use crate::failure::Blocker;
-use crate::store::event_ids::RecordedDuplicate;
 pub use catch_up_lock::CatchUpLock;
 use errors::classify;
 use sessions::{Session, Sessions, Tx};
@@ -468,45 +464,6 @@ impl Store for Postgres {
         sqlx::query(analyze).execute(&mut *session).await.map(drop).map_err(classify)
     }
 
-    async fn set_paused(
-        &self,
-        generation: &Generation,
-        partition: &Partition,
-        trouble: Option<&Blocker>,
-    ) -> Result<(), StoreError> {
-        sqlx::query(
-            "update projector.checkpoint set paused = $4, paused_kind = $5
-             where generation_id = $1 and topic = $2 and partition = $3 and paused is distinct from $4",
-        )
-        .bind(generation.id)
-        .bind(&*partition.topic)
-        .bind(partition.number)
-        .bind(trouble.map(|trouble| &*trouble.reason))
-        .bind(trouble.map(|trouble| trouble.kind.as_str()))
-        .execute(&mut *self.connection().await?)
-        .await
-        .map_err(classify)?;
-        Ok(())
-    }
-
-    async fn set_blocked(
-        &self,
-        generation: &Generation,
-        trouble: Option<&Blocker>,
-    ) -> Result<(), StoreError> {
-        sqlx::query(
-            "update projector.generation set halted = $2, halted_kind = $3
-             where id = $1 and halted is distinct from $2",
-        )
-        .bind(generation.id)
-        .bind(trouble.map(|trouble| &*trouble.reason))
-        .bind(trouble.map(|trouble| trouble.kind.as_str()))
-        .execute(&mut *self.connection().await?)
-        .await
-        .map_err(classify)?;
-        Ok(())
-    }
-
     async fn begin(&self, deployment: &WriteTarget) -> Result<Box<dyn Transaction>, StoreError> {
         let statements = self.statements(deployment);
         let tx = self.begin(BEGIN).await?;
@@ -531,16 +488,6 @@ impl Store for Postgres {
     async fn lock_holder(&self, generation: &Generation) -> Option<LockHolder> {
         let mut session = self.connection().await.ok()?;
         lock_holder::find(&mut session, generation).await
-    }
-
-    async fn overview(&self) -> Result<Vec<Projection>, StoreError> {
-        let mut snapshot = self.begin(BEGIN_SNAPSHOT).await?;
-        overview::overview(&mut *snapshot).await
-    }
-
-    async fn duplicates(&self, projection: &str, most: i64) -> Result<Vec<RecordedDuplicate>, StoreError> {
-        let mut snapshot = self.begin(BEGIN_SNAPSHOT).await?;
-        ids::duplicates(&mut snapshot, projection, most).await
     }
 
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError> {

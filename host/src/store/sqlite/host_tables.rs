@@ -22,6 +22,10 @@ impl Database for Sqlite {
         self.pool.acquire().await.map_err(classify)
     }
 
+    async fn read_only(&self) -> Result<Self::Transaction, StoreError> {
+        self.pool.begin().await.map_err(classify)
+    }
+
     async fn transaction(&self) -> Result<Self::Transaction, StoreError> {
         self.immediate().await
     }

@@ -3,14 +3,12 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use sqlx::SqliteConnection;
 
 use super::errors::classify;
 use super::transaction::SqliteTransaction;
 use super::{Sqlite, now_micros};
 use crate::duplicate::{Duplicate, EventId, Known, RECORDED, Remembered};
 use crate::event::{Partition, Position};
-use crate::store::event_ids::RecordedDuplicate;
 use crate::store::event_ids::{EventIds, Horizon, RecordTime};
 use crate::store::{Generation, StoreError};
 
@@ -162,23 +160,4 @@ impl EventIds for Sqlite {
         .map_err(classify)?;
         Ok(forgotten.rows_affected())
     }
-}
-
-/// The last duplicates of a projection, newest first.
-pub(super) async fn duplicates(
-    connection: &mut SqliteConnection,
-    projection: &str,
-    most: i64,
-) -> Result<Vec<RecordedDuplicate>, StoreError> {
-    sqlx::query_as(
-        "select g.number as generation, d.topic, d.partition, d.\"offset\", d.first_topic, d.first_partition, d.first_offset,
-           d.ignored_at
-         from projector_duplicate d join projector_generation g on g.id = d.generation_id
-         where g.projection = ? order by d.id desc limit ?",
-    )
-    .bind(projection)
-    .bind(most)
-    .fetch_all(connection)
-    .await
-    .map_err(classify)
 }

@@ -34,18 +34,14 @@ use sqlx::{ConnectOptions, Row};
 use uuid::Uuid;
 
 use super::diff::Snapshot;
-use super::host_tables::overview;
 use super::schema::{InProgress, LOOK, Schema, TOLD_SINCE, requires};
 use super::{
-    CatchUp, CatchingUp, Generation, LockHolder, Outage, Projection, Setup, Store, StoreError, Transaction,
-    WriteTarget,
+    CatchUp, CatchingUp, Generation, LockHolder, Outage, Setup, Store, StoreError, Transaction, WriteTarget,
 };
 use crate::checkpoint::{Checkpoint, Identity};
 use crate::config;
 use crate::event::Partition;
-use crate::failure::Blocker;
 use crate::instant::now_micros;
-use crate::store::event_ids::RecordedDuplicate;
 use errors::classify;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/sqlite");
@@ -326,44 +322,6 @@ impl Store for Sqlite {
         analyze.execute(&self.pool).await.map(drop).map_err(classify)
     }
 
-    async fn set_paused(
-        &self,
-        generation: &Generation,
-        partition: &Partition,
-        trouble: Option<&Blocker>,
-    ) -> Result<(), StoreError> {
-        sqlx::query(
-            "update projector_checkpoint set paused = ?4, paused_kind = ?5
-             where generation_id = ?1 and topic = ?2 and partition = ?3 and paused is not ?4",
-        )
-        .bind(generation.id)
-        .bind(&*partition.topic)
-        .bind(partition.number)
-        .bind(trouble.map(|trouble| &*trouble.reason))
-        .bind(trouble.map(|trouble| trouble.kind.as_str()))
-        .execute(&self.pool)
-        .await
-        .map_err(classify)?;
-        Ok(())
-    }
-
-    async fn set_blocked(
-        &self,
-        generation: &Generation,
-        trouble: Option<&Blocker>,
-    ) -> Result<(), StoreError> {
-        sqlx::query(
-            "update projector_generation set halted = ?2, halted_kind = ?3 where id = ?1 and halted is not ?2",
-        )
-        .bind(generation.id)
-        .bind(trouble.map(|trouble| &*trouble.reason))
-        .bind(trouble.map(|trouble| trouble.kind.as_str()))
-        .execute(&self.pool)
-        .await
-        .map_err(classify)?;
-        Ok(())
-    }
-
     async fn begin(&self, deployment: &WriteTarget) -> Result<Box<dyn Transaction>, StoreError> {
         Ok(Box::new(transaction::begin(&self.pool, deployment, false).await?))
     }
@@ -379,16 +337,6 @@ impl Store for Sqlite {
 
     async fn lock_holder(&self, _: &Generation) -> Option<LockHolder> {
         None
-    }
-
-    async fn overview(&self) -> Result<Vec<Projection>, StoreError> {
-        let mut snapshot = self.pool.begin().await.map_err(classify)?;
-        overview::overview(&mut *snapshot).await
-    }
-
-    async fn duplicates(&self, projection: &str, most: i64) -> Result<Vec<RecordedDuplicate>, StoreError> {
-        let mut snapshot = self.pool.begin().await.map_err(classify)?;
-        ids::duplicates(&mut snapshot, projection, most).await
     }
 
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError> {
