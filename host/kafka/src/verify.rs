@@ -15,10 +15,13 @@ use rdkafka::types::RDKafkaType;
 use super::certificate;
 use super::client::consumer_config;
 use super::log_error::LogError;
-use projector_config::{Problem, nearest_property};
+use projector_config::{Problem, SaslMechanism, nearest_property};
 
 /// Finds the configuration key that prevents a client. No broker is asked.
 pub fn verify(kafka: &projector_config::Kafka) -> Result<(), Problem> {
+    if !cfg!(feature = "tls") {
+        without_tls(kafka)?;
+    }
     for (name, value) in &kafka.properties {
         property(name, value)?;
     }
@@ -47,6 +50,19 @@ impl ClientContext for Silent {
     fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
 
     fn error(&self, _: KafkaError, _: &str) {}
+}
+
+/// Refuses what librdkafka cannot do without OpenSSL: TLS, and SASL with any mechanism but PLAIN.
+fn without_tls(kafka: &projector_config::Kafka) -> Result<(), Problem> {
+    let what = match kafka.mechanism() {
+        _ if kafka.protocol().is_tls => "TLS".to_owned(),
+        None | Some(SaslMechanism::Plain) => return Ok(()),
+        Some(mechanism) => format!("SASL mechanism {mechanism}"),
+    };
+    let mut problem = Problem::of("kafka", format!("{what} to Kafka is not built into this program"));
+    problem.help =
+        Some("use a program that is built with the cargo feature `tls`: every release is".to_owned());
+    Err(problem)
 }
 
 /// Refuses a property that librdkafka does not know, does not accept, or would ignore.
@@ -190,6 +206,26 @@ mod tests {
         {
             let found = known.iter().find(|known| known.name == name).expect(name);
             assert_eq!(found.is_for_producers, is_for_producers, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_program_without_tls_refuses_a_configuration_that_needs_it() {
+        let login = "username = \"a\"\npassword = \"b\"\n";
+        for (tables, missing) in [
+            ("", None),
+            ("[kafka.sasl]\nmechanism = \"PLAIN\"\n", None),
+            ("[kafka.sasl]\nmechanism = \"SCRAM-SHA-512\"\n", Some("SASL mechanism SCRAM-SHA-512")),
+            ("[kafka.tls]\n[kafka.sasl]\nmechanism = \"PLAIN\"\n", Some("TLS")),
+        ] {
+            let login = if tables.is_empty() { "" } else { login };
+            let text = format!(
+                "[plugins]\ndirectory = \"p\"\n[store]\nurl = \"sqlite://a.db\"\n[kafka]\nbrokers = \"b:9092\"\n{tables}{login}"
+            );
+            let config = projector_config::Config::parse("projector.toml", &text).expect(&text);
+            let message = without_tls(&config.kafka).err().map(|problem| problem.message);
+            let expected = missing.map(|what| format!("{what} to Kafka is not built into this program"));
+            assert_eq!(message, expected, "{tables}");
         }
     }
 
