@@ -28,12 +28,10 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(cargo: &Cargo, options: &Options) -> Result<()> {
-    // This one wraps the guests.
-    cargo.build_programs()?;
-    guests::build(cargo)?;
-    cargo.run(&["build", "--release", "--workspace", "--bins"])?;
-
+    cargo.build_programs(&["projector", "projector-bench"], &["--release"])?;
     let programs = cargo.target().join("release");
+    guests::build_all(cargo, &programs.join("projector"))?;
+
     let mut bench = Command::new(programs.join("projector-bench"));
     bench
         .arg("--projector")

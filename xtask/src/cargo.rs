@@ -64,6 +64,19 @@ impl Cargo {
             .collect()
     }
 
+    /// The programs of packages without a library. The pages of others would lie where those of their library do.
+    pub(crate) fn lone_programs(&self) -> impl Iterator<Item = &str> {
+        let is = |target: &Value, kind: &str| {
+            target["kind"].as_array().is_some_and(|kinds| kinds.iter().any(|one| one == kind))
+        };
+        let targets = self.packages().filter_map(|package| package["targets"].as_array());
+        let without_library = targets.filter(move |targets| !targets.iter().any(|target| is(target, "lib")));
+        without_library
+            .flatten()
+            .filter(move |target| is(target, "bin"))
+            .filter_map(|target| target["name"].as_str())
+    }
+
     /// The packages of the workspace, as `cargo metadata` describes them.
     pub(crate) fn packages(&self) -> impl Iterator<Item = &Value> {
         self.metadata["packages"].as_array().into_iter().flatten()
@@ -82,11 +95,14 @@ impl Cargo {
         command
     }
 
-    /// Builds every program of the workspace. All at once, even where one would do: cargo unifies
-    /// features over what it is asked to build, and would build the heavy dependencies once more for
-    /// every selection.
-    pub(crate) fn build_programs(&self) -> Result<()> {
-        self.run(&["build", "--workspace", "--bins"])
+    /// Builds the programs of some packages. `options` are passed on to cargo.
+    ///
+    /// There are no examples. With `--examples` cargo gives the dependencies the features that tests need too. Without it,
+    /// it would build wasmtime, sqlx and what depends on them once for programs, and once for tests.
+    pub(crate) fn build_programs(&self, packages: &[&str], options: &[&str]) -> Result<()> {
+        let packages = packages.iter().flat_map(|package| ["--package", package]);
+        let build = ["build", "--bins", "--examples"].into_iter().chain(packages);
+        self.run(&build.chain(options.iter().copied()).collect::<Vec<_>>())
     }
 
     /// Runs cargo in the workspace's directory, with its output passed on.

@@ -8,6 +8,10 @@ use clap::Args;
 use crate::cargo::{Cargo, succeed};
 use crate::guests;
 
+/// What the demo runs: packages, and their libraries.
+const PLUGINS: [(&str, &str); 2] =
+    [("order-search", "order_search"), ("sales-by-country", "sales_by_country")];
+
 #[derive(Args)]
 pub(crate) struct Options {
     /// How many events to publish. The embedded broker keeps everything in memory.
@@ -20,12 +24,15 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(cargo: &Cargo, options: &Options) -> Result<()> {
-    cargo.build_programs()?;
-    guests::build(cargo)?;
+    println!("building the host, the demo and two plugins; the first time, that takes some minutes");
+    // Without TLS: the broker is in the demo's own process.
+    cargo.build_programs(&["projector", "projector-demo"], &["--no-default-features"])?;
+    let projector = cargo.program("projector");
+    guests::build(cargo, &projector, &PLUGINS)?;
     succeed(
         Command::new(cargo.program("projector-demo"))
             .arg("--projector")
-            .arg(cargo.program("projector"))
+            .arg(projector)
             .arg("--guests")
             .arg(guests::directory(cargo))
             .arg("--directory")

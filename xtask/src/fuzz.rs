@@ -44,8 +44,10 @@ pub(crate) fn run(cargo: &Cargo, options: &Options) -> Result<()> {
         "name the target of the input, as in: cargo xtask fuzz events --input FILE"
     );
     ensure_installed(&[&CPP_COMPILER])?;
-    let build = ["build", "--workspace", "--features", "projector-fuzz/libfuzzer", "--bin", "projector-fuzz"];
-    succeed(instrumented(&mut cargo.command(&build))?)?;
+    // With the features of every other build, for the same reason as in `Cargo::build_programs`.
+    let build = ["build", "--workspace", "--bin", "projector-fuzz", "--examples"];
+    let mut build = cargo.command(&build);
+    succeed(instrumented(build.args(["--features", "projector-fuzz/libfuzzer"]))?)?;
 
     let chosen: Vec<&str> = match options.target.is_empty() {
         true => TARGETS.to_vec(),
@@ -53,8 +55,8 @@ pub(crate) fn run(cargo: &Cargo, options: &Options) -> Result<()> {
     };
     // Plugins as they are shipped are tried as well.
     if chosen.contains(&"components") && options.input.is_none() && !guests::directory(cargo).is_dir() {
-        cargo.build_programs()?;
-        guests::build(cargo)?;
+        cargo.build_programs(&["projector"], &[])?;
+        guests::build_all(cargo, &cargo.program("projector"))?;
     }
     let mut found = Vec::new();
     for target in chosen {

@@ -96,7 +96,10 @@ impl Check {
                 Ok(Outcome::Holds)
             }
             Check::Rustdoc => {
-                let mut doc = cargo.command(&["doc", "--workspace", "--no-deps"]);
+                let mut doc = cargo.command(&["doc", "--workspace", "--no-deps", "--lib"]);
+                doc.args(cargo.lone_programs().flat_map(|name| ["--bin", name]));
+                // As in `Cargo::build_programs`: with the features that clippy checked the dependencies with.
+                doc.arg("--examples");
                 succeed(doc.env("RUSTDOCFLAGS", "-D warnings"))?;
                 Ok(Outcome::Holds)
             }

@@ -120,8 +120,8 @@ fn main() -> ExitCode {
             Task::Lint(options) => lint::run(&cargo, &options),
             Task::Docs => docs::run(&cargo),
             Task::Guests => {
-                cargo.build_programs()?;
-                guests::build(&cargo)
+                cargo.build_programs(&["projector"], &[])?;
+                guests::build_all(&cargo, &cargo.program("projector"))
             }
         }
     };

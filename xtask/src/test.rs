@@ -28,7 +28,7 @@ pub(crate) fn run(cargo: &Cargo, options: &Options) -> Result<()> {
     // One build for everything native. It makes the host too, which wraps the guests: cargo builds
     // the programs of a package that has integration tests.
     cargo.run(&["test", "--workspace", "--no-run", "--quiet"])?;
-    guests::build(cargo)?;
+    guests::build_all(cargo, &cargo.program("projector"))?;
 
     let mut servers = Servers::default();
     servers.provide_postgres()?;
