@@ -1,8 +1,8 @@
 //! The database that a contender writes, seen with a reader's eyes.
 
 use anyhow::{Context, Result};
-use sqlx::postgres::PgConnection;
-use sqlx::{AssertSqlSafe, Connection};
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{AssertSqlSafe, Connection, Row};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::contender::Contender;
@@ -14,7 +14,7 @@ pub(crate) struct ReadModel {
 }
 
 /// One order, with its columns in a form that can be compared.
-#[derive(Debug, PartialEq, sqlx::FromRow)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct OrderRow {
     pub(crate) order_id: String,
     pub(crate) customer_id: String,
@@ -56,7 +56,19 @@ impl ReadModel {
                from {}",
             self.contender.read_model()
         );
-        let rows = sqlx::query_as(AssertSqlSafe(sql));
+        let rows = sqlx::query(AssertSqlSafe(sql)).try_map(|row: PgRow| {
+            Ok(OrderRow {
+                order_id: row.try_get("order_id")?,
+                customer_id: row.try_get("customer_id")?,
+                customer_country: row.try_get("customer_country")?,
+                customer_email: row.try_get("customer_email")?,
+                customer_name: row.try_get("customer_name")?,
+                currency: row.try_get("currency")?,
+                total_cents: row.try_get("total_cents")?,
+                items: row.try_get("items")?,
+                confirmed_at: row.try_get("confirmed_at")?,
+            })
+        });
         self.runtime.block_on(rows.fetch_all(&mut self.connection)).context("cannot read the orders")
     }
 
