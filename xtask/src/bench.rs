@@ -30,7 +30,7 @@ pub(crate) struct Options {
 pub(crate) fn run(cargo: &Cargo, options: &Options) -> Result<()> {
     cargo.build_programs(&["projector", "projector-bench"], &["--release"])?;
     let programs = cargo.target().join("release");
-    guests::build_all(cargo, &programs.join("projector"))?;
+    guests::build(cargo, &programs.join("projector"))?;
 
     let mut bench = Command::new(programs.join("projector-bench"));
     bench

@@ -25,10 +25,12 @@ pub(crate) struct Options {
 
 pub(crate) fn run(cargo: &Cargo, options: &Options) -> Result<()> {
     println!("building the host, the demo and two plugins; the first time, that takes some minutes");
-    // Without TLS: the broker is in the demo's own process.
-    cargo.build_programs(&["projector", "projector-demo"], &["--no-default-features"])?;
+    guests::compile_beside(cargo, &PLUGINS, || {
+        // Without TLS: the broker is in the demo's own process.
+        cargo.build_programs(&["projector", "projector-demo"], &["--no-default-features"])
+    })?;
     let projector = cargo.program("projector");
-    guests::build(cargo, &projector, &PLUGINS)?;
+    guests::wrap(cargo, &projector, &PLUGINS)?;
     succeed(
         Command::new(cargo.program("projector-demo"))
             .arg("--projector")

@@ -56,7 +56,7 @@ pub(crate) fn run(cargo: &Cargo, options: &Options) -> Result<()> {
     // Plugins as they are shipped are tried as well.
     if chosen.contains(&"components") && options.input.is_none() && !guests::directory(cargo).is_dir() {
         cargo.build_programs(&["projector"], &[])?;
-        guests::build_all(cargo, &cargo.program("projector"))?;
+        guests::build(cargo, &cargo.program("projector"))?;
     }
     let mut found = Vec::new();
     for target in chosen {

@@ -121,7 +121,7 @@ fn main() -> ExitCode {
             Task::Docs => docs::run(&cargo),
             Task::Guests => {
                 cargo.build_programs(&["projector"], &[])?;
-                guests::build_all(&cargo, &cargo.program("projector"))
+                guests::build(&cargo, &cargo.program("projector"))
             }
         }
     };

@@ -33,7 +33,7 @@ pub(crate) fn run(cargo: &Cargo, options: &Options) -> Result<()> {
         "--minutes: a number of minutes, 0 or more"
     );
     cargo.run(&["test", "--workspace", "--no-run", "--quiet"])?;
-    guests::build_all(cargo, &cargo.program("projector"))?;
+    guests::build(cargo, &cargo.program("projector"))?;
     let distribution = KafkaDistribution::locate_or_install()?;
     let test = if options.storms { STORMS } else { SOAK };
     let arguments = ["test", "--workspace", "--test", "it", "--", "--exact", test, "--nocapture"];

@@ -1,6 +1,7 @@
 //! All tests, with the servers that they need.
 
 use std::ffi::OsString;
+use std::panic::resume_unwind;
 use std::time::Instant;
 use std::{env, thread};
 
@@ -25,14 +26,19 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(cargo: &Cargo, options: &Options) -> Result<()> {
-    // One build for everything native. It makes the host too, which wraps the guests: cargo builds
-    // the programs of a package that has integration tests.
-    cargo.run(&["test", "--workspace", "--no-run", "--quiet"])?;
-    guests::build_all(cargo, &cargo.program("projector"))?;
+    // Beside the build: what it needs is downloaded the first time.
+    let kafka = thread::spawn(kafka_at_hand);
+    let guests = cargo.guests();
+    guests::compile_beside(cargo, &guests, || {
+        // One build for everything native. It makes the host too, which wraps the guests: cargo builds
+        // the programs of a package that has integration tests.
+        cargo.run(&["test", "--workspace", "--no-run", "--quiet"])
+    })?;
+    guests::wrap(cargo, &cargo.program("projector"), &guests)?;
 
     let mut servers = Servers::default();
     servers.provide_postgres()?;
-    let mut skipped = match kafka_at_hand() {
+    let mut skipped = match kafka.join().unwrap_or_else(|panic| resume_unwind(panic)) {
         Ok(at_hand) => {
             servers.provide_kafka(at_hand)?;
             Vec::new()

@@ -46,7 +46,7 @@ pub(crate) fn run(cargo: &Cargo, options: &Options) -> Result<()> {
     let before = program_of(cargo, &commit)?;
     // After it: both builds put their programs at one place.
     cargo.run(&["test", "--workspace", "--no-run", "--quiet"])?;
-    guests::build_all(cargo, &cargo.program("projector"))?;
+    guests::build(cargo, &cargo.program("projector"))?;
     let servers = Servers::all()?;
     let filter = options.filter.as_deref().unwrap_or(KAFKA_UPGRADE);
     // Not `--test it`: with another selection cargo would build the dependencies once more.

@@ -1,12 +1,12 @@
 //! What authors write, and what the host makes of it.
 
+use crate::shop::{Article, Shop, StockLevel};
 use projector_sdk::model::{Change, Value};
 use projector_sdk::prelude::*;
 use projector_sdk::record::{Answer, Record};
 use projector_sdk::testing::{Handled, Harness};
 use projector_sdk::{Projection, log::Level};
 use serde_json::json;
-use crate::shop::{Article, Shop, StockLevel};
 
 const ID: &str = "01234567-89ab-cdef-0123-456789abcdef";
 
