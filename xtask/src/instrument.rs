@@ -10,8 +10,7 @@ const INSTRUMENTING: &str = "PROJECTOR_XTASK_INSTRUMENTING";
 
 /// So that libFuzzer sees which code an input reaches, and what it is compared to. LLVM does it; what
 /// cargo-fuzz needs a nightly compiler for is the address sanitizer, of which safe code has no need.
-const FLAGS: [&str; 6] = [
-    "-Copt-level=3",
+const FLAGS: [&str; 5] = [
     "-Cpasses=sancov-module",
     "-Cllvm-args=-sanitizer-coverage-level=4",
     "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
