@@ -4,8 +4,8 @@ use std::sync::LazyLock;
 
 use arbitrary::{Result, Unstructured};
 use order_search::OrderSearch;
-use projector::failure::FailureKind;
 use projector::validate;
+use projector_core::failure::FailureKind;
 use projector_model::change::codes;
 use projector_model::{Change, Contract, Decimal, LookupCall, Tables, Type, Value};
 use projector_sdk::Projection;

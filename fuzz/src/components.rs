@@ -3,10 +3,10 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use projector::config::Limits;
-use projector::event::{Event, Partition, Position};
-use projector::plugin::{self, Answer, Engine, Instance, Plugin};
 use projector::validate;
+use projector_config::Limits;
+use projector_core::event::{Event, Partition, Position};
+use projector_sandbox::{self as plugin, Answer, Engine, Instance, Plugin};
 
 use crate::{Shape, Target};
 

@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use miette::{GraphicalReportHandler, GraphicalTheme};
-use projector::config::{Config, ConfigError};
-use projector::plugin::Limits;
+use projector_config::{Config, ConfigError};
+use projector_sandbox::Limits;
 
 use crate::{Shape, Target};
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use order_search::OrderSearch;
-use projector::planner::Rules;
+use projector_core::planner::Rules;
 use projector_model::order::dependences;
 use projector_model::{Contract, Descriptor, Problems};
 use projector_sdk::Projection;

@@ -8,12 +8,12 @@ use std::sync::LazyLock;
 use std::time::{Duration, UNIX_EPOCH};
 
 use order_search::OrderSearch;
-use projector::batch::Delivery;
-use projector::duplicate::{Ids, Known};
-use projector::event::{Event, Header, Partition, Position};
-use projector::event_failure::Failure;
-use projector::failure::FailureKind;
 use projector::validate;
+use projector_core::batch::Delivery;
+use projector_core::duplicate::{Ids, Known};
+use projector_core::event::{Event, Header, Partition, Position};
+use projector_core::event_failure::Failure;
+use projector_core::failure::FailureKind;
 use projector_model::change::codes;
 use projector_model::descriptor::IdPart;
 use projector_model::{Type, Value};

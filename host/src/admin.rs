@@ -17,6 +17,9 @@ use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
+use projector_config::{Config, May};
+use projector_core::event::Partition;
+use projector_store::operator::{DeadLetterAction, Filter, Requester};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -25,11 +28,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, May};
-use crate::event::Partition;
 use crate::operations::{OperationError, control, dead_letters, status};
 use crate::retry::Retries;
-use crate::store::operator::{DeadLetterAction, Filter, Requester};
 use connections::{Bounded, Bounds, Carrier, busy};
 
 /// Most bytes of a request's body.

@@ -8,14 +8,13 @@
 
 use std::fmt;
 
+use projector_config::{Config, Start, StartAt};
+use projector_core::checkpoint::{Identity, Watermarks};
+use projector_core::event::Partition;
+use projector_core::topics::TopicMapping;
+use projector_kafka::{KafkaAdmin, LogError};
 use projector_model::nearest;
-
-use crate::checkpoint::{Identity, Watermarks};
-use crate::config::{Config, Start, StartAt};
-use crate::event::Partition;
-use crate::source::{KafkaAdmin, LogError};
-use crate::store::beginnings::EarlierStarts;
-use crate::topics::TopicMapping;
+use projector_store::beginnings::EarlierStarts;
 
 /// The configured start of a projection.
 #[derive(Debug, Clone)]

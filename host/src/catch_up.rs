@@ -2,7 +2,7 @@
 //!
 //! The order matters if the rows depend on it, or if the effect or the rejection of an event depends on
 //! rows that events of other partitions write. A consumer merges its partitions by time (see
-//! [`source`](crate::source)), but Kafka may assign the topics to different hosts, and each host merges
+//! [`source`](projector_kafka)), but Kafka may assign the topics to different hosts, and each host merges
 //! only its own partitions. So the other hosts wait until the new generation is caught up and, if it is
 //! built beside the live one, until readers see it. During the build, no partition moves from one host to
 //! another while events are written. Afterwards all hosts share the partitions, and events are read as they
@@ -16,13 +16,13 @@ mod ends;
 
 use std::time::Duration;
 
+use projector_core::generation::Generation;
+use projector_core::generation::Role;
+use projector_kafka::{MergeOrder, Merging};
 use projector_model::{Contract, order};
+use projector_store::{CatchUp, CatchingUp, Progress, Store, StoreError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-
-use crate::source::{MergeOrder, Merging};
-use crate::store::deployments::Role;
-use crate::store::{CatchUp, CatchingUp, Generation, Progress, Store, StoreError};
 
 pub use ends::follow;
 

@@ -11,15 +11,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use projector_core::failure::{Blocker, FailureKind};
+use projector_core::member_ids::MemberIds;
+use projector_store::deployments::OpenDeployment;
+use projector_store::operator::GenerationControl;
+use projector_store::{Store, StoreError};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::failure::{Blocker, FailureKind};
-use crate::member_ids::MemberIds;
 use crate::retry::Backoff;
-use crate::store::deployments::OpenDeployment;
-use crate::store::operator::GenerationControl;
-use crate::store::{Store, StoreError};
 
 const INTERVAL: Duration = Duration::from_millis(500);
 

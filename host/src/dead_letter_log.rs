@@ -6,10 +6,10 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use projector_core::event::Position;
+use projector_core::generation::Generation;
+use projector_store::DeadLetter;
 use tokio::time::Instant;
-
-use crate::event::Position;
-use crate::store::{DeadLetter, Generation};
 
 /// How often later dead letters are summed up.
 const PACE: Duration = Duration::from_secs(60);

@@ -14,14 +14,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use projector_core::topics::TopicMapping;
+use projector_kafka::KafkaAdmin;
 use projector_model::Contract;
+use projector_store::event_ids::{Horizon, RecordTime};
+use projector_store::{Store, WriteTarget};
 
 use crate::event_time::{EventTimeError, Reach, reaches};
 use crate::retry::{Backoff, Retries};
-use crate::source::KafkaAdmin;
-use crate::store::event_ids::{Horizon, RecordTime};
-use crate::store::{Store, WriteTarget};
-use crate::topics::TopicMapping;
 
 /// How often ids are forgotten.
 const INTERVAL: Duration = Duration::from_secs(15);
@@ -155,7 +155,7 @@ mod tests {
         let contract = projector_model::Descriptor::from_json(&descriptor.to_string())
             .and_then(projector_model::Descriptor::check)
             .expect("it is sound");
-        let named = |name: &str| crate::topics::PhysicalTopics::named(name).expect("legal");
+        let named = |name: &str| projector_core::topics::PhysicalTopics::named(name).expect("legal");
         let topics = TopicMapping::new([
             ("a".to_owned(), named("shared")),
             ("b".to_owned(), named("shared")),

@@ -6,11 +6,11 @@
 
 use std::sync::Arc;
 
-use crate::event::Partition;
-use crate::failure::FailureKind;
-use crate::source::{KafkaAdmin, LogError};
-use crate::store::event_ids::RecordTime;
-use crate::store::{Store, StoreError, WriteTarget};
+use projector_core::event::Partition;
+use projector_core::failure::FailureKind;
+use projector_kafka::{KafkaAdmin, LogError};
+use projector_store::event_ids::RecordTime;
+use projector_store::{Store, StoreError, WriteTarget};
 
 /// Why the event time of a generation is unknown.
 #[derive(Debug, thiserror::Error)]

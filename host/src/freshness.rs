@@ -1,13 +1,12 @@
 //! How current a read model is, from the store and the log. The pipeline is never asked, so the answer does
 //! not depend on a running host.
 
+use projector_core::checkpoint::Watermarks;
+use projector_core::event::Partition;
+use projector_core::failure::{Blocker, FailureKind};
+use projector_kafka::{KafkaAdmin, LogError};
 use serde::Serialize;
 use tokio::task::JoinSet;
-
-use crate::checkpoint::Watermarks;
-use crate::event::Partition;
-use crate::failure::{Blocker, FailureKind};
-use crate::source::{KafkaAdmin, LogError};
 
 /// Partitions that are asked about at the same time.
 const AT_ONCE: usize = 16;

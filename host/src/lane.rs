@@ -4,14 +4,14 @@
 //! Kafka spreads the partitions over lanes as over hosts, and the checkpoints fence a lane as they fence a
 //! host. Only a projection whose batches are independent has more than one lane.
 
+use projector_core::failure::panic_text;
 use projector_model::Contract;
+use projector_store::Store;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::failure::panic_text;
 use crate::pipeline::Pipeline;
 use crate::retry::RunEnd;
-use crate::store::Store;
 
 /// How many lanes a projection has: at most `allowed`.
 pub fn count(allowed: usize, contract: &Contract, store: &dyn Store) -> usize {

@@ -10,23 +10,12 @@
 //! keeps the loops alive. Modules stand in reading order: first plain data, then the stages, then
 //! what joins them, then what people ask. The book's glossary has the words: `docs/src/glossary.md`.
 
-// The plain data and the pure decisions are a crate of their own: `host/core`.
-pub use projector_config as config;
-pub use projector_core::{
-    awaited, batch, checkpoint, duplicate, event, event_failure, failpoint, failure, failure_policy, instant,
-    member_ids, ordering, outcome, planner, recent_causes, topics,
-};
-
-pub use projector_kafka as source;
-pub use projector_sandbox as plugin;
-
 pub mod catch_up;
 pub mod dead_letter_log;
 pub mod deploy;
 
 pub mod project;
 pub mod settle;
-pub mod store;
 pub mod validate;
 
 pub mod beginning;

@@ -27,21 +27,21 @@ mod throttle;
 use std::sync::Arc;
 use std::time::Duration;
 
+use projector_config::Deploy;
+use projector_core::batch::{BatchLimits, Delivery};
+use projector_core::event::Partition;
+use projector_kafka::{KafkaAdmin, Source};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::batch::{BatchLimits, Delivery};
 use crate::beginning::Starts;
 use crate::catch_up::CatchUpState;
-use crate::config::Deploy;
 use crate::control_state::ControlStateWatcher;
 use crate::deploy::component_cache::ComponentCache;
-use crate::event::Partition;
 use crate::project::FirstAnswers;
 use crate::project::purity::Call;
 use crate::retry::{Backoff, Retries, RunEnd};
 use crate::settle::Settler;
-use crate::source::{KafkaAdmin, Source};
 use catch_up_progress::CatchUpProgress;
 use faults::Faults;
 use intake::Intake;

@@ -18,17 +18,16 @@ pub use resolver::resolve;
 
 use std::sync::Arc;
 
+use projector_core::batch::Delivery;
+use projector_core::duplicate::Again;
+use projector_core::event::{Event, Position};
+use projector_core::event_failure::Failure;
+use projector_core::failure::Blocker;
+use projector_core::ordering::Blocked;
 use projector_model::interpret::Row;
 use projector_model::{Contract, LookupCall};
-
-use crate::batch::Delivery;
-use crate::duplicate::Again;
-use crate::event::{Event, Position};
-use crate::event_failure::Failure;
-use crate::failure::Blocker;
-use crate::ordering::Blocked;
-use crate::plugin::{Answer, Found, Plugin};
-use crate::store::StoreError;
+use projector_sandbox::{Answer, Found, Plugin};
+use projector_store::StoreError;
 
 /// An event's answer to its first call, without any rows. A failure is confirmed.
 pub type FirstAnswer = Result<Answer, Failure>;
@@ -82,7 +81,7 @@ impl From<StoreError> for ProjectError {
     }
 }
 
-/// Reads stored rows: see [`Transaction::read`](crate::store::Transaction::read).
+/// Reads stored rows: see [`Transaction::read`](projector_store::Transaction::read).
 pub type Read<'r> = dyn FnMut(&[LookupCall], usize) -> Result<Vec<Option<Vec<Row>>>, StoreError> + 'r;
 
 /// What answers to the events of a batch: a plugin, through its [`Caller`], or a double of it in a test.

@@ -14,12 +14,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use projector_core::failure::{Blocker, FailureKind, LASTING};
+use projector_core::recent_causes::RecentCauses;
 use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-
-use crate::failure::{Blocker, FailureKind, LASTING};
-use crate::recent_causes::RecentCauses;
 
 /// Why a projection's run ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -68,7 +67,7 @@ pub struct Retrying {
     /// The error of the last attempt.
     pub cause: String,
     /// Microseconds since 1970.
-    #[serde(serialize_with = "crate::instant::serialize")]
+    #[serde(serialize_with = "projector_core::instant::serialize")]
     pub since: i64,
     pub attempts: u64,
     pub advice: &'static str,

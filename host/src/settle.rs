@@ -16,24 +16,23 @@ pub use release::Released;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use projector_core::awaited;
+use projector_core::batch::Delivery;
+use projector_core::counters::OutcomeCounts;
+use projector_core::duplicate::{Ids, Known, record_times};
+use projector_core::event::{Partition, Position};
+use projector_core::event_failure::Failure;
+use projector_core::failure::{Blocker, FailureKind};
+use projector_core::failure_policy::{Failures, Flood, Policy};
+use projector_core::ordering::KeyId;
+use projector_core::outcome::{self, Outcome};
 use projector_model::Contract;
+use projector_sandbox::Plugin;
+use projector_store::{Advance, DeadLetter, Parked, Store, StoreError, Transaction, WriteTarget, Writes};
 use tokio::runtime::Handle;
 
-use crate::awaited;
-use crate::batch::Delivery;
 use crate::dead_letter_log::DeadLetterLog;
-use crate::duplicate::{Ids, Known, record_times};
-use crate::event::{Partition, Position};
-use crate::event_failure::Failure;
-use crate::failure::{Blocker, FailureKind};
-use crate::failure_policy::{Failures, Flood, Policy};
-use crate::ordering::KeyId;
-use crate::outcome::{self, Outcome};
-use crate::plugin::Plugin;
 use crate::project::{self, Answered, Caller, FirstAnswers, Keys, ProjectError};
-use crate::store::{
-    Advance, DeadLetter, OutcomeCounts, Parked, Store, StoreError, Transaction, WriteTarget, Writes,
-};
 
 /// What a lane needs to commit batches.
 #[derive(Clone)]
@@ -381,7 +380,7 @@ pub fn isolate(error: StoreError, events: usize) -> Result<Isolate, StoreError> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Outage;
+    use projector_store::Outage;
 
     #[test]
     fn a_slow_statement_is_an_events_fault_only_alone_and_after_some_tries() {

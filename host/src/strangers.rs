@@ -11,11 +11,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use projector_kafka::{GroupMember, KafkaAdmin};
+use projector_store::{Store, StoreError};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-
-use crate::source::{GroupMember, KafkaAdmin};
-use crate::store::{Store, StoreError};
 
 /// How often a host looks at a group that it waits to join.
 const LOOK: Duration = Duration::from_millis(500);

@@ -42,20 +42,20 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use projector_config::{self as config, Config};
+use projector_kafka::KafkaAdmin;
+use projector_store::{self as store, Store, StoreError, identity};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::admin;
-use crate::config::{self, Config};
 use crate::control_state::{ControlStateWatcher, HostId};
 use crate::deploy::component_cache::ComponentCache;
 use crate::deploy::trust::TrustPolicy;
 use crate::operations::OperationError;
 use crate::retry::{Backoff, Retries};
-use crate::source::KafkaAdmin;
-use crate::store::{self, Store, StoreError, identity};
 use files::Files;
 
 /// A store and the watcher of its control state, once the store is open.

@@ -1,10 +1,9 @@
 //! Checks a plugin's answer against its descriptor, before anything is planned.
 
+use projector_core::event_failure::Failure;
+use projector_core::failure::FailureKind;
 use projector_model::change::codes;
 use projector_model::{Change, Contract, LookupCall};
-
-use crate::event_failure::Failure;
-use crate::failure::FailureKind;
 
 /// Checks an event's changes, and converts their values to the form of their columns. The failure names the
 /// statement and the column.

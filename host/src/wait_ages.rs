@@ -10,14 +10,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use projector_core::instant::now_ms;
+use projector_kafka::KafkaAdmin;
 use projector_model::Contract;
+use projector_store::event_ids::RecordTime;
+use projector_store::{Store, WriteTarget};
 
 use crate::event_time::{EventTimeError, Reach, reaches};
-use crate::instant::now_ms;
 use crate::retry::{Backoff, Retries};
-use crate::source::KafkaAdmin;
-use crate::store::event_ids::RecordTime;
-use crate::store::{Store, WriteTarget};
 
 const INTERVAL: Duration = Duration::from_secs(2);
 /// An event may reach the log this much later than its timestamp: a partition at the end of its log counts

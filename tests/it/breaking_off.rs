@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use projector::config::Limits;
-use projector::event::Event;
-use projector::event_failure::Failure;
-use projector::plugin::Instance;
+use projector_config::Limits;
+use projector_core::event::Event;
+use projector_core::event_failure::Failure;
+use projector_sandbox::Instance;
 
 use crate::harness::{Guest, descriptor, event, guest, load};
 

@@ -3,15 +3,15 @@
 
 use std::time::Duration;
 
-use projector::batch::Delivery;
-use projector::config::Limits;
-use projector::event_failure::Failure;
-use projector::failure::FailureKind;
-use projector::plugin::{Answer, Plugin};
 use projector::project::purity::{Impurity, check};
 use projector::project::{Answered, Caller, Keys, ask, resolve};
+use projector_config::Limits;
+use projector_core::batch::Delivery;
+use projector_core::event_failure::Failure;
+use projector_core::failure::FailureKind;
 use projector_model::interpret::Row;
 use projector_model::{LookupCall, Value};
+use projector_sandbox::{Answer, Plugin};
 
 use crate::harness::{Argument, Guest, describing, descriptor, event, guest, load};
 

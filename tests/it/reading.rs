@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use projector::batch::Delivery;
-use projector::config::Limits;
-use projector::failure::FailureKind;
-use projector::outcome::Outcome;
-use projector::plugin::Plugin;
 use projector::project::{Answered, Caller, Keys, ask, resolve};
+use projector_config::Limits;
+use projector_core::batch::Delivery;
+use projector_core::failure::FailureKind;
+use projector_core::outcome::Outcome;
 use projector_model::interpret::Row;
 use projector_model::{LookupCall, Tables, Value};
+use projector_sandbox::Plugin;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 

@@ -19,12 +19,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use minisign_verify::PublicKey;
-use projector_model::nearest;
-use serde::{Deserialize, Deserializer};
-
 use projector_core::batch::BatchLimits;
 use projector_core::failure_policy::Failures;
+use projector_core::generation::GenerationStatus;
 use projector_core::topics::{PhysicalTopics, TopicError, TopicMapping, Written};
+use projector_model::nearest;
+use serde::{Deserialize, Deserializer};
 
 pub use kafka::{Oidc, Problem, Protocol, Sasl, SaslMechanism, Tls, nearest_property};
 pub use mask::is_secret_key as is_secret;
@@ -640,6 +640,13 @@ impl Config {
         };
         let pairs = logical.into_iter().map(|name| Ok((name.to_owned(), physical(name)?)));
         Ok(TopicMapping::new(pairs.collect::<Result<Vec<_>, _>>()?))
+    }
+
+    /// The physical topics of a generation: as it was built, whatever the configuration says by now. A generation
+    /// of a host that did not store them has those that the configuration names.
+    pub fn topics_of_generation(&self, status: &GenerationStatus) -> Result<TopicMapping, TopicError> {
+        let configured = self.topics_of(status.descriptor.topics.iter().map(|topic| &*topic.name))?;
+        Ok(status.layout.mapping(&configured))
     }
 }
 

@@ -5,7 +5,18 @@
 //! cluster's id. Invariant: if the ids differ, or if the log does not hold the checkpoint's offset, reading
 //! does not start, and an operator must decide.
 
+use std::collections::BTreeMap;
 use std::fmt;
+
+use crate::event::Partition;
+
+/// The next offset of each partition.
+pub type Offsets = BTreeMap<Partition, i64>;
+
+/// Partitions as people read them: `orders/0, orders/1`.
+pub fn partitions_text(partitions: &[Partition]) -> String {
+    partitions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
 
 /// How far a projection has come in one partition, as stored with its rows.
 #[derive(Debug, Clone, PartialEq, Eq)]

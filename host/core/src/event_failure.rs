@@ -15,19 +15,19 @@ pub struct Failure {
     /// The functions of the plugin on the stack of a trap.
     pub backtrace: Option<String>,
     /// The database's refusal, if the database refused the event's rows.
-    pub refusal: Option<Box<Refusal>>,
+    pub refusal: Option<Box<DatabaseRefusal>>,
 }
 
 /// Why the database refuses rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Refusal {
+pub struct DatabaseRefusal {
     pub message: String,
     pub table: Option<String>,
     pub column: Option<String>,
     pub constraint: Option<String>,
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for DatabaseRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }
@@ -44,7 +44,7 @@ impl Failure {
         Self { kind, code: code.into(), detail: printable(detail.as_ref()), backtrace: None, refusal: None }
     }
 
-    pub fn refused(refusal: Refusal) -> Self {
+    pub fn refused(refusal: DatabaseRefusal) -> Self {
         let failure = Self::new(FailureKind::Refused, "data", &refusal.message);
         Self { refusal: Some(Box::new(refusal)), ..failure }
     }

@@ -5,6 +5,7 @@ use std::ffi::CStr;
 use std::path::Path;
 use std::sync::OnceLock;
 
+use projector_config::{Problem, SaslMechanism, nearest_property};
 use rdkafka::ClientContext;
 use rdkafka::bindings as native;
 use rdkafka::client::Client;
@@ -15,7 +16,6 @@ use rdkafka::types::RDKafkaType;
 use super::certificate;
 use super::client::consumer_config;
 use super::log_error::LogError;
-use projector_config::{Problem, SaslMechanism, nearest_property};
 
 /// Finds the configuration key that prevents a client. No broker is asked.
 pub fn verify(kafka: &projector_config::Kafka) -> Result<(), Problem> {

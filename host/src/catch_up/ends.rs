@@ -12,13 +12,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use projector_core::checkpoint::{Start, start};
+use projector_core::event::Partition;
+use projector_core::failure::FailureKind;
+use projector_core::generation::Generation;
+use projector_kafka::{KafkaAdmin, LogError, NEAR_THE_END};
+use projector_store::{CatchUp, Store, StoreError, WriteTarget};
+
 use super::CatchUpState;
-use crate::checkpoint::{Start, start};
-use crate::event::Partition;
-use crate::failure::FailureKind;
 use crate::retry::{Backoff, Retries};
-use crate::source::{KafkaAdmin, LogError, NEAR_THE_END};
-use crate::store::{CatchUp, Generation, Store, StoreError, WriteTarget};
 
 /// How often the checkpoints are read.
 const LOOK: Duration = Duration::from_millis(250);

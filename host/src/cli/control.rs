@@ -1,11 +1,11 @@
 //! `projector pause`, `resume`, `skip` and `operations`.
 
+use projector_core::event::Partition;
+use projector_core::instant::to_seconds as when;
 use serde_json::json;
 
 use super::terminal::{Listing, out};
 use super::{AuditedArgs, CliError, ConfigArgument, Output};
-use crate::event::Partition;
-use crate::instant::to_seconds as when;
 use crate::operations::control;
 
 /// Pause a projection on all hosts, until `projector resume`.

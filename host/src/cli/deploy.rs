@@ -4,18 +4,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use humantime_serde::re::humantime;
+use projector_config::Config;
+use projector_core::generation::Role;
+use projector_core::instant::to_seconds as when;
 
 use super::terminal::{Listing, note, out};
 use super::{AskedArgument, CliError, ConfigArgument, Output, executable};
-use crate::config::Config;
 use crate::deploy::reach::Gaps;
-use crate::instant::to_seconds as when;
 use crate::operations::deployments::{self, Outcome};
 use crate::operations::plan::{self, Plan};
 use crate::operations::replay::{PartitionStart, Replay};
 use crate::operations::trial::Trial;
 use crate::operations::{OperationError, Operations};
-use crate::store::deployments::Role;
 
 /// Show what deploying a file would change: nothing, columns or tables in place, or all rows in a new
 /// generation.

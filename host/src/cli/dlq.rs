@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use humantime_serde::re::humantime;
+use projector_core::event::as_json;
+use projector_core::instant::to_seconds as when;
+use projector_store::operator::{DeadLetterAction, DeadLetterRecord, Filter};
 use serde_json::Value as Json;
 
 use super::payload::{SHOWN_BYTES, SHOWN_CHARACTERS, escaped, text};
 use super::terminal::{Listing, bounded, note, out};
 use super::{AskedArgument, CliError, ConfigArgument, Output};
-use crate::event::as_json;
-use crate::instant::to_seconds as when;
 use crate::operations::OperationError;
 use crate::operations::dead_letters::{self, DeadLetter, Done, Request, to_text};
-use crate::store::operator::{DeadLetterAction, DeadLetterRecord, Filter};
 use selection::{Bytes, Selection, hexadecimal};
 
 /// Show, retry, discard and erase events that failed (dead letters).
@@ -394,7 +394,7 @@ fn position(letter: &DeadLetterRecord) -> String {
 
 /// Text fit for a terminal, of a bounded length; everything else as JSON.
 fn plain(json: &Json) -> String {
-    crate::event_failure::printable(&raw(json))
+    projector_core::event_failure::printable(&raw(json))
 }
 
 /// Text as it is; everything else as JSON.

@@ -1,10 +1,11 @@
 //! `projector duplicates`: lists events that were ignored because their event id was already handled.
 
+use projector_core::instant::to_seconds as when;
+use projector_store::event_ids::RecordedDuplicate;
+
 use super::terminal::{Listing, out};
 use super::{CliError, ConfigArgument, Output};
-use crate::instant::to_seconds as when;
 use crate::operations::duplicates;
-use crate::store::event_ids::RecordedDuplicate;
 
 /// List the events that were ignored as duplicates, newest first.
 ///

@@ -1,5 +1,7 @@
 //! `projector diff`, `promote`, `retire`, `stop`, `start` and `drop`.
 
+use projector_core::deployment::Origin;
+use projector_store::diff::TableDiff;
 use serde_json::json;
 
 use super::control::print_outcome;
@@ -10,8 +12,6 @@ use crate::deploy::reach::Gaps;
 use crate::deploy::readers::Move;
 use crate::operations::OperationError;
 use crate::operations::generations::{self, Compared};
-use crate::store::deployments::Origin;
-use crate::store::diff::TableDiff;
 
 /// Compare a generation with the live one, row by row, at the same offsets.
 ///

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use comfy_table::{Table, presets};
 use humantime_serde::re::humantime;
+use projector_config::Limits;
 use projector_model::descriptor::{Operation, Statement, StatementKind};
+use projector_sandbox::{Engine, Plugin, compile::Compiler};
 
 use super::terminal::out;
 use super::{CliError, Output};
-use crate::config::Limits;
 use crate::operations::inspect::{Inspection, inspect};
-use crate::plugin::{Engine, Plugin, compile::Compiler};
 
 /// Show what a plugin reads, owns and may write, and which columns depend on the order between partitions.
 ///

@@ -1,9 +1,10 @@
 //! `projector migrate`: creates or upgrades the host's own tables, without starting a host.
 
+use projector_store::schema::Pending;
+
 use super::terminal::out;
 use super::{CliError, ConfigArgument, Output};
 use crate::operations::migrate::{Migrated, migrate};
-use crate::store::schema::Pending;
 
 /// Create or upgrade the host's own tables in the databases, or show what would be done.
 ///

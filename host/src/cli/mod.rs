@@ -24,11 +24,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use miette::Report;
+use projector_config::{Config, ConfigError};
+use projector_sandbox::compile;
+use projector_store::operator::Requester;
 
-use crate::config::{Config, ConfigError};
 use crate::operations::OperationError;
-use crate::plugin::compile;
-use crate::store::operator::Requester;
 use terminal::{note, out};
 
 /// Read models from Kafka, kept by sandboxed WebAssembly plugins.
@@ -92,7 +92,8 @@ struct ConfigArgument {
 impl ConfigArgument {
     fn load(&self) -> Result<Config, CliError> {
         let config = Config::load(&self.config).map_err(CliError::Config)?;
-        crate::source::verify(&config.kafka).map_err(|problem| CliError::Config(config.invalid(problem)))?;
+        projector_kafka::verify(&config.kafka)
+            .map_err(|problem| CliError::Config(config.invalid(problem)))?;
         Ok(config)
     }
 }
@@ -153,8 +154,8 @@ impl From<OperationError> for CliError {
     }
 }
 
-impl From<crate::source::LogError> for CliError {
-    fn from(error: crate::source::LogError) -> Self {
+impl From<projector_kafka::LogError> for CliError {
+    fn from(error: projector_kafka::LogError) -> Self {
         Self::Operation(error.into())
     }
 }

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use humantime_serde::re::humantime;
+use projector_config::{self as config, Config, Text};
 
 use super::terminal::{Listing, out};
 use super::{AskedArgument, CliError, ConfigArgument, Output};
-use crate::config::{self, Config, Text};
 use crate::operations::OperationError;
 use crate::operations::move_checkpoints::{self, MovePlan, Request, Target, parse};
 

@@ -3,14 +3,14 @@
 use std::io::IsTerminal;
 use std::sync::Arc;
 
+use projector_config::Config;
+use projector_store::{self as store, StoreError};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use super::{CliError, ConfigArgument, LogFormat};
-use crate::config::Config;
 use crate::operations::OperationError;
-use crate::store::{self, StoreError};
 use crate::supervisor::Host;
 
 /// Run the host: every `.wasm` file in the plugin directory becomes a projection.

@@ -1,16 +1,17 @@
 //! `projector status`: prints the state of every projection.
 
+use projector_config::Known;
+use projector_core::failure::FailureKind;
+use projector_core::generation::Role;
+use projector_core::instant::to_seconds as when;
+use projector_store::WaitingEvent;
+
 use super::terminal::{Listing, note, out};
 use super::{CliError, ConfigArgument, Output};
-use crate::config::Known;
-use crate::failure::FailureKind;
-use crate::instant::to_seconds as when;
 use crate::operations::OperationError;
 use crate::operations::status::{PartitionStatus, Progress, ProjectionStatus, Status, UnknownTopic, status};
 use crate::operations::trial::Reverted;
 use crate::operations::unused::unused;
-use crate::store::WaitingEvent;
-use crate::store::deployments::Role;
 
 /// Show how current and how complete every read model is.
 ///

@@ -80,7 +80,7 @@ impl Listing {
         let cells = cells.map(|cell| {
             let shown = bounded(&cell, CELL);
             self.is_cut |= shown.len() != cell.len() && shown != cell;
-            crate::event_failure::printable(&shown)
+            projector_core::event_failure::printable(&shown)
         });
         self.table.add_row(cells);
     }

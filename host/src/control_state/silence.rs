@@ -5,13 +5,13 @@
 
 use std::sync::{Arc, Weak};
 
+use projector_core::failure::{Blocker, FailureKind};
+use projector_store::Store;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::INTERVAL;
-use crate::failure::{Blocker, FailureKind};
 use crate::retry::Backoff;
-use crate::store::Store;
 
 /// Intervals without an answer until it is logged: 10 s.
 const TOLD: u32 = 20;

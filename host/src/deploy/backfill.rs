@@ -12,13 +12,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use flate2::read::MultiGzDecoder;
+use projector_core::event::{Event, Header, Partition, Position};
+use projector_core::topics::{FILE_TOPIC, PhysicalTopics, TopicMapping};
 use serde::Deserialize;
 use serde_json::Value as Json;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
-
-use crate::event::{Event, Header, Partition, Position};
-use crate::topics::{FILE_TOPIC, PhysicalTopics, TopicMapping};
 
 pub use offsets::OffsetSet;
 

@@ -7,14 +7,15 @@
 
 use std::time::Duration;
 
+use projector_core::checkpoint::Offsets;
+use projector_core::failpoint;
+use projector_core::failure::{FailureKind, Response};
+use projector_core::generation::Generation;
+use projector_core::generation::GenerationStatus;
+use projector_store::diff::{Diff, DiffRequest, Expected, Snapshot};
+use projector_store::{Store, StoreError};
 use tokio::time::Instant;
 use uuid::Uuid;
-
-use crate::failpoint;
-use crate::failure::{FailureKind, Response};
-use crate::store::deployments::{GenerationStatus, Offsets};
-use crate::store::diff::{Diff, DiffRequest, Expected, Snapshot};
-use crate::store::{Generation, Store, StoreError};
 
 /// No batch is kept from being written for longer.
 pub(super) const MOST_HELD: Duration = Duration::from_secs(1);
@@ -53,7 +54,7 @@ pub async fn compare(
         let checked = standing.descriptor.clone().check();
         checked.map_err(|problems| StoreError::Unusable(format!("a stored descriptor: {problems}")))
     };
-    new.is_fed()?;
+    new.is_fed().map_err(StoreError::from)?;
     let contracts = (contract(old)?, contract(new)?);
     let mut snapshot = at_one_vector(store, old, new).await?;
     let request = DiffRequest {
@@ -236,7 +237,7 @@ fn distance(vector: &Offsets, meeting: &Offsets) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Partition;
+    use projector_core::event::Partition;
 
     fn vector(of: &[(&str, i32, i64)]) -> Offsets {
         of.iter().map(|(topic, number, next)| (Partition::new(*topic, *number), *next)).collect()

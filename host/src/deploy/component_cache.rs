@@ -4,14 +4,15 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use projector_config::{self as config, Config};
+use projector_core::ownership::Signer;
+use projector_core::topics::{TopicError, TopicMapping};
 use projector_model::Contract;
+use projector_sandbox::compile::Compiler;
+use projector_sandbox::{self as plugin, Engine, LoadError, Plugin};
+use projector_store::{Store, StoreError, postgres};
 
-use super::trust::{Refused, Signer, TrustPolicy};
-use crate::config::{self, Config};
-use crate::plugin::compile::Compiler;
-use crate::plugin::{self, Engine, LoadError, Plugin};
-use crate::store::{Store, StoreError, postgres};
-use crate::topics::{TopicError, TopicMapping};
+use super::trust::{Refused, TrustPolicy};
 
 pub struct ComponentCache {
     config: Arc<Config>,

@@ -3,7 +3,19 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use projector_config::Config;
+use projector_core::checkpoint::Offsets;
+use projector_core::deployment::Origin;
+use projector_core::event::Partition;
+use projector_core::failure::FailureKind;
+use projector_core::generation::GenerationStatus;
+use projector_core::topics::TopicMapping;
+use projector_kafka::{KafkaAdmin, LogError};
 use projector_model::order;
+use projector_store::deployments::Promoted;
+use projector_store::diff::{Diff, Expected};
+use projector_store::operator::Requester;
+use projector_store::{Store, StoreError};
 use serde::Serialize;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -12,16 +24,7 @@ use super::backfill;
 use super::compare::{CompareError, MOST_HELD, compare, raise_barrier, why_still};
 use super::reach::{Begin, BeyondReach, Gaps};
 use super::readers::{self, Move};
-use crate::config::Config;
-use crate::event::Partition;
-use crate::failure::FailureKind;
 use crate::freshness::{Seen, Visibility, visibility};
-use crate::source::{KafkaAdmin, LogError};
-use crate::store::deployments::{GenerationStatus, Offsets, Origin, Promoted};
-use crate::store::diff::{Diff, Expected};
-use crate::store::operator::Requester;
-use crate::store::{Store, StoreError};
-use crate::topics::TopicMapping;
 
 /// How old the oldest event may be that is not in a generation that is to be shown.
 const FRESH: Duration = Duration::from_secs(10);
@@ -65,8 +68,8 @@ impl PromoteError {
     }
 }
 
-impl From<crate::store::StoreError> for PromoteError {
-    fn from(error: crate::store::StoreError) -> Self {
+impl From<projector_store::StoreError> for PromoteError {
+    fn from(error: projector_store::StoreError) -> Self {
         Self::Compare(error.into())
     }
 }
@@ -128,7 +131,7 @@ pub async fn promote(
     Terms { ask, snapshots, gaps, origin, requester: asked }: Terms<'_>,
 ) -> Result<Promotion, PromoteError> {
     let (name, number) = (&*new.generation.projection, new.generation.number);
-    new.is_fed()?;
+    new.is_fed().map_err(StoreError::from)?;
     let new = &until_caught_up(store, new).await?;
     if !new.caught_up {
         let unknown = unknown_topics(config, log, new).await?;
@@ -387,7 +390,7 @@ async fn unknown_topics(
 
 /// What a generation's topics are in the log.
 fn mapping(config: &Config, standing: &GenerationStatus) -> Result<TopicMapping, PromoteError> {
-    standing.topics(config).map_err(|error| PromoteError::Refused(error.to_string()))
+    config.topics_of_generation(standing).map_err(|error| PromoteError::Refused(error.to_string()))
 }
 
 /// What of each partition of a generation's topics is not in it.
@@ -396,7 +399,7 @@ async fn lags(
     store: &dyn Store,
     log: &KafkaAdmin,
     standing: &GenerationStatus,
-) -> Result<BTreeMap<crate::event::Partition, Visibility>, PromoteError> {
+) -> Result<BTreeMap<projector_core::event::Partition, Visibility>, PromoteError> {
     let at: Offsets = store.vector(standing.generation.id).await?;
     let mut asked = Vec::new();
     for physical in log.topics(&mapping(config, standing)?).await? {

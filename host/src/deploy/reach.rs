@@ -6,10 +6,10 @@
 
 use std::collections::BTreeMap;
 
+use projector_store::PartitionState;
 use serde::Serialize;
 
 use super::backfill::TOPIC;
-use crate::store::PartitionState;
 
 /// Ranges that are named. Of more, the number is told.
 const NAMED: usize = 8;
@@ -159,7 +159,7 @@ fn some(all: &[String], between: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Counters;
+    use projector_core::counters::Counters;
 
     fn state(topic: &str, start: i64, checkpoint: i64, read: i64) -> PartitionState {
         PartitionState {

@@ -4,13 +4,13 @@
 //! stay. What is new is shown by new views, which have the rights of the views before. Views of which a column is gone
 //! stay with the generation before, so their readers must change before it is retired.
 
+use projector_core::generation::GenerationStatus;
+use projector_core::layout::Layout;
+use projector_core::refusal::first_of;
+use projector_core::views::ViewSet;
+use projector_store::foreign::Readers;
+use projector_store::{Store, StoreError};
 use serde::Serialize;
-
-use super::layout::Layout;
-use super::views::ViewSet;
-use crate::store::deployments::GenerationStatus;
-use crate::store::foreign::{Readers, named};
-use crate::store::{Store, StoreError};
 
 /// What is other for readers, and who they are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -63,13 +63,13 @@ impl Move {
         }];
         match self.in_place {
             _ if grants.is_empty() => {}
-            true => lines.push(format!("  grant on the new views what roles have now: {}", named(grants))),
-            false => lines.push(format!("  the new views have the same rights: {}", named(grants))),
+            true => lines.push(format!("  grant on the new views what roles have now: {}", first_of(grants))),
+            false => lines.push(format!("  the new views have the same rights: {}", first_of(grants))),
         }
         if !dependants.is_empty() && self.must_move {
             lines.push(format!(
                 "  change these to read the new views before the old generation is retired: {}",
-                named(dependants)
+                first_of(dependants)
             ));
         }
         lines

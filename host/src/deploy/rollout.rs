@@ -6,13 +6,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use projector_core::failure::{FailureKind, Response};
+use projector_core::generation::Role;
+use projector_core::layout::Offered;
+use projector_store::deployments::OpenDeployment;
+use projector_store::{Store, StoreError};
 use uuid::Uuid;
 
 use super::component_cache::{ComponentCache, VersionError};
-use super::layout::Offered;
-use crate::failure::{FailureKind, Response};
-use crate::store::deployments::{OpenDeployment, Role};
-use crate::store::{Store, StoreError};
 
 /// So often the database may refuse to carry a deployment out, while it answers otherwise.
 const MOST_ATTEMPTS: u32 = 10;
@@ -70,7 +71,7 @@ pub async fn advance(
             Err(error) => {
                 let advice = FailureKind::Component.advice();
                 tracing::error!(projection, digest, %error, advice, "this host cannot run the component");
-                Some(crate::event_failure::shown(error))
+                Some(projector_core::event_failure::shown(error))
             }
         };
         store.report(open.id, host, refusal.as_deref()).await?;
@@ -152,7 +153,7 @@ pub async fn advance(
                 _ => error.to_string(),
             };
             tracing::error!(projection, digest, error = refusal, "deployment refused");
-            store.give_up(open.id, offered, &crate::event_failure::printable(&refusal)).await?;
+            store.give_up(open.id, offered, &projector_core::event_failure::printable(&refusal)).await?;
             Ok(true)
         }
     }

@@ -6,16 +6,15 @@
 //! itself is held against them. Whoever vouches for a name first owns it: see [`may_take_over`].
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use minisign_verify::{Error, Signature};
+use projector_config::{Plugins, Team};
+use projector_core::ownership::Signer;
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
-
-use crate::config::{Plugins, Team};
 
 /// What a component is held against before it may run.
 #[derive(Debug, Clone, Default)]
@@ -36,17 +35,6 @@ struct Entry {
     name: String,
     version: String,
     sha256: String,
-}
-
-/// Who vouches for a component.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Signer {
-    /// A team signed it; `listed`: the lock file has it as well.
-    Team { name: String, listed: bool },
-    /// The lock file has it, and nobody has to sign.
-    Lock,
-    /// Neither is asked for.
-    Nobody,
 }
 
 /// What vouches for a file's bytes, for certain names and versions.
@@ -112,8 +100,6 @@ pub enum Refused {
         "{team} may not sign {name}, but {granted}: add it to `plugins.teams.{team}.projections`, or let another team sign it"
     )]
     NotGranted { team: String, name: String, granted: String },
-    #[error("the name belongs to {owner}, and {signer} vouches for it now: {advice}")]
-    Owned { owner: String, signer: String, advice: String },
 }
 
 impl TrustPolicy {
@@ -303,57 +289,13 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-impl Signer {
-    /// What the host keeps as the owner of a name: `team:checkout`, `lock` or none. It never changes its
-    /// form.
-    pub fn owner(&self) -> Option<String> {
-        match self {
-            Signer::Team { name, .. } => Some(format!("team:{name}")),
-            Signer::Lock => Some("lock".to_owned()),
-            Signer::Nobody => None,
-        }
-    }
-}
-
-impl fmt::Display for Signer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.owner().as_deref().unwrap_or("nobody"))
-    }
-}
-
-/// Whether a name that belongs to `owner` may run a component that `signer` vouches for.
-///
-/// A name that is nobody's is anyone's, and then theirs. A team's name stays that team's: only the lock
-/// file, which names this very component, moves it, and only once no team is configured. A name of the lock
-/// file stays listed, whoever signs for it besides.
-pub fn may_take_over(owner: Option<&str>, signer: &Signer) -> Result<(), Refused> {
-    let Some(owner) = owner else { return Ok(()) };
-    let allowed = match signer {
-        Signer::Team { listed: true, .. } if owner == "lock" => true,
-        Signer::Lock => owner == "lock" || owner.starts_with("team:"),
-        signer => signer.owner().as_deref() == Some(owner),
-    };
-    if allowed {
-        return Ok(());
-    }
-    let advice = match owner.strip_prefix("team:") {
-        Some(team) => format!(
-            "let {team} sign it (`plugins.teams.{team}` has to hold its key), or give the projection another name"
-        ),
-        None if owner == "lock" => {
-            "list it in the lock file, which `plugins.lock` names, or give the projection another name".into()
-        }
-        None => "this host does not know such an owner; is it older than the one that wrote it?".into(),
-    };
-    Err(Refused::Owned { owner: owner.to_owned(), signer: signer.to_string(), advice })
-}
-
 #[cfg(test)]
 mod tests {
     use minisign::KeyPair;
 
     use super::*;
-    use crate::config::Config;
+    use projector_config::Config;
+    use projector_core::ownership::may_take_over;
 
     const BYTES: &[u8] = b"a component";
 
@@ -378,7 +320,7 @@ mod tests {
     }
 
     fn of_checkout(trust: &TrustPolicy, signature: Option<&str>) -> Result<Signer, String> {
-        let digest = crate::plugin::digest(BYTES);
+        let digest = projector_sandbox::digest(BYTES);
         let voucher = trust.vouch(&digest, BYTES, signature);
         voucher.and_then(|voucher| voucher.confirm("orders", "1.2.0")).map_err(|refused| refused.to_string())
     }
@@ -402,7 +344,7 @@ mod tests {
 
     #[test]
     fn what_the_lock_lists_may_run_and_nothing_else() {
-        let digest = crate::plugin::digest(BYTES);
+        let digest = projector_sandbox::digest(BYTES);
         let text = lock(&[
             ("orders", "1.1.0", &"0".repeat(64)),
             ("orders", "1.2.0", &digest.to_uppercase()),
@@ -432,7 +374,7 @@ mod tests {
     /// So the host knows whose limits hold before it compiles anything.
     #[test]
     fn a_voucher_names_the_projection() {
-        let (checkout, digest) = (keys(), crate::plugin::digest(BYTES));
+        let (checkout, digest) = (keys(), projector_sandbox::digest(BYTES));
         let projection = |trust: &TrustPolicy, signature: Option<&str>| {
             let voucher = trust.vouch(&digest, BYTES, signature).expect("vouched for");
             voucher.projection().map(str::to_owned)
@@ -576,7 +518,7 @@ mod tests {
     #[test]
     fn lock_and_signature_are_both_asked_for() {
         let checkout = keys();
-        let digest = crate::plugin::digest(BYTES);
+        let digest = projector_sandbox::digest(BYTES);
         let with = |entries: &[(&str, &str, &str)]| TrustPolicy {
             lock: Some(Lock::parse("plugins.lock", &lock(entries)).expect("sound")),
             ..trust([("checkout", team(&checkout, None))])

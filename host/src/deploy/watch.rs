@@ -376,7 +376,7 @@ impl Known {
             None => None,
         };
         let signature = signature.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        let digest = crate::plugin::digest(&contents);
+        let digest = projector_sandbox::digest(&contents);
         let now = (stamps, (digest, signature));
         if before.as_ref() != Some(&now) || contents.len() as u64 != bytes {
             self.before = Some(now);

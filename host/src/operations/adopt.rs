@@ -5,18 +5,18 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use projector_config::{self as config, Config};
+use projector_core::event::Partition;
+use projector_core::generation::Role;
+use projector_kafka::{GroupMember, KafkaAdmin};
 use projector_model::names;
+use projector_store::identity::{self, Adoption, DatabaseIdentity};
+use projector_store::operator::Requester;
+use projector_store::{self as store, Store};
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::OperationError;
-use crate::config::{self, Config};
-use crate::event::Partition;
-use crate::source::{GroupMember, KafkaAdmin};
-use crate::store::deployments::Role;
-use crate::store::identity::{self, Adoption, DatabaseIdentity};
-use crate::store::operator::Requester;
-use crate::store::{self, Store};
 
 /// Whose consumer groups a database has from now on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -208,7 +208,7 @@ async fn groups(
             let checkpoints = store.checkpoints(&standing.generation, &partitions).await?;
             let ids =
                 checkpoints.into_iter().flatten().filter_map(|checkpoint| checkpoint.identity.cluster_id);
-            clusters.extend(ids.filter(|id| id != crate::checkpoint::FILE));
+            clusters.extend(ids.filter(|id| id != projector_core::checkpoint::FILE));
         }
         let role = projection.role;
         groups.push(GroupState {

@@ -14,18 +14,20 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use projector_core::batch::Buffer;
+use projector_core::checkpoint::{Beginning, Identity};
+use projector_core::counters::Counters;
+use projector_core::deployment::DeploymentAction;
+use projector_core::failure_policy::{Failures, Policy};
+use projector_core::generation::{GenerationStatus, Role};
+use projector_kafka::KafkaAdmin;
+use projector_store::{Store, StoreError, WriteTarget};
 use serde::Serialize;
 
 use super::{OperationError, Operations, with_store};
-use crate::batch::Buffer;
-use crate::checkpoint::{Beginning, Identity};
 use crate::dead_letter_log::DeadLetterLog;
 use crate::deploy::backfill::{Lines, Scanned, TOPIC, Topics, digest, partition};
-use crate::failure_policy::{Failures, Policy};
 use crate::settle::Settler;
-use crate::source::KafkaAdmin;
-use crate::store::deployments::{DeploymentAction, GenerationStatus, Role};
-use crate::store::{Counters, Store, StoreError, WriteTarget};
 use feeder::Feeder;
 use pace::Pace;
 use take_over::take_over;
@@ -71,9 +73,9 @@ impl Operations<'_> {
         let candidate = self.stored(&**store, name, active).await?;
         let mapping = match &building {
             // A generation that has begun keeps the topics that it began with.
-            Some(building) => {
-                building.topics(config).map_err(|error| OperationError::Failed(error.to_string()))?
-            }
+            Some(building) => config
+                .topics_of_generation(building)
+                .map_err(|error| OperationError::Failed(error.to_string()))?,
             None => candidate.topics.clone(),
         };
         let topics = Topics::new(mapping.clone());

@@ -3,13 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use projector_config::Config;
+use projector_core::ownership::Signer;
+use projector_core::topics::TopicMapping;
+use projector_sandbox::Plugin;
+use projector_store::Store;
+
 use super::OperationError;
-use crate::config::Config;
 use crate::deploy::component_cache::{ComponentCache, VersionError};
-use crate::deploy::trust::{Signer, TrustPolicy};
-use crate::plugin::Plugin;
-use crate::store::Store;
-use crate::topics::TopicMapping;
+use crate::deploy::trust::TrustPolicy;
 
 /// A checked component, and who signed it.
 pub(super) struct Candidate {

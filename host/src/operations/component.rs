@@ -1,7 +1,8 @@
 //! A core module, as cargo builds it, becomes a component, as the host takes it.
 
+use projector_sandbox::Forbidden;
+
 use super::OperationError;
-use crate::plugin::Forbidden;
 
 /// Wraps a core module that was built with the SDK for `wasm32-unknown-unknown`. A component is
 /// returned as it is.

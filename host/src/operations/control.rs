@@ -1,12 +1,13 @@
 //! Pausing and resuming a projection, and skipping events.
 
+use projector_config::Config;
+use projector_core::checkpoint::Watermarks;
+use projector_core::event::Partition;
+use projector_core::generation::Role;
+use projector_kafka::KafkaAdmin;
+use projector_store::operator::{Operation, Requester, Skipped};
+
 use super::{OperationError, generations, used_stores, with_store};
-use crate::checkpoint::Watermarks;
-use crate::config::Config;
-use crate::event::Partition;
-use crate::source::KafkaAdmin;
-use crate::store::deployments::Role;
-use crate::store::operator::{Operation, Requester, Skipped};
 
 /// Pauses a projection on all hosts: batches in flight are finished, and no other one begins.
 pub async fn pause(config: &Config, name: &str, asked: &Requester) -> Result<(), OperationError> {

@@ -3,18 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use projector_config::Config;
+use projector_core::failure::FailureKind;
+use projector_core::ordering::KeyId;
 use projector_model::Descriptor;
+use projector_store::Store;
+use projector_store::operator::{
+    DeadLetterAction, DeadLetterRecord, Filter, NewOperations, OperationResult, Requester,
+};
 use serde::Serialize;
 use tokio::time::Instant;
 
 use super::{OperationError, used_stores, with_store};
-use crate::config::Config;
-use crate::failure::FailureKind;
-use crate::ordering::KeyId;
-use crate::store::Store;
-use crate::store::operator::{
-    DeadLetterAction, DeadLetterRecord, Filter, NewOperations, OperationResult, Requester,
-};
 
 /// How often a verdict is looked for.
 const INTERVAL: Duration = Duration::from_millis(100);

@@ -7,6 +7,13 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use projector_config::Config;
+use projector_core::deployment::{DeploymentAction, Origin};
+use projector_core::generation::{GenerationStatus, Role};
+use projector_core::layout::Offered;
+use projector_kafka::KafkaAdmin;
+use projector_store::deployments::{Deployed, Proposal, Proposed};
+use projector_store::{self as store, Component, Store};
 use serde::Serialize;
 
 use super::candidate::{self, Candidate};
@@ -14,15 +21,8 @@ use super::plan::{Plan, plan_in};
 use super::replay::{check_gap, replay, what_was_read};
 use super::trial::{self, Trial};
 use super::{OperationError, Operations, Progress, with_store};
-use crate::config::Config;
-use crate::deploy::layout::Offered;
 use crate::deploy::promote::{self, Ask, OldSnapshots, Terms};
 use crate::deploy::reach::Gaps;
-use crate::source::KafkaAdmin;
-use crate::store::deployments::{
-    Deployed, DeploymentAction, GenerationStatus, Origin, Proposal, Proposed, Role,
-};
-use crate::store::{self, Component, Store};
 
 /// How often an open deployment is checked for its result.
 const INTERVAL: Duration = Duration::from_millis(100);

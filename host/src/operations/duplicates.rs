@@ -1,8 +1,9 @@
 //! Events that were ignored as duplicates.
 
+use projector_config::Config;
+use projector_store::event_ids::RecordedDuplicate;
+
 use super::{OperationError, projection};
-use crate::config::Config;
-use crate::store::event_ids::RecordedDuplicate;
 
 /// The last ones of a projection, newest first: so many at most.
 pub async fn list(config: &Config, name: &str, most: i64) -> Result<Vec<RecordedDuplicate>, OperationError> {

@@ -1,17 +1,18 @@
 //! Generations beside the live one, and whole projections: comparing, promoting, retiring, stopping, dropping.
 
+use projector_config::Config;
+use projector_core::deployment::Origin;
+use projector_core::generation::{GenerationStatus, Role};
+use projector_kafka::KafkaAdmin;
+use projector_store::Store;
+use projector_store::diff::{Diff, Expected};
+use projector_store::operator::Requester;
 use serde::Serialize;
 
 use super::{OperationError, with_store};
-use crate::config::Config;
 use crate::deploy::compare::{CompareError, compare};
 use crate::deploy::promote::{self, PromoteError, Promotion, Terms};
 use crate::deploy::readers::{self, Move};
-use crate::source::KafkaAdmin;
-use crate::store::Store;
-use crate::store::deployments::{GenerationStatus, Origin, Role};
-use crate::store::diff::{Diff, Expected};
-use crate::store::operator::Requester;
 
 /// Stops a projection on all hosts, or lets hosts run it again.
 pub async fn set_stopped(

@@ -1,11 +1,10 @@
 //! What a plugin reads, owns and may write, before it ever runs.
 
+use projector_core::planner::{self, Rules};
 use projector_model::order::{OrderDependence, RejectionDependence, dependences, rejections};
 use projector_model::{Contract, Descriptor};
+use projector_sandbox::Plugin;
 use serde::Serialize;
-
-use crate::planner::{self, Rules};
-use crate::plugin::Plugin;
 
 /// A checked component.
 #[derive(Debug, Serialize)]

@@ -1,11 +1,11 @@
 //! Brings the host's own tables up to date without a host, or shows what that would do.
 
+use projector_config::{self as config, Config};
+use projector_store::schema::Schema;
+use projector_store::{self as store, StoreError};
 use serde::Serialize;
 
 use super::OperationError;
-use crate::config::{self, Config};
-use crate::store::schema::Schema;
-use crate::store::{self, StoreError};
 
 /// What became of a store's tables.
 #[derive(Debug, Serialize)]

@@ -25,10 +25,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::Config;
-use crate::store::deployments::{GenerationStatus, Role};
-use crate::store::operator::Requester;
-use crate::store::{self, Store};
+use projector_config::Config;
+use projector_core::generation::{GenerationStatus, Role};
+use projector_store::operator::Requester;
+use projector_store::{self as store, Store};
 
 /// Operations that change which component or generation runs, with what all of them need.
 pub struct Operations<'a> {
@@ -127,9 +127,9 @@ impl OperationError {
     }
 }
 
-impl From<crate::source::LogError> for OperationError {
-    fn from(error: crate::source::LogError) -> Self {
-        use crate::source::LogError;
+impl From<projector_kafka::LogError> for OperationError {
+    fn from(error: projector_kafka::LogError) -> Self {
+        use projector_kafka::LogError;
         match error {
             LogError::Client(_) | LogError::Secret(_) => Self::Usage {
                 message: format!("Kafka: {error}"),
@@ -141,9 +141,9 @@ impl From<crate::source::LogError> for OperationError {
     }
 }
 
-impl From<crate::source::KafkaFault> for OperationError {
-    fn from(fault: crate::source::KafkaFault) -> Self {
-        use crate::source::FaultKind;
+impl From<projector_kafka::KafkaFault> for OperationError {
+    fn from(fault: projector_kafka::KafkaFault) -> Self {
+        use projector_kafka::FaultKind;
         match fault.connection {
             Some(fault) if fault.kind.is_permanent() => {
                 Self::Usage { message: format!("Kafka: {}", fault.message), help: fault.kind.remedy().into() }
@@ -161,6 +161,7 @@ impl From<store::StoreError> for OperationError {
     fn from(error: store::StoreError) -> Self {
         match error {
             // The store answers, and says no.
+            store::StoreError::Refused(refusal) => Self::Failed(refusal.to_string()),
             store::StoreError::Unusable(reason) => Self::Failed(reason),
             store::StoreError::Setup(store::Setup { problem, remedy }) => {
                 Self::Usage { message: format!("the read-model database: {problem}"), help: remedy }

@@ -15,18 +15,18 @@ use projector_model::{Contract, repeat};
 use serde::Serialize;
 
 pub use map::{Mapped, parse};
-use place::{Place, find, last_read, places};
+use projector_config::{self as config, Config};
+use projector_core::checkpoint::{Checkpoint, FILE};
+use projector_core::event::Partition;
+use projector_core::generation::GenerationStatus;
+use projector_core::topics::TopicMapping;
+use projector_kafka::KafkaAdmin;
+use projector_store::Store;
+use projector_store::moves::Move;
+use projector_store::operator::Requester;
 
 use super::{OperationError, projection};
-use crate::checkpoint::{Checkpoint, FILE};
-use crate::config::{self, Config};
-use crate::event::Partition;
-use crate::source::KafkaAdmin;
-use crate::store::Store;
-use crate::store::deployments::GenerationStatus;
-use crate::store::moves::Move;
-use crate::store::operator::Requester;
-use crate::topics::TopicMapping;
+use place::{Place, find, last_read, places};
 
 /// What cannot be found out from the two clusters.
 const CANNOT_KNOW: [&str; 3] = [
@@ -210,7 +210,8 @@ async fn plan_in(
             format!("{} is in the map, and is not a partition that is to be moved", mapped.partition)
         }));
     }
-    let topics = standing.topics(config).map_err(|error| OperationError::Failed(error.to_string()))?;
+    let topics =
+        config.topics_of_generation(&standing).map_err(|error| OperationError::Failed(error.to_string()))?;
     let duplicates = duplicates(&topics, &contract, &places, &partitions, &request.to);
     if let (false, Some((topic, why))) = (request.accept_duplicates, duplicates.first_key_value()) {
         problems.push(format!(
@@ -315,7 +316,10 @@ async fn runs(
         .filter(|found| found.is(&standing.generation))
         .flat_map(|found| found.partitions)
         .filter(|state| {
-            state.paused.as_ref().is_some_and(|trouble| trouble.kind == crate::failure::FailureKind::Log)
+            state
+                .paused
+                .as_ref()
+                .is_some_and(|trouble| trouble.kind == projector_core::failure::FailureKind::Log)
         })
         .map(|state| Partition::new(state.topic.as_str(), state.partition))
         .collect();

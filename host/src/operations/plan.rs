@@ -2,20 +2,22 @@
 
 use std::path::{Path, PathBuf};
 
+use projector_config::{Config, Known};
+use projector_core::deployment::DeploymentAction;
+use projector_core::generation::{GenerationStatus, Role};
+use projector_core::layout::{Layout, Offered, Step};
+use projector_core::rollout_target::{RolloutTarget, rollout_target};
 use projector_model::order;
+use projector_sandbox::Plugin;
+use projector_store::deployments::Deployed;
+use projector_store::{self as store, Store};
 use serde::Serialize;
 
 use super::OperationError;
 use super::candidate::{self, Candidate};
 use super::replay::{Replay, replay, what_was_read};
 use super::unused::{self, unused};
-use crate::config::{Config, Known};
-use crate::deploy::layout::{Layout, Offered, Step};
 use crate::deploy::readers::{self, Move};
-use crate::deploy::{self, Target};
-use crate::plugin::Plugin;
-use crate::store::deployments::{Deployed, DeploymentAction, GenerationStatus, Role};
-use crate::store::{self, Store};
 
 /// What a file would change.
 #[derive(Debug, Serialize)]
@@ -92,27 +94,27 @@ pub(super) async fn plan_in(
         history.iter().filter(had).any(|had| had.generation == Some(standing.generation.number))
     };
     let offered = Offered { contract, topics };
-    let target = deploy::target(DeploymentAction::Deploy, &standings, offered, had_in);
+    let target = rollout_target(DeploymentAction::Deploy, &standings, offered, had_in);
     let of_target = |standing: &&GenerationStatus| match &target {
-        Target::InPlace { generation, .. } => standing.generation.id == *generation,
+        RolloutTarget::InPlace { generation, .. } => standing.generation.id == *generation,
         _ => standing.role == Role::Live,
     };
     let standing = standings.iter().find(of_target);
     let is_active = standing.is_some_and(|standing| standing.active == *digest);
     let live = standings.iter().find(|standing| standing.role == Role::Live);
     let move_readers = match (&target, live) {
-        (_, None) | (Target::First, _) => None,
+        (_, None) | (RolloutTarget::First, _) => None,
         _ if is_active => None,
-        (Target::InPlace { generation, .. }, Some(live)) if live.generation.id == *generation => {
+        (RolloutTarget::InPlace { generation, .. }, Some(live)) if live.generation.id == *generation => {
             readers::from(store, live, &live.layout.extended(offered)).await?
         }
         (_, Some(live)) => readers::from(store, live, &Layout::of(offered)).await?,
     };
     let (change, steps, reasons) = match target {
         _ if is_active => ("nothing", Vec::new(), Vec::new()),
-        Target::First => ("first", Vec::new(), Vec::new()),
-        Target::InPlace { steps, .. } => ("in-place", steps, Vec::new()),
-        Target::Anew { reasons, .. } => ("anew", Vec::new(), reasons),
+        RolloutTarget::First => ("first", Vec::new(), Vec::new()),
+        RolloutTarget::InPlace { steps, .. } => ("in-place", steps, Vec::new()),
+        RolloutTarget::Anew { reasons, .. } => ("anew", Vec::new(), reasons),
     };
     let rows_stay = match change {
         "in-place" => contract.tables.iter().map(|table| table.name.clone()).collect(),

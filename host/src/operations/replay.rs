@@ -5,19 +5,19 @@
 
 use std::collections::HashMap;
 
+use projector_config::{Config, StartAt};
+use projector_core::failure::FailureKind;
+use projector_core::generation::GenerationStatus;
+use projector_core::topics::TopicMapping;
+use projector_kafka::{KafkaAdmin, LogError};
+use projector_sandbox::Plugin;
+use projector_store::beginnings::EarlierStarts;
+use projector_store::{PartitionState, Store};
 use serde::Serialize;
 
 use super::{OperationError, Progress};
 use crate::beginning::Starts;
-use crate::config::{Config, StartAt};
 use crate::deploy::reach::{Begin, BeyondReach, Gaps};
-use crate::failure::FailureKind;
-use crate::plugin::Plugin;
-use crate::source::{KafkaAdmin, LogError};
-use crate::store::beginnings::EarlierStarts;
-use crate::store::deployments::GenerationStatus;
-use crate::store::{PartitionState, Store};
-use crate::topics::TopicMapping;
 
 /// The events per second that the estimate of a replay assumes.
 const REPLAY_RATE: f64 = 10_000.0;

@@ -8,19 +8,21 @@ mod projection;
 
 use std::collections::BTreeMap;
 
+use projector_config::{self as config, Config};
+use projector_core::counters::Counters;
+use projector_core::failure::{Blocker, FailureKind};
+use projector_core::generation::Role;
+use projector_core::topics::TopicMapping;
+use projector_kafka::KafkaAdmin;
+use projector_store::deployments::LiveHost;
+use projector_store::identity;
+use projector_store::source_topics::RecordedTopic;
+use projector_store::{self as store, Projection, StatementCount, Store, WaitingEvent};
 use serde::Serialize;
 
 use super::OperationError;
 use super::trial::{self, Reverted};
-use crate::config::{self, Config};
-use crate::failure::{Blocker, FailureKind};
 use crate::freshness::Visibility;
-use crate::source::KafkaAdmin;
-use crate::store::deployments::{LiveHost, Role};
-use crate::store::identity;
-use crate::store::source_topics::RecordedTopic;
-use crate::store::{self, Counters, Projection, StatementCount, Store, WaitingEvent};
-use crate::topics::TopicMapping;
 use brokers::Brokers;
 use projection::of_projection;
 
@@ -287,7 +289,8 @@ async fn shown(
         let own = standings.iter().find(|it| it.generation.number == projection.generation);
         // Without one, the generation was removed a moment ago.
         let Some(own) = own else { continue };
-        let mapping = own.topics(config).map_err(|error| OperationError::Failed(error.to_string()))?;
+        let mapping =
+            config.topics_of_generation(own).map_err(|error| OperationError::Failed(error.to_string()))?;
         let recorded = store.recorded_topics(own.generation.id).await?;
         let views = own
             .views

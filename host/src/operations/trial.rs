@@ -3,9 +3,8 @@
 //! For its first batches such a version is on trial: where it fails for an event and the version before does not,
 //! hosts put that one back. So "it is active" is no answer to whether a deployment went well.
 
+use projector_store::deployments::Deployed;
 use serde::Serialize;
-
-use crate::store::deployments::Deployed;
 
 /// How a version does that was deployed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -35,7 +34,7 @@ pub struct Reverted {
     pub digest: String,
     pub reason: String,
     /// Microseconds since 1970.
-    #[serde(serialize_with = "crate::instant::serialize")]
+    #[serde(serialize_with = "projector_core::instant::serialize")]
     pub at: i64,
 }
 

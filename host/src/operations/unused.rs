@@ -2,10 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use projector_config::{Config, Known};
 use projector_model::Descriptor;
-
-use crate::config::{Config, Known};
-use crate::store;
+use projector_store as store;
 
 /// A warning for each name in the configuration that no database has and no plugin that is `known` otherwise.
 /// `None`: a database cannot be read, so that this is not known.

@@ -4,19 +4,19 @@
 //! transaction runs, the plugin already answers for the next batch. Where an attempt fails, [`recovery`](super::recovery)
 //! decides what follows.
 
+use projector_core::event::Partition;
+use projector_core::failure::Blocker;
+use projector_core::failure_policy::Flood;
+use projector_store::Advance;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::recovery::{Next, Tries};
 use super::{InFlightBatch, Run, UNANSWERED};
-use crate::event::Partition;
-use crate::failure::Blocker;
-use crate::failure_policy::Flood;
 use crate::project::purity;
 use crate::project::{self, Caller, ProjectError};
 use crate::retry::RunEnd;
 use crate::settle::{Attempt, Settler};
-use crate::store::Advance;
 
 impl Run {
     /// Brings a batch to its end. Returns the next one, if the plugin has answered for it meanwhile.
@@ -173,8 +173,9 @@ impl Run {
             let found = tokio::task::block_in_place(check);
             self.tally.impure += found.len() as u64;
             if let Some(impurity) = found.first()
-                && let Err(error) =
-                    store.set_impure(&deployment.generation, &crate::event_failure::shown(impurity)).await
+                && let Err(error) = store
+                    .set_impure(&deployment.generation, &projector_core::event_failure::shown(impurity))
+                    .await
             {
                 self.backoff.missed("the report that the plugin is not pure could not be stored", &error);
             }

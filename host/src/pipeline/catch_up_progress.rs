@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
+use projector_core::generation::Role;
+
 use super::Run;
 use crate::catch_up::CatchUpState;
 use crate::retry::RunEnd;
-use crate::store::deployments::Role;
 
 pub(super) struct CatchUpProgress {
     /// Shared by the lanes. `None`: the generation is caught up.

@@ -7,11 +7,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::failure::{Blocker, FailureKind};
+use projector_core::failure::{Blocker, FailureKind};
+use projector_core::generation::Generation;
+use projector_core::topics::TopicMapping;
+use projector_kafka::{KafkaFault, Subject};
+use projector_store::{Store, StoreError};
+
 use crate::retry::{Backoff, Retries};
-use crate::source::{KafkaFault, Subject};
-use crate::store::{Generation, Store, StoreError};
-use crate::topics::TopicMapping;
 
 pub(super) struct Faults {
     generation: Generation,

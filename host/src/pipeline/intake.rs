@@ -5,18 +5,18 @@
 
 use std::time::Duration;
 
+use projector_core::batch::{BatchLimits, Buffer};
+use projector_core::event::Partition;
+use projector_kafka::{Incoming, RevokeGuard, Source, Subject, TopicsChange};
+use projector_store::Advance;
+use projector_store::deployments::WriteBarrier;
 use tokio::time::Instant;
 
 use super::InFlightBatch;
 use super::faults::Faults;
 use super::positions::Positions;
-use crate::batch::{BatchLimits, Buffer};
-use crate::event::Partition;
 use crate::retry::RunEnd;
 use crate::settle;
-use crate::source::{Incoming, RevokeGuard, Source, Subject, TopicsChange};
-use crate::store::Advance;
-use crate::store::deployments::WriteBarrier;
 
 /// How many batches the buffer holds while the write barrier is at some offsets.
 const HELD_BATCHES: usize = 16;

@@ -2,10 +2,11 @@
 //!
 //! Nothing here ends the run: the batch is retried meanwhile.
 
+use projector_core::failure::{Blocker, FailureKind};
+use projector_store::{LockHolder, StoreError, WriteTarget};
+
 use super::Run;
-use crate::failure::{Blocker, FailureKind};
 use crate::settle::Settler;
-use crate::store::{LockHolder, StoreError, WriteTarget};
 
 /// After so many lock timeouts in a row, the status shows the session that holds the lock.
 const LOCK_TIMEOUTS: u32 = 3;

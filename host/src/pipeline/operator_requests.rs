@@ -4,14 +4,14 @@
 //! once, so a request that was carried out and is seen again changes nothing. A request that fails stays in the store and
 //! is tried again after a pause.
 
+use projector_kafka::TopicsChange;
+use projector_store::StoreError;
+use projector_store::operator::{GenerationControl, OpenOperation};
 use tokio::time::Instant;
 
 use super::{BARRIER_INTERVAL, Run};
 use crate::retry::RunEnd;
 use crate::settle::Released;
-use crate::source::TopicsChange;
-use crate::store::StoreError;
-use crate::store::operator::{GenerationControl, OpenOperation};
 
 pub(super) struct OperatorRequests {
     /// The resume counter when it was last read. A change means that an operator called `projector resume`.

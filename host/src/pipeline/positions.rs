@@ -15,17 +15,18 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use projector_core::batch::Delivery;
+use projector_core::checkpoint::{Checkpoint, Identity, Start, start};
+use projector_core::event::Partition;
+use projector_core::failure::{Blocker, FailureKind, panic_text};
+use projector_core::generation::Generation;
+use projector_kafka::{Inspected, KafkaAdmin, KafkaFault, LogError, Source, Span};
+use projector_store::{Advance, Store, StoreError};
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::Instant;
 
-use crate::batch::Delivery;
 use crate::beginning::{NotInLog, Starts};
-use crate::checkpoint::{Checkpoint, Identity, Start, start};
-use crate::event::Partition;
-use crate::failure::{Blocker, FailureKind, panic_text};
 use crate::retry::{Backoff, Retries};
-use crate::source::{Inspected, KafkaAdmin, KafkaFault, LogError, Source, Span};
-use crate::store::{Advance, Generation, Store, StoreError};
 use beginnings::Beginnings;
 use unread::Unread;
 

@@ -6,14 +6,15 @@
 
 use std::time::Duration;
 
+use projector_core::event::Partition;
+use projector_core::event_failure::Failure;
+use projector_core::failure::{Blocker, FailureKind, Response};
+use projector_store::{Advance, StoreError};
+
 use super::{BARRIER_INTERVAL, InFlightBatch, Run};
-use crate::event::Partition;
-use crate::event_failure::Failure;
-use crate::failure::{Blocker, FailureKind, Response};
 use crate::project::{FirstAnswers, ProjectError};
 use crate::retry::RunEnd;
 use crate::settle::{Isolate, Slow, isolate};
-use crate::store::{Advance, StoreError};
 
 /// How many times an event may exceed its time limit before the projection is blocked.
 const TIMEOUTS: u32 = 3;

@@ -6,23 +6,23 @@
 
 use std::sync::Arc;
 
+use projector_core::event::Position;
+use projector_core::event_failure::Failure;
+use projector_core::failure::FailureKind;
+use projector_core::failure_policy::Flood;
+use projector_core::generation::Role;
 use projector_model::Contract;
+use projector_sandbox::Plugin;
+use projector_store::WriteTarget;
+use projector_store::operator::GenerationControl;
 use tokio::time::Instant;
 
 use super::{InFlightBatch, Run};
 use crate::catch_up::order_shows;
 use crate::deploy::component_cache::ComponentCache;
-use crate::event::Position;
-use crate::event_failure::Failure;
-use crate::failure::FailureKind;
-use crate::failure_policy::Flood;
-use crate::plugin::Plugin;
 use crate::project::purity::Sampling;
 use crate::retry::RunEnd;
 use crate::settle::OnTrial;
-use crate::store::WriteTarget;
-use crate::store::deployments::Role;
-use crate::store::operator::GenerationControl;
 
 /// The change to the active version, and what is known of that version.
 pub(super) struct Switch {

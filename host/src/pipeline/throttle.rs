@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use projector_core::failure::FailureKind;
 use tokio::time::Instant;
 
 use super::{InFlightBatch, Run};
-use crate::failure::FailureKind;
 use crate::project::FirstAnswers;
 
 /// The longest rest after one batch.

@@ -1,10 +1,11 @@
 //! One call of the plugin.
 
+use projector_core::event::Event;
+use projector_core::event_failure::Failure;
+use projector_core::failure::FailureKind;
+use projector_sandbox::{Answer, Found, Instance, Plugin};
+
 use super::FirstAnswer;
-use crate::event::Event;
-use crate::event_failure::Failure;
-use crate::failure::FailureKind;
-use crate::plugin::{Answer, Found, Instance, Plugin};
 use crate::validate;
 
 /// Calls the plugin, and checks its answer against the contract.

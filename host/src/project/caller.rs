@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use projector_core::event::Event;
+use projector_core::failure::FailureKind;
 use projector_model::Contract;
+use projector_sandbox::{Answer, Found, Instance, Plugin};
 
 use super::call::checked;
 use super::purity::Call;
 use super::{FirstAnswer, ProjectError, Respondent, Room};
-use crate::event::Event;
-use crate::failure::FailureKind;
-use crate::plugin::{Answer, Found, Instance, Plugin};
 
 /// Calls the plugin for a batch. A failure is confirmed by a second call, alone in a fresh instance: the calls before may
 /// have used up the instance, and then the event is not to blame.

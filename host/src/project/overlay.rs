@@ -10,10 +10,10 @@ use std::collections::{HashMap, HashSet};
 
 use projector_model::interpret::{Key, Row};
 use projector_model::{Change, Contract, LookupCall, Tables};
+use projector_sandbox::Found;
+use projector_store::StoreError;
 
 use super::Read;
-use crate::plugin::Found;
-use crate::store::StoreError;
 
 pub(super) struct Overlay<'c> {
     contract: &'c Contract,

@@ -8,15 +8,15 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Instant;
 
+use projector_core::batch::Delivery;
+use projector_core::event::{Event, Position};
+use projector_core::event_failure::shown;
+use projector_core::failure::FailureKind;
 use projector_model::{Contract, Value};
+use projector_sandbox::{Answer, Found, Instance, Plugin};
 
 use super::call::checked;
 use super::{FirstAnswer, FirstAnswers};
-use crate::batch::Delivery;
-use crate::event::{Event, Position};
-use crate::event_failure::shown;
-use crate::failure::FailureKind;
-use crate::plugin::{Answer, Found, Instance, Plugin};
 
 /// How many differences are reported of a batch.
 const MOST: usize = 10;

@@ -7,17 +7,17 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use projector_core::awaited::{self, AwaitedRow};
+use projector_core::event_failure::Failure;
+use projector_core::failure::FailureKind;
+use projector_core::ordering::KeyId;
+use projector_core::outcome::Outcome;
 use projector_model::change::codes;
 use projector_model::{Contract, LookupCall};
+use projector_sandbox::{Answer, Found};
 
 use super::overlay::Overlay;
 use super::{Answered, FirstAnswer, Keys, ProjectError, Read, Respondent, Room};
-use crate::awaited::{self, AwaitedRow};
-use crate::event_failure::Failure;
-use crate::failure::FailureKind;
-use crate::ordering::KeyId;
-use crate::outcome::Outcome;
-use crate::plugin::{Answer, Found};
 
 /// How many times an event may ask for rows.
 const ROUNDS: usize = 3;

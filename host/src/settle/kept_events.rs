@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::event::Partition;
-use crate::outcome::Outcome;
-use crate::store::OutcomeCounts;
-use crate::store::operator::WaitsOn;
+use projector_core::counters::OutcomeCounts;
+use projector_core::event::Partition;
+use projector_core::outcome::Outcome;
+use projector_store::operator::WaitsOn;
 
 /// The outcomes of stored events, as the store needs them.
 #[derive(Default)]

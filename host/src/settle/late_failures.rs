@@ -4,13 +4,14 @@
 
 use std::collections::HashMap;
 
+use projector_core::batch::Delivery;
+use projector_core::event::Position;
+use projector_core::event_failure::Failure;
+use projector_core::failure::FailureKind;
+use projector_store::StoreError;
+
 use super::{Isolate, Slow, isolate};
-use crate::batch::Delivery;
-use crate::event::Position;
-use crate::event_failure::Failure;
-use crate::failure::FailureKind;
 use crate::project::ProjectError;
-use crate::store::StoreError;
 
 /// Stored events that are known to fail.
 #[derive(Default)]

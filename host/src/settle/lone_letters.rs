@@ -6,19 +6,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use projector_core::awaited;
+use projector_core::batch::{BatchLimits, Delivery};
+use projector_core::counters::{OutcomeCounts, add};
+use projector_core::event::Partition;
+use projector_core::ordering::KeyId;
+use projector_core::outcome::{self, Outcome};
 use projector_model::Contract;
-
-use super::{Settler, resolve, writes};
-use crate::awaited;
-use crate::batch::{BatchLimits, Delivery};
-use crate::event::Partition;
-use crate::ordering::KeyId;
-use crate::outcome::{self, Outcome};
-use crate::project::{self, Answered, Caller, Keys, ProjectError};
-use crate::store::operator::{
+use projector_store::StoreError;
+use projector_store::operator::{
     DeadLetterAction, LoneDeadLetter, LoneResult, LoneResults, OperationResult, RetryResult,
 };
-use crate::store::{OutcomeCounts, StoreError, add};
+
+use super::{Settler, resolve, writes};
+use crate::project::{self, Answered, Caller, Keys, ProjectError};
 
 /// The result of one try.
 enum Tried {

@@ -8,23 +8,23 @@
 
 use std::collections::BTreeSet;
 
+use projector_core::awaited;
+use projector_core::batch::{BatchLimits, Delivery};
+use projector_core::event_failure::Failure;
+use projector_core::failure::{Blocker, FailureKind};
+use projector_core::failure_policy::Policy;
+use projector_core::ordering::KeyId;
+use projector_core::outcome::{self, Outcome};
 use projector_model::Contract;
+use projector_store::StoreError;
+use projector_store::operator::Release;
+use projector_store::waits::{ReadyEvent, Wait};
 
 use super::kept_events::KeptEvents;
 use super::late_failures::{Failed, LateFailures};
 use super::release::Released;
 use super::{Settler, resolve, writes};
-use crate::awaited;
-use crate::batch::{BatchLimits, Delivery};
-use crate::event_failure::Failure;
-use crate::failure::{Blocker, FailureKind};
-use crate::failure_policy::Policy;
-use crate::ordering::KeyId;
-use crate::outcome::{self, Outcome};
 use crate::project::{self, Answered, Caller, FirstAnswers, Keys, ProjectError};
-use crate::store::StoreError;
-use crate::store::operator::Release;
-use crate::store::waits::{ReadyEvent, Wait};
 
 impl Settler {
     /// Tries events that are ready, as many as one transaction takes.

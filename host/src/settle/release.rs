@@ -3,20 +3,21 @@
 //! Each try is one transaction: all of its effects are committed, or none. A try that fails teaches which event is at
 //! fault, and the next try has that event fail, or is smaller. So a request can be tried again at any time.
 
+use projector_core::awaited;
+use projector_core::batch::BatchLimits;
+use projector_core::checkpoint::{Checkpoint, Identity};
+use projector_core::event_failure::Failure;
+use projector_core::failure::FailureKind;
+use projector_core::ordering::KeyId;
+use projector_core::outcome::{self, Outcome};
+use projector_kafka::{KafkaAdmin, LogError, Recalled};
+use projector_store::StoreError;
+use projector_store::operator::{OpenOperation, OperationResult, Progress};
+
 use super::late_failures::Failed;
 use super::work::{Known, LeftInLog, Work};
 use super::{Settler, resolve, writes};
-use crate::awaited;
-use crate::batch::BatchLimits;
-use crate::checkpoint::{Checkpoint, Identity};
-use crate::event_failure::Failure;
-use crate::failure::FailureKind;
-use crate::ordering::KeyId;
-use crate::outcome::{self, Outcome};
 use crate::project::{Answered, Caller, Keys};
-use crate::source::{KafkaAdmin, LogError, Recalled};
-use crate::store::StoreError;
-use crate::store::operator::{OpenOperation, OperationResult, Progress};
 
 /// How far a request is.
 #[derive(Debug, PartialEq, Eq)]

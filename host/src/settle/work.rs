@@ -2,22 +2,23 @@
 
 use std::collections::HashMap;
 
+use projector_core::batch::Delivery;
+use projector_core::counters::add;
+use projector_core::event::{Event, Partition, Position};
+use projector_core::event_failure::Failure;
+use projector_core::ordering::{Blocked, KeyId};
+use projector_core::outcome::Outcome;
 use projector_model::Contract;
+use projector_store::StoreError;
+use projector_store::operator::{
+    ClaimedOperation, DeadLetterAction, OperationResult, Progress, Release, RetryResult, StoredEvent,
+};
 use serde_json::{Value as Json, json};
 
 use super::Settler;
 use super::kept_events::KeptEvents;
 use super::late_failures::LateFailures;
-use crate::batch::Delivery;
-use crate::event::{Event, Partition, Position};
-use crate::event_failure::Failure;
-use crate::ordering::{Blocked, KeyId};
-use crate::outcome::Outcome;
 use crate::project::{self, FirstAnswers, ProjectError};
-use crate::store::operator::{
-    ClaimedOperation, DeadLetterAction, OperationResult, Progress, Release, RetryResult, StoredEvent,
-};
-use crate::store::{StoreError, add};
 
 /// How many changes the result of a dry run shows.
 const MOST_CHANGES: usize = 100;

@@ -4,13 +4,14 @@
 
 use std::path::Path;
 
-use crate::config::{self, Config};
-use crate::failure::FailureKind;
-use crate::retry::{Backoff, Retries};
-use crate::source::KafkaAdmin;
-use crate::store::Store;
-use crate::store::schema::Schema;
+use projector_config::{self as config, Config};
+use projector_core::failure::FailureKind;
+use projector_kafka::KafkaAdmin;
+use projector_store::Store;
+use projector_store::schema::Schema;
 use tokio_util::sync::CancellationToken;
+
+use crate::retry::{Backoff, Retries};
 
 /// Logs what the configuration names, before brokers or databases are asked.
 pub(super) fn starting(config: &Config, host: &str) {

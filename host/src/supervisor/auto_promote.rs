@@ -6,14 +6,16 @@
 
 use std::time::Duration;
 
+use projector_config as config;
+use projector_core::deployment::Origin;
+use projector_core::generation::Role;
+use projector_store::operator::Requester;
+
 use super::Host;
-use crate::config;
 use crate::control_state::ControlStateWatcher;
 use crate::deploy::promote::{self, Ask, OldSnapshots, PromoteError, Promotion, Terms};
 use crate::deploy::reach::Gaps;
 use crate::settle::Settler;
-use crate::store::deployments::{Origin, Role};
-use crate::store::operator::Requester;
 
 /// Between two attempts: the first wait, and the longest one.
 const PAUSE: Duration = Duration::from_secs(2);

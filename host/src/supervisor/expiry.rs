@@ -4,10 +4,11 @@
 
 use std::time::Duration;
 
+use projector_store::operator::Requester;
+
 use super::Host;
 use crate::retry::Backoff;
 use crate::settle::Settler;
-use crate::store::operator::Requester;
 
 /// How often old dead letters are looked for.
 const INTERVAL: Duration = Duration::from_secs(60);

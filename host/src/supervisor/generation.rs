@@ -5,16 +5,17 @@
 
 use std::sync::Arc;
 
+use projector_core::failpoint;
+use projector_core::failure::{Blocker, FailureKind};
+use projector_core::generation::Generation;
+use projector_store::Store;
 use tokio_util::sync::CancellationToken;
 
 use super::Host;
 use super::prepare::PrepareError;
 use super::restart::{AbortOnDrop, HEALTHY_AFTER, crash_text};
 use crate::control_state::ControlStateWatcher;
-use crate::failpoint;
-use crate::failure::{Blocker, FailureKind};
 use crate::retry::{Backoff, RunEnd};
-use crate::store::{Generation, Store};
 
 impl Host {
     /// Keeps one generation running until it is stopped. A panic becomes its blocker, and the generation is restarted

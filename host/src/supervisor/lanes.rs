@@ -7,21 +7,21 @@
 
 use std::time::Duration;
 
+use projector_core::batch::BatchLimits;
+use projector_core::failure::{Blocker, FailureKind};
+use projector_store::Store;
+use projector_store::operator::OpenOperation;
 use tokio_util::sync::CancellationToken;
 
 use super::Host;
 use super::prepare::Prepared;
-use crate::batch::BatchLimits;
 use crate::catch_up;
 use crate::control_state::ControlStateWatcher;
 use crate::event_ids;
-use crate::failure::{Blocker, FailureKind};
 use crate::lane;
 use crate::pipeline::Pipeline;
 use crate::retry::{Backoff, RunEnd};
 use crate::settle::{Released, Settler};
-use crate::store::Store;
-use crate::store::operator::OpenOperation;
 use crate::strangers;
 use crate::wait_ages;
 

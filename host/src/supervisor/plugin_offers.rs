@@ -8,20 +8,22 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use projector_core::deployment::{DeploymentAction, Origin};
+use projector_core::failure::FailureKind;
+use projector_core::generation::Role;
+use projector_core::ownership::Signer;
 use projector_model::order;
+use projector_sandbox::Plugin;
+use projector_store::deployments::{Proposal, Proposed};
+use projector_store::operator::Requester;
+use projector_store::{Component, StoreError};
 use tokio::task::JoinSet;
 
 use super::Host;
 use super::restart::crash_text;
-use crate::deploy::trust::Signer;
 use crate::deploy::watch::{File, Watch};
-use crate::failure::FailureKind;
 use crate::operations::unused::unused;
-use crate::plugin::Plugin;
 use crate::retry::Backoff;
-use crate::store::deployments::{DeploymentAction, Origin, Proposal, Proposed, Role};
-use crate::store::operator::Requester;
-use crate::store::{Component, StoreError};
 
 /// How long the plugins that are in the directory at the start have to load, before names of the configuration
 /// are reported as unused.
@@ -99,7 +101,8 @@ impl Host {
             Ok((file, Ok((plugin, signer)))) => Some((file, plugin, signer)),
             Ok((file, Err(error))) => {
                 self.files.refuse(&file.path);
-                let (reason, advice) = (crate::event_failure::shown(&error), FailureKind::Component.advice());
+                let (reason, advice) =
+                    (projector_core::event_failure::shown(&error), FailureKind::Component.advice());
                 tracing::error!(file = path, reason, advice, "plugin refused");
                 None
             }

@@ -7,25 +7,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use projector_core::batch::BatchLimits;
+use projector_core::failure::{Blocker, FailureKind, Response};
+use projector_core::generation::Generation;
+use projector_core::generation::GenerationStatus;
+use projector_core::topics::TopicMapping;
+use projector_kafka::{LogError, Source};
 use projector_model::{Contract, names};
+use projector_store::operator::GenerationControl;
+use projector_store::{Store, StoreError, WriteTarget};
 use tokio_util::sync::CancellationToken;
 
 use super::Host;
-use crate::batch::BatchLimits;
 use crate::beginning::Starts;
 use crate::catch_up::{self, CatchUpState};
 use crate::control_state::ControlStateWatcher;
 use crate::dead_letter_log::DeadLetterLog;
 use crate::deploy::component_cache::VersionError;
-use crate::failure::{Blocker, FailureKind, Response};
 use crate::lane;
 use crate::pipeline::Pipeline;
 use crate::settle::{OnTrial, Settler};
-use crate::source::{LogError, Source};
-use crate::store::deployments::GenerationStatus;
-use crate::store::operator::GenerationControl;
-use crate::store::{Generation, Store, StoreError, WriteTarget};
-use crate::topics::TopicMapping;
 
 /// A generation that is ready to run.
 pub(super) struct Prepared {

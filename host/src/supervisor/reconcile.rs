@@ -7,20 +7,20 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use projector_config as config;
+use projector_core::failure::FailureKind;
+use projector_store::deployments::OpenDeployment;
+use projector_store::operator::GenerationControl;
+use projector_store::{Store, StoreError};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::Host;
 use super::restart::crash_text;
 use super::{announce, retention};
-use crate::config;
 use crate::control_state::{ControlState, ControlStateWatcher};
 use crate::deploy::rollout;
-use crate::failure::FailureKind;
 use crate::retry::Backoff;
-use crate::store::deployments::OpenDeployment;
-use crate::store::operator::GenerationControl;
-use crate::store::{Store, StoreError};
 
 /// Whether a step changed something; an error, or the message of a panic.
 type Advanced = Result<Result<bool, StoreError>, String>;

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use projector_core::failure::{FailureKind, panic_text};
 use tokio::task::{JoinError, JoinHandle};
 
 use super::Host;
-use crate::failure::{FailureKind, panic_text};
 use crate::retry::Backoff;
 
 /// After so long without a failure, a task or a run is healthy, and earlier failures no longer count.

@@ -6,14 +6,14 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use projector_config::{self as config, Config};
+use projector_core::deployment::Origin;
+use projector_store::operator::Requester;
+use projector_store::retention::{Pruned, Warm};
+use projector_store::{Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, Config};
 use crate::retry::{Backoff, Retries};
-use crate::store::deployments::Origin;
-use crate::store::operator::Requester;
-use crate::store::retention::{Pruned, Warm};
-use crate::store::{Store, StoreError};
 
 /// The pause between two runs over the projections of a store.
 const INTERVAL: Duration = Duration::from_secs(20);
@@ -71,8 +71,8 @@ async fn tidy(
                     "old generation retired: readers saw newer ones since"
                 ),
                 // Another host has retired it already, or objects that Projector did not create depend on it.
-                Err(StoreError::Unusable(reason)) => {
-                    retries.missed(&projection, "an old generation was not retired", &reason);
+                Err(StoreError::Refused(refusal)) => {
+                    retries.missed(&projection, "an old generation was not retired", &refusal);
                 }
                 // Another session has locks on its tables. Try again in the next run.
                 Err(error) if is_contention(&error) => {
@@ -119,7 +119,7 @@ fn surplus(warm: &[Warm], kept: NonZeroU32) -> impl Iterator<Item = &Warm> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Generation;
+    use projector_core::generation::Generation;
 
     #[test]
     fn the_last_live_ones_stay_and_those_whose_views_may_be_read() {

@@ -4,10 +4,10 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use projector::config::Limits;
-use projector::event::{Event, Partition, Position};
-use projector::plugin::compile::Compiler;
-use projector::plugin::{Engine, Plugin};
+use projector_config::Limits;
+use projector_core::event::{Event, Partition, Position};
+use projector_sandbox::compile::Compiler;
+use projector_sandbox::{Engine, Plugin};
 
 pub(crate) const ORDER_SEARCH: &str = "order-search";
 pub(crate) const SALES_BY_COUNTRY: &str = "sales-by-country";

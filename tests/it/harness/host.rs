@@ -26,7 +26,7 @@ impl Host {
                 "--log-format",
                 "json",
                 "--log",
-                "info,projector=debug,projector::source=debug",
+                "info,projector=debug,projector_kafka=debug",
                 "--config",
             ])
             .arg(config)

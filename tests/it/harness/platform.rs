@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::{Duration, UNIX_EPOCH};
 
-use projector::failure::{FailureKind, Response};
+use projector_core::failure::{FailureKind, Response};
 use projector_test_servers::Kafka;
 use projector_workload::topics::Topic;
 use projector_workload::{Publisher, Record, Workload, topics};

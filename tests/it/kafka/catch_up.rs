@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use projector::config;
-use projector::source::{Incoming, KafkaAdmin, MergeOrder, Merging, Source, Span};
-use projector::topics::TopicMapping;
+use projector_config as config;
+use projector_core::topics::TopicMapping;
+use projector_kafka::{Incoming, KafkaAdmin, MergeOrder, Merging, Source, Span};
 use projector_test_servers::Kafka;
 use projector_workload::topics::{self, Topic};
 use projector_workload::{CUSTOMER_COUNTRY_CHANGED, Mix, ORDER_CONFIRMED, Record};

@@ -1,6 +1,6 @@
 //! The defaults fit each other: what `kafka.value-bytes` lets in, the limits of a plugin let through.
 
-use projector::config::{Limits, VALUE_BYTES};
+use projector_config::{Limits, VALUE_BYTES};
 use projector_workload::{ORDER_CONFIRMED, Publisher, Record};
 use serde_json::{Value, json};
 

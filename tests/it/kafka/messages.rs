@@ -7,9 +7,8 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use projector::config::Limits;
+use projector_config::Limits;
 use projector_test_servers::{Listener, Postgres, SecuredKafka};
-
 use toml::{Table, Value};
 
 use crate::harness::{Line, Platform, Plugins, ReadModel, SALES_BY_COUNTRY, guest, load};

@@ -138,7 +138,10 @@ fn an_address_without_a_broker_is_exit_code_3() {
         &platform,
         Listener::Plain,
         3,
-        &["the broker at 127.0.0.1:1 cannot be reached: Connection refused", "is it running"],
+        &[
+            "the broker at 127.0.0.1:1 cannot be reached: Connection refused",
+            "check that the broker is running",
+        ],
     );
 }
 

@@ -363,7 +363,7 @@ fn a_host_that_cannot_run_a_version_leaves_its_group_and_says_so() {
 #[test]
 fn only_what_is_listed_runs_and_a_name_keeps_its_owner() {
     let [listed, unlisted] = [counts("1.0.0", ""), counts("1.0.1", "")];
-    let digest = |bytes: &[u8]| projector::plugin::digest(bytes);
+    let digest = |bytes: &[u8]| projector_sandbox::digest(bytes);
     let plugins = Plugins::new(&[]).add("counts.wasm", &listed);
     let platform = platform("listed", ReadModel::postgres(), &plugins);
     let lock = |version: &str, bytes: &[u8]| {

@@ -5,14 +5,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use projector::config::{self, Limits};
-use projector::deploy::layout::Offered;
-use projector::deploy::trust::Signer;
-use projector::plugin::Plugin;
-use projector::store::deployments::{DeploymentAction, Origin, Proposal, Proposed};
-use projector::store::operator::Requester;
-use projector::store::{self, Component, Store};
-use projector::topics::{PhysicalTopics, TopicMapping};
+use projector_config::{self as config, Limits};
+use projector_core::deployment::{DeploymentAction, Origin};
+use projector_core::layout::Offered;
+use projector_core::ownership::Signer;
+use projector_core::topics::{PhysicalTopics, TopicMapping};
+use projector_sandbox::Plugin;
+use projector_store::deployments::{Proposal, Proposed};
+use projector_store::operator::Requester;
+use projector_store::{self as store, Component, Store};
 use projector_workload::{Publisher, Record, Turn};
 use tokio::runtime::Runtime;
 

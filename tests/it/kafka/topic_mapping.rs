@@ -332,7 +332,7 @@ fn a_mapping_that_cannot_be_meant_is_named_at_start() {
     let topic = gates.platform.topic("step.v1");
     for (wrong, said) in [
         (Value::from(format!("^{topic}$")), "write { pattern = '^"),
-        (pattern("^.*$".to_owned()), "matches `__consumer_offsets`"),
+        (pattern("^.*$".to_owned()), "matches the internal topic `__consumer_offsets`"),
         (list(&[topic.clone(), topic.clone()]), "twice"),
     ] {
         let (code, _, told) = gates.platform.command_with(&["kafka", "topics", "step.v1"], wrong, &["run"]);

@@ -1,8 +1,8 @@
 //! Whose batches are written: those of the active component, and of no other.
 
 use anyhow::Result;
-use projector::event::Position;
-use projector::store::{StoreError, Writes};
+use projector_core::event::Position;
+use projector_store::{StoreError, Writes};
 
 use super::home::{Home, wait_until};
 use super::on_both_stores;

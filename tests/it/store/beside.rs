@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use projector::checkpoint::Beginning;
-use projector::event::{Partition, Position};
-use projector::failure::{Blocker, FailureKind};
-use projector::store::{Advance, OutcomeCounts, StoreError, Writes};
+use projector_core::checkpoint::Beginning;
+use projector_core::counters::OutcomeCounts;
+use projector_core::event::{Partition, Position};
+use projector_core::failure::{Blocker, FailureKind};
 use projector_model::Change;
+use projector_store::{Advance, StoreError, Writes};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::json;

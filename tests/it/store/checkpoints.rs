@@ -6,15 +6,14 @@ use std::future::{Future, poll_fn};
 use std::task::Poll;
 
 use anyhow::Result;
-use projector::checkpoint::{Beginning, Checkpoint, Identity};
-use projector::event::{Event, Partition, Position};
-use projector::event_failure::Failure;
-use projector::failure::Blocker;
-use projector::failure::FailureKind;
-use projector::store::{
-    Advance, Counters, DeadLetter, OutcomeCounts, PartitionState, StatementCount, StoreError, Writes,
-};
+use projector_core::checkpoint::{Beginning, Checkpoint, Identity};
+use projector_core::counters::{Counters, OutcomeCounts};
+use projector_core::event::{Event, Partition, Position};
+use projector_core::event_failure::Failure;
+use projector_core::failure::Blocker;
+use projector_core::failure::FailureKind;
 use projector_model::Change;
+use projector_store::{Advance, DeadLetter, PartitionState, StatementCount, StoreError, Writes};
 
 use super::home::{Home, wait_until};
 use super::projection::{ADD, PUT, Projection, advance, contract, numbers, numeric, partition};

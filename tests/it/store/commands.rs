@@ -7,11 +7,12 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 
 use anyhow::Result;
-use projector::event::{Event, Header, Position};
-use projector::event_failure::Failure;
-use projector::failure::FailureKind;
-use projector::store;
-use projector::store::{Advance, DeadLetter, OutcomeCounts, Writes};
+use projector_core::counters::OutcomeCounts;
+use projector_core::event::{Event, Header, Position};
+use projector_core::event_failure::Failure;
+use projector_core::failure::FailureKind;
+use projector_store as store;
+use projector_store::{Advance, DeadLetter, Writes};
 use tempfile::TempDir;
 
 use super::projection::{Projection, contract, numbers, partition};

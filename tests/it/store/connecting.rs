@@ -6,8 +6,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use projector::failure::FailureKind;
-use projector::store::{self, StoreError};
+use projector_core::failure::FailureKind;
+use projector_store::{self as store, StoreError};
 use projector_test_servers::{Issuer, PgBouncer, Postgres};
 use tempfile::TempDir;
 
@@ -512,7 +512,7 @@ async fn schemas_made_beforehand_are_taken() -> Result<()> {
     .await?;
     let projection = Projection::install(store, contract(&numbers())).await?;
     projection.write(&[vec![numeric(PUT, &[1, 1])]]).await?;
-    let asked = projector::store::operator::Requester::new("a test".into(), None);
+    let asked = projector_store::operator::Requester::new("a test".into(), None);
     projection.store.drop_projection("some-orders", &asked).await?;
     Ok(())
 }

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use projector::event::{Event, Header, Position};
-use projector::event_failure::Failure;
-use projector::failure::FailureKind;
-use projector::ordering::KeyId;
-use projector::store::operator::{Filter, Requester};
-use projector::store::{Advance, DeadLetter, OutcomeCounts, Parked, Writes};
+use projector_core::counters::OutcomeCounts;
+use projector_core::event::{Event, Header, Position};
+use projector_core::event_failure::Failure;
+use projector_core::failure::FailureKind;
+use projector_core::ordering::KeyId;
+use projector_store::operator::{Filter, Requester};
+use projector_store::{Advance, DeadLetter, Parked, Writes};
 use serde_json::json;
 
 use super::home::{Home, Session};

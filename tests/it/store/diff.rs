@@ -6,9 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
-use projector::store::StoreError;
-use projector::store::diff::{Diff, DiffRequest, Difference, Expected, NotCompared, TableDiff};
+use projector_core::refusal::Refusal;
 use projector_model::{Change, Decimal, Value};
+use projector_store::StoreError;
+use projector_store::diff::{Diff, DiffRequest, Difference, Expected, NotCompared, TableDiff};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -396,7 +397,7 @@ async fn an_expected_word_that_nobody_knows_is_refused(home: Home) -> Result<()>
         ("row.id", "`row.id` is of the key"),
     ] {
         let refused = both.try_diff(&[word], 1).await;
-        let is_it = matches!(&refused, Err(StoreError::Unusable(message)) if message.starts_with(says));
+        let is_it = matches!(&refused, Err(StoreError::Refused(Refusal::UnknownDifference(message))) if message.starts_with(says));
         assert!(is_it, "{word}: {refused:?}");
     }
     for word in ["", "row.", ".n", "row.n.x", "row n"] {

@@ -1,8 +1,8 @@
 //! Tables that were changed by hand: the host stops, and does not try for ever.
 
 use anyhow::Result;
-use projector::store::StoreError;
 use projector_model::{LookupCall, Value};
+use projector_store::StoreError;
 use serde_json::json;
 
 use super::home::Home;

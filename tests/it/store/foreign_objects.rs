@@ -2,9 +2,11 @@
 //! generation stays.
 
 use anyhow::{Context, Result};
-use projector::store::deployments::{Origin, Role};
-use projector::store::operator::Requester;
-use projector::store::{Generation, Store, StoreError};
+use projector_core::deployment::Origin;
+use projector_core::generation::Generation;
+use projector_core::generation::Role;
+use projector_store::operator::Requester;
+use projector_store::{Store, StoreError};
 use serde_json::{Value as Json, json};
 use sqlx::{AssertSqlSafe, Row};
 
@@ -58,7 +60,8 @@ async fn two_generations(store: &dyn Store) -> Result<(Generation, Generation)> 
 #[track_caller]
 fn assert_refused<T: std::fmt::Debug>(refused: Result<T, StoreError>, words: &[&str]) {
     match refused {
-        Err(StoreError::Unusable(reason)) => {
+        Err(StoreError::Refused(refusal)) => {
+            let reason = refusal.to_string();
             for word in words {
                 assert!(reason.contains(word), "{word:?} is not in: {reason}");
             }

@@ -3,10 +3,14 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use projector::checkpoint::Beginning;
-use projector::store::deployments::{GenerationStatus, Offsets, Origin, Role, WriteBarrier};
-use projector::store::operator::Requester;
-use projector::store::{Store, StoreError};
+use projector_core::checkpoint::Beginning;
+use projector_core::checkpoint::Offsets;
+use projector_core::deployment::Origin;
+use projector_core::generation::{GenerationStatus, Role};
+use projector_core::refusal::Refusal;
+use projector_store::deployments::WriteBarrier;
+use projector_store::operator::Requester;
+use projector_store::{Store, StoreError};
 use serde_json::{Value as Json, json};
 use sqlx::{AssertSqlSafe, Row};
 use uuid::Uuid;
@@ -116,16 +120,18 @@ async fn a_generation_that_is_behind_or_not_caught_up_is_not_shown(home: Home) -
         offer(&*store, "two", &contract(&with(|json| json["revision"] = 2.into()))).await?.generation;
     let promote =
         async || store.promote(&building, &["t".to_owned()], Origin::Command, &Requester::default()).await;
-    let refused = |refused: Result<_, StoreError>, words: &str| match refused {
-        Err(StoreError::Unusable(reason)) => assert!(reason.contains(words), "{reason}"),
+    let (projection, number) = (building.projection.clone(), building.number);
+    let behind = Refusal::Behind { projection: projection.clone(), number, partitions: vec![partition()] };
+    let refused = |refused: Result<_, StoreError>, expected: &Refusal| match refused {
+        Err(StoreError::Refused(refusal)) => assert_eq!(refusal, *expected),
         other => panic!("{other:?}"),
     };
-    refused(promote().await, "not come to the end");
+    refused(promote().await, &Refusal::NotCaughtUp { projection, number });
     store.set_caught_up(&building).await?;
     // Of a topic that it reads, and of which it began nothing.
-    refused(promote().await, "behind the live one in t/0");
+    refused(promote().await, &behind);
     store.begin_partition(&building, &partition(), &Beginning::at(1)).await?;
-    refused(promote().await, "behind the live one in t/0");
+    refused(promote().await, &behind);
     assert_eq!(store.behind(building.id, live.deployment.generation.id, &[]).await?, []);
     assert_eq!(standing(&*store, Role::Live).await?.generation, live.deployment.generation);
     Ok(())

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use projector::duplicate::{Duplicate, EventId, Known, RECORDED, Remembered};
-use projector::event::{Partition, Position};
-use projector::store::event_ids::Horizon;
-use projector::store::{StoreError, Writes};
+use projector_core::duplicate::{Duplicate, EventId, Known, RECORDED, Remembered};
+use projector_core::event::{Partition, Position};
+use projector_store::event_ids::Horizon;
+use projector_store::{StoreError, Writes};
 
 use super::home::Home;
 use super::on_both_stores;

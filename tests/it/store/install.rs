@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use projector::config;
-use projector::failure::{Blocker, FailureKind};
-use projector::store::deployments::Role;
-use projector::store::{self, Store, StoreError};
+use projector_config as config;
+use projector_core::failure::{Blocker, FailureKind};
+use projector_core::generation::Role;
+use projector_core::refusal::Refusal;
+use projector_store::{self as store, Store, StoreError};
 use serde_json::{Value as Json, json};
-
 use sqlx::Executor;
 
 use super::home::{Home, Session};
@@ -113,7 +113,7 @@ async fn a_schema_that_somebody_else_made_is_not_taken_over(home: Home) -> Resul
     )
     .await?;
     let refused = offer(&*store, "one", &contract(&numbers())).await;
-    assert!(matches!(refused, Err(StoreError::Unusable(_))), "{refused:?}");
+    assert!(matches!(refused, Err(StoreError::Refused(Refusal::ForeignHome { .. }))), "{refused:?}");
     assert!(store.overview().await?.is_empty(), "all or nothing");
     home.by_hand("drop schema some_orders cascade", "drop table some_orders__number").await?;
     Projection::install(store, contract(&numbers())).await?;

@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use anyhow::Result;
-use projector::store::schema::gate;
-use projector::store::{self, StoreError};
+use projector_store::schema::gate;
+use projector_store::{self as store, StoreError};
 use sqlx::migrate::Migrator;
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::SqliteConnectOptions;

@@ -33,7 +33,7 @@ mod same_rows;
 mod values;
 mod waiting;
 
-use projector::config;
+use projector_config as config;
 
 /// Runs each of these functions as a test of its own on either store.
 macro_rules! on_both_stores {

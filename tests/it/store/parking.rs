@@ -7,20 +7,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use projector::batch::{BatchLimits, Delivery};
-use projector::checkpoint::Beginning;
-use projector::config::Limits;
 use projector::dead_letter_log::DeadLetterLog;
-use projector::event::{Event, Partition, Position};
-use projector::failure_policy::{Failures, Flood};
-use projector::plugin::Plugin;
 use projector::project::{self, Caller};
 use projector::settle::{Released, Settler};
-use projector::source::KafkaAdmin;
-use projector::store::operator::{DeadLetterAction, Filter, NewOperations, OpenOperation, Requester};
-use projector::store::{Counters, WriteTarget};
+use projector_config::Limits;
+use projector_core::batch::{BatchLimits, Delivery};
+use projector_core::checkpoint::Beginning;
+use projector_core::counters::Counters;
+use projector_core::event::{Event, Partition, Position};
+use projector_core::failure_policy::{Failures, Flood};
+use projector_kafka::KafkaAdmin;
 use projector_model::LookupCall;
 use projector_model::Value;
+use projector_sandbox::Plugin;
+use projector_store::WriteTarget;
+use projector_store::operator::{DeadLetterAction, Filter, NewOperations, OpenOperation, Requester};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 use serde_json::json;
@@ -155,7 +156,7 @@ impl<'h> World<'h> {
             on_trial: None,
             dead_letters: DeadLetterLog::default(),
         };
-        let kafka: projector::config::Kafka = toml::from_str("brokers = 'localhost:1'")?;
+        let kafka: projector_config::Kafka = toml::from_str("brokers = 'localhost:1'")?;
         let log = KafkaAdmin::open(&kafka)?;
         Ok(World { home, settler: Some(settler), log, model: Model::default(), offsets: [0; 3] })
     }

@@ -4,17 +4,18 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use projector::awaited::{AwaitedRow, RowId};
-use projector::batch::BatchLimits;
-use projector::duplicate::{Duplicate, EventId, Remembered};
-use projector::event::{Event, Position};
-use projector::event_failure::Failure;
-use projector::failure::FailureKind;
-use projector::ordering::KeyId;
-use projector::store::event_ids::Horizon;
-use projector::store::operator::{DeadLetterAction, Filter, NewOperations, Release, Requester, WaitsOn};
-use projector::store::{Advance, DeadLetter, OutcomeCounts, Parked, Writes};
+use projector_core::awaited::{AwaitedRow, RowId};
+use projector_core::batch::BatchLimits;
+use projector_core::counters::OutcomeCounts;
+use projector_core::duplicate::{Duplicate, EventId, Remembered};
+use projector_core::event::{Event, Position};
+use projector_core::event_failure::Failure;
+use projector_core::failure::FailureKind;
+use projector_core::ordering::KeyId;
 use projector_model::LookupCall;
+use projector_store::event_ids::Horizon;
+use projector_store::operator::{DeadLetterAction, Filter, NewOperations, Release, Requester, WaitsOn};
+use projector_store::{Advance, DeadLetter, Parked, Writes};
 use serde_json::json;
 
 use super::home::{Home, Session, wait_until};

@@ -3,19 +3,22 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use projector::checkpoint::Beginning;
-use projector::deploy::layout::Offered;
-use projector::deploy::trust::Signer;
-use projector::event::{Partition, Position};
-use projector::store::deployments::{DeploymentAction, GenerationStatus, Origin, Proposal, Proposed, Role};
-use projector::store::operator::Requester;
-use projector::store::{
-    Advance, Component, Installed, OutcomeCounts, PartitionState, Projection as Overview, Store, StoreError,
-    Transaction, WriteTarget, Writes,
-};
-use projector::topics::TopicMapping;
+use projector_core::checkpoint::Beginning;
+use projector_core::counters::OutcomeCounts;
+use projector_core::deployment::{DeploymentAction, Origin};
+use projector_core::event::{Partition, Position};
+use projector_core::generation::{GenerationStatus, Role};
+use projector_core::layout::Offered;
+use projector_core::ownership::Signer;
+use projector_core::topics::TopicMapping;
 use projector_model::interpret::Row;
 use projector_model::{Change, Contract, Descriptor, LookupCall, Value};
+use projector_store::deployments::{Proposal, Proposed};
+use projector_store::operator::Requester;
+use projector_store::{
+    Advance, Component, Installed, PartitionState, Projection as Overview, Store, StoreError, Transaction,
+    WriteTarget, Writes,
+};
 use serde_json::{Value as Json, json};
 
 pub(super) const BYTES: &[u8] = b"\0asm: a component";

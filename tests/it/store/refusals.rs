@@ -4,9 +4,9 @@
 use std::fmt::Write as _;
 
 use anyhow::Result;
-use projector::store::StoreError;
 use projector_model::change::codes;
 use projector_model::{Change, Value};
+use projector_store::StoreError;
 use serde_json::{Value as Json, json};
 
 use super::home::Home;

@@ -3,12 +3,14 @@
 use std::num::NonZeroU32;
 
 use anyhow::{Context, Result};
-use projector::config::Keep;
-use projector::store::deployments::{Origin, Proposed};
-use projector::store::operator::Requester;
-use projector::store::retention::Pruned;
-use projector::store::{Generation, Store};
+use projector_config::Keep;
+use projector_core::deployment::Origin;
+use projector_core::generation::Generation;
 use projector_model::Contract;
+use projector_store::Store;
+use projector_store::deployments::Proposed;
+use projector_store::operator::Requester;
+use projector_store::retention::Pruned;
 use serde_json::json;
 
 use super::home::Home;

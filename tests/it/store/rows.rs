@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use projector::store::Generation;
+use projector_core::generation::Generation;
 use projector_model::contract::{Column, Table};
 use projector_model::interpret::Key;
 use projector_model::{Contract, Tables, Type, Value};

@@ -12,14 +12,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
-use projector::batch::Delivery;
-use projector::event_failure::Failure;
-use projector::outcome::Outcome;
 use projector::project::{Answered, FirstAnswers, Keys, Room, first_answers, resolve};
 use projector::settle::{Isolate, isolate};
-use projector::store::{Store, Writes};
+use projector_core::batch::Delivery;
+use projector_core::event_failure::Failure;
+use projector_core::outcome::Outcome;
 use projector_model::interpret::Key;
 use projector_model::{Contract, Tables};
+use projector_store::{Store, Writes};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestError, TestRunner};

@@ -4,9 +4,9 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, ensure};
-use projector::event::Position;
-use projector::store::StoreError;
+use projector_core::event::Position;
 use projector_model::{Change, Contract, Tables};
+use projector_store::StoreError;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 use tokio::runtime::Runtime;
 

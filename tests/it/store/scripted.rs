@@ -5,15 +5,15 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use projector::batch::Delivery;
-use projector::event::{Event, Position};
-use projector::event_failure::Failure;
-use projector::failure::FailureKind;
-use projector::plugin::{Answer, Found};
 use projector::project::{FirstAnswer, ProjectError, Respondent, Room};
+use projector_core::batch::Delivery;
+use projector_core::event::{Event, Position};
+use projector_core::event_failure::Failure;
+use projector_core::failure::FailureKind;
 use projector_model::descriptor::{Descriptor, Lookup, Table, Topic};
 use projector_model::interpret::Row;
 use projector_model::{Change, Contract, LookupCall, Tables, Type, Value};
+use projector_sandbox::{Answer, Found};
 
 use super::projection::partition;
 use super::random::{self, Dice, Throws};

@@ -1,16 +1,16 @@
 //! Between whoever parks an event and whoever frees its key nothing slips through.
 
 use anyhow::{Context, Result};
-use projector::batch::BatchLimits;
-use projector::event::{Event, Position};
-use projector::event_failure::Failure;
-use projector::failure::FailureKind;
-use projector::ordering::KeyId;
-use projector::store::operator::{
+use projector_core::batch::BatchLimits;
+use projector_core::counters::OutcomeCounts;
+use projector_core::event::{Event, Position};
+use projector_core::event_failure::Failure;
+use projector_core::failure::FailureKind;
+use projector_core::ordering::KeyId;
+use projector_store::operator::{
     DeadLetterAction, NewOperations, OperationResult, Progress, Release, Requester, RetryResult,
 };
-use projector::store::{Advance, DeadLetter, OutcomeCounts, Parked, StoreError, Transaction, Writes};
-
+use projector_store::{Advance, DeadLetter, Parked, StoreError, Transaction, Writes};
 use serde_json::json;
 
 use super::home::{Home, wait_until};
@@ -49,7 +49,7 @@ async fn blocked(home: &Home) -> Result<([Projection; 2], i64)> {
     let second = Projection::install(home.open().await?, contract(&numbers())).await?;
     let failure = Failure::new(FailureKind::Rejected, "no", "no");
     let (dead, parked) = (event(0), event(1));
-    let died = advance(0, |books| projector::store::add(&mut books.dead, "no", 1));
+    let died = advance(0, |books| projector_core::counters::add(&mut books.dead, "no", 1));
     first
         .commit(&Writes {
             advances: vec![died],
@@ -60,7 +60,7 @@ async fn blocked(home: &Home) -> Result<([Projection; 2], i64)> {
     first.commit(&parking(&parked)).await?;
     let letters = first
         .store
-        .dead_letters(&projector::store::operator::Filter { most: 9, ..Default::default() })
+        .dead_letters(&projector_store::operator::Filter { most: 9, ..Default::default() })
         .await?;
     let operation = NewOperations {
         action: DeadLetterAction::Retry,

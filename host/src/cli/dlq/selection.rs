@@ -3,8 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use humantime_serde::re::humantime;
-
-use crate::store::operator::Filter;
+use projector_store::operator::Filter;
 
 /// Selects dead letters.
 #[derive(Debug, clap::Args)]

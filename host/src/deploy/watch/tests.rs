@@ -18,7 +18,7 @@ fn directory() -> tempfile::TempDir {
 
 async fn next(watch: &mut Watch) -> (String, String) {
     let file = tokio::time::timeout(Duration::from_secs(30), watch.next()).await.expect("a file in time");
-    assert_eq!(file.digest, crate::plugin::digest(&file.bytes));
+    assert_eq!(file.digest, projector_sandbox::digest(&file.bytes));
     let name = file.path.file_name().expect("a name").to_string_lossy().into_owned();
     (name, String::from_utf8(file.bytes).expect("text"))
 }

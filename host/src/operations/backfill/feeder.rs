@@ -6,18 +6,20 @@
 use std::io;
 use std::time::Duration;
 
+use projector_core::batch::{BatchLimits, Buffer, Delivery};
+use projector_core::counters::OutcomeCounts;
+use projector_core::event_failure::Failure;
+use projector_core::failure::FailureKind;
+use projector_core::failure_policy::Flood;
+use projector_store::operator::Requester;
+use projector_store::{Advance, StoreError, Writes};
+
 use super::super::OperationError;
 use super::File;
 use super::pace::Pace;
-use crate::batch::{BatchLimits, Buffer, Delivery};
 use crate::deploy::backfill::{Line, Lines, Topics, event, is_blank, partition};
-use crate::event_failure::Failure;
-use crate::failure::FailureKind;
-use crate::failure_policy::Flood;
 use crate::project::{self, Caller, ProjectError};
 use crate::settle::{Isolate, Settler, isolate};
-use crate::store::operator::Requester;
-use crate::store::{Advance, OutcomeCounts, StoreError, Writes};
 
 /// How many times an event may exceed its time limit.
 const TIMEOUTS: u32 = 3;

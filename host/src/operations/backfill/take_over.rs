@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
+use projector_core::checkpoint::Identity;
+use projector_core::event::Partition;
+use projector_core::failure::FailureKind;
+use projector_core::topics::TopicMapping;
+use projector_kafka::{KafkaAdmin, LogError};
+
 use super::super::OperationError;
-use crate::checkpoint::Identity;
 use crate::deploy::backfill::{OffsetSet, Scanned};
-use crate::event::Partition;
-use crate::failure::FailureKind;
-use crate::source::{KafkaAdmin, LogError};
-use crate::topics::TopicMapping;
 
 /// Ranges of missing offsets that an error names. Further ones are only counted.
 const NAMED: usize = 8;

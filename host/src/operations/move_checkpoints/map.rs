@@ -2,9 +2,8 @@
 
 use std::collections::HashMap;
 
+use projector_core::event::Partition;
 use serde::Deserialize;
-
-use crate::event::Partition;
 
 /// The next offset to read of a partition, in the new log.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use projector_config::rfc3339;
+use projector_core::checkpoint::{Checkpoint, Identity, Watermarks};
+use projector_core::event::Partition;
+use projector_kafka::KafkaAdmin;
+use projector_store::moves::Move;
+
 use super::super::OperationError;
 use super::{PartitionMove, Target};
-use crate::checkpoint::{Checkpoint, Identity, Watermarks};
-use crate::config::rfc3339;
-use crate::event::Partition;
-use crate::source::KafkaAdmin;
-use crate::store::moves::Move;
 
 /// A partition of the generation, in the old log and in the new one.
 pub(super) struct Place {

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
+use projector_core::checkpoint::{Identity, Watermarks};
+use projector_core::event::Partition;
+use projector_core::failure::{Blocker, FailureKind};
+use projector_core::topics::TopicMapping;
+use projector_kafka::{KafkaAdmin, KafkaFault, LogError};
+use projector_store::beginnings::EarlierStarts;
+use projector_store::source_topics::RecordedTopic;
+
 use crate::beginning::Starts;
-use crate::checkpoint::{Identity, Watermarks};
-use crate::event::Partition;
-use crate::failure::{Blocker, FailureKind};
-use crate::source::{KafkaAdmin, KafkaFault, LogError};
-use crate::store::beginnings::EarlierStarts;
-use crate::store::source_topics::RecordedTopic;
-use crate::topics::TopicMapping;
 
 /// The brokers. Once none of them responds, they are not asked again: each further question would wait for its timeout.
 pub(super) struct Brokers {

@@ -3,20 +3,22 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use projector_config::Config;
+use projector_core::checkpoint::Watermarks;
+use projector_core::counters::Counters;
+use projector_core::event::Partition;
+use projector_core::failure::{Blocker, FailureKind};
+use projector_core::generation::Role;
+use projector_core::instant::now_ms;
+use projector_core::topics::TopicMapping;
+use projector_store::source_topics::RecordedTopic;
+use projector_store::{PartitionState, Projection};
+
 use super::super::OperationError;
 use super::brokers::Brokers;
 use super::{PartitionStatus, Progress, ProjectionStatus, Shown, TopicStatus, UnknownTopic};
 use crate::beginning::Starts;
-use crate::checkpoint::Watermarks;
-use crate::config::Config;
-use crate::event::Partition;
-use crate::failure::{Blocker, FailureKind};
 use crate::freshness::{Seen, visibility};
-use crate::instant::now_ms;
-use crate::store::deployments::Role;
-use crate::store::source_topics::RecordedTopic;
-use crate::store::{Counters, PartitionState, Projection};
-use crate::topics::TopicMapping;
 
 /// A generation that is behind is stuck when no checkpoint has moved for this many seconds.
 const STANDS_STILL: i64 = 30;

@@ -6,14 +6,16 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use projector_config::StartAt;
+use projector_core::checkpoint::{Beginning, Identity, Watermarks};
+use projector_core::event::Partition;
+use projector_core::failure::FailureKind;
+use projector_core::generation::Generation;
+use projector_kafka::{KafkaAdmin, LogError};
+use projector_store::Store;
+
 use super::Unknown;
 use crate::beginning::Starts;
-use crate::checkpoint::{Beginning, Identity, Watermarks};
-use crate::config::StartAt;
-use crate::event::Partition;
-use crate::failure::FailureKind;
-use crate::source::{KafkaAdmin, LogError};
-use crate::store::{Generation, Store};
 
 /// A partition number that stands for all partitions of a topic: when the generation began, it was unknown which ones the
 /// topic had.

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::event::Partition;
-use crate::failure::FailureKind;
+use projector_core::event::Partition;
+use projector_core::failure::FailureKind;
+use projector_kafka::{KafkaFault, Subject};
+
 use crate::retry::{Backoff, Retries};
-use crate::source::{KafkaFault, Subject};
 
 /// How many partitions one line names. Further ones are counted.
 const NAMED: usize = 8;

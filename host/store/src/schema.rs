@@ -1,0 +1,326 @@
+//! The host's own tables in a database, against the migrations that this program knows.
+//!
+//! Why: only a host that starts and `projector migrate` change these tables. Every other command looks first, and
+//! says what is the matter rather than fail in the middle of a question.
+//!
+//! Invariants: to look changes nothing; a program goes on beside one of the next version, whose migrations only
+//! add (`migrations/README.md`); where one takes something away, [`gate`] keeps it from running beside a host that
+//! may need that, and such a host from starting later.
+
+use std::borrow::Cow;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use sqlx::migrate::{Migration, Migrator};
+
+use super::deployments::PRESENCE;
+use super::{Setup, StoreError};
+
+/// The migration that let hosts say what they know, and the store what it needs.
+pub(super) const TOLD_SINCE: i64 = 16;
+
+/// The SQLSTATE of [`gate`].
+pub(super) const HOSTS_ARE_BEHIND: &str = "PRJ01";
+
+/// How a migration begins that takes something away, before the number of a migration.
+const REQUIRES: &str = "-- requires: ";
+
+/// A host that carries out what is pending takes no longer for each of it.
+const HOST_IS_AT_IT: Duration = Duration::from_secs(2);
+/// How often it is looked how far that host is.
+pub(super) const LOOK: Duration = Duration::from_millis(100);
+
+/// Whether a host carries out what is pending just now, so that a command waits for it.
+#[derive(Debug, Default)]
+pub(super) struct InProgress {
+    last: Option<(i64, Instant)>,
+}
+
+impl InProgress {
+    /// Whether to look again.
+    pub(super) fn goes_on(&mut self, found: &Schema) -> bool {
+        let Some(version) = found.version.filter(|_| !found.pending.is_empty()) else { return false };
+        match self.last {
+            Some((last, since)) if last == version => since.elapsed() < HOST_IS_AT_IT,
+            _ => {
+                self.last = Some((version, Instant::now()));
+                true
+            }
+        }
+    }
+}
+
+/// What a database has of the host's own tables.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Schema {
+    /// The database, for a person.
+    pub database: String,
+    /// Its newest migration. Absent: no host has ever run on this database.
+    pub version: Option<i64>,
+    /// The newest migration that this program knows.
+    pub known: i64,
+    /// What is still to be carried out, in order.
+    pub pending: Vec<Pending>,
+    /// A program that does not know this migration cannot use the database.
+    pub needs: i64,
+    /// A migration that another build of Projector carried out under the number of one of this program's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changed: Option<i64>,
+}
+
+/// A migration that is to be carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Pending {
+    pub version: i64,
+    pub description: Cow<'static, str>,
+}
+
+impl Schema {
+    /// `carried_out`: the ledger, as numbers and checksums; `None`: there is none.
+    pub(super) fn of(
+        migrator: &Migrator,
+        database: String,
+        carried_out: Option<Vec<(i64, Vec<u8>)>>,
+        needs: i64,
+    ) -> Self {
+        let ledger = carried_out.unwrap_or_default();
+        let checksum = |migration: &Migration| {
+            ledger.iter().find(|(version, _)| *version == migration.version).map(|(_, checksum)| checksum)
+        };
+        let changed =
+            |migration: &&Migration| checksum(migration).is_some_and(|it| **it != *migration.checksum);
+        Self {
+            database,
+            version: ledger.iter().map(|(version, _)| *version).max(),
+            known: newest(migrator),
+            pending: (migrator.iter())
+                .filter(|migration| checksum(migration).is_none())
+                .map(|Migration { version, description, .. }| Pending {
+                    version: *version,
+                    description: description.clone(),
+                })
+                .collect(),
+            needs,
+            changed: migrator.iter().find(changed).map(|migration| migration.version),
+        }
+    }
+
+    /// Whether this program can use the database as it is; the error says what a person does.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        self.check_known()?;
+        let Self { database, known, .. } = self;
+        match self.version {
+            None => Err(self.unused()),
+            Some(version) if !self.pending.is_empty() => Err(StoreError::Setup(Setup::new(
+                format!(
+                    "the host's own tables in {database} are at version {version}, and this program needs version {known}"
+                ),
+                "start a host of this version (`projector run`) or run `projector migrate`; hosts of the version before go on meanwhile. `projector migrate --dry-run` shows what that does",
+            ))),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// No host has ever run on this database.
+    pub fn unused(&self) -> StoreError {
+        StoreError::Setup(Setup::new(
+            format!("no host has ever run on {}", self.database),
+            "start one (`projector run`), or have `projector migrate` make the host's own tables",
+        ))
+    }
+
+    /// Whether this program may use the database once it is up to date.
+    pub fn check_known(&self) -> Result<(), StoreError> {
+        let Self { database, known, needs, .. } = self;
+        if needs > known {
+            return Err(StoreError::Setup(Setup::new(
+                format!(
+                    "the host's own tables in {database} are for programs that know version {needs}, and this one knows version {known}"
+                ),
+                "use a newer version of Projector",
+            )));
+        }
+        match self.changed {
+            None => Ok(()),
+            Some(changed) => Err(StoreError::Setup(Setup::new(
+                format!(
+                    "another build of Projector made the host's own tables in {database}: its migration {changed} is not the one of this program"
+                ),
+                "use that build, or give this one a database of its own",
+            ))),
+        }
+    }
+
+    /// What is to be said although the database can be used.
+    pub fn notice(&self) -> Option<String> {
+        let Self { database, known, .. } = self;
+        let version = self.version.filter(|version| version > known)?;
+        Some(format!(
+            "the host's own tables in {database} are at version {version}, and this program knows version {known}: what is new there is not shown; use the newer program"
+        ))
+    }
+}
+
+/// The newest migration that there is.
+pub(super) fn newest(migrator: &Migrator) -> i64 {
+    migrator.iter().map(|migration| migration.version).max().unwrap_or_default()
+}
+
+/// Which migration every live host has to know before this one is carried out; `None`: it only adds.
+pub(super) fn requires(sql: &str) -> Option<i64> {
+    sql.strip_prefix(REQUIRES)?.lines().next()?.trim().parse().ok()
+}
+
+/// Runs on Postgres before a migration that takes something away, in its transaction: fails with
+/// `HOSTS_ARE_BEHIND`, and their names, while hosts are live that do not know `migration`. From then on no such
+/// host starts.
+pub fn gate(migration: i64) -> String {
+    let presence = PRESENCE.as_secs();
+    format!(
+        "do $$ declare behind text; begin
+           select string_agg(name, ', ' order by name) into behind from projector.host
+             where knows < {migration} and seen_at > now() - interval '{presence} seconds';
+           if behind is not null then
+             raise exception using errcode = '{HOSTS_ARE_BEHIND}', message = behind;
+           end if;
+           update projector.store set needs = greatest(needs, {migration});
+         end $$;"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static POSTGRES: Migrator = sqlx::migrate!("../../migrations/postgres");
+    static SQLITE: Migrator = sqlx::migrate!("../../migrations/sqlite");
+
+    /// Those before were written when all hosts were stopped for a new version.
+    const FIRST_UNDER_THE_RULE: i64 = 12;
+
+    /// A migration's statements, in lowercase, without comments, each on one line.
+    fn statements(sql: &str) -> Vec<String> {
+        let bare: Vec<&str> = sql.lines().map(|line| line.split("--").next().unwrap_or_default()).collect();
+        let words = |statement: &str| {
+            let words = statement.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
+            words.replace(" if exists ", " ").replace(" if not exists ", " ")
+        };
+        bare.join("\n").split(';').map(words).filter(|statement| !statement.is_empty()).collect()
+    }
+
+    /// The word after these, without what follows a name.
+    fn named_after<'s>(statement: &'s str, words: &str) -> Option<&'s str> {
+        statement.split_once(words)?.1.split([' ', ',', '(']).next()
+    }
+
+    /// What a program of the version before may stumble over; `None`: nothing that can be seen in the text.
+    fn takes_away(sql: &str) -> Option<String> {
+        let all = statements(sql);
+        let made = |table: &str| all.iter().any(|it| named_after(it, "create table ") == Some(table));
+        let has = |words: String| all.iter().any(|it| it.contains(&words));
+        all.iter().find_map(|statement| {
+            let is = |words: &str| statement.contains(words);
+            let at_once = ["drop column", " rename column ", "set not null", "truncate ", "drop view", "drop schema"];
+            let dropped_table = named_after(statement, "drop table ");
+            let dropped_constraint = named_after(statement, "drop constraint ");
+            let unique_on = statement.starts_with("create unique index")
+                .then(|| named_after(statement, " on "))
+                .flatten();
+            let altered = named_after(statement, "alter table ").filter(|table| !made(table));
+            let wrong = at_once.iter().any(|words| is(words))
+                || is(" alter column ") && is(" type ")
+                // SQLite changes a check by making the table anew, under the same name.
+                || dropped_table.is_some_and(|table| !has(format!(" rename to {table}")))
+                || dropped_table.is_none() && is(" rename to ") && altered.is_some()
+                    && !named_after(statement, " rename to ").is_some_and(|table| has(format!("drop table {table}")))
+                // A constraint may be replaced by a wider one.
+                || dropped_constraint.is_some_and(|name| !has(format!("add constraint {name} ")))
+                || dropped_constraint.is_none() && altered.is_some()
+                    && named_after(statement, "add constraint ").is_some_and(|name| !has(format!("drop constraint {name}")))
+                || altered.is_some() && is("add column") && is("not null") && !is("default")
+                || unique_on.is_some_and(|table| !made(table));
+            wrong.then(|| statement.clone())
+        })
+    }
+
+    #[test]
+    fn migrations_only_add_or_wait_until_all_hosts_know() {
+        for (migrator, kind) in [(&POSTGRES, "postgres"), (&SQLITE, "sqlite")] {
+            let ruled: Vec<&Migration> =
+                migrator.iter().filter(|migration| migration.version >= FIRST_UNDER_THE_RULE).collect();
+            assert!(!ruled.is_empty());
+            for migration in ruled {
+                let Migration { version, sql, .. } = migration;
+                let sql = sql.as_str();
+                match requires(sql) {
+                    Some(known) => assert!(
+                        (TOLD_SINCE..*version).contains(&known),
+                        "{kind}/{version} requires {known}, which is no earlier migration of its rule"
+                    ),
+                    None => {
+                        assert!(!sql.starts_with(REQUIRES), "{kind}/{version}: the number cannot be read");
+                        assert_eq!(
+                            takes_away(sql),
+                            None,
+                            "{kind}/{version} may break hosts of the version before: see migrations/README.md"
+                        );
+                    }
+                }
+                assert!(!sql.to_lowercase().contains("concurrently"), "{kind}/{version} is one transaction");
+            }
+        }
+    }
+
+    #[test]
+    fn a_migration_that_takes_something_away_is_seen() {
+        for sql in [
+            "alter table a drop column b;",
+            "alter table a rename column b to c;",
+            "alter table a rename to b;",
+            "drop table a;",
+            "alter table a alter column b set not null;",
+            "alter table a alter column b type text;",
+            "alter table a add column b text not null;",
+            "alter table a add constraint c check (b > 0);",
+            "alter table a drop constraint c;",
+            "create unique index i on a (b);",
+        ] {
+            assert!(takes_away(sql).is_some(), "{sql}");
+        }
+        for sql in [
+            "alter table a add column b text;",
+            "alter table a add column b bigint not null default 0;",
+            "create table a (b text not null);\ncreate unique index i on a (b);",
+            "alter table a drop constraint c; alter table a add constraint c check (b in ('x', 'y'));",
+            "create table a_new (b text); insert into a_new select * from a; drop table a; alter table a_new rename to a;",
+            "drop index i; create index i on a (b); -- drop table a",
+        ] {
+            assert_eq!(takes_away(sql), None, "{sql}");
+        }
+        assert_eq!(requires("-- requires: 17\ndrop table a;"), Some(17));
+        assert_eq!(requires("-- requires: nothing\n"), None);
+    }
+
+    #[test]
+    fn what_a_database_has_is_told_apart() {
+        let ledger = || -> Vec<(i64, Vec<u8>)> {
+            POSTGRES.iter().map(|it| (it.version, it.checksum.to_vec())).collect()
+        };
+        let schema = |ledger, needs| Schema::of(&POSTGRES, "a database".into(), ledger, needs);
+        let told = |schema: &Schema| schema.check().err().map(|error| error.to_string()).unwrap_or_default();
+        let current = schema(Some(ledger()), 0);
+        assert_eq!((told(&current), current.notice()), (String::new(), None));
+        assert!(told(&schema(None, 0)).contains("no host has ever run on a database"));
+        let mut older = ledger();
+        let last = older.pop().unwrap().0;
+        let older = schema(Some(older), 0);
+        assert_eq!(older.pending.iter().map(|it| it.version).collect::<Vec<_>>(), [last]);
+        assert!(told(&older).contains("projector migrate"));
+        let newer: Vec<_> = ledger().into_iter().chain([(9_999, Vec::new())]).collect();
+        let newer = schema(Some(newer), 0);
+        assert!(told(&newer).is_empty() && newer.notice().unwrap().contains("at version 9999"));
+        assert!(told(&schema(Some(ledger()), 9_999)).contains("use a newer version"));
+        let other: Vec<_> = ledger().into_iter().map(|(version, _)| (version, vec![1])).collect();
+        assert!(told(&schema(Some(other), 0)).contains("another build"));
+    }
+}
