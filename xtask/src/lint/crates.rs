@@ -36,10 +36,6 @@ const HEAVY: [(&str, &str); 3] = [
     ("sqlx", "projector-store projector-bench projector-demo"),
 ];
 
-/// To be deleted when projector-kafka, projector-sandbox and projector-store exist: until then this package
-/// depends on all three stacks.
-const UNTIL_SPLIT: &str = "projector";
-
 /// Packages of plain data and pure decisions, and those that run inside a guest: no runtime, no input, no
 /// output.
 const WITHOUT_TOKIO: &str = "projector-model projector-core projector-sdk projector-sdk-macros";
@@ -119,8 +115,7 @@ impl Package {
         }
         // `sqlx-core` belongs to sqlx.
         let (_, only) = HEAVY.iter().find(|(heavy, _)| dependency.split('-').next() == Some(heavy))?;
-        (!lists(only, &self.name) && self.name != UNTIL_SPLIT)
-            .then(|| format!("only [{only}] may; use what one of these offers"))
+        (!lists(only, &self.name)).then(|| format!("only [{only}] may; use what one of these offers"))
     }
 
     fn line_of(&self, dependency: &str) -> usize {
