@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use projector::validate;
-use projector_config::Limits;
+use projector_config::{EventLimits, InstanceLimits, Limits};
 use projector_core::event::{Event, Partition, Position};
 use projector_sandbox::{self as plugin, Answer, Engine, Instance, Plugin};
 
@@ -28,11 +28,14 @@ static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine::new(512 * 1024).expec
 /// worker bounds the fuzzer as a whole.
 fn check(bytes: &[u8]) -> bool {
     let limits = Limits {
-        fuel: 1_000_000,
-        fuel_per_byte: 0,
-        time: Duration::from_secs(1),
-        memory_bytes: 16 * 1024 * 1024,
-        output_bytes: 256 * 1024,
+        event: EventLimits {
+            fuel: 1_000_000,
+            fuel_per_byte: 0,
+            time: Duration::from_secs(1),
+            output_bytes: 256 * 1024,
+            ..EventLimits::default()
+        },
+        instance: InstanceLimits { memory_bytes: 16 * 1024 * 1024, ..InstanceLimits::default() },
         ..Limits::default()
     };
     match Plugin::load_in_process(&ENGINE, &limits, bytes) {

@@ -4,7 +4,6 @@ use std::fmt::Write;
 
 use miette::{GraphicalReportHandler, GraphicalTheme};
 use projector_config::{Config, ConfigError};
-use projector_sandbox::Limits;
 
 use crate::{Shape, Target};
 
@@ -41,7 +40,7 @@ fn asked(config: &Config) {
     for name in names {
         assert!(config.all_stores().any(|store| std::ptr::eq(store, config.store_of(name))));
         assert!(config.lanes_of(name) > 0);
-        let _ = (Limits::from(config.limits_of(name)), config.batch_of(name).limits());
+        let _ = (config.limits_of(name), config.batch_of(name).limits());
     }
     for logical in config.kafka.topics.keys() {
         assert!(

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use projector_config::Limits;
+use projector_config::{InstanceLimits, Limits};
 use projector_core::event::Event;
 use projector_core::event_failure::Failure;
 use projector_sandbox::Instance;
@@ -66,7 +66,8 @@ fn the_last_error_that_was_logged_is_the_reason() {
 #[test]
 fn a_projection_may_have_a_stack_of_its_own() {
     let broke_off = |stack_bytes: usize| {
-        let plugin = load(&guest("hostile-guest"), &Limits { stack_bytes, ..Limits::default() });
+        let instance = InstanceLimits { stack_bytes, ..InstanceLimits::default() };
+        let plugin = load(&guest("hostile-guest"), &Limits { instance, ..Limits::default() });
         let mut instance = Instance::new(&plugin).unwrap();
         let code = failure(&mut instance, &deed("recurse")).code;
         (code, instance.fuel_used())

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use projector::project::purity::{Impurity, check};
 use projector::project::{Answered, Caller, Keys, ask, resolve};
-use projector_config::Limits;
+use projector_config::{EventLimits, Limits};
 use projector_core::batch::Delivery;
 use projector_core::event_failure::Failure;
 use projector_core::failure::FailureKind;
@@ -124,7 +124,8 @@ fn a_pure_plugin_is_never_suspected() {
 /// The database refused the one, and the machine may have been too slow for the other.
 #[test]
 fn what_others_decided_is_not_held_against_the_plugin() {
-    let limits = Limits { fuel: u64::MAX, time: Duration::ZERO, ..Limits::default() };
+    let event = EventLimits { fuel: u64::MAX, time: Duration::ZERO, ..EventLimits::default() };
+    let limits = Limits { event, ..Limits::default() };
     let plugin = load(&guest("hostile-guest"), &limits);
     let batch = batch(&["write", "loop"].map(|deed| format!(r#"{{"do": "{deed}", "id": "1"}}"#)));
     let refused = Failure::new(FailureKind::Refused, "overflow", "the sum is too large");

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use projector::project::{Answered, Caller, Keys, ask, resolve};
-use projector_config::Limits;
+use projector_config::{BatchBudget, EventLimits, Limits};
 use projector_core::batch::Delivery;
 use projector_core::failure::FailureKind;
 use projector_core::outcome::Outcome;
@@ -115,23 +115,24 @@ fn a_batch_ends_when_it_has_used_what_it_may_and_comes_out_as_one_by_one() {
     let plugin = load(&component, &Limits::default());
     let one_by_one: Vec<&[Delivery]> = births.chunks(1).collect();
     let (expected, _) = project(&plugin, &one_by_one);
-    let in_batches = |limits: Limits| {
+    let in_batches = |batch: BatchBudget| {
+        let limits = Limits { batch, ..Limits::default() };
         let (found, _, projected) = project_in_part(&load(&component, &limits), &[&births]);
         assert_eq!(found, expected);
         println!("{projected:?}");
         projected
     };
-    let most = Limits::default();
+    let most = BatchBudget::default();
     assert_eq!(in_batches(most.clone()), [BIRTHS]);
-    assert_eq!(in_batches(Limits { batch_fuel: 0, ..most.clone() }), [1; BIRTHS]);
-    assert_eq!(in_batches(Limits { batch_time: Duration::ZERO, ..most.clone() }), [1; BIRTHS]);
-    assert_eq!(in_batches(Limits { batch_bytes: 0, ..most.clone() }), [1; BIRTHS]);
-    for limits in [
-        Limits { batch_fuel: 1_000_000, ..most.clone() },
+    assert_eq!(in_batches(BatchBudget { fuel: 0, ..most.clone() }), [1; BIRTHS]);
+    assert_eq!(in_batches(BatchBudget { time: Duration::ZERO, ..most.clone() }), [1; BIRTHS]);
+    assert_eq!(in_batches(BatchBudget { bytes: 0, ..most.clone() }), [1; BIRTHS]);
+    for budget in [
+        BatchBudget { fuel: 1_000_000, ..most.clone() },
         // Answers of some hundred bytes each, and a row for the next event.
-        Limits { batch_bytes: 4_000, ..most },
+        BatchBudget { bytes: 4_000, ..most },
     ] {
-        let some = in_batches(limits);
+        let some = in_batches(budget);
         assert!((4..BIRTHS / 2).contains(&some.len()), "{some:?}");
     }
 }
@@ -139,7 +140,8 @@ fn a_batch_ends_when_it_has_used_what_it_may_and_comes_out_as_one_by_one() {
 #[test]
 fn an_event_that_finds_more_than_it_may_fails_and_no_other() {
     let births = [birth(0, None), birth(1, Some(0)), birth(2, None)];
-    let plugin = load(&guest("ancestors-guest"), &Limits { found_bytes: 100, ..Limits::default() });
+    let event = EventLimits { found_bytes: 100, ..EventLimits::default() };
+    let plugin = load(&guest("ancestors-guest"), &Limits { event, ..Limits::default() });
     let answers = ask(&plugin, &births).unwrap();
     let mut read = |calls: &[LookupCall], _: usize| Ok(vec![Some(Vec::new()); calls.len()]);
     let outcomes = resolve(
@@ -160,10 +162,9 @@ fn an_event_that_finds_more_than_it_may_fails_and_no_other() {
 #[test]
 fn no_more_is_asked_ahead_than_a_batch_may_use() {
     let births: Vec<Delivery> = (0..9).map(|person| birth(person, None)).collect();
-    for limits in
-        [Limits { batch_fuel: 0, ..Limits::default() }, Limits { batch_bytes: 0, ..Limits::default() }]
-    {
-        let plugin = load(&guest("ancestors-guest"), &limits);
+    let most = BatchBudget::default();
+    for batch in [BatchBudget { fuel: 0, ..most.clone() }, BatchBudget { bytes: 0, ..most }] {
+        let plugin = load(&guest("ancestors-guest"), &Limits { batch, ..Limits::default() });
         assert_eq!(ask(&plugin, &births).unwrap().len(), 1);
     }
     let plugin = load(&guest("ancestors-guest"), &Limits::default());

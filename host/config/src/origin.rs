@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use toml::de::{DeTable, DeValue};
 
-use super::ConfigError;
+use super::error::{ConfigError, Problem, nearest_key};
 use super::mask::mask;
 use super::shown::masked;
 
@@ -26,13 +26,19 @@ impl fmt::Debug for Origin {
 }
 
 impl Origin {
+    /// An error at a place in the text.
+    pub(super) fn at(&self, message: &str, span: Option<Range<usize>>) -> Box<ConfigError> {
+        self.error(message.to_owned(), span, nearest_key(message))
+    }
+
+    /// An error at the place of the problem's key.
+    pub(super) fn at_key(&self, problem: Problem) -> Box<ConfigError> {
+        let help = problem.help.or_else(|| nearest_key(&problem.message));
+        self.error(problem.message, self.find(&problem.key), help)
+    }
+
     /// An error that shows a place in the text, with secrets masked.
-    pub(super) fn invalid(
-        &self,
-        message: String,
-        span: Option<Range<usize>>,
-        help: Option<String>,
-    ) -> Box<ConfigError> {
+    fn error(&self, message: String, span: Option<Range<usize>>, help: Option<String>) -> Box<ConfigError> {
         let shown = mask(&self.text);
         let start = span.as_ref().map_or(0, |span| span.start).min(shown.len());
         let is_secret =
@@ -49,7 +55,7 @@ impl Origin {
 
     /// The place of a key, which is given by the names of its tables and its own name. If the key is
     /// missing, the place of the innermost table that exists.
-    pub(super) fn find(&self, key: &[String]) -> Option<Range<usize>> {
+    fn find(&self, key: &[String]) -> Option<Range<usize>> {
         let root = DeTable::parse(&self.text).ok()?;
         let mut table = root.get_ref();
         let mut found = None;

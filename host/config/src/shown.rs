@@ -11,28 +11,28 @@ pub(super) fn masked(text: &str, span: Option<&Range<usize>>) -> String {
     let mut at = 0;
     while let Some(character) = text[at..].chars().next() {
         let rest = &text[at..];
-        let mut taken = character.len_utf8();
+        let mut length = character.len_utf8();
         let is_kept = span.is_some_and(|span| span.contains(&at)) || character.is_whitespace();
         match until {
             None => {
                 until = ["\"\"\"", "'''", "\"", "'"].into_iter().find(|quotes| rest.starts_with(quotes));
-                taken = until.map_or(taken, str::len);
+                length = until.map_or(length, str::len);
                 if character == '#' {
                     until = Some("\n");
                 }
-                shown.push_str(&rest[..taken]);
+                shown.push_str(&rest[..length]);
             }
             Some(end) if rest.starts_with(end) => {
                 until = None;
-                taken = end.len();
+                length = end.len();
                 shown.push_str(end);
             }
             Some(end) => {
                 // An escaped quote does not end a basic string.
                 if character == '\\' && end.starts_with('"') {
-                    taken += rest[1..].chars().next().map_or(0, char::len_utf8);
+                    length += rest[1..].chars().next().map_or(0, char::len_utf8);
                 }
-                for character in rest[..taken].chars() {
+                for character in rest[..length].chars() {
                     match is_kept || character == '\n' {
                         true => shown.push(character),
                         false => shown.extend(std::iter::repeat_n('*', character.len_utf8())),
@@ -40,7 +40,7 @@ pub(super) fn masked(text: &str, span: Option<&Range<usize>>) -> String {
                 }
             }
         }
-        at += taken;
+        at += length;
     }
     shown
 }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use projector_model::nearest;
 
 use super::Config;
+use super::text::Text;
 
 /// The projections in stores and plugin files, with the logical topics that each reads. An empty set means
 /// that the topics are unknown.
@@ -26,7 +27,7 @@ impl Config {
                 ));
                 continue;
             };
-            let is_unread = |topic: &&super::Text| !topics.is_empty() && !topics.contains(&***topic);
+            let is_unread = |topic: &&Text| !topics.is_empty() && !topics.contains(&***topic);
             for topic in projection.topics.iter().flatten().filter(is_unread) {
                 let near = nearest_of(topic, &mut topics.iter().map(String::as_str));
                 warnings.push(format!(
@@ -55,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_nothing_has_are_told_with_the_nearest_name() {
+    fn an_unused_name_is_reported_with_the_nearest_name() {
         let config = Config::parse(
             "projector.toml",
             "[kafka]\nbrokers = \"b\"\n[plugins]\ndirectory = \"p\"\n[store]\nurl = \"sqlite://a.db\"\n\

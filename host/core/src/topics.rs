@@ -229,14 +229,14 @@ impl Serialize for PhysicalTopics {
 
 impl<'de> Deserialize<'de> for PhysicalTopics {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Written::<String>(PhantomData))
+        deserializer.deserialize_any(PhysicalTopicsVisitor::<String>(PhantomData))
     }
 }
 
 /// Reads [`PhysicalTopics`] with strings of type `S`: those of the configuration may contain variables.
-pub struct Written<S>(pub PhantomData<S>);
+pub struct PhysicalTopicsVisitor<S>(pub PhantomData<S>);
 
-impl<'de, S: Deserialize<'de> + Deref<Target = str>> Visitor<'de> for Written<S> {
+impl<'de, S: Deserialize<'de> + Deref<Target = str>> Visitor<'de> for PhysicalTopicsVisitor<S> {
     type Value = PhysicalTopics;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn a_topic_goes_to_each_logical_one_that_it_belongs_to_in_declared_order() {
+    fn a_topic_belongs_to_each_logical_topic_that_includes_it() {
         let mapping = mapping();
         assert_eq!(mapping.places("eu.orders"), [0, 1]);
         assert_eq!(mapping.places("eu.customers"), [1]);
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn named_topics_are_read_whether_or_not_they_exist_and_matches_if_they_do() {
+    fn named_topics_are_always_read_and_matching_topics_if_they_exist() {
         let topics = mapping().topics(["us.customers", "tenant", "us.orders"]);
         assert_eq!(
             topics.iter().map(|topic| &**topic).collect::<Vec<_>>(),
@@ -432,9 +432,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is written, it is refused, or what it includes is legal and nobody else's.
+        /// Every value is refused, or includes only topics that a projection may read.
         #[test]
-        fn nothing_that_is_accepted_includes_a_topic_that_is_not_for_projections(
+        fn an_accepted_value_includes_no_internal_topic(
             pattern in r"\^[a-z_.*+?|()\[\]{},0-9\\-]{0,12}\$",
             name in "_{0,3}[a-z.]{1,6}",
         ) {

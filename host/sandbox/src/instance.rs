@@ -1,4 +1,9 @@
 //! One instance of a plugin: makes the calls for one batch.
+//!
+//! A fresh instance for each batch has no memory of earlier batches, so a batch has the same result whichever
+//! host projects it.
+//!
+//! Invariant: an instance whose call failed is not called again.
 
 use std::sync::Arc;
 
@@ -23,6 +28,7 @@ pub struct Instance {
     plugin: Plugin,
     store: Store<State>,
     projection: Projection,
+    /// A call failed.
     spent: bool,
     /// The fuel that the last call got.
     fuel: u64,
@@ -41,7 +47,7 @@ impl Instance {
 
     fn logging(plugin: &Plugin, log: Option<Arc<GuestLogger>>) -> Result<Self, Failure> {
         let (store, projection) = instantiate(&plugin.engine, &plugin.pre, &plugin.limits, log)?;
-        Ok(Self { plugin: plugin.clone(), store, projection, spent: false, fuel: plugin.limits.fuel })
+        Ok(Self { plugin: plugin.clone(), store, projection, spent: false, fuel: plugin.limits.event.fuel })
     }
 
     /// Whether a call failed, so that the instance must be replaced.
@@ -57,9 +63,10 @@ impl Instance {
 
     /// Projects one event with the rows that were found for it so far.
     ///
-    /// The codes and lookups of the answer are declared ones. Its changes are checked by `validate`.
+    /// The codes and lookups of the answer are declared ones. Its changes are checked by `validate`. An error
+    /// is the event's failure: the plugin rejects it, traps, exceeds a limit, or returns something undeclared.
     pub fn project(&mut self, event: &Event, found: &[Found]) -> Result<Answer, Failure> {
-        self.fuel = arm(&mut self.store, &self.plugin.limits, given_bytes(event, found));
+        self.fuel = arm(&mut self.store, &self.plugin.limits.event, given_bytes(event, found));
         self.store.data_mut().position = Some(event.position.clone());
         let headers = convert::headers(event);
         let event = convert::event(event, &headers);
@@ -77,7 +84,7 @@ impl Instance {
     }
 
     fn answer(&self, outcome: types::Outcome) -> Result<Answer, Failure> {
-        let limits = &self.plugin.limits;
+        let limits = &self.plugin.limits.event;
         match outcome {
             types::Outcome::Changes(changes) if changes.len() > limits.changes => Err(Failure::new(
                 FailureKind::Limit,

@@ -1,10 +1,10 @@
 //! The sandbox: runs a plugin, which is a WebAssembly component, and calls it for every event.
 //!
-//! Only this module uses wasmtime. A component is compiled in a separate process (`compile`), checked
+//! Only this crate uses wasmtime. A component is compiled in a separate process (`compile`), checked
 //! against the contract (`loader`), and called in a fresh instance for every batch (`instance`).
 //!
 //! Invariants: a plugin imports nothing but the types of the contract and `log`. Every call has limits of
-//! fuel, wall time, memory and output. Wasmtime's types do not leave this module.
+//! fuel, wall time, memory and output. Wasmtime's types do not leave this crate.
 
 mod answer;
 mod bindings;
@@ -23,7 +23,6 @@ pub use answer::{Answer, Found};
 pub use engine::Engine;
 pub use imports::Forbidden;
 pub use instance::Instance;
-pub use limits::Limits;
 pub use loader::{LoadError, Plugin};
 
 /// The identity of a component: the SHA-256 of its bytes, in lowercase hex.

@@ -1,84 +1,34 @@
-//! Limits of an instance, and their enforcement while it runs.
+//! The limits of a call and of an instance, in wasmtime's units.
+//!
+//! Fuel and wall time grow with the bytes that a call gets. Memory and tables are limited as sums over an
+//! instance, because wasmtime asks for each memory and each table alone.
 
-use std::time::Duration;
-
+use projector_config::{EventLimits, InstanceLimits};
 use wasmtime::ResourceLimiter;
 
 use super::engine::TICK;
 
-/// Limits of one plugin, from the configuration.
-#[derive(Debug, Clone)]
-pub struct Limits {
-    /// Fuel for one call for one event, and additional fuel for each byte that the call gets.
-    pub fuel: u64,
-    pub fuel_per_byte: u64,
-    /// Wall time for one call for one event; longer in proportion if the call has more fuel.
-    pub time: Duration,
-    /// Fuel and wall time after which a batch ends.
-    pub batch_fuel: u64,
-    pub batch_time: Duration,
-    /// Bytes of answers, and of rows found, after which a batch ends.
-    pub batch_bytes: usize,
-    pub memory_bytes: usize,
-    pub table_elements: usize,
-    /// Most changes of one event.
-    pub changes: usize,
-    /// Most bytes of the answers for one event.
-    pub output_bytes: usize,
-    /// Most lookups of one event in one round.
-    pub lookups: usize,
-    /// Most bytes of the rows that are found for one event, in all its rounds.
-    pub found_bytes: usize,
-    /// Most log lines per second.
-    pub log_lines: usize,
-    /// The share of batches whose calls are repeated and compared.
-    pub purity_sample: f64,
+/// The fuel of a call that gets this many bytes.
+pub(super) fn fuel_for(limits: &EventLimits, bytes: usize) -> u64 {
+    limits.fuel.saturating_add(limits.fuel_per_byte.saturating_mul(bytes as u64))
 }
 
-impl From<&projector_config::Limits> for Limits {
-    fn from(config: &projector_config::Limits) -> Self {
-        Self {
-            fuel: config.fuel,
-            fuel_per_byte: config.fuel_per_byte,
-            time: config.time,
-            batch_fuel: config.batch_fuel,
-            batch_time: config.batch_time,
-            batch_bytes: config.batch_bytes,
-            memory_bytes: config.memory_bytes,
-            table_elements: config.table_elements,
-            changes: config.changes,
-            output_bytes: config.output_bytes,
-            lookups: config.lookups,
-            found_bytes: config.found_bytes,
-            log_lines: config.log_lines,
-            purity_sample: config.purity_sample,
-        }
-    }
-}
-
-impl Limits {
-    /// The fuel of a call that gets this many bytes.
-    pub(super) fn fuel_for(&self, bytes: usize) -> u64 {
-        self.fuel.saturating_add(self.fuel_per_byte.saturating_mul(bytes as u64))
-    }
-
-    /// The wall time of such a call, in ticks of the engine's epoch. At least two, so that a call which
-    /// starts just before a tick gets a whole one. At most what the epoch's deadline can hold.
-    pub(super) fn ticks_for(&self, bytes: usize) -> u64 {
-        let share = self.fuel_for(bytes) as f64 / self.fuel.max(1) as f64;
-        let milliseconds = self.time.as_millis() as f64 * share.max(1.0);
-        // The conversion saturates.
-        let ticks = (milliseconds / TICK.as_millis() as f64) as u64;
-        ticks.clamp(1, u32::MAX.into()) + 1
-    }
+/// The wall time of such a call, in ticks of the engine's epoch. At least two, so that a call which
+/// starts just before a tick gets a whole one. At most what the epoch's deadline can hold.
+pub(super) fn ticks_for(limits: &EventLimits, bytes: usize) -> u64 {
+    let share = fuel_for(limits, bytes) as f64 / limits.fuel.max(1) as f64;
+    let milliseconds = limits.time.as_millis() as f64 * share.max(1.0);
+    // The conversion saturates.
+    let ticks = (milliseconds / TICK.as_millis() as f64) as u64;
+    ticks.clamp(1, u32::MAX.into()) + 1
 }
 
 /// Limits the sum of an instance's memories, and the sum of its tables, and remembers which limit was
-/// exceeded: the guest's own trap that follows does not tell the reason.
+/// exceeded: the guest's own trap that follows does not contain the reason.
 pub(super) struct MemoryLimiter {
     memory: Sum,
     tables: Sum,
-    /// `memory` or `table`.
+    /// The limit that was exceeded last: `memory` or `table`.
     pub(super) refused: Option<&'static str>,
 }
 
@@ -107,7 +57,7 @@ impl Sum {
 }
 
 impl MemoryLimiter {
-    pub(super) fn new(limits: &Limits) -> Self {
+    pub(super) fn new(limits: &InstanceLimits) -> Self {
         let up_to = |most| Sum { now: 0, most, added: 0 };
         Self { memory: up_to(limits.memory_bytes), tables: up_to(limits.table_elements), refused: None }
     }
@@ -167,32 +117,49 @@ impl ResourceLimiter for MemoryLimiter {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
-    fn growth() -> MemoryLimiter {
-        let limits = projector_config::Limits { memory_bytes: 100, table_elements: 10, ..Default::default() };
-        MemoryLimiter::new(&Limits::from(&limits))
+    fn limiter() -> MemoryLimiter {
+        MemoryLimiter::new(&InstanceLimits { memory_bytes: 100, table_elements: 10, stack_bytes: 0 })
+    }
+
+    #[test]
+    fn a_call_gets_fuel_and_time_by_its_bytes() {
+        let limits = EventLimits {
+            fuel: 1_000,
+            fuel_per_byte: 10,
+            time: Duration::from_millis(200),
+            ..EventLimits::default()
+        };
+        assert_eq!(TICK, Duration::from_millis(20));
+        assert_eq!((fuel_for(&limits, 0), ticks_for(&limits, 0)), (1_000, 11));
+        // Twice the fuel, and so twice the time.
+        assert_eq!((fuel_for(&limits, 100), ticks_for(&limits, 100)), (2_000, 21));
+        let none = EventLimits { fuel: u64::MAX, time: Duration::ZERO, ..limits };
+        assert_eq!((fuel_for(&none, 100), ticks_for(&none, 100)), (u64::MAX, 2));
     }
 
     #[test]
     fn memories_count_together() {
-        let mut growth = growth();
-        let mut may = |current, desired| growth.memory_growing(current, desired, None).expect("answered");
+        let mut limiter = limiter();
+        let mut may = |current, desired| limiter.memory_growing(current, desired, None).expect("answered");
         assert!(may(0, 60));
         assert!(!may(0, 60), "a second one");
         assert!(may(0, 40));
         assert!(!may(40, 41));
-        assert_eq!(growth.refused, Some("memory"));
+        assert_eq!(limiter.refused, Some("memory"));
     }
 
     #[test]
-    fn what_could_not_grow_does_not_count() {
-        let mut growth = growth();
-        assert!(growth.table_growing(0, 10, None).expect("answered"));
-        growth.table_grow_failed(wasmtime::Error::msg("no memory")).expect("taken");
-        growth.table_grow_failed(wasmtime::Error::msg("no memory")).expect("taken");
-        assert!(growth.table_growing(0, 10, None).expect("answered"));
-        assert!(!growth.table_growing(10, 11, None).expect("answered"));
-        assert_eq!(growth.refused, Some("table"));
+    fn a_growth_that_failed_does_not_count() {
+        let mut limiter = limiter();
+        assert!(limiter.table_growing(0, 10, None).expect("answered"));
+        limiter.table_grow_failed(wasmtime::Error::msg("no memory")).expect("handled");
+        limiter.table_grow_failed(wasmtime::Error::msg("no memory")).expect("handled");
+        assert!(limiter.table_growing(0, 10, None).expect("answered"));
+        assert!(!limiter.table_growing(10, 11, None).expect("answered"));
+        assert_eq!(limiter.refused, Some("table"));
     }
 }

@@ -1,8 +1,12 @@
 //! Makes a plugin from a file's bytes: compiles the component, checks its imports and exports, and calls
 //! `describe`.
+//!
+//! Invariants: the digest is that of the bytes that were compiled. A plugin imports nothing but the contract's
+//! types and `log`, and its descriptor is valid.
 
 use std::sync::Arc;
 
+use projector_config::Limits;
 use projector_model::{Contract, Descriptor, Problems};
 use wasmtime::component::{Component, HasSelf, Linker};
 
@@ -11,7 +15,6 @@ use super::call::{State, describe};
 use super::compile::{self, CompileError, Compiler};
 use super::engine::Engine;
 use super::imports::Forbidden;
-use super::limits::Limits;
 use super::log::GuestLogger;
 
 /// The import for the contract's types. It has nothing but types.
@@ -20,11 +23,12 @@ const TYPES: &str = "projector:plugin/types@1.0.0-draft";
 /// A checked component that can be called. Cheap to clone.
 #[derive(Clone)]
 pub struct Plugin {
-    /// SHA-256 of the component's bytes, in hex.
+    /// SHA-256 of the component's bytes, in lowercase hex.
     pub digest: String,
     pub contract: Arc<Contract>,
     pub(super) engine: Engine,
     pub(super) pre: ProjectionPre<State>,
+    /// The limits of the projection for which the plugin was loaded.
     pub limits: Limits,
     pub(super) log: Arc<GuestLogger>,
 }
@@ -63,7 +67,7 @@ pub enum LoadError {
 }
 
 impl LoadError {
-    /// Whether the cause may be this machine and not the file.
+    /// Whether the cause may be this machine and not the file, so that another attempt may succeed.
     pub fn is_ours(&self) -> bool {
         matches!(self, LoadError::Compile(CompileError::Worker(_)))
     }
@@ -74,7 +78,7 @@ impl Plugin {
     pub fn load(
         engine: &Engine,
         compiler: &Compiler,
-        limits: &projector_config::Limits,
+        limits: &Limits,
         bytes: &[u8],
     ) -> Result<Self, LoadError> {
         Self::load_by(|bytes| compiler.compile(bytes), engine, limits, bytes)
@@ -82,11 +86,7 @@ impl Plugin {
 
     /// Like [`load`](Self::load), but compiles in this process, without limits: for trusted bytes, or for a
     /// fuzzer, which has limits of its own.
-    pub fn load_in_process(
-        engine: &Engine,
-        limits: &projector_config::Limits,
-        bytes: &[u8],
-    ) -> Result<Self, LoadError> {
+    pub fn load_in_process(engine: &Engine, limits: &Limits, bytes: &[u8]) -> Result<Self, LoadError> {
         let compile =
             |bytes: &[u8]| compile::in_process(&engine.inner, bytes.to_vec()).map_err(CompileError::Invalid);
         Self::load_by(compile, engine, limits, bytes)
@@ -95,11 +95,11 @@ impl Plugin {
     fn load_by(
         compile: impl FnOnce(&[u8]) -> Result<Vec<u8>, CompileError>,
         engine: &Engine,
-        limits: &projector_config::Limits,
+        limits: &Limits,
         bytes: &[u8],
     ) -> Result<Self, LoadError> {
-        if bytes.len() > limits.component_bytes {
-            return Err(LoadError::TooLarge { bytes: bytes.len(), most: limits.component_bytes });
+        if bytes.len() > limits.component.bytes {
+            return Err(LoadError::TooLarge { bytes: bytes.len(), most: limits.component.bytes });
         }
         match bytes {
             [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => {
@@ -118,10 +118,9 @@ impl Plugin {
             .map_err(|error| LoadError::Malformed(format!("{error:#}")))?;
         check_imports(engine, &component)?;
         let pre = link(engine, &component)?;
-        let most = limits.descriptor_bytes;
-        let limits = Limits::from(limits);
         let json =
-            describe(engine, &pre, &limits).map_err(|failure| LoadError::Describe(failure.to_string()))?;
+            describe(engine, &pre, limits).map_err(|failure| LoadError::Describe(failure.to_string()))?;
+        let most = limits.component.descriptor_bytes;
         if json.len() > most {
             let bytes = json.len();
             return Err(LoadError::Describe(format!("it returned {bytes} bytes, and {most} are the most")));
@@ -130,11 +129,11 @@ impl Plugin {
             Descriptor::from_json(&json).and_then(Descriptor::check).map_err(LoadError::Descriptor)?;
         Ok(Self {
             digest: super::digest(bytes),
-            log: GuestLogger::open(engine, contract.name(), &contract.descriptor.version, &limits),
+            log: GuestLogger::open(engine, contract.name(), &contract.descriptor.version, limits),
             contract: Arc::new(contract),
             engine: engine.clone(),
             pre,
-            limits,
+            limits: limits.clone(),
         })
     }
 }

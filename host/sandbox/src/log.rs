@@ -1,11 +1,13 @@
 //! A plugin's log: limits the lines per second, and adds projection, version and position to each line.
+//!
+//! Invariants: a plugin cannot flood the host's log, and cannot forge a line of the host.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::bindings::projector::plugin::types::Level;
 use super::engine::{Engine, Seconds};
-use super::limits::Limits;
+use projector_config::Limits;
 use projector_core::event::Position;
 use projector_core::event_failure::printable;
 
@@ -48,7 +50,7 @@ impl GuestLogger {
         }
     }
 
-    fn say(&self, dropped: u64) {
+    fn log_dropped(&self, dropped: u64) {
         if dropped > 0 {
             tracing::warn!(
                 projection = self.projection,
@@ -68,14 +70,14 @@ impl Seconds for GuestLogger {
     /// Logs how many lines were dropped in a second that is over.
     fn tick(&self, now: Instant) {
         let dropped = self.second().end(now);
-        self.say(dropped);
+        self.log_dropped(dropped);
     }
 }
 
 impl Drop for GuestLogger {
     fn drop(&mut self) {
         let dropped = self.second().dropped;
-        self.say(dropped);
+        self.log_dropped(dropped);
     }
 }
 
@@ -91,8 +93,8 @@ impl Second {
         Self { began, admitted: 0, dropped: 0 }
     }
 
-    fn admits(&mut self, most: usize) -> bool {
-        let admits = self.admitted < most;
+    fn admits(&mut self, most_lines: usize) -> bool {
+        let admits = self.admitted < most_lines;
         match admits {
             true => self.admitted += 1,
             false => self.dropped += 1,
@@ -114,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_second_admits_so_many_lines_and_tells_once_how_many_it_dropped() {
+    fn each_second_admits_some_lines_and_reports_once_how_many_it_dropped() {
         let began = Instant::now();
         let at = |millis| began + Duration::from_millis(millis);
         let mut second = Second::beginning(began);

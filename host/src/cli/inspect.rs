@@ -35,10 +35,11 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
     let limits = Limits::default();
     let compiler = Compiler {
         executable: super::executable()?,
-        time: limits.compile_time,
-        memory_bytes: limits.compile_memory_bytes,
+        time: limits.component.compile_time,
+        memory_bytes: limits.component.compile_memory_bytes,
     };
-    let engine = Engine::new(limits.stack_bytes).map_err(|error| CliError::failed(format!("{error:#}")))?;
+    let engine =
+        Engine::new(limits.instance.stack_bytes).map_err(|error| CliError::failed(format!("{error:#}")))?;
     let plugin = Plugin::load(&engine, &compiler, &limits, &bytes)
         .map_err(|error| CliError::failed(format!("{} is refused: {error}", arguments.file.display())))?;
     let inspection = inspect(&plugin, bytes.len());

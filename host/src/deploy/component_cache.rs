@@ -122,10 +122,10 @@ impl ComponentCache {
         let under = |limits: &config::Limits| {
             let compiler = Compiler {
                 executable: self.executable.clone(),
-                time: limits.compile_time,
-                memory_bytes: limits.compile_memory_bytes,
+                time: limits.component.compile_time,
+                memory_bytes: limits.component.compile_memory_bytes,
             };
-            Plugin::load(&self.engine(limits.stack_bytes), &compiler, limits, bytes)
+            Plugin::load(&self.engine(limits.instance.stack_bytes), &compiler, limits, bytes)
         };
         let config = &self.config;
         let of_file = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();

@@ -74,7 +74,7 @@ impl Respondent for Caller<'_> {
         self.time += began.elapsed();
         self.bytes += answer.as_ref().map_or(0, Answer::size_bytes);
         if let Some(calls) = &mut self.calls
-            && self.calls_bytes < self.plugin.limits.batch_bytes
+            && self.calls_bytes < self.plugin.limits.batch.bytes
         {
             let call = Call { event: event.clone(), found: found.to_vec(), answer: answer.clone() };
             self.calls_bytes += call.size_bytes();
@@ -91,13 +91,13 @@ impl Respondent for Caller<'_> {
     /// Counts fuel, time, and the bytes of answers.
     fn has_used(&self, part: f64) -> bool {
         let limits = &self.plugin.limits;
-        self.fuel as f64 >= part * limits.batch_fuel as f64
-            || self.time >= limits.batch_time.mul_f64(part)
-            || self.bytes as f64 >= part * limits.batch_bytes as f64
+        self.fuel as f64 >= part * limits.batch.fuel as f64
+            || self.time >= limits.batch.time.mul_f64(part)
+            || self.bytes as f64 >= part * limits.batch.bytes as f64
     }
 
     fn room(&self) -> Room {
         let limits = &self.plugin.limits;
-        Room { of_event: limits.found_bytes, of_batch: limits.batch_bytes }
+        Room { of_event: limits.event.found_bytes, of_batch: limits.batch.bytes }
     }
 }

@@ -120,7 +120,7 @@ pub fn check(plugin: &Plugin, batch: &[Delivery], answers: &[FirstAnswers], call
             report(plugin, &impurity);
             impurities.push(impurity);
         }
-        if impurities.len() == MOST || began.elapsed() >= plugin.limits.batch_time {
+        if impurities.len() == MOST || began.elapsed() >= plugin.limits.batch.time {
             break;
         }
     }

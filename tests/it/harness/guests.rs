@@ -27,10 +27,10 @@ pub(crate) fn variant(of: &[u8], number: u8) -> Vec<u8> {
 pub(crate) fn load(component: &[u8], limits: &Limits) -> Plugin {
     let compiler = Compiler {
         executable: env!("CARGO_BIN_EXE_projector").into(),
-        time: limits.compile_time,
-        memory_bytes: limits.compile_memory_bytes,
+        time: limits.component.compile_time,
+        memory_bytes: limits.component.compile_memory_bytes,
     };
-    Plugin::load(&Engine::new(limits.stack_bytes).unwrap(), &compiler, limits, component).unwrap()
+    Plugin::load(&Engine::new(limits.instance.stack_bytes).unwrap(), &compiler, limits, component).unwrap()
 }
 
 /// An event for one that is called without a log to come from.

@@ -50,12 +50,12 @@ fn the_largest_order_is_projected_at_the_defaults() {
 
 #[test]
 fn the_bounds_of_a_value_fit_each_other() {
-    let limits = Limits::default();
+    let Limits { event, instance, .. } = Limits::default();
     let bytes = VALUE_BYTES;
     // Written again as a document, with what else its row has.
-    assert!(limits.output_bytes >= 2 * bytes, "{limits:?}");
+    assert!(event.output_bytes >= 2 * bytes, "{event:?}");
     // Given, read into values, and answered.
-    assert!(limits.memory_bytes >= 8 * bytes, "{limits:?}");
+    assert!(instance.memory_bytes >= 8 * bytes, "{instance:?}");
     // Read and written: some hundred instructions a byte.
-    assert!(limits.fuel_per_byte >= 200, "{limits:?}");
+    assert!(event.fuel_per_byte >= 200, "{event:?}");
 }
