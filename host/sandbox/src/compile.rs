@@ -22,6 +22,7 @@ pub const WORKER_COMMAND: &str = "compile-worker";
 pub struct Compiler {
     /// The host's own executable.
     pub executable: PathBuf,
+    /// Wall time. The worker is killed after it.
     pub time: Duration,
     pub memory_bytes: u64,
 }
@@ -60,10 +61,10 @@ impl Compiler {
         // If the worker dies, this write fails, and is ignored: the worker's exit status is more
         // informative.
         std::thread::spawn(move || stdin.write_all(&component));
-        let words = std::thread::spawn(move || {
-            let mut words = String::new();
-            let _ = stderr.by_ref().take(10_000).read_to_string(&mut words);
-            words
+        let message = std::thread::spawn(move || {
+            let mut message = String::new();
+            let _ = stderr.by_ref().take(10_000).read_to_string(&mut message);
+            message
         });
         let (finished, artifact) = mpsc::channel();
         std::thread::spawn(move || {
@@ -76,12 +77,12 @@ impl Compiler {
             worker.kill()?;
         }
         let status = worker.wait()?;
-        let words = words.join().unwrap_or_default();
+        let message = message.join().unwrap_or_default();
         match artifact {
             Err(_) => Err(CompileError::Time(self.time)),
             Ok(artifact) if status.success() => Ok(artifact?),
-            Ok(_) if status.code() == Some(REFUSED) => Err(CompileError::Invalid(words.trim().into())),
-            Ok(_) => Err(CompileError::Memory(self.memory_bytes, format!("{status} {}", words.trim()))),
+            Ok(_) if status.code() == Some(REFUSED) => Err(CompileError::Invalid(message.trim().into())),
+            Ok(_) => Err(CompileError::Memory(self.memory_bytes, format!("{status} {}", message.trim()))),
         }
     }
 }

@@ -1,5 +1,7 @@
-//! Converts between the model's values and the generated types of the contract, which never leave this
-//! module.
+//! Converts between the model's values and the generated types of the contract.
+//!
+//! Invariant: the generated types never leave the sandbox, so that another version of the contract changes no
+//! other crate.
 
 use projector_model::{Change, Contract, Decimal, LookupCall, Value};
 
@@ -7,7 +9,8 @@ use super::answer::Found;
 use super::bindings::projector::plugin::types;
 use projector_core::event::Event;
 
-/// Never called for an event with a header name that is not UTF-8: such an event fails earlier.
+/// The event's headers. Never called for an event with a header name that is not UTF-8: such an event fails
+/// earlier.
 pub(super) fn headers(event: &Event) -> Vec<types::Header<'_>> {
     let header = |name, value| types::Header { name, value };
     let headers = event.headers.iter();
@@ -30,7 +33,8 @@ pub(super) fn event<'a>(event: &'a Event, headers: &'a [types::Header<'a>]) -> t
 /// Calls `project` with the found rows as types of the contract: slices of slices, borrowed from this
 /// function.
 pub(super) fn with_found<T>(found: &[Found], project: impl FnOnce(&[types::Found<'_>]) -> T) -> T {
-    // Decimals are passed as text, which must live as long as it is borrowed.
+    // Decimals are passed as text, which must live as long as it is borrowed. They are collected and taken in
+    // the same order: of each lookup, its arguments and then its rows.
     let decimals: Vec<String> = found
         .iter()
         .flat_map(|(call, rows)| call.arguments.iter().chain(rows.iter().flatten()))

@@ -1,5 +1,9 @@
 //! The wasmtime engine, and two clocks: one interrupts calls that run too long, the other one ends the
-//! seconds of plugins' logs. Plugins with the same limit of stack share an engine.
+//! seconds of plugins' logs.
+//!
+//! The size of the stack is a setting of the engine, so plugins with the same limit share an engine.
+//!
+//! Invariant: the same event gives the same bytes on every machine.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -24,7 +28,7 @@ pub struct Engine {
 /// Entries of dropped plugins are removed with the next tick.
 type Logs = Arc<Mutex<Vec<Weak<dyn Seconds>>>>;
 
-/// Something that counts by the second.
+/// A counter whose seconds the engine's clock ends.
 pub(super) trait Seconds: Send + Sync {
     /// Called several times per second.
     fn tick(&self, now: Instant);
@@ -48,7 +52,7 @@ impl Engine {
         })?;
         let logs = Logs::default();
         let watched = Arc::downgrade(&logs);
-        // On a thread of its own: writing the host's log may block, and this must not affect plugins' time
+        // A thread of its own: writing the host's log may block, and this must not affect plugins' time
         // limits.
         std::thread::Builder::new().name("plugin-logs".into()).spawn(move || {
             while let Some(logs) = watched.upgrade() {

@@ -1,4 +1,7 @@
 //! Explains forbidden imports: which crate most likely brings an import, and what to do.
+//!
+//! A projection is a pure function, so a plugin may import nothing but the contract's types and `log`. Crates
+//! bring other imports without a word, so the name of an import alone does not help an author.
 
 use std::fmt;
 
@@ -221,7 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_import_tells_its_crate_and_the_remedy() {
+    fn an_import_is_shown_with_its_crate_and_the_remedy() {
         for (name, crates, remedy) in [
             ("__wbindgen_placeholder__::__wbg_new0_f788a2397c7ca929", "chrono", "default-features = false"),
             ("__wbindgen_placeholder__::__wbg_getRandomValues_3d90134a348e46b3", "getrandom", "v5"),
@@ -235,14 +238,14 @@ mod tests {
             ("env::sqlite3_open", "C library", "link"),
             ("random", "nothing that the host provides", "without WASI"),
         ] {
-            let said = Forbidden::by_component(name).to_string();
-            assert!(said.starts_with(&format!("the plugin imports `{name}`")), "{said}");
-            assert!(said.contains(crates) && said.contains(remedy), "{said}");
+            let text = Forbidden::by_component(name).to_string();
+            assert!(text.starts_with(&format!("the plugin imports `{name}`")), "{text}");
+            assert!(text.contains(crates) && text.contains(remedy), "{text}");
         }
     }
 
     #[test]
-    fn a_module_that_is_cut_anywhere_brings_nothing_down() {
+    fn a_module_that_is_cut_anywhere_is_an_error() {
         let module = b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x02\x16\x01\x03wbg\x0e__wbg_now_1234\0\0";
         for end in 0..module.len() {
             assert_eq!(Forbidden::by_module(&module[..end]), None, "{end}");

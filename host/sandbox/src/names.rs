@@ -278,13 +278,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_anywhere_brings_nothing_down() {
+    fn a_component_that_is_cut_anywhere_is_an_error() {
         let whole = component(&module(b"\x04name\x01\x05\x01\x00\x02ab\x00\x02\x01c"));
         assert!(shortened(&whole).is_some());
         for end in 0..whole.len() {
             assert_eq!(shortened(&whole[..end]).is_some(), end == 8, "{end}");
         }
-        // Names that end too early, or begin with an index that is none.
+        // Names that end too early, or begin with an invalid index.
         for names in [&b"\x04name\x01\x09\x02\x00\x02ab\x00\x02"[..], b"\x04name\x01\xff", b"\x04name"] {
             assert!(shortened(&module(names)).is_some());
         }
