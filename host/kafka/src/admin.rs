@@ -1,4 +1,9 @@
 //! Asks the brokers about topics, offsets, records and groups, with clients that belong to no group.
+//!
+//! Each request runs on a thread for blocking work, and has a timeout. The clients are shared by the whole
+//! host, and replaced when they get no answers for a while or when the connection's files change.
+//!
+//! Invariant: these clients commit no offsets and join no group.
 
 mod group;
 mod reader;
@@ -21,18 +26,18 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message, Offset, TopicPartitionList};
 
+use super::c_text;
 use super::connection::Connection;
-use super::errors::{Asker, KafkaFault, Subject};
+use super::errors::{ClientIdentity, KafkaFault, Subject};
 use super::log_error::LogError;
-use super::texts::taken;
-use reader::{Reader, STUCK};
+use reader::{Reader, STUCK_AFTER};
 use topics::Leaders;
 
 pub use group::GroupMember;
 pub use record::Recalled;
 
 /// How long one request to the brokers may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 const COMMITTED: &str = "read_committed";
 const UNCOMMITTED: &str = "read_uncommitted";
@@ -51,8 +56,7 @@ type Similar = HashMap<Arc<str>, (Instant, Option<String>)>;
 pub struct KafkaAdmin {
     connection: Connection,
     clients: Arc<Mutex<Arc<Clients>>>,
-    asker: Arc<Asker>,
-    /// For each missing topic: the most similar topic that exists, and when it was looked up.
+    identity: Arc<ClientIdentity>,
     similar: Arc<Mutex<Similar>>,
 }
 
@@ -78,7 +82,12 @@ impl KafkaAdmin {
     pub fn open(kafka: &projector_config::Kafka) -> Result<Self, LogError> {
         let connection = Connection::open(kafka).map_err(LogError::Secret)?;
         let clients = Arc::new(Mutex::new(Arc::new(Clients::open(&connection)?)));
-        Ok(Self { connection, clients, asker: Arc::new(Asker::of(kafka)), similar: Arc::default() })
+        Ok(Self {
+            connection,
+            clients,
+            identity: Arc::new(ClientIdentity::of(kafka)),
+            similar: Arc::default(),
+        })
     }
 
     /// The connection that the host's other clients use too.
@@ -101,7 +110,7 @@ impl KafkaAdmin {
                     let old = std::mem::replace(&mut *clients, Arc::new(new));
                     // Logged once, not repeatedly while the brokers are down.
                     if is_stuck && old.committed.client.context().faults.have_answered() {
-                        let seconds = STUCK.as_secs();
+                        let seconds = STUCK_AFTER.as_secs();
                         tracing::warn!(
                             "no answer from the brokers for {seconds} s: the host replaces the Kafka clients that it asks with"
                         );
@@ -123,26 +132,27 @@ impl KafkaAdmin {
         Ok(inspected.into_iter().collect::<Result<_, _>>()?)
     }
 
-    /// Low and high marks and the identity of each partition, in the order asked.
+    /// Watermarks and identity of each partition, in the given order, or why they are unknown.
     pub async fn inspect_each(&self, partitions: Vec<Partition>) -> Result<Vec<Inspected>, LogError> {
-        let log = self.clone();
+        let admin = self.clone();
         blocking(move || {
             let topics: BTreeSet<Arc<str>> =
                 partitions.iter().map(|partition| partition.topic.clone()).collect();
             let topics: Vec<Arc<str>> = topics.into_iter().collect();
-            let identities = log.ask_identities(&topics);
-            let leaders = log.leaders(&topics);
-            let asked = partitions
+            let identities = admin.ask_identities(&topics);
+            let leaders = admin.leaders(&topics);
+            let with_leaders = partitions
                 .iter()
-                .map(|partition| (partition.clone(), log.leader_in(&leaders, partition)))
+                .map(|partition| (partition.clone(), admin.leader_in(&leaders, partition)))
                 .collect();
-            let inspected = log.marks_of(asked).into_iter().map(|(partition, marks)| -> Inspected {
-                let identity = match &identities {
-                    Ok(known) => known.get(&*partition.topic).cloned().unwrap_or(Ok(Identity::default())),
-                    Err(fault) => Err(fault.clone()),
-                };
-                Ok((marks?, identity?))
-            });
+            let inspected =
+                admin.watermarks_of(with_leaders).into_iter().map(|(partition, watermarks)| -> Inspected {
+                    let identity = match &identities {
+                        Ok(known) => known.get(&*partition.topic).cloned().unwrap_or(Ok(Identity::default())),
+                        Err(fault) => Err(fault.clone()),
+                    };
+                    Ok((watermarks?, identity?))
+                });
             Ok(inspected.collect())
         })
         .await
@@ -159,8 +169,8 @@ impl KafkaAdmin {
         &self,
         topics: Vec<Arc<str>>,
     ) -> Result<HashMap<String, Result<Identity, KafkaFault>>, LogError> {
-        let log = self.clone();
-        blocking(move || Ok(log.ask_identities(&topics)?)).await
+        let admin = self.clone();
+        blocking(move || Ok(admin.ask_identities(&topics)?)).await
     }
 
     fn ask_identities(
@@ -179,9 +189,9 @@ impl KafkaAdmin {
         if !mapping.has_patterns() {
             return Ok(mapping.topics::<&str>([]));
         }
-        let (log, mapping) = (self.clone(), mapping.clone());
+        let (admin, mapping) = (self.clone(), mapping.clone());
         blocking(move || {
-            let metadata = log.clients().committed.metadata(None)?;
+            let metadata = admin.clients().committed.metadata(None)?;
             let existing = metadata.topics().iter().filter(|topic| topic.error().is_none());
             Ok(mapping.topics(existing.map(|topic| topic.name())))
         })
@@ -192,15 +202,17 @@ impl KafkaAdmin {
         let clients = self.clients();
         let client = clients.committed.client.client().native_ptr();
         // SAFETY: the client is open. rdkafka's own function for it does not give the text back, and every batch asks.
-        unsafe { taken(client, native::rd_kafka_clusterid(client, PATIENCE.as_millis() as i32)) }
+        unsafe {
+            c_text::take(client, native::rd_kafka_clusterid(client, REQUEST_TIMEOUT.as_millis() as i32))
+        }
     }
 
     /// The id of the cluster behind the brokers' address. `None` if the brokers do not report one.
     pub async fn cluster_id(&self) -> Result<Option<String>, LogError> {
-        let log = self.clone();
+        let admin = self.clone();
         blocking(move || {
-            log.clients().committed.metadata(Some("__consumer_offsets"))?;
-            Ok(log.cluster_id_now())
+            admin.clients().committed.metadata(Some("__consumer_offsets"))?;
+            Ok(admin.cluster_id_now())
         })
         .await
     }
@@ -212,7 +224,7 @@ impl KafkaAdmin {
             Err(LogError::Fault(fault)) if fault.kind() == FailureKind::NoTopic => return Ok(None),
             partitions => partitions?.into_iter(),
         };
-        let known = partitions.map(|(partition, marks)| Ok((partition, marks?)));
+        let known = partitions.map(|(partition, watermarks)| Ok((partition, watermarks?)));
         Ok(Some(known.collect::<Result<_, KafkaFault>>()?))
     }
 
@@ -221,10 +233,10 @@ impl KafkaAdmin {
         &self,
         topic: Arc<str>,
     ) -> Result<Vec<(Partition, Result<Watermarks, KafkaFault>)>, LogError> {
-        let log = self.clone();
+        let admin = self.clone();
         blocking(move || {
-            let leaders = log.leaders_of(&topic)?;
-            Ok(log.marks_of(leaders))
+            let leaders = admin.leaders_of(&topic)?;
+            Ok(admin.watermarks_of(leaders))
         })
         .await
     }
@@ -234,10 +246,10 @@ impl KafkaAdmin {
         &self,
         topics: BTreeSet<Arc<str>>,
     ) -> Result<Vec<(Arc<str>, Result<Vec<Partition>, KafkaFault>)>, LogError> {
-        let log = self.clone();
+        let admin = self.clone();
         blocking(move || {
             let topics: Vec<Arc<str>> = topics.into_iter().collect();
-            let known = log.leaders(&topics).into_iter();
+            let known = admin.leaders(&topics).into_iter();
             let partitions = |leaders: Leaders| leaders.into_iter().map(|(partition, _)| partition).collect();
             Ok(known.map(|(topic, leaders)| (topic, leaders.map(partitions))).collect())
         })
@@ -247,14 +259,14 @@ impl KafkaAdmin {
     /// The offset of the first record with this timestamp or a later one, in milliseconds since 1970.
     /// `None` if all records are older.
     pub async fn offset_at(&self, partition: Partition, time_ms: i64) -> Result<Option<i64>, LogError> {
-        let log = self.clone();
+        let admin = self.clone();
         blocking(move || {
-            let fault = |error: KafkaError| log.fault(Subject::Partition(partition.clone()), &error);
-            let mut asked = TopicPartitionList::new();
-            asked
-                .add_partition_offset(&partition.topic, partition.number, Offset::Offset(time_ms))
+            let fault = |error: KafkaError| admin.fault(Subject::Partition(partition.clone()), &error);
+            let mut list = TopicPartitionList::new();
+            list.add_partition_offset(&partition.topic, partition.number, Offset::Offset(time_ms))
                 .map_err(LogError::Client)?;
-            let found = log.clients().committed.client.offsets_for_times(asked, PATIENCE).map_err(fault)?;
+            let found =
+                admin.clients().committed.client.offsets_for_times(list, REQUEST_TIMEOUT).map_err(fault)?;
             let Some(found) = found.find_partition(&partition.topic, partition.number) else {
                 return Ok(None);
             };
@@ -275,28 +287,28 @@ impl KafkaAdmin {
         partition: Partition,
         from: i64,
     ) -> Result<Option<(i64, Option<i64>)>, LogError> {
-        let log = self.clone();
-        blocking(move || log.first(COMMITTED, &partition, from, place)).await
+        let admin = self.clone();
+        blocking(move || admin.first(COMMITTED, &partition, from, place)).await
     }
 
     /// The timestamp, in milliseconds, of the first record of an open transaction, which hides the records
     /// after it. `None` if no transaction is open, or the record has no timestamp.
     pub async fn open_transaction(&self, partition: Partition) -> Result<Option<i64>, LogError> {
-        let log = self.clone();
+        let admin = self.clone();
         blocking(move || {
             let (topic, number) = (&partition.topic, partition.number);
-            let clients = log.clients();
+            let clients = admin.clients();
             let reader = &clients.uncommitted;
-            let written = reader.client.fetch_watermarks(topic, number, PATIENCE);
+            let watermarks = reader.client.fetch_watermarks(topic, number, REQUEST_TIMEOUT);
             let (_, written) =
-                written.map_err(|error| reader.fault(Subject::Partition(partition.clone()), &error))?;
+                watermarks.map_err(|error| reader.fault(Subject::Partition(partition.clone()), &error))?;
             // Asked second: by now the stable offset has passed the first answer, unless a transaction
             // holds it back.
-            let stable = log.marks(&partition)?.high;
-            if stable >= written {
+            let last_stable = admin.watermarks(&partition)?.high;
+            if last_stable >= written {
                 return Ok(None);
             }
-            let found = log.first(UNCOMMITTED, &partition, stable, place)?;
+            let found = admin.first(UNCOMMITTED, &partition, last_stable, place)?;
             Ok(found.and_then(|(_, timestamp_ms)| timestamp_ms))
         })
         .await
@@ -317,8 +329,9 @@ impl KafkaAdmin {
         list.add_partition_offset(&partition.topic, partition.number, Offset::Offset(from))
             .and_then(|()| reader.client.assign(&list))
             .map_err(LogError::Client)?;
-        let deadline = Instant::now() + PATIENCE * 2;
-        let mut last = RDKafkaErrorCode::OperationTimedOut;
+        // Assigning and fetching take a request each.
+        let deadline = Instant::now() + REQUEST_TIMEOUT * 2;
+        let mut last_error = RDKafkaErrorCode::OperationTimedOut;
         while Instant::now() < deadline {
             match reader.client.poll(Duration::from_millis(100)) {
                 Some(Ok(message)) => return Ok(Some(take(&message))),
@@ -329,12 +342,12 @@ impl KafkaAdmin {
                     if fault.kind() != FailureKind::Brokers {
                         return Err(fault.into());
                     }
-                    last = fault.code;
+                    last_error = fault.code;
                 }
                 None => {}
             }
         }
-        Err(self.fault_of(subject(), last).into())
+        Err(self.fault_of(subject(), last_error).into())
     }
 }
 
@@ -345,9 +358,9 @@ fn place(message: &BorrowedMessage<'_>) -> (i64, Option<i64>) {
 
 /// Runs a blocking request on a thread of its own. A panic becomes an error.
 async fn blocking<T: Send + 'static>(
-    ask: impl FnOnce() -> Result<T, LogError> + Send + 'static,
+    request: impl FnOnce() -> Result<T, LogError> + Send + 'static,
 ) -> Result<T, LogError> {
-    match tokio::task::spawn_blocking(ask).await {
+    match tokio::task::spawn_blocking(request).await {
         Ok(answer) => answer,
         Err(error) => Err(LogError::Panicked(panic_text(&*error.into_panic()))),
     }

@@ -36,7 +36,7 @@ pub(super) fn consumer_config(
     config
         .set("group.id", group)
         .set("partition.assignment.strategy", "cooperative-sticky")
-        // The stored offsets come from [`Source::advise`](super::Source::advise). They are committed for
+        // The stored offsets come from [`Source::publish_offsets`](super::Source::publish_offsets). They are committed for
         // Kafka's tools only.
         .set("enable.auto.commit", "true")
         .set("auto.commit.interval.ms", "5000")

@@ -28,12 +28,12 @@ use projector_config::{SaslMechanism, TextError};
 use projector_core::member_ids::MemberIds;
 
 /// How often the files of secrets are checked.
-const LOOK: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Time after its session for which a member may still be in its group, if the brokers did not receive its
 /// request to leave.
-const LINGERS: Duration = Duration::from_secs(30);
+const LEAVE_GRACE: Duration = Duration::from_secs(30);
 /// The same problem is logged at most once in this time.
-const COMPLAINT: Duration = Duration::from_secs(30);
+const LOG_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -44,14 +44,14 @@ struct Shared {
     clients: Mutex<Clients>,
     edition: AtomicU64,
     /// Why there is no token, if there is none.
-    token_trouble: Faults,
+    token_fault: Faults,
     member_ids: MemberIds,
 }
 
 #[derive(Default)]
 struct Clients {
     /// By number.
-    open: BTreeMap<u64, Native>,
+    open: BTreeMap<u64, NativeClient>,
     last: u64,
     /// For clients that are opened later.
     login: Option<(String, String)>,
@@ -59,10 +59,10 @@ struct Clients {
 }
 
 /// A client; it stays open while it is registered.
-struct Native(*mut native::rd_kafka_t);
+struct NativeClient(*mut native::rd_kafka_t);
 
 // SAFETY: librdkafka's clients are thread-safe, and this one is open while it is registered.
-unsafe impl Send for Native {}
+unsafe impl Send for NativeClient {}
 
 /// While this exists, the client gets new secrets. Drop it before the client.
 pub(super) struct Registered {
@@ -79,25 +79,25 @@ impl Drop for Registered {
 impl Connection {
     /// Reads all secrets, and starts the thread that checks them.
     pub(super) fn open(kafka: &projector_config::Kafka) -> Result<Self, TextError> {
-        let seen = Seen::read(kafka)?;
+        let secrets = Secrets::read(kafka)?;
         let connection = Self(Arc::new(Shared {
             kafka: kafka.clone(),
             clients: Mutex::default(),
             edition: AtomicU64::new(0),
-            token_trouble: Faults::default(),
-            member_ids: MemberIds::new(kafka.session_timeout() + LINGERS),
+            token_fault: Faults::default(),
+            member_ids: MemberIds::new(kafka.session_timeout() + LEAVE_GRACE),
         }));
         {
             let mut clients = connection.clients();
-            clients.login = seen.login.clone();
-            clients.token = seen.token.as_deref().map(Token::given);
+            clients.login = secrets.login.clone();
+            clients.token = secrets.token.as_deref().map(Token::given);
         }
-        if seen.may_change(kafka) {
+        if secrets.may_change(kafka) {
             let shared = Arc::downgrade(&connection.0);
             // Without the thread, secrets are not renewed; the present ones stay in use.
             let started = std::thread::Builder::new()
                 .name("kafka-secrets".into())
-                .spawn(move || Watch::new(shared, seen).run());
+                .spawn(move || SecretsWatch::new(shared, secrets).run());
             if let Err(error) = started {
                 tracing::error!(%error, "changed Kafka secrets will not be read until the host restarts");
             }
@@ -120,19 +120,19 @@ impl Connection {
     }
 
     /// Why there is no token, if there is none.
-    pub(super) fn token_trouble(&self) -> Option<Fault> {
-        self.0.token_trouble.last()
+    pub(super) fn token_fault(&self) -> Option<Fault> {
+        self.0.token_fault.last()
     }
 
     /// Gives a client the present secrets and later ones.
     pub(super) fn register<C: ClientContext>(&self, client: &Client<C>) -> Registered {
-        let client = Native(client.native_ptr());
+        let client = NativeClient(client.native_ptr());
         let mut clients = self.clients();
         if let Some(login) = &clients.login {
             client.set_login(login);
         }
         if let Some(token) = &clients.token {
-            self.told(client.set_token(token, &self.0.kafka));
+            self.record_token(client.set_token(token, &self.0.kafka));
         }
         clients.last += 1;
         let number = clients.last;
@@ -149,14 +149,14 @@ impl Connection {
     fn set_token(&self, token: Token) {
         let mut clients = self.clients();
         for client in clients.open.values() {
-            self.told(client.set_token(&token, &self.0.kafka));
+            self.record_token(client.set_token(&token, &self.0.kafka));
         }
         clients.token = Some(token);
     }
 
-    fn told(&self, taken: Result<(), String>) {
-        let trouble = taken.err().map(|reason| Fault::new(FaultKind::Token, reason));
-        self.0.token_trouble.set(trouble);
+    fn record_token(&self, result: Result<(), String>) {
+        let fault = result.err().map(|reason| Fault::new(FaultKind::Token, reason));
+        self.0.token_fault.set(fault);
     }
 
     fn clients(&self) -> MutexGuard<'_, Clients> {
@@ -164,7 +164,7 @@ impl Connection {
     }
 }
 
-impl Native {
+impl NativeClient {
     fn set_login(&self, (user, password): &(String, String)) {
         let (Ok(user), Ok(password)) = (CString::new(&**user), CString::new(&**password)) else { return };
         // SAFETY: the client is open; the strings outlive the call, which copies them.
@@ -185,7 +185,7 @@ impl Native {
         let mut pointers: Vec<_> = extensions.iter().map(|text| text.as_ptr()).collect();
         let mut reason = [0; 512];
         // SAFETY: the client is open; everything outlives the call, which copies what it keeps.
-        let taken = unsafe {
+        let error = unsafe {
             native::rd_kafka_oauthbearer_set_token(
                 self.0,
                 value.as_ptr(),
@@ -197,7 +197,7 @@ impl Native {
                 reason.len(),
             )
         };
-        if taken == native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+        if error == native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
             return Ok(());
         }
         if token.has_expired() {
@@ -209,15 +209,15 @@ impl Native {
     }
 }
 
-/// All secrets as last read.
-struct Seen {
+/// All secrets, and what else a client reads when it is created, at one time.
+struct Secrets {
     login: Option<(String, String)>,
     token: Option<String>,
     /// A digest of everything that a client reads when it is created.
     files: [u8; 32],
 }
 
-impl Seen {
+impl Secrets {
     fn read(kafka: &projector_config::Kafka) -> Result<Self, TextError> {
         let login = match (kafka.username(), kafka.password()) {
             (Some(user), Some(password)) => Some((user.current()?, password.current()?)),
@@ -257,62 +257,62 @@ fn is_login(property: &str) -> bool {
 }
 
 /// The thread that checks secrets. It ends with the last user of the connection.
-struct Watch {
+struct SecretsWatch {
     shared: Weak<Shared>,
-    seen: Seen,
+    applied: Secrets,
     /// When the next token is fetched.
-    fetch: Instant,
+    next_fetch: Instant,
+    /// How many fetches in a row have failed.
     failures: u32,
-    complained: Option<Instant>,
+    last_warning: Option<Instant>,
 }
 
-impl Watch {
-    fn new(shared: Weak<Shared>, seen: Seen) -> Self {
-        Self { shared, seen, fetch: Instant::now(), failures: 0, complained: None }
+impl SecretsWatch {
+    fn new(shared: Weak<Shared>, applied: Secrets) -> Self {
+        Self { shared, applied, next_fetch: Instant::now(), failures: 0, last_warning: None }
     }
 
     fn run(mut self) {
         while let Some(connection) = self.shared.upgrade().map(Connection) {
-            self.look(&connection);
+            self.apply_changes(&connection);
             self.fetch_token(&connection);
             drop(connection);
-            std::thread::sleep(LOOK);
+            std::thread::sleep(CHECK_INTERVAL);
         }
     }
 
     /// Applies changes of the files.
-    fn look(&mut self, connection: &Connection) {
-        let now = match Seen::read(connection.kafka()) {
+    fn apply_changes(&mut self, connection: &Connection) {
+        let now = match Secrets::read(connection.kafka()) {
             Ok(now) => now,
             Err(error) => {
-                return self
-                    .complain(&error, "a Kafka secret cannot be read: the host keeps using the last one");
+                return self.warn(&error, "a Kafka secret cannot be read: the host keeps using the last one");
             }
         };
-        if now.login != self.seen.login
+        if now.login != self.applied.login
             && let Some(login) = now.login.clone()
         {
             tracing::info!(user = login.0, "the Kafka user or password changed: new connections use it");
             connection.set_login(login);
-            self.seen.login = now.login;
+            self.applied.login = now.login;
         }
-        if now.token != self.seen.token
+        if now.token != self.applied.token
             && let Some(token) = &now.token
         {
             tracing::info!("the Kafka token changed: new connections use it");
             connection.set_token(Token::given(token));
-            self.seen.token = now.token;
+            self.applied.token = now.token;
         }
-        if now.files != self.seen.files {
+        if now.files != self.applied.files {
             match verify::make_client(connection.kafka()) {
                 Ok(()) => {
                     tracing::info!(
                         "files for the Kafka connection changed: the host creates new clients with them"
                     );
-                    self.seen.files = now.files;
+                    self.applied.files = now.files;
                     connection.0.edition.fetch_add(1, Ordering::AcqRel);
                 }
-                Err(error) => self.complain(
+                Err(error) => self.warn(
                     &error,
                     "files for the Kafka connection changed, and cannot be used: the host keeps using the previous ones",
                 ),
@@ -323,7 +323,7 @@ impl Watch {
     /// Fetches the next token well before the last one expires.
     fn fetch_token(&mut self, connection: &Connection) {
         let Some(oidc) = connection.kafka().sasl.as_ref().and_then(|sasl| sasl.oidc.as_ref()) else { return };
-        if self.fetch > Instant::now() {
+        if self.next_fetch > Instant::now() {
             return;
         }
         match oauth::fetch(oidc) {
@@ -331,24 +331,25 @@ impl Watch {
                 if std::mem::take(&mut self.failures) > 0 {
                     tracing::info!("the token endpoint works again");
                 }
-                self.complained = None;
-                self.fetch = Instant::now() + token.renew_after();
+                self.last_warning = None;
+                self.next_fetch = Instant::now() + token.renew_after();
                 tracing::debug!("fetched a new Kafka token");
                 connection.set_token(token);
             }
             Err(reason) => {
                 self.failures += 1;
-                self.fetch = Instant::now() + Duration::from_secs(u64::from(self.failures).min(30));
+                // A second longer after each failure, up to half a minute.
+                self.next_fetch = Instant::now() + Duration::from_secs(u64::from(self.failures).min(30));
                 let fault = Fault::new(FaultKind::Token, reason);
-                self.complain(&fault, "cannot fetch a Kafka token; retrying");
-                connection.0.token_trouble.set(Some(fault));
+                self.warn(&fault, "cannot fetch a Kafka token; retrying");
+                connection.0.token_fault.set(Some(fault));
             }
         }
     }
 
-    fn complain(&mut self, error: &dyn std::fmt::Display, what: &str) {
-        if self.complained.is_none_or(|last| last.elapsed() > COMPLAINT) {
-            self.complained = Some(Instant::now());
+    fn warn(&mut self, error: &dyn std::fmt::Display, what: &str) {
+        if self.last_warning.is_none_or(|last| last.elapsed() > LOG_INTERVAL) {
+            self.last_warning = Some(Instant::now());
             tracing::warn!(%error, "{what}");
         }
     }

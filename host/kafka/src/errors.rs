@@ -46,13 +46,13 @@ pub enum Right {
 
 /// Who sends requests to the brokers. Messages about missing rights name this principal.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Asker {
+pub struct ClientIdentity {
     pub brokers: String,
     /// The principal that the brokers see. Unknown if it comes from a certificate or a token.
     pub principal: Option<String>,
 }
 
-impl Asker {
+impl ClientIdentity {
     pub fn of(kafka: &projector_config::Kafka) -> Self {
         let principal = kafka.username().map(|user| format!("User:{}", &**user));
         Self { brokers: kafka.brokers.to_string(), principal }
@@ -66,7 +66,7 @@ pub struct KafkaFault {
     pub code: Code,
     /// The right that the request needs. Shown if the right is missing.
     pub right: Right,
-    pub asker: Asker,
+    pub client: ClientIdentity,
     /// Why there is no connection to a broker, if known.
     pub connection: Option<Box<Fault>>,
     /// The existing topic with the most similar name, if the topic does not exist.
@@ -76,17 +76,25 @@ pub struct KafkaFault {
 }
 
 impl KafkaFault {
-    pub fn new(subject: Subject, error: &KafkaError, asker: &Asker) -> Self {
+    pub fn new(subject: Subject, error: &KafkaError, identity: &ClientIdentity) -> Self {
         let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
-        Self::of_code(subject, code, asker)
+        Self::of_code(subject, code, identity)
     }
 
-    pub fn of_code(subject: Subject, code: Code, asker: &Asker) -> Self {
+    pub fn of_code(subject: Subject, code: Code, identity: &ClientIdentity) -> Self {
         let right = match subject {
             Subject::Group(_) => Right::Read,
             _ => Right::Describe,
         };
-        Self { subject, code, right, asker: asker.clone(), connection: None, nearest: None, was_read: false }
+        Self {
+            subject,
+            code,
+            right,
+            client: identity.clone(),
+            connection: None,
+            nearest: None,
+            was_read: false,
+        }
     }
 
     /// The same fault for a request that reads records.
@@ -136,7 +144,7 @@ impl KafkaFault {
     }
 
     fn missing_right(&self) -> String {
-        let who = self.asker.principal.as_deref().unwrap_or("this host's principal");
+        let who = self.client.principal.as_deref().unwrap_or("this host's principal");
         let right = match self.right {
             Right::Describe => "Describe",
             Right::Read => "Read",
@@ -155,10 +163,10 @@ impl KafkaFault {
             Subject::Brokers => "--cluster".to_owned(),
         };
         let operation = if self.subject == Subject::Brokers { "Describe" } else { "Read" };
-        let principal = self.asker.principal.as_deref().unwrap_or("User:…");
+        let principal = self.client.principal.as_deref().unwrap_or("User:…");
         format!(
             "grant it: kafka-acls --bootstrap-server {} --add --allow-principal {principal} --operation {operation} {resource}",
-            self.asker.brokers
+            self.client.brokers
         )
     }
 }
@@ -167,7 +175,7 @@ impl fmt::Display for KafkaFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.subject {
             Subject::Brokers if self.connection.is_some() => f.write_str(&self.reason()),
-            Subject::Brokers => write!(f, "the brokers at {}: {}", self.asker.brokers, self.reason()),
+            Subject::Brokers => write!(f, "the brokers at {}: {}", self.client.brokers, self.reason()),
             subject => write!(f, "{subject}: {}", self.reason()),
         }
     }
@@ -330,8 +338,8 @@ fn name(code: Code) -> String {
 mod tests {
     use super::*;
 
-    fn asker() -> Asker {
-        Asker { brokers: "b:9092".into(), principal: Some("User:projector".into()) }
+    fn identity() -> ClientIdentity {
+        ClientIdentity { brokers: "b:9092".into(), principal: Some("User:projector".into()) }
     }
 
     #[test]
@@ -345,7 +353,7 @@ mod tests {
     #[test]
     fn a_fault_names_its_object_and_its_code() {
         let partition = Subject::Partition(Partition::new("orders", 3));
-        let fault = KafkaFault::of_code(partition, Code::LeaderNotAvailable, &asker());
+        let fault = KafkaFault::of_code(partition, Code::LeaderNotAvailable, &identity());
         assert_eq!(
             fault.to_string(),
             "orders/3: the partition has no leader; Kafka error LEADER_NOT_AVAILABLE"
@@ -356,7 +364,7 @@ mod tests {
     #[test]
     fn a_missing_right_names_who_lacks_it_and_the_command_that_grants_it() {
         let topic = Subject::Topic("orders".into());
-        let fault = KafkaFault::of_code(topic, Code::TopicAuthorizationFailed, &asker());
+        let fault = KafkaFault::of_code(topic, Code::TopicAuthorizationFailed, &identity());
         assert_eq!(fault.kind(), FailureKind::Denied);
         assert_eq!(
             fault.to_string(),
@@ -364,7 +372,7 @@ mod tests {
         );
         assert!(fault.while_reading().to_string().contains("no right to Read it"));
         let group = Subject::Group("projector.a".into());
-        let fault = KafkaFault::of_code(group, Code::GroupAuthorizationFailed, &asker());
+        let fault = KafkaFault::of_code(group, Code::GroupAuthorizationFailed, &identity());
         assert!(fault.to_string().contains("no right to Read it"), "{fault}");
         assert!(fault.to_string().ends_with("--operation Read --group projector.a"), "{fault}");
     }
@@ -372,11 +380,11 @@ mod tests {
     #[test]
     fn a_topic_that_does_not_exist_is_shown_with_the_most_similar_one() {
         let topic = Subject::Topic("ordres".into());
-        let mut fault = KafkaFault::of_code(topic, Code::UnknownTopicOrPartition, &asker());
+        let mut fault = KafkaFault::of_code(topic, Code::UnknownTopicOrPartition, &identity());
         fault.nearest = Some("orders".into());
-        let said = fault.to_string();
-        assert!(said.starts_with("topic ordres: it does not exist;"), "{said}");
-        assert!(said.ends_with("the most similar topic that exists is orders"), "{said}");
+        let text = fault.to_string();
+        assert!(text.starts_with("topic ordres: it does not exist;"), "{text}");
+        assert!(text.ends_with("the most similar topic that exists is orders"), "{text}");
     }
 
     /// Which faults pass by themselves, and which ones need a person.

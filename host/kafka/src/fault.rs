@@ -223,13 +223,14 @@ fn cause(detail: &str) -> &str {
 
 /// The last fault of one client's connections. Cheap to clone.
 #[derive(Clone, Default)]
-pub(super) struct Faults(Arc<Mutex<Known>>);
+pub(super) struct Faults(Arc<Mutex<ConnectionState>>);
 
 #[derive(Default)]
-struct Known {
+struct ConnectionState {
     last: Option<Fault>,
     /// Whether all brokers are down.
     all_down: bool,
+    /// Whether a broker ever answered.
     have_answered: bool,
 }
 
@@ -240,9 +241,9 @@ impl Faults {
 
     /// `None`: a broker answered, so there is no fault.
     pub(super) fn set(&self, last: Option<Fault>) {
-        let mut known = self.lock();
-        let have_answered = known.have_answered || last.is_none();
-        *known = Known { last, all_down: false, have_answered };
+        let mut state = self.lock();
+        let have_answered = state.have_answered || last.is_none();
+        *state = ConnectionState { last, all_down: false, have_answered };
     }
 
     /// Whether a broker ever answered this client.
@@ -254,20 +255,20 @@ impl Faults {
         self.lock().all_down
     }
 
-    fn lock(&self) -> MutexGuard<'_, Known> {
+    fn lock(&self) -> MutexGuard<'_, ConnectionState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Records an error callback of librdkafka. A temporary fault does not replace a permanent one: other
     /// brokers may be down beside the one that refuses.
-    pub(super) fn note(&self, code: RDKafkaErrorCode, reason: &str, kafka: &projector_config::Kafka) {
-        let mut known = self.lock();
+    pub(super) fn record(&self, code: RDKafkaErrorCode, reason: &str, kafka: &projector_config::Kafka) {
+        let mut state = self.lock();
         if code == RDKafkaErrorCode::AllBrokersDown {
-            known.all_down = true;
+            state.all_down = true;
         }
-        let Some(fault) = Fault::of(code, reason, kafka, known.have_answered) else { return };
-        if fault.kind.is_permanent() || known.last.as_ref().is_none_or(|last| !last.kind.is_permanent()) {
-            known.last = Some(fault);
+        let Some(fault) = Fault::of(code, reason, kafka, state.have_answered) else { return };
+        if fault.kind.is_permanent() || state.last.as_ref().is_none_or(|last| !last.kind.is_permanent()) {
+            state.last = Some(fault);
         }
     }
 }
@@ -278,7 +279,7 @@ mod tests {
 
     /// Each form of a broker's name in librdkafka's messages.
     #[test]
-    fn the_address_of_the_broker_is_told_apart_from_what_is_wrong() {
+    fn a_message_is_split_into_the_brokers_address_and_the_cause() {
         for (reason, address, detail) in [
             ("sasl_ssl://b-1:9096/bootstrap: no way (after 5ms)", "b-1:9096", "no way (after 5ms)"),
             ("ssl://[::1]:9093/1: no way", "[::1]:9093", "no way"),

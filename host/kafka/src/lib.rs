@@ -1,32 +1,35 @@
 //! Reads Kafka: one consumer group for each projection and generation.
 //!
-//! Only this module uses rdkafka. Each consumer is polled by a thread of its own (`poll`), which merges its
-//! partitions by time (`merge`) and sends the events over a bounded channel. `rebalance` tracks the
-//! partitions that the group has assigned and revoked. `log` asks the brokers about topics, offsets and
-//! group members. `connection` configures all clients, including secrets that change while the host runs,
-//! and `fault` explains why a connection fails.
+//! Only this crate uses rdkafka. Each consumer is polled by a thread of its own (`poll`), which reads its
+//! partitions (`readings`), merges them by time (`merge`) and sends the events over a bounded channel
+//! (`outbox`). `rebalance` tracks the partitions that the group has assigned and revoked. `admin` asks the
+//! brokers about topics, offsets and group members. `connection` keeps the secrets of all clients up to date,
+//! `errors` says what an error code means, and `fault` explains why a connection fails.
 //!
 //! Invariants: each time a partition is read, it gets a new epoch, and events of an older epoch are never
 //! projected. A revoke waits, bounded, for the transaction in flight; a commit that comes even later fails
 //! at the store's fence. Offsets in Kafka are for Kafka's own tools: the checkpoint in the store decides
 //! where to read.
 
+mod admin;
+mod c_text;
 mod certificate;
 mod client;
+mod client_errors;
 mod connection;
 mod errors;
 mod fault;
 mod headers;
-mod log;
 mod log_ends;
 mod log_error;
-mod matches;
 mod membership;
 mod merge;
 mod oauth;
+mod outbox;
+mod pattern_watch;
 mod poll;
+mod readings;
 mod rebalance;
-mod texts;
 mod topic_watch;
 mod verify;
 
@@ -37,16 +40,16 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-pub use errors::{Asker, KafkaFault, Subject};
+pub use admin::{GroupMember, Inspected, KafkaAdmin, Recalled};
+pub use errors::{ClientIdentity, KafkaFault, Subject};
 pub use fault::{Fault, FaultKind};
-pub use log::{GroupMember, Inspected, KafkaAdmin, Recalled};
 pub use log_error::LogError;
 pub use merge::{MergeOrder, Merging};
 pub use rebalance::RevokeGuard;
 pub use verify::verify;
 
-use matches::Matches;
-use poll::{Command, Poller};
+use pattern_watch::PatternWatch;
+use poll::{Command, PipelineLink, Poller, Reads};
 use projector_core::batch::Delivery;
 use projector_core::event::Partition;
 use projector_core::failure::panic_text;
@@ -54,7 +57,7 @@ use projector_core::topics::TopicMapping;
 use rebalance::Ownership;
 use topic_watch::TopicWatch;
 
-/// Chunks of events in the channel between the poll thread and the pipeline. With [`poll::CHUNK_BYTES`] it
+/// Chunks of events in the channel between the poll thread and the pipeline. With [`readings::CHUNK_BYTES`] it
 /// bounds the memory of waiting events.
 const CHANNEL: usize = 4;
 
@@ -112,20 +115,20 @@ pub struct Source {
     poll_thread: Thread,
     ownership: Arc<Ownership>,
     stopped: tokio::sync::oneshot::Receiver<()>,
-    /// Tasks that check the topics (see [`topic_watch`]) and look for topics that match a pattern.
-    lookers: Lookers,
+    topic_tasks: TopicTasks,
 }
 
-/// Tasks that end with their source, when the source is closed or dropped.
-struct Lookers([tokio::task::JoinHandle<()>; 2]);
+/// The tasks that check the topics ([`topic_watch`]) and look for topics that match a pattern
+/// ([`pattern_watch`]). They end with their source, when the source is closed or dropped.
+struct TopicTasks([tokio::task::JoinHandle<()>; 2]);
 
-impl Lookers {
+impl TopicTasks {
     fn end(&self) {
         self.0.iter().for_each(tokio::task::JoinHandle::abort);
     }
 }
 
-impl Drop for Lookers {
+impl Drop for TopicTasks {
     fn drop(&mut self) {
         self.end();
     }
@@ -137,44 +140,44 @@ impl Source {
         group: &str,
         topics: TopicMapping,
         merging: Merging,
-        log: KafkaAdmin,
+        admin: KafkaAdmin,
     ) -> Result<Self, LogError> {
         let ownership = Arc::new(Ownership::default());
         let (events, incoming) = mpsc::channel(CHANNEL);
         let (commands, received) = std::sync::mpsc::channel();
         let (stop, stopped) = tokio::sync::oneshot::channel();
-        let connection = log.connection().clone();
-        let (subscribed, subscription) = watch::channel(matches::at_once(&topics));
-        let (every, group_id) = (connection.kafka().metadata_refresh(), group.to_owned());
-        let matches = tokio::spawn(
-            Matches {
-                log: log.clone(),
-                mapping: topics.clone(),
-                group: group_id,
-                subscribed,
-                events: events.downgrade(),
-            }
-            .follow(every),
-        );
-        let topics_of_now = tokio::spawn(TopicWatch::new(log, subscription.clone()).run(events.downgrade()));
+        let connection = admin.connection().clone();
+        let (subscribed, subscription) = watch::channel(pattern_watch::known_at_once(&topics));
+        let pattern_watch = PatternWatch {
+            admin: admin.clone(),
+            mapping: topics.clone(),
+            group: group.to_owned(),
+            subscribed,
+            events: events.downgrade(),
+        };
+        let topic_watch = TopicWatch::new(admin, subscription.clone());
         // From here on, an error below also ends these tasks.
-        let lookers = Lookers([matches, topics_of_now]);
-        let last_words = events.clone();
-        let topics = (topics, subscription);
-        let poller = Poller::open(&connection, group, topics, merging, ownership.clone(), events, received)?;
+        let topic_tasks = TopicTasks([
+            tokio::spawn(pattern_watch.run(connection.kafka().metadata_refresh())),
+            tokio::spawn(topic_watch.run(events.downgrade())),
+        ]);
+        let panicked = events.clone();
+        let reads = Reads { group: group.to_owned(), topics, subscription, merging };
+        let pipeline = PipelineLink { ownership: ownership.clone(), events, commands: received };
+        let poller = Poller::open(&connection, reads, pipeline)?;
         let polling = std::thread::Builder::new()
             .name("kafka-poll".into())
             .spawn(move || {
                 // A panic in this thread is reported to the pipeline.
                 if let Err(panic) = catch_unwind(AssertUnwindSafe(|| poller.run())) {
-                    let _ = last_words.blocking_send(Incoming::Panicked(panic_text(&*panic)));
+                    let _ = panicked.blocking_send(Incoming::Panicked(panic_text(&*panic)));
                 }
                 // The pipeline may have ended already.
                 let _ = stop.send(());
             })
             .map_err(LogError::Thread)?;
         let poll_thread = polling.thread().clone();
-        Ok(Self { incoming, commands, poll_thread, ownership, stopped, lookers })
+        Ok(Self { incoming, commands, poll_thread, ownership, stopped, topic_tasks })
     }
 
     /// Waits for the next message of the poll thread. `None` when the thread has ended. Cancel safe.
@@ -205,7 +208,7 @@ impl Source {
     /// Stops reading a partition that is still assigned. Its events are no longer valid.
     pub fn stop_reading(&self, partition: &Partition) {
         self.ownership.end_epoch(partition);
-        self.command(Command::Leave(partition.clone()));
+        self.command(Command::StopReading(partition.clone()));
     }
 
     /// Removes events that are no longer valid from the batch, and makes revokes wait until the returned
@@ -220,8 +223,8 @@ impl Source {
     }
 
     /// Commits these offsets to Kafka, for Kafka's own tools. The host never reads them.
-    pub fn advise(&self, positions: Vec<(Partition, i64)>) {
-        self.command(Command::Advise(positions));
+    pub fn publish_offsets(&self, positions: Vec<(Partition, i64)>) {
+        self.command(Command::PublishOffsets(positions));
     }
 
     /// Call when the generation is caught up, and this host still builds it alone until readers see it.
@@ -237,7 +240,7 @@ impl Source {
 
     /// Leaves the group. Waits for at most `deadline`, since librdkafka may never return.
     pub async fn close(self, deadline: Duration) {
-        self.lookers.end();
+        self.topic_tasks.end();
         self.command(Command::Stop);
         drop(self.incoming);
         if tokio::time::timeout(deadline, self.stopped).await.is_err() {
@@ -268,14 +271,14 @@ mod tests {
             "[kafka]\nbrokers = \"127.0.0.1:1\"\n[plugins]\ndirectory = \"p\"\n[store]\nurl = \"sqlite://a.db\"\n",
         )
         .expect("sound");
-        let log = KafkaAdmin::open(&config.kafka).expect("a client needs no broker");
+        let admin = KafkaAdmin::open(&config.kafka).expect("a client needs no broker");
         let topics = TopicMapping::same_names(["t"]);
         let alive = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
         let before = alive();
         let (order, then) = (MergeOrder::Arrival, MergeOrder::Arrival);
         let merging = Merging { order, then, skew: Duration::ZERO };
         let sources: Vec<Source> = (0..8)
-            .map(|_| Source::open("a-group", topics.clone(), merging, log.clone()).expect("it opens"))
+            .map(|_| Source::open("a-group", topics.clone(), merging, admin.clone()).expect("it opens"))
             .collect();
         assert!(alive() >= before + 16, "they have tasks");
         drop(sources);

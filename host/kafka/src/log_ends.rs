@@ -1,4 +1,4 @@
-//! Asks leaders where the logs of partitions end, without blocking.
+//! Asks leaders where the logs of partitions end, without blocking the poll thread.
 //!
 //! librdkafka gets a leader's answers in order on one connection: fetched records, and this answer. So when
 //! the answer arrives, all records that were fetched before it are in the partition's queue.
@@ -14,15 +14,15 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use projector_core::event::Partition;
 
-/// Between two requests.
-const PAUSE: Duration = Duration::from_millis(50);
+/// Time between two requests.
+const REQUEST_INTERVAL: Duration = Duration::from_millis(50);
 /// A request without an answer after this time has failed.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// An answer.
+/// A leader's answer.
 pub(super) struct Ends {
     /// When the request was sent, in milliseconds since 1970.
-    pub(super) asked_ms: i64,
+    pub(super) requested_ms: i64,
     /// The offset after the last committed record. Partitions without an answer are missing.
     pub(super) ends: HashMap<Partition, i64>,
 }
@@ -31,7 +31,7 @@ pub(super) struct Ends {
 pub(super) struct LogEnds {
     queue: *mut native::rd_kafka_queue_t,
     /// When the open request was sent, in milliseconds since 1970. `None`: no request is open.
-    asked_ms: Option<i64>,
+    requested_ms: Option<i64>,
     /// When the next request may be sent.
     next: Instant,
 }
@@ -44,25 +44,26 @@ impl LogEnds {
     pub(super) fn new<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Self {
         // SAFETY: the client is open.
         let queue = unsafe { native::rd_kafka_queue_new(consumer.client().native_ptr()) };
-        Self { queue, asked_ms: None, next: Instant::now() }
+        Self { queue, requested_ms: None, next: Instant::now() }
     }
 
     /// Whether a request can be sent now.
     pub(super) fn is_free(&self, now: Instant) -> bool {
-        self.asked_ms.is_none() && self.next <= now
+        self.requested_ms.is_none() && self.next <= now
     }
 
-    pub(super) fn ask<C: ConsumerContext>(
+    /// Asks for the ends of these partitions' logs: the last stable offsets.
+    pub(super) fn request<C: ConsumerContext>(
         &mut self,
         consumer: &BaseConsumer<C>,
         partitions: impl Iterator<Item = Partition>,
         now: Instant,
         now_ms: i64,
     ) {
-        let mut asked = TopicPartitionList::new();
+        let mut list = TopicPartitionList::new();
         for partition in partitions {
             // Fails only for an invalid offset.
-            let _ = asked.add_partition_offset(&partition.topic, partition.number, Offset::End);
+            let _ = list.add_partition_offset(&partition.topic, partition.number, Offset::End);
         }
         let client = consumer.client().native_ptr();
         // SAFETY: the client is open; librdkafka copies the list and the options.
@@ -76,25 +77,25 @@ impl LogEnds {
             if !error.is_null() {
                 native::rd_kafka_error_destroy(error);
             }
-            let patience = PATIENCE.as_millis() as i32;
-            native::rd_kafka_AdminOptions_set_request_timeout(options, patience, ptr::null_mut(), 0);
-            native::rd_kafka_ListOffsets(client, asked.ptr(), options, self.queue);
+            let timeout_ms = REQUEST_TIMEOUT.as_millis() as i32;
+            native::rd_kafka_AdminOptions_set_request_timeout(options, timeout_ms, ptr::null_mut(), 0);
+            native::rd_kafka_ListOffsets(client, list.ptr(), options, self.queue);
             native::rd_kafka_AdminOptions_destroy(options);
         }
-        self.asked_ms = Some(now_ms);
-        self.next = now + PAUSE;
+        self.requested_ms = Some(now_ms);
+        self.next = now + REQUEST_INTERVAL;
     }
 
     /// The answer, when it has arrived. A failed request has no entries, and another one can be sent.
     pub(super) fn answer(&mut self) -> Option<Ends> {
-        let asked_ms = self.asked_ms?;
+        let requested_ms = self.requested_ms?;
         // SAFETY: the queue is open, and the event is destroyed when its contents were copied.
         unsafe {
             let event = native::rd_kafka_queue_poll(self.queue, 0);
             if event.is_null() {
                 return None;
             }
-            self.asked_ms = None;
+            self.requested_ms = None;
             let result = native::rd_kafka_event_ListOffsets_result(event);
             let mut ends = HashMap::new();
             if !result.is_null() {
@@ -110,7 +111,7 @@ impl LogEnds {
                 }
             }
             native::rd_kafka_event_destroy(event);
-            Some(Ends { asked_ms, ends })
+            Some(Ends { requested_ms, ends })
         }
     }
 }

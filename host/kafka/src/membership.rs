@@ -1,54 +1,58 @@
 //! Tracks a consumer's member id in its group.
+//!
+//! The ids tell the host's own members from those of other programs. And a consumer that was removed from its
+//! group, and does not join it again, is found this way: librdkafka reports nothing.
 
 use std::time::{Duration, Instant};
 
 use rdkafka::bindings as native;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 
-use super::texts::taken;
+use super::c_text;
 use projector_core::member_ids::MemberIds;
 
 /// How often the member id is checked. A consumer that was removed from its group joins again under another
 /// id.
-const LOOK: Duration = Duration::from_millis(250);
-/// A consumer that was removed from its group joins again by itself, mostly within seconds. A consumer that
-/// does not has a client that is stuck, and there is no other sign of it.
-const OUT_OF_GROUP: Duration = Duration::from_secs(60);
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
+/// A consumer that was removed from its group joins again by itself, mostly within seconds. If it does not
+/// within this time, its client is stuck, and there is no other sign of that.
+const REJOIN_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(super) struct Membership {
+    /// The ids of all consumers of this host.
     ids: MemberIds,
     id: Option<String>,
-    looked: Option<Instant>,
-    /// Since when the consumer is not a member any more.
+    last_check: Option<Instant>,
+    /// Since when the consumer is not a member any more. `None` also before it was a member.
     out_since: Option<Instant>,
 }
 
 impl Membership {
     pub(super) fn new(ids: MemberIds) -> Self {
-        Self { ids, id: None, looked: None, out_since: None }
+        Self { ids, id: None, last_check: None, out_since: None }
     }
 
-    /// Reads the consumer's member id, at most once in [`LOOK`].
-    pub(super) fn look<C: ConsumerContext>(&mut self, consumer: &BaseConsumer<C>) {
-        if self.looked.is_some_and(|looked| looked.elapsed() < LOOK) {
+    /// Reads the consumer's member id, at most once in [`CHECK_INTERVAL`].
+    pub(super) fn update<C: ConsumerContext>(&mut self, consumer: &BaseConsumer<C>) {
+        if self.last_check.is_some_and(|last| last.elapsed() < CHECK_INTERVAL) {
             return;
         }
         let now = Instant::now();
-        self.looked = Some(now);
-        self.note(member_id(consumer), now);
+        self.last_check = Some(now);
+        self.set_id(member_id(consumer), now);
     }
 
     /// Whether the consumer has been out of its group for so long that it will not join again by itself.
     /// Returned once.
     pub(super) fn is_lost(&mut self, now: Instant) -> bool {
-        let is_lost = self.out_since.is_some_and(|since| now.duration_since(since) > OUT_OF_GROUP);
+        let is_lost = self.out_since.is_some_and(|since| now.duration_since(since) > REJOIN_TIMEOUT);
         if is_lost {
             self.out_since = None;
         }
         is_lost
     }
 
-    fn note(&mut self, id: Option<String>, now: Instant) {
+    fn set_id(&mut self, id: Option<String>, now: Instant) {
         if id == self.id {
             return;
         }
@@ -77,7 +81,7 @@ impl Drop for Membership {
 fn member_id<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Option<String> {
     let client = consumer.client().native_ptr();
     // SAFETY: the client is open.
-    unsafe { taken(client, native::rd_kafka_memberid(client)) }
+    unsafe { c_text::take(client, native::rd_kafka_memberid(client)) }
 }
 
 #[cfg(test)]
@@ -85,20 +89,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_that_does_not_join_again_is_lost_and_one_that_never_was_a_member_is_not() {
+    fn a_consumer_that_does_not_join_again_is_lost() {
         let mut membership = Membership::new(MemberIds::new(Duration::ZERO));
         let began = Instant::now();
         let after = |seconds| began + Duration::from_secs(seconds);
-        membership.note(None, began);
-        assert!(!membership.is_lost(after(1_000)));
-        membership.note(Some("a".into()), after(1_000));
-        membership.note(None, after(1_010));
-        membership.note(Some("b".into()), after(1_020));
+        membership.set_id(None, began);
+        assert!(!membership.is_lost(after(1_000)), "it was never a member");
+        membership.set_id(Some("a".into()), after(1_000));
+        membership.set_id(None, after(1_010));
+        membership.set_id(Some("b".into()), after(1_020));
         assert!(!membership.is_lost(after(2_000)), "it joined again");
-        membership.note(None, after(2_000));
-        membership.note(None, after(2_050));
+        membership.set_id(None, after(2_000));
+        membership.set_id(None, after(2_050));
         assert!(!membership.is_lost(after(2_060)));
         assert!(membership.is_lost(after(2_061)));
-        assert!(!membership.is_lost(after(2_062)), "it is told once");
+        assert!(!membership.is_lost(after(2_062)), "it is reported once");
     }
 }

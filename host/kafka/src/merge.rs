@@ -27,9 +27,9 @@ use std::time::{Duration, Instant};
 
 /// How long the merge waits for a partition that is behind and gives no records, or whose end is unknown:
 /// its broker may be down.
-const PATIENCE: Duration = Duration::from_secs(5);
+const AWAIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The same for a generation that is built: it is not read yet, and its order matters more.
-const PATIENCE_WHILE_BUILT: Duration = Duration::from_secs(30);
+const AWAIT_TIMEOUT_WHILE_BUILT: Duration = Duration::from_secs(30);
 /// In milliseconds. How long after its timestamp a record may reach the log: producers batch and resend
 /// records. A generation that is built is behind by at least this time, which does no harm, since it is not
 /// read yet.
@@ -80,12 +80,14 @@ pub(super) struct Merge<T> {
     awaited: BTreeMap<u64, Awaited>,
     /// With [`MergeOrder::Time`]: inputs that were read to their end and have no head.
     at_end: BTreeMap<u64, AtEnd>,
-    /// Inputs that gave nothing for too long, to be reported.
-    let_go: Vec<u64>,
+    /// Inputs without which the merge continued, to be reported.
+    timed_out: Vec<u64>,
 }
 
 struct Input<T> {
+    /// The first item that was not taken yet.
     head: Option<T>,
+    /// The end of the log was not reached yet.
     behind: bool,
     /// All items that were in the log at this time have been offered.
     complete_until: Time,
@@ -94,18 +96,18 @@ struct Input<T> {
 struct AtEnd {
     /// The time of the last item that was taken.
     last: Time,
-    /// Since when an item waits for this input, which is not known to be complete.
-    doubted: Option<Instant>,
-    /// Others went on without it.
-    let_go: bool,
+    /// Since when an item waits for this input, because the end of its log is not confirmed.
+    unconfirmed_since: Option<Instant>,
+    /// The merge waited for too long, and continued without this input.
+    timed_out: bool,
 }
 
 struct Awaited {
     since: Instant,
     /// The time of the last item that was taken. What is not later by more than the skew may go.
     last: Time,
-    /// Others went on without it.
-    let_go: bool,
+    /// The merge waited for too long, and continued without this input.
+    timed_out: bool,
 }
 
 impl<T> Merge<T> {
@@ -118,7 +120,7 @@ impl<T> Merge<T> {
             offered: 0,
             awaited: BTreeMap::new(),
             at_end: BTreeMap::new(),
-            let_go: Vec::new(),
+            timed_out: Vec::new(),
         }
     }
 
@@ -158,13 +160,13 @@ impl<T> Merge<T> {
     }
 
     /// The inputs without a head: their next item must be offered.
-    pub(super) fn silent(&self) -> Vec<u64> {
+    pub(super) fn without_head(&self) -> Vec<u64> {
         self.inputs.iter().filter(|(_, input)| input.head.is_none()).map(|(key, _)| *key).collect()
     }
 
-    /// Inputs that gave nothing for so long that the others continued without them. Each is returned once.
-    pub(super) fn let_go(&mut self) -> Vec<u64> {
-        std::mem::take(&mut self.let_go)
+    /// Inputs for which the merge waited too long, so that it continued without them. Each is returned once.
+    pub(super) fn timed_out(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.timed_out)
     }
 
     /// Offers the next item of an input without a head, with the item's time and the present time. A time
@@ -209,14 +211,14 @@ impl<T> Merge<T> {
         {
             input.complete_until = input.complete_until.max(until);
             if let Some(at_end) = self.at_end.get_mut(&key) {
-                (at_end.doubted, at_end.let_go) = (None, false);
+                (at_end.unconfirmed_since, at_end.timed_out) = (None, false);
             }
         }
     }
 
     /// Inputs whose logs' ends must be asked for, since items wait for the answer.
-    pub(super) fn doubted(&self) -> impl Iterator<Item = u64> {
-        self.at_end.iter().filter(|(_, at_end)| at_end.doubted.is_some()).map(|(key, _)| *key)
+    pub(super) fn unconfirmed(&self) -> impl Iterator<Item = u64> {
+        self.at_end.iter().filter(|(_, at_end)| at_end.unconfirmed_since.is_some()).map(|(key, _)| *key)
     }
 
     /// Takes the next item, and the key of its input, which has no head then. `None` if there is no item,
@@ -243,28 +245,30 @@ impl<T> Merge<T> {
     /// An input has no head now.
     fn await_next(&mut self, key: u64, behind: bool, last: Time, now: Instant) {
         if behind {
-            self.awaited.insert(key, Awaited { since: now, last, let_go: false });
+            self.awaited.insert(key, Awaited { since: now, last, timed_out: false });
         } else if self.merging.order == MergeOrder::Time {
             self.at_end.insert(key, AtEnd::after(last));
         }
     }
 
+    /// Whether an item of this time must wait for another input. Records for which inputs the wait has timed
+    /// out.
     fn is_early(&mut self, time: Time, now: Instant, now_ms: Time) -> bool {
         if self.merging.order == MergeOrder::Arrival {
             return false;
         }
         let skew = i64::try_from(self.merging.skew.as_millis()).unwrap_or(i64::MAX);
         let comes_before = |last: Time| time > last.saturating_add(skew);
-        let patience = match self.merging.order {
-            MergeOrder::Time => PATIENCE_WHILE_BUILT,
-            MergeOrder::TimeWhileBehind | MergeOrder::Arrival => PATIENCE,
+        let timeout = match self.merging.order {
+            MergeOrder::Time => AWAIT_TIMEOUT_WHILE_BUILT,
+            MergeOrder::TimeWhileBehind | MergeOrder::Arrival => AWAIT_TIMEOUT,
         };
         let mut is_early = false;
-        let mut wait_for = |key: u64, since: Instant, let_go: &mut bool| {
-            if now.saturating_duration_since(since) < patience {
+        let mut wait_for = |key: u64, since: Instant, timed_out: &mut bool| {
+            if now.saturating_duration_since(since) < timeout {
                 is_early = true;
-            } else if !std::mem::replace(let_go, true) {
-                self.let_go.push(key);
+            } else if !std::mem::replace(timed_out, true) {
+                self.timed_out.push(key);
             }
         };
         let complete_at = time.saturating_add(self.lateness);
@@ -273,15 +277,16 @@ impl<T> Merge<T> {
             if !comes_before(at_end.last) || self.inputs.get(key).is_some_and(is_complete) {
                 continue;
             }
+            // No answer can confirm the end yet, so it is not asked for.
             if now_ms < complete_at {
                 return true;
             }
-            let since = *at_end.doubted.get_or_insert(now);
-            wait_for(*key, since, &mut at_end.let_go);
+            let since = *at_end.unconfirmed_since.get_or_insert(now);
+            wait_for(*key, since, &mut at_end.timed_out);
         }
         for (key, awaited) in &mut self.awaited {
             if comes_before(awaited.last) {
-                wait_for(*key, awaited.since, &mut awaited.let_go);
+                wait_for(*key, awaited.since, &mut awaited.timed_out);
             }
         }
         is_early
@@ -290,7 +295,7 @@ impl<T> Merge<T> {
 
 impl AtEnd {
     fn after(last: Time) -> Self {
-        Self { last, doubted: None, let_go: false }
+        Self { last, unconfirmed_since: None, timed_out: false }
     }
 }
 
@@ -331,17 +336,17 @@ mod tests {
     fn the_earliest_goes_first() {
         let (mut merge, now) = merge(LIVE, 2);
         offer(&mut merge, 1, 105);
-        assert_eq!(take(&mut merge, now), None, "nothing is known of the other");
+        assert_eq!(take(&mut merge, now), None, "the other input may have an earlier item");
         offer(&mut merge, 2, 100);
         assert_eq!(take(&mut merge, now), Some((2, 100)));
-        assert_eq!(merge.silent(), [2]);
-        // The other's next may be as late, for all that is known.
+        assert_eq!(merge.without_head(), [2]);
+        // The other input's next item is 100 or later, and the skew allows 105 to go first.
         assert_eq!(take(&mut merge, now), Some((1, 105)));
         assert_eq!(take(&mut merge, now), None);
     }
 
     #[test]
-    fn what_is_later_by_more_than_the_skew_waits_for_those_that_are_behind() {
+    fn an_item_that_is_later_by_more_than_the_skew_waits() {
         let (mut merge, now) = merge(LIVE, 2);
         offer(&mut merge, 1, 100);
         offer(&mut merge, 2, 100);
@@ -352,7 +357,7 @@ mod tests {
         assert_eq!(take(&mut merge, now), None);
         merge.at_end(2);
         assert_eq!(take(&mut merge, now), Some((1, 101 + SKEW)));
-        // Whoever was at the end once, like 2, keeps nobody waiting; 1 does.
+        // Input 2 was at its end once, so no input waits for it. Input 1 is behind.
         offer(&mut merge, 2, 900);
         assert_eq!(take(&mut merge, now), None);
         merge.remove(1);
@@ -360,11 +365,11 @@ mod tests {
     }
 
     #[test]
-    fn who_is_silent_for_long_is_let_go_until_it_speaks_again() {
+    fn an_input_without_items_is_waited_for_until_the_timeout() {
         let (mut merge, now) = merge(LIVE, 2);
         offer(&mut merge, 1, 100);
-        assert_eq!(take(&mut merge, now + PATIENCE - Duration::from_millis(1)), None);
-        let later = now + PATIENCE;
+        assert_eq!(take(&mut merge, now + AWAIT_TIMEOUT - Duration::from_millis(1)), None);
+        let later = now + AWAIT_TIMEOUT;
         assert_eq!(take(&mut merge, later), Some((1, 100)));
         offer(&mut merge, 2, 50);
         offer(&mut merge, 1, 200);
@@ -373,20 +378,20 @@ mod tests {
     }
 
     #[test]
-    fn a_record_without_a_time_goes_first_and_says_nothing() {
+    fn a_record_without_a_time_goes_first_and_delays_no_other() {
         let (mut merge, now) = merge(LIVE, 2);
         merge.offer(1, None, NOW, 7);
         assert_eq!(take(&mut merge, now), Some((1, 7)));
         offer(&mut merge, 2, 900);
         assert_eq!(take(&mut merge, now), Some((2, 900)));
-        // Nor is one from the future believed.
+        // A time in the future is ignored too.
         merge.offer(1, Some(NOW + AHEAD + 1), NOW, 8);
         offer(&mut merge, 2, 901);
         assert_eq!(take(&mut merge, now), Some((1, 8)));
     }
 
     #[test]
-    fn whoever_was_at_the_end_goes_by_arrival_whatever_its_records_say() {
+    fn an_input_that_was_at_its_end_is_ordered_by_arrival() {
         let (mut merge, now) = merge(LIVE, 2);
         merge.at_end(1);
         merge.at_end(2);
@@ -402,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_one_that_is_behind_when_nothing_is_merged_any_more() {
+    fn no_input_waits_for_another_once_the_order_is_arrival() {
         let (mut merge, now) = merge(merging(MergeOrder::TimeWhileBehind, MergeOrder::Arrival), 1);
         offer(&mut merge, 1, 1);
         assert_eq!(take(&mut merge, now), Some((1, 1)));
@@ -411,19 +416,19 @@ mod tests {
         merge.add(2, true, now);
         offer(&mut merge, 1, 900);
         assert_eq!(take(&mut merge, now), Some((1, 900)));
-        // What is old does not go before what is there already.
+        // An old item does not overtake an item that arrived before it.
         offer(&mut merge, 1, 901);
         offer(&mut merge, 2, 3);
         assert_eq!(take(&mut merge, now), Some((1, 901)));
     }
 
-    /// What was written beside live ones, while another input was still on its way.
+    /// Also items that were written while another input was still behind.
     #[test]
-    fn of_what_is_built_every_item_counts_with_its_own_time_to_the_very_end() {
+    fn while_a_generation_is_built_each_item_counts_with_its_own_time() {
         let (mut merge, now) = merge(BUILT, 2);
         merge.near_the_end();
         merge.at_end(1);
-        // One that is at its end gets more, long before the other is there.
+        // An input at its end gets another item, long before the other input is at its end.
         merge.offer(1, Some(NOW - 2_000), NOW, 10);
         assert_eq!(merge.take(now, NOW), None, "the other one is behind");
         merge.offer(2, Some(NOW - 9_000), NOW, 20);
@@ -438,7 +443,7 @@ mod tests {
         merge.at_end(1);
         merge.complete(1, NOW);
         assert_eq!(merge.take(now, NOW), Some((2, 21)));
-        // Both are at their ends: what is fresh waits until nothing before it can come any more.
+        // Both are at their ends: a fresh item waits until no earlier item can come.
         merge.at_end(2);
         merge.offer(2, Some(NOW), NOW, 22);
         assert_eq!(merge.take(now, NOW + LATENESS_WHEN_NEAR - 1), None);
@@ -450,44 +455,44 @@ mod tests {
         assert_eq!(merge.take(now, NOW + LATENESS_WHEN_NEAR), Some((2, 22)));
     }
 
-    /// However long it takes until that is known: this host may be slow, or the way to the broker.
+    /// However long the confirmation takes: this host or the network may be slow.
     #[test]
-    fn what_is_built_waits_until_a_log_is_known_to_have_ended_late_enough() {
+    fn while_a_generation_is_built_an_item_waits_for_confirmed_ends() {
         let (mut merge, now) = merge(BUILT, 2);
         merge.at_end(1);
         merge.at_end(2);
         merge.offer(2, Some(NOW), NOW, 20);
         let later = NOW + 10 * LATENESS;
-        assert!(merge.doubted().next().is_none(), "nothing is to be asked before it can help");
+        assert!(merge.unconfirmed().next().is_none(), "no answer could confirm the end yet");
         assert_eq!(merge.take(now, NOW + LATENESS - 1), None);
-        assert!(merge.doubted().next().is_none());
+        assert!(merge.unconfirmed().next().is_none());
         assert_eq!(merge.take(now, later), None);
-        assert_eq!(merge.doubted().collect::<Vec<_>>(), [1]);
+        assert_eq!(merge.unconfirmed().collect::<Vec<_>>(), [1]);
         merge.complete(1, NOW + LATENESS - 1);
-        assert_eq!(merge.take(now, later), None, "it was asked too early");
-        // Meanwhile something earlier was written, and is here.
+        assert_eq!(merge.take(now, later), None, "the end was confirmed for a time that is too early");
+        // Meanwhile an earlier item was written and read.
         merge.offer(1, Some(NOW - 100), later, 10);
         merge.complete(1, later);
         assert_eq!(merge.take(now, later), Some((1, 10)));
         merge.at_end(1);
-        assert_eq!(merge.take(now, later), None, "there may be more of it");
+        assert_eq!(merge.take(now, later), None, "the input may have more items");
         merge.complete(1, NOW + LATENESS);
         assert_eq!(merge.take(now, later), Some((2, 20)));
     }
 
     #[test]
-    fn an_end_that_nobody_tells_is_not_waited_for_without_an_end() {
+    fn an_end_that_is_never_confirmed_is_waited_for_until_the_timeout() {
         let (mut merge, now) = merge(BUILT, 2);
         merge.at_end(1);
         merge.offer(2, Some(NOW), NOW, 20);
         assert_eq!(merge.take(now, NOW + LATENESS), None);
-        let later = now + PATIENCE_WHILE_BUILT;
+        let later = now + AWAIT_TIMEOUT_WHILE_BUILT;
         assert_eq!(merge.take(later - Duration::from_millis(1), NOW + LATENESS), None);
         assert_eq!(merge.take(later, NOW + LATENESS), Some((2, 20)));
-        assert_eq!(merge.let_go(), [1]);
+        assert_eq!(merge.timed_out(), [1]);
     }
 
-    /// Without it, a producer's clock that is ahead would keep its own records back.
+    /// Otherwise a producer whose clock is ahead would delay its own records.
     #[test]
     fn a_time_a_little_ahead_counts_as_now() {
         let (mut merge, now) = merge(BUILT, 2);
@@ -513,17 +518,17 @@ mod tests {
     }
 
     #[test]
-    fn who_was_silent_for_too_long_is_told_once() {
+    fn an_input_that_timed_out_is_reported_once() {
         let (mut merge, now) = merge(BUILT, 2);
         offer(&mut merge, 1, 100);
         assert_eq!(take(&mut merge, now), None);
-        assert!(merge.let_go().is_empty());
-        let later = now + PATIENCE_WHILE_BUILT;
+        assert!(merge.timed_out().is_empty());
+        let later = now + AWAIT_TIMEOUT_WHILE_BUILT;
         assert_eq!(take(&mut merge, later), Some((1, 100)));
-        assert_eq!(merge.let_go(), [2]);
+        assert_eq!(merge.timed_out(), [2]);
         offer(&mut merge, 1, 200);
         assert_eq!(take(&mut merge, later), Some((1, 200)));
-        assert!(merge.let_go().is_empty());
+        assert!(merge.timed_out().is_empty());
     }
 
     #[test]
@@ -537,10 +542,10 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever arrives when: each input keeps its order, nothing is lost, and nothing comes
-        /// after an item that is later by more than the skew, unless its own input had it so.
+        /// Whenever items arrive: each input keeps its order, no item is lost, and no item comes after an
+        /// item that is later by more than the skew.
         #[test]
-        fn the_whole_is_in_order_but_for_the_skew(
+        fn the_result_is_in_order_except_for_the_skew(
             steps in prop::collection::vec(prop::collection::vec(0..30_i64, 0..30), 1..5),
             arrivals in prop::collection::vec(any::<prop::sample::Index>(), 0..300),
             merging in prop::sample::select(vec![LIVE, BUILT]),
@@ -554,7 +559,7 @@ mod tests {
             let mut taken = Vec::new();
             let mut arrive = |merge: &mut Merge<i64>, taken: &mut Vec<(u64, i64)>, at: usize| {
                 let key = at as u64 + 1;
-                if merge.silent().contains(&key) {
+                if merge.without_head().contains(&key) {
                     match inputs[at].get(offered[at]) {
                         Some(time) => offer(merge, key, *time),
                         None => {

@@ -13,9 +13,9 @@ use projector_config::Oidc;
 use projector_core::instant::now_ms;
 
 /// How long the token endpoint may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const ENDPOINT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most bytes that are read of the endpoint's answer.
-const MOST_BYTES: u64 = 1 << 20;
+const MOST_ANSWER_BYTES: u64 = 1 << 20;
 /// The lifetime of a token that does not say when it expires. The operator's tool replaces such a token in
 /// time.
 const UNKNOWN_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -74,7 +74,7 @@ pub(super) fn fetch(oidc: &Oidc) -> Result<Token, String> {
     }
     let agent = ureq::Agent::new_with_config(
         ureq::Agent::config_builder()
-            .timeout_global(Some(PATIENCE))
+            .timeout_global(Some(ENDPOINT_TIMEOUT))
             .http_status_as_error(false)
             // A redirect would send the secret somewhere else.
             .max_redirects(0)
@@ -84,7 +84,7 @@ pub(super) fn fetch(oidc: &Oidc) -> Result<Token, String> {
     let answer = agent.post(endpoint).header("authorization", format!("Basic {login}")).send_form(form);
     let mut answer = answer.map_err(|error| failed(error.to_string()))?;
     let status = answer.status();
-    let body = answer.body_mut().with_config().limit(MOST_BYTES).read_to_string();
+    let body = answer.body_mut().with_config().limit(MOST_ANSWER_BYTES).read_to_string();
     let body = body.map_err(|error| failed(error.to_string()))?;
     let parsed: Option<Answer> = serde_json::from_str(&body).ok();
     let Some(answer) = parsed else {
@@ -95,8 +95,9 @@ pub(super) fn fetch(oidc: &Oidc) -> Result<Token, String> {
         let expires_ms = answer.expires_in.map(|seconds| now_ms() + (seconds * 1_000.0) as i64);
         return Ok(Token { expires_ms: expires_ms.unwrap_or(token.expires_ms), value });
     }
-    let said = [answer.error, answer.error_description].into_iter().flatten().collect::<Vec<_>>().join(": ");
-    Err(failed(format!("the answer is {status} {said}").replace(&secret, "…").trim_end().to_owned()))
+    let reason = [answer.error, answer.error_description].into_iter().flatten();
+    let reason = reason.collect::<Vec<_>>().join(": ");
+    Err(failed(format!("the answer is {status} {reason}").replace(&secret, "…").trim_end().to_owned()))
 }
 
 /// The certificate authorities of the configured file, or else the system's.
@@ -125,7 +126,8 @@ fn tls(oidc: &Oidc) -> Result<TlsConfig, String> {
         .build())
 }
 
-/// For a form, and so for a user and a password in `Authorization: Basic` (RFC 6749, 2.3.1).
+/// Percent-encodes a text for a form, and so for a user and a password in `Authorization: Basic` (RFC 6749,
+/// 2.3.1).
 fn encode(text: &str) -> String {
     let mut encoded = String::new();
     for byte in text.bytes() {

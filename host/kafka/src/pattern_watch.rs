@@ -1,9 +1,11 @@
-//! Finds the topics that match a pattern, again and again.
+//! Looks for the topics that match a pattern, as often as metadata is refreshed.
 //!
-//! The host resolves patterns itself, and subscribes to names: see [`projector_core::topics`]. A topic counts as
-//! deleted after it was missing twice in a row, since one broker may briefly know less than another. Every
-//! host of a group looks by itself; Kafka's assignor assigns no partition of a topic to a host that has not
-//! subscribed to it.
+//! The host resolves patterns itself, and subscribes to names: see [`projector_core::topics`]. Every host of
+//! a group does so by itself: Kafka's assignor assigns no partition of a topic to a host that has not
+//! subscribed to the topic.
+//!
+//! Invariant: a topic counts as deleted only after it was missing twice in a row, since one broker may
+//! briefly know less than another.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,38 +20,38 @@ use projector_core::topics::TopicMapping;
 pub(super) type Subscribed = Option<Vec<Arc<str>>>;
 
 /// The topics that are known without asking a broker.
-pub(super) fn at_once(mapping: &TopicMapping) -> Subscribed {
-    // With a pattern, the subscription waits for the first look: otherwise a generation would count as
+pub(super) fn known_at_once(mapping: &TopicMapping) -> Subscribed {
+    // With a pattern, the subscription waits for the first answer of a broker: otherwise a generation would count as
     // caught up without the matching topics.
     (!mapping.has_patterns()).then(|| mapping.topics::<&str>([]))
 }
 
-/// Follows the topics that match, for one consumer.
-pub(super) struct Matches {
-    pub(super) log: KafkaAdmin,
+/// Keeps the subscription of one consumer up to date.
+pub(super) struct PatternWatch {
+    pub(super) admin: KafkaAdmin,
     pub(super) mapping: TopicMapping,
     pub(super) group: String,
     pub(super) subscribed: watch::Sender<Subscribed>,
     pub(super) events: mpsc::WeakSender<Incoming>,
 }
 
-impl Matches {
-    /// Looks again and again, and updates the subscription. Ends with the pipeline.
-    pub(super) async fn follow(self, every: Duration) {
+impl PatternWatch {
+    /// Looks for topics once per `interval`, and updates the subscription. Ends with the pipeline.
+    pub(super) async fn run(self, interval: Duration) {
         if !self.mapping.has_patterns() {
             return std::future::pending().await;
         }
         let mut missing: Vec<Arc<str>> = Vec::new();
         let mut logged = RecentCauses::default();
         loop {
-            match self.log.topics(&self.mapping).await {
+            match self.admin.topics(&self.mapping).await {
                 Ok(found) => {
                     let before = self.subscribed.borrow().clone();
                     let known = before.as_deref().unwrap_or_default();
-                    let (now, gone) = next(known, found, &missing);
-                    missing = gone;
+                    let (now, newly_missing) = merged(known, found, &missing);
+                    missing = newly_missing;
                     if before.as_ref() != Some(&now) {
-                        report(&self.mapping, &self.group, before.as_deref(), &now);
+                        log_change(&self.mapping, &self.group, before.as_deref(), &now);
                         let left = known.iter().filter(|topic| !now.contains(topic)).cloned().collect();
                         let Some(events) = self.events.upgrade() else { return };
                         let change = TopicsChange { read: now.clone(), left };
@@ -59,28 +61,29 @@ impl Matches {
                         self.subscribed.send_replace(Some(now));
                     }
                 }
+                // The subscription stays as it is until a broker answers.
                 Err(error) if logged.is_new(&error.to_string()) => {
                     tracing::warn!(group = self.group, %error, "cannot look for topics that match the pattern; retrying");
                 }
                 Err(_) => {}
             }
-            tokio::time::sleep(every).await;
+            tokio::time::sleep(interval).await;
         }
     }
 }
 
 /// The topics to read now, and those of them that were not found this time; they are read until they are
 /// missing a second time.
-fn next(before: &[Arc<str>], found: Vec<Arc<str>>, missing: &[Arc<str>]) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
-    let gone: Vec<Arc<str>> =
+fn merged(before: &[Arc<str>], found: Vec<Arc<str>>, missing: &[Arc<str>]) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
+    let newly_missing: Vec<Arc<str>> =
         before.iter().filter(|topic| !found.contains(topic) && !missing.contains(topic)).cloned().collect();
-    let mut next = found;
-    next.extend(gone.iter().cloned());
-    next.sort();
-    (next, gone)
+    let mut now = found;
+    now.extend(newly_missing.iter().cloned());
+    now.sort();
+    (now, newly_missing)
 }
 
-fn report(mapping: &TopicMapping, group: &str, before: Option<&[Arc<str>]>, now: &[Arc<str>]) {
+fn log_change(mapping: &TopicMapping, group: &str, before: Option<&[Arc<str>]>, now: &[Arc<str>]) {
     let known = before.unwrap_or_default();
     for topic in now.iter().filter(|topic| !known.contains(topic)) {
         let logical = mapping.logical(topic).collect::<Vec<_>>().join(", ");
@@ -124,11 +127,11 @@ mod tests {
     #[test]
     fn a_topic_is_left_when_it_is_missing_for_the_second_time() {
         let read = topics(&["a", "b"]);
-        let (now, missing) = next(&read, topics(&["a", "c"]), &[]);
+        let (now, missing) = merged(&read, topics(&["a", "c"]), &[]);
         assert_eq!((&now, &missing), (&topics(&["a", "b", "c"]), &topics(&["b"])));
-        let (back, none) = next(&now, topics(&["a", "b", "c"]), &missing);
+        let (back, none) = merged(&now, topics(&["a", "b", "c"]), &missing);
         assert_eq!((back, none), (topics(&["a", "b", "c"]), topics(&[])));
-        let (left, none) = next(&now, topics(&["a", "c"]), &missing);
+        let (left, none) = merged(&now, topics(&["a", "c"]), &missing);
         assert_eq!((left, none), (topics(&["a", "c"]), topics(&[])));
     }
 }

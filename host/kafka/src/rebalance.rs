@@ -1,7 +1,7 @@
 //! Tracks which partitions the group has assigned and revoked, and which deliveries are still valid.
 //!
 //! Invariant: an event is projected only in the epoch in which it was read. A revoke ends the epochs of its
-//! partitions first, and then waits for the transaction in flight, for at most [`REVOKE_PATIENCE`], before
+//! partitions first, and then waits for the transaction in flight, for at most [`REVOKE_TIMEOUT`], before
 //! the group gives the partitions to another host.
 
 use std::collections::{HashMap, HashSet};
@@ -20,22 +20,25 @@ use projector_core::topics::TopicMapping;
 
 /// How long a revoke waits for the transaction in flight. A transaction that commits later fails, since the
 /// next host has moved the checkpoint by then.
-const REVOKE_PATIENCE: Duration = Duration::from_secs(5);
+const REVOKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Shared by the poll thread, on which rebalances happen, and the pipeline.
 #[derive(Default)]
 pub(super) struct Ownership {
     state: Mutex<State>,
+    /// Notified when a guard is dropped.
     idle: Condvar,
 }
 
 #[derive(Default)]
 struct State {
+    /// Partitions that the group has assigned to this host.
     granted: HashSet<Partition>,
     /// Partitions that are read, with the epoch of their deliveries.
     epochs: HashMap<Partition, u64>,
     last_epoch: u64,
-    holds: usize,
+    /// How many [`RevokeGuard`]s exist: transactions in flight.
+    guards: usize,
 }
 
 impl Ownership {
@@ -55,6 +58,7 @@ impl Ownership {
         Some(epoch)
     }
 
+    /// Ends the partition's epoch: its deliveries are not valid any more. The partition stays assigned.
     pub(super) fn end_epoch(&self, partition: &Partition) {
         self.lock().epochs.remove(partition);
     }
@@ -68,11 +72,13 @@ impl Ownership {
         self.lock().granted.iter().cloned().collect()
     }
 
+    /// Removes deliveries of epochs that are over from the batch, and makes revokes wait until the returned
+    /// guard is dropped. Both happen under one lock, so no revoke comes in between.
     pub(super) fn guard_revokes(self: &Arc<Self>, batch: &mut Vec<Delivery>) -> RevokeGuard {
         let mut state = self.lock();
         batch
             .retain(|delivery| state.epochs.get(&delivery.event.position.partition) == Some(&delivery.epoch));
-        state.holds += 1;
+        state.guards += 1;
         RevokeGuard { ownership: self.clone() }
     }
 
@@ -81,14 +87,15 @@ impl Ownership {
     }
 
     /// Ends the partitions' epochs, then waits for the transaction in flight, for at most
-    /// [`REVOKE_PATIENCE`].
+    /// [`REVOKE_TIMEOUT`].
     fn revoke(&self, partitions: &[Partition]) {
         let mut state = self.lock();
         for partition in partitions {
             state.granted.remove(partition);
             state.epochs.remove(partition);
         }
-        let waited = self.idle.wait_timeout_while(state, REVOKE_PATIENCE, |state| state.holds > 0);
+        // Bounded, since the group gives the partitions away anyway when this host's session expires.
+        let waited = self.idle.wait_timeout_while(state, REVOKE_TIMEOUT, |state| state.guards > 0);
         if waited.is_ok_and(|(_, result)| result.timed_out()) {
             tracing::warn!(
                 "partitions are given back while a transaction is still in flight; the store's fence will roll it back"
@@ -104,7 +111,7 @@ pub struct RevokeGuard {
 
 impl Drop for RevokeGuard {
     fn drop(&mut self) {
-        self.ownership.lock().holds -= 1;
+        self.ownership.lock().guards -= 1;
         self.ownership.idle.notify_all();
     }
 }
@@ -118,10 +125,12 @@ pub(super) enum Rebalance {
 /// librdkafka's callbacks. They run on the poll thread, inside `poll`.
 pub(super) struct GroupContext {
     pub(super) ownership: Arc<Ownership>,
+    /// Rebalances that the poll thread has not processed yet.
     pub(super) rebalances: Mutex<Vec<Rebalance>>,
     /// Partitions that librdkafka reads. An assigned partition is added only when its checkpoint is known.
     pub(super) assigned: Mutex<HashSet<Partition>>,
     pub(super) group: String,
+    /// The topics that the projection reads.
     pub(super) topics: TopicMapping,
 }
 

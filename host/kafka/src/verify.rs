@@ -20,18 +20,18 @@ use super::log_error::LogError;
 /// Finds the configuration key that prevents a client. No broker is asked.
 pub fn verify(kafka: &projector_config::Kafka) -> Result<(), Problem> {
     if !cfg!(feature = "tls") {
-        without_tls(kafka)?;
+        check_without_tls(kafka)?;
     }
     for (name, value) in &kafka.properties {
-        property(name, value)?;
+        check_property(name, value)?;
     }
-    files(kafka)?;
+    check_files(kafka)?;
     make_client(kafka).map_err(|error| {
         let message = match &error {
             LogError::Client(KafkaError::ClientCreation(reason)) => reason.clone(),
             error => error.to_string(),
         };
-        refused(kafka, &message)
+        problem_of(kafka, &message)
     })
 }
 
@@ -53,7 +53,7 @@ impl ClientContext for Silent {
 }
 
 /// Refuses what librdkafka cannot do without OpenSSL: TLS, and SASL with any mechanism but PLAIN.
-fn without_tls(kafka: &projector_config::Kafka) -> Result<(), Problem> {
+fn check_without_tls(kafka: &projector_config::Kafka) -> Result<(), Problem> {
     let what = match kafka.mechanism() {
         _ if kafka.protocol().is_tls => "TLS".to_owned(),
         None | Some(SaslMechanism::Plain) => return Ok(()),
@@ -66,7 +66,7 @@ fn without_tls(kafka: &projector_config::Kafka) -> Result<(), Problem> {
 }
 
 /// Refuses a property that librdkafka does not know, does not accept, or would ignore.
-fn property(name: &str, value: &str) -> Result<(), Problem> {
+fn check_property(name: &str, value: &str) -> Result<(), Problem> {
     let known = properties();
     match known.iter().find(|known| known.name == name) {
         None => {
@@ -95,7 +95,7 @@ fn property(name: &str, value: &str) -> Result<(), Problem> {
 }
 
 /// Refuses files that cannot be read, and an expired certificate.
-fn files(kafka: &projector_config::Kafka) -> Result<(), Problem> {
+fn check_files(kafka: &projector_config::Kafka) -> Result<(), Problem> {
     let of_tls = kafka.tls.iter().flat_map(|tls| {
         [("kafka.tls.ca", &tls.ca), ("kafka.tls.certificate", &tls.certificate), ("kafka.tls.key", &tls.key)]
     });
@@ -123,7 +123,7 @@ fn files(kafka: &projector_config::Kafka) -> Result<(), Problem> {
 }
 
 /// Maps librdkafka's error to a configuration key, by the property that the error names.
-fn refused(kafka: &projector_config::Kafka, reason: &str) -> Problem {
+fn problem_of(kafka: &projector_config::Kafka, reason: &str) -> Problem {
     let file =
         |file: &Option<projector_config::Text>| file.as_ref().map_or(String::new(), |file| file.to_string());
     let tls = kafka.tls.clone().unwrap_or_default();
@@ -154,15 +154,16 @@ fn refused(kafka: &projector_config::Kafka, reason: &str) -> Problem {
     }
 }
 
-struct Known {
+/// A property of librdkafka.
+struct Property {
     name: String,
     /// For producers only.
     is_for_producers: bool,
 }
 
 /// All properties of librdkafka, from the table that librdkafka prints.
-fn properties() -> &'static [Known] {
-    static PROPERTIES: OnceLock<Vec<Known>> = OnceLock::new();
+fn properties() -> &'static [Property] {
+    static PROPERTIES: OnceLock<Vec<Property>> = OnceLock::new();
     PROPERTIES.get_or_init(|| {
         table()
             .lines()
@@ -171,7 +172,7 @@ fn properties() -> &'static [Known] {
                 let (name, users) = (columns.next()?, columns.next()?);
                 let is_name = !name.is_empty()
                     && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "._".contains(c));
-                is_name.then(|| Known { name: name.to_owned(), is_for_producers: users == "P" })
+                is_name.then(|| Property { name: name.to_owned(), is_for_producers: users == "P" })
             })
             .collect()
     })
@@ -223,19 +224,19 @@ mod tests {
                 "[plugins]\ndirectory = \"p\"\n[store]\nurl = \"sqlite://a.db\"\n[kafka]\nbrokers = \"b:9092\"\n{tables}{login}"
             );
             let config = projector_config::Config::parse("projector.toml", &text).expect(&text);
-            let message = without_tls(&config.kafka).err().map(|problem| problem.message);
+            let message = check_without_tls(&config.kafka).err().map(|problem| problem.message);
             let expected = missing.map(|what| format!("{what} to Kafka is not built into this program"));
             assert_eq!(message, expected, "{tables}");
         }
     }
 
     #[test]
-    fn a_property_is_told_with_its_reason() {
-        let problem = property("fetch.wait.max", "10").expect_err("unknown");
+    fn a_wrong_property_is_refused_with_the_reason() {
+        let problem = check_property("fetch.wait.max", "10").expect_err("unknown");
         assert_eq!(problem.help.as_deref(), Some("did you mean `fetch.wait.max.ms`?"));
-        let problem = property("fetch.wait.max.ms", "soon").expect_err("no number");
+        let problem = check_property("fetch.wait.max.ms", "soon").expect_err("no number");
         assert!(problem.message.contains("fetch.wait.max.ms"), "{}", problem.message);
-        property("linger.ms", "5").expect_err("of producers");
-        property("fetch.wait.max.ms", "50").expect("sound");
+        check_property("linger.ms", "5").expect_err("of producers");
+        check_property("fetch.wait.max.ms", "50").expect("sound");
     }
 }

@@ -165,7 +165,7 @@ impl Run {
         self.intake.positions.committed(&advances);
         self.intake
             .source
-            .advise(advances.into_iter().map(|advance| (advance.partition, advance.next)).collect());
+            .publish_offsets(advances.into_iter().map(|advance| (advance.partition, advance.next)).collect());
         if self.switch.sampling.advance(batch.deliveries.len()) {
             let answers = batch.answers.as_deref().unwrap_or_default();
             let Settler { plugin, store, deployment, .. } = &self.settler;

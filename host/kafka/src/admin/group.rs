@@ -6,9 +6,9 @@ use rdkafka::bindings as native;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::RDKafkaErrorCode;
 
-use super::{KafkaAdmin, LogError, PATIENCE, blocking};
+use super::{KafkaAdmin, LogError, REQUEST_TIMEOUT, blocking};
+use crate::c_text;
 use crate::errors::{KafkaFault, Subject};
-use crate::texts::text;
 
 /// A member of a consumer group.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,8 +26,8 @@ pub struct GroupMember {
 impl KafkaAdmin {
     /// The members of a consumer group. A group that does not exist has none.
     pub async fn group_members(&self, group: &str) -> Result<Vec<GroupMember>, LogError> {
-        let (log, group) = (self.clone(), group.to_owned());
-        blocking(move || Ok(log.describe_group(&group)?)).await
+        let (admin, group) = (self.clone(), group.to_owned());
+        blocking(move || Ok(admin.describe_group(&group)?)).await
     }
 
     /// Asks every broker for its groups, and the group's coordinator for the members.
@@ -44,7 +44,7 @@ impl KafkaAdmin {
         clients.committed.metadata(Some("__consumer_offsets"))?;
         let client = clients.committed.client.client().native_ptr();
         let fault = |code| self.fault_of(Subject::Group(group.into()), code);
-        let milliseconds = i32::try_from(PATIENCE.as_millis()).unwrap_or(i32::MAX);
+        let milliseconds = i32::try_from(REQUEST_TIMEOUT.as_millis()).unwrap_or(i32::MAX);
         let mut list = std::ptr::null();
         // SAFETY: the client is open, and the name outlives the call. The list is destroyed once it is copied.
         unsafe {
@@ -80,10 +80,10 @@ unsafe fn members(list: *const native::rd_kafka_group_list) -> Result<Vec<GroupM
                     _ => &[],
                 };
                 found.push(GroupMember {
-                    id: text(member.member_id),
-                    client: text(member.client_id),
-                    host: text(member.client_host),
-                    partitions: assigned(assignment).unwrap_or_default(),
+                    id: c_text::copy(member.member_id),
+                    client: c_text::copy(member.client_id),
+                    host: c_text::copy(member.client_host),
+                    partitions: partition_count(assignment).unwrap_or_default(),
                 });
             }
         }
@@ -94,7 +94,7 @@ unsafe fn members(list: *const native::rd_kafka_group_list) -> Result<Vec<GroupM
 /// The number of partitions in an assignment of the consumer protocol: a version, then for each topic its
 /// name and the numbers of its partitions. All numbers are big-endian. `None` if the bytes have another
 /// form.
-fn assigned(mut bytes: &[u8]) -> Option<usize> {
+fn partition_count(mut bytes: &[u8]) -> Option<usize> {
     let mut take = |count: usize| {
         let (taken, rest) = bytes.split_at_checked(count)?;
         bytes = rest;
@@ -121,11 +121,11 @@ mod tests {
     fn the_partitions_of_an_assignment_are_counted() {
         let bytes =
             b"\0\x01\0\0\0\x02\0\x02ab\0\0\0\x02\0\0\0\0\0\0\0\x05\0\x01c\0\0\0\x01\0\0\0\x07\0\0\0\0";
-        assert_eq!(assigned(bytes), Some(3));
-        assert_eq!(assigned(b"\0\x01\0\0\0\0\xff\xff\xff\xff"), Some(0));
+        assert_eq!(partition_count(bytes), Some(3));
+        assert_eq!(partition_count(b"\0\x01\0\0\0\0\xff\xff\xff\xff"), Some(0));
         for short in 0..bytes.len() - 4 {
-            assert_eq!(assigned(&bytes[..short]), None, "{short} bytes");
+            assert_eq!(partition_count(&bytes[..short]), None, "{short} bytes");
         }
-        assert_eq!(assigned(b""), None);
+        assert_eq!(partition_count(b""), None);
     }
 }

@@ -1,5 +1,7 @@
-//! Reads one record from the log again: a record whose value was too large to be stored with its dead
-//! letter.
+//! Reads one record from the log again, by its position: a record whose value was too large to be stored
+//! with its dead letter.
+//!
+//! Invariant: a value is returned only if the log is still the one that the position belongs to.
 
 use rdkafka::Message;
 use rdkafka::message::BorrowedMessage;
@@ -33,19 +35,19 @@ impl KafkaAdmin {
 
     /// The value of the record at a position of the log `stored`. Takes some seconds at most.
     pub async fn recall(&self, position: Position, stored: Identity) -> Result<Recalled, LogError> {
-        let log = self.clone();
+        let admin = self.clone();
         blocking(move || {
             let Position { partition, offset } = &position;
-            let marks = log.marks(partition)?;
-            let found = match (marks.low..marks.high).contains(offset) {
-                true => log.record_at(partition, *offset)?,
+            let watermarks = admin.watermarks(partition)?;
+            let found = match (watermarks.low..watermarks.high).contains(offset) {
+                true => admin.record_at(partition, *offset)?,
                 false => Recalled::Gone,
             };
             // Checked after the read: a topic's id never returns to an old value, so if the log is the same
             // now, the record came from it.
             let topics = [partition.topic.clone()];
             let found_in =
-                log.ask_identities(&topics)?.remove(&*partition.topic).transpose()?.unwrap_or_default();
+                admin.ask_identities(&topics)?.remove(&*partition.topic).transpose()?.unwrap_or_default();
             match stored.differs_from(&found_in) {
                 true => Ok(Recalled::OtherLog { stored, found: found_in }),
                 false => Ok(found),
@@ -62,9 +64,9 @@ impl KafkaAdmin {
     }
 }
 
-fn value(message: &BorrowedMessage<'_>, most: usize) -> Recalled {
+fn value(message: &BorrowedMessage<'_>, most_bytes: usize) -> Recalled {
     match message.payload() {
-        Some(value) if value.len() > most => Recalled::TooLarge { bytes: value.len() },
+        Some(value) if value.len() > most_bytes => Recalled::TooLarge { bytes: value.len() },
         value => Recalled::Value(value.map(<[u8]>::to_vec)),
     }
 }

@@ -7,16 +7,16 @@ impl KafkaAdmin {
     /// For each partition and offset: the timestamp of the last record before the offset, in milliseconds
     /// since 1970, in the given order. `None` if the log holds no record before the offset, or the record
     /// has no timestamp.
-    pub async fn times_before(&self, asked: Vec<(Partition, i64)>) -> Result<Vec<Option<i64>>, LogError> {
-        let log = self.clone();
+    pub async fn times_before(&self, positions: Vec<(Partition, i64)>) -> Result<Vec<Option<i64>>, LogError> {
+        let admin = self.clone();
         blocking(move || {
-            asked.iter().map(|(partition, offset)| log.time_before(partition, *offset)).collect()
+            positions.iter().map(|(partition, offset)| admin.time_before(partition, *offset)).collect()
         })
         .await
     }
 
     fn time_before(&self, partition: &Partition, offset: i64) -> Result<Option<i64>, LogError> {
-        let low = self.marks(partition)?.low;
+        let low = self.watermarks(partition)?.low;
         // Some offsets hold no record, so the steps grow until one is found. The record found may not be
         // the last one, and its timestamp not the latest: reading from there reads more, and misses
         // nothing.

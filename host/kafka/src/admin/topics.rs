@@ -1,4 +1,6 @@
-//! What the brokers' metadata tells of topics: ids, partitions with their leaders, and watermarks.
+//! What the brokers know about topics: ids, partitions with their leaders, and watermarks.
+//!
+//! Each topic and partition has a result of its own, so that a fault of one does not hide the others.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::CString;
@@ -12,30 +14,34 @@ use rdkafka::bindings as native;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use super::{KafkaAdmin, PATIENCE};
+use super::{KafkaAdmin, REQUEST_TIMEOUT};
+use crate::c_text;
 use crate::errors::{KafkaFault, Subject};
-use crate::texts::text;
 
 /// Time for which the topic most similar to a missing one is cached.
-const SIMILAR_CHECK: Duration = Duration::from_secs(60);
+const SIMILAR_CACHE: Duration = Duration::from_secs(60);
 
 /// The partitions of a topic, each with its leader, or why it has none.
 pub(super) type Leaders = Vec<(Partition, Result<i32, KafkaFault>)>;
 
 impl KafkaAdmin {
-    /// With `read_committed` the high mark is the last stable offset.
-    pub(super) fn marks(&self, partition: &Partition) -> Result<Watermarks, KafkaFault> {
+    /// The watermarks of a partition. The high watermark is the last stable offset, since the client reads
+    /// `read_committed`.
+    pub(super) fn watermarks(&self, partition: &Partition) -> Result<Watermarks, KafkaFault> {
         let clients = self.clients();
         let reader = &clients.committed;
-        let marks = reader.client.fetch_watermarks(&partition.topic, partition.number, PATIENCE);
+        let found = reader.client.fetch_watermarks(&partition.topic, partition.number, REQUEST_TIMEOUT);
         let (low, high) =
-            marks.map_err(|error| reader.fault(Subject::Partition(partition.clone()), &error))?;
+            found.map_err(|error| reader.fault(Subject::Partition(partition.clone()), &error))?;
         Ok(Watermarks { low, high })
     }
 
     /// The watermarks of each partition whose leader is known. Leaders are asked at the same time. A leader
     /// that does not answer in time is not asked about its other partitions.
-    pub(super) fn marks_of(&self, partitions: Leaders) -> Vec<(Partition, Result<Watermarks, KafkaFault>)> {
+    pub(super) fn watermarks_of(
+        &self,
+        partitions: Leaders,
+    ) -> Vec<(Partition, Result<Watermarks, KafkaFault>)> {
         let mut answers: Vec<(Partition, Option<Result<Watermarks, KafkaFault>>)> = Vec::new();
         let mut by_leader: BTreeMap<i32, Vec<(usize, Partition)>> = BTreeMap::new();
         for (at, (partition, leader)) in partitions.into_iter().enumerate() {
@@ -47,41 +53,44 @@ impl KafkaAdmin {
                 Err(fault) => answers.push((partition, Some(Err(fault)))),
             }
         }
-        let ask = |asked: Vec<(usize, Partition)>| {
-            let mut silent: Option<RDKafkaErrorCode> = None;
+        let ask_leader = |partitions: Vec<(usize, Partition)>| {
+            // After a timeout, the leader's other partitions get the same error without a request.
+            let mut unanswered: Option<RDKafkaErrorCode> = None;
             let answer = |(at, partition): (usize, Partition)| {
-                let marks = match silent {
+                let watermarks = match unanswered {
                     Some(code) => Err(self.fault_of(Subject::Partition(partition), code)),
-                    None => self.marks(&partition),
+                    None => self.watermarks(&partition),
                 };
-                if let Err(fault) = &marks
-                    && is_silence(fault.code)
+                if let Err(fault) = &watermarks
+                    && is_no_answer(fault.code)
                 {
-                    silent = Some(fault.code);
+                    unanswered = Some(fault.code);
                 }
-                (at, marks)
+                (at, watermarks)
             };
-            asked.into_iter().map(answer).collect::<Vec<_>>()
+            partitions.into_iter().map(answer).collect::<Vec<_>>()
         };
         std::thread::scope(|scope| {
-            let ask = &ask;
-            let asking: Vec<_> =
-                by_leader.into_values().map(|asked| scope.spawn(move || ask(asked))).collect();
-            for asking in asking {
-                match asking.join() {
-                    Ok(found) => found.into_iter().for_each(|(at, marks)| answers[at].1 = Some(marks)),
+            let ask_leader = &ask_leader;
+            // A thread for each leader: one that does not answer must not delay the others.
+            let partitions_by_leader = by_leader.into_values();
+            let requests: Vec<_> =
+                partitions_by_leader.map(|partitions| scope.spawn(move || ask_leader(partitions))).collect();
+            for request in requests {
+                match request.join() {
+                    Ok(found) => found.into_iter().for_each(|(at, known)| answers[at].1 = Some(known)),
                     Err(panic) => std::panic::resume_unwind(panic),
                 }
             }
         });
-        let unasked = |partition: &Partition| {
+        let not_asked = |partition: &Partition| {
             Err(self.fault_of(Subject::Partition(partition.clone()), RDKafkaErrorCode::Unknown))
         };
         answers
             .into_iter()
-            .map(|(partition, marks)| {
-                let marks = marks.unwrap_or_else(|| unasked(&partition));
-                (partition, marks)
+            .map(|(partition, known)| {
+                let known = known.unwrap_or_else(|| not_asked(&partition));
+                (partition, known)
             })
             .collect()
     }
@@ -147,11 +156,11 @@ impl KafkaAdmin {
     }
 
     pub(super) fn fault(&self, subject: Subject, error: &KafkaError) -> KafkaFault {
-        KafkaFault::new(subject, error, &self.asker)
+        KafkaFault::new(subject, error, &self.identity)
     }
 
     pub(super) fn fault_of(&self, subject: Subject, code: RDKafkaErrorCode) -> KafkaFault {
-        KafkaFault::of_code(subject, code, &self.asker)
+        KafkaFault::of_code(subject, code, &self.identity)
     }
 
     /// The fault of a topic that does not exist, with the most similar topic, since the name may be
@@ -168,11 +177,11 @@ impl KafkaAdmin {
     fn most_similar(&self, topic: &Arc<str>) -> Option<String> {
         let known = || self.similar.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((at, similar)) = known().get(topic)
-            && at.elapsed() < SIMILAR_CHECK
+            && at.elapsed() < SIMILAR_CACHE
         {
             return similar.clone();
         }
-        let metadata = self.clients().committed.client.fetch_metadata(None, PATIENCE).ok()?;
+        let metadata = self.clients().committed.client.fetch_metadata(None, REQUEST_TIMEOUT).ok()?;
         let names = metadata.topics().iter().map(|topic| topic.name());
         let names = names.filter(|name| !name.starts_with("__") && *name != &**topic);
         let similar = projector_model::nearest(topic, names).map(str::to_owned);
@@ -210,9 +219,9 @@ impl KafkaAdmin {
             );
             native::rd_kafka_AdminOptions_set_broker(options, broker, std::ptr::null_mut(), 0);
             native::rd_kafka_DescribeTopics(client, collection, options, queue);
-            let asked = Instant::now();
-            let event = native::rd_kafka_queue_poll(queue, PATIENCE.as_millis() as i32);
-            clients.committed.note_topics(event.is_null().then_some(asked));
+            let sent = Instant::now();
+            let event = native::rd_kafka_queue_poll(queue, REQUEST_TIMEOUT.as_millis() as i32);
+            clients.committed.record_topics(event.is_null().then_some(sent));
             let described = if event.is_null() {
                 Err(self.fault_of(Subject::Brokers, RDKafkaErrorCode::OperationTimedOut))
             } else if native::rd_kafka_event_error(event)
@@ -243,7 +252,7 @@ impl KafkaAdmin {
 }
 
 /// Whether an error means that a broker does not answer, so that further requests to it are useless.
-fn is_silence(code: RDKafkaErrorCode) -> bool {
+fn is_no_answer(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode::{AllBrokersDown, BrokerTransportFailure, OperationTimedOut, RequestTimedOut};
     matches!(code, AllBrokersDown | BrokerTransportFailure | OperationTimedOut | RequestTimedOut)
 }
@@ -257,7 +266,7 @@ unsafe fn describe(
     const NONE: &str = "AAAAAAAAAAAAAAAAAAAAAA";
     // SAFETY: as the caller promises; the strings belong to the description.
     unsafe {
-        let name = text(native::rd_kafka_TopicDescription_name(topic));
+        let name = c_text::copy(native::rd_kafka_TopicDescription_name(topic));
         let error = native::rd_kafka_TopicDescription_error(topic);
         if !error.is_null()
             && native::rd_kafka_error_code(error) != native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
@@ -265,7 +274,7 @@ unsafe fn describe(
             return (name, Err(native::rd_kafka_error_code(error).into()));
         }
         let id = native::rd_kafka_TopicDescription_topic_id(topic);
-        let id = (!id.is_null()).then(|| text(native::rd_kafka_Uuid_base64str(id)));
+        let id = (!id.is_null()).then(|| c_text::copy(native::rd_kafka_Uuid_base64str(id)));
         (name, Ok(id.filter(|id| !id.is_empty() && id != NONE)))
     }
 }
