@@ -246,7 +246,7 @@ impl Settler {
         let (admitted, after) = flood.admit(&self.failures, outcomes);
         if let (0, Some(Outcome::Dead { failure, .. })) = (admitted, outcomes.first()) {
             let next = format!("{}, {failure}", batch[0].event.position);
-            return Err(ProjectError::Blocker(after.trouble(&self.failures, &next)));
+            return Err(ProjectError::Blocker(after.blocker(&self.failures, &next)));
         }
         outcomes.truncate(admitted);
         Ok(after)

@@ -69,7 +69,7 @@ pub fn failure(row: &str) -> Failure {
 }
 
 /// The failure of an event whose wait is over.
-pub fn came_too_late(row: &str) -> Failure {
+pub fn wait_is_over(row: &str) -> Failure {
     let detail = format!(
         "the event waited for the row of {row}, but no event within the topic's waiting time wrote this row"
     );
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_are_told_apart_by_table_and_key() {
+    fn a_row_is_identified_by_its_table_and_key() {
         let text = |text: &str| Value::Text(text.into());
         let row = RowId::new("order", &[text("a"), text("b")]);
         assert_eq!(row, RowId::new("order", &[text("a"), text("b")]));

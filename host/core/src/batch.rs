@@ -1,4 +1,9 @@
 //! The buffer of events that were read but not projected, and the batches that are taken from it. Pure.
+//!
+//! Events arrive in chunks of any size, and a transaction takes a bounded batch. The buffer stands between
+//! them, and holds at most about two batches.
+//!
+//! Invariant: the events of a partition stay in the order of their offsets.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -30,7 +35,7 @@ pub struct Buffer {
 
 impl Buffer {
     pub fn extend(&mut self, deliveries: Vec<Delivery>) {
-        self.bytes += weight(&deliveries);
+        self.bytes += size_bytes(&deliveries);
         self.waiting.extend(deliveries);
     }
 
@@ -60,26 +65,27 @@ impl Buffer {
             count += 1;
         }
         let batch: Vec<Delivery> = self.waiting.drain(..count).collect();
-        self.bytes -= weight(&batch);
+        self.bytes -= size_bytes(&batch);
         batch
     }
 
-    /// Takes the next batch of the events before these offsets. Later events stay in the buffer.
+    /// Takes the next batch of the events before these offsets. Later events, and events of partitions that
+    /// are not listed, stay in the buffer.
     pub fn take_within(&mut self, limits: BatchLimits, offsets: &BTreeMap<Partition, i64>) -> Vec<Delivery> {
         let is_within = |delivery: &Delivery| {
             let position = &delivery.event.position;
             offsets.get(&position.partition).is_some_and(|end| position.offset < *end)
         };
-        let (within, beyond) = std::mem::take(&mut self.waiting).into_iter().partition(is_within);
+        let (within, later) = std::mem::take(&mut self.waiting).into_iter().partition(is_within);
         self.waiting = within;
         let batch = self.take(limits);
-        self.waiting.extend::<VecDeque<_>>(beyond);
+        self.waiting.extend::<VecDeque<_>>(later);
         batch
     }
 
     /// Puts events back that were taken last, before all others.
     pub fn put_back(&mut self, deliveries: Vec<Delivery>) {
-        self.bytes += weight(&deliveries);
+        self.bytes += size_bytes(&deliveries);
         for delivery in deliveries.into_iter().rev() {
             self.waiting.push_front(delivery);
         }
@@ -88,11 +94,11 @@ impl Buffer {
     /// Drops all events of a partition, when its epoch is over.
     pub fn forget(&mut self, partition: &Partition) {
         self.waiting.retain(|delivery| delivery.event.position.partition != *partition);
-        self.bytes = weight(&self.waiting);
+        self.bytes = size_bytes(&self.waiting);
     }
 }
 
-fn weight<'d>(deliveries: impl IntoIterator<Item = &'d Delivery>) -> usize {
+fn size_bytes<'d>(deliveries: impl IntoIterator<Item = &'d Delivery>) -> usize {
     deliveries.into_iter().map(|delivery| delivery.event.size_bytes()).sum()
 }
 
@@ -148,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_put_back_comes_first_again() {
+    fn events_that_are_put_back_come_first() {
         let mut buffer = Buffer::default();
         buffer.extend((0..4).map(|offset| delivery(0, offset, 1)).collect());
         let taken = buffer.take(BatchLimits { events: 3, bytes: usize::MAX });
@@ -157,19 +163,19 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_beyond_a_hold_waits_in_its_order() {
+    fn events_after_a_write_barrier_stay_in_their_order() {
         let mut buffer = Buffer::default();
         buffer.extend((0..4).flat_map(|offset| [delivery(0, offset, 1), delivery(1, offset, 1)]).collect());
         let limits = BatchLimits { events: 9, bytes: usize::MAX };
-        let held =
+        let before_barrier =
             buffer.take_within(limits, &[(Partition::new("t", 0), 3), (Partition::new("t", 1), 1)].into());
-        assert_eq!(offsets(&held), [0, 0, 1, 2]);
+        assert_eq!(offsets(&before_barrier), [0, 0, 1, 2]);
         assert!(buffer.take_within(limits, &BTreeMap::new()).is_empty());
         assert_eq!(offsets(&buffer.take(limits)), [1, 2, 3, 3]);
     }
 
     #[test]
-    fn a_forgotten_partition_leaves_the_others() {
+    fn forgetting_a_partition_keeps_the_others() {
         let mut buffer = Buffer::default();
         buffer.extend(vec![delivery(0, 0, 1), delivery(1, 7, 1), delivery(0, 1, 1)]);
         buffer.forget(&Partition::new("t", 0));

@@ -132,9 +132,10 @@ impl Beginning {
     }
 }
 
-/// Decides where to start reading a partition. An unknown id on either side proves nothing.
-pub fn start(checkpoint: Option<&Checkpoint>, marks: Watermarks, found: &Identity) -> Start {
-    let Some(checkpoint) = checkpoint else { return Start::Beginning(marks.low) };
+/// Decides where to start reading a partition, from its checkpoint, the watermarks of its log, and the log's
+/// identity. An unknown id on either side proves nothing.
+pub fn start(checkpoint: Option<&Checkpoint>, log: Watermarks, found: &Identity) -> Start {
+    let Some(checkpoint) = checkpoint else { return Start::Beginning(log.low) };
     let stored = &checkpoint.identity;
     let differ = |stored: &Option<String>, found: &Option<String>| match (stored, found) {
         (Some(stored), Some(found)) if stored != found => Some((stored.clone(), found.clone())),
@@ -147,11 +148,11 @@ pub fn start(checkpoint: Option<&Checkpoint>, marks: Watermarks, found: &Identit
         return Start::Mismatch(Mismatch::OtherTopic { stored, found });
     }
     let next = checkpoint.next_offset;
-    if next < marks.low {
-        return Start::Mismatch(Mismatch::Lost { from: next, to: marks.low });
+    if next < log.low {
+        return Start::Mismatch(Mismatch::Lost { from: next, to: log.low });
     }
-    if next > marks.high {
-        return Start::Mismatch(Mismatch::Ahead { checkpoint: next, end: marks.high });
+    if next > log.high {
+        return Start::Mismatch(Mismatch::Ahead { checkpoint: next, end: log.high });
     }
     Start::Resume(next)
 }
@@ -168,23 +169,23 @@ mod tests {
         Checkpoint { next_offset, identity: identity("t", "c") }
     }
 
-    const MARKS: Watermarks = Watermarks { low: 10, high: 20 };
+    const LOG: Watermarks = Watermarks { low: 10, high: 20 };
 
     #[test]
     fn without_a_checkpoint_reading_begins_at_the_beginning() {
-        assert_eq!(start(None, MARKS, &identity("t", "c")), Start::Beginning(10));
+        assert_eq!(start(None, LOG, &identity("t", "c")), Start::Beginning(10));
     }
 
     #[test]
     fn a_checkpoint_inside_the_log_is_resumed() {
         for next in [10, 15, 20] {
-            assert_eq!(start(Some(&at(next)), MARKS, &identity("t", "c")), Start::Resume(next));
+            assert_eq!(start(Some(&at(next)), LOG, &identity("t", "c")), Start::Resume(next));
         }
     }
 
     #[test]
-    fn what_does_not_fit_is_refused_and_named() {
-        let refused = |next, found: Identity| match start(Some(&at(next)), MARKS, &found) {
+    fn a_checkpoint_that_does_not_fit_the_log_is_refused_with_the_reason() {
+        let refused = |next, found: Identity| match start(Some(&at(next)), LOG, &found) {
             Start::Mismatch(mismatch) => mismatch.to_string(),
             other => panic!("{other:?}"),
         };
@@ -196,7 +197,7 @@ mod tests {
 
     #[test]
     fn an_unknown_id_proves_nothing() {
-        assert_eq!(start(Some(&at(15)), MARKS, &Identity::default()), Start::Resume(15));
+        assert_eq!(start(Some(&at(15)), LOG, &Identity::default()), Start::Resume(15));
         assert!(!identity("t", "c").differs_from(&Identity::default()));
         assert!(identity("t", "c").differs_from(&identity("u", "c")));
         assert!(identity("t", "c").differs_from(&identity("t", "d")));

@@ -47,8 +47,8 @@ pub struct Remembered {
 /// Ids that were handled before, with the position of the first event, if it is recorded.
 pub type Known = HashMap<EventId, Option<Position>>;
 
-/// For each of an event's logical topics, whether the event is a duplicate. Empty if it is none for any of
-/// them.
+/// For each of an event's logical topics, whether the event is a duplicate. Empty if the event is a duplicate
+/// for none of them.
 pub type Again = Vec<bool>;
 
 /// An event that is ignored because an event with the same id was handled before.
@@ -61,6 +61,7 @@ pub struct Duplicate<'b> {
 /// The ids of a batch's events.
 #[derive(Debug, Default)]
 pub struct Ids {
+    /// All ids, in the order of the events.
     given: Vec<EventId>,
     /// For each event and each of its logical topics, the index in `given`, if there is an id.
     places: Vec<Vec<Option<usize>>>,
@@ -76,7 +77,7 @@ impl Ids {
         batch.iter().map(|delivery| of_event(&delivery.event)).collect()
     }
 
-    /// In the order of the events.
+    /// All ids, in the order of the events.
     pub fn given(&self) -> &[EventId] {
         &self.given
     }
@@ -86,14 +87,14 @@ impl Ids {
         let mut seen = HashSet::new();
         let mut again = |id: &EventId| known.contains_key(id) || !seen.insert(id.clone());
         let mut of_event = |places: &Vec<Option<usize>>| -> Again {
-            let told: Vec<bool> =
+            let of_topics: Vec<bool> =
                 places.iter().map(|place| place.is_some_and(|at| again(&self.given[at]))).collect();
-            if told.contains(&true) { told } else { Vec::new() }
+            if of_topics.contains(&true) { of_topics } else { Vec::new() }
         };
         self.places.iter().map(&mut of_event).collect()
     }
 
-    /// The duplicates to record, of the settled events: these are the first ones of the batch.
+    /// The duplicates to record among the settled events. The settled events are the first ones of the batch.
     pub fn ignored<'b>(
         &self,
         settled: &'b [Delivery],
@@ -136,7 +137,7 @@ impl Ids {
         counted
     }
 
-    /// The ids to remember, of the settled events: these are the first ones of the batch.
+    /// The ids to remember, from the settled events. The settled events are the first ones of the batch.
     pub fn remembered(&self, settled: &[Delivery], duplicates: &[Again]) -> Vec<Remembered> {
         let mut all = Vec::new();
         for ((Delivery { event, .. }, places), again) in settled.iter().zip(&self.places).zip(duplicates) {
@@ -262,7 +263,7 @@ mod tests {
         assert_eq!(
             duplicates,
             [vec![], vec![true, true, false], vec![], vec![true]],
-            "none is its own duplicate"
+            "no event is its own duplicate"
         );
         assert_eq!(ids.remembered(&batch, &duplicates).len(), 3 + 1 + 1);
         let ignored = ids.ignored(&batch, &duplicates, &Known::default());

@@ -1,4 +1,6 @@
-//! A Kafka record, as plain data.
+//! A Kafka record, as plain data, with its position in the log.
+//!
+//! Invariant: an event is not changed after it was read. Its position identifies it, whatever it contains.
 
 use std::borrow::Cow;
 use std::fmt;

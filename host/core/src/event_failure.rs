@@ -50,16 +50,16 @@ impl Failure {
     }
 }
 
-/// Makes a text fit to be stored and shown: bounded, with control characters escaped.
+/// Makes a text fit to be stored and shown: at most about 4,000 bytes, with control characters escaped.
 pub fn printable(text: &str) -> String {
     shown(text)
 }
 
-/// Like [`printable`], for a value that is formatted only up to the bound.
-pub fn shown(said: impl fmt::Display) -> String {
+/// Like [`printable`], for a value, which is formatted only up to the bound.
+pub fn shown(value: impl fmt::Display) -> String {
     let mut printable = Printable(String::new());
     // Fails when the bound is reached.
-    let _ = write!(printable, "{said}");
+    let _ = write!(printable, "{value}");
     printable.0
 }
 
@@ -67,10 +67,10 @@ struct Printable(String);
 
 impl fmt::Write for Printable {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        const MOST: usize = 4_000;
+        const MOST_BYTES: usize = 4_000;
         let Printable(shown) = self;
         for character in text.chars() {
-            if shown.len() >= MOST {
+            if shown.len() >= MOST_BYTES {
                 shown.push('…');
                 return Err(fmt::Error);
             }
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_guest_says_can_be_stored_and_shown() {
+    fn a_text_of_a_guest_can_be_stored_and_shown() {
         assert_eq!(printable("a\0b\u{1b}[31m\nc"), "a\\u{0}b\\u{1b}[31m\nc");
         assert_eq!(printable(&"é".repeat(4_000)).chars().count(), 2_001);
     }

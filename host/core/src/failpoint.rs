@@ -97,10 +97,10 @@ mod armed {
     }
 
     pub(super) fn reached(name: &str, projection: &str) {
-        let here = |armed: &&Armed| {
+        let is_here = |armed: &&Armed| {
             armed.name == name && armed.projection.as_deref().is_none_or(|only| only == projection)
         };
-        for armed in ARMED.iter().filter(here) {
+        for armed in ARMED.iter().filter(is_here) {
             let time = armed.count.fetch_add(1, Ordering::Relaxed) + 1;
             if (armed.at.0..=armed.at.1).contains(&time) {
                 let signal = match armed.action {
@@ -108,8 +108,8 @@ mod armed {
                     Action::Panic => panic!("failpoint {name}: panic of {projection}"),
                 };
                 eprintln!("failpoint {name}: {signal:?} of {projection}");
-                // To this very thread: a signal to the process stops it when some other thread gets
-                // to it, and this one would run on for a moment.
+                // The signal goes to this thread. A signal to the process may be delivered to another thread,
+                // and this one would continue for a moment.
                 // SAFETY: no handler can run, since the signals that are armed cannot be caught.
                 let raised = unsafe { libc::raise(signal.as_raw()) };
                 assert_eq!(raised, 0, "a thread may signal itself");

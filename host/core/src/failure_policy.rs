@@ -91,7 +91,7 @@ impl Flood {
         for (at, outcome) in outcomes.iter().enumerate() {
             match outcome {
                 Outcome::Park(_) | Outcome::Wait { .. } => {}
-                Outcome::Dead { .. } if after.would_be_one(settings) => return (at, after),
+                Outcome::Dead { .. } if after.is_one_short(settings) => return (at, after),
                 Outcome::Dead { .. } => after.count(settings, true),
                 Outcome::Apply(_) | Outcome::Ignore { .. } => after.count(settings, false),
             }
@@ -99,8 +99,8 @@ impl Flood {
         (outcomes.len(), after)
     }
 
-    /// Whether one more failure makes a flood.
-    fn would_be_one(&self, settings: &Failures) -> bool {
+    /// Whether one more failure would be a flood.
+    fn is_one_short(&self, settings: &Failures) -> bool {
         let leaves = self.recent.len() >= settings.window && self.recent.front() == Some(&true);
         let failed = self.failed + 1 - usize::from(leaves);
         self.consecutive >= settings.consecutive || failed as f64 > settings.ratio * settings.window as f64
@@ -115,8 +115,8 @@ impl Flood {
         }
     }
 
-    /// Why the projection stops.
-    pub fn trouble(&self, settings: &Failures, next: &str) -> Blocker {
+    /// Why the projection stops. `next`: the event that would make the flood, and its failure.
+    pub fn blocker(&self, settings: &Failures, next: &str) -> Blocker {
         let reason = match self.consecutive >= settings.consecutive {
             true => format!("the last {} events failed, and so does the next one: {next}", self.consecutive),
             false => format!(
@@ -158,13 +158,13 @@ mod tests {
         let row: Vec<_> = [true, true, true, true].map(outcome).into();
         let (admitted, after) = Flood::default().admit(&settings, &row);
         assert_eq!(admitted, 3);
-        assert!(after.trouble(&settings, "t/0@3").reason.starts_with("the last 3 events failed"));
+        assert!(after.blocker(&settings, "t/0@3").reason.starts_with("the last 3 events failed"));
         let broken: Vec<_> = [true, true, false, true, true, true].map(outcome).into();
         assert_eq!(Flood::default().admit(&settings, &broken).0, 6);
     }
 
     #[test]
-    fn what_waits_counts_for_nothing() {
+    fn events_that_wait_do_not_count() {
         let settings = settings(2, 1.0, 100);
         let parked = || Outcome::Park(crate::ordering::KeyId([0; 16]));
         let row = [outcome(true), parked(), outcome(true), parked(), outcome(true)];
@@ -172,10 +172,10 @@ mod tests {
     }
 
     proptest! {
-        /// Of any window of events that were let through, no more than the share failed, and no more in
-        /// a row; however they were cut into batches.
+        /// Of any window of admitted events, at most the share failed, and at most so many in a row, however
+        /// the events were cut into batches.
         #[test]
-        fn what_is_let_through_is_no_flood(
+        fn the_admitted_events_are_no_flood(
             events in prop::collection::vec(prop::bool::weighted(0.4), 0..300),
             batch in 1usize..40, consecutive in 1usize..8, window in 1usize..30, ratio in 0.1f64..1.0,
         ) {
@@ -187,7 +187,7 @@ mod tests {
                 through.extend_from_slice(&batch[..admitted]);
                 flood = after;
                 if admitted < batch.len() {
-                    prop_assert!(batch[admitted], "only a failure is held back");
+                    prop_assert!(batch[admitted], "only a failure is not admitted");
                     break;
                 }
             }

@@ -7,7 +7,7 @@ use humantime_serde::re::humantime;
 use serde::{Serialize, Serializer};
 
 /// The first instant of the year 10000, in microseconds: RFC 3339 ends there.
-const END: i64 = 253_402_300_800_000_000;
+const END_MICROS: i64 = 253_402_300_800_000_000;
 
 /// Now, in microseconds since 1970, by this machine's clock.
 pub fn now_micros() -> i64 {
@@ -21,11 +21,11 @@ pub fn now_ms() -> i64 {
 }
 
 fn time(micros: i64) -> Option<SystemTime> {
-    let since = Duration::from_micros(u64::try_from(micros).ok().filter(|_| micros < END)?);
+    let since = Duration::from_micros(u64::try_from(micros).ok().filter(|_| micros < END_MICROS)?);
     UNIX_EPOCH.checked_add(since)
 }
 
-/// For a person: to the second. An instant that RFC 3339 cannot express is shown as a number with its unit.
+/// An instant for a person: to the second. An instant that RFC 3339 cannot express is shown as a number with its unit.
 pub fn to_seconds(micros: i64) -> String {
     match time(micros) {
         Some(time) => humantime::format_rfc3339_seconds(time).to_string(),
@@ -33,12 +33,12 @@ pub fn to_seconds(micros: i64) -> String {
     }
 }
 
-/// For a program: to the microsecond. `null` if RFC 3339 cannot express it.
+/// An instant for a program: to the microsecond. `null` if RFC 3339 cannot express it.
 pub fn serialize<S: Serializer>(micros: &i64, serializer: S) -> Result<S::Ok, S::Error> {
     time(*micros).map(|time| humantime::format_rfc3339_micros(time).to_string()).serialize(serializer)
 }
 
-/// As [`serialize`].
+/// [`serialize`] for an optional instant; `null` if there is none.
 pub mod option {
     use super::{Serialize, Serializer, humantime, time};
 
@@ -70,8 +70,8 @@ mod tests {
         );
         assert_eq!(json(Row { at: -1, done_at: None }), r#"{"at":null,"done_at":null}"#);
         assert_eq!(
-            (to_seconds(0), to_seconds(END)),
-            ("1970-01-01T00:00:00Z".into(), format!("{END} µs since 1970"))
+            (to_seconds(0), to_seconds(END_MICROS)),
+            ("1970-01-01T00:00:00Z".into(), format!("{END_MICROS} µs since 1970"))
         );
     }
 }

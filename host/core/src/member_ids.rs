@@ -7,27 +7,29 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Cheap to clone.
+/// The ids, shared by all consumers of the host. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct MemberIds {
     /// By id: since when the host has not had this id any more.
     ids: Arc<Mutex<HashMap<String, Option<Instant>>>>,
     /// How long a group may keep a member that has left, if the brokers did not receive its request to
-    /// leave.
-    lingers: Duration,
+    /// leave. So long the id still counts as this host's.
+    leave_grace: Duration,
 }
 
 impl MemberIds {
-    pub fn new(lingers: Duration) -> Self {
-        Self { ids: Arc::default(), lingers }
+    pub fn new(leave_grace: Duration) -> Self {
+        Self { ids: Arc::default(), leave_grace }
     }
 
+    /// A consumer of this host is a member under this id.
     pub fn joined(&self, id: &str) {
         self.with(|ids| {
             ids.insert(id.to_owned(), None);
         });
     }
 
+    /// The consumer is not a member under this id any more.
     pub fn left(&self, id: &str) {
         self.with(|ids| {
             if let Some(left) = ids.get_mut(id) {
@@ -39,7 +41,7 @@ impl MemberIds {
     /// All ids that may be in groups now, sorted.
     pub fn all(&self) -> Vec<String> {
         let mut all = self.with(|ids| {
-            ids.retain(|_, left| left.is_none_or(|left| left.elapsed() < self.lingers));
+            ids.retain(|_, left| left.is_none_or(|left| left.elapsed() < self.leave_grace));
             ids.keys().cloned().collect::<Vec<_>>()
         });
         all.sort_unstable();
@@ -56,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_that_left_lingers() {
+    fn a_member_that_left_counts_until_its_grace_is_over() {
         let ids = MemberIds::new(Duration::from_secs(60));
         ids.joined("b");
         ids.joined("a");

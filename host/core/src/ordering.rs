@@ -1,4 +1,7 @@
-//! Ordering: events with the same key, in topics of the same ordering group, keep their order.
+//! Ordering: which events must keep their order when one of them fails or waits.
+//!
+//! Invariant: events with the same key, in topics of the same ordering group, keep their order. A key in its
+//! group is hashed, so that keys of any size are compared and stored in 16 bytes.
 
 use std::collections::HashSet;
 
@@ -30,7 +33,8 @@ impl KeyId {
         }
     }
 
-    /// Unambiguous, since names of topics and groups have no line feed.
+    /// The line of a key in one topic of an ordering group. Unambiguous, since names of topics and groups have
+    /// no line feed.
     pub fn of_line(group: &str, topic: &str, key: &[u8]) -> Self {
         match group == topic {
             true => Self::new(group, key),
@@ -46,6 +50,7 @@ impl KeyId {
         key.into_iter().chain(line)
     }
 
+    /// The id of a key in an ordering group. The length of the group's name separates the two.
     pub fn new(group: &str, key: &[u8]) -> Self {
         let digest = Sha256::new()
             .chain_update((group.len() as u64).to_be_bytes())
@@ -58,7 +63,8 @@ impl KeyId {
     }
 }
 
-/// Keys of which an event failed, and lines of which one waits for a row: their later events wait.
+/// Keys of which an event failed, and lines of which an event waits for a row. Later events of these keys and
+/// lines wait.
 pub type Blocked = HashSet<KeyId>;
 
 #[cfg(test)]
@@ -66,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_another_one_in_another_group() {
+    fn a_key_has_another_id_in_another_group() {
         assert_eq!(KeyId::new("orders", b"7"), KeyId::new("orders", b"7"));
         assert_ne!(KeyId::new("orders", b"7"), KeyId::new("order", b"s7"));
         assert_ne!(KeyId::new("orders", b"7"), KeyId::new("orders", b""));

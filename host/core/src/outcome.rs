@@ -1,4 +1,7 @@
 //! The outcome of an event, as plain data.
+//!
+//! Each event of a batch has exactly one outcome. The store commits the outcomes with the checkpoint, in one
+//! transaction.
 
 use std::borrow::Cow;
 
@@ -13,18 +16,15 @@ use crate::ordering::KeyId;
 /// The outcome of an event. Mostly borrowed from the plugin's first answer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome<'a> {
+    /// The event's row changes, in their order. None is allowed.
     Apply(Cow<'a, [Change]>),
-    Ignore {
-        code: Cow<'a, str>,
-    },
+    /// The plugin ignores the event. Counted by the code.
+    Ignore { code: Cow<'a, str> },
     /// An earlier event of the same key failed, or an earlier event of the same line waits: the event waits
     /// behind it.
     Park(KeyId),
     /// The event needs a row that does not exist yet. Later events of its line wait behind it.
-    Wait {
-        row: AwaitedRow,
-        line: KeyId,
-    },
+    Wait { row: AwaitedRow, line: KeyId },
     /// The event failed, and becomes a dead letter.
     Dead {
         failure: Cow<'a, Failure>,
@@ -44,8 +44,8 @@ impl Outcome<'_> {
                 Outcome::Apply(Cow::Owned(changes))
             }
             (Outcome::Ignore { .. }, applied @ Outcome::Apply(_)) => applied,
-            (open @ (Outcome::Dead { .. } | Outcome::Park(_) | Outcome::Wait { .. }), _) => open,
-            (_, open @ (Outcome::Dead { .. } | Outcome::Park(_) | Outcome::Wait { .. })) => open,
+            (unapplied @ (Outcome::Dead { .. } | Outcome::Park(_) | Outcome::Wait { .. }), _) => unapplied,
+            (_, unapplied @ (Outcome::Dead { .. } | Outcome::Park(_) | Outcome::Wait { .. })) => unapplied,
             (first, Outcome::Ignore { .. }) => first,
         }
     }

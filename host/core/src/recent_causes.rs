@@ -1,10 +1,12 @@
-//! Causes that were logged lately, so that one that lasts is not logged with each attempt.
+//! Causes of failure that were logged recently.
+//!
+//! A cause that lasts would otherwise be logged with each attempt. It is logged again as a reminder.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 /// The same cause is logged at most once in this time.
-const REMINDER: Duration = Duration::from_secs(300);
+const LOG_INTERVAL: Duration = Duration::from_secs(300);
 
 /// Most causes that are remembered as logged. It bounds the memory; further causes are not logged until
 /// older ones are forgotten.
@@ -15,9 +17,9 @@ const MOST_LOGGED: usize = 1_000;
 pub struct RecentCauses(HashMap<String, Instant>);
 
 impl RecentCauses {
-    /// Whether to log a cause: it is new, or was not logged within [`REMINDER`].
+    /// Whether to log a cause: it is new, or was not logged within [`LOG_INTERVAL`].
     pub fn is_new(&mut self, cause: &str) -> bool {
-        self.0.retain(|_, at| at.elapsed() < REMINDER);
+        self.0.retain(|_, at| at.elapsed() < LOG_INTERVAL);
         if self.0.contains_key(cause) || self.0.len() >= MOST_LOGGED {
             return false;
         }
@@ -25,7 +27,7 @@ impl RecentCauses {
         true
     }
 
-    /// The cause is new when it comes again.
+    /// The cause is over. If it comes again, it is new.
     pub fn forget(&mut self, cause: &str) {
         self.0.remove(cause);
     }

@@ -98,7 +98,7 @@ impl Settler {
         let failed = |at: usize| -> Option<Failure> {
             let late = || failures.of.get(&events[at].event.position).cloned();
             let over = ready[at].wait.as_ref().filter(|wait| wait.is_over());
-            over.map(|Wait { row, .. }| awaited::came_too_late(row)).or_else(late)
+            over.map(|Wait { row, .. }| awaited::wait_is_over(row)).or_else(late)
         };
         let mut answers = Vec::with_capacity(events.len());
         while answers.len() < events.len() {

@@ -64,7 +64,7 @@ pub(super) struct Patch {
 /// Why two statements must keep their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
-    /// A guard decides by a version that the other may change, or that nobody knows yet.
+    /// A guard decides by a version that the other may change, or that is not known yet.
     Guard,
     /// Whether an `on-miss: reject` finds a row depends on the other.
     Miss,
@@ -124,7 +124,7 @@ fn relation(contract: &Contract, a: &Write, b: &Write) -> Relation {
         (true, true) => Relation::OtherKeys,
         (true, false) => by_key_and_by_others(contract, a, b),
         (false, true) => by_key_and_by_others(contract, b, a),
-        (false, false) => of_rows_that_are_there(a, b, lineage),
+        (false, false) => of_existing_rows(a, b, lineage),
     }
 }
 
@@ -165,7 +165,7 @@ fn by_key_and_by_others(contract: &Contract, key: &Write, others: &Write) -> Rel
             Relation::Never(Reason::Miss)
         }
         WriteKind::Delete => Relation::Free,
-        WriteKind::Update => of_rows_that_are_there(key, others, contract.tables[key.table].has_lineage),
+        WriteKind::Update => of_existing_rows(key, others, contract.tables[key.table].has_lineage),
         // The row that is there already stays, so a delete before it would let it in.
         WriteKind::InsertOnce if others.kind == WriteKind::Delete => Relation::Never(Reason::UnknownRow),
         WriteKind::InsertOnce => match selected_by(key, others) {
@@ -192,9 +192,9 @@ fn by_key_and_by_others(contract: &Contract, key: &Write, others: &Write) -> Rel
     }
 }
 
-/// Updates and deletes of rows that are there: neither may change what the other selects, nor what
+/// Updates and deletes of existing rows: neither may change what the other selects, nor what
 /// it finds; nor, with lineage, write the rows that the other writes.
-fn of_rows_that_are_there(a: &Write, b: &Write, lineage: bool) -> Relation {
+fn of_existing_rows(a: &Write, b: &Write, lineage: bool) -> Relation {
     if moves(a, a) || moves(b, b) || moves(a, b) || moves(b, a) {
         return Relation::Never(Reason::Moves);
     }
@@ -203,16 +203,16 @@ fn of_rows_that_are_there(a: &Write, b: &Write, lineage: bool) -> Relation {
             let may_miss = a.on_miss == OnMiss::Reject || b.on_miss == OnMiss::Reject;
             may_miss.then_some(Reason::Miss)
         }
-        (WriteKind::Delete, _) => deleted_under(b),
-        (_, WriteKind::Delete) => deleted_under(a),
+        (WriteKind::Delete, _) => reason_against_delete(b),
+        (_, WriteKind::Delete) => reason_against_delete(a),
         _ if !columns(a).is_disjoint(&columns(b)) => Some(Reason::SameColumns),
         _ => lineage.then_some(Reason::Lineage),
     };
     reason.map_or(Relation::Free, Relation::Never)
 }
 
-/// What an update would notice of rows that are deleted before it.
-fn deleted_under(update: &Write) -> Option<Reason> {
+/// Why an update may not run after a delete of rows that it selects: what it would notice.
+fn reason_against_delete(update: &Write) -> Option<Reason> {
     if update.on_miss == OnMiss::Reject {
         return Some(Reason::Miss);
     }
@@ -227,7 +227,7 @@ fn adds(write: &Write) -> bool {
     write.set.iter().any(|(_, operation)| *operation == Operation::Add)
 }
 
-/// Whether one sets a column by which the other selects.
+/// Whether `one` sets a column by which `other` selects.
 fn moves(one: &Write, other: &Write) -> bool {
     one.set.iter().any(|(column, _)| other.by.contains(column))
 }

@@ -16,7 +16,7 @@ pub(super) struct Pending {
     changes: u64,
     /// What each row selects by → its place.
     selections: HashMap<Vec<Value>, usize>,
-    /// By positions of arguments, for those that somebody asked for: their values → the rows' places.
+    /// Indexes that [`find`](Self::find) has built: positions of arguments → their values → the rows' places.
     indexes: HashMap<Vec<usize>, HashMap<Vec<Value>, Vec<usize>>>,
 }
 

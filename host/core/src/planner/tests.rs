@@ -59,7 +59,7 @@ fn load(contract: &Contract, rows: &Rows) -> Tables {
     tables
 }
 
-/// A step that a database refuses, and the event whose fault it is, when that can be told.
+/// A step that a database refuses, and the event that caused the refusal, if it is known.
 type Refused = (Option<usize>, Rejection);
 
 /// Executes a step as a database does: each of its rows sees what was stored before the step, and
