@@ -191,13 +191,15 @@ pub trait GenerationStore: Send + Sync {
 }
 
 /// A host that was seen in the last seconds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LiveHost {
     pub name: String,
     /// The newest migration of the host's own tables that its program knows; 0: it is of a version that did not
     /// say.
     pub knows: i64,
 }
+
+from_row! { LiveHost { name, knows } }
 
 pub struct Proposal<'a> {
     pub component: Component<'a>,
@@ -266,7 +268,7 @@ pub(super) fn open(rows: Vec<OpenRow>) -> Vec<OpenDeployment> {
 }
 
 /// Something that became of a projection, or is to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Deployed {
     pub id: i64,
     pub action: String,
@@ -276,7 +278,6 @@ pub struct Deployed {
     pub generation: Option<i32>,
     /// What was active there before.
     pub replaced: Option<String>,
-    #[sqlx(rename = "source")]
     pub origin: String,
     pub asked_by: String,
     pub reason: Option<String>,
@@ -292,6 +293,13 @@ pub struct Deployed {
     pub proven_at: Option<i64>,
     /// Of a new generation: the start that was configured when it began to read.
     pub start: Option<String>,
+}
+
+from_row! {
+    Deployed {
+        id, action, version, digest, generation, replaced, origin = "source", asked_by, reason, asked_at, state,
+        verdict, decided_at, proven_at, start
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -312,7 +320,6 @@ pub(super) fn action(word: &str) -> Result<DeploymentAction, StoreError> {
         .ok_or_else(|| StoreError::Unusable(format!("a deployment to {word:?}: made by a newer host?")))
 }
 
-#[derive(sqlx::FromRow)]
 pub(super) struct StandingRow {
     pub(super) id: i64,
     pub(super) projection: String,
@@ -327,6 +334,13 @@ pub(super) struct StandingRow {
     pub(super) views: Option<String>,
     pub(super) caught_up: bool,
     pub(super) backfilling: bool,
+}
+
+from_row! {
+    StandingRow {
+        id, projection, number, table_schema, role, layout, active_digest, descriptor, readers, views,
+        caught_up, backfilling
+    }
 }
 
 impl StandingRow {

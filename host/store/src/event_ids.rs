@@ -23,7 +23,7 @@ pub trait EventIds: Send + Sync {
 }
 
 /// How far one partition has come, by the time of its records.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordTime {
     pub partition: i32,
     pub next_offset: i64,
@@ -32,6 +32,8 @@ pub struct RecordTime {
     /// Since the checkpoint was written, by the database's clock.
     pub idle_seconds: i64,
 }
+
+from_row! { RecordTime { partition, next_offset, recorded_at, idle_seconds } }
 
 /// What is older than this is forgotten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +45,7 @@ pub struct Horizon {
 }
 
 /// An event that was ignored as a duplicate.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RecordedDuplicate {
     pub generation: i32,
     pub topic: String,
@@ -56,4 +58,10 @@ pub struct RecordedDuplicate {
     /// Microseconds since 1970; in JSON as RFC 3339.
     #[serde(serialize_with = "projector_core::instant::serialize")]
     pub ignored_at: i64,
+}
+
+from_row! {
+    RecordedDuplicate {
+        generation, topic, partition, offset, first_topic, first_partition, first_offset, ignored_at
+    }
 }

@@ -3,6 +3,9 @@
 //! Two stores keep one promise. Postgres writes a batch as few set-wise statements; SQLite lets
 //! the model's own interpreter write. Whatever one refuses, the other refuses as well.
 
+#[macro_use]
+mod row;
+
 pub mod beginnings;
 mod compare;
 pub mod deployments;
@@ -13,6 +16,7 @@ mod finding;
 pub mod foreign;
 mod host_tables;
 pub mod identity;
+pub mod migrations;
 pub mod moves;
 mod names;
 pub mod operator;
@@ -338,7 +342,6 @@ impl Writes<'_> {
 }
 
 /// How a generation stands when a batch begins.
-#[derive(sqlx::FromRow)]
 struct Admission {
     active_digest: String,
     paused: Option<String>,
@@ -346,6 +349,8 @@ struct Admission {
     is_held: bool,
     hold_at: Option<String>,
 }
+
+from_row! { Admission { active_digest, paused, any_blocked, is_held, hold_at } }
 
 impl Admission {
     /// Whether a batch of this component may begin: then, whether any key is blocked, and how far it may go.
@@ -439,19 +444,19 @@ impl Projection {
 }
 
 /// An event that waits for a row.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+#[derive(Debug, Clone, Serialize)]
 pub struct WaitingEvent {
     pub topic: String,
     pub partition: i32,
     pub offset: i64,
     /// The row, in words.
-    #[sqlx(rename = "awaited")]
     pub row: String,
     /// Until when, in the time of the events: microseconds since 1970.
-    #[sqlx(rename = "until_micros")]
     #[serde(serialize_with = "projector_core::instant::serialize")]
     pub until: i64,
 }
+
+from_row! { WaitingEvent { topic, partition, offset, row = "awaited", until = "until_micros" } }
 
 #[derive(Debug, Clone, Serialize)]
 pub struct PartitionState {

@@ -39,7 +39,7 @@ pub struct Move {
 }
 
 /// What is kept of a partition's events.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeptEvents {
     pub topic: String,
     pub partition: i32,
@@ -47,3 +47,5 @@ pub struct KeptEvents {
     /// Those of them whose value was left in the log.
     pub left_in_log: i64,
 }
+
+from_row! { KeptEvents { topic, partition, events, left_in_log } }

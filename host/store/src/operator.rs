@@ -184,7 +184,7 @@ pub struct Filter {
 }
 
 /// A dead letter as it is kept. Bytes that are no UTF-8 are shown as `{"hex": …}`.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+#[derive(Debug, Clone, Serialize)]
 pub struct DeadLetterRecord {
     pub id: i64,
     pub projection: String,
@@ -200,11 +200,8 @@ pub struct DeadLetterRecord {
     pub code: String,
     pub detail: String,
     /// What the database said that refused it.
-    #[sqlx(rename = "db_table")]
     pub table: Option<String>,
-    #[sqlx(rename = "db_column")]
     pub column: Option<String>,
-    #[sqlx(rename = "db_constraint")]
     pub constraint: Option<String>,
     /// Where in the plugin a trap was.
     pub backtrace: Option<String>,
@@ -218,7 +215,6 @@ pub struct DeadLetterRecord {
     /// Events of its key that wait behind it; `None`: none would.
     pub parked: Option<i64>,
     /// Of the whole of it only, as is the payload.
-    #[sqlx(json)]
     #[serde(skip_serializing_if = "no_headers")]
     pub headers: Json,
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "bytes_as_json")]
@@ -227,6 +223,14 @@ pub struct DeadLetterRecord {
     pub payload_bytes: Option<i64>,
     /// What the value weighs that was left in the log, because it is larger than any may be.
     pub oversize_bytes: Option<i64>,
+}
+
+from_row! {
+    DeadLetterRecord {
+        id, projection, generation, topic, partition, offset, timestamp_ms, key, kind, code, detail,
+        table = "db_table", column = "db_column", constraint = "db_constraint", backtrace, version, digest,
+        attempts, died_at, parked, headers, payload, payload_bytes, oversize_bytes
+    }
 }
 
 fn bytes_as_json<S: Serializer>(bytes: &Option<Vec<u8>>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -415,7 +419,7 @@ pub(super) fn skipped(gone: &[GoneRow], code: &str) -> Vec<(Partition, OutcomeCo
 }
 
 /// Something that was asked for.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Operation {
     pub id: i64,
     pub projection: String,
@@ -423,7 +427,6 @@ pub struct Operation {
     pub generation: Option<i32>,
     pub action: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[sqlx(rename = "dead_letter_id")]
     pub dead_letter: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub topic: Option<String>,
@@ -437,8 +440,14 @@ pub struct Operation {
     pub asked_at: i64,
     #[serde(serialize_with = "projector_core::instant::option::serialize")]
     pub done_at: Option<i64>,
-    #[sqlx(json(nullable))]
     pub verdict: Option<Json>,
+}
+
+from_row! {
+    Operation {
+        id, projection, generation, action, dead_letter = "dead_letter_id", topic, partition, dry_run, reason,
+        asked_by, asked_at, done_at, verdict
+    }
 }
 
 /// What came of operations that are done, by their numbers. What was erased with its event is gone.
@@ -455,7 +464,6 @@ pub(super) fn gone() -> String {
 }
 
 /// A generation and an open operation of it, if there is one.
-#[derive(sqlx::FromRow)]
 pub(super) struct ControlRow {
     id: i64,
     projection: String,
@@ -474,6 +482,13 @@ pub(super) struct ControlRow {
     action: Option<String>,
     topic: Option<String>,
     partition: Option<i32>,
+}
+
+from_row! {
+    ControlRow {
+        id, projection, number, table_schema, role, active_digest, on_trial_against, is_stopped, paused,
+        resumes, is_held, hold_at, any_ready, operation, action, topic, partition
+    }
 }
 
 /// What is wanted of each generation, in the order of the rows; operations stay in theirs.
@@ -512,15 +527,14 @@ pub(super) fn generation_controls(rows: Vec<ControlRow>) -> Result<Vec<Generatio
 }
 
 /// A kept event, and the code that it is counted by.
-#[derive(sqlx::FromRow)]
 pub(super) struct DeadLetterRow {
-    #[sqlx(flatten)]
     pub(super) kept: StoredEventRow,
     pub(super) code: String,
 }
 
+from_row! { DeadLetterRow { ..kept, code } }
+
 /// What a stored row says of an event.
-#[derive(sqlx::FromRow)]
 pub(super) struct StoredEventRow {
     pub(super) id: i64,
     pub(super) topic: String,
@@ -533,6 +547,12 @@ pub(super) struct StoredEventRow {
     pub(super) key: Option<Vec<u8>>,
     pub(super) payload: Option<Vec<u8>>,
     pub(super) headers: String,
+}
+
+from_row! {
+    StoredEventRow {
+        id, topic, partition, offset, timestamp_ms, oversize_bytes, moved_by, topic_name, key, payload, headers
+    }
 }
 
 impl StoredEventRow {

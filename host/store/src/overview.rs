@@ -36,7 +36,6 @@ pub trait StatusStore: Send + Sync {
 }
 
 /// A generation, its active component, and how many dead letters it has.
-#[derive(sqlx::FromRow)]
 pub(super) struct GenerationRow {
     pub(super) id: i64,
     projection: String,
@@ -60,7 +59,14 @@ pub(super) struct GenerationRow {
     without_id: i64,
 }
 
-#[derive(sqlx::FromRow)]
+from_row! {
+    GenerationRow {
+        id, projection, number, role, created_at, idle_seconds, stopped, backfilling, active_digest, halted,
+        halted_kind, paused, impure, deadlocks, began_with, version, descriptor, dead_letters, oldest_missing,
+        without_id
+    }
+}
+
 pub(super) struct CheckpointRow {
     topic: String,
     partition: i32,
@@ -76,6 +82,13 @@ pub(super) struct CheckpointRow {
     skipped: i64,
     paused: Option<String>,
     paused_kind: Option<String>,
+}
+
+from_row! {
+    CheckpointRow {
+        topic, partition, next_offset, first_offset, before_start, read, applied, ignored, parked, waiting,
+        dead, skipped, paused, paused_kind
+    }
 }
 
 /// Why no host runs a generation yet.

@@ -191,9 +191,7 @@ pub fn gate(migration: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    static POSTGRES: Migrator = sqlx::migrate!("../../migrations/postgres");
-    static SQLITE: Migrator = sqlx::migrate!("../../migrations/sqlite");
+    use crate::migrations::{POSTGRES, SQLITE};
 
     /// Those before were written when all hosts were stopped for a new version.
     const FIRST_UNDER_THE_RULE: i64 = 12;

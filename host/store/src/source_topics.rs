@@ -29,7 +29,7 @@ pub trait SourceTopics: Send + Sync {
 }
 
 /// Times are in microseconds since 1970.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordedTopic {
     pub topic: String,
     /// When it was first read.
@@ -37,6 +37,8 @@ pub struct RecordedTopic {
     /// When it was found not to be there any more.
     pub left_at: Option<i64>,
 }
+
+from_row! { RecordedTopic { topic, joined_at, left_at } }
 
 pub(super) fn layout_json(layout: &Layout) -> String {
     serde_json::to_string(layout).expect("a layout is plain data")

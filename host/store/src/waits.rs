@@ -57,15 +57,15 @@ pub(super) const ENDED_AT_ONCE: i64 = 10_000;
 pub(super) const IN_TIME: i64 = i64::MIN;
 
 /// What a stored row says of a ready event.
-#[derive(sqlx::FromRow)]
 pub(super) struct ReadyRow {
-    #[sqlx(flatten)]
     pub(super) kept: StoredEventRow,
     pub(super) key_id: Vec<u8>,
     pub(super) awaited: Option<String>,
     pub(super) wait_until_ms: Option<i64>,
     pub(super) ready_ms: Option<i64>,
 }
+
+from_row! { ReadyRow { ..kept, key_id, awaited, wait_until_ms, ready_ms } }
 
 /// The events that are ready, in order, of rows in order. Of a key whose first row is not, somebody else was here.
 pub(super) fn ready(rows: Vec<ReadyRow>, topics: &TopicMapping) -> Vec<ReadyEvent> {

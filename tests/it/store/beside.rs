@@ -11,6 +11,7 @@ use projector_core::counters::OutcomeCounts;
 use projector_core::event::{Partition, Position};
 use projector_core::failure::{Blocker, FailureKind};
 use projector_model::Change;
+use projector_store::migrations::POSTGRES;
 use projector_store::{Advance, StoreError, Writes};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -22,8 +23,6 @@ use sqlx::{Connection, Executor};
 use super::home::{Home, wait_until};
 use super::projection::{Projection, call, contract, descriptor, numbers, numeric, text};
 use crate::harness::seed;
-
-static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/postgres");
 
 /// Two statements write columns of the same rows, and one removes them.
 fn people() -> serde_json::Value {
@@ -166,7 +165,7 @@ async fn a_reader_of_the_hosts_tables_is_no_victim_of_a_migration() -> Result<()
     let home = Home::postgres()?;
     let mut old = PgConnection::connect(&home.url()).await?;
     old.execute("create schema projector; set search_path to projector").await?;
-    let known: Vec<_> = MIGRATIONS.iter().filter(|migration| migration.version <= 5).cloned().collect();
+    let known: Vec<_> = POSTGRES.iter().filter(|migration| migration.version <= 5).cloned().collect();
     Migrator { migrations: Cow::Owned(known), ..Migrator::DEFAULT }.run_direct(None, &mut old, false).await?;
     old.close().await?;
 

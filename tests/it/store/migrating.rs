@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use anyhow::Result;
+use projector_store::migrations::{POSTGRES, SQLITE};
 use projector_store::schema::gate;
 use projector_store::{self as store, StoreError};
 use sqlx::migrate::Migrator;
@@ -22,9 +23,6 @@ on_both_stores!(
     a_database_of_an_older_version_is_told_and_stays_as_it_is,
     a_database_of_a_newer_version_is_used_unless_it_needs_a_newer_program,
 );
-
-static POSTGRES: Migrator = sqlx::migrate!("../migrations/postgres");
-static SQLITE: Migrator = sqlx::migrate!("../migrations/sqlite");
 
 /// Commands that only read, with all that they need.
 const READING: [&[&str]; 7] = [

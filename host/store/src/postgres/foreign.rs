@@ -219,7 +219,7 @@ pub(super) async fn rights(
 }
 
 /// What a person set of a view that is to be replaced.
-#[derive(Default, sqlx::FromRow)]
+#[derive(Default)]
 pub(super) struct KnownView {
     /// `security_barrier=true` and its like: replacing a view forgets them.
     pub(super) options: Vec<String>,
@@ -234,7 +234,7 @@ pub(super) async fn known_view(
     schema: &str,
     view: &str,
 ) -> Result<Option<KnownView>, StoreError> {
-    sqlx::query_as(
+    let found: Option<(Vec<String>, Option<String>, bool)> = sqlx::query_as(
         "select coalesce(c.reloptions, '{}') as options,
            nullif(pg_get_userbyid(c.relowner), current_user)::text as owner,
            pg_has_role(c.relowner, 'usage') as ours
@@ -245,5 +245,6 @@ pub(super) async fn known_view(
     .bind(view)
     .fetch_optional(connection)
     .await
-    .map_err(classify)
+    .map_err(classify)?;
+    Ok(found.map(|(options, owner, ours)| KnownView { options, owner, ours }))
 }

@@ -38,6 +38,7 @@ use uuid::Uuid;
 
 use super::diff::Snapshot;
 use super::fault::to_text;
+use super::migrations::POSTGRES;
 use super::names;
 use super::schema::{HOSTS_ARE_BEHIND, InProgress, LOOK, Schema, TOLD_SINCE, gate, requires};
 use super::{CatchUp, CatchingUp, LockHolder, Progress, Setup, Store, StoreError, Transaction, WriteTarget};
@@ -51,8 +52,6 @@ use errors::classify;
 use sessions::{Session, Sessions, Tx};
 use statements::Statements;
 pub use tables::meeting;
-
-static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/postgres");
 
 /// The first argument of the host's advisory locks: "PRJ" in ASCII.
 const ADVISORY_CLASS: i32 = 0x0050_524a;
@@ -194,7 +193,7 @@ async fn migrate(connection: &mut PgConnection) -> Result<(), StoreError> {
     // `make_schema` did this already, and without the right on the database that the statement needs even
     // where the schema is there.
     const MAKE_SCHEMA: &str = "create schema if not exists projector;";
-    let migrations = MIGRATIONS.iter().map(|migration| {
+    let migrations = POSTGRES.iter().map(|migration| {
         let sql = migration.sql.as_str();
         let gate = requires(sql).map(gate).unwrap_or_default();
         let sql = format!("{LOCK_ALL};{gate}{}", sql.replace(MAKE_SCHEMA, ""));
@@ -327,7 +326,7 @@ async fn schema(connection: &mut PgConnection) -> Result<Schema, StoreError> {
     .map_err(classify)?;
     let database = format!("the database {}", names::quote(&database));
     if !has_ledger {
-        return Ok(Schema::of(&MIGRATIONS, database, None, 0));
+        return Ok(Schema::of(&POSTGRES, database, None, 0));
     }
     let ledger: Vec<(i64, Vec<u8>)> =
         sqlx::query_as("select version, checksum from projector._sqlx_migrations where success")
@@ -341,7 +340,7 @@ async fn schema(connection: &mut PgConnection) -> Result<Schema, StoreError> {
             .map_err(classify)?,
         false => 0,
     };
-    Ok(Schema::of(&MIGRATIONS, database, Some(ledger), needs))
+    Ok(Schema::of(&POSTGRES, database, Some(ledger), needs))
 }
 
 /// What the database of these settings has of the host's own tables.

@@ -39,11 +39,10 @@ use sqlx::{ConnectOptions, Row};
 use uuid::Uuid;
 
 use super::diff::Snapshot;
+use super::migrations::SQLITE;
 use super::schema::{InProgress, LOOK, Schema, TOLD_SINCE, requires};
 use super::{CatchUp, CatchingUp, LockHolder, Outage, Setup, Store, StoreError, Transaction, WriteTarget};
 use errors::classify;
-
-static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/sqlite");
 
 pub struct Sqlite {
     /// One connection: writers take turns, in the order in which they asked.
@@ -166,7 +165,7 @@ pub(super) async fn look_at_schema(settings: &config::Store) -> Result<Schema, S
 }
 
 fn unused(file: &Path) -> Schema {
-    Schema::of(&MIGRATIONS, named(file), None, 0)
+    Schema::of(&SQLITE, named(file), None, 0)
 }
 
 fn named(file: &Path) -> String {
@@ -196,19 +195,19 @@ async fn schema(pool: &SqlitePool, file: &Path) -> Result<Schema, StoreError> {
             .map_err(classify)?,
         false => None,
     };
-    Ok(Schema::of(&MIGRATIONS, named(file), Some(ledger), needs.unwrap_or_default()))
+    Ok(Schema::of(&SQLITE, named(file), Some(ledger), needs.unwrap_or_default()))
 }
 
 async fn migrate(pool: &SqlitePool) -> Result<(), StoreError> {
     let mut connection = pool.acquire().await.map_err(classify)?;
-    let mut migrator = Migrator { migrations: MIGRATIONS.migrations.clone(), ..Migrator::DEFAULT };
+    let mut migrator = Migrator { migrations: SQLITE.migrations.clone(), ..Migrator::DEFAULT };
     // Those of a newer version: this program may take its place again.
     migrator.set_ignore_missing(true);
     migrator.run_direct(None, &mut *connection, false).await.map_err(|error| {
         StoreError::Unusable(format!("the host's own tables cannot be brought up to date: {error}"))
     })?;
     // Only one host uses the file, so none has to be waited for.
-    let needs = MIGRATIONS.iter().filter_map(|migration| requires(migration.sql.as_str())).max();
+    let needs = SQLITE.iter().filter_map(|migration| requires(migration.sql.as_str())).max();
     sqlx::query("update projector_store set needs = max(needs, ?)")
         .bind(needs.unwrap_or_default())
         .execute(&mut *connection)
