@@ -3,7 +3,7 @@
 //! Each is asked for where the configuration has it, and both where it has both. They are held against a file's
 //! bytes, before the host compiles anything or runs any code of it. A lock entry and a signature hold for one
 //! name and one version of it, so neither can be put beside another component: what the component then says of
-//! itself is held against them. Whoever vouches for a name first owns it: see [`may_take_over`].
+//! itself is held against them. Who vouches for a name first owns it: see [`projector_core::ownership`].
 
 use std::collections::BTreeMap;
 use std::path::Path;
