@@ -17,7 +17,7 @@ const MOST_LOGGED: usize = 1_000;
 pub struct RecentCauses(HashMap<String, Instant>);
 
 impl RecentCauses {
-    /// Whether to log a cause: it is new, or was not logged within [`LOG_INTERVAL`].
+    /// Whether to log a cause: it is new, or was not logged within `LOG_INTERVAL`.
     pub fn is_new(&mut self, cause: &str) -> bool {
         self.0.retain(|_, at| at.elapsed() < LOG_INTERVAL);
         if self.0.contains_key(cause) || self.0.len() >= MOST_LOGGED {
