@@ -283,7 +283,7 @@ async fn a_persons_column_or_table_is_not_taken_for_one_that_was_left_on_postgre
     let note = json!({"name": "note", "type": "text", "nullable": true});
     more["tables"][0]["columns"].as_array_mut().expect("a list").push(note);
     let refused = offer(&*store, "two", &contract(&more)).await;
-    assert_refused(refused, &["the column note of some_orders_g1.number is there already"]);
+    assert_refused(refused, &["the column note of some_orders_g1.number exists already"]);
     home.by_hand(
         "alter table some_orders_g1.number drop column note; create table some_orders_g1.other (id bigint)",
         "",
@@ -293,7 +293,7 @@ async fn a_persons_column_or_table_is_not_taken_for_one_that_was_left_on_postgre
     let other = json!({"name": "other", "key": ["id"], "columns": [{"name": "id", "type": "int64"}]});
     more["tables"].as_array_mut().expect("a list").push(other);
     let refused = offer(&*store, "three", &contract(&more)).await;
-    assert_refused(refused, &["some_orders_g1.other is there already"]);
+    assert_refused(refused, &["some_orders_g1.other exists already"]);
     assert_eq!(number(&home, "select count(*) from some_orders_g1.other", "").await?, 0);
     Ok(())
 }

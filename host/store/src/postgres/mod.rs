@@ -47,6 +47,7 @@ use projector_config as config;
 use projector_core::checkpoint::{Checkpoint, Identity};
 use projector_core::event::Partition;
 use projector_core::generation::Generation;
+use projector_core::refusal::Refusal;
 
 use errors::classify;
 use sessions::{Session, Sessions, Tx};
@@ -309,9 +310,10 @@ async fn make_schema(connection: &mut PgConnection, schema: &str) -> Result<(), 
             ),
             format!("as its owner, `alter schema {schema} owner to {role}`"),
         ))),
-        (false, _) => Err(StoreError::Unusable(format!(
-            "the database has a schema {schema} already, which is not empty, and Projector did not fill it: rename the projection, or give it a database of its own (`store`)"
-        ))),
+        (false, _) => {
+            let database = format!("{schema} is not empty, and Projector did not fill it");
+            Err(Refusal::ForeignHome { kind: "schema", database }.into())
+        }
     }
 }
 
