@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use projector_config::{self as config, Config};
 use projector_core::deployment::Origin;
+use projector_core::failure::FailureKind;
 use projector_store::operator::Requester;
 use projector_store::retention::{Pruned, Warm};
 use projector_store::{Store, StoreError};
@@ -70,12 +71,10 @@ async fn tidy(
                     kept = keep.warm_generations,
                     "old generation retired: readers saw newer ones since"
                 ),
-                // Another host has retired it already, or objects that Projector did not create depend on it.
-                Err(StoreError::Refused(refusal)) => {
-                    retries.missed(&projection, "an old generation was not retired", &refusal);
-                }
-                // Another session has locks on its tables. Try again in the next run.
-                Err(error) if is_contention(&error) => {
+                // The database works, and this generation stays: another host has retired it already, objects that
+                // Projector did not create depend on it, what is stored of it cannot be read, or another session has
+                // locks on its tables. Try again in the next run.
+                Err(error) if error.kind() == FailureKind::Store || is_contention(&error) => {
                     retries.missed(&projection, "an old generation was not retired", &error);
                 }
                 Err(error) => return Err(error),
