@@ -3,12 +3,9 @@
 use projector_config::Config;
 use projector_store::event_ids::RecordedDuplicate;
 
-use super::{OperationError, projection};
+use super::{OperationError, with_store};
 
 /// The last ones of a projection, newest first: so many at most.
 pub async fn list(config: &Config, name: &str, most: i64) -> Result<Vec<RecordedDuplicate>, OperationError> {
-    let (store, _) = projection(config, name).await?;
-    let found = store.duplicates(name, most).await;
-    store.close().await;
-    Ok(found?)
+    with_store(config, name, |store, _| async move { Ok(store.duplicates(name, most).await?) }).await
 }
