@@ -189,7 +189,7 @@ impl Poller {
         {
             self.outbox.push_failed(format!("cannot subscribe to the topics: {error}"));
         }
-        match self.consumer.clone().poll(Duration::ZERO) {
+        match self.consumer.poll(Duration::ZERO) {
             None => {}
             Some(Err(error)) => self.errors.report(&error, &mut self.outbox),
             // Each partition that is read has a queue of its own, so no event may come this way.
