@@ -16,8 +16,7 @@ mod ends;
 
 use std::time::Duration;
 
-use projector_core::generation::Generation;
-use projector_core::generation::Role;
+use projector_core::generation::{Generation, Role};
 use projector_kafka::{MergeOrder, Merging};
 use projector_model::{Contract, order};
 use projector_store::{CatchUp, CatchingUp, Progress, Store, StoreError};

@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use projector_core::batch::BatchLimits;
 use projector_core::failure::{Blocker, FailureKind, Response};
-use projector_core::generation::Generation;
-use projector_core::generation::GenerationStatus;
+use projector_core::generation::{Generation, GenerationStatus};
 use projector_core::topics::TopicMapping;
 use projector_kafka::{LogError, Source};
 use projector_model::{Contract, names};

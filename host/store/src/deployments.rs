@@ -8,12 +8,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use projector_core::checkpoint::Offsets;
-use projector_core::deployment::DeploymentAction;
-use projector_core::deployment::Origin;
+use projector_core::deployment::{DeploymentAction, Origin};
 use projector_core::event::Partition;
-use projector_core::generation::Generation;
-use projector_core::generation::GenerationStatus;
-use projector_core::generation::Role;
+use projector_core::generation::{Generation, GenerationStatus, Role};
 use projector_core::layout::{Layout, Offered};
 use projector_core::ownership::Signer;
 use projector_core::refusal::Refusal;

@@ -18,8 +18,7 @@ use projector_core::awaited::AwaitedRow;
 use projector_core::counters::{OutcomeCounts, add};
 use projector_core::event::{Event, Header, Partition, Position, as_json};
 use projector_core::event_failure::Failure;
-use projector_core::generation::Generation;
-use projector_core::generation::Role;
+use projector_core::generation::{Generation, Role};
 use projector_core::ordering::KeyId;
 use projector_core::topics::TopicMapping;
 

@@ -10,8 +10,7 @@ use projector_core::checkpoint::{Beginning, Checkpoint, Identity};
 use projector_core::counters::{Counters, OutcomeCounts};
 use projector_core::event::{Event, Partition, Position};
 use projector_core::event_failure::Failure;
-use projector_core::failure::Blocker;
-use projector_core::failure::FailureKind;
+use projector_core::failure::{Blocker, FailureKind};
 use projector_model::Change;
 use projector_store::{Advance, DeadLetter, PartitionState, StatementCount, StoreError, Writes};
 

@@ -3,8 +3,7 @@
 
 use anyhow::{Context, Result};
 use projector_core::deployment::Origin;
-use projector_core::generation::Generation;
-use projector_core::generation::Role;
+use projector_core::generation::{Generation, Role};
 use projector_store::operator::Requester;
 use projector_store::{Store, StoreError};
 use serde_json::{Value as Json, json};

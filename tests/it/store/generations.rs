@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use projector_core::checkpoint::Beginning;
-use projector_core::checkpoint::Offsets;
+use projector_core::checkpoint::{Beginning, Offsets};
 use projector_core::deployment::Origin;
 use projector_core::generation::{GenerationStatus, Role};
 use projector_core::refusal::Refusal;

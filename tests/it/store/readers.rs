@@ -4,14 +4,12 @@
 use anyhow::{Context, Result};
 use projector::deploy::readers;
 use projector_core::deployment::Origin;
-use projector_core::generation::Generation;
-use projector_core::generation::{GenerationStatus, Role};
+use projector_core::generation::{Generation, GenerationStatus, Role};
 use projector_core::layout::{Layout, Offered};
 use projector_core::refusal::Refusal;
-use projector_store::Store;
-use projector_store::StoreError;
 use projector_store::deployments::Promoted;
 use projector_store::operator::Requester;
+use projector_store::{Store, StoreError};
 use serde_json::{Value as Json, json};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, Executor, Row};

@@ -1,12 +1,10 @@
 //! What is to become of projections, and what became of them.
 
 use async_trait::async_trait;
-use projector_core::checkpoint::FILE;
-use projector_core::checkpoint::Offsets;
+use projector_core::checkpoint::{FILE, Offsets};
 use projector_core::deployment::{DeploymentAction, Origin};
 use projector_core::event::Partition;
-use projector_core::generation::Generation;
-use projector_core::generation::{GenerationStatus, Role};
+use projector_core::generation::{Generation, GenerationStatus, Role};
 use projector_core::ownership::may_take_over;
 use projector_core::refusal::Refusal;
 use uuid::Uuid;
