@@ -12,6 +12,17 @@ use crate::guests;
 const PLUGINS: [(&str, &str); 2] =
     [("order-search", "order_search"), ("sales-by-country", "sales_by_country")];
 
+/// Crates that the development profile optimizes for the tests (Cargo.toml). To optimize them takes longer than all that the
+/// demo does with them.
+const NOT_OPTIMIZED: [&str; 6] = [
+    "cranelift-codegen",
+    "regalloc2",
+    "wasmtime",
+    "wasmtime-internal-cranelift",
+    "projector-core",
+    "projector-model",
+];
+
 #[derive(Args)]
 pub(crate) struct Options {
     /// How many events to publish. The embedded broker keeps everything in memory.
@@ -25,9 +36,12 @@ pub(crate) struct Options {
 
 pub(crate) fn run(cargo: &Cargo, options: &Options) -> Result<()> {
     println!("building the host, the demo and two plugins; the first time, that takes some minutes");
+    // Without TLS: the broker is in the demo's own process.
+    let mut build = vec!["--no-default-features"];
+    let levels = NOT_OPTIMIZED.map(|krate| format!("--config=profile.dev.package.{krate}.opt-level=0"));
+    build.extend(levels.iter().map(String::as_str));
     guests::compile_beside(cargo, &PLUGINS, || {
-        // Without TLS: the broker is in the demo's own process.
-        cargo.build_programs(&["projector", "projector-demo"], &["--no-default-features"])
+        cargo.build_programs(&["projector", "projector-demo"], &build)
     })?;
     let projector = cargo.program("projector");
     guests::wrap(cargo, &projector, &PLUGINS)?;
