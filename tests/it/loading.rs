@@ -365,7 +365,7 @@ fn a_compile_bomb_is_refused_when_its_memory_is_full() {
 fn a_component_beyond_its_size_is_not_even_compiled() {
     let sound = describing(&descriptor("sound")).component();
     let reason = refused_by_host(&sound, &format!("component-bytes = {}", sound.len() - 1));
-    assert_says(&reason, &[&format!("it has {} bytes, and {} are the most", sound.len(), sound.len() - 1)]);
+    assert_says(&reason, &[&format!("has {} bytes, and {} are the most", sound.len(), sound.len() - 1)]);
 }
 
 /// Fault 28.

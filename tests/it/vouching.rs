@@ -11,7 +11,9 @@ fn what_nobody_vouches_for_is_not_compiled() {
     let keys = KeyPair::generate_unencrypted_keypair().unwrap();
     let teams = format!("[plugins.teams.checkout]\nkey = \"{}\"\n", keys.pk.to_base64());
     let bomb = bomb(6_000);
-    for (teams, says) in [("", "plugins.lock does not list it"), (&*teams, "it is not signed")] {
+    for (teams, says) in
+        [("", "plugins.lock does not list the component"), (&*teams, "the component is not signed")]
+    {
         let plugins = Plugins::new(&[]).add("offered.wasm", &bomb);
         let plugins = if teams.is_empty() { plugins.add("plugins.lock", "") } else { plugins };
         let host =
@@ -46,7 +48,7 @@ fn a_file_that_nobody_vouches_for_takes_no_name() {
     let host = Host::without_brokers("signed", &plugins, &teams);
     let refused = host.log().until_said("plugin refused");
     assert!(refused.field("file").ends_with("0.wasm"), "{}", refused.text);
-    assert!(refused.field("reason").contains("it is not signed"), "{}", refused.text);
+    assert!(refused.field("reason").contains("the component is not signed"), "{}", refused.text);
     let active = host.log().until_said("version active");
     assert_eq!((active.field("projection"), active.field("version")), ("sound", "1.0.0"));
 }

@@ -1,5 +1,7 @@
-//! History as a file has it, line by line: each is an event of a topic, in the order in which they are to
-//! be projected. Pure, but for the reading.
+//! The file of a backfill: JSON lines. Each line is an event of a topic, and events are projected in the order of the
+//! lines.
+//!
+//! This module opens, decompresses, scans and parses the file. It knows neither Kafka nor a database.
 
 mod offsets;
 
@@ -21,17 +23,17 @@ use sha2::{Digest, Sha256};
 
 pub use offsets::OffsetSet;
 
-/// What stands for the topic of events from a file: they are of its partition 0, and their offsets are the
-/// numbers of their lines, from 0.
+/// The topic under which checkpoints record a file. The file is this topic's partition 0, and the offset of an event
+/// is the number of its line, from 0.
 pub const TOPIC: &str = FILE_TOPIC;
 
-/// The partition that a file is.
+/// The partition under which checkpoints record a file.
 pub fn partition() -> Partition {
     Partition::new(TOPIC, 0)
 }
 
-/// The topics of a plugin, as a file may name them: by their names in the log, or by a logical name that
-/// stands for one topic.
+/// The topics of a plugin, by the names that a file may use: a physical name, or a logical name that is mapped to one
+/// physical topic.
 #[derive(Debug, Clone)]
 pub struct Topics {
     mapping: TopicMapping,
@@ -43,29 +45,30 @@ impl Topics {
         Self { mapping, file: partition() }
     }
 
-    /// What a name in the file is called in the log.
+    /// The physical name of a topic that the file names.
     fn physical<'n>(&'n self, named: &'n str) -> Result<&'n str, String> {
         let declared = self.mapping.declared();
-        // Where one topic's name is another one's in the log, the log has the last word.
+        // A name may be a physical name and also the logical name of another topic. Then it is the physical name.
         if self.mapping.reads(named) {
             return Ok(named);
         }
         match declared.iter().find(|(logical, _)| logical == named).map(|(_, topics)| topics) {
             Some(PhysicalTopics::Named(names)) if names.len() == 1 => Ok(&names[0]),
             Some(several) => Err(format!(
-                "the topic {named:?} may be any of several in the log ({several}): name the one that the event was published to"
+                "the topic {named:?} stands for several topics in Kafka ({several}): write the name of the topic that the event was published to"
             )),
             None => {
                 let known: Vec<String> = declared.iter().map(|(_, topics)| topics.to_string()).collect();
                 let known = known.join(", ");
-                Err(format!("the topic {named:?} is none that the plugin reads, which are {known}"))
+                Err(format!("the plugin does not read the topic {named:?}: it reads {known}"))
             }
         }
     }
 }
 
-/// The SHA-256 of a file as it lies there. `told` how many bytes were read.
-pub fn digest(path: &Path, mut told: impl FnMut(u64)) -> io::Result<String> {
+/// The SHA-256 of a file's bytes, in lowercase hex. A compressed file is not decompressed. `progress` gets the number
+/// of bytes that were read so far.
+pub fn digest(path: &Path, mut progress: impl FnMut(u64)) -> io::Result<String> {
     let mut file = File::open(path)?;
     let (mut digest, mut read) = (Sha256::new(), 0);
     let mut chunk = vec![0; 1024 * 1024];
@@ -75,38 +78,39 @@ pub fn digest(path: &Path, mut told: impl FnMut(u64)) -> io::Result<String> {
             bytes => {
                 digest.update(&chunk[..bytes]);
                 read += bytes as u64;
-                told(read);
+                progress(read);
             }
         }
     }
 }
 
-/// The lines of a file, unpacked as its name's ending says.
+/// The lines of a file. A file whose name ends in `.gz` or `.zst` is decompressed.
 pub struct Lines {
     source: Box<dyn BufRead + Send>,
-    packed: Arc<AtomicU64>,
-    most: usize,
+    bytes_read: Arc<AtomicU64>,
+    most_line_bytes: usize,
     next: i64,
 }
 
-/// A line's number, and what stands there: in the buffer that was given, or too much for it.
+/// A line that was read. Its text is in the buffer that was given to [`Lines::read`]; the buffer is empty if the line
+/// is too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Line {
+    /// From 0.
     pub number: i64,
     pub too_long: bool,
 }
 
 impl Lines {
-    /// `most`: bytes that a line may have.
-    pub fn open(path: &Path, most: usize) -> io::Result<Self> {
-        let packed = Arc::new(AtomicU64::new(0));
-        let file = BufReader::new(Counted { file: File::open(path)?, read: packed.clone() });
+    pub fn open(path: &Path, most_line_bytes: usize) -> io::Result<Self> {
+        let bytes_read = Arc::new(AtomicU64::new(0));
+        let file = BufReader::new(CountedFile { file: File::open(path)?, read: bytes_read.clone() });
         let source: Box<dyn BufRead + Send> = match path.extension().and_then(OsStr::to_str) {
             Some("gz") => Box::new(BufReader::new(MultiGzDecoder::new(file))),
             Some("zst") => Box::new(BufReader::new(zstd::Decoder::with_buffer(file)?)),
             _ => Box::new(file),
         };
-        Ok(Self { source, packed, most, next: 0 })
+        Ok(Self { source, bytes_read, most_line_bytes, next: 0 })
     }
 
     /// The number of the next line.
@@ -114,19 +118,19 @@ impl Lines {
         self.next
     }
 
-    /// Bytes of the file that were read.
-    pub fn packed_bytes(&self) -> u64 {
-        self.packed.load(Ordering::Relaxed)
+    /// How many bytes of the file were read. Of a compressed file: compressed bytes.
+    pub fn file_bytes_read(&self) -> u64 {
+        self.bytes_read.load(Ordering::Relaxed)
     }
 
-    /// The next line; `None`: there is none.
+    /// Reads the next line into `line`. `None`: the file has ended.
     pub fn read(&mut self, line: &mut Vec<u8>) -> io::Result<Option<Line>> {
         line.clear();
-        let bytes = (&mut self.source).take(self.most as u64 + 1).read_until(b'\n', line)?;
+        let bytes = (&mut self.source).take(self.most_line_bytes as u64 + 1).read_until(b'\n', line)?;
         if bytes == 0 {
             return Ok(None);
         }
-        let too_long = bytes > self.most && line.last() != Some(&b'\n');
+        let too_long = bytes > self.most_line_bytes && line.last() != Some(&b'\n');
         if too_long {
             line.clear();
             self.source.skip_until(b'\n')?;
@@ -135,7 +139,7 @@ impl Lines {
         Ok(Some(Line { number: self.next - 1, too_long }))
     }
 
-    /// Goes on to the line of this number, or to the end.
+    /// Skips lines until the next one has this number, or the file has ended.
     pub fn skip_to(&mut self, number: i64) -> io::Result<()> {
         while self.next < number && self.source.skip_until(b'\n')? > 0 {
             self.next += 1;
@@ -144,12 +148,13 @@ impl Lines {
     }
 }
 
-struct Counted {
+/// Counts the bytes that are read from a file.
+struct CountedFile {
     file: File,
     read: Arc<AtomicU64>,
 }
 
-impl Read for Counted {
+impl Read for CountedFile {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let bytes = self.file.read(buffer)?;
         self.read.fetch_add(bytes as u64, Ordering::Relaxed);
@@ -157,69 +162,72 @@ impl Read for Counted {
     }
 }
 
-/// Whether nothing stands in a line.
+/// Whether a line is empty, or only whitespace.
 pub fn is_blank(line: &[u8]) -> bool {
     line.iter().all(u8::is_ascii_whitespace)
 }
 
-/// What is known of a file before it is fed.
+/// What a scan of the whole file finds, before its first event is projected.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Scanned {
     pub lines: i64,
-    /// By partitions of the log.
+    /// By partition in Kafka: the offsets that lines give.
     pub offsets: BTreeMap<Partition, OffsetSet>,
 }
 
 impl Scanned {
-    /// Reads all lines. What is wrong with one is told when it is fed. `skipped`: lines that are not fed, by their
-    /// numbers; their offsets count as being there. `told` now and then.
+    /// Reads all lines. A line that is not a valid event is passed over here, and reported when it is projected.
+    /// `skipped`: numbers of lines that are not projected. The file has their offsets all the same, so that these do
+    /// not count as missing. `progress` is called after each line.
     pub fn of(
         lines: &mut Lines,
         topics: &Topics,
         skipped: &BTreeSet<i64>,
-        mut told: impl FnMut(&Lines),
+        mut progress: impl FnMut(&Lines),
     ) -> io::Result<Self> {
-        /// All else of it is read later.
+        /// The other fields are parsed when the line is projected.
         #[derive(Deserialize)]
-        struct Where {
+        struct Place {
             topic: String,
             partition: i32,
             offset: i64,
         }
         let (mut scanned, mut line) = (Self::default(), Vec::new());
-        let mut passed_over: Vec<(Partition, i64)> = Vec::new();
+        let mut of_skipped_lines: Vec<(Partition, i64)> = Vec::new();
         while let Some(Line { number, .. }) = lines.read(&mut line)? {
             scanned.lines += 1;
-            told(lines);
-            let Ok(Where { topic, partition, offset }) = serde_json::from_slice(&line) else { continue };
+            progress(lines);
+            let Ok(Place { topic, partition, offset }) = serde_json::from_slice(&line) else { continue };
             let Ok(physical) = topics.physical(&topic) else { continue };
-            if !is_possible(partition, offset) {
+            if !is_in_range(partition, offset) {
                 continue;
             }
             let partition = Partition::new(physical, partition);
             if skipped.contains(&number) {
-                passed_over.push((partition, offset));
+                of_skipped_lines.push((partition, offset));
                 continue;
             }
             scanned.offsets.entry(partition).or_default().insert(offset, number + 1);
         }
-        for (partition, offset) in passed_over {
+        // Added last: a line may be skipped because its offset stands in another line as well. That is not an error.
+        for (partition, offset) in of_skipped_lines {
             scanned.offsets.entry(partition).or_default().add(offset);
         }
         Ok(scanned)
     }
 
-    /// By partitions of the log: the offset after the last one that the file has.
+    /// By partition in Kafka: the offset after the last one that the file has.
     pub fn ends(&self) -> BTreeMap<Partition, i64> {
         self.offsets.iter().map(|(partition, offsets)| (partition.clone(), offsets.end())).collect()
     }
 }
 
-/// The event that a line is. An error: what is wrong with it.
+/// Parses a line as an event. `number` is the line's number; `value_bytes` is the largest allowed size of a value.
+/// The error says what is wrong with the line.
 pub fn event(line: &[u8], number: i64, topics: &Topics, value_bytes: usize) -> Result<Event, String> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
-    struct Told<'l> {
+    struct Written<'l> {
         topic: String,
         partition: Option<i32>,
         offset: Option<i64>,
@@ -228,25 +236,25 @@ pub fn event(line: &[u8], number: i64, topics: &Topics, value_bytes: usize) -> R
         key: Json,
         #[serde(default)]
         headers: Json,
-        /// Not to be left out: it would be a tombstone.
+        /// Required: a line that left the value out by mistake would be a tombstone.
         #[serde(borrow)]
         value: &'l RawValue,
     }
-    let Told { topic, partition, offset, timestamp, key, headers, value } =
+    let Written { topic, partition, offset, timestamp, key, headers, value } =
         serde_json::from_slice(line).map_err(|error| error.to_string())?;
     match (partition, offset) {
         (None, None) => {}
-        (Some(partition), Some(offset)) if is_possible(partition, offset) => {}
+        (Some(partition), Some(offset)) if is_in_range(partition, offset) => {}
         (Some(_), Some(_)) => return Err("`partition` or `offset` is out of range".to_owned()),
         _ => return Err("`partition` and `offset` go together: give both, or none".to_owned()),
     }
     let physical = topics.physical(&topic)?;
     let mut places = topics.mapping.places(physical).into_iter();
-    let place = places.next().ok_or_else(|| format!("the topic {topic:?} is none that the plugin reads"))?;
+    let place = places.next().ok_or_else(|| format!("the plugin does not read the topic {topic:?}"))?;
     let key = bytes(&key).map_err(|wrong| format!("`key` {wrong}"))?;
     let value = payload(value).map_err(|wrong| format!("`value` {wrong}"))?;
     if let Some(value) = value.as_ref().filter(|value| value.len() > value_bytes) {
-        return Err(format!("its value has {} bytes, more than `kafka.value-bytes`", value.len()));
+        return Err(format!("the value has {} bytes, more than `kafka.value-bytes`", value.len()));
     }
     Ok(Event {
         position: Position { partition: topics.file.clone(), offset: number },
@@ -261,7 +269,7 @@ pub fn event(line: &[u8], number: i64, topics: &Topics, value_bytes: usize) -> R
     })
 }
 
-/// Text, `{"hex": "…"}`, or nothing.
+/// Bytes, written as a string (its UTF-8 bytes), as `{"hex": "…"}`, or as null for none.
 fn bytes(json: &Json) -> Result<Option<Vec<u8>>, String> {
     match json {
         Json::Null => Ok(None),
@@ -270,15 +278,16 @@ fn bytes(json: &Json) -> Result<Option<Vec<u8>>, String> {
             (1, Some(Json::String(digits))) => decoded(digits).map(Some),
             _ => Err(r#"is an object, but not {"hex": "…"}"#.to_owned()),
         },
-        _ => Err(r#"is neither a text, nor {"hex": "…"}, nor null"#.to_owned()),
+        _ => Err(r#"is neither a string, nor {"hex": "…"}, nor null"#.to_owned()),
     }
 }
 
 fn decoded(digits: &str) -> Result<Vec<u8>, String> {
-    hex::decode(digits).map_err(|error| format!("is no hexadecimal: {error}"))
+    hex::decode(digits).map_err(|error| format!("is not hexadecimal: {error}"))
 }
 
-/// The JSON as it stands there; of a string, its text; of `{"hex": "…"}` alone, its bytes.
+/// The payload that a `value` gives: the text of a string, the bytes of `{"hex": "…"}`, none for null. Any other JSON
+/// is the payload itself, byte for byte.
 fn payload(value: &RawValue) -> Result<Option<Vec<u8>>, String> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -326,7 +335,7 @@ fn headers_of(json: &Json) -> Result<Vec<Header>, String> {
     }
 }
 
-fn is_possible(partition: i32, offset: i64) -> bool {
+fn is_in_range(partition: i32, offset: i64) -> bool {
     partition >= 0 && (0..i64::MAX).contains(&offset)
 }
 

@@ -1,9 +1,15 @@
-//! Two generations at one vector of offsets: both are held there for a moment, until one snapshot of both
-//! is open; they go on while the snapshot is compared.
+//! Compares the rows of two generations at the same offsets.
 //!
-//! Invariants: no hold is longer than `MOST_HELD`, from before it is asked for until it ends, whatever becomes of who
-//! asked. What one hold is too short for is tried again, a few times, and both go on between. Where it is known that a
-//! generation does not move, nothing is held.
+//! A write barrier stops both generations at the same offsets until one database snapshot of both is open. Then the
+//! barrier is released, and both generations continue while the snapshot is compared.
+//!
+//! Invariants:
+//!
+//! - A barrier stands for at most `MOST_BARRIER_TIME`, measured from before it is requested. It expires by itself, so
+//!   that a process which dies here stops no generation for longer.
+//! - If the generations do not reach the same offsets in this time, the barrier is released and raised again after a
+//!   pause, a few times. Between two barriers both generations continue.
+//! - No barrier is raised while one generation is behind the other and does not progress: waiting would not help.
 
 use std::time::Duration;
 
@@ -16,32 +22,33 @@ use projector_store::{Store, StoreError};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-/// No batch is kept from being written for longer.
-pub(super) const MOST_HELD: Duration = Duration::from_secs(1);
-/// So much of it is left for what comes after both are there: a snapshot, and the end of the hold.
+/// How long a write barrier may keep batches from being committed.
+pub(super) const MOST_BARRIER_TIME: Duration = Duration::from_secs(1);
+/// The part of this time that is kept for opening the snapshot and releasing the barrier.
 const RESERVE: Duration = Duration::from_millis(200);
-/// Holds in which both may come to the same offsets, and the time between them.
-const HOLDS: u32 = 5;
-const BETWEEN_HOLDS: Duration = Duration::from_secs(1);
-/// A generation that is behind, and whose checkpoints stay where they are for so long, stands still, though no reason
-/// is known. Nothing is held meanwhile.
-const STILL: Duration = Duration::from_secs(10);
-const WATCH: Duration = Duration::from_millis(200);
-/// How far one may be behind the other in all, in offsets: held generations have to get there in seconds.
+/// How many barriers are tried, and the pause between them.
+const BARRIERS: u32 = 5;
+const BETWEEN_BARRIERS: Duration = Duration::from_secs(1);
+/// A generation that is behind is stuck if its checkpoints do not move for this time. No barrier stands meanwhile.
+const STUCK_AFTER: Duration = Duration::from_secs(10);
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+/// How many offsets the generations may be apart, in all partitions together. Under a barrier, the generation that is
+/// behind has less than a second to read them.
 pub const MOST_APART: i64 = 50_000;
-const LOOK: Duration = Duration::from_millis(20);
+/// How often the generations' offsets are read while a barrier stands.
+const OFFSETS_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Why two generations cannot be compared, or shown.
+/// Why two generations cannot be compared, or why one cannot be promoted.
 #[derive(Debug, thiserror::Error)]
 pub enum CompareError {
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// It may be otherwise later.
+    /// Not possible now. A later attempt may succeed.
     #[error("{0}")]
     NotYet(String),
 }
 
-/// What two generations differ in.
+/// Compares the rows of two generations. `samples`: how many different rows are shown.
 pub async fn compare(
     store: &dyn Store,
     old: &GenerationStatus,
@@ -49,13 +56,13 @@ pub async fn compare(
     expected: &Expected,
     samples: usize,
 ) -> Result<Diff, CompareError> {
-    let contract = |standing: &GenerationStatus| {
-        let checked = standing.descriptor.clone().check();
+    let contract = |status: &GenerationStatus| {
+        let checked = status.descriptor.clone().check();
         checked.map_err(|problems| StoreError::Unusable(format!("a stored descriptor: {problems}")))
     };
     new.is_fed().map_err(StoreError::from)?;
     let contracts = (contract(old)?, contract(new)?);
-    let mut snapshot = at_one_vector(store, old, new).await?;
+    let mut snapshot = snapshot_at_same_offsets(store, old, new).await?;
     let request = DiffRequest {
         old: (&old.generation, &contracts.0),
         new: (&new.generation, &contracts.1),
@@ -65,33 +72,36 @@ pub async fn compare(
     Ok(snapshot.diff(&request).await?)
 }
 
-/// A snapshot of both where they are at the same offsets.
-async fn at_one_vector(
+/// Opens a snapshot in which both generations are at the same offsets. Tries several barriers.
+async fn snapshot_at_same_offsets(
     store: &dyn Store,
     old: &GenerationStatus,
     new: &GenerationStatus,
 ) -> Result<Box<dyn Snapshot>, CompareError> {
     let both = [old.generation.id, new.generation.id];
     let by = Uuid::new_v4();
-    for pause in (0..HOLDS).map(|hold| if hold == 0 { Duration::ZERO } else { BETWEEN_HOLDS }) {
-        tokio::time::sleep(pause).await;
-        until_both_move(store, old, new).await?;
-        let snapshot = in_one_hold(store, old, new, by).await;
-        // Whatever came of it.
+    for barrier in 0..BARRIERS {
+        if barrier > 0 {
+            tokio::time::sleep(BETWEEN_BARRIERS).await;
+        }
+        await_progress(store, old, new).await?;
+        let snapshot = snapshot_in_one_barrier(store, old, new, by).await;
+        // Before the result is looked at: a barrier that stays after an error stops both generations until it
+        // expires.
         store.release_barrier(&both, by).await?;
         if let Some(snapshot) = snapshot? {
             return Ok(snapshot);
         }
     }
     Err(CompareError::NotYet(format!(
-        "generations {} and {} did not come to the same offsets while they were held, {HOLDS} times for {MOST_HELD:?} at most: no hold is longer, so compare them when fewer events arrive",
+        "generations {} and {} did not reach the same offsets. They were stopped for it {BARRIERS} times, for at most {MOST_BARRIER_TIME:?} each; compare them again when fewer events arrive",
         old.generation.number, new.generation.number
     )))
 }
 
-/// Holds both where they are, has each go where the other one is ahead, and opens a snapshot of that. `None`: the time
-/// was too short for it.
-async fn in_one_hold(
+/// Stops both generations with a barrier, lets each one continue up to where the other one is ahead, and opens a
+/// snapshot at these offsets. `None`: they did not get there in time. The caller releases the barrier.
+async fn snapshot_in_one_barrier(
     store: &dyn Store,
     old: &GenerationStatus,
     new: &GenerationStatus,
@@ -99,35 +109,35 @@ async fn in_one_hold(
 ) -> Result<Option<Box<dyn Snapshot>>, CompareError> {
     let both = [old.generation.id, new.generation.id];
     let began = Instant::now();
-    match raise_barrier(store, &both, by, None, MOST_HELD).await {
-        // The batches in flight took too long.
+    match raise_barrier(store, &both, by, None, MOST_BARRIER_TIME).await {
+        // The barrier waits for the batches in flight, and these took too long. The next barrier may succeed.
         Err(CompareError::Store(error)) if error.kind() == FailureKind::Locked => return Ok(None),
-        held => held?,
+        raised => raised?,
     }
     failpoint::reached(failpoint::HELD, &old.generation.projection);
     let (at_old, at_new) = (store.vector(both[0]).await?, store.vector(both[1]).await?);
     let target = meeting(&at_old, &at_new);
-    let is_there = |vector: &Offsets| distance(vector, &target) == 0;
-    if !(is_there(&at_old) && is_there(&at_new)) {
-        let left = MOST_HELD.saturating_sub(began.elapsed());
+    let is_at_target = |vector: &Offsets| distance(vector, &target) == 0;
+    if !(is_at_target(&at_old) && is_at_target(&at_new)) {
+        let left = MOST_BARRIER_TIME.saturating_sub(began.elapsed());
         raise_barrier(store, &both, by, Some(&target), left).await?;
-        while !(is_there(&store.vector(both[0]).await?) && is_there(&store.vector(both[1]).await?)) {
-            if began.elapsed() + RESERVE > MOST_HELD {
+        while !(is_at_target(&store.vector(both[0]).await?) && is_at_target(&store.vector(both[1]).await?)) {
+            if began.elapsed() + RESERVE > MOST_BARRIER_TIME {
                 return Ok(None);
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(OFFSETS_INTERVAL).await;
         }
     }
     let mut snapshot = store.snapshot().await?;
     let seen = (snapshot.checkpoints(&old.generation).await?, snapshot.checkpoints(&new.generation).await?);
-    // The hold may have ended before.
-    let is_of_both = [seen.0, seen.1].into_iter().all(|seen| is_there(&seen.into_iter().collect()));
-    Ok(is_of_both.then_some(snapshot))
+    // The barrier may have expired before the snapshot was opened, so check the offsets in the snapshot itself.
+    let both_at_target = [seen.0, seen.1].into_iter().all(|seen| is_at_target(&seen.into_iter().collect()));
+    Ok(both_at_target.then_some(snapshot))
 }
 
-/// Makes sure, without a hold, that each of two generations that is behind the other one can come to where that one
-/// is: an error says why not.
-async fn until_both_move(
+/// Waits until each generation that is behind the other one has moved a checkpoint. No barrier stands meanwhile. An
+/// error if the generations are too far apart, or one of them is stuck.
+async fn await_progress(
     store: &dyn Store,
     old: &GenerationStatus,
     new: &GenerationStatus,
@@ -141,66 +151,68 @@ async fn until_both_move(
         let sum: i64 = apart.iter().sum();
         if sum > MOST_APART {
             return Err(CompareError::NotYet(format!(
-                "generations {} and {} are {sum} offsets apart, and {MOST_APART} are the most: wait until the new one has caught up (`projector status`)",
+                "generations {} and {} are {sum} offsets apart, and a comparison allows at most {MOST_APART}: wait until the new generation has caught up (`projector status`)",
                 old.generation.number, new.generation.number
             )));
         }
         let at = [&vectors[0], &vectors[1]].map(|vector| vector.values().sum::<i64>());
         let first = before.get_or_insert(at);
-        let still = [old, new]
+        let unmoved = [old, new]
             .into_iter()
             .enumerate()
             .find(|(which, _)| apart[*which] > 0 && at[*which] == first[*which]);
-        let Some((_, still)) = still else { return Ok(()) };
-        let known = why_still(store, still).await?;
-        if known.is_some() || began.elapsed() > STILL {
-            let Generation { projection, number, .. } = &still.generation;
+        let Some((_, unmoved)) = unmoved else { return Ok(()) };
+        let known = why_stuck(store, unmoved).await?;
+        if known.is_some() || began.elapsed() > STUCK_AFTER {
+            let Generation { projection, number, .. } = &unmoved.generation;
             let reason = known.unwrap_or_else(|| {
                 format!(
-                    "its checkpoints did not move for {STILL:?}, and no reason is known (`projector status`)"
+                    "its checkpoints did not move for {STUCK_AFTER:?}, and the reason is unknown (`projector status`)"
                 )
             });
             return Err(CompareError::NotYet(format!(
-                "generation {number} of {projection} stands still, behind the other one: {reason}. Nothing was held; once it goes on, compare them again"
+                "generation {number} of {projection} is behind the other generation and does not progress: {reason}. No generation was stopped for the comparison; compare them again when this one progresses"
             )));
         }
-        tokio::time::sleep(WATCH).await;
+        tokio::time::sleep(PROGRESS_INTERVAL).await;
     }
 }
 
-/// Why a generation does not move, as far as the store knows. What passes by itself is no reason.
-pub(super) async fn why_still(
+/// Why a generation does not progress, as far as the store knows. A blocker that hosts retry is no reason: it may end
+/// by itself.
+pub(super) async fn why_stuck(
     store: &dyn Store,
-    standing: &GenerationStatus,
+    status: &GenerationStatus,
 ) -> Result<Option<String>, StoreError> {
-    let Generation { id, projection, .. } = &standing.generation;
+    let Generation { id, projection, .. } = &status.generation;
     if store.live_hosts().await?.is_empty() {
         return Ok(Some("no host is live".into()));
     }
     let Some(control) = store.control_state().await?.into_iter().find(|control| control.generation.id == *id)
     else {
-        return Ok(Some("it was removed".into()));
+        return Ok(Some("the generation was removed".into()));
     };
     if control.stopped {
         return Ok(Some(format!("the projection is stopped (`projector start {projection}`)")));
     }
     if let Some(paused) = control.paused {
-        return Ok(Some(format!("it is paused (`projector resume {projection}`): {paused}")));
+        return Ok(Some(format!("the projection is paused (`projector resume {projection}`): {paused}")));
     }
     let shown = store.overview().await?;
-    let Some(shown) = shown.into_iter().find(|shown| shown.is(&standing.generation)) else {
+    let Some(shown) = shown.into_iter().find(|shown| shown.is(&status.generation)) else {
         return Ok(None);
     };
     let partitions = shown.partitions.into_iter().filter_map(|partition| {
-        let trouble = partition.paused?;
-        Some((format!("{}/{}: ", partition.topic, partition.partition), trouble))
+        let blocker = partition.paused?;
+        Some((format!("{}/{}: ", partition.topic, partition.partition), blocker))
     });
-    let mut troubles = shown.halted.into_iter().map(|trouble| (String::new(), trouble)).chain(partitions);
-    let lasting = troubles.find(|(_, trouble)| trouble.kind.response() != Response::Retry);
-    Ok(lasting.map(|(place, trouble)| format!("{place}{}", trouble.reason)))
+    let mut blockers = shown.halted.into_iter().map(|blocker| (String::new(), blocker)).chain(partitions);
+    let lasting = blockers.find(|(_, blocker)| blocker.kind.response() != Response::Retry);
+    Ok(lasting.map(|(place, blocker)| format!("{place}{}", blocker.reason)))
 }
 
-/// Holds generations, unless somebody else does.
+/// Keeps batches of these generations from being committed, or from going beyond `at`. An error if another command or
+/// host has a barrier on one of them.
 pub(super) async fn raise_barrier(
     store: &dyn Store,
     generations: &[i64],
@@ -210,11 +222,14 @@ pub(super) async fn raise_barrier(
 ) -> Result<(), CompareError> {
     match store.raise_barrier(generations, by, at, time).await? {
         true => Ok(()),
-        false => Err(CompareError::NotYet("somebody else compares or promotes it at this moment".into())),
+        false => Err(CompareError::NotYet(
+            "another comparison or promotion of this projection is under way: try again in a moment".into(),
+        )),
     }
 }
 
-/// Where two generations meet: in each partition of topics that both read, where the one is that is ahead.
+/// The offsets at which two generations are compared: in each partition, those of the generation that is ahead. Only
+/// topics that both generations read.
 fn meeting(one: &Offsets, other: &Offsets) -> Offsets {
     let reads = |vector: &Offsets, topic: &str| vector.keys().any(|partition| &*partition.topic == topic);
     let mut meeting = Offsets::new();
@@ -227,7 +242,8 @@ fn meeting(one: &Offsets, other: &Offsets) -> Offsets {
     meeting
 }
 
-/// How far one is behind where they meet, in offsets. Of a partition that it did not begin, all are.
+/// How many offsets a generation is away from where they meet, in all partitions together. In a partition without a
+/// checkpoint it is behind by all offsets, and by one more.
 fn distance(vector: &Offsets, meeting: &Offsets) -> i64 {
     let behind = |(partition, at): (_, &i64)| (at - vector.get(partition).copied().unwrap_or(-1)).abs();
     meeting.iter().map(behind).sum()

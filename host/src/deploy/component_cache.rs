@@ -1,4 +1,5 @@
-//! Components that this host can run: each is compiled once, and kept for as long as it may be needed.
+//! The compiled components of this host. Each component is compiled once, and its plugin is kept while it is used,
+//! and for some time after that.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -17,32 +18,31 @@ use super::trust::{Refused, TrustPolicy};
 pub struct ComponentCache {
     config: Arc<Config>,
     trust: TrustPolicy,
-    /// The host's own executable, which compiles components in a process of its own.
+    /// The host's own executable. It compiles each component in a process of its own.
     executable: PathBuf,
-    /// An engine for each size of stack.
+    /// An engine for each size of the stack, in bytes.
     engines: Mutex<HashMap<usize, Engine>>,
-    /// Those that were asked for last come last.
+    /// The compiled plugins, the most recently used one last.
     known: Mutex<Vec<Plugin>>,
 }
 
-/// So many versions are kept that nobody needs at the moment: whoever goes back and forth need not compile
-/// them again.
+/// How many plugins are kept that are not in use. A rollback to one of them needs no compilation.
 const SPARE: usize = 8;
 
-/// Why a version cannot be run here.
+/// Why a version cannot be run on this host.
 #[derive(Debug, thiserror::Error)]
 pub enum VersionError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// Nobody who may vouches for it.
+    /// The trust policy refuses it.
     #[error("{0}")]
     Untrusted(String),
 }
 
 impl VersionError {
-    /// Whether the fault may lie with this machine rather than with the file.
+    /// Whether the cause may be this machine, not the component. Then a later attempt may succeed.
     pub fn is_ours(&self) -> bool {
         matches!(self, VersionError::Load(error) if error.is_ours())
     }
@@ -57,7 +57,7 @@ impl ComponentCache {
         Self { config, trust, executable, engines: Mutex::default(), known: Mutex::default() }
     }
 
-    /// A version that was compiled here already.
+    /// The plugin of a digest, if this host has compiled it already.
     pub fn known(&self, digest: &str) -> Option<Plugin> {
         let mut known = self.lock();
         let at = known.iter().position(|plugin| plugin.digest == digest)?;
@@ -66,7 +66,8 @@ impl ComponentCache {
         Some(plugin)
     }
 
-    /// A version that a store has: read, held against its digest, checked and compiled.
+    /// The plugin of a component in a store. If it is not compiled yet, it is read, compared with its digest,
+    /// checked, and compiled.
     pub async fn of(
         self: &Arc<Self>,
         store: &dyn Store,
@@ -83,8 +84,9 @@ impl ComponentCache {
         let loading = tokio::task::spawn_blocking(move || {
             let found = plugin::digest(&stored.bytes);
             if found != digest {
-                let reason =
-                    format!("the component {digest} of {projection} was changed in the store: it is {found}");
+                let reason = format!(
+                    "the component {digest} of {projection} was changed in the store: its SHA-256 is now {found}"
+                );
                 return Err(StoreError::Unusable(reason).into());
             }
             versions.load(Path::new(&projection), &stored.bytes, stored.signature.as_deref())
@@ -94,31 +96,32 @@ impl ComponentCache {
         Ok(plugin)
     }
 
-    /// Who vouches for a component; an error: nobody who may.
-    pub fn vouched_for(
+    /// Who signed or listed a compiled component. An error if the trust policy refuses it.
+    pub fn signer(
         &self,
         plugin: &Plugin,
         bytes: &[u8],
         signature: Option<&str>,
     ) -> Result<Signer, VersionError> {
         let descriptor = &plugin.contract.descriptor;
-        let voucher = self.trust.vouch(&plugin.digest, bytes, signature).map_err(refused)?;
-        voucher.confirm(&descriptor.name, &descriptor.version).map_err(refused)
+        let approval = self.trust.approve(&plugin.digest, bytes, signature).map_err(refused)?;
+        approval.confirm(&descriptor.name, &descriptor.version).map_err(refused)
     }
 
-    /// Compiles and checks a component under the limits of its projection, once somebody who may vouches for
-    /// its bytes. Blocks.
+    /// Checks a component's bytes against the trust policy, then compiles and checks the component under the limits
+    /// of its projection. Blocks.
     ///
-    /// Which projection it is, a signature or the lock file says. Where neither is asked for, it is only known
-    /// when the component is described: until then it is the one that the file is named for, and if it turns
-    /// out to be another one with limits of its own, the component is compiled and described again.
+    /// A signature or the lock file names the projection before the compilation. If the policy asks for neither, the
+    /// component itself names it, and only after the compilation. Until then the name of the file is taken for it. If
+    /// the component names another projection, which has limits of its own, the component is compiled again under
+    /// those.
     pub fn load(
         &self,
         file: &Path,
         bytes: &[u8],
         signature: Option<&str>,
     ) -> Result<(Plugin, Signer), VersionError> {
-        let voucher = self.trust.vouch(&plugin::digest(bytes), bytes, signature).map_err(refused)?;
+        let approval = self.trust.approve(&plugin::digest(bytes), bytes, signature).map_err(refused)?;
         let under = |limits: &config::Limits| {
             let compiler = Compiler {
                 executable: self.executable.clone(),
@@ -129,10 +132,10 @@ impl ComponentCache {
         };
         let config = &self.config;
         let of_file = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-        let supposed = config.limits_of(voucher.projection().unwrap_or(of_file));
+        let supposed = config.limits_of(approval.projection().unwrap_or(of_file));
         let mut plugin = under(supposed)?;
         let name = plugin.contract.name();
-        let signer = voucher.confirm(name, &plugin.contract.descriptor.version).map_err(refused)?;
+        let signer = approval.confirm(name, &plugin.contract.descriptor.version).map_err(refused)?;
         if let Some(topic) = plugin.contract.topics.iter().find(|topic| !config.may_read(name, &topic.name)) {
             let (projection, topic) = (name.to_owned(), topic.name.clone());
             return Err(LoadError::NotGranted { projection, topic }.into());
@@ -152,28 +155,28 @@ impl ComponentCache {
         Ok((plugin, signer))
     }
 
-    /// What a version's topics are in the log, as the configuration has it.
+    /// The physical topics of a version, as the configuration maps them.
     pub fn topics(&self, contract: &Contract) -> Result<TopicMapping, TopicError> {
         self.config.topics_of(contract.topics.iter().map(|topic| &*topic.name))
     }
 
-    /// Lets go of versions that nobody uses and that were not asked for lately.
+    /// Drops plugins that are not in use, the least recently used ones first. `SPARE` of them are kept.
     pub fn trim(&self) {
         let mut known = self.lock();
-        // Whoever uses a plugin has its contract.
+        // Each user of a plugin holds a clone of its contract.
         let is_used = |plugin: &Plugin| Arc::strong_count(&plugin.contract) > 1;
         let spare = known.iter().filter(|plugin| !is_used(plugin)).count();
         let mut too_many = spare.saturating_sub(SPARE);
         known.retain(|plugin| {
-            let goes = too_many > 0 && !is_used(plugin);
-            too_many -= usize::from(goes);
-            !goes
+            let is_dropped = too_many > 0 && !is_used(plugin);
+            too_many -= usize::from(is_dropped);
+            !is_dropped
         });
     }
 
     fn engine(&self, stack_bytes: usize) -> Engine {
         let mut engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Engine::new(stack_bytes).expect("this executable's own engine settings are sound");
+        let new = || Engine::new(stack_bytes).expect("this executable's own engine settings are valid");
         engines.entry(stack_bytes).or_insert_with(new).clone()
     }
 

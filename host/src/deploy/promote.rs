@@ -1,4 +1,11 @@
-//! Showing another generation to readers: when it is current, holds what it should, and is nowhere behind.
+//! Promotion: readers' views are switched to another generation.
+//!
+//! The checks that need no lock come first: the new generation has come to the end of its topics, it lacks no events,
+//! and, as far as asked for, it is fresh and has the same rows as the live generation. Then the live generation is
+//! stopped by a write barrier until the new one has reached its offsets, and one transaction switches the views.
+//!
+//! Invariants: readers never see a step back in time. The live generation is stopped for at most `MOST_BARRIER_TIME`
+//! an attempt, and continues between attempts.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,24 +28,24 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::backfill;
-use super::compare::{CompareError, MOST_HELD, compare, raise_barrier, why_still};
+use super::compare::{CompareError, MOST_BARRIER_TIME, compare, raise_barrier, why_stuck};
 use super::reach::{Begin, BeyondReach, Gaps};
 use super::readers::{self, Move};
 use crate::freshness::{Seen, Visibility, visibility};
 
-/// How old the oldest event may be that is not in a generation that is to be shown.
+/// A generation is fresh if its oldest missing event is at most this old.
 const FRESH: Duration = Duration::from_secs(10);
-/// How often it is looked whether the new generation is where the live one is held.
-const LOOK: Duration = Duration::from_millis(20);
-/// For so long a switch is tried beside readers that are in the way, and a new generation that comes late: at first
-/// after this pause, then after twice that.
-const READERS: Duration = Duration::from_secs(10);
-const READERS_PAUSE: Duration = Duration::from_millis(500);
-/// Within this time a host sees that a generation has come to the end of its topics.
-const END_IS_SEEN: Duration = Duration::from_secs(3);
-/// How often it is looked whether a host has.
-const END_LOOK: Duration = Duration::from_millis(100);
-/// Rows that are shown of those that differ.
+/// How often the new generation's offsets are read while the live generation is stopped.
+const OFFSETS_INTERVAL: Duration = Duration::from_millis(20);
+/// How long the switch is tried again while readers hold locks, or the new generation is behind. The first pause
+/// between two attempts is `SWITCH_PAUSE`, and each further pause is twice as long.
+const SWITCH_TIME: Duration = Duration::from_secs(10);
+const SWITCH_PAUSE: Duration = Duration::from_millis(500);
+/// A host notices within this time that a generation has come to the end of its topics.
+const CAUGHT_UP_TIME: Duration = Duration::from_secs(3);
+/// How often the store is asked for it.
+const CAUGHT_UP_INTERVAL: Duration = Duration::from_millis(100);
+/// How many of the rows that differ are shown.
 pub const SAMPLES: usize = 10;
 
 #[derive(Debug, thiserror::Error)]
@@ -49,16 +56,16 @@ pub enum PromoteError {
     Log(#[from] LogError),
     #[error("{0}")]
     Refused(String),
-    /// It did not come to where the live one was held, within that time.
+    /// The new generation did not reach the offsets of the live one while that was stopped.
     #[error("{0}")]
     Behind(String),
-    /// It holds other rows than the live one.
+    /// The new generation has other rows than the live one.
     #[error("{0}")]
     Differs(String, Box<Diff>),
 }
 
 impl PromoteError {
-    /// Another session has a lock that is needed, or the new generation needs a moment more.
+    /// Whether another attempt may succeed: another session holds a lock, or the new generation is a little behind.
     fn may_pass(&self) -> bool {
         match self {
             Self::Compare(CompareError::Store(error)) => error.kind() == FailureKind::Locked,
@@ -74,33 +81,34 @@ impl From<projector_store::StoreError> for PromoteError {
     }
 }
 
-/// What a promotion asks for first.
+/// The condition that a generation must meet to be promoted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ask {
-    /// That it is fresh.
+    /// It is fresh.
     Fresh,
-    /// That it is fresh, and differs in nothing but what is expected.
+    /// It is fresh, and its rows differ from those of the live generation only where the configuration expects it.
     Equal,
-    /// Nothing but that readers see no step back: an operator knows better.
+    /// None: an operator decides. A generation that is behind the live one is refused all the same, because readers
+    /// would see a step back in time.
     Nothing,
 }
 
-/// What becomes of readers whose snapshot is from before the new generation was complete: in views that are theirs
-/// already they would see fewer rows, or none.
+/// What to do about transactions of readers whose snapshot is older than the new generation's rows. After the switch,
+/// they would see fewer rows in the views, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OldSnapshots {
-    /// They are waited for, and named if they stay.
+    /// Wait for these transactions to end. If they do not, refuse the promotion and name them.
     Refuse,
-    /// An operator knows of them.
+    /// Promote beside them: an operator accepts it.
     Ignore,
 }
 
-/// On which terms a generation is promoted, and who asks.
+/// On which terms a generation is promoted, and who asks for it.
 #[derive(Clone, Copy)]
 pub struct Terms<'a> {
     pub ask: Ask,
     pub snapshots: OldSnapshots,
-    /// Whether it may lack events that the live generation has read.
+    /// Whether the new generation may lack events that the live one has read.
     pub gaps: Gaps,
     pub origin: Origin,
     pub requester: &'a Requester,
@@ -109,47 +117,48 @@ pub struct Terms<'a> {
 #[derive(Debug, Serialize)]
 pub struct Promotion {
     pub generation: i32,
-    /// The one that readers saw before: it is kept current.
+    /// The generation that readers saw before. It is kept current.
     pub before: i32,
     #[serde(flatten)]
     pub promoted: Promoted,
     /// What changes for readers of the generation before; absent if nothing does.
     pub move_readers: Option<Move>,
-    /// For so long the live generation was held.
+    /// How long the generation before was stopped, in milliseconds.
     pub held_ms: u64,
-    /// What the generation before has read, and this one could not.
+    /// The events that the generation before has read, and this one could not read.
     #[serde(skip_serializing_if = "BeyondReach::is_empty")]
     pub beyond_reach: BeyondReach,
 }
 
-/// Shows a generation to readers instead of the live one.
+/// Switches readers from the live generation to the new one. An error leaves the live generation as it is.
 pub async fn promote(
     config: &Config,
     store: &dyn Store,
     log: &KafkaAdmin,
     (live, new): (&GenerationStatus, &GenerationStatus),
-    Terms { ask, snapshots, gaps, origin, requester: asked }: Terms<'_>,
+    Terms { ask, snapshots, gaps, origin, requester }: Terms<'_>,
 ) -> Result<Promotion, PromoteError> {
     let (name, number) = (&*new.generation.projection, new.generation.number);
     new.is_fed().map_err(StoreError::from)?;
-    let new = &until_caught_up(store, new).await?;
+    let new = &await_caught_up(store, new).await?;
     if !new.caught_up {
         let unknown = unknown_topics(config, log, new).await?;
         if !unknown.is_empty() {
             return Err(PromoteError::Refused(format!(
-                "generation {number} of {name} has not come to the end of its topics, of which some are not known: {}",
+                "generation {number} of {name} has not come to the end of its topics, and some of the topics are unknown: {}",
                 unknown.join("; ")
             )));
         }
     }
     let mut beyond_reach = beyond_reach(config, store, live, new).await?;
     if !beyond_reach.is_empty() && origin == Origin::Command {
-        // Rows are counted for a person. Where that takes too long, the events tell.
+        // The counts help a person to decide. If the database ends the count, for example at its statement timeout,
+        // the refusal names the missing events only.
         beyond_reach.rows = rows(store, live, new).await.unwrap_or_default();
     }
     if !beyond_reach.is_empty() && gaps == Gaps::Refuse {
         return Err(PromoteError::Refused(format!(
-            "generation {number} of {name} is without history: {}",
+            "generation {number} of {name} lacks history: {}",
             beyond_reach.refusal(name)
         )));
     }
@@ -163,27 +172,29 @@ pub async fn promote(
         if !diff.is_equal() {
             return Err(PromoteError::Differs(
                 format!(
-                    "generation {number} of {name} differs from the live one in what is not expected to (`projector diff {name}`)"
+                    "generation {number} of {name} differs from the live one beyond what the configuration expects (`projector diff {name}`)"
                 ),
                 Box::new(diff),
             ));
         }
     }
-    // Readers' first queries are planned for what is in the tables.
+    // Without fresh statistics, the database would plan the readers' first queries for empty tables. The promotion
+    // does not depend on it.
     if let Err(error) = store.analyze(&new.generation).await {
-        tracing::warn!(projection = name, generation = number, %error, "the tables could not be analyzed; promoting all the same");
+        tracing::warn!(projection = name, generation = number, %error, "ANALYZE failed; the generation is promoted without it, and the first queries of readers may be slow");
     }
     let topics = log.topics(&mapping(config, new)?).await?;
     let topics: Vec<String> = topics.iter().map(ToString::to_string).collect();
     let (promoted, held_ms) =
-        switch_beside_readers(store, (live, new), &topics, snapshots, (origin, asked)).await?;
-    // The promotion is done, whatever is found out here.
+        switch_beside_readers(store, (live, new), &topics, snapshots, (origin, requester)).await?;
+    // The promotion is done: an error must not hide it.
     let move_readers = readers::from(store, live, &new.layout).await.ok().flatten();
     let (generation, before) = (number, live.generation.number);
     Ok(Promotion { generation, before, promoted, move_readers, held_ms, beyond_reach })
 }
 
-/// What the live generation has read, and a new one could not. One that was fed from a file was asked about then.
+/// The events that the live generation has read, and the new one could not read. Empty for a generation that was
+/// built by a backfill: `projector backfill` has checked it.
 async fn beyond_reach(
     config: &Config,
     store: &dyn Store,
@@ -191,8 +202,8 @@ async fn beyond_reach(
     new: &GenerationStatus,
 ) -> Result<BeyondReach, PromoteError> {
     let all = store.overview().await?;
-    let of = |standing: &GenerationStatus| {
-        let state = all.iter().find(|state| state.is(&standing.generation));
+    let of = |status: &GenerationStatus| {
+        let state = all.iter().find(|state| state.is(&status.generation));
         state.map(|state| &*state.partitions).unwrap_or_default()
     };
     let (old_state, new_state) = (of(live), of(new));
@@ -201,12 +212,9 @@ async fn beyond_reach(
     }
     let partitions: Vec<Partition> =
         new_state.iter().map(|state| Partition::new(state.topic.as_str(), state.partition)).collect();
-    let logs = [
-        store.checkpoints(&live.generation, &partitions).await?,
-        store.checkpoints(&new.generation, &partitions).await?,
-    ];
-    let [old_logs, new_logs] = logs;
-    let is_another_log = |at: usize| match (&old_logs[at], &new_logs[at]) {
+    let old_checkpoints = store.checkpoints(&live.generation, &partitions).await?;
+    let new_checkpoints = store.checkpoints(&new.generation, &partitions).await?;
+    let is_another_log = |at: usize| match (&old_checkpoints[at], &new_checkpoints[at]) {
         (Some(old), Some(new)) => old.identity.differs_from(&new.identity),
         _ => false,
     };
@@ -219,13 +227,13 @@ async fn beyond_reach(
             Some(at) if is_another_log(at) => Some(Begin::Nowhere),
             Some(at) => Some(Begin::At(new_state[at].start)),
             None if new.caught_up => Some(Begin::Nowhere),
-            // It is behind, which is told otherwise.
+            // The new generation has not begun this partition yet, so it is behind. The switch checks that.
             None => None,
         }
     }))
 }
 
-/// By table: how many rows readers see now, and would see.
+/// By table: how many rows readers see now, and how many they would see.
 async fn rows(
     store: &dyn Store,
     live: &GenerationStatus,
@@ -233,43 +241,45 @@ async fn rows(
 ) -> Result<BTreeMap<String, [i64; 2]>, StoreError> {
     let mut snapshot = store.snapshot().await?;
     let mut counts = Vec::new();
-    for standing in [live, new] {
-        let Ok(contract) = standing.descriptor.clone().check() else { return Ok(BTreeMap::new()) };
-        counts.push(snapshot.row_counts(&standing.generation, &contract).await?);
+    for status in [live, new] {
+        let Ok(contract) = status.descriptor.clone().check() else { return Ok(BTreeMap::new()) };
+        counts.push(snapshot.row_counts(&status.generation, &contract).await?);
     }
     let then = |table: &str| counts[1].get(table).copied().unwrap_or_default();
     Ok(counts[0].iter().map(|(table, now)| (table.clone(), [*now, then(table)])).collect())
 }
 
-/// A generation as it stands when it is caught up, or when it is not within a moment: its last event may have been
-/// written just now.
-async fn until_caught_up(
+/// The latest status of a generation: as soon as it is caught up, or after [`CAUGHT_UP_TIME`]. The generation may
+/// have read its last event a moment ago, and a host notes this with a delay.
+async fn await_caught_up(
     store: &dyn Store,
-    standing: &GenerationStatus,
+    status: &GenerationStatus,
 ) -> Result<GenerationStatus, PromoteError> {
-    let deadline = Instant::now() + END_IS_SEEN;
-    let mut seen = standing.clone();
-    while !seen.caught_up && Instant::now() < deadline {
-        tokio::time::sleep(END_LOOK).await;
-        let standings = store.standings(&seen.generation.projection).await?;
-        match standings.into_iter().find(|standing| standing.generation.id == seen.generation.id) {
-            Some(standing) => seen = standing,
+    let deadline = Instant::now() + CAUGHT_UP_TIME;
+    let mut latest = status.clone();
+    while !latest.caught_up && Instant::now() < deadline {
+        tokio::time::sleep(CAUGHT_UP_INTERVAL).await;
+        let generations = store.standings(&latest.generation.projection).await?;
+        match generations.into_iter().find(|status| status.generation.id == latest.generation.id) {
+            Some(status) => latest = status,
             None => break,
         }
     }
-    Ok(seen)
+    Ok(latest)
 }
 
-/// Whether two builds of a generation hold the same rows: not where those depend on the order between
-/// partitions.
-pub fn is_comparable(standing: &GenerationStatus) -> bool {
-    let contract = standing.descriptor.clone().check();
+/// Whether two generations that were built from the same events have the same rows. They may not if rows depend on
+/// the order between partitions.
+pub fn is_comparable(status: &GenerationStatus) -> bool {
+    let contract = status.descriptor.clone().check();
     contract.is_ok_and(|contract| order::unsettled(&contract).is_empty())
 }
 
-/// Switches when no reader is in the way. Every try would keep those waiting that come after it: so whether one is
-/// in the way is asked first, there are few tries, and between them everybody goes on. Returns for how long the live
-/// generation was held as well, in milliseconds.
+/// Switches the views when no reader has a lock on them. Also returns how long the live generation was stopped, in
+/// milliseconds.
+///
+/// A switch that waits for a lock makes all later readers wait behind it. So each attempt first checks without a lock
+/// whether a reader is in the way, there are few attempts, and between them readers and the live generation continue.
 async fn switch_beside_readers(
     store: &dyn Store,
     (live, new): (&GenerationStatus, &GenerationStatus),
@@ -279,14 +289,15 @@ async fn switch_beside_readers(
 ) -> Result<(Promoted, u64), PromoteError> {
     let replaced: Vec<&str> =
         live.views.iter().filter(|set| set.fits(&new.layout)).map(|set| &*set.schema).collect();
-    let deadline = Instant::now() + READERS;
-    let (mut pause, by) = (READERS_PAUSE, Uuid::new_v4());
+    let deadline = Instant::now() + SWITCH_TIME;
+    let (mut pause, by) = (SWITCH_PAUSE, Uuid::new_v4());
     loop {
         let mut began = None;
         let switched = async {
             if !replaced.is_empty() {
                 store.views_are_free(&replaced).await?;
-                // A snapshot that comes later is younger: none of them needs to be looked for again.
+                // Snapshots that are opened after this check are young enough, so it is not repeated under the
+                // barrier.
                 if snapshots == OldSnapshots::Refuse {
                     store.snapshots_are_recent(&new.generation).await?;
                 }
@@ -311,14 +322,14 @@ async fn switch_beside_readers(
     }
 }
 
-/// The live generation is held where it is until the new one has come there: then the switch is one
-/// transaction, in which neither moves.
+/// One attempt: stops the live generation until the new one has reached its offsets, then switches the views in one
+/// transaction, in which neither generation moves. The caller releases the barrier if this fails.
 async fn switch(
     store: &dyn Store,
     (live, new): (&GenerationStatus, &GenerationStatus),
     topics: &[String],
     by: Uuid,
-    (origin, asked): (Origin, &Requester),
+    (origin, requester): (Origin, &Requester),
 ) -> Result<Promoted, PromoteError> {
     let refused = |behind: &[Partition], why: &str| {
         PromoteError::Behind(format!(
@@ -330,82 +341,84 @@ async fn switch(
     };
     let behind = store.behind(new.generation.id, live.generation.id, topics).await?;
     if !behind.is_empty()
-        && let Some(reason) = why_still(store, new).await?
+        && let Some(reason) = why_stuck(store, new).await?
     {
-        return Err(refused(&behind, &format!("stands still: {reason}")));
+        return Err(refused(&behind, &format!("does not progress: {reason}")));
     }
     let began = Instant::now();
-    raise_barrier(store, &[live.generation.id], by, None, MOST_HELD).await?;
+    raise_barrier(store, &[live.generation.id], by, None, MOST_BARRIER_TIME).await?;
     loop {
         let behind = store.behind(new.generation.id, live.generation.id, topics).await?;
         if behind.is_empty() {
-            return Ok(store.promote(&new.generation, topics, origin, asked).await?);
+            return Ok(store.promote(&new.generation, topics, origin, requester).await?);
         }
-        if began.elapsed() > MOST_HELD {
-            let why = format!("did not come to where that one is while it was held for {MOST_HELD:?}");
+        if began.elapsed() > MOST_BARRIER_TIME {
+            let why = format!("did not reach it while the live one was stopped for {MOST_BARRIER_TIME:?}");
             return Err(refused(&behind, &why));
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(OFFSETS_INTERVAL).await;
     }
 }
 
-/// Whether everything in the log is in a generation, or was written a moment ago.
+/// Refuses a generation that lacks an event which is older than [`FRESH`].
 async fn check_fresh(
     config: &Config,
     store: &dyn Store,
     log: &KafkaAdmin,
-    standing: &GenerationStatus,
+    status: &GenerationStatus,
 ) -> Result<(), PromoteError> {
-    let (name, number) = (&standing.generation.projection, standing.generation.number);
-    if !standing.caught_up {
+    let (name, number) = (&status.generation.projection, status.generation.number);
+    if !status.caught_up {
         return Err(PromoteError::Refused(format!(
             "generation {number} of {name} has not come to the end of its topics yet (`projector status`)"
         )));
     }
-    let seen = lags(config, store, log, standing).await?;
-    // An event without a time may be of any age.
+    let seen = lags(config, store, log, status).await?;
+    // An event without a timestamp may be of any age.
     let old =
         seen.values().filter(|seen| seen.lag > 0).map(|seen| seen.freshness_ms.unwrap_or(i64::MAX)).max();
     match old {
         Some(age) if age > FRESH.as_millis() as i64 => Err(PromoteError::Refused(format!(
-            "generation {number} of {name} is not fresh: its oldest event that is missing is older than {} s",
+            "generation {number} of {name} is not fresh: its oldest missing event is older than {} s, or has no timestamp",
             FRESH.as_secs()
         ))),
         _ => Ok(()),
     }
 }
 
-/// The topics of a generation that are not known, and why: without them it does not come to the end of its topics.
+/// The topics of a generation that the brokers do not describe, and why. While there is one, the generation does not
+/// catch up.
 async fn unknown_topics(
     config: &Config,
     log: &KafkaAdmin,
-    standing: &GenerationStatus,
+    status: &GenerationStatus,
 ) -> Result<Vec<String>, PromoteError> {
-    let topics = log.topics(&mapping(config, standing)?).await?.into_iter().collect();
+    let topics = log.topics(&mapping(config, status)?).await?.into_iter().collect();
     let found = log.partitions(topics).await?.into_iter();
     Ok(found
         .filter_map(|(topic, partitions)| Some(format!("{topic}: {}", partitions.err()?.reason())))
         .collect())
 }
 
-/// What a generation's topics are in the log.
-fn mapping(config: &Config, standing: &GenerationStatus) -> Result<TopicMapping, PromoteError> {
-    config.topics_of_generation(standing).map_err(|error| PromoteError::Refused(error.to_string()))
+/// The physical topics of a generation.
+fn mapping(config: &Config, status: &GenerationStatus) -> Result<TopicMapping, PromoteError> {
+    config.topics_of_generation(status).map_err(|error| PromoteError::Refused(error.to_string()))
 }
 
-/// What of each partition of a generation's topics is not in it.
+/// For each partition of a generation's topics: which events the generation lacks. An error if this is unknown for
+/// one of them.
 async fn lags(
     config: &Config,
     store: &dyn Store,
     log: &KafkaAdmin,
-    standing: &GenerationStatus,
-) -> Result<BTreeMap<projector_core::event::Partition, Visibility>, PromoteError> {
-    let at: Offsets = store.vector(standing.generation.id).await?;
+    status: &GenerationStatus,
+) -> Result<BTreeMap<Partition, Visibility>, PromoteError> {
+    let at: Offsets = store.vector(status.generation.id).await?;
     let mut asked = Vec::new();
-    for physical in log.topics(&mapping(config, standing)?).await? {
+    for physical in log.topics(&mapping(config, status)?).await? {
         let Some(partitions) = log.topic(physical.clone()).await? else {
             return Err(PromoteError::Refused(format!(
-                "whether it is fresh cannot be told: the topic {physical} does not exist"
+                "it is unknown whether the generation is fresh: the topic {physical} does not exist"
             )));
         };
         for (partition, marks) in partitions {
@@ -418,10 +431,9 @@ async fn lags(
     let seen = visibility(log, asked, now.map_or(0, |now| now.as_millis() as i64)).await;
     let known = partitions.into_iter().zip(seen).map(|(partition, seen)| match seen {
         Seen { visibility: Some(visibility), unknown: None } => Ok((partition, visibility)),
-        // What is not known is not fresh.
         Seen { unknown, .. } => {
-            let why = unknown.map_or_else(|| format!("{partition} is not known"), |why| why.reason);
-            Err(PromoteError::Refused(format!("whether it is fresh cannot be told: {why}")))
+            let why = unknown.map_or_else(|| format!("{partition} is unknown"), |why| why.reason);
+            Err(PromoteError::Refused(format!("it is unknown whether the generation is fresh: {why}")))
         }
     });
     known.collect()

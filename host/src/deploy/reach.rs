@@ -1,8 +1,8 @@
-//! What the live generation has read and a new one cannot: retention removed it from the log, the log is another
-//! one, or the configured start lies behind it. Pure.
+//! The events that the live generation has read and a new one cannot read: retention deleted them, the topic was
+//! created again, or the configured start is after them. Pure.
 //!
-//! An event has one offset, and not every offset has an event (a transaction's marker, a record that was
-//! compacted): so events are counted as at most so many.
+//! Not every offset has an event: a transaction's marker and a record that was compacted away have one too. So all
+//! numbers of events here are upper bounds.
 
 use std::collections::BTreeMap;
 
@@ -11,15 +11,15 @@ use serde::Serialize;
 
 use super::backfill::TOPIC;
 
-/// Ranges that are named. Of more, the number is told.
+/// How many ranges a text names. The others are only counted.
 const NAMED: usize = 8;
 
-/// What is done about events that a new generation cannot read.
+/// What to do if a new generation cannot read events that the live one has read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gaps {
-    /// They are told, and nothing is done.
+    /// Refuse the generation, and name the events.
     Refuse,
-    /// An operator knows of them.
+    /// Continue without them: an operator accepts it.
     Allow,
 }
 
@@ -33,24 +33,24 @@ impl Gaps {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Begin {
     At(i64),
-    /// There is no such partition any more, or its log is another one.
+    /// The partition does not exist any more, or its topic was created again: none of the old events can be read.
     Nowhere,
-    /// It cannot be told now, for this reason.
+    /// Unknown at the moment, for this reason.
     Unknown(String),
 }
 
 /// What a new generation cannot read.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct BeyondReach {
-    /// All of them together, at most.
+    /// Of the partitions and of the file together, at most.
     pub events: i64,
     pub partitions: Vec<MissingRange>,
-    /// Those of them that came from a file.
+    /// The events of the live generation's backfill file. Kafka does not have them.
     pub from_file: i64,
-    /// Why it is not known of other partitions.
+    /// Partitions for which it is unknown, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unknown: Vec<String>,
-    /// By table: rows that readers see now, and those that they would see. Empty where nobody counted them.
+    /// By table: how many rows readers see now, and how many they would see. Empty if they were not counted.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub rows: BTreeMap<String, [i64; 2]>,
 }
@@ -59,15 +59,16 @@ pub struct BeyondReach {
 pub struct MissingRange {
     pub topic: String,
     pub partition: i32,
+    /// The first and the last offset of the range.
     pub first: i64,
     pub last: i64,
-    /// At most.
+    /// How many events the range has, at most.
     pub events: i64,
 }
 
 impl BeyondReach {
-    /// `live`: what the live generation has read. `begin`: where a new one begins in a partition; `None`: it is not
-    /// meant to read that topic.
+    /// `live`: what the live generation has read. `begin`: where a new generation begins to read a partition. `None`:
+    /// it does not read the topic, so nothing of it is missing.
     pub fn of(live: &[PartitionState], begin: impl Fn(&str, i32) -> Option<Begin>) -> Self {
         let mut found = Self::default();
         for state in live {
@@ -104,10 +105,10 @@ impl BeyondReach {
         self.events == 0 && self.unknown.is_empty()
     }
 
-    /// Why a generation is not begun or shown, unless it is allowed.
+    /// Why a generation is not built or promoted under [`Gaps::Refuse`], and what the operator can do.
     pub fn refusal(&self, projection: &str) -> String {
         format!(
-            "{}. To feed them from a file: `projector backfill {projection}`; to go on without them: --allow-gap with a --reason",
+            "{}. To read them from a file: `projector backfill {projection}`; to continue without them: --allow-gap with a --reason",
             self.to_text()
         )
     }
@@ -116,15 +117,15 @@ impl BeyondReach {
         let mut words = Vec::new();
         if self.events > 0 {
             words.push(format!(
-                "{} events at most, which the live generation has read, cannot be read again: {}",
+                "at most {} events that the live generation has read cannot be read again: {}",
                 self.events,
                 self.ranges()
             ));
         }
         if !self.unknown.is_empty() {
             words.push(format!(
-                "whether all that the live generation has read can be read again is not known: {}",
-                some(&self.unknown, "; ")
+                "it is unknown whether these can be read again: {}",
+                first_of(&self.unknown, "; ")
             ));
         }
         if !self.rows.is_empty() {
@@ -141,15 +142,15 @@ impl BeyondReach {
         };
         let mut ranges: Vec<String> = self.partitions.iter().map(range).collect();
         if self.from_file > 0 {
-            ranges.insert(0, format!("{} events of the file that it was fed from", self.from_file));
+            ranges.insert(0, format!("{} events of the file of its backfill", self.from_file));
         }
-        some(&ranges, ", ")
+        first_of(&ranges, ", ")
     }
 }
 
-/// The first of them, and how many there are more.
-fn some(all: &[String], between: &str) -> String {
-    let named = all[..all.len().min(NAMED)].join(between);
+/// Joins the first of these texts, and counts the others.
+fn first_of(all: &[String], separator: &str) -> String {
+    let named = all[..all.len().min(NAMED)].join(separator);
     match all.len().saturating_sub(NAMED) {
         0 => named,
         more => format!("{named} and {more} more"),
@@ -181,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_log_lost_is_counted_up_to_where_the_live_one_is() {
+    fn missing_events_are_counted_up_to_the_live_checkpoint() {
         let found = beyond(state("t", 10, 100, 90), Some(Begin::At(40)));
         assert_eq!((found.events, found.partitions[0].first, found.partitions[0].last), (30, 10, 39));
         assert_eq!(beyond(state("t", 10, 100, 90), Some(Begin::At(500))).events, 90);
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_missing_where_nothing_was_read_or_is_to_be_read() {
+    fn nothing_is_missing_if_nothing_was_read_or_the_topic_is_not_read() {
         for begin in [None, Some(Begin::At(0)), Some(Begin::At(10))] {
             assert!(beyond(state("t", 10, 100, 90), begin).is_empty());
         }
@@ -198,12 +199,12 @@ mod tests {
     }
 
     #[test]
-    fn a_log_with_holes_has_fewer_events_than_offsets() {
+    fn no_more_events_are_missing_than_were_read() {
         assert_eq!(beyond(state("t", 0, 100, 20), Some(Begin::At(90))).events, 20);
     }
 
     #[test]
-    fn a_file_and_what_is_not_known_are_told() {
+    fn the_events_of_a_file_and_unknown_partitions_are_named() {
         assert_eq!(beyond(state(TOPIC, 0, 7, 7), None).from_file, 7);
         let unknown = beyond(state("t", 0, 7, 7), Some(Begin::Unknown("no leader".into())));
         assert!(!unknown.is_empty() && unknown.to_text().contains("t/0: no leader"));

@@ -1,8 +1,9 @@
-//! What changes for readers when another generation, or another version, is shown to them.
+//! What changes for readers of the views when another generation, or another version, is shown to them.
 //!
-//! Views whose columns are all there go on, and show the other generation: grants, comments and dependent objects
-//! stay. What is new is shown by new views, which have the rights of the views before. Views of which a column is gone
-//! stay with the generation before, so their readers must change before it is retired.
+//! If the new layout has all columns of a view, the view is switched to the other generation: its grants, comments
+//! and dependent objects stay. New tables and columns are shown by new views, which get the grants of the views
+//! before. If a column of a view is gone, the view keeps showing the generation before. Its readers must change to
+//! the new views before that generation is retired.
 
 use projector_core::generation::GenerationStatus;
 use projector_core::layout::Layout;
@@ -12,23 +13,23 @@ use projector_store::foreign::Readers;
 use projector_store::{Store, StoreError};
 use serde::Serialize;
 
-/// What is other for readers, and who they are.
+/// What changes for readers, and who they are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Move {
     /// Views and columns that are new, gone, or of another type.
     pub changes: Vec<String>,
-    /// Readers must change to other views, before the old generation is retired. Otherwise the views that they know go
-    /// on with the columns that they have.
+    /// Whether readers must change to other views before the old generation is retired. If false, their views
+    /// continue, with the columns that they have.
     pub must_move: bool,
-    /// New views stand beside those that readers know; their readers need rights on them. Otherwise they stand in a
-    /// schema of their own, and have the rights that the views before have.
+    /// Whether new views are created in the schema that readers use. Then readers need a grant on them. If false, the
+    /// new views are in a schema of their own, and have the grants of the views before.
     pub in_place: bool,
-    /// Of the views that readers know.
+    /// The grants and dependent objects of the views that readers use now.
     #[serde(flatten)]
     pub readers: Readers,
 }
 
-/// What changes for readers of a generation when they are shown `next`; `None`: nothing.
+/// What changes for readers of the generation `now` when they see the layout `next`. `None`: nothing.
 pub async fn from(
     store: &dyn Store,
     now: &GenerationStatus,
@@ -48,23 +49,23 @@ pub async fn from(
 }
 
 impl Move {
-    /// For a person, a line each.
+    /// As lines of text, for a person.
     pub fn to_lines(&self) -> Vec<String> {
         let Readers { schema, grants, dependants } = &self.readers;
         let changes = self.changes.join("; ");
         let mut lines = vec![match (self.must_move, self.in_place) {
             (true, _) => format!(
-                "readers of {schema} must change to other views, because these stay with the old generation: {changes}"
+                "readers of {schema} must change to other views, because these views keep showing the old generation: {changes}"
             ),
             (false, true) => format!("readers of {schema}: {changes}"),
             (false, false) => format!(
-                "readers of {schema} need do nothing: their views keep the columns that they have. What is new is in new views, in a schema of their own: {changes}"
+                "readers of {schema} need not change anything: their views keep their columns. New tables and columns are in new views, in a schema of their own: {changes}"
             ),
         }];
         match self.in_place {
             _ if grants.is_empty() => {}
             true => lines.push(format!("  grant on the new views what roles have now: {}", first_of(grants))),
-            false => lines.push(format!("  the new views have the same rights: {}", first_of(grants))),
+            false => lines.push(format!("  the new views have the same grants: {}", first_of(grants))),
         }
         if !dependants.is_empty() && self.must_move {
             lines.push(format!(

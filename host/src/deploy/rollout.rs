@@ -1,6 +1,8 @@
-//! A deployment's way from a wish to the version that runs: every host that is there says whether it can
-//! run it, and then any of them carries it out. What each step needs is in the store, so that whoever dies
-//! leaves nothing undone.
+//! Carries out open deployments.
+//!
+//! Each live host first compiles the component and reports to the store whether it can run it. When all have
+//! reported, any host that can run it activates the version. All that a step needs is in the store: if a host dies,
+//! another one continues.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,23 +17,23 @@ use uuid::Uuid;
 
 use super::component_cache::{ComponentCache, VersionError};
 
-/// So often the database may refuse to carry a deployment out, while it answers otherwise.
+/// A deployment is given up after so many failed attempts to activate it, if the database answers other requests.
 const MOST_ATTEMPTS: u32 = 10;
-/// How long a deployment rests that could not be brought on: twice as long after each failure, up to the last.
-const REST: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(10)];
+/// The pause after the first failed attempt, and the longest one. Each pause is twice as long as the one before.
+const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(10)];
 
-/// How often this host tried in vain to carry out the open deployments of a store.
+/// How often this host has failed to activate each open deployment of a store.
 #[derive(Default)]
 pub struct Attempts(Mutex<HashMap<i64, u32>>);
 
 impl Attempts {
     /// How long to wait before the next attempt.
-    pub fn rest(&self, deployment: i64) -> Duration {
+    pub fn pause(&self, deployment: i64) -> Duration {
         let failed = self.failed().get(&deployment).copied().unwrap_or_default();
-        REST[1].min(REST[0] * 2_u32.saturating_pow(failed.saturating_sub(1)))
+        PAUSES[1].min(PAUSES[0] * 2_u32.saturating_pow(failed.saturating_sub(1)))
     }
 
-    /// Forgets deployments that are decided.
+    /// Forgets deployments that are not open any more.
     pub fn retain(&self, open: &[OpenDeployment]) {
         self.failed().retain(|failed, _| open.iter().any(|open| open.id == *failed));
     }
@@ -48,7 +50,7 @@ impl Attempts {
     }
 }
 
-/// Does what this host can do for an open deployment. `true`: something changed, so ask again.
+/// Takes the next step of an open deployment, if it is this host's turn. `true`: something changed, so call it again.
 pub async fn advance(
     store: &Arc<dyn Store>,
     versions: &Arc<ComponentCache>,
@@ -65,7 +67,7 @@ pub async fn advance(
                 return Err(error);
             }
             Err(VersionError::Load(error)) if error.is_ours() => {
-                tracing::warn!(projection, digest, %error, "a component cannot be compiled now; tried again");
+                tracing::warn!(projection, digest, %error, "this host cannot compile the component now; it tries again");
                 return Ok(false);
             }
             Err(error) => {
@@ -89,10 +91,10 @@ pub async fn advance(
         })
         .collect();
     if refusals.len() == open.hosts.len() {
-        store.refuse(open.id, &format!("no host can run it: {}", refusals.join("; "))).await?;
+        store.refuse(open.id, &format!("no host can run the component: {}", refusals.join("; "))).await?;
         return Ok(true);
     }
-    // A host that can run it does the rest.
+    // A host that can run the component activates the version.
     if mine.said != Some(Ok(())) {
         return Ok(false);
     }
@@ -100,7 +102,7 @@ pub async fn advance(
         Ok(plugin) => plugin,
         Err(VersionError::Store(error)) => return Err(error),
         Err(error) => {
-            tracing::warn!(projection, digest, %error, "a component cannot be compiled now; tried again");
+            tracing::warn!(projection, digest, %error, "this host cannot compile the component now; it tries again");
             return Ok(false);
         }
     };
@@ -118,7 +120,7 @@ pub async fn advance(
             let (generation, version) = (installed.generation.number, &plugin.contract.descriptor.version);
             match installed.role {
                 Role::Live => tracing::info!(projection, generation, version, digest, "version active"),
-                // Readers see another one.
+                // Readers see another generation.
                 role => {
                     let role = role.as_str();
                     tracing::info!(
@@ -132,14 +134,20 @@ pub async fn advance(
                 }
             }
             for refusal in &refusals {
-                tracing::warn!(projection, digest, refusal, "a host cannot run it, and leaves its group");
+                tracing::warn!(
+                    projection,
+                    digest,
+                    refusal,
+                    "a host cannot run the version, and leaves the consumer group"
+                );
             }
             Ok(true)
         }
         Err(error) => {
             let refusal = match error.kind().response() {
-                // If the database answers nothing else either, the deployment is not to blame. Nor is it for a
-                // lock that another session holds, or for a right that a person has to grant.
+                // Retry for as long as the cause is elsewhere: the database answers no other request either, another
+                // session holds a lock, or a person has to grant a right. Otherwise the deployment itself is the
+                // likely cause, and it is given up after `MOST_ATTEMPTS`.
                 Response::Retry => {
                     let is_suspect = matches!(error.kind(), FailureKind::Database | FailureKind::Slow)
                         && store.reports(open.id).await.is_ok();
@@ -147,7 +155,7 @@ pub async fn advance(
                         return Err(error);
                     }
                     format!(
-                        "the database refused it {MOST_ATTEMPTS} times, and answered otherwise: {error}; deploy it again once that is over"
+                        "the database refused the deployment {MOST_ATTEMPTS} times, and answered other requests: {error}; when the cause is mended, deploy the component again"
                     )
                 }
                 _ => error.to_string(),
@@ -164,16 +172,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_deployment_that_fails_rests_longer_each_time_until_it_is_decided() {
+    fn the_pause_doubles_with_each_failed_attempt_until_the_deployment_is_decided() {
         let attempts = Attempts::default();
-        let mut rests = vec![attempts.rest(1).as_millis()];
+        let mut pauses = vec![attempts.pause(1).as_millis()];
         for _ in 0..7 {
             attempts.fail(1);
-            rests.push(attempts.rest(1).as_millis());
+            pauses.push(attempts.pause(1).as_millis());
         }
-        assert_eq!(rests, [500, 500, 1_000, 2_000, 4_000, 8_000, 10_000, 10_000]);
-        assert_eq!(attempts.rest(2).as_millis(), 500);
+        assert_eq!(pauses, [500, 500, 1_000, 2_000, 4_000, 8_000, 10_000, 10_000]);
+        assert_eq!(attempts.pause(2).as_millis(), 500);
         attempts.retain(&[]);
-        assert_eq!((attempts.rest(1).as_millis(), attempts.fail(1)), (500, 1));
+        assert_eq!((attempts.pause(1).as_millis(), attempts.fail(1)), (500, 1));
     }
 }

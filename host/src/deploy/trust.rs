@@ -1,9 +1,14 @@
-//! Whether a file may be a projection's component: listed in the lock file, signed by a team.
+//! The trust policy: which components may run.
 //!
-//! Each is asked for where the configuration has it, and both where it has both. They are held against a file's
-//! bytes, before the host compiles anything or runs any code of it. A lock entry and a signature hold for one
-//! name and one version of it, so neither can be put beside another component: what the component then says of
-//! itself is held against them. Who vouches for a name first owns it: see [`projector_core::ownership`].
+//! The configuration may require that a lock file lists the component, that a team has signed it, or both. Two
+//! checks:
+//!
+//! 1. [`TrustPolicy::approve`] compares the file's bytes with the lock file and the signature, before the host
+//!    compiles the file or runs any code of it.
+//! 2. [`Approval::confirm`] compares the name and version that the compiled component declares. A lock entry and a
+//!    signature are for one name and one version, so neither can be used for another component.
+//!
+//! The first team or lock file that approves a name owns it: see [`projector_core::ownership`].
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +21,7 @@ use projector_core::ownership::Signer;
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
-/// What a component is held against before it may run.
+/// What the configuration requires of a component before it may run.
 #[derive(Debug, Clone, Default)]
 pub struct TrustPolicy {
     lock: Option<Lock>,
@@ -37,19 +42,19 @@ struct Entry {
     sha256: String,
 }
 
-/// What vouches for a file's bytes, for certain names and versions.
+/// The approval of a file's bytes, for certain names and versions.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Voucher {
-    /// What the lock file calls the bytes; absent where there is no lock file.
+pub struct Approval {
+    /// The lock file's entries for the bytes; absent if there is no lock file.
     listed: Option<Listed>,
-    /// Who signed them; absent where no team is configured.
+    /// Who signed the bytes; absent if no team is configured.
     signed: Option<Signed>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Listed {
     lock: String,
-    /// Names and versions, at least one.
+    /// The names and versions that the lock file gives the bytes. At least one.
     entries: Vec<(String, String)>,
 }
 
@@ -60,88 +65,90 @@ struct Signed {
     version: String,
 }
 
-/// What signs a component, while it is not known which one it is.
+/// The command that signs a component whose name and version are not known yet.
 const COMMAND: &str = "`minisign -Sm FILE.wasm -t 'projector name=NAME version=VERSION'`; `projector inspect FILE.wasm` shows both";
 
-/// Why a component may not run, and what to do. What ran before goes on.
+/// Why a component may not run, and what to do. The version that ran before continues.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     #[error(
-        "{lock} does not list it. To let it run, add [[plugin]] name = NAME, version = VERSION, sha256 = \"{digest}\"; `projector inspect FILE.wasm` shows both"
+        "{lock} does not list the component. To let it run, add [[plugin]] name = NAME, version = VERSION, sha256 = \"{digest}\"; `projector inspect FILE.wasm` shows both"
     )]
     NotListed { lock: String, digest: String },
     #[error(
-        "{lock} lists it as {listed}, and the component says that it is {name} {version}: correct the entry"
+        "{lock} lists the component as {listed}, but the component declares that it is {name} {version}: correct the entry"
     )]
     ListedElsewhere { lock: String, listed: String, name: String, version: String },
     #[error(
-        "it is not signed, and `plugins.teams` asks for it: put its signature beside it, made by {COMMAND}"
+        "the component is not signed, and `plugins.teams` requires a signature: put the signature beside the file, made by {COMMAND}"
     )]
     NotSigned,
-    #[error("its .minisig is no signature that this host can read ({reason}): make it anew by {COMMAND}")]
+    #[error(
+        "the .minisig file is not a signature that this host can read ({reason}): sign the component again by {COMMAND}"
+    )]
     Malformed { reason: String },
     #[error(
-        "it is signed by the key {key}, which is none of `plugins.teams` ({teams}): let one of them sign it, or add the key's team"
+        "the component is signed with the key {key}, which no team of `plugins.teams` has ({teams}): let one of these teams sign it, or add the team that has the key"
     )]
     UnknownKey { key: String, teams: String },
     #[error(
-        "the signature by {team} does not fit the file: one of the two was changed or is of another build; copy both anew, or sign it by {COMMAND}"
+        "the signature by {team} does not match the file: one of the two was changed or is of another build; copy both again, or sign the file by {COMMAND}"
     )]
-    DoesNotFit { team: String },
+    DoesNotMatch { team: String },
     #[error(
-        "the signature by {team} is for {bound:?}, which names no projection and version: sign it by {COMMAND}"
+        "the signature by {team} has the trusted comment {bound:?}, which names no projection and version: sign the file by {COMMAND}"
     )]
     NotBound { team: String, bound: String },
     #[error(
-        "the signature by {team} is for {bound:?}, and the component says {expected:?}: sign it by `{command}`"
+        "the signature by {team} is for {bound:?}, but the component declares {expected:?}: sign the file by `{command}`"
     )]
     BoundElsewhere { team: String, bound: String, expected: String, command: String },
     #[error(
-        "{team} may not sign {name}, but {granted}: add it to `plugins.teams.{team}.projections`, or let another team sign it"
+        "the team {team} may not sign {name} (it may sign {granted}): add {name} to `plugins.teams.{team}.projections`, or let another team sign the component"
     )]
     NotGranted { team: String, name: String, granted: String },
 }
 
 impl TrustPolicy {
-    /// Reads the lock file. One that the configuration has but that is not there is an error: it was
-    /// there before, or somebody named it.
+    /// Reads the lock file. If the configuration has one, a missing file is an error: without it, every component
+    /// would be permitted.
     pub fn load(config: &Plugins) -> Result<TrustPolicy, String> {
         let lock = config.lock.as_deref().map(Lock::read).transpose()?;
         Ok(TrustPolicy { lock, teams: config.teams.clone() })
     }
 
-    /// What vouches for a file. `digest` is the SHA-256 of its bytes in lowercase hex, `signature` what its
-    /// `.minisig` holds.
-    pub fn vouch(&self, digest: &str, bytes: &[u8], signature: Option<&str>) -> Result<Voucher, Refused> {
+    /// Compares a file's bytes with the lock file and the signature. `digest`: the SHA-256 of the bytes, in lowercase
+    /// hex. `signature`: the text of the `.minisig` file.
+    pub fn approve(&self, digest: &str, bytes: &[u8], signature: Option<&str>) -> Result<Approval, Refused> {
         let listed = self.lock.as_ref().map(|lock| lock.entries_of(digest)).transpose()?;
         let signed = match self.teams.is_empty() {
             true => None,
             false => Some(self.signed(bytes, signature.ok_or(Refused::NotSigned)?)?),
         };
-        Ok(Voucher { listed, signed })
+        Ok(Approval { listed, signed })
     }
 
     fn signed(&self, bytes: &[u8], text: &str) -> Result<Signed, Refused> {
         let malformed = |error: Error| Refused::Malformed { reason: error.to_string() };
         let signature = Signature::decode(text).map_err(malformed)?;
-        let mut misfit = None;
+        let mut mismatch = None;
         for (team, Team { key, projections }) in &self.teams {
             match key.verify(bytes, &signature, false) {
                 Ok(()) => {}
                 Err(Error::UnexpectedKeyId) => continue,
-                // Keys may have the same id, which is not part of what is signed.
+                // Another team's key may have the same id, because the id is not part of what is signed.
                 Err(Error::InvalidSignature) => {
-                    misfit = misfit.or(Some(team));
+                    mismatch = mismatch.or(Some(team));
                     continue;
                 }
                 Err(Error::UnexpectedAlgorithm) => {
-                    let reason = "it is of minisign's old form: take version 0.10 or newer, or -H".into();
+                    let reason = "it has minisign's legacy format: use minisign 0.10 or newer, or -H".into();
                     return Err(Refused::Malformed { reason });
                 }
                 Err(error) => return Err(malformed(error)),
             }
             let bound = signature.trusted_comment();
-            // No name has a space.
+            // The name of a projection has no space, so the first " version=" ends it.
             let parts = bound.strip_prefix("projector name=").and_then(|rest| rest.split_once(" version="));
             let Some((name, version)) = parts else {
                 return Err(Refused::NotBound { team: team.clone(), bound: bound.to_owned() });
@@ -157,8 +164,8 @@ impl TrustPolicy {
             }
             return Ok(Signed { team: team.clone(), name: name.to_owned(), version: version.to_owned() });
         }
-        Err(match misfit {
-            Some(team) => Refused::DoesNotFit { team: team.clone() },
+        Err(match mismatch {
+            Some(team) => Refused::DoesNotMatch { team: team.clone() },
             None => Refused::UnknownKey {
                 key: key_id(text),
                 teams: self.teams.keys().map(String::as_str).collect::<Vec<_>>().join(", "),
@@ -167,15 +174,15 @@ impl TrustPolicy {
     }
 }
 
-impl Voucher {
-    /// The projection that the bytes are vouched for as, before they say so themselves.
+impl Approval {
+    /// The projection for which the bytes are approved. Known before the component is compiled.
     pub fn projection(&self) -> Option<&str> {
         let signed = self.signed.as_ref().map(|signed| &*signed.name);
         let listed = || self.listed.as_ref()?.entries.first().map(|(name, _)| &**name);
         signed.or_else(listed)
     }
 
-    /// Who vouches for the component as what it says it is; an error: nobody who may.
+    /// Who signed or listed the component. An error if it was approved for other names and versions than it declares.
     pub fn confirm(&self, name: &str, version: &str) -> Result<Signer, Refused> {
         if let Some(Listed { lock, entries }) = &self.listed
             && !entries.iter().any(|entry| (&*entry.0, &*entry.1) == (name, version))
@@ -206,7 +213,7 @@ impl Voucher {
     }
 }
 
-/// What a signature's trusted comment has to be.
+/// The trusted comment that a signature must have.
 fn comment(name: &str, version: &str) -> String {
     format!("projector name={name} version={version}")
 }
@@ -215,12 +222,12 @@ impl Lock {
     fn read(path: &Path) -> Result<Lock, String> {
         let shown = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|error| {
-            format!("the lock file {shown} cannot be read: {error}; `plugins.lock` names it, and an empty file lets nothing run")
+            format!("the lock file {shown} cannot be read: {error}; create it, or correct `plugins.lock` in the configuration. An empty lock file permits no component")
         })?;
         Lock::parse(&shown, &text)
     }
 
-    /// Checks a lock file's text; `path` is for its errors alone.
+    /// Parses a lock file's text. `path` is only used in errors.
     pub fn parse(path: &str, text: &str) -> Result<Lock, String> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
@@ -248,7 +255,7 @@ impl Lock {
             let entry = Entry { name: name.into_inner(), version, sha256 };
             if entries.iter().any(|other| (&other.name, &other.version) == (&entry.name, &entry.version)) {
                 let message =
-                    format!("{} {} stands twice: a version is one component", entry.name, entry.version);
+                    format!("{} {} is listed twice: a version is one component", entry.name, entry.version);
                 return Err(invalid(&message, start));
             }
             entries.push(entry);
@@ -256,7 +263,7 @@ impl Lock {
         Ok(Lock { path: path.to_owned(), entries })
     }
 
-    /// What the lock file calls the bytes with this SHA-256.
+    /// The lock file's entries for the bytes with this SHA-256.
     fn entries_of(&self, digest: &str) -> Result<Listed, Refused> {
         let of_digest = self.entries.iter().filter(|entry| entry.sha256 == digest);
         let entries: Vec<_> = of_digest.map(|entry| (entry.name.clone(), entry.version.clone())).collect();
@@ -272,7 +279,7 @@ fn sha256<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error
     match written.len() == 64 && written.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         true => Ok(written.to_ascii_lowercase()),
         false => Err(serde::de::Error::custom(format!(
-            "{written:?} is no SHA-256: `sha256sum FILE.wasm` tells it, 64 hex digits"
+            "{written:?} is not a SHA-256, which has 64 hex digits: `sha256sum FILE.wasm` prints it"
         ))),
     }
 }
@@ -284,7 +291,7 @@ fn key_id(signature: &str) -> String {
     id.map_or_else(|| "(none)".to_owned(), |id| format!("{:016X}", u64::from_le_bytes(id)))
 }
 
-/// A word for a shell, whatever a component calls its version.
+/// Quotes a text as one word of a shell: a component may declare any text as its version.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
@@ -319,10 +326,13 @@ mod tests {
         TrustPolicy { lock: None, teams }
     }
 
-    fn of_checkout(trust: &TrustPolicy, signature: Option<&str>) -> Result<Signer, String> {
+    /// Checks a component that declares itself as `orders` 1.2.0.
+    fn check(trust: &TrustPolicy, signature: Option<&str>) -> Result<Signer, String> {
         let digest = projector_sandbox::digest(BYTES);
-        let voucher = trust.vouch(&digest, BYTES, signature);
-        voucher.and_then(|voucher| voucher.confirm("orders", "1.2.0")).map_err(|refused| refused.to_string())
+        let approval = trust.approve(&digest, BYTES, signature);
+        approval
+            .and_then(|approval| approval.confirm("orders", "1.2.0"))
+            .map_err(|refused| refused.to_string())
     }
 
     fn signed_by(name: &str, listed: bool) -> Signer {
@@ -337,13 +347,13 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_asked_where_nothing_is_configured() {
-        assert_eq!(of_checkout(&TrustPolicy::default(), None), Ok(Signer::Nobody));
-        assert_eq!(of_checkout(&TrustPolicy::default(), Some("whatever")), Ok(Signer::Nobody));
+    fn every_component_may_run_if_nothing_is_configured() {
+        assert_eq!(check(&TrustPolicy::default(), None), Ok(Signer::Nobody));
+        assert_eq!(check(&TrustPolicy::default(), Some("whatever")), Ok(Signer::Nobody));
     }
 
     #[test]
-    fn what_the_lock_lists_may_run_and_nothing_else() {
+    fn only_components_of_the_lock_file_may_run() {
         let digest = projector_sandbox::digest(BYTES);
         let text = lock(&[
             ("orders", "1.1.0", &"0".repeat(64)),
@@ -354,30 +364,30 @@ mod tests {
             lock: Some(Lock::parse("plugins.lock", &text).expect("sound")),
             teams: BTreeMap::new(),
         };
-        assert_eq!(of_checkout(&trust, None), Ok(Signer::Lock));
+        assert_eq!(check(&trust, None), Ok(Signer::Lock));
         let refused = |name: &str, version: &str, digest: &str| {
-            let voucher = trust.vouch(digest, BYTES, None);
-            voucher.and_then(|voucher| voucher.confirm(name, version)).expect_err("refused").to_string()
+            let approval = trust.approve(digest, BYTES, None);
+            approval.and_then(|approval| approval.confirm(name, version)).expect_err("refused").to_string()
         };
         let other = "f".repeat(64);
         let unlisted = refused("orders", "1.2.0", &other);
-        assert!(unlisted.contains("does not list it") && unlisted.contains(&other), "{unlisted}");
+        assert!(unlisted.contains("does not list the component") && unlisted.contains(&other), "{unlisted}");
         for (name, version) in [("orders", "1.3.0"), ("orders", "1.1.0"), ("stock", "1")] {
             let elsewhere = refused(name, version, &digest);
             let says = format!(
-                "lists it as orders 1.2.0, sales 1, and the component says that it is {name} {version}"
+                "lists the component as orders 1.2.0, sales 1, but the component declares that it is {name} {version}"
             );
             assert!(elsewhere.contains(&says), "{elsewhere}");
         }
     }
 
-    /// So the host knows whose limits hold before it compiles anything.
+    /// The host needs the name before it compiles the component, to apply the projection's limits.
     #[test]
-    fn a_voucher_names_the_projection() {
+    fn an_approval_names_the_projection() {
         let (checkout, digest) = (keys(), projector_sandbox::digest(BYTES));
         let projection = |trust: &TrustPolicy, signature: Option<&str>| {
-            let voucher = trust.vouch(&digest, BYTES, signature).expect("vouched for");
-            voucher.projection().map(str::to_owned)
+            let approval = trust.approve(&digest, BYTES, signature).expect("approved");
+            approval.projection().map(str::to_owned)
         };
         assert_eq!(projection(&TrustPolicy::default(), None), None);
         let listed = lock(&[("orders", "1", &digest)]);
@@ -390,24 +400,24 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_lock_lets_nothing_run() {
+    fn an_empty_lock_file_permits_no_component() {
         let lock = Some(Lock::parse("plugins.lock", "# none yet\n").expect("sound"));
-        assert!(of_checkout(&TrustPolicy { lock, teams: BTreeMap::new() }, None).is_err());
+        assert!(check(&TrustPolicy { lock, teams: BTreeMap::new() }, None).is_err());
     }
 
     #[test]
-    fn an_unsound_lock_is_told_by_line() {
+    fn an_invalid_lock_file_is_an_error_with_its_line() {
         let error = |text: &str| Lock::parse("a/plugins.lock", text).expect_err("an error");
         let sound = lock(&[("orders", "1", &"a".repeat(64))]);
         for (text, line, says) in [
-            (lock(&[("orders", "1", "abc")]), 4, "is no SHA-256"),
+            (lock(&[("orders", "1", "abc")]), 4, "is not a SHA-256"),
             (lock(&[("orders", "1", &"g".repeat(64))]), 4, "64 hex digits"),
             (format!("{sound}digest = \"\"\n"), 5, "digest"),
             (format!("{sound}[[plugins]]\n"), 5, "plugins"),
             (sound.replace("version = \"1\"", "version = 1"), 3, "string"),
             (sound.replace("version = \"1\"\n", ""), 1, "version"),
             (sound.replace("name = ", "name "), 2, ""),
-            (format!("{sound}{sound}"), 6, "orders 1 stands twice"),
+            (format!("{sound}{sound}"), 6, "orders 1 is listed twice"),
         ] {
             let error = error(&text);
             assert!(error.starts_with(&format!("a/plugins.lock:{line}: ")), "{error}");
@@ -416,21 +426,21 @@ mod tests {
     }
 
     #[test]
-    fn a_team_vouches_for_name_and_version() {
+    fn a_team_signs_a_name_and_a_version() {
         let (checkout, sales) = (keys(), keys());
         let both = trust([("checkout", team(&checkout, None)), ("sales", team(&sales, None))]);
         let comment = "projector name=orders version=1.2.0";
         let signature = sign(&checkout, BYTES, comment);
-        assert_eq!(of_checkout(&both, Some(&signature)), Ok(signed_by("checkout", false)));
+        assert_eq!(check(&both, Some(&signature)), Ok(signed_by("checkout", false)));
         let signature = sign(&sales, BYTES, comment);
-        assert_eq!(of_checkout(&both, Some(&signature)), Ok(signed_by("sales", false)));
+        assert_eq!(check(&both, Some(&signature)), Ok(signed_by("sales", false)));
     }
 
     #[test]
     fn a_component_without_a_sound_signature_is_refused() {
         let (checkout, stranger) = (keys(), keys());
         let trust = trust([("checkout", team(&checkout, None))]);
-        let refused = |signature: Option<&str>| of_checkout(&trust, signature).expect_err("refused");
+        let refused = |signature: Option<&str>| check(&trust, signature).expect_err("refused");
         let comment = "projector name=orders version=1.2.0";
         let command = "`minisign -Sm FILE.wasm -t 'projector name=NAME version=VERSION'`";
 
@@ -438,41 +448,41 @@ mod tests {
         assert!(unsigned.contains("not signed") && unsigned.contains(command), "{unsigned}");
         for malformed in ["", "no signature", "a\nb\nc\nd\n"] {
             let malformed = refused(Some(malformed));
-            assert!(malformed.contains("no signature that") && malformed.contains(command), "{malformed}");
+            assert!(malformed.contains("not a signature that") && malformed.contains(command), "{malformed}");
         }
         let by_stranger = refused(Some(&sign(&stranger, BYTES, comment)));
         let boxed = stranger.pk.to_box().expect("a box").into_string();
         let id = boxed.lines().next().and_then(|line| line.rsplit(' ').next()).expect("an id");
-        assert!(by_stranger.contains(&format!("by the key {id}, ")), "{by_stranger}");
+        assert!(by_stranger.contains(&format!("with the key {id}, ")), "{by_stranger}");
         assert!(by_stranger.contains("(checkout)"), "{by_stranger}");
         let of_another = refused(Some(&sign(&checkout, b"another component", comment)));
-        assert!(of_another.contains("by checkout does not fit the file"), "{of_another}");
+        assert!(of_another.contains("by checkout does not match the file"), "{of_another}");
     }
 
     #[test]
-    fn a_signature_of_the_old_form_is_told_as_such() {
+    fn a_signature_of_the_legacy_format_is_refused() {
         let checkout = keys();
         let trust = trust([("checkout", team(&checkout, None))]);
         let signature = sign(&checkout, BYTES, "projector name=orders version=1.2.0");
-        // "ED" says that it is of the file's hash, "Ed" that it is of the file.
+        // The algorithm "ED" signs the hash of the file, and the legacy algorithm "Ed" signs the file itself.
         let old = signature.replacen("\nRU", "\nRW", 1);
         assert_ne!(old, signature);
-        let refused = of_checkout(&trust, Some(&old)).expect_err("refused");
-        assert!(refused.contains("minisign's old form"), "{refused}");
+        let refused = check(&trust, Some(&old)).expect_err("refused");
+        assert!(refused.contains("minisign's legacy format"), "{refused}");
     }
 
     #[test]
-    fn a_trusted_comment_that_was_changed_does_not_fit() {
+    fn a_signature_whose_trusted_comment_was_changed_is_refused() {
         let checkout = keys();
         let trust = trust([("checkout", team(&checkout, None))]);
         let of_old = sign(&checkout, BYTES, "projector name=orders version=1.1.0");
         let changed = of_old.replace("version=1.1.0", "version=1.2.0");
-        let refused = of_checkout(&trust, Some(&changed)).expect_err("refused");
-        assert!(refused.contains("does not fit the file"), "{refused}");
+        let refused = check(&trust, Some(&changed)).expect_err("refused");
+        assert!(refused.contains("does not match the file"), "{refused}");
     }
 
     #[test]
-    fn a_signature_holds_for_the_name_and_version_that_it_was_made_for() {
+    fn a_signature_is_for_one_name_and_one_version() {
         let checkout = keys();
         let trust = trust([("checkout", team(&checkout, None))]);
         for bound in [
@@ -480,43 +490,43 @@ mod tests {
             "projector name=order version=1.2.0",
             "projector name=orders version=1.2.0 ",
         ] {
-            let refused = of_checkout(&trust, Some(&sign(&checkout, BYTES, bound))).expect_err("refused");
-            let says =
-                format!("is for {bound:?}, and the component says \"projector name=orders version=1.2.0\"");
+            let refused = check(&trust, Some(&sign(&checkout, BYTES, bound))).expect_err("refused");
+            let says = format!(
+                "is for {bound:?}, but the component declares \"projector name=orders version=1.2.0\""
+            );
             assert!(refused.contains(&says) && refused.contains("minisign -Sm"), "{refused}");
         }
         for bound in ["timestamp:1700000000\tfile:orders.wasm\thashed", "projector name=orders", ""] {
-            let refused = of_checkout(&trust, Some(&sign(&checkout, BYTES, bound))).expect_err("refused");
-            let says = format!("is for {bound:?}, which names no projection and version");
+            let refused = check(&trust, Some(&sign(&checkout, BYTES, bound))).expect_err("refused");
+            let says = format!("the trusted comment {bound:?}, which names no projection and version");
             assert!(refused.contains(&says), "{refused}");
         }
     }
 
     #[test]
-    fn a_command_stays_one_command() {
+    fn the_command_of_an_error_quotes_what_the_component_declares() {
         let checkout = keys();
         let trust = trust([("checkout", team(&checkout, None))]);
         let signature = sign(&checkout, BYTES, "projector name=orders version=1");
-        let voucher = trust.vouch("", BYTES, Some(&signature)).expect("signed");
-        let refused = voucher.confirm("orders", "1'; rm -rf '/").expect_err("refused");
+        let approval = trust.approve("", BYTES, Some(&signature)).expect("signed");
+        let refused = approval.confirm("orders", "1'; rm -rf '/").expect_err("refused");
         let Refused::BoundElsewhere { command, .. } = refused else { panic!("{refused}") };
         assert_eq!(command, r"minisign -Sm FILE.wasm -t 'projector name=orders version=1'\''; rm -rf '\''/'");
     }
 
     #[test]
-    fn a_team_signs_what_it_is_granted() {
+    fn a_team_may_only_sign_its_own_projections() {
         let checkout = keys();
         let signature = sign(&checkout, BYTES, "projector name=orders version=1.2.0");
-        let granting =
-            |names| of_checkout(&trust([("checkout", team(&checkout, Some(names)))]), Some(&signature));
+        let granting = |names| check(&trust([("checkout", team(&checkout, Some(names)))]), Some(&signature));
         assert_eq!(granting(&["sales", "orders"]), Ok(signed_by("checkout", false)));
         let refused = granting(&["sales", "stock"]).expect_err("refused");
-        assert!(refused.contains("checkout may not sign orders, but sales, stock"), "{refused}");
-        assert!(granting(&[]).expect_err("refused").contains("but nothing"));
+        assert!(refused.contains("checkout may not sign orders (it may sign sales, stock)"), "{refused}");
+        assert!(granting(&[]).expect_err("refused").contains("(it may sign nothing)"));
     }
 
     #[test]
-    fn lock_and_signature_are_both_asked_for() {
+    fn the_lock_file_and_a_signature_may_both_be_required() {
         let checkout = keys();
         let digest = projector_sandbox::digest(BYTES);
         let with = |entries: &[(&str, &str, &str)]| TrustPolicy {
@@ -525,13 +535,13 @@ mod tests {
         };
         let signature = sign(&checkout, BYTES, "projector name=orders version=1.2.0");
         let listed = with(&[("orders", "1.2.0", &digest)]);
-        assert_eq!(of_checkout(&listed, Some(&signature)), Ok(signed_by("checkout", true)));
-        assert!(of_checkout(&listed, None).is_err());
-        assert!(of_checkout(&with(&[]), Some(&signature)).is_err());
+        assert_eq!(check(&listed, Some(&signature)), Ok(signed_by("checkout", true)));
+        assert!(check(&listed, None).is_err());
+        assert!(check(&with(&[]), Some(&signature)).is_err());
     }
 
     #[test]
-    fn a_name_belongs_to_whoever_vouched_for_it_first() {
+    fn a_name_belongs_to_its_first_signer() {
         let (checkout, sales) = (signed_by("checkout", false), signed_by("sales", true));
         for (owner, signer, is_allowed) in [
             (None, &Signer::Nobody, true),
@@ -555,7 +565,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lock_is_read_as_configured() {
+    fn the_configured_lock_file_is_read() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("projector.toml");
         let text = "kafka.brokers = \"a:9092\"\nstore.url = \"sqlite://a.db\"\nplugins.directory = \".\"\n";

@@ -1,11 +1,11 @@
-//! The plugin directory, as a stream of whole files.
+//! Watches the plugin directory, and yields each file once it is complete.
 //!
-//! A notification only says that it is time to look; what there is, is what looking finds. So a lost one
-//! costs no more than the time to the next rescan, and it is all the same how a file came to be there:
-//! written, renamed, linked, or mounted.
+//! A notification of the operating system only starts a scan; the scan itself finds which files have changed. So a
+//! lost notification delays a file until the next rescan at most, and it does not matter whether a file was written,
+//! renamed, linked or mounted.
 //!
-//! All of it runs in a thread of its own, since it blocks. `Directory` is what it knows of the files, and
-//! has no notion of time.
+//! Scans block, so they run in a thread of their own. A file is complete when two scans in a row find the same
+//! metadata and the same contents, and no process writes to it. `Directory` compares the scans; it uses no clock.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
@@ -23,70 +23,71 @@ use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use rustix::fs::OFlags;
 use tokio::sync::mpsc;
 
-/// So long nothing may have happened before the files are looked at, and between two looks.
+/// A scan starts when there was no notification for this time. Also the pause between two scans.
 const QUIET: Duration = Duration::from_millis(200);
-/// After so long they are looked at although it is not quiet.
+/// If notifications do not cease, a scan starts after this time.
 const STORM: Duration = Duration::from_secs(2);
-/// A file that is open for writing, and that nobody has written to for so long, is taken as it is.
+/// A file that is open for writing counts as complete if nothing was written to it for this time.
 const STALLED: Duration = Duration::from_secs(10);
-/// A signature has some 300 bytes; what is longer is cut, and fits nothing then.
+/// A signature has about 300 bytes. A longer file is cut off here, so that its signature is refused.
 const MOST_SIGNATURE_BYTES: u64 = 16 * 1024;
 
-/// A file as it stood whole in the plugin directory.
+/// A complete file of the plugin directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct File {
     pub path: PathBuf,
     pub bytes: Vec<u8>,
     /// SHA-256 of the bytes, in lowercase hex.
     pub digest: String,
-    /// What the file of its name with `.minisig` holds, if there is one.
+    /// The text of the file with the same name and `.minisig` appended, if there is one.
     pub signature: Option<String>,
 }
 
-/// The `.wasm` files of a directory, each whenever its contents or its signature are others.
+/// Yields the `.wasm` files of a directory: each file at first, and again when its contents or its signature change.
+/// Dropping it ends the thread.
 pub struct Watch {
     files: mpsc::Receiver<File>,
-    bell: SyncSender<()>,
+    /// Wakes the thread.
+    wake: SyncSender<()>,
 }
 
 impl Watch {
-    /// Watches a directory, and looks at it every `rescan` whatever was notified. One that is not there,
-    /// or cannot be watched, is told once in the log, and tried again with every rescan. Files of more
-    /// than `most_bytes` are told once, and left alone.
+    /// Watches a directory. It is scanned after each notification, and every `rescan` without one. A directory that
+    /// is missing or cannot be watched is logged once, and tried again with each rescan. A file of more than
+    /// `most_bytes` is logged once, and not yielded.
     pub fn open(directory: &Path, rescan: Duration, most_bytes: usize) -> Watch {
         Self::start(directory, rescan, most_bytes, true)
     }
 
     fn start(directory: &Path, rescan: Duration, most_bytes: usize, is_notified: bool) -> Watch {
-        let (bell, rings) = sync_channel(1);
-        // The next one is read while the last one is dealt with, and no more.
-        let (whole, files) = mpsc::channel(1);
-        let looker = DirectoryScanner {
+        let (wake, wakes) = sync_channel(1);
+        // To bound the memory, one file waits here while the file before is processed.
+        let (complete, files) = mpsc::channel(1);
+        let scanner = DirectoryScanner {
             directory: Directory::new(directory, most_bytes),
             rescan,
             is_notified,
-            bell: bell.clone(),
-            rings,
-            heard: Arc::default(),
+            wake: wake.clone(),
+            wakes,
+            notifications: Arc::default(),
             notifier: None,
-            unwatched: None,
-            trouble: None,
-            files: whole,
+            watch_error: None,
+            problem: None,
+            files: complete,
         };
         let thread = std::thread::Builder::new().name("plugins".into());
-        if let Err(error) = thread.spawn(move || looker.run()) {
-            tracing::error!(directory = %directory.display(), %error, "the plugin directory is not looked at: no thread for it");
+        if let Err(error) = thread.spawn(move || scanner.run()) {
+            tracing::error!(directory = %directory.display(), %error, "the plugin directory is not watched: its thread cannot be started");
         }
-        Watch { files, bell }
+        Watch { files, wake }
     }
 
-    /// The next whole file: of those found together, by name. It waits for as long as there is none.
-    /// Cancel safe.
+    /// Waits for the next complete file. Files that one scan finds come in the order of their names. Cancel safe.
     pub async fn next(&mut self) -> File {
         match self.files.recv().await {
             Some(file) => file,
             None => {
-                tracing::error!("the plugin directory is not looked at any more: start the host again");
+                tracing::error!("the plugin directory is no longer watched: restart the host");
                 std::future::pending().await
             }
         }
@@ -96,24 +97,26 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         self.files.close();
-        // The thread wakes up and finds nobody who would want a file. It is awake if the bell rings already.
-        let _ = self.bell.try_send(());
+        // The thread wakes up, finds the channel of files closed, and ends. A full channel means that it wakes up
+        // anyway.
+        let _ = self.wake.try_send(());
     }
 }
 
-/// The thread that looks.
+/// The state of the thread that scans.
 struct DirectoryScanner {
     directory: Directory,
     rescan: Duration,
+    /// Whether to ask the operating system for notifications.
     is_notified: bool,
-    bell: SyncSender<()>,
-    rings: Receiver<()>,
-    heard: Arc<Mutex<Notifications>>,
+    wake: SyncSender<()>,
+    wakes: Receiver<()>,
+    notifications: Arc<Mutex<Notifications>>,
     notifier: Option<RecommendedWatcher>,
     /// Why there are no notifications.
-    unwatched: Option<String>,
-    /// What was told of the directory.
-    trouble: Option<String>,
+    watch_error: Option<String>,
+    /// The last problem of the directory that was logged. Absent when it is over.
+    problem: Option<String>,
     files: mpsc::Sender<File>,
 }
 
@@ -121,110 +124,112 @@ impl DirectoryScanner {
     fn run(mut self) {
         let mut next_rescan = Instant::now();
         while !self.files.is_closed() {
-            let is_lost = std::mem::take(&mut self.heard().is_lost);
-            if is_lost || next_rescan <= Instant::now() {
+            let is_replaced = std::mem::take(&mut self.notifications().is_replaced);
+            if is_replaced || next_rescan <= Instant::now() {
                 next_rescan = Instant::now() + self.rescan;
                 self.watch();
             }
-            let all_settled = self.look();
-            if all_settled {
-                let _ = self.rings.recv_timeout(next_rescan.saturating_duration_since(Instant::now()));
+            let all_unchanged = self.scan();
+            if all_unchanged {
+                let _ = self.wakes.recv_timeout(next_rescan.saturating_duration_since(Instant::now()));
             }
             let storm = Instant::now() + STORM;
-            while self.rings.recv_timeout(QUIET).is_ok() && Instant::now() < storm {}
+            while self.wakes.recv_timeout(QUIET).is_ok() && Instant::now() < storm {}
         }
     }
 
-    /// Asks for notifications anew: a directory that was replaced has the same name and is another.
+    /// Asks for notifications again. Needed because notifications follow the directory itself, not its name: of a
+    /// directory that took the place of the old one, there would be none.
     fn watch(&mut self) {
         if !self.is_notified {
             return;
         }
         self.notifier = None;
-        let (heard, bell) = (self.heard.clone(), self.bell.clone());
-        // Else events would name it otherwise.
+        let (notifications, wake) = (self.notifications.clone(), self.wake.clone());
+        // Notifications name files by absolute paths.
         let path = &self.directory.path;
         let directory = std::path::absolute(path).unwrap_or_else(|_| path.clone());
         let watched = directory.clone();
         let opened = notify::recommended_watcher(move |event| {
-            let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
-            if heard.note(event, &directory, Instant::now()) {
-                // One that rings already is enough.
-                let _ = bell.try_send(());
+            let mut notifications = notifications.lock().unwrap_or_else(PoisonError::into_inner);
+            if notifications.note(event, &directory, Instant::now()) {
+                // A full channel wakes the thread already.
+                let _ = wake.try_send(());
             }
         })
         .and_then(|mut notifier| {
             notifier.watch(&watched, RecursiveMode::NonRecursive)?;
             Ok(notifier)
         });
-        self.unwatched = match opened {
+        self.watch_error = match opened {
             Ok(notifier) => {
                 self.notifier = Some(notifier);
                 None
             }
-            Err(error) => Some(format!("changes are seen every {:?} only: {error}", self.rescan)),
+            Err(error) => Some(format!("changes are noticed only every {:?}: {error}", self.rescan)),
         };
     }
 
-    /// Looks at all files once. Returns whether there is nothing to look at again soon.
-    fn look(&mut self) -> bool {
+    /// Scans all files once. `false`: another scan is needed soon, because a file is not complete yet.
+    fn scan(&mut self) -> bool {
         let listed = self.directory.list();
-        self.tell(listed.as_ref().err().map(|error| format!("it cannot be read: {error}")));
-        let mut all_settled = true;
+        self.report(listed.as_ref().err().map(|error| format!("the directory cannot be read: {error}")));
+        let mut all_unchanged = true;
         for path in listed.unwrap_or_default() {
-            let is_written = self.heard().is_written(&path, Instant::now());
-            match self.directory.look(&path, is_written) {
-                Found::Settled => {}
-                Found::Unsettled => all_settled = false,
-                // Nobody wants it if that fails.
-                Found::Whole(file) => drop(self.files.blocking_send(file)),
+            let is_written = self.notifications().is_written(&path, Instant::now());
+            match self.directory.check(&path, is_written) {
+                Found::Unchanged => {}
+                Found::Incomplete => all_unchanged = false,
+                // This fails only when the `Watch` was dropped.
+                Found::Complete(file) => drop(self.files.blocking_send(file)),
             }
         }
-        all_settled
+        all_unchanged
     }
 
-    /// Tells once what is wrong with the directory, and once that nothing is any more.
-    fn tell(&mut self, unreadable: Option<String>) {
-        let trouble = unreadable.or_else(|| self.unwatched.clone());
-        if self.trouble == trouble {
+    /// Logs a problem of the directory once, and its end once.
+    fn report(&mut self, unreadable: Option<String>) {
+        let problem = unreadable.or_else(|| self.watch_error.clone());
+        if self.problem == problem {
             return;
         }
         let directory = self.directory.path.display();
-        match &trouble {
+        match &problem {
             Some(reason) => tracing::warn!(
                 %directory,
                 reason,
-                "the plugin directory is in trouble: what runs goes on, and it is looked for again"
+                "the plugin directory has a problem: plugins that run continue, and the host tries the directory again"
             ),
             None => tracing::info!(%directory, "the plugin directory is watched again"),
         }
-        self.trouble = trouble;
+        self.problem = problem;
     }
 
-    fn heard(&self) -> std::sync::MutexGuard<'_, Notifications> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    fn notifications(&self) -> std::sync::MutexGuard<'_, Notifications> {
+        self.notifications.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What notifications said.
+/// What the notifications have reported.
 #[derive(Default)]
 struct Notifications {
-    /// The directory itself was removed or renamed: nothing more will be heard of whatever has its name.
-    is_lost: bool,
-    /// Names of files that were written to and not closed since, and when they were written to last.
+    /// The directory itself was removed or renamed. There are no notifications of the directory that has its name
+    /// now.
+    is_replaced: bool,
+    /// Names of files that were written to and not closed since, with the time of the last write.
     writing: HashMap<OsString, Instant>,
 }
 
 impl Notifications {
-    /// Notes an event. Returns whether it is a reason to look.
+    /// Notes an event. Returns whether a scan is needed.
     fn note(&mut self, event: notify::Result<Event>, directory: &Path, now: Instant) -> bool {
-        // What was not understood may have been anything.
+        // After an error, an event of any kind may be missing: scan.
         let Ok(event) = event else { return true };
         match event.kind {
             EventKind::Access(AccessKind::Close(AccessMode::Write)) => {}
-            // Our own looks among them.
+            // Reads change nothing, and a scan reads files itself: without this, each scan would cause the next one.
             EventKind::Access(_) => return false,
-            // Only where closing is notified as well.
+            // Only on Linux is the close notified as well. Elsewhere a file would count as being written forever.
             EventKind::Modify(ModifyKind::Data(_)) if cfg!(target_os = "linux") => {
                 self.writing.retain(|_, last| now.duration_since(*last) < STALLED);
                 let names = event.paths.iter().filter_map(|path| path.file_name());
@@ -232,7 +237,7 @@ impl Notifications {
                 return true;
             }
             EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) => {
-                self.is_lost |= event.paths.iter().any(|path| path == directory);
+                self.is_replaced |= event.paths.iter().any(|path| path == directory);
             }
             _ => return true,
         }
@@ -248,51 +253,52 @@ impl Notifications {
     }
 }
 
-/// What is known of a directory's files.
+/// The files of a directory, as the scans before have found them.
 struct Directory {
     path: PathBuf,
     most_bytes: usize,
-    known: BTreeMap<PathBuf, Known>,
+    known: BTreeMap<PathBuf, KnownFile>,
 }
 
 #[derive(Default)]
-struct Known {
-    /// The file as it needs no further look.
-    settled: Option<Stamps>,
-    /// What the look before found. If the next one finds the same, the file is whole.
+struct KnownFile {
+    /// The metadata of the file when it was last found complete. While it is the same, the file is not read again.
+    complete: Option<Stamps>,
+    /// What the scan before has found. If this scan finds the same, the file is complete.
     before: Option<(Stamps, Contents)>,
-    /// What was yielded of it last.
+    /// What was last yielded of the file.
     yielded: Option<Contents>,
-    /// What was told of it.
-    trouble: Option<String>,
+    /// The problem of the file that was logged. Absent when it is over.
+    problem: Option<String>,
 }
 
-/// A digest and a signature.
+/// The digest of a file, and its signature.
 type Contents = (String, Option<String>);
 
-/// A file and its signature.
+/// The metadata of a file, and of its signature.
 type Stamps = (Stamp, Option<Stamp>);
 
-/// What is another when a file is.
+/// The metadata that shows that a file has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Stamp {
-    /// Where links lead to.
+    /// The path after all symbolic links.
     resolved: PathBuf,
     device: u64,
     inode: u64,
     bytes: u64,
+    /// The time of modification (`mtime`): seconds and nanoseconds.
     modified: (i64, i64),
-    /// It moves on also where a copy takes over the time of modification.
+    /// The time of the last status change (`ctime`). It also changes when a copy keeps the old `mtime`.
     changed: (i64, i64),
 }
 
 enum Found {
-    /// It needs no further look until it changes.
-    Settled,
-    /// It needs another look soon.
-    Unsettled,
-    /// It is whole, and not what was yielded last.
-    Whole(File),
+    /// Nothing to do until the file changes.
+    Unchanged,
+    /// The file is not complete. Scan it again soon.
+    Incomplete,
+    /// The file is complete, and differs from what was last yielded.
+    Complete(File),
 }
 
 impl Directory {
@@ -300,7 +306,7 @@ impl Directory {
         Directory { path: path.to_owned(), most_bytes, known: BTreeMap::new() }
     }
 
-    /// What may be components, by name.
+    /// The paths that may be components, in the order of their names.
     fn list(&self) -> io::Result<Vec<PathBuf>> {
         let mut paths = Vec::new();
         for entry in fs::read_dir(&self.path)? {
@@ -314,27 +320,27 @@ impl Directory {
         Ok(paths)
     }
 
-    /// Looks at a file that was listed; `is_written`: somebody has it open and writes.
-    fn look(&mut self, path: &Path, is_written: bool) -> Found {
+    /// Checks a file that was listed. `is_written`: a process has it open and writes to it.
+    fn check(&mut self, path: &Path, is_written: bool) -> Found {
         let known = self.known.entry(path.to_owned()).or_default();
         let before = known.before.take();
-        let (trouble, found) = match known.look(before, path, is_written, self.most_bytes) {
+        let (problem, found) = match known.check(before, path, is_written, self.most_bytes) {
             Ok(found) => (None, found),
-            Err(trouble) => (trouble, Found::Settled),
+            Err(problem) => (problem, Found::Unchanged),
         };
-        if let Some(reason) = &trouble
-            && known.trouble.is_none()
+        if let Some(reason) = &problem
+            && known.problem.is_none()
         {
             tracing::error!(file = %path.display(), reason, "plugin refused");
         }
-        known.trouble = trouble;
+        known.problem = problem;
         found
     }
 }
 
-impl Known {
-    /// The error is what there is to tell; nothing, if the file is gone.
-    fn look(
+impl KnownFile {
+    /// The error is the problem to log; `None`: the file does not exist any more.
+    fn check(
         &mut self,
         before: Option<(Stamps, Contents)>,
         path: &Path,
@@ -342,36 +348,36 @@ impl Known {
         most: usize,
     ) -> Result<Found, Option<String>> {
         let unreadable = |error: io::Error| {
-            (error.kind() != ErrorKind::NotFound).then(|| format!("it cannot be read: {error}"))
+            (error.kind() != ErrorKind::NotFound).then(|| format!("the file cannot be read: {error}"))
         };
         let signature_path = {
             let mut name = path.as_os_str().to_owned();
             name.push(".minisig");
             PathBuf::from(name)
         };
-        // What is not a file, or is empty, is nobody's component; not yet.
+        // A directory or a pipe is no component, and an empty file may become one: wait for the next change.
         let Some(stamp) = stamp(path).map_err(unreadable)?.filter(|stamp| stamp.bytes > 0) else {
-            return Ok(Found::Settled);
+            return Ok(Found::Unchanged);
         };
         let signed = stamp_if_there(&signature_path).map_err(unreadable)?;
         let bytes = stamp.bytes;
         let stamps = (stamp, signed);
         if bytes > most as u64 {
-            return Err(Some(format!("it has {bytes} bytes, and {most} are the most")));
+            return Err(Some(format!("the file has {bytes} bytes, and {most} are the most")));
         }
-        if self.settled.as_ref() == Some(&stamps) {
-            return Ok(Found::Settled);
+        if self.complete.as_ref() == Some(&stamps) {
+            return Ok(Found::Unchanged);
         }
         if is_written {
-            return Ok(Found::Unsettled);
+            return Ok(Found::Incomplete);
         }
         let Some(contents) = read(path, &stamps.0, bytes).map_err(unreadable)? else {
-            return Ok(Found::Unsettled);
+            return Ok(Found::Incomplete);
         };
         let signature = match &stamps.1 {
             Some(stamp) => match read(&signature_path, stamp, MOST_SIGNATURE_BYTES).map_err(unreadable)? {
                 Some(signature) => Some(signature),
-                None => return Ok(Found::Unsettled),
+                None => return Ok(Found::Incomplete),
             },
             None => None,
         };
@@ -380,20 +386,20 @@ impl Known {
         let now = (stamps, (digest, signature));
         if before.as_ref() != Some(&now) || contents.len() as u64 != bytes {
             self.before = Some(now);
-            return Ok(Found::Unsettled);
+            return Ok(Found::Incomplete);
         }
         let (stamps, found) = now;
-        self.settled = Some(stamps);
+        self.complete = Some(stamps);
         if self.yielded.as_ref() == Some(&found) {
-            return Ok(Found::Settled);
+            return Ok(Found::Unchanged);
         }
         let (digest, signature) = found.clone();
         self.yielded = Some(found);
-        Ok(Found::Whole(File { path: path.to_owned(), bytes: contents, digest, signature }))
+        Ok(Found::Complete(File { path: path.to_owned(), bytes: contents, digest, signature }))
     }
 }
 
-/// None for what is not a file.
+/// The metadata of a file. `None`: the path is not a file.
 fn stamp(path: &Path) -> io::Result<Option<Stamp>> {
     let resolved = path.canonicalize()?;
     let of_file = |metadata: &Metadata| Stamp {
@@ -415,19 +421,20 @@ fn stamp_if_there(path: &Path) -> io::Result<Option<Stamp>> {
     }
 }
 
-/// The bytes of a file that was looked at, or as many of them; `None`: something else has taken its place.
+/// Reads at most `most` bytes of a file whose metadata was read before. `None`: another file has taken its place
+/// since.
 ///
-/// That may be a pipe that nobody writes to, so the file is opened without waiting, and what was opened is held
-/// against what was looked at.
-fn read(path: &Path, looked_at: &Stamp, most: u64) -> io::Result<Option<Vec<u8>>> {
-    let without_waiting = (OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32;
-    let file = fs::File::options().read(true).custom_flags(without_waiting).open(path)?;
+/// This other file may be a pipe without a writer, and to open it would block forever. So the open does not block,
+/// and the opened file is compared with the metadata.
+fn read(path: &Path, expected: &Stamp, most: u64) -> io::Result<Option<Vec<u8>>> {
+    let non_blocking = (OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32;
+    let file = fs::File::options().read(true).custom_flags(non_blocking).open(path)?;
     let opened = file.metadata()?;
-    if !opened.is_file() || (opened.dev(), opened.ino()) != (looked_at.device, looked_at.inode) {
+    if !opened.is_file() || (opened.dev(), opened.ino()) != (expected.device, expected.inode) {
         return Ok(None);
     }
     let mut bytes = Vec::new();
-    file.take(most.min(looked_at.bytes)).read_to_end(&mut bytes)?;
+    file.take(most.min(expected.bytes)).read_to_end(&mut bytes)?;
     Ok(Some(bytes))
 }
 

@@ -94,7 +94,7 @@ impl Operations<'_> {
         let scanned = tokio::task::block_in_place(|| {
             let mut lines = Lines::open(&file.path, most)?;
             Scanned::of(&mut lines, &topics, &file.skipped, |lines| {
-                told.at(lines.packed_bytes(), || {
+                told.at(lines.file_bytes_read(), || {
                     format!("looking through it: {} lines", lines.next_number())
                 });
             })

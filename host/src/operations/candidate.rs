@@ -69,7 +69,7 @@ pub(super) async fn from_store(
         OperationError::Failed(format!("the component {digest} is not in the store any more"))
     })?;
     let signature = stored.signature;
-    let signer = versions.vouched_for(&plugin, &stored.bytes, signature.as_deref()).map_err(refused)?;
+    let signer = versions.signer(&plugin, &stored.bytes, signature.as_deref()).map_err(refused)?;
     let topics =
         versions.topics(&plugin.contract).map_err(|error| OperationError::Failed(error.to_string()))?;
     Ok(Candidate { plugin, bytes: stored.bytes, signature, signer, topics })

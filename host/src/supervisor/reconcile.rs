@@ -163,7 +163,7 @@ impl Reconciler {
             if !matches!(advanced, Ok(Ok(true))) {
                 // The step waits for other hosts, or for locks that writers hold. A pause leaves those locks to
                 // the writers.
-                tokio::time::sleep(attempts.rest(id)).await;
+                tokio::time::sleep(attempts.pause(id)).await;
             }
             advanced
         }

@@ -120,7 +120,11 @@ async fn rights_and_dependants_of_readers_survive_in_place_rebuild_promote_rollb
     home.by_hand("insert into some_orders_g2.number values (1, 30)", "").await?;
     let building = standing(&*store, Role::Building).await?;
     let live = standing(&*store, Role::Live).await?;
-    assert_eq!(readers::from(&*store, &live, &building.layout).await?, None, "readers need do nothing");
+    assert_eq!(
+        readers::from(&*store, &live, &building.layout).await?,
+        None,
+        "readers need not change anything"
+    );
     assert!(promote(&*store, &building.generation).await?.replaced);
     is_as_it_was(30).await?;
     // Back, and forth again; then the one before goes.
@@ -268,7 +272,7 @@ async fn a_prepared_select_of_all_columns_survives_an_addition_in_place_and_by_p
     let live = standing(&*store, Role::Live).await?;
     let building = standing(&*store, Role::Building).await?;
     let told = readers::from(&*store, &live, &building.layout).await?.context("a column is new")?;
-    assert!(!told.must_move && told.to_lines()[0].contains("need do nothing"), "{told:?}");
+    assert!(!told.must_move && told.to_lines()[0].contains("need not change anything"), "{told:?}");
     let promoted = promote(&*store, &building.generation).await?;
     assert_eq!((&*promoted.readers, promoted.replaced), ("some_orders_v3", false));
     assert_eq!(promoted.moved, ["some_orders", "some_orders_v2"]);

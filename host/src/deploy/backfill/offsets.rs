@@ -1,31 +1,35 @@
-//! Which offsets of one partition a file has. Pure.
+//! The offsets of one partition that a file has. Pure.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// Ranges that are kept of one partition. A file in the order of its offsets has one more than it has holes.
+/// How many ranges are stored of one partition, to bound the memory. A file in the order of its offsets has one range
+/// more than it has holes.
 const MOST_RANGES: usize = 10_000;
 
-/// Offsets, in any order.
+/// A set of offsets, which are added in any order. Beyond `MOST_RANGES` ranges, the lowest ranges are merged, and
+/// the holes between them are only counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OffsetSet {
-    /// By their first offset: the one after the last. Between two of them is a hole.
+    /// First offset of a range → the offset after its last. Between two ranges is a hole.
     ranges: BTreeMap<i64, i64>,
-    /// Up to here, holes are only counted.
+    /// The end of the merged ranges: holes before this offset are only counted.
     counted_until: i64,
+    /// The number of holes before `counted_until`.
     counted: u64,
     twice: Option<(i64, i64)>,
 }
 
 impl OffsetSet {
-    /// An offset that a line has.
+    /// Adds the offset of a line, and notes the first offset that two lines have.
     pub fn insert(&mut self, offset: i64, line: i64) {
         if !self.add(offset) && self.twice.is_none() {
             self.twice = Some((offset, line));
         }
     }
 
-    /// `false`: it is there already.
+    /// Adds an offset. `false`: the set has it already. Before `counted_until` this is not known, and the result is
+    /// `true`.
     pub fn add(&mut self, offset: i64) -> bool {
         let before = self.ranges.range(..=offset).next_back().map(|(start, end)| (*start, *end));
         if let Some((_, end)) = before
@@ -53,7 +57,7 @@ impl OffsetSet {
         self.ranges.last_key_value().map_or(0, |(_, end)| *end)
     }
 
-    /// What is missing from offset 0 to the end, and how many holes there are besides.
+    /// The ranges that are missing between offset 0 and the end, and the number of holes that were only counted.
     pub fn holes(&self) -> (Vec<Range<i64>>, u64) {
         let mut next = 0;
         let mut holes = Vec::new();
@@ -66,7 +70,7 @@ impl OffsetSet {
         (holes, self.counted)
     }
 
-    /// An offset that two lines have, and the number of the second one.
+    /// An offset that two lines have, and the number of the second line, from 1.
     pub fn twice(&self) -> Option<(i64, i64)> {
         self.twice
     }
@@ -92,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn an_offset_that_stands_there_twice_is_told_with_its_line() {
+    fn an_offset_of_two_lines_is_found_with_the_second_line() {
         assert_eq!(offsets(&[0, 1, 2, 1, 0]).twice(), Some((1, 4)));
     }
 
@@ -104,7 +108,7 @@ mod tests {
         let (kept, counted) = found.holes();
         assert_eq!(kept.len() as i64 + counted as i64, holes);
         assert_eq!((found.end(), found.twice()), (2 * holes + 1, None));
-        // What lies before is not known any more.
+        // Whether the merged ranges have an offset is not known.
         let mut found = found;
         assert!(found.add(1) && !found.add(2 * holes));
     }

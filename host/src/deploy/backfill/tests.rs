@@ -32,9 +32,9 @@ fn value_of(json: &str) -> Option<String> {
 }
 
 #[track_caller]
-fn refused(line: &str, said: &str) {
-    let wrong = read(line).unwrap_err();
-    assert!(wrong.contains(said), "{wrong}");
+fn refused(line: &str, reason: &str) {
+    let error = read(line).unwrap_err();
+    assert!(error.contains(reason), "{error}");
 }
 
 #[test]
@@ -52,13 +52,13 @@ fn a_line_is_an_event_at_its_number() {
     assert_eq!(headers, [("a", &Some(b"b".to_vec())), ("none", &None)]);
     assert_eq!(read(r#"{"topic": "customers", "value": 1}"#).unwrap().topic, 1);
     assert_eq!(read(r#"{"topic": "orders", "value": 1}"#).unwrap().topic, 0);
-    // One of two logical topics, and of one of several physical ones.
+    // A physical topic of two logical topics, one of which has several physical topics.
     let event = read(r#"{"topic": "european", "value": 1}"#).unwrap();
     assert_eq!((event.topic, &event.also[..], &*event.topic_name), (2, &[3][..], "eu.items"));
 }
 
 #[test]
-fn a_payload_is_the_json_that_stands_there_unless_it_is_a_text_or_bytes() {
+fn a_payload_is_the_json_itself_unless_it_is_a_string_or_hexadecimal() {
     assert_eq!(value_of(r#"{"b": 1.50,  "a":"ü"}"#).unwrap(), r#"{"b": 1.50,  "a":"ü"}"#);
     assert_eq!(value_of("1e400").unwrap(), "1e400");
     assert_eq!(value_of(r#""line\nbreak""#).unwrap(), "line\nbreak");
@@ -82,16 +82,16 @@ fn keys_and_headers_are_text_or_bytes_and_headers_may_repeat() {
 }
 
 #[test]
-fn what_is_wrong_with_a_line_is_said() {
+fn an_invalid_line_is_refused_with_its_reason() {
     refused(r#"{"topic": "orders", "payload": 1}"#, "unknown field `payload`");
     refused(r#"{"topic": "orders"}"#, "missing field `value`");
-    refused(r#"{"topic": "items", "value": 1}"#, "may be any of several in the log (eu.items, us.items)");
-    refused(r#"{"topic": "others", "value": 1}"#, "none that the plugin reads, which are live.orders");
+    refused(r#"{"topic": "items", "value": 1}"#, "stands for several topics in Kafka (eu.items, us.items)");
+    refused(r#"{"topic": "others", "value": 1}"#, "does not read the topic \"others\": it reads live.orders");
     refused(r#"{"topic": "orders", "offset": 1, "value": 1}"#, "give both, or none");
     refused(r#"{"topic": "orders", "partition": -1, "offset": 1, "value": 1}"#, "out of range");
     refused(r#"{"topic": "orders", "key": 1, "value": 1}"#, "`key` is neither");
-    refused(r#"{"topic": "orders", "key": {"hex": "x"}, "value": 1}"#, "`key` is no hexadecimal");
-    refused(r#"{"topic": "orders", "value": {"hex": "x"}}"#, "`value` is no hexadecimal");
+    refused(r#"{"topic": "orders", "key": {"hex": "x"}, "value": 1}"#, "`key` is not hexadecimal");
+    refused(r#"{"topic": "orders", "value": {"hex": "x"}}"#, "`value` is not hexadecimal");
     refused(r#"{"topic": "orders", "headers": 1, "value": 1}"#, "`headers` is neither");
     refused(r#"{"topic": "orders", "value": 1"#, "EOF");
     let long = format!(r#"{{"topic": "orders", "value": "{}"}}"#, "x".repeat(MOST + 1));
@@ -114,7 +114,7 @@ fn all(lines: &mut Lines) -> Vec<(i64, bool, String)> {
 }
 
 #[test]
-fn packed_or_not_the_lines_are_the_same_and_a_long_one_keeps_its_number() {
+fn a_compressed_file_has_the_same_lines_and_a_long_line_keeps_its_number() {
     let text = format!("one\n\n{}\nfour", "x".repeat(100));
     let mut gz = GzEncoder::new(Vec::new(), Compression::fast());
     gz.write_all(text.as_bytes()).unwrap();
@@ -126,7 +126,7 @@ fn packed_or_not_the_lines_are_the_same_and_a_long_one_keeps_its_number() {
         let mut lines = Lines::open(&path, 10).unwrap();
         let expected = [(0, false, "one\n"), (1, false, "\n"), (2, true, ""), (3, false, "four")];
         assert_eq!(all(&mut lines), expected.map(|(at, long, line)| (at, long, line.to_owned())));
-        assert_eq!(lines.packed_bytes(), bytes.len() as u64);
+        assert_eq!(lines.file_bytes_read(), bytes.len() as u64);
         let mut lines = Lines::open(&path, 10).unwrap();
         lines.skip_to(3).unwrap();
         assert_eq!(all(&mut lines), [(3, false, "four".to_owned())]);
@@ -135,7 +135,7 @@ fn packed_or_not_the_lines_are_the_same_and_a_long_one_keeps_its_number() {
 }
 
 #[test]
-fn a_file_that_is_cut_off_is_an_error() {
+fn a_truncated_compressed_file_is_an_error() {
     let text = "x".repeat(10_000) + "\n";
     let mut gz = GzEncoder::new(Vec::new(), Compression::fast());
     gz.write_all(text.as_bytes()).unwrap();
@@ -170,12 +170,12 @@ not json
     let ends = [(Partition::new("customers", 3), 1), (Partition::new("live.orders", 0), 10)];
     assert_eq!(scanned.ends(), ends.into());
     assert_eq!(scanned.offsets[&Partition::new("live.orders", 0)].holes(), (vec![0..4, 5..7, 8..9], 0));
-    // A line that is skipped has its offset all the same.
+    // The offsets of skipped lines count as well.
     assert_eq!(scan(&[1, 5]).ends(), scanned.ends());
 }
 
-/// Payloads that an export does not confuse: a text that is JSON of a string, `null`, or bytes in
-/// hexadecimal is another one in the file.
+/// Payloads that an export writes so that the file gives them back. Not among them: text that is itself a JSON
+/// string, `null`, or hexadecimal, because the file would give another payload for it.
 fn payloads() -> impl Strategy<Value = Option<String>> {
     let text = "[ -~äß\n\r\t\u{0}\u{2028}]{0,30}";
     let json = prop_oneof![
@@ -191,7 +191,7 @@ fn payloads() -> impl Strategy<Value = Option<String>> {
 
 proptest! {
     #[test]
-    fn what_is_exported_comes_back(
+    fn an_exported_record_is_read_back_unchanged(
         payload in payloads(),
         key in proptest::option::of("[ -~äß\n\u{0}]{0,10}"),
         headers in prop::collection::btree_map("[ -~ä\n]{0,5}", proptest::option::of("[ -~ä\n]{0,5}"), 0..4),

@@ -1,4 +1,4 @@
-//! Fault 29: half-written files, swapped links, lost notifications, storms of touches.
+//! Fault 29: half-written files, swapped links, lost notifications, storms of notifications.
 
 use std::io::Write;
 use std::os::unix::fs::symlink;
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::*;
 
 const MOST: usize = 1024 * 1024;
-/// No rescan comes while a test runs: what is found, is found by a notification.
+/// No rescan happens while a test runs, so each file is found by a notification.
 const NEVER: Duration = Duration::from_secs(3600);
 const OFTEN: Duration = Duration::from_millis(50);
 
@@ -27,15 +27,15 @@ fn file(name: &str, contents: &str) -> (String, String) {
     (name.to_owned(), contents.to_owned())
 }
 
-/// As a careful tool writes it: all at once.
+/// Writes a file as a careful tool does: under another name, and renamed when it is complete.
 fn put(directory: &Path, name: &str, contents: &str) {
     let new = directory.join(format!(".{name}.new"));
     fs::write(&new, contents).expect("written");
     fs::rename(new, directory.join(name)).expect("renamed");
 }
 
-/// Nothing of what happened so far is yielded any more: a file that comes last by time and by name is the
-/// next one, and whatever was to be yielded would have been found no later.
+/// Asserts that no file of before is yielded any more: the next file is one that is written now, and is the last one
+/// by its name. Any other file would come before it.
 async fn nothing_more(watch: &mut Watch, directory: &Path) {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let contents = format!("the last one of {}", NEXT.fetch_add(1, Ordering::Relaxed));
@@ -45,7 +45,7 @@ async fn nothing_more(watch: &mut Watch, directory: &Path) {
 }
 
 #[tokio::test]
-async fn what_is_there_is_yielded_by_name_and_once() {
+async fn files_that_exist_are_yielded_once_in_the_order_of_their_names() {
     let plugins = directory();
     for name in ["b.wasm", "a.wasm", "c.txt", "c.wasm.minisig"] {
         put(plugins.path(), name, name);
@@ -58,13 +58,13 @@ async fn what_is_there_is_yielded_by_name_and_once() {
 }
 
 #[tokio::test]
-async fn a_slow_write_is_yielded_once_it_is_whole() {
+async fn a_slow_write_is_yielded_once_it_is_complete() {
     let plugins = directory();
     let mut watch = Watch::open(plugins.path(), NEVER, MOST);
     nothing_more(&mut watch, plugins.path()).await;
     let mut slow = fs::File::create(plugins.path().join("a.wasm")).expect("created");
     slow.write_all(b"one half, ").expect("written");
-    // However long the writer takes between its halves.
+    // The half that is written is not yielded, although another file is.
     put(plugins.path(), "z.wasm", "meanwhile");
     assert_eq!(next(&mut watch).await, file("z.wasm", "meanwhile"));
     slow.write_all(b"and the other").expect("written");
@@ -73,7 +73,7 @@ async fn a_slow_write_is_yielded_once_it_is_whole() {
 }
 
 #[tokio::test]
-async fn a_rename_over_is_another_file() {
+async fn a_file_that_replaces_another_is_yielded_if_it_differs() {
     let plugins = directory();
     put(plugins.path(), "a.wasm", "one");
     let mut watch = Watch::open(plugins.path(), NEVER, MOST);
@@ -86,7 +86,7 @@ async fn a_rename_over_is_another_file() {
     nothing_more(&mut watch, plugins.path()).await;
 }
 
-/// What a kubelet does when a ConfigMap changes.
+/// Replaces a file as a kubelet does when a ConfigMap changes.
 fn publish(directory: &Path, version: &str, contents: &str) {
     let dated = format!("..{version}");
     fs::create_dir(directory.join(&dated)).expect("a directory");
@@ -100,7 +100,7 @@ fn publish(directory: &Path, version: &str, contents: &str) {
 }
 
 #[tokio::test]
-async fn kubernetes_swaps_a_link() {
+async fn a_file_of_a_changed_config_map_is_yielded() {
     let plugins = directory();
     publish(plugins.path(), "2026_01_01", "one");
     symlink("..data/a.wasm", plugins.path().join("a.wasm")).expect("linked");
@@ -118,7 +118,7 @@ fn ln_sfn(target: &Path, link: &Path) {
 }
 
 #[tokio::test]
-async fn a_link_is_set_to_another_file() {
+async fn a_link_to_another_file_is_yielded() {
     let (plugins, releases) = (directory(), directory());
     put(releases.path(), "1.wasm", "one");
     put(releases.path(), "2.wasm", "two");
@@ -132,7 +132,7 @@ async fn a_link_is_set_to_another_file() {
 }
 
 #[tokio::test]
-async fn the_directory_is_a_link_that_is_set_to_another() {
+async fn the_directory_may_be_a_link_that_changes() {
     let root = directory();
     for release in ["one", "two"] {
         fs::create_dir(root.path().join(release)).expect("a directory");
@@ -147,7 +147,7 @@ async fn the_directory_is_a_link_that_is_set_to_another() {
 }
 
 #[tokio::test]
-async fn a_directory_that_took_the_place_of_another_is_heard() {
+async fn a_directory_that_took_the_place_of_another_is_watched() {
     let root = directory();
     let (plugins, other) = (root.path().join("plugins"), root.path().join("other"));
     for (directory, contents) in [(&plugins, "one"), (&other, "two")] {
@@ -165,7 +165,7 @@ async fn a_directory_that_took_the_place_of_another_is_heard() {
 }
 
 #[tokio::test]
-async fn touches_yield_nothing() {
+async fn a_changed_time_of_modification_yields_nothing() {
     let plugins = directory();
     put(plugins.path(), "a.wasm", "one");
     let mut watch = Watch::open(plugins.path(), NEVER, MOST);
@@ -179,7 +179,7 @@ async fn touches_yield_nothing() {
 }
 
 #[tokio::test]
-async fn a_storm_yields_one_file() {
+async fn a_storm_of_writes_yields_one_file() {
     let plugins = directory();
     let mut watch = Watch::open(plugins.path(), NEVER, MOST);
     nothing_more(&mut watch, plugins.path()).await;
@@ -192,7 +192,7 @@ async fn a_storm_yields_one_file() {
 }
 
 #[tokio::test]
-async fn editors_leave_nothing_behind() {
+async fn temporary_files_of_editors_are_not_yielded() {
     let plugins = directory();
     put(plugins.path(), "a.wasm", "one");
     let mut watch = Watch::open(plugins.path(), NEVER, MOST);
@@ -209,7 +209,7 @@ async fn editors_leave_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_rescan_finds_what_nobody_notified() {
+async fn a_rescan_finds_a_file_without_a_notification() {
     let plugins = directory();
     put(plugins.path(), "a.wasm", "one");
     let mut watch = Watch::start(plugins.path(), OFTEN, MOST, false);
@@ -220,7 +220,7 @@ async fn a_rescan_finds_what_nobody_notified() {
 }
 
 #[tokio::test]
-async fn a_directory_may_go_and_come_back() {
+async fn a_directory_may_be_removed_and_created_again() {
     let root = directory();
     let plugins = root.path().join("plugins");
     let mut watch = Watch::open(&plugins, OFTEN, MOST);
@@ -233,7 +233,7 @@ async fn a_directory_may_go_and_come_back() {
         put(&plugins, "a.wasm", contents);
         assert_eq!(next(&mut watch).await, file("a.wasm", contents));
     }
-    // As another volume is mounted over it, and unmounted.
+    // As if another volume were mounted over the directory, and unmounted.
     fs::rename(&plugins, root.path().join("away")).expect("renamed");
     fs::create_dir(&plugins).expect("a directory");
     put(&plugins, "b.wasm", "four");
@@ -260,7 +260,7 @@ async fn a_signature_that_changed_yields_the_file_again() {
 }
 
 #[tokio::test]
-async fn a_wait_that_was_given_up_loses_nothing() {
+async fn a_cancelled_wait_loses_no_file() {
     let plugins = directory();
     let mut watch = Watch::open(plugins.path(), NEVER, MOST);
     put(plugins.path(), "a.wasm", "one");
@@ -281,76 +281,76 @@ fn a_thread_ends_with_its_watch() {
     let watch = Watch::open(plugins.path(), NEVER, MOST);
     let files = watch.files.sender_strong_count();
     assert_eq!(files, 1);
-    let (bell, heard) = (watch.bell.clone(), Instant::now());
+    let (wake, began) = (watch.wake.clone(), Instant::now());
     drop(watch);
-    // Nobody takes what is rung for once the thread is gone.
-    while bell.try_send(()) != Err(std::sync::mpsc::TrySendError::Disconnected(())) {
-        assert!(heard.elapsed() < Duration::from_secs(30), "it still waits");
+    // When the thread has ended, the channel is disconnected.
+    while wake.try_send(()) != Err(std::sync::mpsc::TrySendError::Disconnected(())) {
+        assert!(began.elapsed() < Duration::from_secs(30), "the thread still runs");
         std::thread::yield_now();
     }
 }
 
-/// What a look at the one file finds.
-fn look(directory: &mut Directory, is_written: bool) -> Result<String, &'static str> {
+/// Checks the only file of the directory.
+fn check(directory: &mut Directory, is_written: bool) -> Result<String, &'static str> {
     let paths = directory.list().expect("listed");
     let [path] = paths.as_slice() else { panic!("{paths:?}") };
-    match directory.look(path, is_written) {
-        Found::Settled => Err("settled"),
-        Found::Unsettled => Err("unsettled"),
-        Found::Whole(file) => Ok(String::from_utf8(file.bytes).expect("text")),
+    match directory.check(path, is_written) {
+        Found::Unchanged => Err("unchanged"),
+        Found::Incomplete => Err("incomplete"),
+        Found::Complete(file) => Ok(String::from_utf8(file.bytes).expect("text")),
     }
 }
 
 #[test]
-fn what_two_looks_find_alike_is_whole() {
+fn a_file_is_complete_when_two_scans_find_the_same() {
     let plugins = directory();
     let path = plugins.path().join("a.wasm");
     let mut directory = Directory::new(plugins.path(), MOST);
     let mut slow = fs::File::create(&path).expect("created");
-    assert_eq!(look(&mut directory, false), Err("settled"), "nothing was written yet");
+    assert_eq!(check(&mut directory, false), Err("unchanged"), "nothing was written yet");
     for _ in 0..3 {
         slow.write_all(b"x").expect("written");
-        assert_eq!(look(&mut directory, false), Err("unsettled"));
+        assert_eq!(check(&mut directory, false), Err("incomplete"));
     }
-    assert_eq!(look(&mut directory, true), Err("unsettled"), "somebody writes");
-    assert_eq!(look(&mut directory, false), Err("unsettled"), "somebody wrote");
-    assert_eq!(look(&mut directory, false), Ok("xxx".into()));
-    assert_eq!(look(&mut directory, false), Err("settled"));
-    // In place, and with the time of the old one.
+    assert_eq!(check(&mut directory, true), Err("incomplete"), "a process writes");
+    assert_eq!(check(&mut directory, false), Err("incomplete"), "a process wrote");
+    assert_eq!(check(&mut directory, false), Ok("xxx".into()));
+    assert_eq!(check(&mut directory, false), Err("unchanged"));
+    // Written in place, and with the old time of modification.
     let modified = path.metadata().and_then(|metadata| metadata.modified()).expect("a time");
     fs::write(&path, "yyy").expect("written");
     slow.set_modified(modified).expect("touched");
-    assert_eq!(look(&mut directory, false), Err("unsettled"));
-    assert_eq!(look(&mut directory, false), Ok("yyy".into()));
+    assert_eq!(check(&mut directory, false), Err("incomplete"));
+    assert_eq!(check(&mut directory, false), Ok("yyy".into()));
 }
 
 #[test]
-fn what_is_gone_yields_nothing_and_may_come_back() {
+fn a_removed_file_yields_nothing_and_may_come_back() {
     let plugins = directory();
     let path = plugins.path().join("a.wasm");
     let mut directory = Directory::new(plugins.path(), MOST);
     put(plugins.path(), "a.wasm", "one");
-    assert_eq!(look(&mut directory, false), Err("unsettled"));
-    assert_eq!(look(&mut directory, false), Ok("one".into()));
+    assert_eq!(check(&mut directory, false), Err("incomplete"));
+    assert_eq!(check(&mut directory, false), Ok("one".into()));
     fs::remove_file(&path).expect("removed");
     assert!(directory.list().expect("listed").is_empty());
-    assert!(matches!(directory.look(&path, false), Found::Settled));
+    assert!(matches!(directory.check(&path, false), Found::Unchanged));
     put(plugins.path(), "a.wasm", "one");
-    assert_eq!(look(&mut directory, false), Err("unsettled"));
-    assert_eq!(look(&mut directory, false), Err("settled"));
+    assert_eq!(check(&mut directory, false), Err("incomplete"));
+    assert_eq!(check(&mut directory, false), Err("unchanged"));
 }
 
 #[test]
-fn a_pipe_holds_nobody_up() {
+fn a_pipe_does_not_block_a_scan() {
     let plugins = directory();
     let made = Command::new("mkfifo").arg(plugins.path().join("a.wasm")).status().expect("mkfifo");
     assert!(made.success());
-    assert_eq!(look(&mut Directory::new(plugins.path(), MOST), false), Err("settled"));
+    assert_eq!(check(&mut Directory::new(plugins.path(), MOST), false), Err("unchanged"));
 }
 
-/// Between the look at a file and its opening, something else may take its place.
+/// Another file may take a file's place between the read of its metadata and its opening.
 #[test]
-fn a_pipe_that_takes_a_files_place_holds_nobody_up() {
+fn a_pipe_that_takes_a_files_place_does_not_block_a_scan() {
     let root = directory();
     let [file, signature, pipe] = ["a.wasm", "a.wasm.minisig", "pipe"].map(|name| root.path().join(name));
     for path in [&file, &signature] {
@@ -376,12 +376,12 @@ fn a_pipe_that_takes_a_files_place_holds_nobody_up() {
             }
             reads(None);
         }
-        done.send(()).expect("somebody waits");
+        done.send(()).expect("the test waits for it");
     });
-    read_in_time.recv_timeout(Duration::from_secs(30)).expect("it waits for the pipe, or failed");
+    read_in_time.recv_timeout(Duration::from_secs(30)).expect("the read blocks on the pipe, or has failed");
 }
 
-/// What is logged by this thread.
+/// The log lines of this thread.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
 
@@ -409,58 +409,58 @@ impl Lines {
 }
 
 #[test]
-fn a_file_that_is_too_large_is_told_once() {
+fn a_file_that_is_too_large_is_logged_once() {
     let plugins = directory();
     let mut directory = Directory::new(plugins.path(), 3);
     let lines = Lines::default();
     let _log = lines.log();
     for contents in ["four", "fifty"] {
         put(plugins.path(), "a.wasm", contents);
-        assert_eq!(look(&mut directory, false), Err("settled"));
-        assert_eq!(look(&mut directory, false), Err("settled"));
+        assert_eq!(check(&mut directory, false), Err("unchanged"));
+        assert_eq!(check(&mut directory, false), Err("unchanged"));
     }
-    assert_eq!(lines.count("it has 4 bytes, and 3 are the most"), 1);
+    assert_eq!(lines.count("the file has 4 bytes, and 3 are the most"), 1);
     assert_eq!(lines.count("plugin refused"), 1);
     put(plugins.path(), "a.wasm", "six");
-    assert_eq!(look(&mut directory, false), Err("unsettled"));
-    assert_eq!(look(&mut directory, false), Ok("six".into()));
+    assert_eq!(check(&mut directory, false), Err("incomplete"));
+    assert_eq!(check(&mut directory, false), Ok("six".into()));
 }
 
 #[test]
-fn trouble_with_the_directory_is_told_once_and_its_end_too() {
+fn a_problem_of_the_directory_is_logged_once_and_its_end_once() {
     let root = directory();
     let plugins = root.path().join("plugins");
-    let (bell, rings) = sync_channel(1);
-    let (files, _taken) = mpsc::channel(1);
-    let mut looker = DirectoryScanner {
+    let (wake, wakes) = sync_channel(1);
+    let (files, _receiver) = mpsc::channel(1);
+    let mut scanner = DirectoryScanner {
         directory: Directory::new(&plugins, MOST),
         rescan: NEVER,
         is_notified: true,
-        bell,
-        rings,
-        heard: Arc::default(),
+        wake,
+        wakes,
+        notifications: Arc::default(),
         notifier: None,
-        unwatched: None,
-        trouble: None,
+        watch_error: None,
+        problem: None,
         files,
     };
     let lines = Lines::default();
     let _log = lines.log();
     for _ in 0..3 {
-        looker.watch();
-        assert!(looker.look(), "there is nothing to look at");
+        scanner.watch();
+        assert!(scanner.scan(), "there is no file");
     }
-    assert_eq!((lines.count("is in trouble"), lines.count("watched again")), (1, 0));
+    assert_eq!((lines.count("has a problem"), lines.count("watched again")), (1, 0));
     fs::create_dir(&plugins).expect("a directory");
     for _ in 0..3 {
-        looker.watch();
-        looker.look();
+        scanner.watch();
+        scanner.scan();
     }
-    assert_eq!((lines.count("is in trouble"), lines.count("watched again")), (1, 1));
+    assert_eq!((lines.count("has a problem"), lines.count("watched again")), (1, 1));
 }
 
 #[test]
-fn writing_ends_when_the_file_is_closed_renamed_or_left_alone() {
+fn a_write_ends_when_the_file_is_closed_or_renamed_or_stalls() {
     use notify::event::{DataChange, RenameMode};
     let now = Instant::now();
     let (directory, path) = (Path::new("/plugins"), Path::new("/plugins/a.wasm"));
@@ -470,12 +470,12 @@ fn writing_ends_when_the_file_is_closed_renamed_or_left_alone() {
         EventKind::Access(AccessKind::Close(AccessMode::Write)),
         EventKind::Modify(ModifyKind::Name(RenameMode::To)),
     ] {
-        let mut heard = Notifications::default();
-        assert!(heard.note(event(writes), directory, now));
-        assert!(!heard.note(event(EventKind::Access(AccessKind::Open(AccessMode::Any))), directory, now));
-        assert!(heard.is_written(path, now));
-        assert!(!heard.is_written(path, now + STALLED));
-        assert!(heard.note(event(end), directory, now));
-        assert!(!heard.is_written(path, now) && !heard.is_lost);
+        let mut noted = Notifications::default();
+        assert!(noted.note(event(writes), directory, now));
+        assert!(!noted.note(event(EventKind::Access(AccessKind::Open(AccessMode::Any))), directory, now));
+        assert!(noted.is_written(path, now));
+        assert!(!noted.is_written(path, now + STALLED));
+        assert!(noted.note(event(end), directory, now));
+        assert!(!noted.is_written(path, now) && !noted.is_replaced);
     }
 }

@@ -53,7 +53,7 @@ impl Feeder<'_> {
     pub(super) async fn run(mut self) -> Result<(), OperationError> {
         tokio::task::block_in_place(|| self.lines.skip_to(self.checkpoint))
             .map_err(|error| self.file.unreadable(&error))?;
-        self.pace.begin(self.checkpoint, self.lines.packed_bytes());
+        self.pace.begin(self.checkpoint, self.lines.file_bytes_read());
         loop {
             let stop =
                 tokio::task::block_in_place(|| self.fill()).map_err(|error| self.file.unreadable(&error))?;
@@ -106,7 +106,7 @@ impl Feeder<'_> {
                     for Advance { next, .. } in advances {
                         self.checkpoint = next;
                     }
-                    self.pace.line(self.checkpoint, self.lines.packed_bytes());
+                    self.pace.line(self.checkpoint, self.lines.file_bytes_read());
                     return Ok(());
                 }
                 Err(error) => error,
