@@ -1,6 +1,6 @@
-//! Telling a copied or moved database which consumer groups are its own.
+//! Decides which consumer groups a copied or moved database uses.
 //!
-//! What each choice does is found out first, and is all that happens unless one is made.
+//! The plan shows what each choice would do. Nothing is changed until a choice is made.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,12 +18,12 @@ use uuid::Uuid;
 
 use super::OperationError;
 
-/// Whose consumer groups a database has from now on.
+/// Which consumer groups a database uses from now on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Groups {
-    /// Its own: a copy beside its original.
+    /// New ones: the database is a copy that runs beside its original.
     New,
-    /// Those of before: the original is gone for good.
+    /// The ones of before: the original database never runs again.
     Keep,
 }
 
@@ -34,16 +34,16 @@ pub struct AdoptPlan {
     pub store: String,
     /// The store's id.
     pub id: String,
-    /// Why no host runs it; absent if the database is the recorded one.
+    /// Why no host uses the database; absent if it is the recorded one.
     pub copied: Option<String>,
     pub recorded: Option<DatabaseIdentity>,
     pub found: DatabaseIdentity,
-    /// Hosts of this database that run now.
+    /// Names of the live hosts of this database.
     pub live_hosts: Vec<String>,
     pub groups: Vec<GroupState>,
     pub new_groups: Choice,
     pub keep_groups: Choice,
-    /// Once it is done.
+    /// Absent until a choice is carried out.
     pub done: Option<Done>,
 }
 
@@ -54,11 +54,12 @@ pub struct GroupState {
     pub generation: i32,
     pub role: Role,
     pub group: String,
-    /// Its members now; absent if the brokers do not tell.
+    /// The members of the group now; absent if they are unknown.
     pub members: Option<Vec<Member>>,
+    /// Why the members are unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unknown: Option<String>,
-    /// The Kafka clusters that its checkpoints are about.
+    /// The ids of the Kafka clusters to which the generation's checkpoints belong.
     pub clusters: BTreeSet<String>,
 }
 
@@ -69,7 +70,7 @@ pub struct Member {
     pub partitions: usize,
 }
 
-/// What one choice does, and why it is refused.
+/// What a choice would do, and the problems for which it is refused.
 #[derive(Debug, Serialize)]
 pub struct Choice {
     pub does: Vec<String>,
@@ -82,7 +83,7 @@ pub struct Done {
     pub id: String,
 }
 
-/// A plan, and what carries it out.
+/// A plan, and the open store to carry it out.
 pub struct Planned {
     pub plan: AdoptPlan,
     store: Arc<dyn Store>,
@@ -98,18 +99,23 @@ impl AdoptPlan {
 }
 
 impl Planned {
-    /// Does what was planned, unless something is in the way.
-    pub async fn carry_out(mut self, groups: Groups, asked: &Requester) -> Result<AdoptPlan, OperationError> {
+    /// Carries a choice out, unless it has problems.
+    pub async fn carry_out(
+        mut self,
+        groups: Groups,
+        requester: &Requester,
+    ) -> Result<AdoptPlan, OperationError> {
         let done = async {
             if let Some(problem) = self.plan.choice(groups).problems.first() {
-                return Err(OperationError::Failed(format!("it is refused: {problem}")));
+                return Err(OperationError::Failed(format!("the database is not adopted: {problem}")));
             }
             let from = self.store.id();
             let to = match groups {
                 Groups::New => Uuid::new_v4(),
                 Groups::Keep => from,
             };
-            self.store.adopt(&Adoption { from, to, identity: &self.plan.found, asked }).await?;
+            let adoption = Adoption { from, to, identity: &self.plan.found, asked: requester };
+            self.store.adopt(&adoption).await?;
             Ok(Done { id: to.to_string() })
         };
         let done = done.await;
@@ -118,20 +124,21 @@ impl Planned {
         Ok(self.plan)
     }
 
-    /// Leaves everything as it is.
+    /// Changes nothing.
     pub async fn leave(self) -> AdoptPlan {
         self.store.close().await;
         self.plan
     }
 }
 
-/// Finds out what each choice would do. `name`: which of `[stores]`; otherwise the default store.
+/// Plans what each choice would do. `name`: the store of `[stores]`. `None`: the default store.
 pub async fn plan(config: &Config, name: Option<&str>) -> Result<Planned, OperationError> {
     let settings = match name {
         None => &config.store,
         Some(name) => config.stores.get(name).ok_or_else(|| OperationError::Usage {
             message: format!("the configuration has no store called {name:?}"),
-            help: "stores are named in [stores]; without --store it is [store]".into(),
+            help: "[stores] in the configuration names the stores; without --store, the command uses [store]"
+                .into(),
         })?,
     };
     let store = store::open_to_operate(settings).await?;
@@ -158,7 +165,7 @@ async fn plan_in(
     let new_groups = Choice { does: new_groups(&groups, cluster.as_deref()), problems: in_use(&live_hosts) };
     let mut problems = in_use(&live_hosts);
     if copied.is_none() {
-        problems.push("the database is the one that the store was made in: it has its groups".into());
+        problems.push("the store was created in this database, and has its groups already".into());
     }
     problems.extend(groups.iter().filter_map(not_empty));
     let keep_groups = Choice { does: keep_groups(), problems };
@@ -187,7 +194,7 @@ async fn groups(
     for projection in store.overview().await? {
         let (name, number) = (projection.name, projection.generation);
         let group = names::consumer_group(&config.kafka.group_prefix, &name, number, store.id());
-        // Once the brokers do not answer, they are not asked again.
+        // If the brokers did not respond once, do not wait for another timeout.
         let members = match &unanswered {
             Some(reason) => Err(reason.clone()),
             None => log.group_members(&group).await.map_err(|error| error.to_string()),
@@ -203,9 +210,9 @@ async fn groups(
             .map(|state| Partition::new(state.topic.as_str(), state.partition))
             .collect();
         let mut clusters = BTreeSet::new();
-        let standings = store.standings(&name).await?;
-        if let Some(standing) = standings.iter().find(|standing| standing.generation.number == number) {
-            let checkpoints = store.checkpoints(&standing.generation, &partitions).await?;
+        let statuses = store.standings(&name).await?;
+        if let Some(status) = statuses.iter().find(|status| status.generation.number == number) {
+            let checkpoints = store.checkpoints(&status.generation, &partitions).await?;
             let ids =
                 checkpoints.into_iter().flatten().filter_map(|checkpoint| checkpoint.identity.cluster_id);
             clusters.extend(ids.filter(|id| id != projector_core::checkpoint::FILE));
@@ -232,7 +239,7 @@ fn in_use(live: &[String]) -> Vec<String> {
     match live {
         [] => Vec::new(),
         hosts => vec![format!(
-            "hosts use this database, and keep the consumer groups that they have joined: stop {} first",
+            "live hosts use this database, and stay in the consumer groups that they have joined: stop {} first",
             hosts.join(", ")
         )],
     }
@@ -244,15 +251,15 @@ fn not_empty(group: &GroupState) -> Option<String> {
         (Some(members), _) => {
             let members = members.iter().map(|member| format!("{} at {}", member.client, member.host));
             Some(format!(
-                "the consumer group {} has members: {}; the original still runs, or this is a copy of it",
+                "the consumer group {} has members: {}. Hosts of the original database still run: stop them for good, or choose --new-groups",
                 group.group,
                 members.collect::<Vec<_>>().join(", ")
             ))
         }
         (None, unknown) => Some(format!(
-            "whether the consumer group {} has members is not known: {}",
+            "it is unknown whether the consumer group {} has members: {}",
             group.group,
-            unknown.as_deref().unwrap_or("the brokers do not tell")
+            unknown.as_deref().unwrap_or("the brokers do not say")
         )),
     }
 }
@@ -260,14 +267,15 @@ fn not_empty(group: &GroupState) -> Option<String> {
 fn new_groups(groups: &[GroupState], cluster: Option<&str>) -> Vec<String> {
     let mut does = vec![
         "the store gets a new id, so its hosts join consumer groups of their own".to_owned(),
-        "rows, checkpoints, dead letters and history stay: hosts read on from the checkpoints".to_owned(),
-        "the original is not touched: it keeps its id and its groups, and its hosts need nothing".to_owned(),
+        "rows, checkpoints, dead letters and history stay: hosts continue at the checkpoints".to_owned(),
+        "the original database does not change: it keeps its id and its groups, and its hosts continue"
+            .to_owned(),
     ];
     if let Some(cluster) = cluster {
         let elsewhere = groups.iter().filter(|group| group.clusters.iter().any(|id| id != cluster));
         does.extend(elsewhere.map(|group| {
             format!(
-                "the checkpoints of {}, generation {}, are of another Kafka cluster than `kafka.brokers` ({cluster}): its partitions are refused until `projector move-checkpoints`, or `projector rebuild`",
+                "the checkpoints of {}, generation {}, belong to another Kafka cluster than `kafka.brokers` ({cluster}): hosts read none of its partitions until you run `projector move-checkpoints` or `projector rebuild`",
                 group.projection, group.generation
             )
         }));
@@ -277,8 +285,8 @@ fn new_groups(groups: &[GroupState], cluster: Option<&str>) -> Vec<String> {
 
 fn keep_groups() -> Vec<String> {
     vec![
-        "the store keeps its id and its consumer groups; this database is recorded as its place".to_owned(),
-        "rows, checkpoints, dead letters and history stay: hosts read on from the checkpoints, so events that the original read after the copy was made are read here too".to_owned(),
-        "the original must not run again: its hosts, if they start, join no group in which hosts of this database are members".to_owned(),
+        "the store keeps its id and its consumer groups, and this database is recorded as its database".to_owned(),
+        "rows, checkpoints, dead letters and history stay: hosts continue at the checkpoints, so they also read the events that the original read after the copy was made".to_owned(),
+        "the original database must not be used again: if its hosts start, they join no group that has members of this database".to_owned(),
     ]
 }

@@ -1,8 +1,8 @@
-//! Builds a new generation from a file with history that the log no longer has, and then from the log.
+//! Builds a new generation from a file with events that Kafka no longer has, and then from Kafka.
 //!
-//! The file is a partition of the generation's checkpoints, and its lines are the offsets. Each batch of lines is
-//! committed as a batch of the log is: rows and checkpoint in one transaction. So the command continues after a kill
-//! where it was, and writes nothing twice.
+//! The generation's checkpoints record the file as a partition whose offsets are the numbers of the lines. Each batch
+//! of lines is committed like a batch from Kafka: rows and checkpoint in one transaction. So after a crash, the same
+//! command continues at the checkpoint, and applies no line twice.
 
 mod feeder;
 mod pace;
@@ -32,17 +32,17 @@ use feeder::Feeder;
 use pace::Pace;
 use take_over::take_over;
 
-/// The file, and what is known to be wrong with it.
+/// The file of a backfill, and which of its faults the operator accepts.
 #[derive(Debug)]
 pub struct File {
     pub path: PathBuf,
-    /// Lines, by their offsets, that are not to be projected.
+    /// Numbers, from 0, of lines that are not projected.
     pub skipped: BTreeSet<i64>,
-    /// Continue even if there are offsets that neither the file nor the log has.
+    /// Continue even if there are offsets that neither the file nor Kafka has.
     pub allow_gap: bool,
 }
 
-/// What came of a file.
+/// The result of a backfill.
 #[derive(Debug, Serialize)]
 pub struct Backfilled {
     pub generation: i32,
@@ -54,12 +54,18 @@ pub struct Backfilled {
 }
 
 impl Operations<'_> {
-    /// Feeds a file to a new generation, or continues with a generation that is being fed, and lets the log take over.
+    /// Projects a file into a new generation, or continues with a generation whose file is not finished. Hosts then
+    /// read on from Kafka.
     pub async fn backfill(&self, name: &str, file: &File) -> Result<Backfilled, OperationError> {
-        with_store(self.config, name, |store, live| async move { self.feed(&store, &live, file).await }).await
+        with_store(
+            self.config,
+            name,
+            |store, live| async move { self.backfill_in(&store, &live, file).await },
+        )
+        .await
     }
 
-    async fn feed(
+    async fn backfill_in(
         &self,
         store: &Arc<dyn Store>,
         live: &GenerationStatus,
@@ -68,7 +74,7 @@ impl Operations<'_> {
         let name = &*live.generation.projection;
         let config = self.config;
         let building = building_generation(&**store, name).await?;
-        // If a generation is being built already, its rows lack the history, so its component is the one to use.
+        // A generation that is being built has the component for which the operator wants the history.
         let active = &building.as_ref().unwrap_or(live).active;
         let candidate = self.stored(&**store, name, active).await?;
         let mapping = match &building {
@@ -80,41 +86,41 @@ impl Operations<'_> {
         };
         let topics = Topics::new(mapping.clone());
         let bytes = std::fs::metadata(&file.path).map_err(|error| file.unreadable(&error))?.len();
-        let mut told = Pace::new(self.progress, bytes);
+        let mut pace = Pace::new(self.progress, bytes);
         let sha256 = tokio::task::block_in_place(|| {
-            digest(&file.path, |read| told.at(read, || "reading what the file is".to_owned()))
+            digest(&file.path, |read| pace.at(read, || "computing the SHA-256 of the file".to_owned()))
         });
         let identity = Identity::of_file(&sha256.map_err(|error| file.unreadable(&error))?);
-        let mut fed = building.filter(|building| building.backfilling);
-        if let Some(standing) = &fed {
-            check_file(&**store, standing, file, &identity).await?;
+        let mut unfinished = building.filter(|building| building.backfilling);
+        if let Some(status) = &unfinished {
+            check_file(&**store, status, file, &identity).await?;
         }
         let most = config.kafka.value_bytes.saturating_mul(2);
-        let mut told = Pace::new(self.progress, bytes);
+        let mut pace = Pace::new(self.progress, bytes);
         let scanned = tokio::task::block_in_place(|| {
             let mut lines = Lines::open(&file.path, most)?;
             Scanned::of(&mut lines, &topics, &file.skipped, |lines| {
-                told.at(lines.file_bytes_read(), || {
-                    format!("looking through it: {} lines", lines.next_number())
+                pace.at(lines.file_bytes_read(), || {
+                    format!("scanning the file: {} lines", lines.next_number())
                 });
             })
         });
         let scanned = scanned.map_err(|error| file.unreadable(&error))?;
-        // Report problems now: it may take hours until the log takes over.
+        // Check now whether Kafka continues where the file ends: it may take hours until the file is projected.
         let log = KafkaAdmin::open(&config.kafka)?;
         file.check_twice(&scanned)?;
         take_over(&log, &mapping, &scanned, file.allow_gap).await?;
 
-        if fed.is_none() {
+        if unfinished.is_none() {
             self.propose(&**store, &candidate, DeploymentAction::Backfill).await?;
-            fed = building_generation(&**store, name).await?.filter(|building| building.backfilling);
+            unfinished = building_generation(&**store, name).await?.filter(|building| building.backfilling);
         }
-        let generation = fed.map(|fed| fed.generation).ok_or_else(|| {
+        let generation = unfinished.map(|unfinished| unfinished.generation).ok_or_else(|| {
             OperationError::Failed(format!(
-                "{name}: another generation is built meanwhile (`projector history`)"
+                "{name}: another deployment has replaced the generation of this backfill (`projector history {name}`)"
             ))
         })?;
-        // Topics that the file does not have are read from the log's beginning.
+        // Topics of which the file has no events are read from their first offset.
         store.begin_generation(&generation, &BTreeSet::new(), "a file, then earliest").await?;
         let beginning = Beginning { identity, ..Beginning::at(0) };
         store.begin_partition(&generation, &partition(), &beginning).await?;
@@ -122,8 +128,8 @@ impl Operations<'_> {
         let checkpoint =
             checkpoints.into_iter().flatten().next().map_or(0, |checkpoint| checkpoint.next_offset);
         (self.progress)(&match checkpoint {
-            0 => format!("generation {} is fed from {}", generation.number, file.path.display()),
-            next => format!("generation {} is fed on from line {}", generation.number, next + 1),
+            0 => format!("generation {} is built from {}", generation.number, file.path.display()),
+            next => format!("generation {} continues at line {}", generation.number, next + 1),
         });
         let plugin = candidate.plugin;
         let deployment = WriteTarget {
@@ -152,7 +158,7 @@ impl Operations<'_> {
         feeder.run().await?;
 
         for (partition, next, identity) in take_over(&log, &mapping, &scanned, file.allow_gap).await? {
-            (self.progress)(&format!("the log of {partition} takes over at {next}"));
+            (self.progress)(&format!("{partition} is read from Kafka at offset {next}"));
             let beginning = Beginning { identity, ..Beginning::at(next) };
             store.begin_partition(&generation, &partition, &beginning).await?;
         }
@@ -178,23 +184,23 @@ impl Operations<'_> {
 
 /// The generation that is being built, if there is one.
 async fn building_generation(store: &dyn Store, name: &str) -> Result<Option<GenerationStatus>, StoreError> {
-    Ok(store.standings(name).await?.into_iter().find(|standing| standing.role == Role::Building))
+    Ok(store.standings(name).await?.into_iter().find(|status| status.role == Role::Building))
 }
 
-/// Refuses to continue a generation with another file than it began with.
+/// Refuses to continue a generation with another file than the one with which it was started.
 async fn check_file(
     store: &dyn Store,
-    standing: &GenerationStatus,
+    status: &GenerationStatus,
     file: &File,
     identity: &Identity,
 ) -> Result<(), OperationError> {
-    let begun = store.checkpoints(&standing.generation, &[partition()]).await?.into_iter().flatten().next();
+    let begun = store.checkpoints(&status.generation, &[partition()]).await?.into_iter().flatten().next();
     if begun.is_none_or(|begun| begun.identity == *identity) {
         return Ok(());
     }
-    let (name, number) = (&standing.generation.projection, standing.generation.number);
+    let (name, number) = (&status.generation.projection, status.generation.number);
     Err(OperationError::Failed(format!(
-        "generation {number} of {name} was begun with another file than {}, or with this one before it was changed: name that one to go on; to begin anew, `projector retire {name} --generation {number}` first",
+        "generation {number} of {name} was started with another file than {}, or the file was changed since. Name the file as it was to continue, or start again after `projector retire {name} --generation {number}`",
         file.path.display()
     )))
 }
@@ -212,16 +218,18 @@ impl File {
     fn unreadable(&self, error: &io::Error) -> OperationError {
         OperationError::Usage {
             message: format!("{} cannot be read: {error}", self.path.display()),
-            help: "name a file of JSON lines, packed as its name says (.gz, .zst), or not at all".into(),
+            help: "name a file of JSON lines; if its name ends in .gz or .zst, it must be compressed in this format"
+                .into(),
         }
     }
 
-    /// Each line is projected, so an event that has two would count twice.
+    /// Refuses a file in which two lines have the same offset: each line is projected, so the event would count
+    /// twice.
     fn check_twice(&self, scanned: &Scanned) -> Result<(), OperationError> {
         let twice = scanned.offsets.iter().find_map(|(partition, of)| Some((partition, of.twice()?)));
         let Some((partition, (offset, line))) = twice else { return Ok(()) };
         Err(OperationError::Failed(format!(
-            "{}, line {line}: offset {offset} of {partition} stands in an earlier line already, and would be projected twice. Remove one of the two lines, or skip this one: --skip-line {line} --reason \"…\"",
+            "{}, line {line}: offset {offset} of {partition} is in an earlier line too, so its event would be projected twice. Remove one of the two lines, or skip this one: --skip-line {line} --reason \"…\"",
             self.path.display()
         )))
     }
@@ -230,7 +238,7 @@ impl File {
     fn ends_at(&self, offset: i64, wrong: &dyn Display) -> OperationError {
         let line = offset + 1;
         OperationError::Failed(format!(
-            "{}, line {line}: {wrong}. The lines before it are done; to go on without it, say --skip-line {line} --reason \"…\"; with the plugin or the file mended, begin anew (`projector rebuild` or `retire`, and `backfill` again)",
+            "{}, line {line}: {wrong}. The lines before it are committed. To continue without it, add --skip-line {line} --reason \"…\". If you correct the plugin or the file, start again: `projector rebuild` or `retire`, then `backfill`",
             self.path.display()
         ))
     }

@@ -23,8 +23,8 @@ pub(super) struct Candidate {
     pub(super) topics: TopicMapping,
 }
 
-/// Compiles components for one command.
-fn versions(config: &Config, executable: PathBuf) -> Result<Arc<ComponentCache>, OperationError> {
+/// The cache in which a command compiles components.
+fn component_cache(config: &Config, executable: PathBuf) -> Result<Arc<ComponentCache>, OperationError> {
     let trust = TrustPolicy::load(&config.plugins).map_err(OperationError::Failed)?;
     Ok(Arc::new(ComponentCache::new(Arc::new(config.clone()), trust, executable)))
 }
@@ -38,20 +38,19 @@ pub(super) fn from_file(
     let shown = file.display();
     let bytes = std::fs::read(file).map_err(|error| OperationError::Usage {
         message: format!("{shown} cannot be read: {error}"),
-        help: "name a component".into(),
+        help: "name the file of a component, as `projector component` makes it".into(),
     })?;
     let mut beside = file.as_os_str().to_owned();
     beside.push(".minisig");
     let signature = std::fs::read_to_string(&beside).ok();
-    let versions = versions(config, executable)?;
+    let cache = component_cache(config, executable)?;
     let refused = |error: &dyn std::fmt::Display| OperationError::Failed(format!("{shown}: {error}"));
-    let (plugin, signer) =
-        versions.load(file, &bytes, signature.as_deref()).map_err(|error| refused(&error))?;
-    let topics = versions.topics(&plugin.contract).map_err(|error| refused(&error))?;
+    let (plugin, signer) = cache.load(file, &bytes, signature.as_deref()).map_err(|error| refused(&error))?;
+    let topics = cache.topics(&plugin.contract).map_err(|error| refused(&error))?;
     Ok(Candidate { plugin, bytes, signature, signer, topics })
 }
 
-/// Reads and compiles a component that the store has. The trusted keys of today must have signed it.
+/// Reads and compiles a component of the store. The trust policy of today must permit it, even if it ran before.
 pub(super) async fn from_store(
     config: &Config,
     executable: PathBuf,
@@ -59,18 +58,17 @@ pub(super) async fn from_store(
     name: &str,
     digest: &str,
 ) -> Result<Candidate, OperationError> {
-    let versions = versions(config, executable)?;
+    let cache = component_cache(config, executable)?;
     let refused = |error: VersionError| match error {
         VersionError::Store(error) => OperationError::from(error),
         error => OperationError::Failed(format!("the component {digest}: {error}")),
     };
-    let plugin = versions.of(store, name, digest).await.map_err(refused)?;
+    let plugin = cache.of(store, name, digest).await.map_err(refused)?;
     let stored = store.component(digest).await?.ok_or_else(|| {
         OperationError::Failed(format!("the component {digest} is not in the store any more"))
     })?;
     let signature = stored.signature;
-    let signer = versions.signer(&plugin, &stored.bytes, signature.as_deref()).map_err(refused)?;
-    let topics =
-        versions.topics(&plugin.contract).map_err(|error| OperationError::Failed(error.to_string()))?;
+    let signer = cache.signer(&plugin, &stored.bytes, signature.as_deref()).map_err(refused)?;
+    let topics = cache.topics(&plugin.contract).map_err(|error| OperationError::Failed(error.to_string()))?;
     Ok(Candidate { plugin, bytes: stored.bytes, signature, signer, topics })
 }

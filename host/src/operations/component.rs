@@ -1,4 +1,4 @@
-//! A core module, as cargo builds it, becomes a component, as the host takes it.
+//! Turns a core module, as cargo builds it, into a component, as hosts load it.
 
 use projector_sandbox::Forbidden;
 

@@ -9,31 +9,31 @@ use projector_store::operator::{Operation, Requester, Skipped};
 
 use super::{OperationError, generations, used_stores, with_store};
 
-/// Pauses a projection on all hosts: batches in flight are finished, and no other one begins.
-pub async fn pause(config: &Config, name: &str, asked: &Requester) -> Result<(), OperationError> {
-    set_running(config, name, false, asked).await
+/// Pauses a projection on all hosts. Batches in flight are finished before this returns, and no new batch begins.
+pub async fn pause(config: &Config, name: &str, requester: &Requester) -> Result<(), OperationError> {
+    set_running(config, name, false, requester).await
 }
 
 /// Resumes a projection that is paused or blocked. Its paused partitions are tried again.
-pub async fn resume(config: &Config, name: &str, asked: &Requester) -> Result<(), OperationError> {
-    set_running(config, name, true, asked).await
+pub async fn resume(config: &Config, name: &str, requester: &Requester) -> Result<(), OperationError> {
+    set_running(config, name, true, requester).await
 }
 
 async fn set_running(
     config: &Config,
     name: &str,
-    go_on: bool,
-    asked: &Requester,
+    running: bool,
+    requester: &Requester,
 ) -> Result<(), OperationError> {
     with_store(config, name, |store, _| async move {
         let mut control = store.control_state().await?.into_iter();
-        if go_on && control.any(|control| control.generation.projection == name && control.stopped) {
+        if running && control.any(|control| control.generation.projection == name && control.stopped) {
             return Err(OperationError::Failed(format!(
                 "{name} is stopped: `projector start {name}` runs it again"
             )));
         }
-        for standing in store.standings(name).await? {
-            store.set_running(&standing.generation, go_on, asked).await?;
+        for status in store.standings(name).await? {
+            store.set_running(&status.generation, running, requester).await?;
         }
         Ok(())
     })
@@ -49,12 +49,12 @@ pub struct Skip {
     pub to: i64,
 }
 
-/// Moves a checkpoint forward. The events in between are counted as skipped. A checkpoint never moves back.
+/// Moves a checkpoint forward, and counts the events in between as skipped. A checkpoint never moves back.
 pub async fn skip(
     config: &Config,
     name: &str,
     Skip { generation, partition, to }: &Skip,
-    asked: &Requester,
+    requester: &Requester,
 ) -> Result<Skipped, OperationError> {
     let log = KafkaAdmin::open(&config.kafka)?;
     let end =
@@ -62,23 +62,23 @@ pub async fn skip(
     match end {
         Some((_, Watermarks { high, .. })) if *to > high => {
             return Err(OperationError::Failed(format!(
-                "the log of {partition} ends at {high}: events that are not written yet cannot be skipped"
+                "{partition} ends at offset {high}: events that are not written yet cannot be skipped"
             )));
         }
         None => return Err(OperationError::Failed(format!("Kafka has no partition {partition}"))),
         Some(_) => {}
     }
     with_store(config, name, |store, live| async move {
-        let standing = match generation {
+        let status = match generation {
             None => live,
             number => generations::other(&*store, &live, *number, &[Role::Building, Role::Warm]).await?,
         };
-        Ok(store.skip(&standing.generation, partition, *to, asked).await?)
+        Ok(store.skip(&status.generation, partition, *to, requester).await?)
     })
     .await
 }
 
-/// The requests of operators, newest first: of one projection, or of all.
+/// The requests of operators, newest first: for one projection, or for all.
 pub async fn operations(
     config: &Config,
     name: Option<&str>,

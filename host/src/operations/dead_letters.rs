@@ -1,4 +1,8 @@
-//! Dead letters: what failed, and having it tried again or dropped.
+//! Dead letters: listing them, and requests to retry or discard them.
+//!
+//! A request is stored, and carried out by the hosts' lanes that own the partitions. The command waits for the
+//! results. A request that no host starts in time is withdrawn; a host finishes a started request without the
+//! command.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -16,10 +20,10 @@ use tokio::time::Instant;
 
 use super::{OperationError, used_stores, with_store};
 
-/// How often a verdict is looked for.
+/// How often the store is asked for results.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// A dead letter, and what to do about it.
+/// A dead letter, and the advice for its failure kind.
 #[derive(Debug, Serialize)]
 pub struct DeadLetter {
     #[serde(flatten)]
@@ -34,7 +38,7 @@ impl From<DeadLetterRecord> for DeadLetter {
     }
 }
 
-/// Dead letters without their payloads, oldest first: of one projection, or of all in all stores.
+/// Dead letters without their payloads, oldest first: of one projection, or of all projections in all stores.
 pub async fn list(config: &Config, filter: &Filter) -> Result<Vec<DeadLetter>, OperationError> {
     let mut letters = Vec::new();
     for store in used_stores(config).await? {
@@ -47,29 +51,29 @@ pub async fn list(config: &Config, filter: &Filter) -> Result<Vec<DeadLetter>, O
     Ok(letters)
 }
 
-/// What is asked of some dead letters of one projection.
+/// A request for some dead letters of one projection.
 #[derive(Debug, Clone)]
 pub struct Request {
     pub action: DeadLetterAction,
-    /// Of the projection that it names.
+    /// Selects the dead letters. Names the projection.
     pub filter: Filter,
-    /// Nothing is written; the verdict names the changes.
+    /// Write nothing. The results name the changes that would be made.
     pub dry_run: bool,
     pub asked: Requester,
-    /// How long hosts may take to begin, and between one that is done and the next.
+    /// How long to wait for the first result, and between two results.
     pub timeout: Duration,
 }
 
 #[derive(Debug, Serialize)]
 pub struct Done {
     pub dead_letter: i64,
-    /// Its number among those that are kept.
+    /// The number of the stored operation.
     pub operation: Option<i64>,
     pub verdict: OperationResult,
 }
 
-/// Has dead letters dealt with, by the lanes that are granted their partitions. All of them are asked for at once.
-/// Returns what came of each; `progress` is told how many are done, and of how many.
+/// Requests an action for dead letters, and waits for the results. The requests for all dead letters are stored in
+/// one transaction. `progress` gets the number of results, and the number of requests.
 pub async fn request(
     config: &Config,
     name: &str,
@@ -91,80 +95,82 @@ async fn request_in(
     if letters.is_empty() || !missing.is_empty() {
         return Err(OperationError::Usage {
             message: match missing.as_slice() {
-                [] => "there are no such dead letters".into(),
-                missing => format!("there is no such dead letter: {}; nothing was done", missing.join(", ")),
+                [] => "no dead letter matches".into(),
+                missing => {
+                    format!("these dead letters do not exist: {}; nothing was done", missing.join(", "))
+                }
             },
             help: "`projector dlq list` lists all dead letters".into(),
         });
     }
-    let asked = NewOperations {
+    let new = NewOperations {
         action: request.action,
         dead_letters: letters.iter().map(|letter| letter.id).collect(),
         dry_run: request.dry_run,
         asked: request.asked.clone(),
     };
-    let operations = store.ask(&asked).await?;
+    let operations = store.ask(&new).await?;
     let ids = operations.values().copied().collect();
-    let mut verdicts = await_verdicts(store, ids, &letters, (request.timeout, progress)).await?;
+    let mut results = await_results(store, ids, &letters, (request.timeout, progress)).await?;
     let done = |letter: &DeadLetterRecord| {
         let operation = operations.get(&letter.id).copied();
-        // Somebody else dealt with it meanwhile.
-        let verdict = operation.and_then(|operation| verdicts.remove(&operation));
+        // Without a result, another request has removed the dead letter since it was listed.
+        let result = operation.and_then(|operation| results.remove(&operation));
         Done {
             dead_letter: letter.id,
             operation,
-            verdict: verdict.unwrap_or_else(|| OperationResult::of("gone")),
+            verdict: result.unwrap_or_else(|| OperationResult::of("gone")),
         }
     };
     Ok(letters.iter().map(done).collect())
 }
 
-/// Waits until all of these operations are done. What no host begins for so long after the last one was done is
-/// taken back.
-async fn await_verdicts(
+/// Waits until all of these operations have a result. If no result comes for `timeout`, the operations that no host
+/// has started are withdrawn, so that none is carried out after the command has ended with an error.
+async fn await_results(
     store: &dyn Store,
     mut open: BTreeSet<i64>,
     letters: &[DeadLetterRecord],
     (timeout, progress): (Duration, &(dyn Fn(usize, usize) + Sync)),
 ) -> Result<BTreeMap<i64, OperationResult>, OperationError> {
     let all = open.len();
-    let mut verdicts = BTreeMap::new();
+    let mut results = BTreeMap::new();
     let mut deadline = Instant::now() + timeout;
     while !open.is_empty() {
         let overdue = Instant::now() > deadline;
-        let asked: Vec<i64> = open.iter().copied().collect();
-        match store.verdicts(&asked).await {
+        let waiting: Vec<i64> = open.iter().copied().collect();
+        match store.verdicts(&waiting).await {
             Ok(done) if !done.is_empty() => {
                 open.retain(|operation| !done.contains_key(operation));
-                verdicts.extend(done);
-                progress(verdicts.len(), all);
+                results.extend(done);
+                progress(results.len(), all);
                 deadline = Instant::now() + timeout;
                 continue;
             }
             Ok(_) if overdue => {
-                let withdrawn = store.withdraw(&asked).await?;
-                return Err(not_begun(withdrawn.len(), (verdicts.len(), all), letters, timeout));
+                let withdrawn = store.withdraw(&waiting).await?;
+                return Err(not_started(withdrawn.len(), (results.len(), all), letters, timeout));
             }
             Err(error) if overdue => return Err(error.into()),
-            // They are under way, or will be.
+            // No result yet, or the database does not respond: ask again until the deadline.
             Ok(_) | Err(_) => {}
         }
         tokio::time::sleep(INTERVAL).await;
     }
-    Ok(verdicts)
+    Ok(results)
 }
 
-fn not_begun(
+fn not_started(
     withdrawn: usize,
     (done, all): (usize, usize),
     letters: &[DeadLetterRecord],
     timeout: Duration,
 ) -> OperationError {
-    let under_way = all - done - withdrawn;
-    let what = match (done, under_way) {
-        (0, 0) => format!("no host began within {timeout:?}, and nothing was done"),
+    let in_progress = all - done - withdrawn;
+    let what = match (done, in_progress) {
+        (0, 0) => format!("no host started the request within {timeout:?}, and nothing was done"),
         _ => format!(
-            "{done} of {all} dead letters were dealt with; no host began with {withdrawn} of the others within {timeout:?}, and that request is taken back; {under_way} are under way, and go on without this command (`projector operations`)"
+            "{done} of {all} dead letters are done; no host started {withdrawn} others within {timeout:?}, and the request for these is withdrawn; {in_progress} are in progress, and hosts finish them without this command (`projector operations`)"
         ),
     };
     let (first, topics) = (letters.first(), letters.iter().map(|letter| (&*letter.topic, letter.partition)));
@@ -173,18 +179,19 @@ fn not_begun(
         topics.iter().take(3).map(|(topic, number)| format!("{topic}/{number}")).collect();
     let name = first.map_or("", |letter| letter.projection.as_str());
     OperationError::Failed(format!(
-        "{what}. Is there a running host that reads {}{}, and is {name} not paused? `projector status` shows it",
+        "{what}. Check that a running host reads {}{}, and that {name} is not paused (`projector status`)",
         named.join(", "),
         if topics.len() > named.len() { ", …" } else { "" },
     ))
 }
 
-/// Forgets everything that is kept of a key. Returns how many events those were.
+/// Deletes everything that is stored of a key's failed, parked and waiting events. Returns the number of these
+/// events.
 pub async fn erase(
     config: &Config,
     name: &str,
     key: &[u8],
-    asked: &Requester,
+    requester: &Requester,
 ) -> Result<u64, OperationError> {
     with_store(config, name, |store, _| async move {
         let overview = store.overview().await?;
@@ -199,15 +206,15 @@ pub async fn erase(
             })
             .collect();
         let mut erased = 0;
-        for standing in store.standings(name).await? {
-            erased += store.erase(&standing.generation, key, &ids, asked).await?;
+        for status in store.standings(name).await? {
+            erased += store.erase(&status.generation, key, &ids, requester).await?;
         }
         Ok(erased)
     })
     .await
 }
 
-/// The whole of a dead letter.
+/// A dead letter with its payload.
 pub async fn show(config: &Config, name: &str, id: i64) -> Result<DeadLetter, OperationError> {
     let filter = Filter {
         projection: Some(name.to_owned()),
@@ -219,14 +226,14 @@ pub async fn show(config: &Config, name: &str, id: i64) -> Result<DeadLetter, Op
     let find = with_store(config, name, |store, _| async move { Ok(store.dead_letters(&filter).await?) });
     find.await?.pop().map(DeadLetter::from).ok_or_else(|| OperationError::Usage {
         message: format!("{name} has no dead letter {id}"),
-        help: format!("`projector dlq list {name}` shows those that it has"),
+        help: format!("`projector dlq list {name}` lists its dead letters"),
     })
 }
 
-/// What a verdict says, in a line.
-pub fn to_text(verdict: &OperationResult) -> String {
-    let OperationResult { outcome, code, detail, applied, ignored, waiting, behind, .. } = verdict;
-    let mut words = match verdict.is_settled() {
+/// A result as a line of text.
+pub fn to_text(result: &OperationResult) -> String {
+    let OperationResult { outcome, code, detail, applied, ignored, waiting, behind, .. } = result;
+    let mut words = match result.is_settled() {
         true => outcome.clone(),
         false => format!("failed again: {outcome}"),
     };
@@ -237,10 +244,12 @@ pub fn to_text(verdict: &OperationResult) -> String {
         words += &format!(": {detail}");
     }
     if applied + ignored > 0 {
-        words += &format!("; of those behind it, {applied} applied and {ignored} ignored");
+        words += &format!("; of the events behind it, {applied} applied and {ignored} ignored");
     }
     match (waiting, behind) {
-        (_, Some(behind)) => words += &format!("; {behind} failed in its turn, and {waiting} wait behind it"),
+        (_, Some(behind)) => {
+            words += &format!("; then {behind} failed or waits, and {waiting} wait behind it")
+        }
         (0, None) => {}
         (waiting, None) => words += &format!("; {waiting} wait"),
     }

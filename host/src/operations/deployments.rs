@@ -1,8 +1,8 @@
 //! Deploying a component, rolling back, and building all rows again.
 //!
 //! Each operation proposes a deployment to the store and waits for its result. Hosts carry it out: every live host
-//! first reports whether it can run the component. If no host is live, the command carries it out itself. A command that
-//! stops waiting leaves the deployment open, and hosts go on with it.
+//! first reports whether it can run the component. If no host is live, the command carries it out itself. A command
+//! that stops waiting leaves the deployment open, and hosts go on with it.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -58,8 +58,9 @@ impl Outcome {
 }
 
 impl Operations<'_> {
-    /// Deploys a file's component as the active one of its projection. `planned` gets the plan before anything changes.
-    /// `for_trial`: waits for the end of the version's trial as well. An error if the version was reverted meanwhile.
+    /// Deploys a file's component as the active one of its projection. `planned` gets the plan before anything
+    /// changes. `for_trial`: waits for the end of the version's trial as well. An error if the version was reverted
+    /// meanwhile.
     pub async fn deploy(
         &self,
         file: &Path,
@@ -111,13 +112,13 @@ impl Operations<'_> {
         });
         let mut retired = String::new();
         if last.is_some_and(|last| last.action == "promote") {
-            let standings = store.standings(name).await?;
+            let statuses = store.standings(name).await?;
             // The generation that the promotion before the last one showed. Without one: the first generation.
             let promotions = history.iter().filter(|done| done.state == "done" && done.action == "promote");
             let before = promotions.filter_map(|promotion| promotion.generation).nth(1);
-            let warm = (standings.iter())
-                .filter(|standing| standing.role == Role::Warm)
-                .find(|standing| before.is_none_or(|before| standing.generation.number == before));
+            let warm = (statuses.iter())
+                .filter(|status| status.role == Role::Warm)
+                .find(|status| before.is_none_or(|before| status.generation.number == before));
             if let Some(warm) = warm {
                 (self.progress)(&format!("generation {} is shown to readers again", warm.generation.number));
                 let log = KafkaAdmin::open(&config.kafka)?;
@@ -133,8 +134,10 @@ impl Operations<'_> {
                 let deployment = store.history(name, 1).await?.pop();
                 return Ok(Outcome::at_once(name, deployment));
             }
-            // Generations are first promoted in the order of their numbers. So the last promotion went back
-            // from a newer one, and undid its promotion; what comes next is what became of this one before both.
+            // Generations are promoted for the first time in the order of their numbers. If the generation before has
+            // a higher number, the last promotion was itself a rollback: it undid the promotion of that generation,
+            // which is retired by now. Then the change to undo is the last change of this generation's version,
+            // below.
             let Some(newer) = before.filter(|before| *before > live.generation.number) else {
                 return Err(OperationError::Failed(format!(
                     "{name} cannot be rolled back: the generation before the last promotion was retired. `projector rebuild {name}` builds all rows again, and `projector deploy` brings an older version back from its file"
@@ -223,30 +226,30 @@ impl Operations<'_> {
         let name = plugin.contract.name();
         let (patience, progress) = (self.patience, self.progress);
         let deadline = Instant::now() + patience;
-        let mut told = String::new();
+        let mut last_text = String::new();
         loop {
             let open = store.open_deployments().await?.into_iter().find(|open| open.id == id);
             let Some(open) = open else { break };
             let silent: Vec<&str> = (open.hosts.iter().filter(|report| report.said.is_none()))
                 .map(|report| &*report.name)
                 .collect();
-            let words = match (open.hosts.is_empty(), silent.is_empty()) {
+            let text = match (open.hosts.is_empty(), silent.is_empty()) {
                 (true, _) => "no host is live; this command carries the deployment out".to_owned(),
                 (false, false) => {
                     format!("waiting until these hosts have compiled the component: {}", silent.join(", "))
                 }
-                (false, true) => "every live host has answered; a host carries the deployment out".to_owned(),
+                (false, true) => "every live host has reported; a host carries the deployment out".to_owned(),
             };
-            if told != words {
-                progress(&words);
-                told = words;
+            if last_text != text {
+                progress(&text);
+                last_text = text;
             }
             if open.hosts.is_empty() {
                 store.activate(id, Offered { contract: &plugin.contract, topics }).await?;
             }
             if Instant::now() > deadline {
                 return Err(OperationError::Failed(format!(
-                    "the deployment of {name} is not done after {patience:?}: {told}. It stays open, and hosts go on with it: `projector history {name}` shows the result"
+                    "the deployment of {name} is not done after {patience:?}: {last_text}. It stays open, and hosts continue with it: `projector history {name}` shows the result"
                 )));
             }
             tokio::time::sleep(INTERVAL).await;
@@ -262,12 +265,12 @@ impl Operations<'_> {
         let deployment = history.into_iter().find(|deployed| deployed.id == id);
         match deployment {
             Some(deployed) if deployed.state == "done" => {
-                let standings = store.standings(name).await?;
+                let statuses = store.standings(name).await?;
                 let own =
-                    standings.iter().find(|standing| Some(standing.generation.number) == deployed.generation);
+                    statuses.iter().find(|status| Some(status.generation.number) == deployed.generation);
                 Ok(Outcome {
                     projection: name.to_owned(),
-                    role: own.map(|standing| standing.role),
+                    role: own.map(|status| status.role),
                     trial: Trial::None,
                     deployment: Some(deployed),
                     refusals,
@@ -279,7 +282,7 @@ impl Operations<'_> {
                 deployed.state,
                 deployed.verdict.unwrap_or_default()
             ))),
-            None => Err(OperationError::Failed(format!("{name} was dropped"))),
+            None => Err(OperationError::Failed(format!("the projection {name} was dropped"))),
         }
     }
 }
@@ -296,7 +299,7 @@ async fn end_of_trial(
     let name = &outcome.projection;
     let version = deployment.version.as_deref().unwrap_or("?");
     let batches = config.deploy_of(name).trial_batches;
-    let mut told = false;
+    let mut is_reported = false;
     loop {
         let trial = trial::of(&store.history(name, i64::MAX).await?, deployment.id, batches);
         match (&trial, deadline) {
@@ -307,16 +310,16 @@ async fn end_of_trial(
             }
             (Trial::Superseded { superseded_by }, Some(_)) => {
                 return Err(OperationError::Failed(format!(
-                    "the trial of version {version} of {name} has no end: another version is active since a {superseded_by}"
+                    "the trial of version {version} of {name} did not end: a {superseded_by} has activated another version"
                 )));
             }
             (Trial::Running, Some(deadline)) if Instant::now() > deadline => {
                 return Err(OperationError::Failed(format!(
-                    "version {version} of {name} is active, and still on trial: its trial ends when a host has committed {batches} batches of it. `projector status {name}` tells how it ended"
+                    "version {version} of {name} is active, and still on trial: its trial ends when a host has committed {batches} batches of it. `projector status {name}` shows the result"
                 )));
             }
             (Trial::Running, Some(_)) => {
-                if !std::mem::replace(&mut told, true) {
+                if !std::mem::replace(&mut is_reported, true) {
                     progress(&format!(
                         "the version is active; waiting until a host has committed its first {batches} batches"
                     ));
@@ -336,18 +339,18 @@ async fn end_of_trial(
     }
 }
 
-/// What the purity check has found in the deployment's version.
+/// The finding of the purity check for the deployment's version. `None`: it has found nothing.
 async fn impure(
     store: &dyn Store,
     deployment: &Deployed,
     name: &str,
 ) -> Result<Option<String>, OperationError> {
-    let is_it = |projection: &store::Projection| {
+    let is_own = |projection: &store::Projection| {
         projection.name == name
             && Some(projection.generation) == deployment.generation
             && Some(&projection.digest) == deployment.digest.as_ref()
     };
-    Ok(store.overview().await?.into_iter().find(is_it).and_then(|projection| projection.impure))
+    Ok(store.overview().await?.into_iter().find(is_own).and_then(|projection| projection.impure))
 }
 
 /// The deployments of a projection, newest first.

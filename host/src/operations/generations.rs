@@ -19,22 +19,26 @@ pub async fn set_stopped(
     config: &Config,
     name: &str,
     stopped: bool,
-    asked: &Requester,
+    requester: &Requester,
 ) -> Result<(), OperationError> {
-    with_store(config, name, |store, _| async move { Ok(store.set_stopped(name, stopped, asked).await?) })
+    with_store(config, name, |store, _| async move { Ok(store.set_stopped(name, stopped, requester).await?) })
         .await
 }
 
 /// Drops a stopped projection with its rows.
-pub async fn drop_projection(config: &Config, name: &str, asked: &Requester) -> Result<(), OperationError> {
+pub async fn drop_projection(
+    config: &Config,
+    name: &str,
+    requester: &Requester,
+) -> Result<(), OperationError> {
     with_store(config, name, |store, _| async move {
         let control = store.control_state().await?;
         if control.iter().any(|control| control.generation.projection == name && !control.stopped) {
             return Err(OperationError::Failed(format!(
-                "{name} is not stopped: run `projector stop {name}` first, and make sure that nobody reads its views any more"
+                "{name} is not stopped: run `projector stop {name}` first, and make sure that its views have no readers any more"
             )));
         }
-        Ok(store.drop_projection(name, asked).await?)
+        Ok(store.drop_projection(name, requester).await?)
     })
     .await
 }
@@ -44,24 +48,24 @@ pub async fn retire(
     config: &Config,
     name: &str,
     number: Option<i32>,
-    asked: &Requester,
+    requester: &Requester,
 ) -> Result<i32, OperationError> {
     with_store(config, name, |store, live| async move {
         let other = other(&*store, &live, number, &[Role::Warm, Role::Building]).await?;
-        store.retire(&other.generation, Origin::Command, asked).await?;
+        store.retire(&other.generation, Origin::Command, requester).await?;
         Ok(other.generation.number)
     })
     .await
 }
 
-/// Removes the views that keep the columns which readers knew before others were added.
+/// Removes views that show the columns of before, because readers used them when newer columns were added.
 pub async fn retire_views(
     config: &Config,
     name: &str,
     schema: &str,
-    asked: &Requester,
+    requester: &Requester,
 ) -> Result<(), OperationError> {
-    with_store(config, name, |store, _| async move { Ok(store.retire_views(name, schema, asked).await?) })
+    with_store(config, name, |store, _| async move { Ok(store.retire_views(name, schema, requester).await?) })
         .await
 }
 
@@ -112,8 +116,8 @@ pub async fn promote(
     .await
 }
 
-/// The generation with this number beside the live one. Without a number: the first that has one of these roles, in
-/// their order.
+/// The generation with this number beside the live one, if it has one of these roles. Without a number: the newest
+/// generation of the first role that any generation has.
 pub(super) async fn other(
     store: &dyn Store,
     live: &GenerationStatus,
@@ -121,21 +125,20 @@ pub(super) async fn other(
     roles: &[Role],
 ) -> Result<GenerationStatus, OperationError> {
     let name = &live.generation.projection;
-    let standings = store.standings(name).await?;
-    let is_meant = |standing: &&GenerationStatus| match number {
-        Some(number) => standing.generation.number == number,
+    let statuses = store.standings(name).await?;
+    let is_meant = |status: &&GenerationStatus| match number {
+        Some(number) => status.generation.number == number,
         None => true,
     };
-    let of_role = |role: &Role| {
-        standings.iter().rfind(|standing| standing.role == *role && is_meant(standing)).cloned()
-    };
+    let of_role =
+        |role: &Role| statuses.iter().rfind(|status| status.role == *role && is_meant(status)).cloned();
     roles.iter().find_map(of_role).ok_or_else(|| OperationError::Usage {
         message: match number {
             Some(number) => format!("{name} has no generation {number} beside the live one"),
             None => format!("{name} has no generation beside the live one"),
         },
         help: format!(
-            "`projector status {name}` shows those that there are; `projector rebuild {name}` builds one"
+            "`projector status {name}` shows its generations; `projector rebuild {name}` builds a new one"
         ),
     })
 }

@@ -1,4 +1,4 @@
-//! What a plugin reads, owns and may write, before it ever runs.
+//! What a plugin reads, owns and may write, found out without running it.
 
 use projector_core::planner::{self, Rules};
 use projector_model::order::{OrderDependence, RejectionDependence, dependences, rejections};
@@ -14,24 +14,24 @@ pub struct Inspection {
     pub bytes: usize,
     /// What the author declared.
     pub descriptor: Descriptor,
-    /// Whether batches are written one after the other, and why.
+    /// Why batches are written one after the other. Absent if lanes write batches side by side.
     pub one_writer: Option<String>,
-    /// How the planner may merge its statements, by pairs of one table.
+    /// How the planner may merge the changes of each statement, and of each two statements of one table.
     pub merging: Vec<Merging>,
     /// Columns whose value depends on the order between partitions.
     pub order_dependences: Vec<OrderDependence>,
-    /// Topics whose events are rejected or not by the order between partitions.
+    /// Topics whose events are rejected or not, depending on the order between partitions.
     pub rejection_dependences: Vec<RejectionDependence>,
 }
 
-/// What the planner knows of two statements, or of one and itself.
+/// How the planner may merge the changes of two statements, or of one statement.
 #[derive(Debug, Serialize)]
 pub struct Merging {
     pub table: String,
     pub statement: String,
-    /// `None`: of changes of the statement itself, to the same rows.
+    /// The other statement. `None`: changes of the same statement to the same row.
     pub with: Option<String>,
-    /// In words.
+    /// The planner's rule, as text.
     pub verdict: String,
 }
 
@@ -71,7 +71,7 @@ fn one_writer(contract: &Contract) -> Option<String> {
         return None;
     }
     if contract.reads() {
-        return Some("it reads rows, so every batch must see those before it".into());
+        return Some("it reads rows, so each batch must see the rows of the batches before it".into());
     }
     let write = contract.writes.iter().find(|write| !contract.is_by_key(write));
     Some(match write {

@@ -1,4 +1,4 @@
-//! Brings the host's own tables up to date without a host, or shows what that would do.
+//! Migrates the host's own tables without a host, or shows which migrations are pending.
 
 use projector_config::{self as config, Config};
 use projector_store::schema::Schema;
@@ -7,26 +7,26 @@ use serde::Serialize;
 
 use super::OperationError;
 
-/// What became of a store's tables.
+/// The result for one store.
 #[derive(Debug, Serialize)]
 pub struct Migrated {
-    /// Its url without role, password and parameters.
+    /// The store's URL without role, password and parameters.
     pub store: String,
-    /// As they were before; absent where the database was not reached.
+    /// The state of the tables before; absent if the database did not respond.
     pub before: Option<Schema>,
-    /// What was pending was carried out.
+    /// Whether pending migrations were carried out.
     pub done: bool,
-    /// Why not.
+    /// Why the migration failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
-/// Carries out what is pending in every store, one after the other; one that fails keeps no other from it. With
-/// `dry_run`, nothing is changed. `told` is given each as it is done.
+/// Migrates every store, one after the other. If a store fails, the next one is migrated all the same, and the last
+/// error is returned. `dry_run`: nothing is changed. `report` gets the result of each store as soon as it is known.
 pub async fn migrate(
     config: &Config,
     dry_run: bool,
-    told: &(dyn Fn(&Migrated) + Sync),
+    report: &(dyn Fn(&Migrated) + Sync),
 ) -> Result<Vec<Migrated>, OperationError> {
     let (mut all, mut failed) = (Vec::new(), None);
     for settings in config.all_stores() {
@@ -35,7 +35,7 @@ pub async fn migrate(
             migrated.error = Some(error.to_string());
             failed = Some(error);
         }
-        told(&migrated);
+        report(&migrated);
         all.push(migrated);
     }
     failed.map_or(Ok(all), |error| Err(error.into()))

@@ -1,7 +1,7 @@
 //! The operations behind the commands and the admin API. Each one returns plain data, so that both can print it.
 //!
-//! An operation that changes something opens the projection's store, records who asked and why, and closes the store
-//! whatever the result is (`with_store`).
+//! An operation that changes something opens the projection's store, records the requester and the reason, and closes
+//! the store whatever the result is (`with_store`).
 
 pub mod adopt;
 pub mod backfill;
@@ -35,14 +35,14 @@ pub struct Operations<'a> {
     pub config: &'a Config,
     /// This program's path: components are compiled in processes of their own.
     pub executable: PathBuf,
-    /// Who asks, and why. Recorded in the history.
+    /// Who asks for the operation, and why. Recorded in the history.
     pub requester: &'a Requester,
     /// How long to wait for hosts.
     pub patience: Duration,
     pub progress: Progress<'a>,
 }
 
-/// Gets a line of text whenever an operation begins to wait for something else.
+/// Called with a line of text each time when an operation begins to wait for something else.
 pub type Progress<'p> = &'p (dyn Fn(&str) + Sync);
 
 /// Opens a projection's store, runs an operation with it and the live generation, and closes the store, whatever the
@@ -67,7 +67,7 @@ async fn projection(
     name: &str,
 ) -> Result<(Arc<dyn Store>, GenerationStatus), OperationError> {
     let store = store::open_to_operate(config.store_of(name)).await?;
-    match store.standings(name).await?.into_iter().find(|standing| standing.role == Role::Live) {
+    match store.standings(name).await?.into_iter().find(|status| status.role == Role::Live) {
         Some(live) => Ok((store, live)),
         None => {
             store.close().await;
@@ -76,7 +76,7 @@ async fn projection(
     }
 }
 
-/// The stores on which a host has ever run, open to look at them. An error if there is none.
+/// Opens the stores on which a host has ever run, for reading. An error if there is none. The caller closes them.
 async fn used_stores(config: &Config) -> Result<Vec<Arc<dyn Store>>, OperationError> {
     let (mut stores, mut unused) = (Vec::new(), None);
     for settings in config.all_stores() {
@@ -94,24 +94,24 @@ async fn used_stores(config: &Config) -> Result<Vec<Arc<dyn Store>>, OperationEr
 fn unknown(name: &str) -> OperationError {
     OperationError::Usage {
         message: format!("no projection is called {name:?}"),
-        help: "`projector status` lists them all".into(),
+        help: "`projector status` lists all projections".into(),
     }
 }
 
-/// Why an operation has no answer, by what whoever asked can do about it.
+/// Why an operation failed, by what the requester can do about it.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub enum OperationError {
-    /// The question is answered, and the answer is no.
+    /// The request is valid, but it was refused or did not succeed. The text says why.
     #[error("{0}")]
     Failed(String),
-    /// The question itself is wrong.
+    /// The request or the configuration is wrong, and has to be corrected.
     #[error("{message}")]
     Usage {
         message: String,
         #[help]
         help: String,
     },
-    /// The brokers or the database could not be asked.
+    /// The brokers or the database did not respond.
     #[error("{message}")]
     Infrastructure {
         message: String,
@@ -121,9 +121,10 @@ pub enum OperationError {
 }
 
 impl OperationError {
-    /// Brokers or a database do not answer, for a reason that says nothing of what to do.
+    /// The brokers or a database did not respond, for a reason that has no remedy of its own.
     pub fn unanswered(message: String) -> Self {
-        Self::Infrastructure { message, help: "is it running, and does this configuration name it?" }
+        let help = "check that it is running, and that the configuration names the right address";
+        Self::Infrastructure { message, help }
     }
 }
 
@@ -160,13 +161,13 @@ impl From<projector_kafka::KafkaFault> for OperationError {
 impl From<store::StoreError> for OperationError {
     fn from(error: store::StoreError) -> Self {
         match error {
-            // The store answers, and says no.
+            // The store responded, and refused the request.
             store::StoreError::Refused(refusal) => Self::Failed(refusal.to_string()),
             store::StoreError::Unusable(reason) => Self::Failed(reason),
             store::StoreError::Setup(store::Setup { problem, remedy }) => {
                 Self::Usage { message: format!("the read-model database: {problem}"), help: remedy }
             }
-            // The database answers: another session is in the way.
+            // The database responded: another session holds a lock that is needed.
             store::StoreError::Unavailable(outage) if outage.is_contention() => Self::Failed(outage.message),
             store::StoreError::Unavailable(outage) => {
                 Self::unanswered(format!("the read-model database: {outage}"))

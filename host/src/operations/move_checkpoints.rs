@@ -112,7 +112,7 @@ pub struct PartitionMove {
 /// A plan, and what is needed to carry it out.
 pub struct Planned {
     pub plan: MovePlan,
-    standing: GenerationStatus,
+    status: GenerationStatus,
     moves: Vec<Move>,
     store: Arc<dyn Store>,
 }
@@ -135,7 +135,7 @@ impl Planned {
                 return Err(OperationError::Failed(problem.clone()));
             }
             let report = serde_json::json!({ "partitions": &self.plan.partitions });
-            let generation = &self.standing.generation;
+            let generation = &self.status.generation;
             Ok(self.store.move_checkpoints(generation, &self.moves, asked, &report).await?)
         };
         let done = done.await;
@@ -158,24 +158,24 @@ async fn plan_in(
     request: &Request,
 ) -> Result<Planned, OperationError> {
     let name = live.generation.projection.clone();
-    let standing = match request.generation {
+    let status = match request.generation {
         None => live,
         Some(number) => {
-            let standings = store.standings(&name).await?.into_iter();
-            let meant = standings.into_iter().find(|standing| standing.generation.number == number);
+            let statuses = store.standings(&name).await?.into_iter();
+            let meant = statuses.into_iter().find(|status| status.generation.number == number);
             meant.ok_or_else(|| OperationError::Usage {
                 message: format!("{name} has no generation {number}"),
                 help: format!("`projector status {name}` shows those that exist"),
             })?
         }
     };
-    let contract = standing
+    let contract = status
         .descriptor
         .clone()
         .check()
         .map_err(|problems| OperationError::Failed(format!("the descriptor of {name}: {problems}")))?;
     let log = KafkaAdmin::open(&config.kafka)?;
-    let checkpoints = checkpoints(&**store, &standing).await?;
+    let checkpoints = checkpoints(&**store, &status).await?;
     let (mut places, stay, mut problems) = places(&log, checkpoints).await?;
     if places.is_empty() && problems.is_empty() {
         return Err(OperationError::Failed(format!(
@@ -211,19 +211,19 @@ async fn plan_in(
         }));
     }
     let topics =
-        config.topics_of_generation(&standing).map_err(|error| OperationError::Failed(error.to_string()))?;
+        config.topics_of_generation(&status).map_err(|error| OperationError::Failed(error.to_string()))?;
     let duplicates = duplicates(&topics, &contract, &places, &partitions, &request.to);
     if let (false, Some((topic, why))) = (request.accept_duplicates, duplicates.first_key_value()) {
         problems.push(format!(
             "events of {topic} could be applied twice: {why}; go on with --accept-duplicates, or move by a map"
         ));
     }
-    let runs = runs(&**store, &standing, &places).await?;
+    let runs = runs(&**store, &status, &places).await?;
     problems.extend(runs.clone());
     let moved: BTreeSet<(&str, i32)> =
         places.iter().map(|place| (&*place.partition.topic, place.partition.number)).collect();
     let mut kept = KeptCount::default();
-    for of in store.kept_events(&standing.generation).await? {
+    for of in store.kept_events(&status.generation).await? {
         if moved.contains(&(of.topic.as_str(), of.partition)) {
             kept.events += of.events;
             kept.left_in_old_log += of.left_in_log;
@@ -231,7 +231,7 @@ async fn plan_in(
     }
     let plan = MovePlan {
         projection: name,
-        generation: standing.generation.number,
+        generation: status.generation.number,
         runs,
         partitions,
         stay,
@@ -241,16 +241,16 @@ async fn plan_in(
         problems,
         operation: None,
     };
-    Ok(Planned { plan, standing, moves, store: store.clone() })
+    Ok(Planned { plan, status, moves, store: store.clone() })
 }
 
 /// The checkpoints of a generation, without the one of a backfill's file.
 async fn checkpoints(
     store: &dyn Store,
-    standing: &GenerationStatus,
+    status: &GenerationStatus,
 ) -> Result<Vec<(Partition, Checkpoint)>, OperationError> {
-    let partitions: Vec<Partition> = store.vector(standing.generation.id).await?.into_keys().collect();
-    let checkpoints = store.checkpoints(&standing.generation, &partitions).await?;
+    let partitions: Vec<Partition> = store.vector(status.generation.id).await?.into_keys().collect();
+    let checkpoints = store.checkpoints(&status.generation, &partitions).await?;
     let found = partitions.into_iter().zip(checkpoints);
     let of_log = |checkpoint: &Checkpoint| checkpoint.identity.cluster_id.as_deref() != Some(FILE);
     Ok(found
@@ -301,19 +301,19 @@ fn duplicates(
 /// Why hosts may still write. `None`: the projection is stopped or paused, or its partitions are.
 async fn runs(
     store: &dyn Store,
-    standing: &GenerationStatus,
+    status: &GenerationStatus,
     places: &[Place],
 ) -> Result<Option<String>, OperationError> {
-    let name = &standing.generation.projection;
+    let name = &status.generation.projection;
     let control = store.control_state().await?;
-    let own = control.iter().find(|control| control.generation.id == standing.generation.id);
+    let own = control.iter().find(|control| control.generation.id == status.generation.id);
     if own.is_some_and(|own| own.stopped || own.paused.is_some()) {
         return Ok(None);
     }
     let overview = store.overview().await?;
     let refused: BTreeSet<Partition> = overview
         .into_iter()
-        .filter(|found| found.is(&standing.generation))
+        .filter(|found| found.is(&status.generation))
         .flat_map(|found| found.partitions)
         .filter(|state| {
             state

@@ -1,4 +1,4 @@
-//! What deploying a file would change. Nothing is changed.
+//! Plans a deployment: what it would change, without changing anything.
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +19,7 @@ use super::replay::{Replay, replay, what_was_read};
 use super::unused::{self, unused};
 use crate::deploy::readers::{self, Move};
 
-/// What a file would change.
+/// What the deployment of a file would change.
 #[derive(Debug, Serialize)]
 pub struct Plan {
     pub projection: String,
@@ -35,7 +35,8 @@ pub struct Plan {
     pub warnings: Vec<String>,
     /// The active version of the generation that the deployment changes, or that readers see meanwhile.
     pub active: Option<Active>,
-    /// Whether the projection had this component before. Then a file in the plugin directory does not activate it again.
+    /// Whether the projection had this component before. Then a file in the plugin directory does not activate it
+    /// again.
     pub had_before: bool,
     /// What is added to tables in use, and which locks that takes.
     pub steps: Vec<PlannedStep>,
@@ -65,7 +66,7 @@ pub struct PlannedStep {
     pub locks: &'static str,
 }
 
-/// What deploying a file would do. Nothing is changed.
+/// Plans the deployment of a file. Nothing is changed.
 pub async fn plan(config: &Config, executable: PathBuf, file: &Path) -> Result<Plan, OperationError> {
     let candidate = tokio::task::block_in_place(|| candidate::from_file(config, executable, file))?;
     let (_, store) = store::open_if_used(config.store_of(candidate.plugin.contract.name())).await?;
@@ -87,21 +88,21 @@ pub(super) async fn plan_in(
     let Candidate { plugin, signer, topics, .. } = candidate;
     let contract = &plugin.contract;
     let (name, digest) = (contract.name(), &plugin.digest);
-    let standings = store.standings(name).await?;
+    let statuses = store.standings(name).await?;
     let history = store.history(name, i64::MAX).await?;
     let had = |deployed: &&Deployed| deployed.state == "done" && deployed.digest.as_ref() == Some(digest);
-    let had_in = |standing: &GenerationStatus| {
-        history.iter().filter(had).any(|had| had.generation == Some(standing.generation.number))
+    let had_in = |status: &GenerationStatus| {
+        history.iter().filter(had).any(|had| had.generation == Some(status.generation.number))
     };
     let offered = Offered { contract, topics };
-    let target = rollout_target(DeploymentAction::Deploy, &standings, offered, had_in);
-    let of_target = |standing: &&GenerationStatus| match &target {
-        RolloutTarget::InPlace { generation, .. } => standing.generation.id == *generation,
-        _ => standing.role == Role::Live,
+    let target = rollout_target(DeploymentAction::Deploy, &statuses, offered, had_in);
+    let of_target = |status: &&GenerationStatus| match &target {
+        RolloutTarget::InPlace { generation, .. } => status.generation.id == *generation,
+        _ => status.role == Role::Live,
     };
-    let standing = standings.iter().find(of_target);
-    let is_active = standing.is_some_and(|standing| standing.active == *digest);
-    let live = standings.iter().find(|standing| standing.role == Role::Live);
+    let status = statuses.iter().find(of_target);
+    let is_active = status.is_some_and(|status| status.active == *digest);
+    let live = statuses.iter().find(|status| status.role == Role::Live);
     let move_readers = match (&target, live) {
         (_, None) | (RolloutTarget::First, _) => None,
         _ if is_active => None,
@@ -139,10 +140,10 @@ pub(super) async fn plan_in(
         change,
         warnings: warnings(config, plugin).await,
         store_is_new: false,
-        active: standing.map(|standing| Active {
-            generation: standing.generation.number,
-            version: standing.descriptor.version.clone(),
-            digest: standing.active.clone(),
+        active: status.map(|status| Active {
+            generation: status.generation.number,
+            version: status.descriptor.version.clone(),
+            digest: status.active.clone(),
         }),
         had_before: history.iter().any(|deployed| had(&deployed)),
         steps: steps

@@ -1,7 +1,8 @@
-//! What a new generation reads: where it starts, how many events that is, and what it cannot read any more.
+//! What a new generation would read: where it starts, how many events that is, and which events it cannot read any
+//! more.
 //!
-//! Nothing is changed. A topic or partition of which the brokers tell nothing is named with its reason, and the rest is
-//! counted without it.
+//! Nothing is changed. A topic or partition that the brokers do not describe is named with the reason, and the others
+//! are counted without it.
 
 use std::collections::HashMap;
 
@@ -32,7 +33,7 @@ pub struct Replay {
     pub start: String,
     /// Where each partition begins.
     pub starts: Vec<PartitionStart>,
-    /// Why the configured start is unusable: the generation would not start.
+    /// Why the configured start cannot be used: the generation would not start.
     pub start_problem: Option<String>,
     /// The events that the live generation has read and this one cannot read. Absent without a live generation.
     pub beyond_reach: Option<BeyondReach>,
@@ -61,10 +62,10 @@ pub struct PartitionStart {
 /// How far a generation has read its partitions.
 pub(super) async fn what_was_read(
     store: &dyn Store,
-    standing: &GenerationStatus,
+    status: &GenerationStatus,
 ) -> Result<Vec<PartitionState>, OperationError> {
     let mut all = store.overview().await?.into_iter();
-    let found = all.find(|state| state.is(&standing.generation));
+    let found = all.find(|state| state.is(&status.generation));
     Ok(found.map(|state| state.partitions).unwrap_or_default())
 }
 
@@ -179,7 +180,7 @@ pub(super) fn check_gap(
             Err(OperationError::Failed(beyond.refusal(name)))
         }
         Some(beyond) if !beyond.is_empty() => {
-            progress(&format!("{}; it is begun without them", beyond.to_text()));
+            progress(&format!("{}; the generation is built without these events", beyond.to_text()));
             Ok(())
         }
         _ => Ok(()),

@@ -1,7 +1,7 @@
 //! The status of every projection, from the stores and from Kafka.
 //!
-//! No running host is needed: the projections of a dead host are shown as well. What cannot be found out is named with
-//! its reason, and the rest is shown without it.
+//! No running host is needed: the projections of a dead host are shown as well. What cannot be found out is named
+//! with its reason, and the rest is shown without it.
 
 mod brokers;
 mod projection;
@@ -73,7 +73,7 @@ pub struct ProjectionStatus {
     pub digest: String,
     /// Whether the active version is on trial: the version before is activated again if this one fails.
     pub on_trial: bool,
-    /// The version that hosts reverted, until another one is deployed.
+    /// The version that hosts have reverted. Absent as soon as another version is deployed.
     pub reverted: Option<Reverted>,
     /// The views that show the generation to readers. A generation that is being built has none.
     pub views: Vec<ShownViews>,
@@ -85,7 +85,7 @@ pub struct ProjectionStatus {
     pub complete: bool,
     /// Events that were read and are not in the read model: dead letters, waiting events, and parked events.
     pub missing_events: i64,
-    /// Some of the waiting events: those that expire first.
+    /// The waiting events that expire first; not all of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub waits: Vec<WaitingEvent>,
     /// Age in milliseconds of the oldest missing event. Absent if there is none, or none has a timestamp.
@@ -93,8 +93,8 @@ pub struct ProjectionStatus {
     /// Age in milliseconds of the oldest event that was not read. Absent if it has no timestamp, or is unknown.
     pub freshness_ms: Option<i64>,
     pub lag: i64,
-    /// Of a generation that is being built: events per second since its start, and seconds until it has read what is in
-    /// the log now.
+    /// Of a generation that is being built: events per second since its start, and seconds until it has read what is
+    /// in the log now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub building: Option<Progress>,
     /// Why the projection is blocked, if it is.
@@ -178,8 +178,8 @@ pub struct TopicStatus {
     pub left_ms: Option<i64>,
 }
 
-/// Reads every configured store, and asks the brokers for the ends of the partitions. An error only if no store can be
-/// read, or no store has the projection `only`.
+/// Reads every configured store, and asks the brokers for the ends of the partitions. An error only if no store can
+/// be read, or no store has the projection `only`.
 pub async fn status(config: &Config, only: Option<&str>) -> Result<Status, OperationError> {
     let mut brokers = Brokers::new(KafkaAdmin::open(&config.kafka)?);
     let (mut projections, mut copies, mut notices, mut read) = (Vec::new(), Vec::new(), Vec::new(), 0);
@@ -271,7 +271,7 @@ fn hosts_of_older_versions(store: &dyn Store, hosts: &[LiveHost]) -> Option<Stri
     let older: Vec<&str> = hosts.iter().filter(|host| host.knows < newest).map(|host| &*host.name).collect();
     (!older.is_empty()).then(|| {
         format!(
-            "these hosts on {} are of an older version than its tables, and go on until they are upgraded: {}",
+            "these hosts on {} are of an older version than its tables, and continue to work until they are upgraded: {}",
             store.schema().database,
             older.join(", ")
         )
@@ -285,9 +285,9 @@ async fn shown(
 ) -> Result<Vec<(Shown, Projection)>, OperationError> {
     let mut shown = Vec::new();
     for projection in store.overview().await? {
-        let standings = store.standings(&projection.name).await?;
-        let own = standings.iter().find(|it| it.generation.number == projection.generation);
-        // Without one, the generation was removed a moment ago.
+        let generations = store.standings(&projection.name).await?;
+        let own = generations.iter().find(|status| status.generation.number == projection.generation);
+        // If it is missing, the generation was removed since the overview was read.
         let Some(own) = own else { continue };
         let mapping =
             config.topics_of_generation(own).map_err(|error| OperationError::Failed(error.to_string()))?;
@@ -317,7 +317,7 @@ struct Shown {
     live_hosts: usize,
 }
 
-/// How the active version came about.
+/// The trial of the active version, and the version that was reverted.
 struct ActiveVersions {
     on_trial: bool,
     reverted: Option<Reverted>,

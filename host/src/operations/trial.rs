@@ -1,33 +1,34 @@
-//! What became of a version that took another one's place, as the history of its projection tells.
+//! The trial of a version that has replaced another one, found in the history of its projection.
 //!
-//! For its first batches such a version is on trial: where it fails for an event and the version before does not,
-//! hosts put that one back. So "it is active" is no answer to whether a deployment went well.
+//! During its first batches a version is on trial: if it fails for an event for which the version before does not
+//! fail, hosts activate the version before again. So a deployment has succeeded only when the trial is passed, not
+//! when the version is active.
 
 use projector_store::deployments::Deployed;
 use serde::Serialize;
 
-/// How a version does that was deployed.
+/// The state of a version's trial.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Trial {
-    /// It took no other one's place, or the configuration has no trials.
+    /// No trial: the version replaced no other one, or the configuration has no trials.
     None,
-    /// Its first batches are not all committed yet.
+    /// The first batches are not all committed yet.
     Running,
     Passed,
-    /// The version before was put back, for this reason.
+    /// Hosts activated the version before again, for this reason.
     #[serde(untagged)]
     Reverted {
         reverted: String,
     },
-    /// Another version came before its trial was over: what was done.
+    /// Another version was activated before the trial was over, by this action.
     #[serde(untagged)]
     Superseded {
         superseded_by: String,
     },
 }
 
-/// A version that was put back by the hosts themselves.
+/// A version that hosts have replaced by the version before, because it failed its trial.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Reverted {
     pub version: Option<String>,
@@ -38,15 +39,15 @@ pub struct Reverted {
     pub at: i64,
 }
 
-/// Whether an entry says which version is active in a generation.
+/// Whether an entry of the history has activated a version in a generation.
 fn decides(entry: &Deployed, generation: Option<i32>) -> bool {
     entry.state == "done" && entry.generation == generation && entry.digest.is_some()
 }
 
-/// How the deployment of this number does. `history`: newest first.
+/// The trial of the deployment with this number. `history`: newest first.
 pub fn of(history: &[Deployed], deployment: i64, trial_batches: u64) -> Trial {
     let Some(own) = history.iter().find(|entry| entry.id == deployment) else { return Trial::None };
-    // The first one that came after it.
+    // The next activation in the same generation. The history is newest first, so it is the last match.
     let next = history.iter().rfind(|entry| entry.id > own.id && decides(entry, own.generation));
     match next {
         Some(next) if next.action == "revert" && next.replaced == own.digest => {
@@ -67,7 +68,7 @@ pub fn is_running(history: &[Deployed], generation: i32, trial_batches: u64) -> 
     last(history, generation).is_some_and(|last| of(history, last.id, trial_batches) == Trial::Running)
 }
 
-/// The version that was put back last, while nothing has come after that.
+/// The version that hosts reverted, if no other version was activated since.
 pub fn reverted(history: &[Deployed], generation: i32) -> Option<Reverted> {
     let last = last(history, generation).filter(|last| last.action == "revert")?;
     let digest = last.replaced.clone()?;
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trial_runs_until_it_is_passed_or_another_version_came() {
+    fn a_trial_runs_until_it_is_passed_or_another_version_is_activated() {
         let first = entry(1, "deploy", "a", None);
         let second = entry(2, "deploy", "b", Some("a"));
         let running = [second.clone(), first.clone()];
@@ -121,8 +122,8 @@ mod tests {
         assert_eq!(of(&[proven, first.clone()], 2, 5), Trial::Passed);
         let reverted_to_a = [entry(3, "revert", "a", Some("b")), second.clone(), first.clone()];
         assert_eq!(of(&reverted_to_a, 2, 5), Trial::Reverted { reverted: "it fails".into() });
-        let told = reverted(&reverted_to_a, 1).unwrap();
-        assert_eq!((told.version.as_deref(), &*told.digest), (Some("version of b"), "b"));
+        let found = reverted(&reverted_to_a, 1).unwrap();
+        assert_eq!((found.version.as_deref(), &*found.digest), (Some("version of b"), "b"));
         let [revert, ..] = &reverted_to_a;
         let later = [entry(4, "deploy", "c", Some("a")), revert.clone(), second.clone(), first.clone()];
         assert_eq!(
@@ -131,7 +132,7 @@ mod tests {
         );
         let rolled_back = [entry(3, "rollback", "a", Some("b")), second, first];
         assert_eq!(of(&rolled_back, 2, 5), Trial::Superseded { superseded_by: "rollback".into() });
-        // What is asked for, and not decided, changes nothing.
+        // A deployment that is still open changes nothing.
         let open = Deployed { state: "open".into(), ..entry(3, "deploy", "c", None) };
         assert_eq!(of(&[open, running[0].clone(), running[1].clone()], 2, 5), Trial::Running);
     }

@@ -317,7 +317,7 @@ fn what_neither_the_file_nor_the_log_has_is_named() {
     let line = json!({ "topic": ORDER_CONFIRMED, "partition": 0, "offset": 1_000_000, "value": null });
     let file = history.write("other.jsonl", line.to_string().as_bytes());
     let (code, _, said) = platform.command(&["backfill", SALES_BY_COUNTRY, "--from", &file]);
-    assert!(code == 1 && unwrapped(&said).contains("anotherlog"), "{said}");
+    assert!(code == 1 && unwrapped(&said).contains("anothertopicorcluster"), "{said}");
     host.sigterm();
 }
 

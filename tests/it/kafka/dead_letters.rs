@@ -168,7 +168,7 @@ fn dead_letters_are_found_by_what_they_are() {
     // Without a host that does it, nothing is done, and the command says so.
     host.sigterm();
     let (code, _, said) = gates.platform.command(&["dlq", "retry", GATES, "--all", "--timeout", "1s"]);
-    assert!(code == 1 && said.contains("no host began"), "{said}");
+    assert!(code == 1 && said.contains("no host started"), "{said}");
     assert_eq!(gates.platform.ask(&["operations", GATES]), json!([]), "what nobody did is not kept");
 }
 

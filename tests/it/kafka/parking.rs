@@ -243,7 +243,7 @@ fn thousands_of_dead_letters_are_dealt_with_at_once() {
         gates.platform.ask(&["dlq", "discard", GATES, &letter, "--reason", "it never opens"]);
         assert!(gates.letters().is_empty());
         let (code, _, said) = gates.platform.command(&["dlq", "retry", GATES, &letter]);
-        assert!(code == 2 && said.contains("there is no such dead letter"), "{said}");
+        assert!(code == 2 && said.contains("these dead letters do not exist"), "{said}");
         host.sigterm();
     }
 }

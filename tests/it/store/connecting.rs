@@ -53,7 +53,7 @@ fn is_refused(url: &str, environment: &[(&str, &Path)], words: &[&str]) {
     for word in words {
         assert!(said.contains(word), "{url}: not {word:?} in: {said}");
     }
-    for never in [PASSWORD, "at line", "by itself", "replace the file", "is it running"] {
+    for never in [PASSWORD, "at line", "by itself", "replace the file", "check that it is running"] {
         assert!(!said.contains(never), "{url}: {never:?} in: {said}");
     }
 }

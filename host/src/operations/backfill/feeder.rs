@@ -1,7 +1,7 @@
 //! Projects the lines of a backfill's file, batch by batch.
 //!
-//! A batch is committed with its checkpoint, so that a command which is run again continues behind it. The first line
-//! that cannot be projected ends the command; the lines before it are committed by then.
+//! A batch is committed with its checkpoint, so that the same command continues behind it when it is run again. The
+//! first line that cannot be projected ends the command; the lines before it are committed by then.
 
 use std::io;
 use std::time::Duration;
@@ -21,9 +21,9 @@ use crate::deploy::backfill::{Line, Lines, Topics, event, is_blank, partition};
 use crate::project::{self, Caller, ProjectError};
 use crate::settle::{Isolate, Settler, isolate};
 
-/// How many times an event may exceed its time limit.
+/// The command ends when the batch has exceeded its time limit so many times.
 const TIMEOUTS: u32 = 3;
-/// How often a batch is tried again while the write barrier is closed.
+/// The pause between two attempts to commit a batch while a write barrier stands.
 const BARRIER_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Projects a file's lines into a generation.
@@ -42,11 +42,14 @@ pub(super) struct Feeder<'f> {
     pub(super) pace: Pace<'f>,
 }
 
-/// Why reading stops for now.
+/// Why no more lines are read for now.
 enum Stop {
+    /// The file has ended.
     End,
+    /// The operator skips the line with this number.
     Skip(i64),
-    Wrong(i64, String),
+    /// The line with this number is not a valid event, and why.
+    Invalid(i64, String),
 }
 
 impl Feeder<'_> {
@@ -65,12 +68,12 @@ impl Feeder<'_> {
                 None => {}
                 Some(Stop::End) => return Ok(()),
                 Some(Stop::Skip(line)) => self.skip(line).await?,
-                Some(Stop::Wrong(line, wrong)) => return Err(self.file.ends_at(line, &wrong)),
+                Some(Stop::Invalid(line, reason)) => return Err(self.file.ends_at(line, &reason)),
             }
         }
     }
 
-    /// Reads as many lines as there is room for.
+    /// Reads lines until the buffer is full. `None`: it is full.
     fn fill(&mut self) -> io::Result<Option<Stop>> {
         let mut line = Vec::new();
         while !self.buffer.is_full(self.limits) {
@@ -81,21 +84,22 @@ impl Feeder<'_> {
                 return Ok(Some(Stop::Skip(number)));
             }
             if too_long {
-                let wrong = "it is longer than `kafka.value-bytes` lets it be, twice over".to_owned();
-                return Ok(Some(Stop::Wrong(number, wrong)));
+                let reason = "the line is longer than twice `kafka.value-bytes`".to_owned();
+                return Ok(Some(Stop::Invalid(number, reason)));
             }
             if is_blank(&line) {
                 continue;
             }
             match event(&line, number, &self.topics, self.value_bytes) {
                 Ok(event) => self.buffer.extend(vec![Delivery { event, epoch: 0 }]),
-                Err(wrong) => return Ok(Some(Stop::Wrong(number, wrong))),
+                Err(reason) => return Ok(Some(Stop::Invalid(number, reason))),
             }
         }
         Ok(None)
     }
 
-    /// Commits the first events of the buffer, in one transaction.
+    /// Commits the first events of the buffer, in one transaction. If the database refuses an event, the events
+    /// before it are committed first, so that the error names the line of the refused event.
     async fn commit(&mut self) -> Result<(), OperationError> {
         let mut batch = self.buffer.take(self.limits);
         let mut timeouts = 0;
@@ -113,7 +117,7 @@ impl Feeder<'_> {
             };
             let failed = |failure: Failure| self.file.ends_at(first, &format!("the event failed: {failure}"));
             match error {
-                // A promotion holds the write barrier for a moment: try again when it is over.
+                // A promotion or a comparison has raised a write barrier. It is over in about a second: try again.
                 ProjectError::Store(StoreError::Held(_)) => tokio::time::sleep(BARRIER_INTERVAL).await,
                 ProjectError::Store(error @ (StoreError::Rejected { .. } | StoreError::Data(_))) => {
                     match isolate(error, batch.len())? {
@@ -121,16 +125,17 @@ impl Feeder<'_> {
                         Isolate::Cut(events) => self.buffer.put_back(batch.split_off(events)),
                     }
                 }
-                ProjectError::Store(error) => return Err(self.broken_off(error)),
+                ProjectError::Store(error) => return Err(self.stopped(error)),
                 ProjectError::OnTrial(failure) => return Err(failed(failure)),
-                ProjectError::Blocker(trouble) => return Err(self.file.ends_at(first, &trouble.reason)),
+                ProjectError::Blocker(blocker) => return Err(self.file.ends_at(first, &blocker.reason)),
+                // A busy machine may be the cause, not the event: try the batch again, a few times.
                 ProjectError::Timeout(position) => {
                     timeouts += 1;
                     if timeouts == TIMEOUTS {
-                        let detail = format!("it ran out of time {TIMEOUTS} times");
+                        let detail = format!("the plugin exceeded its time limit {TIMEOUTS} times");
                         let failure = Failure::new(FailureKind::Timeout, "time", detail);
-                        let wrong = format!("the event failed: {failure}");
-                        return Err(self.file.ends_at(position.offset, &wrong));
+                        let reason = format!("the event failed: {failure}");
+                        return Err(self.file.ends_at(position.offset, &reason));
                     }
                 }
             }
@@ -149,7 +154,7 @@ impl Feeder<'_> {
         attempt.result.map(|(advances, _)| advances)
     }
 
-    /// Counts a line as skipped on request of an operator, which is recorded.
+    /// Counts a line as skipped, and records the operator's request.
     async fn skip(&mut self, line: i64) -> Result<(), OperationError> {
         let Settler { deployment, store, .. } = &self.settler;
         let (generation, file) = (&deployment.generation, partition());
@@ -162,28 +167,29 @@ impl Feeder<'_> {
                 tx.write(&Writes { advances: vec![advance], ..Writes::default() }).await?;
                 tx.commit().await
             };
-            blank.await.map_err(|error| self.broken_off(error))?;
+            blank.await.map_err(|error| self.stopped(error))?;
         }
         store.skip(generation, &file, line + 1, self.requester).await?;
         self.checkpoint = line + 1;
         Ok(())
     }
 
-    fn broken_off(&self, error: StoreError) -> OperationError {
+    /// The error with which the command ends because the store did not commit a batch.
+    fn stopped(&self, error: StoreError) -> OperationError {
         let line = self.checkpoint + 1;
         let projection = &self.settler.deployment.generation.projection;
         match error {
             StoreError::CheckpointMoved(_) => OperationError::Failed(format!(
-                "another `projector backfill {projection}` is under way: it went on from line {line}"
+                "another `projector backfill {projection}` runs at the same time, and has continued at line {line}"
             )),
             StoreError::Inactive(active) => OperationError::Failed(format!(
-                "another component is the active one of the generation now ({active}); the lines before {line} are done, and the same command goes on with that one, if there is one"
+                "the component of this backfill is not active any more in the generation; the active one is {active}. The lines before {line} are committed. If there is an active component, the same command continues with it"
             )),
             StoreError::Paused(reason) => OperationError::Failed(format!(
-                "the projection is not to write: {reason}; the lines before {line} are done, and the same command goes on after `projector resume`"
+                "the projection is paused: {reason}. The lines before {line} are committed; run the same command again after `projector resume {projection}`"
             )),
             StoreError::Unavailable(error) => OperationError::unanswered(format!(
-                "the read-model database: {error}. The lines before {line} are done, and the same command goes on"
+                "the read-model database: {error}. The lines before {line} are committed; run the same command again to continue"
             )),
             error => error.into(),
         }

@@ -9,13 +9,13 @@ use super::super::Progress;
 /// How often progress is reported.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Reports how much of the file is done, at most once a second.
+/// Reports how much of the file is processed, at most once a second.
 pub(super) struct Pace<'p> {
     progress: Progress<'p>,
     /// The size of the file.
     bytes: u64,
     began: Instant,
-    /// The line, and the bytes of the file, at that time.
+    /// The next line, and the bytes that were read of the file, at the time `began`.
     from: (i64, u64),
     last_report: Instant,
 }
@@ -26,18 +26,20 @@ impl<'p> Pace<'p> {
         Self { progress, bytes, began: now, from: (0, 0), last_report: now }
     }
 
+    /// Starts the measurement at this line, after so many bytes of the file.
     pub(super) fn begin(&mut self, line: i64, bytes: u64) {
         *self = Self { from: (line, bytes), ..Self::new(self.progress, self.bytes) };
     }
 
-    pub(super) fn at(&mut self, bytes: u64, words: impl FnOnce() -> String) {
+    /// Reports a text with the share of the file that was read.
+    pub(super) fn at(&mut self, bytes: u64, text: impl FnOnce() -> String) {
         if self.last_report.elapsed() >= INTERVAL {
             self.last_report = Instant::now();
-            (self.progress)(&format!("{}, {:.0} %", words(), self.percent(bytes)));
+            (self.progress)(&format!("{}, {:.0} %", text(), self.percent(bytes)));
         }
     }
 
-    /// Reports this many lines as done, and this much of the file as read.
+    /// Reports the next line, the speed and the remaining time.
     pub(super) fn line(&mut self, line: i64, bytes: u64) {
         let seconds = self.began.elapsed().as_secs_f64().max(0.001);
         let (lines, read) = (line - self.from.0, bytes.saturating_sub(self.from.1));

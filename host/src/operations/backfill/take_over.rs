@@ -1,4 +1,4 @@
-//! Where the log takes over from a backfill's file.
+//! From which offsets Kafka is read after a backfill's file.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -15,9 +15,10 @@ use crate::deploy::backfill::{OffsetSet, Scanned};
 /// Ranges of missing offsets that an error names. Further ones are only counted.
 const NAMED: usize = 8;
 
-/// The offset at which the log takes over, by partition: after the last offset that the file has of it, or else the
-/// beginning of the log. A partition that the brokers do not describe now is left to the hosts, unless the file has
-/// offsets of its topic.
+/// The first offset to read from Kafka, by partition: the one after the last offset that the file has of the
+/// partition, or else the first offset in Kafka. A partition that the brokers do not describe now is left to the
+/// hosts, unless the file has offsets of its topic. An error if the offsets in between are missing, and no gap is
+/// allowed.
 pub(super) async fn take_over(
     log: &KafkaAdmin,
     mapping: &TopicMapping,
@@ -37,7 +38,7 @@ pub(super) async fn take_over(
     }
     if let Some(missing) = scanned.offsets.keys().find(|partition| !existing.contains(*partition)) {
         return Err(OperationError::Failed(format!(
-            "the file has offsets of {missing}, which does not exist: they are of another log; leave `partition` and `offset` out, and the log is read from its beginning"
+            "the file has offsets of {missing}, which does not exist in Kafka: the offsets are of another topic or cluster. Remove `partition` and `offset` from the lines; then Kafka is read from the first offset"
         )));
     }
     let existing: Vec<Partition> = existing.into_iter().collect();
@@ -53,7 +54,7 @@ pub(super) async fn take_over(
         let next = of_file.map_or(0, OffsetSet::end);
         if next > marks.high {
             return Err(OperationError::Failed(format!(
-                "the file has offset {} of {partition}, and the log ends at {}: it is another log; leave `partition` and `offset` out, and it is read from its beginning",
+                "the file has offset {} of {partition}, which ends at {} in Kafka: the offsets are of another topic or cluster. Remove `partition` and `offset` from the lines; then Kafka is read from the first offset",
                 next - 1,
                 marks.high
             )));
@@ -61,7 +62,8 @@ pub(super) async fn take_over(
         if let Some(offsets) = of_file {
             missing.in_file(&partition, offsets);
         }
-        // Of a file without offsets, it is unknown which events it has.
+        // If the file has no offsets of the topic, it is unknown which events it has: nothing can be reported as
+        // missing.
         if next < marks.low && has_offsets(&partition.topic) {
             missing.add(&partition, &(next..marks.low));
         }
@@ -70,17 +72,18 @@ pub(super) async fn take_over(
     match missing.is_empty() || allow_gap {
         true => Ok(taken),
         false => Err(OperationError::Failed(format!(
-            "the file, and the log after it, do not have {}: add them to the file, or go on without them with --allow-gap. An offset without an event (a transaction's marker, a record that was compacted) is missing as well",
+            "neither the file nor Kafka has {}: add these events to the file, or continue without them by --allow-gap. Offsets that have no event (a transaction's marker, a record that was compacted away) are named as well",
             missing.to_text()
         ))),
     }
 }
 
-/// Offsets that are in neither the file nor what is read of the log.
+/// Offsets that neither the file has nor Kafka.
 #[derive(Default)]
 struct Missing {
-    /// The first ranges.
+    /// The first ranges, as text.
     named: Vec<String>,
+    /// The number of further ranges.
     more: u64,
 }
 

@@ -1,4 +1,4 @@
-//! What the brokers know of a generation's topics.
+//! Asks the brokers about a generation's topics.
 
 use std::sync::Arc;
 
@@ -12,7 +12,8 @@ use projector_store::source_topics::RecordedTopic;
 
 use crate::beginning::Starts;
 
-/// The brokers. Once none of them responds, they are not asked again: each further question would wait for its timeout.
+/// The brokers. Once none of them responds, they are not asked again: each further question would wait for its
+/// timeout.
 pub(super) struct Brokers {
     pub(super) log: KafkaAdmin,
     /// Why no broker responds.
@@ -24,7 +25,7 @@ impl Brokers {
         Self { log, gone: None }
     }
 
-    /// The topics of a generation. If the brokers do not respond: those that matched last.
+    /// The topics of a generation. If the brokers do not respond: the topics that the store has recorded for it.
     pub(super) async fn topics(
         &mut self,
         mapping: &TopicMapping,
@@ -40,8 +41,8 @@ impl Brokers {
         mapping.topics(last.map(|recorded| &*recorded.topic))
     }
 
-    /// The partitions of a topic, each with its first and last offset, or the reason why they are unknown. `was_read`:
-    /// events of the topic are in the read model.
+    /// The partitions of a topic, each with its first and last offset, or the reason why they are unknown.
+    /// `was_read`: events of the topic are in the read model.
     pub(super) async fn topic(
         &mut self,
         topic: Arc<str>,
@@ -52,19 +53,19 @@ impl Brokers {
         }
         match self.log.topic_each(topic).await {
             Ok(partitions) => {
-                let told = |fault: KafkaFault| Blocker::new(fault.kind(), fault);
-                Ok(partitions.into_iter().map(|(at, marks)| (at, marks.map_err(told))).collect())
+                let blocker = |fault: KafkaFault| Blocker::new(fault.kind(), fault);
+                Ok(partitions.into_iter().map(|(at, marks)| (at, marks.map_err(blocker))).collect())
             }
             Err(error) => {
                 let error = match error {
                     LogError::Fault(fault) if was_read => LogError::Fault(fault.of_topic_read_before()),
                     error => error,
                 };
-                let trouble = Blocker::new(error.kind(), &error);
+                let blocker = Blocker::new(error.kind(), &error);
                 if matches!(&error, LogError::Fault(fault) if fault.is_everywhere()) {
-                    self.gone = Some(trouble.clone());
+                    self.gone = Some(blocker.clone());
                 }
-                Err(trouble)
+                Err(blocker)
             }
         }
     }

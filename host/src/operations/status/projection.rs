@@ -21,7 +21,7 @@ use crate::beginning::Starts;
 use crate::freshness::{Seen, visibility};
 
 /// A generation that is behind is stuck when no checkpoint has moved for this many seconds.
-const STANDS_STILL: i64 = 30;
+const STUCK_AFTER: i64 = 30;
 
 /// All topics that are read, and those that do not match any more.
 fn topic_statuses(mapping: &TopicMapping, read: &[Arc<str>], recorded: &[RecordedTopic]) -> Vec<TopicStatus> {
@@ -80,8 +80,8 @@ pub(super) async fn of_projection(
                                 None if !existed => Ok(marks.low),
                                 None => brokers.first_offset(&starts, &partition, marks).await,
                             };
-                            let from = from.unwrap_or_else(|trouble| {
-                                not_begun.insert(partition.clone(), trouble);
+                            let from = from.unwrap_or_else(|blocker| {
+                                not_begun.insert(partition.clone(), blocker);
                                 marks.low
                             });
                             asked.push((partition, from, marks));
@@ -142,8 +142,8 @@ pub(super) async fn of_projection(
     let building = (projection.role == Role::Building).then(|| {
         let rate = counters.read as f64 / seconds;
         let stands_still = match &projection.halted {
-            Some(trouble) => Some(trouble.reason.clone()),
-            None => stands_still(&statuses, &unknown_topics, projection.idle_seconds, live_hosts),
+            Some(blocker) => Some(blocker.reason.clone()),
+            None => why_stuck(&statuses, &unknown_topics, projection.idle_seconds, live_hosts),
         };
         let remaining_seconds = (rate > 0.0 && stands_still.is_none()).then(|| lag as f64 / rate);
         Progress { events_per_second: rate, remaining_seconds, stands_still }
@@ -193,7 +193,8 @@ pub(super) async fn of_projection(
 }
 
 /// Why a generation that is behind does not progress: a topic is unknown, or no checkpoint has moved for a while.
-fn stands_still(
+/// `None`: it progresses, or has nothing to read.
+fn why_stuck(
     partitions: &[PartitionStatus],
     unknown_topics: &[UnknownTopic],
     idle_seconds: i64,
@@ -206,9 +207,9 @@ fn stands_still(
     if !is_behind {
         return unknown
             .next()
-            .map(|why| format!("it is not caught up without a topic that is not known: {why}"));
+            .map(|why| format!("the generation cannot catch up while a topic is unknown: {why}"));
     }
-    if idle_seconds < STANDS_STILL {
+    if idle_seconds < STUCK_AFTER {
         return None;
     }
     let of_partition = |of: &PartitionStatus| {
@@ -218,7 +219,7 @@ fn stands_still(
     let why = match partitions.iter().find_map(of_partition).or_else(|| unknown.next()) {
         Some(why) => why,
         None if live_hosts == 0 => "no host is live".into(),
-        None => "the logs of the hosts may tell why".into(),
+        None => "see the logs of the hosts".into(),
     };
     Some(format!("no event was applied for {idle_seconds} s: {why}"))
 }
@@ -254,24 +255,24 @@ mod tests {
     }
 
     #[test]
-    fn a_generation_stands_still_for_a_reason() {
+    fn a_generation_that_is_stuck_has_a_reason() {
         let missing = || {
             let why = Blocker::new(FailureKind::NoTopic, "it does not exist");
             [UnknownTopic { topic: "u".into(), logical: "u".into(), why }]
         };
-        let (on, still) = (STANDS_STILL - 1, STANDS_STILL);
-        // It progresses, or has nothing to do.
-        assert_eq!(stands_still(&[partition(3, None)], &[], on, 1), None);
-        assert_eq!(stands_still(&[partition(0, None)], &[], still, 1), None);
+        let (short, long) = (STUCK_AFTER - 1, STUCK_AFTER);
+        // The generation progresses, or has nothing to read.
+        assert_eq!(why_stuck(&[partition(3, None)], &[], short, 1), None);
+        assert_eq!(why_stuck(&[partition(0, None)], &[], long, 1), None);
         let why = |partitions: &[PartitionStatus], unknown: &[UnknownTopic], idle, hosts| {
-            stands_still(partitions, unknown, idle, hosts).expect("it stands still")
+            why_stuck(partitions, unknown, idle, hosts).expect("it is stuck")
         };
-        assert!(why(&[partition(3, None)], &[], still, 1).contains("for 30 s"));
-        assert!(why(&[partition(3, None)], &[], still, 0).contains("no host is live"));
+        assert!(why(&[partition(3, None)], &[], long, 1).contains("for 30 s"));
+        assert!(why(&[partition(3, None)], &[], long, 0).contains("no host is live"));
         let paused = [partition(3, None), partition(3, Some("another log"))];
-        assert!(why(&paused, &[], still, 1).contains("t/0: another log"));
-        assert!(why(&[partition(3, None)], &missing(), still, 1).contains("u: it does not exist"));
-        // All partitions that are known are read to their ends.
-        assert!(why(&[partition(0, None)], &missing(), on, 1).contains("u: it does not exist"));
+        assert!(why(&paused, &[], long, 1).contains("t/0: another log"));
+        assert!(why(&[partition(3, None)], &missing(), long, 1).contains("u: it does not exist"));
+        // All known partitions are read to their ends.
+        assert!(why(&[partition(0, None)], &missing(), short, 1).contains("u: it does not exist"));
     }
 }
