@@ -10,7 +10,7 @@ use projector_config::{self as config, Config, Text};
 use super::terminal::{Listing, out};
 use super::{AskedArgument, CliError, ConfigArgument, Output};
 use crate::operations::OperationError;
-use crate::operations::move_checkpoints::{self, MovePlan, Request, Target, parse};
+use crate::operations::move_checkpoints::{MovePlan, Request, Target, move_checkpoints, parse};
 
 /// Move a projection's checkpoints to another cluster that holds the same events: a mirror after a
 /// failover, or a managed service.
@@ -40,22 +40,8 @@ pub(super) struct Arguments {
     /// The generation's number. Default: the live generation.
     #[arg(long)]
     generation: Option<i32>,
-    /// A file with the next offset to read for each partition: lines of `topic,partition,offset`, or a JSON
-    /// array of objects with these names.
-    #[arg(long, value_name = "FILE", conflicts_with = "time")]
-    map: Option<PathBuf>,
-    /// The timestamp of the last event that was read, for all partitions: `2026-11-01T00:00:00Z`.
-    #[arg(long, value_name = "TIME", value_parser = config::time)]
-    time: Option<i64>,
-    /// The brokers of the old cluster: `host:port`. The security settings of this configuration apply.
-    #[arg(long, value_name = "BROKERS")]
-    from_brokers: Option<String>,
-    /// A configuration file whose [kafka] section names the old cluster.
-    #[arg(long, value_name = "FILE", conflicts_with = "from_brokers")]
-    from_config: Option<PathBuf>,
-    /// How much earlier than the time of the last event to start reading.
-    #[arg(long, default_value = "10m", value_parser = humantime::parse_duration, value_name = "TIME", conflicts_with = "map")]
-    overlap: Duration,
+    #[command(flatten)]
+    offsets: OffsetArguments,
     /// Move even if events may be applied twice.
     #[arg(long)]
     accept_duplicates: bool,
@@ -74,22 +60,44 @@ pub(super) struct Arguments {
     output: Output,
 }
 
+/// How to find the offsets in the new cluster.
+#[derive(Debug, clap::Args)]
+struct OffsetArguments {
+    /// A file with the next offset to read for each partition: lines of `topic,partition,offset`, or a JSON
+    /// array of objects with these names.
+    #[arg(long, value_name = "FILE", conflicts_with = "time")]
+    map: Option<PathBuf>,
+    /// The timestamp of the last event that was read, for all partitions: `2026-11-01T00:00:00Z`.
+    #[arg(long, value_name = "TIME", value_parser = config::time)]
+    time: Option<i64>,
+    /// The brokers of the old cluster: `host:port`. The security settings of this configuration apply.
+    #[arg(long, value_name = "BROKERS")]
+    from_brokers: Option<String>,
+    /// A configuration file whose [kafka] section names the old cluster.
+    #[arg(long, value_name = "FILE", conflicts_with = "from_brokers")]
+    from_config: Option<PathBuf>,
+    /// How much earlier than the time of the last event to start reading.
+    #[arg(long, default_value = "10m", value_parser = humantime::parse_duration, value_name = "TIME", conflicts_with = "map")]
+    overlap: Duration,
+}
+
 pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
     let config = arguments.config.load()?;
     let request = arguments.request(&config)?;
     let Arguments { projection, yes, dry_run, reason, asked, output, .. } = arguments;
-    let asked = asked.with_reason(reason);
-    super::runtime()?.block_on(async {
-        let planned = move_checkpoints::plan(&config, &projection, &request).await?;
+    let requester = asked.with_reason(reason);
+    let confirm = |plan: &MovePlan| {
         if output == Output::Text {
-            print(&planned.plan);
+            print(plan);
         }
-        let go = match (yes, planned.plan.problems.is_empty()) {
+        match (yes, plan.problems.is_empty()) {
             (true, _) => true,
             (false, true) => !dry_run && output == Output::Text && confirmed(&projection),
             (false, false) => false,
-        };
-        let plan = if go { planned.carry_out(&asked).await? } else { planned.leave().await };
+        }
+    };
+    super::runtime()?.block_on(async {
+        let plan = move_checkpoints(&config, &projection, &request, &requester, confirm).await?;
         match (output, plan.operation) {
             (Output::Json, _) => super::print_json(&plan)?,
             (Output::Text, Some(operation)) => out!(
@@ -106,7 +114,8 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
 
 impl Arguments {
     fn request(&self, config: &Config) -> Result<Request, CliError> {
-        let to = match &self.map {
+        let OffsetArguments { map, time, from_brokers, from_config, overlap } = &self.offsets;
+        let to = match map {
             Some(file) => {
                 let text = String::from_utf8_lossy(&super::read(file)?).into_owned();
                 let map = parse(&text).map_err(|message| {
@@ -118,9 +127,9 @@ impl Arguments {
                 })?;
                 Target::Map(map)
             }
-            None => Target::Time { last: self.time, overlap: self.overlap },
+            None => Target::Time { last: *time, overlap: *overlap },
         };
-        let from = match (&self.from_brokers, &self.from_config) {
+        let from = match (from_brokers, from_config) {
             (Some(brokers), _) => {
                 Some(config::Kafka { brokers: Text::from(brokers.as_str()), ..config.kafka.clone() })
             }
@@ -164,14 +173,14 @@ fn print(plan: &MovePlan) {
         table.row([
             of.topic.clone(),
             of.partition.to_string(),
-            of.old_offset.to_string(),
-            of.old_cluster.clone().unwrap_or_default(),
-            of.new_offset.map_or("-".to_owned(), |offset| offset.to_string()),
-            of.new_cluster.clone().unwrap_or_default(),
-            format!("{} to {}", of.log_begin, of.log_end),
+            of.old.offset.to_string(),
+            of.old.cluster.clone().unwrap_or_default(),
+            of.new.offset.map_or("-".to_owned(), |offset| offset.to_string()),
+            of.new.cluster.clone().unwrap_or_default(),
+            format!("{} to {}", of.new.log_begin, of.new.log_end),
             of.last_read.clone().unwrap_or_else(|| "unknown".to_owned()),
-            number(of.read_again),
-            number(of.never_read),
+            number(of.overlap.read_again),
+            number(of.overlap.never_read),
             of.remark.clone().unwrap_or_default(),
         ]);
     }

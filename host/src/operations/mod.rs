@@ -55,25 +55,15 @@ async fn with_store<T, F>(
 where
     F: Future<Output = Result<T, OperationError>>,
 {
-    let (store, live) = projection(config, name).await?;
-    let result = operation(store.clone(), live).await;
+    let store = store::open_to_operate(config.store_of(name)).await?;
+    let result = async {
+        let mut generations = store.standings(name).await?.into_iter();
+        let live = generations.find(|status| status.role == Role::Live).ok_or_else(|| unknown(name))?;
+        operation(store.clone(), live).await
+    };
+    let result = result.await;
     store.close().await;
     result
-}
-
-/// The open store of a projection, and its live generation. The caller closes the store.
-async fn projection(
-    config: &Config,
-    name: &str,
-) -> Result<(Arc<dyn Store>, GenerationStatus), OperationError> {
-    let store = store::open_to_operate(config.store_of(name)).await?;
-    match store.standings(name).await?.into_iter().find(|status| status.role == Role::Live) {
-        Some(live) => Ok((store, live)),
-        None => {
-            store.close().await;
-            Err(unknown(name))
-        }
-    }
 }
 
 /// Opens the stores on which a host has ever run, for reading. An error if there is none. The caller closes them.

@@ -1,13 +1,12 @@
 //! Moves the checkpoints of a stopped projection to another Kafka cluster that holds the same events.
 //!
-//! The operation plans first, and changes something only if the plan is confirmed. Checkpoints, topic ids and the
-//! cluster's id are written in one transaction, while no host writes.
+//! The operation plans first, and changes something only if the plan has no problems and is confirmed. Checkpoints,
+//! topic ids and the cluster's id are written in one transaction, while no host writes.
 
 mod map;
 mod place;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use humantime_serde::re::humantime;
@@ -25,14 +24,14 @@ use projector_store::Store;
 use projector_store::moves::Move;
 use projector_store::operator::Requester;
 
-use super::{OperationError, projection};
+use super::{OperationError, with_store};
 use place::{Place, find, last_read, places};
 
-/// What cannot be found out from the two clusters.
+/// What the operation cannot find out from the two clusters.
 const CANNOT_KNOW: [&str; 3] = [
-    "that both logs hold the same events, in the same order and in the same partitions: mirrors copy late, and may begin later or leave records out",
-    "which offset of the new log is the same event: a mirror's offsets are not its source's",
-    "that no producer still writes to the old cluster alone",
+    "that both clusters have the same events, in the same order and in the same partitions: mirrors copy late, and may begin later or leave records out",
+    "which offset in the new cluster belongs to the same event: the offsets of a mirror differ from those of its source",
+    "that no producer still writes only to the old cluster",
 ];
 
 #[derive(Debug)]
@@ -40,20 +39,21 @@ pub struct Request {
     /// The generation's number. `None`: the live one.
     pub generation: Option<i32>,
     pub to: Target,
-    /// The old cluster, if it still responds. It tells the time of the last event that was read.
+    /// The old cluster, if it still responds. It has the time of the last event that was read.
     pub from: Option<config::Kafka>,
     /// Move even if events may be applied twice.
     pub accept_duplicates: bool,
 }
 
-/// Where to read on.
+/// At which offsets of the new cluster to continue.
 #[derive(Debug)]
 pub enum Target {
     /// At these offsets.
     Map(Vec<Mapped>),
-    /// Before the last event that was read, by the overlap, in the events' own time.
+    /// At the time of the last event that was read, minus an overlap. Times are the records' timestamps.
     Time {
-        /// The time of that event in all partitions, in milliseconds since 1970; `None`: as the old cluster says.
+        /// The time of the last event, for all partitions, in milliseconds since 1970. `None`: the old cluster is
+        /// asked.
         last: Option<i64>,
         overlap: Duration,
     },
@@ -67,12 +67,12 @@ pub struct MovePlan {
     /// Why hosts may still write. Absent if the projection is paused, stopped or blocked.
     pub runs: Option<String>,
     pub partitions: Vec<PartitionMove>,
-    /// Partitions whose checkpoint is of the new cluster already.
+    /// Partitions whose checkpoint belongs to the new cluster already.
     pub stay: Vec<String>,
     /// Topics whose events could be applied twice, and why.
     pub duplicates: BTreeMap<String, String>,
-    /// Dead letters and parked events. They keep their old positions; a retry works, except of values that were
-    /// left in the log.
+    /// Dead letters and parked events. They keep their old positions. A retry works, except if the value was too
+    /// large to be stored and only the old cluster has it.
     pub kept: KeptCount,
     pub cannot_know: [&'static str; 3],
     /// Why the move is refused.
@@ -87,73 +87,99 @@ pub struct KeptCount {
     pub left_in_old_log: i64,
 }
 
+/// What a move does to one partition. The JSON is flat.
 #[derive(Debug, Serialize)]
 pub struct PartitionMove {
     pub topic: String,
     pub partition: i32,
-    pub old_offset: i64,
-    pub old_cluster: Option<String>,
-    pub old_topic_id: Option<String>,
-    /// Absent if none was found.
-    pub new_offset: Option<i64>,
-    pub new_cluster: Option<String>,
-    pub new_topic_id: Option<String>,
-    /// What the new log holds: from its first offset to the one after its last.
-    pub log_begin: i64,
-    pub log_end: i64,
-    /// The time of the last event that was read, as far as it is known.
+    #[serde(flatten)]
+    pub old: OldCheckpoint,
+    #[serde(flatten)]
+    pub new: NewCheckpoint,
+    /// The time of the last event that was read. Absent if it is unknown.
     pub last_read: Option<String>,
-    /// By the events' own time: how many offsets are read again, or never. Absent if no time is known.
-    pub read_again: Option<i64>,
-    pub never_read: Option<i64>,
+    #[serde(flatten)]
+    pub overlap: Overlap,
     pub remark: Option<String>,
 }
 
-/// A plan, and what is needed to carry it out.
-pub struct Planned {
-    pub plan: MovePlan,
-    status: GenerationStatus,
-    moves: Vec<Move>,
-    store: Arc<dyn Store>,
+/// The checkpoint in the old cluster.
+#[derive(Debug, Serialize)]
+pub struct OldCheckpoint {
+    #[serde(rename = "old_offset")]
+    pub offset: i64,
+    #[serde(rename = "old_cluster")]
+    pub cluster: Option<String>,
+    #[serde(rename = "old_topic_id")]
+    pub topic_id: Option<String>,
 }
 
-/// Plans a move. Nothing is changed.
-pub async fn plan(config: &Config, name: &str, request: &Request) -> Result<Planned, OperationError> {
-    let (store, live) = projection(config, name).await?;
-    let planned = plan_in(config, &store, live, request).await;
-    if planned.is_err() {
-        store.close().await;
-    }
-    planned
+/// The checkpoint in the new cluster, and the offsets that the partition has there.
+#[derive(Debug, Serialize)]
+pub struct NewCheckpoint {
+    /// Absent if no offset was found.
+    #[serde(rename = "new_offset")]
+    pub offset: Option<i64>,
+    #[serde(rename = "new_cluster")]
+    pub cluster: Option<String>,
+    #[serde(rename = "new_topic_id")]
+    pub topic_id: Option<String>,
+    /// The first offset.
+    pub log_begin: i64,
+    /// The offset after the last one.
+    pub log_end: i64,
+}
+
+/// The distance between the last event that was read and the new checkpoint, by the records' timestamps. Absent if no
+/// timestamp is known.
+#[derive(Debug, Serialize)]
+pub struct Overlap {
+    /// How many offsets are read again.
+    pub read_again: Option<i64>,
+    /// How many offsets are never read.
+    pub never_read: Option<i64>,
+}
+
+/// A plan, and what is needed to carry it out.
+struct Planned {
+    plan: MovePlan,
+    status: GenerationStatus,
+    moves: Vec<Move>,
+}
+
+/// Plans a move, and carries it out if `confirm` accepts the plan. An error if an accepted plan has problems. A plan
+/// that is not accepted changes nothing.
+pub async fn move_checkpoints(
+    config: &Config,
+    name: &str,
+    request: &Request,
+    requester: &Requester,
+    confirm: impl FnOnce(&MovePlan) -> bool,
+) -> Result<MovePlan, OperationError> {
+    with_store(config, name, |store, live| async move {
+        let mut planned = plan_in(config, &*store, live, request).await?;
+        if confirm(&planned.plan) {
+            planned.plan.operation = Some(planned.carry_out(&*store, requester).await?);
+        }
+        Ok(planned.plan)
+    })
+    .await
 }
 
 impl Planned {
-    /// Carries the plan out, unless it has problems.
-    pub async fn carry_out(mut self, asked: &Requester) -> Result<MovePlan, OperationError> {
-        let done = async {
-            if let Some(problem) = self.plan.problems.first() {
-                return Err(OperationError::Failed(problem.clone()));
-            }
-            let report = serde_json::json!({ "partitions": &self.plan.partitions });
-            let generation = &self.status.generation;
-            Ok(self.store.move_checkpoints(generation, &self.moves, asked, &report).await?)
-        };
-        let done = done.await;
-        self.store.close().await;
-        self.plan.operation = Some(done?);
-        Ok(self.plan)
-    }
-
-    /// Changes nothing.
-    pub async fn leave(self) -> MovePlan {
-        self.store.close().await;
-        self.plan
+    /// Carries the plan out, unless it has problems. Returns the number of the operation.
+    async fn carry_out(&self, store: &dyn Store, requester: &Requester) -> Result<i64, OperationError> {
+        if let Some(problem) = self.plan.problems.first() {
+            return Err(OperationError::Failed(problem.clone()));
+        }
+        let report = serde_json::json!({ "partitions": &self.plan.partitions });
+        Ok(store.move_checkpoints(&self.status.generation, &self.moves, requester, &report).await?)
     }
 }
 
 async fn plan_in(
     config: &Config,
-    store: &Arc<dyn Store>,
+    store: &dyn Store,
     live: GenerationStatus,
     request: &Request,
 ) -> Result<Planned, OperationError> {
@@ -161,11 +187,12 @@ async fn plan_in(
     let status = match request.generation {
         None => live,
         Some(number) => {
-            let statuses = store.standings(&name).await?.into_iter();
-            let meant = statuses.into_iter().find(|status| status.generation.number == number);
-            meant.ok_or_else(|| OperationError::Usage {
-                message: format!("{name} has no generation {number}"),
-                help: format!("`projector status {name}` shows those that exist"),
+            let mut statuses = store.standings(&name).await?.into_iter();
+            statuses.find(|status| status.generation.number == number).ok_or_else(|| {
+                OperationError::Usage {
+                    message: format!("{name} has no generation {number}"),
+                    help: format!("`projector status {name}` shows its generations"),
+                }
             })?
         }
     };
@@ -175,11 +202,11 @@ async fn plan_in(
         .check()
         .map_err(|problems| OperationError::Failed(format!("the descriptor of {name}: {problems}")))?;
     let log = KafkaAdmin::open(&config.kafka)?;
-    let checkpoints = checkpoints(&**store, &status).await?;
+    let checkpoints = checkpoints(store, &status).await?;
     let (mut places, stay, mut problems) = places(&log, checkpoints).await?;
     if places.is_empty() && problems.is_empty() {
         return Err(OperationError::Failed(format!(
-            "nothing is to be moved: every checkpoint of {name} is of the cluster that `kafka.brokers` names; name the new cluster there"
+            "nothing is to be moved: every checkpoint of {name} belongs to the cluster of `kafka.brokers` already. Set `kafka.brokers` to the new cluster"
         )));
     }
     if let Some(from) = &request.from {
@@ -201,13 +228,13 @@ async fn plan_in(
             None => None,
         };
         let ahead = found.zip(after).map(|(offset, after)| offset - after);
-        partitions.push(place.shown(found, ahead, remark));
-        moves.extend(found.map(|offset| place.to(offset)));
+        partitions.push(place.to_partition_move(found, ahead, remark));
+        moves.extend(found.map(|offset| place.move_to(offset)));
     }
     if let Target::Map(map) = &request.to {
         let known: BTreeSet<&Partition> = places.iter().map(|place| &place.partition).collect();
         problems.extend(map.iter().filter(|mapped| !known.contains(&mapped.partition)).map(|mapped| {
-            format!("{} is in the map, and is not a partition that is to be moved", mapped.partition)
+            format!("the map has an offset for {}, which is not a partition to be moved", mapped.partition)
         }));
     }
     let topics =
@@ -215,10 +242,10 @@ async fn plan_in(
     let duplicates = duplicates(&topics, &contract, &places, &partitions, &request.to);
     if let (false, Some((topic, why))) = (request.accept_duplicates, duplicates.first_key_value()) {
         problems.push(format!(
-            "events of {topic} could be applied twice: {why}; go on with --accept-duplicates, or move by a map"
+            "events of {topic} could be applied twice: {why}; accept this with --accept-duplicates, or give the exact offsets with --map"
         ));
     }
-    let runs = runs(&**store, &status, &places).await?;
+    let runs = runs(store, &status, &places).await?;
     problems.extend(runs.clone());
     let moved: BTreeSet<(&str, i32)> =
         places.iter().map(|place| (&*place.partition.topic, place.partition.number)).collect();
@@ -241,10 +268,10 @@ async fn plan_in(
         problems,
         operation: None,
     };
-    Ok(Planned { plan, status, moves, store: store.clone() })
+    Ok(Planned { plan, status, moves })
 }
 
-/// The checkpoints of a generation, without the one of a backfill's file.
+/// The checkpoints of a generation, without the checkpoint of a backfill's file.
 async fn checkpoints(
     store: &dyn Store,
     status: &GenerationStatus,
@@ -273,22 +300,23 @@ fn duplicates(
         let own = || places.iter().zip(partitions).filter(|(place, _)| is_own(&place.partition.topic));
         let overlap = match target {
             Target::Time { overlap, .. } => *overlap,
-            // As far as it is known, no event is read again.
-            Target::Map(_) if own().all(|(_, moved)| moved.read_again.unwrap_or(0) == 0) => continue,
+            // As far as the timestamps are known, no event is read again.
+            Target::Map(_) if own().all(|(_, moved)| moved.overlap.read_again.unwrap_or(0) == 0) => continue,
             Target::Map(_) => Duration::MAX,
         };
         if own().next().is_none() {
             continue;
         }
         let Err(repeats) = repeat::is_repeatable(contract, at) else { continue };
-        // How long an id is remembered is measured from the youngest event of the topic.
+        // An event id is forgotten when it is older than the topic's youngest event by the declared time. So the
+        // partitions' distance in time counts as well.
         let times = || own().filter_map(|(place, _)| place.last);
         let apart = times().max().zip(times().min()).map_or(0, |(youngest, oldest)| youngest - oldest);
         let needed = overlap.saturating_add(Duration::from_millis(apart.unsigned_abs()));
         let why = match &topic.event_id {
             Some(id) if Duration::from_secs(id.window_seconds.into()) >= needed => continue,
             Some(id) => format!(
-                "{repeats}, and its events' ids are remembered for {}, which is less than what is read again",
+                "{repeats}, and its event ids are remembered for {}, which is less than the time that is read again",
                 humantime::format_duration(Duration::from_secs(id.window_seconds.into()))
             ),
             None => format!("{repeats}, and it declares no event id"),
@@ -298,7 +326,8 @@ fn duplicates(
     found
 }
 
-/// Why hosts may still write. `None`: the projection is stopped or paused, or its partitions are.
+/// Why hosts may still write. `None`: the projection is stopped or paused, or hosts refuse all of these partitions
+/// because their log is another one.
 async fn runs(
     store: &dyn Store,
     status: &GenerationStatus,
@@ -319,14 +348,14 @@ async fn runs(
             state
                 .paused
                 .as_ref()
-                .is_some_and(|trouble| trouble.kind == projector_core::failure::FailureKind::Log)
+                .is_some_and(|blocker| blocker.kind == projector_core::failure::FailureKind::Log)
         })
         .map(|state| Partition::new(state.topic.as_str(), state.partition))
         .collect();
     match places.iter().all(|place| refused.contains(&place.partition)) {
         true => Ok(None),
         false => Ok(Some(format!(
-            "{name} does not stand still: `projector pause {name} --reason …` first, so that no host writes meanwhile"
+            "{name} still runs: run `projector pause {name} --reason …` first, so that no host writes during the move"
         ))),
     }
 }

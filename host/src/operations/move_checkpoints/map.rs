@@ -1,11 +1,11 @@
-//! Offsets of another cluster, as a file gives them: JSON, or lines of `topic,partition,offset`.
+//! Parses a file with offsets of the new cluster: JSON, or lines of `topic,partition,offset`.
 
 use std::collections::HashMap;
 
 use projector_core::event::Partition;
 use serde::Deserialize;
 
-/// The next offset to read of a partition, in the new log.
+/// The next offset to read of a partition, in the new cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mapped {
     pub partition: Partition,
@@ -20,7 +20,7 @@ struct Entry {
     offset: i64,
 }
 
-/// Reads a map. An error names the line.
+/// Parses a map. The error names the line.
 pub fn parse(text: &str) -> Result<Vec<Mapped>, String> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let entries = match text.trim_start().starts_with('[') {
@@ -37,12 +37,12 @@ pub fn parse(text: &str) -> Result<Vec<Mapped>, String> {
             return Err(format!("{offset} is not an offset of {partition}: the first one is 0"));
         }
         if let Some(other) = seen.insert(partition.clone(), offset) {
-            return Err(format!("{partition} is there twice: with {other} and with {offset}"));
+            return Err(format!("{partition} is listed twice: with {other} and with {offset}"));
         }
         map.push(Mapped { partition, offset });
     }
     match map.is_empty() {
-        true => Err("there is no offset in it".to_owned()),
+        true => Err("the map has no offset".to_owned()),
         false => Ok(map),
     }
 }
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_forms_say_the_same() {
+    fn lines_and_json_give_the_same_map() {
         let expected = Ok(vec![
             Mapped { partition: Partition::new("orders", 0), offset: 1200 },
             Mapped { partition: Partition::new("orders", 1), offset: 0 },
@@ -85,14 +85,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn an_invalid_map_is_an_error_that_names_the_fault() {
         for (text, part) in [
             ("orders,0,1200\norders,1", "line 2: \"orders,1\""),
             ("orders,0,1200,7", "line 1"),
             ("orders,0,-1", "-1 is not an offset of orders/0"),
-            ("orders,0,1\norders,0,2", "orders/0 is there twice: with 1 and with 2"),
+            ("orders,0,1\norders,0,2", "orders/0 is listed twice: with 1 and with 2"),
             ("[{\"topic\": \"orders\", \"partition\": 0}]", "missing field `offset`"),
-            ("", "there is no offset in it"),
+            ("", "the map has no offset"),
         ] {
             let error = parse(text).expect_err(text);
             assert!(error.contains(part), "{text}: {error}");

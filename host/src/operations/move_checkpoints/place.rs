@@ -1,4 +1,4 @@
-//! A partition in the old cluster and in the new one, and where to read on.
+//! A partition in the old cluster and in the new one, and the offset at which to continue.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,20 +10,23 @@ use projector_kafka::KafkaAdmin;
 use projector_store::moves::Move;
 
 use super::super::OperationError;
-use super::{PartitionMove, Target};
+use super::{NewCheckpoint, OldCheckpoint, Overlap, PartitionMove, Target};
 
-/// A partition of the generation, in the old log and in the new one.
+/// A partition of the generation, in the old cluster and in the new one.
 pub(super) struct Place {
     pub(super) partition: Partition,
+    /// The checkpoint in the old cluster.
     pub(super) from: Checkpoint,
+    /// The first and the last offset in the new cluster.
     pub(super) marks: Watermarks,
+    /// The ids of the new cluster and its topic.
     pub(super) identity: Identity,
-    /// The time of the last event that was read.
+    /// The time of the last event that was read, in milliseconds since 1970.
     pub(super) last: Option<i64>,
 }
 
-/// The partitions that are of another log than the one that the configuration names; those that are not; and
-/// what the new cluster lacks.
+/// Compares the checkpoints with the cluster of the configuration. Returns the partitions to be moved, the partitions
+/// whose checkpoint belongs to this cluster already, and problems: partitions that this cluster does not have.
 pub(super) async fn places(
     log: &KafkaAdmin,
     checkpoints: Vec<(Partition, Checkpoint)>,
@@ -59,7 +62,7 @@ pub(super) async fn last_read(old: &KafkaAdmin, places: &mut [Place]) -> Result<
         let found = identities.get(&*place.partition.topic).cloned().unwrap_or_default();
         if place.from.identity.differs_from(&found) {
             return Err(OperationError::Failed(format!(
-                "the old cluster that was named is not the one of the checkpoints: {} was read in cluster {} with topic id {}, and there it is cluster {} and topic id {}",
+                "the named old cluster is not the one of the checkpoints: {} was read in cluster {} with topic id {}, but the named cluster is {} and its topic id is {}",
                 place.partition,
                 shown(&place.from.identity.cluster_id),
                 shown(&place.from.identity.topic_id),
@@ -79,7 +82,7 @@ fn shown(id: &Option<String>) -> &str {
     id.as_deref().unwrap_or("(unknown)")
 }
 
-/// The next offset to read in the new log, and what is to be said of it; or why there is none.
+/// The next offset to read in the new cluster, with a remark. The inner error says why there is none.
 pub(super) async fn find(
     log: &KafkaAdmin,
     place: &Place,
@@ -92,7 +95,7 @@ pub(super) async fn find(
             return Ok(match mapped.map(|mapped| mapped.offset) {
                 None => Err(format!("the map has no offset for {partition}")),
                 Some(offset) if !(*low..=*high).contains(&offset) => Err(format!(
-                    "the map says {offset} for {partition}, and the new log goes from {low} to {high}"
+                    "the map says {offset} for {partition}, but in the new cluster its offsets go from {low} to {high}"
                 )),
                 Some(offset) => Ok((offset, None)),
             });
@@ -100,19 +103,20 @@ pub(super) async fn find(
         Target::Time { last, overlap } => (*last, *overlap),
     };
     let Some(last) = last.or(place.last) else {
-        // No event was read, or the old log holds none of them any more.
+        // No event was read, or the old cluster has deleted all that were read.
         let remark = format!(
-            "the old log holds no event before the checkpoint: the new one is read from its beginning, {low}"
+            "the old cluster has no event before the checkpoint: the new one is read from its first offset, {low}"
         );
         return Ok(Ok((*low, Some(remark))));
     };
     let from = last.saturating_sub(i64::try_from(overlap.as_millis()).unwrap_or(i64::MAX)).max(0);
     Ok(Ok(match log.offset_at(partition.clone(), from).await? {
         None => {
-            (*high, Some(format!("no record of the new log is as young as {}: is it behind?", rfc3339(from))))
+            let remark = format!("the new cluster has no record after {}: it may be behind", rfc3339(from));
+            (*high, Some(remark))
         }
         Some(offset) if offset <= *low && *low > 0 => {
-            let remark = format!("the new log may not reach back to {}", rfc3339(from));
+            let remark = format!("the new cluster may lack records from {} on", rfc3339(from));
             (*low, Some(remark))
         }
         Some(offset) => (offset.clamp(*low, (*high).max(*low)), None),
@@ -120,7 +124,8 @@ pub(super) async fn find(
 }
 
 impl Place {
-    pub(super) fn to(&self, offset: i64) -> Move {
+    /// The move of the checkpoint to this offset of the new cluster.
+    pub(super) fn move_to(&self, offset: i64) -> Move {
         Move {
             partition: self.partition.clone(),
             from: self.from.clone(),
@@ -129,8 +134,9 @@ impl Place {
         }
     }
 
-    /// `ahead`: how many offsets behind the last event that was read the new checkpoint is.
-    pub(super) fn shown(
+    /// `ahead`: the new checkpoint minus the offset after the last event that was read. Negative if events are read
+    /// again.
+    pub(super) fn to_partition_move(
         &self,
         offset: Option<i64>,
         ahead: Option<i64>,
@@ -139,17 +145,23 @@ impl Place {
         PartitionMove {
             topic: self.partition.topic.to_string(),
             partition: self.partition.number,
-            old_offset: self.from.next_offset,
-            old_cluster: self.from.identity.cluster_id.clone(),
-            old_topic_id: self.from.identity.topic_id.clone(),
-            new_offset: offset,
-            new_cluster: self.identity.cluster_id.clone(),
-            new_topic_id: self.identity.topic_id.clone(),
-            log_begin: self.marks.low,
-            log_end: self.marks.high,
+            old: OldCheckpoint {
+                offset: self.from.next_offset,
+                cluster: self.from.identity.cluster_id.clone(),
+                topic_id: self.from.identity.topic_id.clone(),
+            },
+            new: NewCheckpoint {
+                offset,
+                cluster: self.identity.cluster_id.clone(),
+                topic_id: self.identity.topic_id.clone(),
+                log_begin: self.marks.low,
+                log_end: self.marks.high,
+            },
             last_read: self.last.map(rfc3339),
-            read_again: ahead.map(|ahead| (-ahead).max(0)),
-            never_read: ahead.map(|ahead| ahead.max(0)),
+            overlap: Overlap {
+                read_again: ahead.map(|ahead| (-ahead).max(0)),
+                never_read: ahead.map(|ahead| ahead.max(0)),
+            },
             remark,
         }
     }
