@@ -12,7 +12,7 @@ use super::terminal::{Listing, note, out};
 use super::{AskedArgument, CliError, ConfigArgument, Output, executable};
 use crate::deploy::reach::Gaps;
 use crate::operations::deployments::{self, Outcome};
-use crate::operations::plan::{self, Plan};
+use crate::operations::plan::{self, Plan, PlannedComponent, TableChanges};
 use crate::operations::replay::{PartitionStart, Replay};
 use crate::operations::trial::Trial;
 use crate::operations::{OperationError, Operations};
@@ -305,8 +305,10 @@ fn starts(replay: &Replay) -> Vec<String> {
 
 /// A plan for a person.
 fn to_text(plan: &Plan) -> String {
-    let mut words = vec![format!("{} {} ({})", plan.projection, plan.version, &plan.digest[..12])];
-    if let Some(signer) = &plan.signer {
+    let PlannedComponent { projection, version, digest, signer } = &plan.component;
+    let TableChanges { steps, reasons, rows_stay } = &plan.tables;
+    let mut words = vec![format!("{projection} {version} ({})", &digest[..12])];
+    if let Some(signer) = signer {
         words.push(format!("  vouched for by {signer}"));
     }
     let active = plan.active.as_ref();
@@ -321,18 +323,17 @@ fn to_text(plan: &Plan) -> String {
     if plan.store_is_new {
         words.push("  the store is new: the first `projector run` creates the host's tables".to_owned());
     }
-    words.extend(plan.reasons.iter().map(|reason| format!("    {reason}")));
-    for step in &plan.steps {
+    words.extend(reasons.iter().map(|reason| format!("    {reason}")));
+    for step in steps {
         words.push(format!("    {}: locks {}", step.words, step.locks));
     }
-    if plan.change == "in-place" && plan.steps.is_empty() {
+    if plan.change == "in-place" && steps.is_empty() {
         words.push("    no table changes, and nothing is locked".to_owned());
     }
-    if !plan.rows_stay.is_empty() {
+    if !rows_stay.is_empty() {
         words.push(format!(
-            "  existing rows stay as earlier versions wrote them, in {}; to build them again, raise `revision` or run `projector rebuild {}`",
-            plan.rows_stay.join(", "),
-            plan.projection
+            "  existing rows stay as earlier versions wrote them, in {}; to build them again, raise `revision` or run `projector rebuild {projection}`",
+            rows_stay.join(", "),
         ));
     }
     if let Some(readers) = &plan.move_readers {

@@ -76,7 +76,7 @@ impl Operations<'_> {
             let plan = plan_in(config, &*store, &candidate).await?;
             planned(&plan);
             if let Some(replay) = &plan.replay {
-                check_gap(replay, &plan.projection, gaps, progress)?;
+                check_gap(replay, &plan.component.projection, gaps, progress)?;
             }
             let deadline = Instant::now() + self.patience;
             let outcome = self.propose(&*store, &candidate, DeploymentAction::Deploy).await?;

@@ -22,11 +22,8 @@ use crate::deploy::readers::{self, Move};
 /// What the deployment of a file would change.
 #[derive(Debug, Serialize)]
 pub struct Plan {
-    pub projection: String,
-    pub version: String,
-    pub digest: String,
-    /// Who signed the component.
-    pub signer: Option<String>,
+    #[serde(flatten)]
+    pub component: PlannedComponent,
     /// What a deployment would do: `nothing`, `first`, `in-place` or `anew`.
     pub change: &'static str,
     /// Whether no host has ever run on the store.
@@ -38,17 +35,34 @@ pub struct Plan {
     /// Whether the projection had this component before. Then a file in the plugin directory does not activate it
     /// again.
     pub had_before: bool,
+    #[serde(flatten)]
+    pub tables: TableChanges,
+    /// What changes for readers; absent if nothing does.
+    pub move_readers: Option<Move>,
+    pub replay: Option<Replay>,
+    /// Columns that depend on the order between partitions.
+    pub order_dependent: Vec<String>,
+}
+
+/// The component of the file.
+#[derive(Debug, Serialize)]
+pub struct PlannedComponent {
+    pub projection: String,
+    pub version: String,
+    pub digest: String,
+    /// Who signed the component.
+    pub signer: Option<String>,
+}
+
+/// What happens to tables and rows.
+#[derive(Debug, Serialize)]
+pub struct TableChanges {
     /// What is added to tables in use, and which locks that takes.
     pub steps: Vec<PlannedStep>,
     /// Why all rows are built again.
     pub reasons: Vec<String>,
     /// Tables whose rows stay as earlier versions wrote them.
     pub rows_stay: Vec<String>,
-    /// What changes for readers; absent if nothing does.
-    pub move_readers: Option<Move>,
-    pub replay: Option<Replay>,
-    /// Columns that depend on the order between partitions.
-    pub order_dependent: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -132,11 +146,18 @@ pub(super) async fn plan_in(
         }
         _ => None,
     };
-    Ok(Plan {
+    let component = PlannedComponent {
         projection: name.to_owned(),
         version: contract.descriptor.version.clone(),
         digest: digest.clone(),
         signer: signer.owner(),
+    };
+    let steps = steps
+        .into_iter()
+        .map(|step| PlannedStep { words: step.to_string(), locks: step.locks(), step })
+        .collect();
+    Ok(Plan {
+        component,
         change,
         warnings: warnings(config, plugin).await,
         store_is_new: false,
@@ -146,12 +167,7 @@ pub(super) async fn plan_in(
             digest: status.active.clone(),
         }),
         had_before: history.iter().any(|deployed| had(&deployed)),
-        steps: steps
-            .into_iter()
-            .map(|step| PlannedStep { words: step.to_string(), locks: step.locks(), step })
-            .collect(),
-        reasons,
-        rows_stay,
+        tables: TableChanges { steps, reasons, rows_stay },
         move_readers,
         replay,
         order_dependent: order::unsettled(contract)
