@@ -85,20 +85,21 @@ fn complete(status: &Status) -> Result<(), CliError> {
 }
 
 fn print(projection: &ProjectionStatus) {
-    let state = match (&projection.halted, projection.fresh) {
-        (Some(trouble), _) => format!("BLOCKED: {}", trouble.reason),
+    let ProjectionStatus { active, rows, faults, counts, topics, .. } = projection;
+    let state = match (&faults.halted, rows.fresh) {
+        (Some(blocker), _) => format!("BLOCKED: {}", blocker.reason),
         (None, true) => "fresh".to_owned(),
-        (None, false) if is_unknown(projection) => match projection.lag {
+        (None, false) if is_unknown(projection) => match rows.lag {
             0 => "freshness unknown: see below".to_owned(),
             lag => format!("freshness unknown: at least {lag} events behind"),
         },
-        (None, false) if projection.lag == 0 => "not fresh: see below".to_owned(),
-        (None, false) => match projection.freshness_ms {
-            Some(age) => format!("{} events behind, the oldest {} old", projection.lag, seconds(age)),
-            None => format!("{} events behind", projection.lag),
+        (None, false) if rows.lag == 0 => "not fresh: see below".to_owned(),
+        (None, false) => match rows.freshness_ms {
+            Some(age) => format!("{} events behind, the oldest {} old", rows.lag, seconds(age)),
+            None => format!("{} events behind", rows.lag),
         },
     };
-    let state = match projection.complete {
+    let state = match rows.complete {
         true => state,
         false => format!("{state}; INCOMPLETE"),
     };
@@ -106,7 +107,7 @@ fn print(projection: &ProjectionStatus) {
         Role::Live => String::new(),
         role => format!(" ({})", role.as_str()),
     };
-    out!("{} {} · generation {}{role} · {state}", projection.name, projection.version, projection.generation);
+    out!("{} {} · generation {}{role} · {state}", projection.name, active.version, projection.generation);
     let shown = projection.views.iter().map(|views| match views.all_columns {
         true => views.schema.clone(),
         false => format!("{} (without the newest columns)", views.schema),
@@ -115,18 +116,18 @@ fn print(projection: &ProjectionStatus) {
         [] => {}
         shown => out!("  readers see it in the views in: {}", shown.join(", ")),
     }
-    if !projection.complete {
-        let oldest = projection.oldest_missing_ms.map(|age| format!(", the oldest {} old", seconds(age)));
+    if !rows.complete {
+        let oldest = rows.oldest_missing_ms.map(|age| format!(", the oldest {} old", seconds(age)));
         out!(
             "  {} events that were read are not in the read model{}: {} dead letters (`projector dlq list {}`), {} events that wait for rows, and {} events that wait behind those",
-            projection.missing_events,
+            rows.missing_events,
             oldest.unwrap_or_default(),
-            projection.counters.dead,
+            counts.counters.dead,
             projection.name,
-            projection.counters.waiting,
-            projection.counters.parked
+            counts.counters.waiting,
+            counts.counters.parked
         );
-        for WaitingEvent { topic, partition, offset, row, until } in &projection.waits {
+        for WaitingEvent { topic, partition, offset, row, until } in &rows.waits {
             let until = when(*until);
             out!("  {topic}/{partition}@{offset} waits for the row of {row}, until {until} in event time");
         }
@@ -139,23 +140,23 @@ fn print(projection: &ProjectionStatus) {
         };
         out!("  building, {events_per_second:.0} events per second; {remaining}");
     }
-    if let Some(trouble) = &projection.halted {
-        out!("  what to do: {}", trouble.advice());
+    if let Some(blocker) = &faults.halted {
+        out!("  what to do: {}", blocker.advice());
     }
-    if let Some(Reverted { version, reason, at, .. }) = &projection.reverted {
+    if let Some(Reverted { version, reason, at, .. }) = &active.reverted {
         let version = version.as_deref().unwrap_or("?");
         out!("  REVERTED: version {version}, at {}: {reason}", when(*at));
     }
-    if projection.on_trial {
+    if active.on_trial {
         out!(
             "  on trial: if version {} fails for an event for which the previous version does not fail, the host reverts to the previous version",
-            projection.version
+            active.version
         );
     }
-    if let Some(report) = &projection.impure {
+    if let Some(report) = &faults.impure {
         out!("  NOT A PURE FUNCTION: {report}");
     }
-    let counters = projection.counters;
+    let counters = counts.counters;
     out!(
         "  read {} = applied {} + ignored {} + parked {} + waiting {} + dead {} + skipped {}",
         counters.read,
@@ -166,34 +167,34 @@ fn print(projection: &ProjectionStatus) {
         counters.dead,
         counters.skipped
     );
-    if projection.before_start > 0 {
+    if counts.before_start > 0 {
         out!(
             "  before start {}: offsets in the log that are before the configured start, and are not read",
-            projection.before_start
+            counts.before_start
         );
     }
     for (outcome, codes) in [
-        ("ignored", &projection.ignored_by_code),
-        ("dead", &projection.dead_by_code),
-        ("skipped", &projection.skipped_by_code),
+        ("ignored", &counts.ignored_by_code),
+        ("dead", &counts.dead_by_code),
+        ("skipped", &counts.skipped_by_code),
     ] {
         for (code, events) in codes {
             out!("  {outcome} {code}: {events}");
         }
     }
-    if projection.deadlocks > 0 {
-        out!("  deadlocks: {} (each of these transactions was retried)", projection.deadlocks);
+    if faults.deadlocks > 0 {
+        out!("  deadlocks: {} (each of these transactions was retried)", faults.deadlocks);
     }
-    if projection.without_id > 0 {
-        out!("  without an event id: {} (duplicates of these cannot be detected)", projection.without_id);
+    if counts.without_id > 0 {
+        out!("  without an event id: {} (duplicates of these cannot be detected)", counts.without_id);
     }
-    for UnknownTopic { topic, logical, why } in &projection.unknown_topics {
+    for UnknownTopic { topic, logical, why } in &topics.unknown_topics {
         let called =
             if topic == logical { String::new() } else { format!(" (the plugin calls it {logical})") };
         out!("  UNKNOWN: {topic}{called}: {}", why.reason);
         out!("    what to do: {}", why.advice());
     }
-    for topic in projection.topics.iter().filter(|topic| topic.left_ms.is_some()) {
+    for topic in topics.topics.iter().filter(|topic| topic.left_ms.is_some()) {
         out!("  topic {} was deleted, and is not read any more; its rows stay", topic.topic);
     }
     let mut table = Listing::new([
@@ -228,13 +229,13 @@ fn print(projection: &ProjectionStatus) {
 
 /// Whether a part of the projection's state is unknown, so that it may or may not be fresh.
 fn is_unknown(projection: &ProjectionStatus) -> bool {
-    !projection.unknown_topics.is_empty()
+    !projection.topics.unknown_topics.is_empty()
         || projection.partitions.iter().any(|partition| partition.unknown.is_some())
 }
 
 /// A physical topic, and its logical topics if they have other names.
 fn topic_named(projection: &ProjectionStatus, physical: &str) -> String {
-    match projection.topics.iter().find(|topic| topic.topic == physical) {
+    match projection.topics.topics.iter().find(|topic| topic.topic == physical) {
         Some(topic) if topic.logical != [physical] && !topic.logical.is_empty() => {
             format!("{physical}\n({})", topic.logical.join(", "))
         }

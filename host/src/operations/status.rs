@@ -64,19 +64,48 @@ pub struct UnknownTopic {
     pub why: Blocker,
 }
 
+/// The status of one generation. The JSON is flat.
 #[derive(Debug, Serialize)]
 pub struct ProjectionStatus {
     pub name: String,
     pub generation: i32,
     pub role: Role,
+    #[serde(flatten)]
+    pub active: ActiveVersion,
+    /// The views that show the generation to readers. A generation that is being built has none.
+    pub views: Vec<ShownViews>,
+    #[serde(flatten)]
+    pub rows: RowsStatus,
+    /// Of a generation that is being built: events per second since its start, and seconds until it has read what is
+    /// in the log now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub building: Option<Progress>,
+    #[serde(flatten)]
+    pub faults: Faults,
+    #[serde(flatten)]
+    pub counts: Counts,
+    pub partitions: Vec<PartitionStatus>,
+    #[serde(flatten)]
+    pub topics: Topics,
+    /// Generations beside the live one: being built, or warm.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub beside: Vec<ProjectionStatus>,
+}
+
+/// The active version of a generation.
+#[derive(Debug, Serialize)]
+pub struct ActiveVersion {
     pub version: String,
     pub digest: String,
     /// Whether the active version is on trial: the version before is activated again if this one fails.
     pub on_trial: bool,
     /// The version that hosts have reverted. Absent as soon as another version is deployed.
     pub reverted: Option<Reverted>,
-    /// The views that show the generation to readers. A generation that is being built has none.
-    pub views: Vec<ShownViews>,
+}
+
+/// How current and how complete the rows are.
+#[derive(Debug, Serialize)]
+pub struct RowsStatus {
     /// Everything that is committed in the log has been read, and no partition is paused. False if this is unknown.
     /// `complete` tells whether all of these events are in the rows.
     pub fresh: bool,
@@ -92,17 +121,24 @@ pub struct ProjectionStatus {
     pub oldest_missing_ms: Option<i64>,
     /// Age in milliseconds of the oldest event that was not read. Absent if it has no timestamp, or is unknown.
     pub freshness_ms: Option<i64>,
+    /// How many events were not read, in all partitions whose end is known.
     pub lag: i64,
-    /// Of a generation that is being built: events per second since its start, and seconds until it has read what is
-    /// in the log now.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub building: Option<Progress>,
+}
+
+/// What went wrong with the generation.
+#[derive(Debug, Serialize)]
+pub struct Faults {
     /// Why the projection is blocked, if it is.
     pub halted: Option<Blocker>,
     /// The last time that the plugin gave two different answers to the same event.
     pub impure: Option<String>,
     /// Transactions that the database ended because of a deadlock. Each was retried.
     pub deadlocks: i64,
+}
+
+/// Counts of events since the generation was created.
+#[derive(Debug, Serialize)]
+pub struct Counts {
     pub counters: Counters,
     /// Offsets before the configured start: they are not read, and not counted in `read`.
     pub before_start: i64,
@@ -115,7 +151,11 @@ pub struct ProjectionStatus {
     pub without_id: i64,
     /// By statement: the changes that the plugin asked for, and the rows that they changed.
     pub statements: BTreeMap<String, StatementCount>,
-    pub partitions: Vec<PartitionStatus>,
+}
+
+/// The topics of a generation.
+#[derive(Debug, Serialize)]
+pub struct Topics {
     /// The physical topics that the projection reads, and those that matched before.
     pub topics: Vec<TopicStatus>,
     /// Topics that do not exist.
@@ -123,9 +163,6 @@ pub struct ProjectionStatus {
     /// Topics that are unknown, and why. Those that do not exist are among them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unknown_topics: Vec<UnknownTopic>,
-    /// Generations beside the live one: being built, or warm.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub beside: Vec<ProjectionStatus>,
 }
 
 /// Views of one schema (Postgres), or of one prefix (SQLite).

@@ -16,7 +16,10 @@ use projector_store::{PartitionState, Projection};
 
 use super::super::OperationError;
 use super::brokers::Brokers;
-use super::{PartitionStatus, Progress, ProjectionStatus, Shown, TopicStatus, UnknownTopic};
+use super::{
+    ActiveVersion, Counts, Faults, PartitionStatus, Progress, ProjectionStatus, RowsStatus, Shown,
+    TopicStatus, Topics, UnknownTopic,
+};
 use crate::beginning::Starts;
 use crate::freshness::{Seen, visibility};
 
@@ -157,37 +160,43 @@ pub(super) async fn of_projection(
     };
     let missing_events = counters.parked + counters.waiting + counters.dead;
     Ok(ProjectionStatus {
-        views,
-        complete: missing_events == 0,
-        missing_events,
-        waits: projection.waits,
-        oldest_missing_ms: projection.oldest_missing.map(|recorded_ms| (now_ms - recorded_ms).max(0)),
         name: projection.name,
         generation: projection.generation,
         role: projection.role,
-        version: projection.version,
-        digest: projection.digest,
-        on_trial: versions.on_trial,
-        reverted: versions.reverted,
-        fresh: lag == 0 && all_known && statuses.iter().all(|status| status.paused.is_none()),
-        freshness_ms,
-        lag,
+        active: ActiveVersion {
+            version: projection.version,
+            digest: projection.digest,
+            on_trial: versions.on_trial,
+            reverted: versions.reverted,
+        },
+        views,
+        rows: RowsStatus {
+            fresh: lag == 0 && all_known && statuses.iter().all(|status| status.paused.is_none()),
+            complete: missing_events == 0,
+            missing_events,
+            waits: projection.waits,
+            oldest_missing_ms: projection.oldest_missing.map(|recorded_ms| (now_ms - recorded_ms).max(0)),
+            freshness_ms,
+            lag,
+        },
         building,
-        halted: projection.halted,
-        impure: projection.impure,
-        deadlocks: projection.deadlocks,
-        counters,
-        before_start: statuses.iter().map(|status| status.before_start).sum(),
-        ignored_by_code,
-        dead_by_code,
-        skipped_by_code,
-        dead_letters: projection.dead_letters,
-        without_id: projection.without_id,
-        statements: projection.statements,
-        topics,
+        faults: Faults {
+            halted: projection.halted,
+            impure: projection.impure,
+            deadlocks: projection.deadlocks,
+        },
+        counts: Counts {
+            counters,
+            before_start: statuses.iter().map(|status| status.before_start).sum(),
+            ignored_by_code,
+            dead_by_code,
+            skipped_by_code,
+            dead_letters: projection.dead_letters,
+            without_id: projection.without_id,
+            statements: projection.statements,
+        },
         partitions: statuses,
-        missing_topics,
-        unknown_topics,
+        topics: Topics { topics, missing_topics, unknown_topics },
         beside: Vec::new(),
     })
 }
