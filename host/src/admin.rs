@@ -1,8 +1,8 @@
-//! The admin API: the requests of the `projector` command line, over HTTP, answered by a running host.
+//! The admin API: the requests of the `projector` command line, over HTTP, processed by a running host.
 //!
-//! A token identifies the requester, and requests are recorded under the token's name. Beyond the command
-//! line, the API also tells what this host retries at the moment. Only the host itself knows that while the
-//! database is down.
+//! A token identifies the requester, and requests are recorded under the token's name. The API also has a request
+//! that the command line lacks: what this host retries at the moment. While the database is down, only the host
+//! itself knows this.
 
 mod connections;
 
@@ -32,13 +32,13 @@ use crate::operations::{OperationError, control, dead_letters, status};
 use crate::retry::Retries;
 use connections::{Bounded, Bounds, Carrier, busy};
 
-/// Most bytes of a request's body.
+/// The size limit of a request's body.
 const BODY_BYTES: usize = 64 * 1024;
-/// Longest time in which a request's body must arrive.
+/// A request's body must arrive within this time.
 const BODY_TIME: Duration = Duration::from_secs(10);
-/// Requests that are processed at the same time. Each opens connections of its own.
+/// How many requests are processed at the same time. Each opens database connections of its own.
 const AT_ONCE: usize = 4;
-/// Most dead letters in one answer.
+/// How many dead letters one answer has at most.
 const MOST_LETTERS: u32 = 1_000;
 /// How long a request waits until a lane starts to process it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -46,9 +46,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Admin {
     config: Config,
     retries: Retries,
+    /// Permits of requests that are processed.
     turns: Semaphore,
-    /// Permits of requests that wait for a lane. Apart from `turns`, so that waiting requests do not block
-    /// the others.
+    /// Permits of requests that wait for a lane. Separate from `turns`, so that waiting requests do not block the
+    /// others.
     waiting: Semaphore,
 }
 
@@ -131,11 +132,11 @@ impl From<OperationError> for Refused {
 }
 
 impl Admin {
-    /// The name of the request's token, and what this token permits.
-    fn whose(&self, parts: &Parts) -> Result<(&str, May), Refused> {
+    /// The name of the request's token, and what this token permits. An error if the token is unknown.
+    fn authenticate(&self, parts: &Parts) -> Result<(&str, May), Refused> {
         let given = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let given = given.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
-        // Digests are compared, not tokens: so the time of the comparison reveals nothing about a token.
+        // Compares digests, not tokens, so that the duration of the comparison reveals nothing about a token.
         let digest = Sha256::digest(given);
         let tokens = self.config.admin.iter().flat_map(|admin| &admin.tokens);
         let mut known = tokens.filter(|(_, one)| Sha256::digest(&*one.token) == digest && !given.is_empty());
@@ -148,6 +149,7 @@ impl Admin {
         })
     }
 
+    /// Waits until the request may be processed.
     async fn turn(&self) -> SemaphorePermit<'_> {
         self.turns.acquire().await.expect("the semaphore is never closed")
     }
@@ -157,7 +159,7 @@ impl FromRequestParts<Arc<Admin>> for Reader {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, admin: &Arc<Admin>) -> Result<Self, Refused> {
-        admin.whose(parts).map(|_| Self)
+        admin.authenticate(parts).map(|_| Self)
     }
 }
 
@@ -165,7 +167,7 @@ impl FromRequestParts<Arc<Admin>> for Operator {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, admin: &Arc<Admin>) -> Result<Self, Refused> {
-        match admin.whose(parts)? {
+        match admin.authenticate(parts)? {
             (name, May::Operate) => Ok(Self(name.to_owned())),
             (name, May::Read) => Err(Refused {
                 status: StatusCode::FORBIDDEN,
@@ -235,7 +237,7 @@ struct Reason {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct PerhapsReason {
+struct OptionalReason {
     reason: Option<String>,
 }
 
@@ -257,7 +259,7 @@ async fn resume(
     Path(name): Path<String>,
     Body(body): Body,
 ) -> Answer<impl Serialize> {
-    let PerhapsReason { reason } = parse(&body)?;
+    let OptionalReason { reason } = parse(&body)?;
     let _turn = admin.turn().await;
     control::resume(&admin.config, &name, &Requester::new(by, reason)).await?;
     Ok(Json(json!({ "resumed": name })))
@@ -280,9 +282,9 @@ async fn skip(
 ) -> Answer<impl Serialize> {
     let Skip { topic, partition, to, reason } = parse(&body)?;
     let what = control::Skip { generation: None, partition: Partition::new(topic, partition), to };
-    let asked = Requester::new(by, Some(reason));
+    let requester = Requester::new(by, Some(reason));
     let _turn = admin.turn().await;
-    Ok(Json(control::skip(&admin.config, &name, &what, &asked).await?))
+    Ok(Json(control::skip(&admin.config, &name, &what, &requester).await?))
 }
 
 #[derive(Deserialize)]
@@ -358,6 +360,7 @@ async fn discard(
 }
 
 impl Admin {
+    /// Requests an action for a dead letter, and waits for its result.
     async fn request(
         &self,
         action: DeadLetterAction,

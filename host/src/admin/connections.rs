@@ -3,9 +3,9 @@
 //! A client without a token can open connections. They must not use up the file descriptors that the host
 //! needs for databases and brokers, and must not keep other clients from being answered. Invariants:
 //!
-//! - At most [`Bounds::most`] connections are open, and one more that was just accepted.
-//! - A connection is closed after [`Bounds::patience`] if it has no request, or an incomplete head of a
-//!   request, or if the client does not read the answer. Single bytes do not extend the time for a head.
+//! - At most `Bounds::most` connections are open, and one more that was just accepted.
+//! - A connection is closed after `Bounds::patience` if it has no request, or an incomplete head of a request, or if
+//!   the client does not read the answer. Single bytes do not extend the time for a head.
 //! - If all places are taken, a new connection gets the place of the connection that has waited longest
 //!   without a request. A request that is being processed is never interrupted.
 
@@ -30,12 +30,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-/// Longest interval between two log lines that say that all connections are taken.
-const TOLD: Duration = Duration::from_secs(60);
+/// The shortest interval between two warnings that all connections are in use.
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
+    /// How many connections may be open.
     pub(super) most: usize,
+    /// How long a connection may wait for its client.
     pub(super) patience: Duration,
 }
 
@@ -55,21 +57,23 @@ pub(super) struct Bounded {
     places: Arc<Semaphore>,
     /// The open connections, oldest first. May contain some that are closed.
     open: VecDeque<Weak<State>>,
-    told: Option<Instant>,
+    last_warning: Option<Instant>,
 }
 
 impl Bounded {
     pub(super) fn new(listener: TcpListener, bounds: Bounds) -> Self {
         let places = Arc::new(Semaphore::new(bounds.most));
-        Self { listener, bounds, places, open: VecDeque::new(), told: None }
+        Self { listener, bounds, places, open: VecDeque::new(), last_warning: None }
     }
 
+    /// Waits for a place for a new connection. If all places are taken, closes the connection that has waited longest
+    /// without a request.
     async fn place(&mut self) -> OwnedSemaphorePermit {
         if let Ok(place) = self.places.clone().try_acquire_owned() {
             return place;
         }
-        if self.told.is_none_or(|told| told.elapsed() >= TOLD) {
-            self.told = Some(Instant::now());
+        if self.last_warning.is_none_or(|last| last.elapsed() >= WARNING_INTERVAL) {
+            self.last_warning = Some(Instant::now());
             let most = self.bounds.most;
             tracing::warn!(
                 most,
@@ -168,6 +172,7 @@ impl Connection {
         Self { stream, state, patience, deadline, evicted, answered: 0, is_stalled: false, _place: place }
     }
 
+    /// Gives the client the whole time again.
     fn extend(&mut self) {
         self.deadline.as_mut().reset(Instant::now() + self.patience);
     }
@@ -279,12 +284,12 @@ mod tests {
     const FAST: &str = "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn who_sends_no_whole_head_is_closed_however_often_a_byte_comes() {
+    async fn a_connection_without_a_complete_head_is_closed_even_if_single_bytes_arrive() {
         let address = serve(Bounds { most: 8, patience: Duration::from_millis(500) }).await;
         let begun = std::time::Instant::now();
         let mut client = connect(address, UNFINISHED);
         while client.write_all(b"a").is_ok() {
-            assert!(begun.elapsed() < Duration::from_secs(30), "it is never closed");
+            assert!(begun.elapsed() < Duration::from_secs(30), "the connection is never closed");
             std::thread::sleep(Duration::from_millis(20));
         }
         assert_eq!(rest(connect(address, UNFINISHED)), "");
@@ -292,7 +297,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_request_that_takes_longer_is_answered_and_the_next_one_too() {
+    async fn a_slow_request_is_answered_and_the_next_one_too() {
         let patience = Duration::from_millis(300);
         let address = serve(Bounds { most: 1, patience }).await;
         let mut client = connect(address, "GET /slow HTTP/1.1\r\nhost: a\r\n\r\n");
@@ -308,7 +313,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_new_connection_gets_the_place_of_the_one_that_waits_longest() {
+    async fn a_new_connection_gets_the_place_of_the_connection_that_waits_longest() {
         let address = serve(Bounds { most: 4, patience: Duration::from_secs(3_600) }).await;
         let mut waiting: Vec<Client> = (0..4).map(|_| connect(address, UNFINISHED)).collect();
         assert!(rest(connect(address, FAST)).ends_with("fast"));
@@ -322,7 +327,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn who_does_not_take_the_answer_gives_the_place_back() {
+    async fn a_client_that_does_not_read_the_answer_loses_its_place() {
         let address = serve(Bounds { most: 1, patience: Duration::from_millis(300) }).await;
         let _never_reads = connect(address, "GET /large HTTP/1.1\r\nhost: a\r\n\r\n");
         let (done, answer) = mpsc::channel();
