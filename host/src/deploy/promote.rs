@@ -43,7 +43,7 @@ const SWITCH_TIME: Duration = Duration::from_secs(10);
 const SWITCH_PAUSE: Duration = Duration::from_millis(500);
 /// A host notices within this time that a generation has come to the end of its topics.
 const CAUGHT_UP_TIME: Duration = Duration::from_secs(3);
-/// How often the store is asked for it.
+/// How often the generation's status is read meanwhile.
 const CAUGHT_UP_INTERVAL: Duration = Duration::from_millis(100);
 /// How many of the rows that differ are shown.
 pub const SAMPLES: usize = 10;
@@ -353,7 +353,7 @@ async fn switch(
             return Ok(store.promote(&new.generation, topics, origin, requester).await?);
         }
         if began.elapsed() > MOST_BARRIER_TIME {
-            let why = format!("did not reach it while the live one was stopped for {MOST_BARRIER_TIME:?}");
+            let why = format!("did not catch up while the live one was stopped for {MOST_BARRIER_TIME:?}");
             return Err(refused(&behind, &why));
         }
         tokio::time::sleep(OFFSETS_INTERVAL).await;

@@ -2,7 +2,7 @@
 //!
 //! Each operation proposes a deployment to the store and waits for its result. Hosts carry it out: every live host
 //! first reports whether it can run the component. If no host is live, the command carries it out itself. A command
-//! that stops waiting leaves the deployment open, and hosts go on with it.
+//! that stops waiting leaves the deployment open, and hosts continue with it.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
