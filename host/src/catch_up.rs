@@ -1,14 +1,12 @@
 //! Which host builds a new generation: a single host, if the order between partitions matters.
 //!
-//! The order matters if the rows depend on it, or if the effect or the rejection of an event depends on
-//! rows that events of other partitions write. A consumer merges its partitions by time (see
-//! [`source`](projector_kafka)), but Kafka may assign the topics to different hosts, and each host merges
-//! only its own partitions. So the other hosts wait until the new generation is caught up and, if it is
-//! built beside the live one, until readers see it. During the build, no partition moves from one host to
-//! another while events are written. Afterwards all hosts share the partitions, and events are read as they
-//! arrive.
+//! The order matters if the rows depend on it, or if the effect or the rejection of an event depends on rows that
+//! events of other partitions write. A consumer merges its partitions by time (see [`projector_kafka`]). But if several
+//! hosts are in the consumer group, each host merges only its own partitions. So one host takes the *catch-up lock* and
+//! reads all partitions. The other hosts wait until the generation is caught up and, if it is built beside the live
+//! one, until it is live. After that, all hosts share the partitions, and events are read as they arrive.
 //!
-//! Progress is more important than order: the other hosts do not wait for a host that makes no progress.
+//! Progress is more important than order: if the host with the lock makes no progress, the waiting hosts join it.
 //!
 //! `ends` decides when a generation is caught up, for all its lanes and hosts.
 
@@ -23,41 +21,42 @@ use projector_store::{CatchUp, CatchingUp, Progress, Store, StoreError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use ends::follow;
+pub use ends::watch;
 
-/// How often a waiting host asks.
+/// How often a waiting host asks the store for the catch-up lock.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// Whether a single host builds the projection's generations. The order between partitions matters, or each
-/// batch must see the batches before it; then more hosts would not be faster either.
-pub fn needs_order(contract: &Contract) -> bool {
-    contract.needs_one_writer() || order_shows(contract)
+/// Whether a single host builds the projection's generations: because rows depend on the order between partitions, or
+/// because each batch must see the rows of the batches before it. In the second case, batches are written one after the
+/// other, so more hosts would not be faster.
+pub fn needs_one_host(contract: &Contract) -> bool {
+    contract.needs_one_writer() || depends_on_order(contract)
 }
 
-/// Whether rows depend on the order between partitions, so that partitions are merged by time even after
-/// catching up.
-pub fn order_shows(contract: &Contract) -> bool {
+/// Whether rows depend on the order between partitions. If so, partitions that are behind are merged by time even after
+/// the generation is caught up.
+pub fn depends_on_order(contract: &Contract) -> bool {
     !order::unsettled(contract).is_empty()
 }
 
 /// How a projection's partitions are merged, while the generation catches up and afterwards.
 pub fn merging(contract: &Contract, is_caught_up: bool, skew: Duration) -> Merging {
-    let then = match order_shows(contract) {
+    let then = match depends_on_order(contract) {
         true => MergeOrder::TimeWhileBehind,
         false => MergeOrder::Arrival,
     };
     let order = match is_caught_up {
         true => then,
-        false if needs_order(contract) => MergeOrder::Time,
+        false if needs_one_host(contract) => MergeOrder::Time,
         false => MergeOrder::TimeWhileBehind,
     };
     Merging { order, then, skew }
 }
 
-/// The state of catching up, which the lanes of this host share.
+/// Whether a generation is caught up. The lanes of this host share it.
 pub struct CatchUpState {
     lock: CatchingUp,
-    /// Other hosts wait for this one.
+    /// This host builds the generation alone, and the other hosts wait.
     alone: bool,
     caught_up: CancellationToken,
 }
@@ -67,7 +66,7 @@ impl CatchUpState {
         Self { lock, alone, caught_up: CancellationToken::new() }
     }
 
-    /// Whether the generation is caught up. Any host may have detected this.
+    /// Whether the generation is caught up. This host or another one may have detected it.
     pub fn is_caught_up(&self) -> bool {
         self.caught_up.is_cancelled()
     }
@@ -77,23 +76,24 @@ impl CatchUpState {
         self.caught_up.cancelled().await;
     }
 
-    /// Whether all hosts share the partitions from now on.
+    /// Whether all hosts share the partitions from now on: the generation is caught up, and is not built by one host
+    /// alone beside the live one.
     pub fn is_over(&self, role: Role) -> bool {
         self.is_caught_up() && !(self.alone && role == Role::Building)
     }
 
-    /// Whether this host still has the catch-up lock: a restart of the database takes the lock away.
+    /// Whether this host still has the catch-up lock. A restart of the database releases it.
     pub async fn is_held(&self) -> bool {
         self.lock.is_held().await
     }
 }
 
-/// Decides whether this host catches the generation up.
+/// Waits until this host may run the generation.
 ///
-/// `Some`: yes; as the only host, if `alone`. If another host does so already, this host waits until that
-/// host has made no progress for `patience`, and then works beside it. `None`: all hosts share the
-/// partitions, or `stop` is cancelled.
-pub async fn turn(
+/// `Some`: the generation is not caught up, and this host catches it up, as the only host if `alone`. While another host
+/// builds the generation alone, this host waits. If the other host makes no progress for `patience`, this host works
+/// beside it. `None`: the generation is caught up, so all hosts share the partitions; or `stop` is cancelled.
+pub async fn wait_for_turn(
     store: &dyn Store,
     generation: &Generation,
     alone: bool,

@@ -1,10 +1,10 @@
-//! The control state of a store: the status of its generations, operators' requests and open deployments,
-//! as this host last read them.
+//! The control state of a store, as this host last read it: the status of its generations, operators' requests and open
+//! deployments.
 //!
-//! Twice a second, one task per store writes this host's heartbeat and reads the whole state. Lanes and
-//! supervisors watch the result, so their number does not change the load on the database.
+//! Twice a second, one task per store writes this host's heartbeat and reads the whole state. Lanes and supervisors
+//! watch the copy in memory, so the load on the database does not grow with their number.
 
-mod silence;
+mod unresponsive;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,39 +45,39 @@ pub struct HostId {
 #[derive(Clone)]
 pub struct ControlStateWatcher {
     state: watch::Receiver<Arc<ControlState>>,
-    heard: Arc<watch::Sender<Arc<ControlState>>>,
+    publish: Arc<watch::Sender<Arc<ControlState>>>,
     store: Weak<dyn Store>,
     host: HostId,
-    /// Why the store counts as silent, while it does.
-    silent: watch::Receiver<Option<Arc<str>>>,
-    /// The host has deregistered: no more heartbeats.
-    left: Arc<AtomicBool>,
+    /// Why the store counts as unresponsive. `None`: it answers.
+    unresponsive: watch::Receiver<Option<Arc<str>>>,
+    /// The host has deregistered, and writes no more heartbeats.
+    deregistered: Arc<AtomicBool>,
 }
 
 impl ControlStateWatcher {
-    /// Reads the control state, and keeps reading it for as long as the store is used. While the store does
-    /// not answer, the last state stays valid. `backoff` reports a store that does not answer.
+    /// Reads the control state now, and then at every interval for as long as the store is used. While the store does
+    /// not answer, the last state stays valid. `backoff` reports that the store does not answer.
     pub async fn open(store: &Arc<dyn Store>, host: HostId, backoff: Backoff) -> Result<Self, StoreError> {
         store.heartbeat(host.id, &host.name, &host.members.all()).await?;
-        let (heard, state) = watch::channel(Arc::new(ask(&**store).await?));
-        let (store, left) = (Arc::downgrade(store), Arc::default());
-        let (tell, silent) = watch::channel(None);
+        let (publish, state) = watch::channel(Arc::new(read(&**store).await?));
+        let (store, publish, deregistered) = (Arc::downgrade(store), Arc::new(publish), Arc::default());
+        let (report, unresponsive) = watch::channel(None);
         let (failed, failure) = watch::channel(None);
-        tokio::spawn(silence::watch(store.clone(), failure, tell, backoff));
-        let watcher = Self { state, heard: Arc::new(heard), store, host, silent, left };
-        let asking = watcher.clone();
+        tokio::spawn(unresponsive::watch(store.clone(), failure, report, backoff));
+        let watcher = Self { state, publish, store, host, unresponsive, deregistered };
+        let refresher = watcher.clone();
         tokio::spawn(async move {
             loop {
                 tokio::time::sleep(INTERVAL).await;
-                if asking.store.strong_count() == 0 {
+                if refresher.store.strong_count() == 0 {
                     return;
                 }
-                // A failed read is repeated at the next interval. The read runs in a task of its own, so
-                // that a panic does not end the loop.
-                let question = asking.clone();
-                let answer = tokio::spawn(async move { question.refresh().await }).await;
-                failed.send_replace(match answer {
-                    Ok(answer) => answer.err().map(|error| match &error {
+                // A failed read is repeated at the next interval. Each read runs in a task of its own, so that a panic
+                // in it does not end the loop.
+                let refresh = refresher.clone();
+                let refreshed = tokio::spawn(async move { refresh.refresh().await }).await;
+                failed.send_replace(match refreshed {
+                    Ok(refreshed) => refreshed.err().map(|error| match &error {
                         StoreError::Unavailable(outage) => Blocker::new(outage.kind, outage),
                         error => Blocker::new(error.blocker(), error),
                     }),
@@ -91,11 +91,11 @@ impl ControlStateWatcher {
     /// Writes a heartbeat and reads the control state now.
     pub async fn refresh(&self) -> Result<(), StoreError> {
         let Some(store) = self.store.upgrade() else { return Ok(()) };
-        if !self.left.load(Ordering::Relaxed) {
+        if !self.deregistered.load(Ordering::Relaxed) {
             store.heartbeat(self.host.id, &self.host.name, &self.host.members.all()).await?;
         }
-        let state = ask(&*store).await?;
-        self.heard.send_if_modified(|known| {
+        let state = read(&*store).await?;
+        self.publish.send_if_modified(|known| {
             let changed = **known != state;
             *known = Arc::new(state);
             changed
@@ -103,18 +103,17 @@ impl ControlStateWatcher {
         Ok(())
     }
 
-    /// Removes this host's heartbeat. If that fails, the heartbeat expires by itself.
+    /// Removes this host's heartbeat row. If that fails, the heartbeat expires by itself.
     pub async fn deregister(&self) {
-        self.left.store(true, Ordering::Relaxed);
+        self.deregistered.store(true, Ordering::Relaxed);
         if let Some(store) = self.store.upgrade() {
             let _ = store.deregister(self.host.id).await;
         }
     }
 
-    /// Waits until the store is silent, so that this host cannot continue with it. Returns the reason.
-    /// Cancel safe.
-    pub async fn silent(&mut self) -> Arc<str> {
-        let reason = self.silent.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+    /// Waits until the store counts as unresponsive: this host cannot continue with it. Returns the reason. Cancel safe.
+    pub async fn unresponsive(&mut self) -> Arc<str> {
+        let reason = self.unresponsive.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
         match reason {
             Some(reason) => reason,
             None => std::future::pending().await,
@@ -140,7 +139,7 @@ impl ControlStateWatcher {
     }
 }
 
-async fn ask(store: &dyn Store) -> Result<ControlState, StoreError> {
+async fn read(store: &dyn Store) -> Result<ControlState, StoreError> {
     let control = store.control_state().await?;
     let generations = control.into_iter().map(|control| (control.generation.id, control)).collect();
     Ok(ControlState { generations, open: store.open_deployments().await? })

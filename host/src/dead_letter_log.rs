@@ -1,5 +1,5 @@
-//! Logs dead letters: the first of each code at once, later ones as a sum once a minute. Their details are
-//! data, and are only in the store.
+//! Logs dead letters: the first one of each code at once, later ones as a number once a minute. Their keys, values and
+//! reasons are data of the events, so they are not logged: they are only in the store.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -11,17 +11,17 @@ use projector_core::generation::Generation;
 use projector_store::DeadLetter;
 use tokio::time::Instant;
 
-/// How often later dead letters are summed up.
-const PACE: Duration = Duration::from_secs(60);
-/// After this time without a dead letter of a code, the next one counts as the first again.
-const QUIET: Duration = Duration::from_secs(300);
+/// How often the number of later dead letters is logged.
+const INTERVAL: Duration = Duration::from_secs(60);
+/// After this time without a dead letter of a code, the next one is logged as a first one again.
+const FORGET_AFTER: Duration = Duration::from_secs(300);
 
 /// For one run of a projection; shared by its lanes. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct DeadLetterLog(Arc<Mutex<BTreeMap<String, Told>>>);
+pub struct DeadLetterLog(Arc<Mutex<BTreeMap<String, Logged>>>);
 
 /// What was logged for a code.
-struct Told {
+struct Logged {
     /// Dead letters that were not logged yet.
     more: u64,
     last: Position,
@@ -38,48 +38,48 @@ impl DeadLetterLog {
         for DeadLetter { event, failure, .. } in dead {
             let (last, at) = (event.position.clone(), Instant::now());
             match codes.get_mut(&failure.code) {
-                Some(told) => *told = Told { more: told.more + 1, last, at },
+                Some(logged) => *logged = Logged { more: logged.more + 1, last, at },
                 None => {
-                    say_first(generation, &failure.code, failure.kind.as_str(), &last);
-                    codes.insert(failure.code.clone(), Told { more: 0, last, at });
+                    log_first(generation, &failure.code, failure.kind.as_str(), &last);
+                    codes.insert(failure.code.clone(), Logged { more: 0, last, at });
                 }
             }
         }
     }
 
-    /// Logs the number of dead letters since the last sum.
-    pub fn sum_up(&self, generation: &Generation) {
+    /// Logs the number of dead letters of each code that were not logged yet.
+    pub fn log_more(&self, generation: &Generation) {
         let mut codes = self.lock();
-        for (code, told) in codes.iter_mut().filter(|(_, told)| told.more > 0) {
-            let Position { partition, offset } = &told.last;
+        for (code, logged) in codes.iter_mut().filter(|(_, logged)| logged.more > 0) {
+            let Position { partition, offset } = &logged.last;
             tracing::warn!(
                 projection = generation.projection,
                 generation = generation.number,
                 code,
-                events = std::mem::take(&mut told.more),
+                events = std::mem::take(&mut logged.more),
                 topic = &*partition.topic,
                 partition = partition.number,
                 offset,
-                "more dead letters with this code; the position is that of the last one"
+                "more dead letters with this code; the position is the one of the last of them"
             );
         }
-        codes.retain(|_, told| told.at.elapsed() < QUIET);
+        codes.retain(|_, logged| logged.at.elapsed() < FORGET_AFTER);
     }
 
-    /// Calls [`sum_up`](Self::sum_up) once a minute, for as long as the future is polled.
-    pub async fn keep_summing_up(&self, generation: &Generation) -> Infallible {
+    /// Calls [`log_more`](Self::log_more) once a minute, for as long as the future is polled.
+    pub async fn log_more_at_intervals(&self, generation: &Generation) -> Infallible {
         loop {
-            tokio::time::sleep(PACE).await;
-            self.sum_up(generation);
+            tokio::time::sleep(INTERVAL).await;
+            self.log_more(generation);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Told>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Logged>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn say_first(generation: &Generation, code: &str, kind: &str, Position { partition, offset }: &Position) {
+fn log_first(generation: &Generation, code: &str, kind: &str, Position { partition, offset }: &Position) {
     let projection = &*generation.projection;
     let advice = format!(
         "`projector dlq list {projection} --code {code}` lists the events with this code, and `projector dlq show {projection} NUMBER` shows one, why it failed, and what to do"
@@ -93,6 +93,6 @@ fn say_first(generation: &Generation, code: &str, kind: &str, Position { partiti
         partition = partition.number,
         offset,
         advice,
-        "an event failed and became a dead letter; further ones with this code are logged as a sum"
+        "an event failed and became a dead letter; of further ones with this code, only the number is logged"
     );
 }

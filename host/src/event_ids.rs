@@ -1,15 +1,14 @@
-//! Forgets the ids of handled events, when their window has passed.
+//! Deletes the stored ids of handled events when their window has passed.
 //!
-//! An id must be remembered as long as a duplicate of its event may arrive, in any partition of the topic,
-//! and for all lanes and hosts. Partitions advance at different speeds: during a rebuild or after an
-//! outage, one may be weeks ahead of another. So batches never forget ids. Instead, this task looks at all
-//! partitions of a topic from time to time, and forgets the ids that are outside the window for every
-//! partition.
+//! The ids detect a producer's duplicates. An id must be stored as long as a duplicate of its event may arrive, in any
+//! partition of the topic, at any lane or host. Partitions advance at different speeds: during a rebuild or after an
+//! outage, one may be weeks ahead of another. So a batch never deletes ids. Instead, this task checks all partitions of
+//! a topic at intervals, and deletes the ids that are outside the window of every partition.
 //!
-//! Invariants: if a partition of a topic is unknown or cannot be read, no id of the topic is forgotten. The
-//! window of a partition is counted back from the record time of its last settled event, which is the last
-//! event whose outcome is committed. A partition that has been at the end of its log for a whole window,
-//! without a new event, keeps no ids. A record time in the future counts as now.
+//! Invariants: if a partition of a topic is unknown or cannot be read, no id of the topic is deleted. The window of a
+//! partition is counted back from the record time of its last *settled* event: the last event whose outcome is
+//! committed. A partition that has been at the end of its log for a whole window, without a new event, keeps no id from
+//! being deleted. A record time in the future counts as now.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,14 +22,14 @@ use projector_store::{Store, WriteTarget};
 use crate::event_time::{EventTimeError, Reach, reaches};
 use crate::retry::{Backoff, Retries};
 
-/// How often ids are forgotten.
+/// The pause between two rounds of deletes.
 const INTERVAL: Duration = Duration::from_secs(15);
-/// Most ids that one statement deletes, so that it ends long before the statement timeout.
+/// One statement deletes at most this many ids, so that it ends long before the statement timeout.
 const AT_ONCE: u64 = 10_000;
 
-/// Forgets ids of a generation for as long as the generation runs; never returns. `active`: the contract of
-/// the active version, if it is known. Failures are retried and shown as retries.
-pub async fn keep_forgetting(
+/// Deletes old ids of a generation for as long as the generation runs; never returns. `active`: the contract of the
+/// active version, if it is known. A failed round is repeated after a backoff, and is shown as a retry.
+pub async fn delete_old_ids(
     deployment: &WriteTarget,
     store: &dyn Store,
     log: &KafkaAdmin,
@@ -46,11 +45,11 @@ pub async fn keep_forgetting(
                     backoff.succeeded();
                     if forgotten > 0 {
                         let projection = &*deployment.generation.projection;
-                        tracing::debug!(projection, forgotten, "forgot ids of handled events");
+                        tracing::debug!(projection, forgotten, "deleted old ids of handled events");
                     }
                 }
                 Err(error) => {
-                    let what = format!("cannot forget ids of handled events: {error}");
+                    let what = format!("cannot delete old ids of handled events: {error}");
                     backoff.failed(error.kind(), &what);
                     pause = backoff.delay();
                 }
@@ -60,7 +59,7 @@ pub async fn keep_forgetting(
     }
 }
 
-/// Returns the number of forgotten ids.
+/// One round of deletes. Returns the number of deleted ids.
 async fn forget(
     deployment: &WriteTarget,
     store: &dyn Store,
@@ -97,13 +96,15 @@ fn window(contract: &Contract, topics: &TopicMapping, physical: &str) -> Option<
     declared.map(|id| id.window_seconds).max()
 }
 
-/// How far a partition has come, if its checkpoint alone tells: an event was settled within the window.
+/// How far a partition has come, if its stored checkpoint alone shows this: an event was settled within the last window.
+/// Otherwise the partition may be at the end of its log or behind, and only the log shows which.
 fn reach_of_checkpoint(state: &RecordTime, window_seconds: u32) -> Option<Reach> {
     let is_moving = state.idle_seconds <= i64::from(window_seconds);
     state.recorded_at.filter(|_| is_moving).map(Reach::From)
 }
 
-/// The time of a [`Horizon`] for partitions that have come this far. `None` if nothing may be forgotten.
+/// The time of a [`Horizon`] for partitions that have come this far: that of the partition that is furthest behind, or
+/// `None` if all are at now. No horizon if a partition is unknown: then nothing may be deleted.
 fn horizon(reaches: &[Reach]) -> Option<Option<i64>> {
     let mut time = None;
     for reach in reaches {
@@ -130,7 +131,7 @@ mod tests {
         assert_eq!(
             reach_of_checkpoint(&state(Some(5), 61), 60),
             None,
-            "the log tells whether more is to come"
+            "only the log shows whether more events follow"
         );
         assert_eq!(reach_of_checkpoint(&state(None, 0), 60), None);
     }
@@ -154,7 +155,7 @@ mod tests {
         });
         let contract = projector_model::Descriptor::from_json(&descriptor.to_string())
             .and_then(projector_model::Descriptor::check)
-            .expect("it is sound");
+            .expect("a valid descriptor");
         let named = |name: &str| projector_core::topics::PhysicalTopics::named(name).expect("legal");
         let topics = TopicMapping::new([
             ("a".to_owned(), named("shared")),

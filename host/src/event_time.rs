@@ -1,8 +1,8 @@
 //! How far a generation has come in event time.
 //!
-//! Each partition has a time of its own: the record time of its last settled event. A partition at the end
-//! of its log counts as being at now, since the next event is not older. If a partition is not known or
-//! cannot be read, its time is unknown.
+//! Event time is the time in the records' timestamps. Each partition has its own: the record time of its last *settled*
+//! event, which is the last event whose outcome is committed. A partition at the end of its log counts as being at now,
+//! since its next event will not be older. If a partition is not known or cannot be read, its time is unknown.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ impl EventTimeError {
 /// How old the next event of a partition may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
-    /// Not older than this, in microseconds since 1970.
+    /// Not older than this time, in microseconds since 1970.
     From(i64),
     /// Not older than now.
     Now,
@@ -57,8 +57,8 @@ fn reach(recorded_at: Option<i64>, unread: Unread) -> Reach {
     }
 }
 
-/// How far each partition of a topic has come. `settled` returns the answer for partitions whose checkpoint
-/// alone tells; for the others, the log is read.
+/// How far each partition of a topic has come. `settled` returns the answer for a partition whose stored checkpoint
+/// alone shows it. For the others, the log is read.
 pub async fn reaches(
     deployment: &WriteTarget,
     store: &dyn Store,
@@ -91,7 +91,8 @@ pub async fn reaches(
     Ok(reaches)
 }
 
-/// An error is not returned: the consumer reports it for the same partition.
+/// The first event that is not settled, from an offset on. An error counts as unknown and is not returned: the consumer
+/// reports the same error.
 async fn first_unread(log: &KafkaAdmin, partition: Partition, from: i64) -> Unread {
     match log.first_visible(partition, from).await {
         Ok(None) => Unread::None,
@@ -108,7 +109,7 @@ mod tests {
     fn a_quiet_partition_is_at_now_unless_it_is_behind() {
         assert_eq!(reach(Some(5), Unread::None), Reach::Now);
         assert_eq!(reach(Some(5), Unread::Event(Some(9))), Reach::From(5));
-        assert_eq!(reach(None, Unread::Event(Some(9))), Reach::From(9), "of which nothing is settled");
+        assert_eq!(reach(None, Unread::Event(Some(9))), Reach::From(9), "no event is settled yet");
         assert_eq!(reach(None, Unread::Event(None)), Reach::Unknown);
         assert_eq!(reach(Some(5), Unread::Unknown), Reach::Unknown);
     }

@@ -1,5 +1,4 @@
-//! How current a read model is, from the store and the log. The pipeline is never asked, so the answer does
-//! not depend on a running host.
+//! How current a read model is, from its checkpoints in the store and from the log. Works without a running host.
 
 use projector_core::checkpoint::Watermarks;
 use projector_core::event::Partition;
@@ -8,7 +7,7 @@ use projector_kafka::{KafkaAdmin, LogError};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-/// Partitions that are asked about at the same time.
+/// The brokers are asked about at most this many partitions at the same time.
 const AT_ONCE: usize = 16;
 
 /// The events between a partition's checkpoint and the end of its log.
@@ -16,9 +15,9 @@ const AT_ONCE: usize = 16;
 pub struct Visibility {
     /// The last stable offset: a consumer with `read_committed` reads up to here.
     pub log_end: i64,
-    /// The number of events that are committed in the log and not in the read model: an upper bound, since
-    /// offsets without an event (commit markers, aborted or compacted events) after the first event are
-    /// counted. Zero if and only if a `read_committed` fetch from the checkpoint returns no event.
+    /// The number of events that are committed in the log and not in the read model. An upper bound: after the first
+    /// such event, offsets without an event (commit markers, aborted or compacted events) count too. Zero if and only
+    /// if a `read_committed` fetch from the checkpoint returns no event.
     pub lag: i64,
     /// Age of the oldest of these events by its timestamp, in milliseconds, never negative. Zero if there
     /// is no event; `None` if the event has no timestamp.
@@ -29,7 +28,7 @@ pub struct Visibility {
     pub open_transaction_ms: Option<i64>,
 }
 
-/// The visibility of a partition as far as it is known, and why it is unknown or incomplete.
+/// What is known about the visibility of a partition. `unknown`: why it is not known, or not completely.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
     pub visibility: Option<Visibility>,
@@ -42,8 +41,8 @@ impl Seen {
     }
 }
 
-/// Visibility of each partition from its checkpoint on, in the order of `asked`. A partition that cannot be
-/// read does not affect the others.
+/// The visibility of each partition from its checkpoint on, in the order of `asked`. A partition that cannot be read
+/// does not affect the others.
 pub async fn visibility(
     log: &KafkaAdmin,
     asked: Vec<(Partition, i64, Watermarks)>,
@@ -81,14 +80,14 @@ async fn of_partition(
     now_ms: i64,
 ) -> Seen {
     let age = |timestamp: i64| (now_ms - timestamp).max(0);
-    let trouble = |error: LogError| Blocker::new(error.kind(), error);
+    let blocker = |error: LogError| Blocker::new(error.kind(), error);
     let (open_transaction_ms, mut unknown) = match log.open_transaction(partition.clone()).await {
         Ok(open) => (open.map(age), None),
-        Err(error) => (None, Some(trouble(error))),
+        Err(error) => (None, Some(blocker(error))),
     };
     let mut seen = Visibility { log_end: marks.high, lag: 0, freshness_ms: Some(0), open_transaction_ms };
     if checkpoint < marks.high {
-        // Events that retention removed cannot be fetched. The rest is counted.
+        // Events that retention has removed cannot be fetched: count from the beginning of the log.
         let from = checkpoint.max(marks.low);
         match log.first_visible(partition, from).await {
             Ok(None) => {}
@@ -96,11 +95,11 @@ async fn of_partition(
                 seen.lag = marks.high - offset;
                 seen.freshness_ms = timestamp_ms.map(age);
             }
-            // There may be events or none: `lag` is the upper bound, and their age is unknown.
+            // It is unknown whether there are events: `lag` is the upper bound, and their age is unknown.
             Err(error) => {
                 seen.lag = marks.high - from;
                 seen.freshness_ms = None;
-                unknown = Some(trouble(error));
+                unknown = Some(blocker(error));
             }
         }
     }

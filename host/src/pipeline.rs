@@ -1,16 +1,16 @@
-//! The path of an event, from top to bottom: source → batch → plugin → validate → plan → store.
+//! The path of an event: source → batch → plugin → validate → plan → store.
 //!
-//! Each lane of a projection runs one loop, and only the loop sees every stage; the stages do not see each other.
+//! Each lane of a projection runs one loop. Only this loop uses all stages; the stages do not use each other.
 //!
 //! # Invariants
 //!
-//! - A batch's rows and its checkpoints are committed in one transaction. Until that commit, nothing has happened: the
-//!   batch can be tried again, made smaller, or dropped and read again.
-//! - A commit succeeds only from the checkpoint that this lane knows. If another host has moved it, nothing is written,
-//!   and reading continues at the new checkpoint.
-//! - At most one batch is in a transaction. The next one may be with the plugin meanwhile; it is void if the batch before
-//!   it ends otherwise than expected.
-//! - Whatever is not a batch (requests of operators, waiting events, a change of version) happens between two batches.
+//! - A batch's rows and its checkpoints are committed in one transaction. Before this commit, a batch has no effect: it
+//!   can be tried again, made smaller, or dropped and read again.
+//! - A commit succeeds only if the stored checkpoints are the ones that this lane knows. If another host has moved one,
+//!   nothing is written, and the lane reads on from the new checkpoint.
+//! - At most one batch of a lane is in a transaction. The plugin may answer for the next batch at the same time. If the
+//!   batch before it is not committed as a whole, the next batch goes back into the buffer.
+//! - All other work (operators' requests, waiting events, a switch to another version) is done between two batches.
 
 mod batch_attempt;
 mod catch_up_progress;
@@ -34,7 +34,6 @@ use projector_kafka::{KafkaAdmin, Source};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::beginning::Starts;
 use crate::catch_up::CatchUpState;
 use crate::control_state::ControlStateWatcher;
 use crate::deploy::component_cache::ComponentCache;
@@ -42,6 +41,7 @@ use crate::project::FirstAnswers;
 use crate::project::purity::Call;
 use crate::retry::{Backoff, Retries, RunEnd};
 use crate::settle::Settler;
+use crate::start_offsets::Starts;
 use catch_up_progress::CatchUpProgress;
 use faults::Faults;
 use intake::Intake;
@@ -52,10 +52,10 @@ use ready_events::ReadyEvents;
 use switch::Switch;
 use throttle::Throttle;
 
-/// How often the write barrier is checked while it is not open, and how long other work waits for it.
+/// How often the write barrier is read while it is not open, and how long other work waits before it tries again.
 const BARRIER_INTERVAL: Duration = Duration::from_millis(100);
-/// How long the brokers may leave all questions unanswered before this lane leaves the group. Another host, or a new
-/// consumer, may reach them.
+/// If no broker has answered a request for this time, the lane leaves the consumer group: another host, or a new
+/// consumer, may reach the brokers.
 const UNANSWERED: Duration = Duration::from_secs(15);
 
 pub struct Pipeline {
@@ -63,15 +63,15 @@ pub struct Pipeline {
     pub log: KafkaAdmin,
     /// Where partitions without a checkpoint start.
     pub starts: Starts,
-    /// The compiled components: one of them may become the active one.
+    /// The compiled components. The lane switches to one of them when it becomes the active version.
     pub versions: Arc<ComponentCache>,
     pub source: Source,
     pub limits: BatchLimits,
     /// The control state: what operators want.
     pub watcher: ControlStateWatcher,
-    /// Failures that are being retried, for the status.
+    /// What is being retried, for `/v1/retrying`.
     pub retries: Retries,
-    /// Of a generation that is catching up. Its lanes share it.
+    /// The state that the lanes of a generation share while it catches up. `None`: it is caught up.
     pub catching_up: Option<Arc<CatchUpState>>,
     /// Whether the generation gets more lanes when it is caught up, in a new run.
     pub more_lanes: bool,
@@ -80,39 +80,39 @@ pub struct Pipeline {
     pub stop: CancellationToken,
 }
 
-/// What a run did. Logged at its end.
+/// What a run did, in numbers. Logged at its end.
 #[derive(Debug, Default, Clone, Copy)]
 struct Tally {
     batches: u64,
     events: u64,
-    /// Batches that were not committed because another host had moved a checkpoint.
+    /// Commits that were rejected because another host had moved a checkpoint (the failure kind `fenced`).
     fenced: u64,
     retries: u64,
     /// Statements that wrote the plugin's rows.
     statements: u64,
-    /// Times that rows were read for a batch.
+    /// Reads of stored rows for batches.
     reads: u64,
     /// Sampled events for which the plugin gave two different answers.
     impure: u64,
-    /// How long the lane rested, to leave the machine to the live generation and to other projections.
+    /// How long the lane rested, to leave CPU time and the database to the live generation and to other projections.
     rested: Duration,
 }
 
-/// Events of one transaction, and what is known of them before it begins.
+/// The events of the next transaction, and what is known about them before it begins.
 struct InFlightBatch {
     deliveries: Vec<Delivery>,
-    /// The plugin's answer to each event. `None`: not asked yet.
+    /// The plugin's first answers to each event. `None`: the plugin was not called yet.
     answers: Option<Vec<FirstAnswers>>,
-    /// How long the plugin took.
-    asked: Duration,
+    /// How long the calls of the plugin took.
+    plugin_time: Duration,
     /// The calls with rows, if the purity of this batch is checked.
     calls: Vec<Call>,
-    /// The partitions whose topic was deleted and created again. `None`: not checked yet.
-    foreign: Option<Vec<Partition>>,
+    /// The partitions whose topic was deleted and created again since they were read. `None`: not checked yet.
+    recreated: Option<Vec<Partition>>,
 }
 
 impl Pipeline {
-    /// Runs until it is asked to stop (`Ok`), or cannot go on.
+    /// Runs until it is asked to stop (`Ok`), or cannot continue.
     pub async fn run(self) -> Result<(), RunEnd> {
         let mut run = Run::new(self);
         let result = run.run().await;
@@ -144,7 +144,7 @@ struct Run {
     /// What is read and not committed yet.
     intake: Intake,
     requests: OperatorRequests,
-    /// Waiting events whose row has come.
+    /// Waiting events that can be tried again.
     ready: ReadyEvents,
     switch: Switch,
     throttle: Throttle,
@@ -205,8 +205,8 @@ impl Run {
         Ok(())
     }
 
-    /// The batch that the plugin has answered already, or else the next one, as soon as there are events for it. Does
-    /// everything else that is due between two batches. `None`: the run was asked to stop.
+    /// The next batch: `ahead`, which the plugin has answered already, or one from the buffer as soon as it has events.
+    /// Does all other work that is due between two batches. `None`: the run was asked to stop.
     async fn next_batch(
         &mut self,
         mut ahead: Option<InFlightBatch>,
@@ -216,7 +216,7 @@ impl Run {
             let generation = self.settler.deployment.generation.id;
             // None: the generation was removed.
             let control = self.watcher.of(generation).ok_or(RunEnd::Switch)?;
-            self.follow(&control, &mut ahead)?;
+            self.follow_control_state(&control, &mut ahead)?;
             if let Some(ended) = self.intake.ended.take() {
                 return Err(ended);
             }
@@ -227,11 +227,11 @@ impl Run {
             self.intake.faults.store().await;
             self.release_ready(control.any_ready).await?;
             let role = control.role;
-            self.serve(control).await?;
+            self.carry_out_requests(control).await?;
             self.record_topics().await;
             self.intake.positions.start_reading(&self.intake.source).await;
-            if let Some(trouble) = self.intake.positions.unanswered_for(UNANSWERED) {
-                return Err(RunEnd::GivesUp(trouble));
+            if let Some(blocker) = self.intake.positions.unanswered_for(UNANSWERED) {
+                return Err(RunEnd::LeaveGroup(blocker));
             }
             self.check_caught_up(role)?;
             if let Some(batch) = ahead.take().or_else(|| self.intake.take_batch()) {
@@ -239,7 +239,7 @@ impl Run {
             }
             let retry = self.next_retry();
             tokio::select! {
-                incoming = self.intake.source.next(), if !self.intake.is_crowded() => match incoming {
+                incoming = self.intake.source.next(), if !self.intake.is_full() => match incoming {
                     Some(incoming) => self.intake.receive(incoming),
                     None => return Err(RunEnd::Restart("the Kafka consumer ended".into())),
                 },
@@ -252,10 +252,10 @@ impl Run {
         }
     }
 
-    /// When something is to be tried again that no event announces.
+    /// When the next retry is due, of the kind that no event or message triggers.
     fn next_retry(&self) -> Option<Instant> {
         let retry = self.intake.positions.next_try().into_iter();
-        retry.chain(self.requests.again).chain(self.ready.at).chain(self.intake.barrier_again).min()
+        retry.chain(self.requests.retry_at).chain(self.ready.at).chain(self.intake.barrier_again).min()
     }
 }
 

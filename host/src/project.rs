@@ -1,11 +1,11 @@
-//! Asks the plugin what each event of a batch leads to.
+//! Calls the plugin for the events of a batch, and decides the outcome of each event.
 //!
 //! [`ask`] calls the plugin once for each event. Most events need no rows, so this answer is final. The call needs no
-//! database, so it runs ahead, while the batch before it commits. [`resolve`] then runs inside the transaction: it calls
-//! the plugin again, in order, for events that asked for rows.
+//! database, so it can run while the previous batch commits. [`resolve`] then runs inside the transaction: it calls the
+//! plugin again, in order, for events that asked for rows.
 //!
-//! Invariant: an event sees the stored rows as changed by all events before it. The rows are read for the whole batch at
-//! once in each round; see `resolver`.
+//! Invariant: an event sees the stored rows with the changes of all events before it. Each round of reads covers the
+//! whole batch: see `resolver`.
 
 mod call;
 mod caller;
@@ -29,11 +29,11 @@ use projector_model::{Contract, LookupCall};
 use projector_sandbox::{Answer, Found, Plugin};
 use projector_store::StoreError;
 
-/// An event's answer to its first call, without any rows. A failure is confirmed.
+/// The plugin's answer to an event without any rows. A failure was confirmed by a second call.
 pub type FirstAnswer = Result<Answer, Failure>;
 
-/// An event's answers to its first calls: one for each of its logical topics, in declared order, up to the
-/// first failure.
+/// The plugin's first answers to an event: one for each of its logical topics, in declared order, up to the first
+/// failure.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FirstAnswers {
     first: FirstAnswer,
@@ -66,12 +66,13 @@ impl From<FirstAnswer> for FirstAnswers {
 
 #[derive(Debug)]
 pub enum ProjectError {
-    /// A call exceeded its time limit. This machine may be at fault, so the call may be tried again.
+    /// The call for this event exceeded its time limit. The cause may be a busy machine as well as the plugin, so the
+    /// caller may try the event again.
     Timeout(Position),
     Store(StoreError),
-    /// The version on trial fails for the first event of the batch.
+    /// The version on trial fails for the first event of the batch. The caller tries the previous version.
     OnTrial(Failure),
-    /// An operator must decide about the next event.
+    /// The projection stops before the first event of the batch, until an operator acts.
     Blocker(Blocker),
 }
 
@@ -84,27 +85,28 @@ impl From<StoreError> for ProjectError {
 /// Reads stored rows: see [`Transaction::read`](projector_store::Transaction::read).
 pub type Read<'r> = dyn FnMut(&[LookupCall], usize) -> Result<Vec<Option<Vec<Row>>>, StoreError> + 'r;
 
-/// What answers to the events of a batch: a plugin, through its [`Caller`], or a double of it in a test.
+/// Answers the calls for the events of a batch: a plugin, through its [`Caller`], or a test double.
 pub trait Respondent {
     fn contract(&self) -> &Arc<Contract>;
 
-    /// The answer to an event, with the rows that it is shown. The answer is checked against the contract, and a
-    /// failure is confirmed by a second call. Blocks.
+    /// The answer to an event and the rows that it asked for. The answer is checked against the contract, and a failure
+    /// is confirmed by a second call. Blocks.
     fn call(&mut self, event: &Event, found: &[Found]) -> Result<FirstAnswer, ProjectError>;
 
-    /// Whether all calls together used this share of the batch's limits.
+    /// Whether all calls together have used this share of the batch's limits: of its fuel, its time, or its bytes. 1.0
+    /// is all of it.
     fn has_used(&self, part: f64) -> bool;
 
-    /// How many bytes of rows may be found for its events.
+    /// How many bytes of rows the lookups may find.
     fn room(&self) -> Room;
 }
 
 /// Limits for the bytes of rows that lookups find.
 #[derive(Debug, Clone, Copy)]
 pub struct Room {
-    /// For one event. An event that finds more fails.
+    /// For one event. An event whose lookups find more fails.
     pub of_event: usize,
-    /// For a batch, in addition to its first event. The batch ends before an event that finds more.
+    /// For all events of a batch but the first. The batch ends before an event with which it would exceed this limit.
     pub of_batch: usize,
 }
 
@@ -113,8 +115,8 @@ pub fn ask(plugin: &Plugin, batch: &[Delivery]) -> Result<Vec<FirstAnswers>, Pro
     first_answers(&mut Caller::new(plugin), batch)
 }
 
-/// Returns answers for each event, or for fewer, but for one at least: those that remain are to begin
-/// the next batch, because this one has used its fuel, its time or its bytes.
+/// Returns the answers to the events from the front of the batch, at least to one. If the calls have used up the batch's
+/// fuel, time or bytes, the other events have no answer, and begin the next batch.
 pub fn first_answers(
     respondent: &mut dyn Respondent,
     batch: &[Delivery],
@@ -136,22 +138,22 @@ pub fn first_answers(
     Ok(answers)
 }
 
-/// The keys whose events wait behind one that failed or that waits for a row.
+/// The keys whose events are parked: an earlier event of the key failed, or waits for a row.
 #[derive(Debug, Default)]
 pub struct Keys {
     pub blocked: Blocked,
     /// Whether an event that fails now blocks its key.
     pub park: bool,
-    /// How many of the first events fail instead of waiting for a row.
-    pub impatient: usize,
+    /// This many events from the front of the batch fail instead of waiting for a row: they are retried dead letters.
+    pub never_wait: usize,
 }
 
-/// A batch as far as it is known before its transaction reads rows.
+/// A batch and the first answers to its events, before the transaction reads rows.
 #[derive(Clone, Copy)]
 pub struct Answered<'a, 'r> {
     pub events: &'r [Delivery],
-    /// For each event.
+    /// One for each event.
     pub answers: &'a [FirstAnswers],
-    /// For each event, or for none: which of its logical topics have had it already.
+    /// One for each event, or empty: for which of its logical topics the event was handled already.
     pub duplicates: &'r [Again],
 }

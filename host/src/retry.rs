@@ -1,9 +1,9 @@
-//! Retries after infrastructure errors, which no event caused.
+//! Retries after infrastructure errors: errors that no event caused.
 //!
-//! A [`Backoff`] waits between the attempts of one task, each time longer, and never gives up by itself.
-//! [`Retries`] lists what this host retries at the moment, for `/v1/retrying`. [`RecentCauses`] limits the log: a
-//! cause that many tasks meet, or that lasts, is not logged at each attempt. [`RunEnd`] says why a
-//! projection's run ended, and so whether a new run starts.
+//! A [`Backoff`] waits between the attempts of one task, each time longer, and never gives up by itself. [`Retries`]
+//! lists what this host retries at the moment, for `/v1/retrying`. [`RecentCauses`] keeps the log short: a cause that
+//! several tasks have, or that lasts, is not logged at every attempt. [`RunEnd`] is the reason why a run of a
+//! projection ended; it decides whether a new run starts.
 //!
 //! Invariants: no retry moves an offset or blames an event. While an operation fails, it is listed in
 //! [`Retries`], with its last cause and the advice for an operator.
@@ -27,10 +27,10 @@ pub enum RunEnd {
     Restart(String),
     /// A lane or its poll thread panicked, with this message. Start a new run.
     Crashed(String),
-    /// The run made no progress for a while, perhaps because of this host alone. The host leaves the
-    /// consumer group, so that other hosts take over its partitions, and joins again when it can make
-    /// progress.
-    GivesUp(Blocker),
+    /// This host cannot use its partitions, perhaps for a reason that concerns only this host: the brokers or the
+    /// database do not answer, or foreign members are in the consumer group. The host leaves the group, so that other
+    /// hosts get its partitions, and joins again when the cause is gone.
+    LeaveGroup(Blocker),
     /// Start a new run, because another version is active that this run cannot switch to, or because the
     /// generation no longer exists.
     Switch,
@@ -42,7 +42,7 @@ pub enum RunEnd {
     Paused(String),
 }
 
-/// What this host retries at the moment. In memory, since the database may be what does not answer.
+/// What this host retries at the moment. Kept in memory, since the failing operation may be a request to the database.
 #[derive(Clone, Default)]
 pub struct Retries(Arc<Mutex<Attempts>>);
 
@@ -86,20 +86,21 @@ impl Retries {
         all
     }
 
-    /// Logs that a task beside the batches failed and runs again at its next occasion: at level warn, once
-    /// for each cause, and again after 5 minutes. `what` names what was not done.
-    pub fn missed(&self, projection: &str, what: &str, error: &dyn fmt::Display) {
-        if self.is_news(projection, &format!("{what}: {error}")) {
+    /// Logs a warning: something beside the commits of batches failed, and the host tries it again later. Each cause is
+    /// logged once, and again after 5 minutes. `what`: what failed, as the beginning of the log line.
+    pub fn warn(&self, projection: &str, what: &str, error: &dyn fmt::Display) {
+        if self.is_new_cause(projection, &format!("{what}: {error}")) {
             tracing::warn!(projection, %error, "{what}; the host retries");
         }
     }
 
-    fn is_news(&self, projection: &str, cause: &str) -> bool {
-        self.lock().logged.is_new(&news_key(projection, cause))
+    /// Whether a cause was not logged recently. If so, it counts as logged from now on.
+    fn is_new_cause(&self, projection: &str, cause: &str) -> bool {
+        self.lock().logged.is_new(&logged_key(projection, cause))
     }
 
     fn forget(&self, projection: &str, cause: &str) {
-        self.lock().logged.forget(&news_key(projection, cause));
+        self.lock().logged.forget(&logged_key(projection, cause));
     }
 
     fn lock(&self) -> MutexGuard<'_, Attempts> {
@@ -107,7 +108,7 @@ impl Retries {
     }
 }
 
-/// Waits between attempts: from 50 ms, doubling, with jitter, up to 10 s. There is no last attempt: the
+/// Waits between attempts: from 50 ms, doubling, with jitter, up to 10 s. The number of attempts is not limited: the
 /// caller decides when to give up.
 pub struct Backoff {
     projection: String,
@@ -162,7 +163,7 @@ impl Backoff {
         }
     }
 
-    /// Records a failed attempt for `/v1/retrying`. Logs it once for each distinct cause, and again after 5 minutes.
+    /// Records a failed attempt for `/v1/retrying`. Each cause is logged once, and again after 5 minutes.
     pub fn failed(&mut self, kind: FailureKind, error: &dyn fmt::Display) {
         if self.attempts == 0 {
             self.since = Instant::now();
@@ -183,10 +184,9 @@ impl Backoff {
             advice,
         };
         self.retries.lock().open.insert(self.number, retrying);
-        // A cause that lasts longer than LASTING is logged once more, with the advice for a lasting
-        // failure.
-        let news = if elapsed < LASTING { self.cause.clone() } else { lasting(&self.cause) };
-        if self.retries.is_news(&self.projection, &news) {
+        // A cause that lasts longer than LASTING is logged once more: the advice for a lasting failure is another one.
+        let cause = if elapsed < LASTING { self.cause.clone() } else { lasting(&self.cause) };
+        if self.retries.is_new_cause(&self.projection, &cause) {
             let (attempts, elapsed_ms) = (self.attempts, elapsed.as_millis() as u64);
             let (projection, store) = self.subject();
             match kind {
@@ -200,9 +200,9 @@ impl Backoff {
         }
     }
 
-    /// Like [`Retries::missed`], for this projection.
-    pub fn missed(&self, what: &str, error: &dyn fmt::Display) {
-        self.retries.missed(&self.projection, what, error);
+    /// Like [`Retries::warn`], for the projection of this backoff.
+    pub fn warn(&self, what: &str, error: &dyn fmt::Display) {
+        self.retries.warn(&self.projection, what, error);
     }
 
     /// The projection and the store for the log line; `None` leaves the field out.
@@ -210,8 +210,7 @@ impl Backoff {
         (Some(&*self.projection).filter(|name| !name.is_empty()), self.store.as_deref())
     }
 
-    /// The operation succeeded. Logs it, if failed attempts came before, and starts the delays again at 50
-    /// ms.
+    /// Records a success. Logs it if attempts had failed before. The next delays start at 50 ms again.
     pub fn succeeded(&mut self) {
         self.delays = None;
         if self.attempts == 0 {
@@ -240,7 +239,7 @@ impl Drop for Backoff {
 }
 
 /// The entry in [`RecentCauses`] for a cause: each projection has its own entries.
-fn news_key(projection: &str, cause: &str) -> String {
+fn logged_key(projection: &str, cause: &str) -> String {
     format!("{projection}: {cause}")
 }
 

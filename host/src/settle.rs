@@ -1,15 +1,19 @@
-//! Commits one batch in one transaction: new events of the log, or stored events.
+//! Commits one batch of events in one transaction of the store.
 //!
-//! Begin → which keys are blocked → the rows that events ask for → outcomes → rows, dead letters, parked events and
-//! checkpoints → commit. If a step fails, nothing is written, and the caller decides what follows: a retry, fewer events
-//! ([`Isolate`]), or the end of the run. Only `release` asks Kafka: for a value that was left in the log.
+//! The events are new ones from the log, or stored ones: dead letters, parked events and waiting events.
+//!
+//! The steps: begin → read which keys are blocked → read the rows that events ask for → decide the outcomes → write
+//! rows, dead letters, parked events and checkpoints → commit. If a step fails, nothing is written, and the caller
+//! decides what follows: a retry, a smaller batch ([`Isolate`]), or the end of the run.
+//!
+//! Only `release` sends requests to Kafka: it reads a value that was too large to be stored with its event.
 
-mod kept_events;
-mod late_failures;
-mod lone_letters;
+mod known_failures;
 mod ready;
 mod release;
-mod work;
+mod release_attempt;
+mod release_many;
+mod stored_outcomes;
 
 pub use release::Released;
 
@@ -41,21 +45,22 @@ pub struct Settler {
     pub plugin: Plugin,
     pub store: Arc<dyn Store>,
     pub failures: Failures,
-    /// The version before, while this one is on trial.
+    /// The previous version, while the active one is on trial.
     pub on_trial: Option<OnTrial>,
     pub dead_letters: DeadLetterLog,
 }
 
-/// The trial of a version: if it fails for an event, the version before is tried with that event as well.
+/// The trial of the active version: if it fails for an event, the host calls the previous version with the same event.
 #[derive(Clone)]
 pub struct OnTrial {
-    pub before: Arc<Before>,
-    /// The event for which both versions fail.
+    pub previous: Arc<PreviousVersion>,
+    /// The last event for which both versions failed. The host does not call the previous version for it again.
     pub compared: Option<Position>,
 }
 
-/// The version that was active before. It writes nothing.
-pub struct Before {
+/// The version that was active before the one on trial. It is only called for comparison: nothing that it returns is
+/// committed.
+pub struct PreviousVersion {
     pub deployment: WriteTarget,
     pub store: Arc<dyn Store>,
     plugin: Plugin,
@@ -68,14 +73,16 @@ impl OnTrial {
             contract: plugin.contract.clone(),
             ..settler.deployment.clone()
         };
-        let before = Before { deployment, store: settler.store.clone(), plugin };
-        Self { before: Arc::new(before), compared: None }
+        let previous = PreviousVersion { deployment, store: settler.store.clone(), plugin };
+        Self { previous: Arc::new(previous), compared: None }
     }
 }
 
-impl Before {
-    /// Whether the version before fails for an event as well, with the committed rows: its answer is a failure, or the
-    /// database rejects what it writes. Nothing is committed. `contract` is the one of the event's topic numbers.
+impl PreviousVersion {
+    /// Whether the previous version fails for an event too, given the rows that are committed now. It fails if its
+    /// answer is a failure, if it exceeds a time limit, or if the database rejects its changes. Nothing is committed.
+    ///
+    /// `contract`: the contract of the version on trial. The topic numbers in the event belong to this contract.
     pub async fn fails_for(&self, delivery: &Delivery, contract: &Contract) -> Result<bool, ProjectError> {
         let mut delivery = delivery.clone();
         let event = &mut delivery.event;
@@ -84,12 +91,14 @@ impl Before {
             let at = self.plugin.contract.topics.iter().position(|known| known.name == *name);
             at.map(|at| at as u16)
         };
-        // Topics that the version before does not read are left out.
+        // Of the event's logical topics, keep those that the previous version reads too. If it reads none of them, it
+        // could never have handled this event. Then the failure is no reason to revert the new version, so the answer
+        // is the same as for an event that fails in both versions.
         let mut known = (0..event.topic_count()).filter_map(|nth| place(event.nth_topic(nth)));
         let Some(first) = known.next() else { return Ok(true) };
         (event.also, event.topic) = (known.collect(), first);
         let batch = [delivery];
-        // A timeout counts as a failure.
+        // A timeout counts as a failure: the previous version cannot handle the event either.
         let answers = match tokio::task::block_in_place(|| project::ask(&self.plugin, &batch)) {
             Err(ProjectError::Timeout(_)) => return Ok(true),
             answers => answers?,
@@ -106,7 +115,7 @@ impl Before {
         if outcomes.iter().any(|outcome| matches!(outcome, Outcome::Dead { .. })) {
             return Ok(true);
         }
-        // The transaction is dropped and never committed.
+        // Writing shows whether the database accepts the changes. The transaction is dropped here without a commit.
         match tx.write(&writes(&batch, &outcomes)).await {
             Ok(_) => Ok(false),
             Err(StoreError::Rejected { .. } | StoreError::Data(_)) => Ok(true),
@@ -117,29 +126,30 @@ impl Before {
     }
 }
 
-/// One attempt at a batch.
+/// The result of one attempt to commit a batch.
 pub struct Attempt {
-    /// How many of the first events the attempt was about. The others are for the next batch.
+    /// The attempt took this many events from the front of the batch. The others are for the next batch.
     pub events: usize,
     /// How many statements wrote rows, and how many times rows were read.
     pub statements: u64,
     pub reads: u64,
-    /// Whether it wrote a row that events wait for. These events can be tried now.
+    /// Whether the attempt wrote a row that stored events wait for. These events can be tried now.
     pub made_ready: bool,
-    /// All of these events were committed, or none. With the failures among the last events, for the flood check.
+    /// `Ok`: all of these events were committed. `Err`: none was. The [`Flood`] counts the failures among the last
+    /// events.
     pub result: Result<(Vec<Advance>, Flood), ProjectError>,
 }
 
 impl Settler {
-    /// Changes to another version, from the next batch on.
-    pub fn go_over_to(&mut self, plugin: Plugin) {
+    /// Switches to another version, from the next batch on.
+    pub fn switch_to(&mut self, plugin: Plugin) {
         self.deployment.digest = plugin.digest.as_str().into();
         self.deployment.contract = plugin.contract.clone();
         self.plugin = plugin;
     }
 
-    /// Commits the first events of a batch: as many as fit into one transaction. `answers`: the plugin's answer to each
-    /// event. `checkpoint`: the checkpoint of a partition.
+    /// Commits events from the front of a batch: as many as fit into one transaction. `answers`: the plugin's first
+    /// answer to each event. `checkpoint`: the stored checkpoint of a partition, as this lane knows it.
     pub async fn attempt(
         &self,
         caller: &mut Caller<'_>,
@@ -185,8 +195,8 @@ impl Settler {
         let duplicates = ids.duplicates(&known);
         let answered = Answered { duplicates: &duplicates, ..answered };
         let mut outcomes = resolve(caller, &mut *tx, answered, keys, &mut attempt.reads)?;
-        self.try_out(&mut outcomes, batch)?;
-        let flood = self.hold_back(&mut outcomes, batch, flood)?;
+        self.cut_before_trial_failure(&mut outcomes, batch)?;
+        let flood = self.cut_before_halt(&mut outcomes, batch, flood)?;
         attempt.events = outcomes.len();
         let batch = &batch[..outcomes.len()];
         let advances = advances(batch, &outcomes, checkpoint);
@@ -199,7 +209,7 @@ impl Settler {
         if tx.blocks_any() || outcomes.iter().any(|outcome| matches!(outcome, Outcome::Wait { .. })) {
             writes.rows = awaited::written(contract, outcome::applied(batch, &outcomes));
         }
-        self.check_room(&mut *tx, &writes).await?;
+        self.check_stored_limits(&mut *tx, &writes).await?;
         attempt.statements = tx.write(&writes).await?;
         attempt.made_ready = tx.made_ready();
         tx.commit().await?;
@@ -207,9 +217,16 @@ impl Settler {
         Ok((advances, flood))
     }
 
-    /// While a version is on trial, an event that fails is not committed: the events before it are committed first, and
-    /// then the version before is tried with it.
-    fn try_out(&self, outcomes: &mut Vec<Outcome<'_>>, batch: &[Delivery]) -> Result<(), ProjectError> {
+    /// While a version is on trial, ends the batch before the first event that fails.
+    ///
+    /// The events before the failed one are committed first. The next attempt then begins with the failed event and
+    /// returns [`ProjectError::OnTrial`], and the caller calls the previous version with the same event and the same
+    /// committed rows. An event for which both versions failed is not cut off again.
+    fn cut_before_trial_failure(
+        &self,
+        outcomes: &mut Vec<Outcome<'_>>,
+        batch: &[Delivery],
+    ) -> Result<(), ProjectError> {
         let Some(on_trial) = &self.on_trial else { return Ok(()) };
         let is_new = |(at, outcome): (usize, &Outcome<'_>)| {
             let compared = on_trial.compared.as_ref() == Some(&batch[at].event.position);
@@ -227,9 +244,10 @@ impl Settler {
         }
     }
 
-    /// Ends the batch before the first event that an operator must decide about, because of the failure policy or a flood
-    /// of failures. If that is the first event, the projection is blocked.
-    fn hold_back(
+    /// Ends the batch before the first event that an operator must decide about: a failed event with the policy `halt`,
+    /// or the failure that makes a flood. The events before it are committed. If it is the first event of the batch,
+    /// the projection is blocked.
+    fn cut_before_halt(
         &self,
         outcomes: &mut Vec<Outcome<'_>>,
         batch: &[Delivery],
@@ -252,8 +270,12 @@ impl Settler {
         Ok(after)
     }
 
-    /// Checks that the dead letters and parked events of a batch do not exceed their limits.
-    async fn check_room(&self, tx: &mut dyn Transaction, writes: &Writes<'_>) -> Result<(), ProjectError> {
+    /// Blocks the projection if this batch would store more dead letters or parked events than `[failures]` allows.
+    async fn check_stored_limits(
+        &self,
+        tx: &mut dyn Transaction,
+        writes: &Writes<'_>,
+    ) -> Result<(), ProjectError> {
         if writes.dead.is_empty() && writes.parked.is_empty() {
             return Ok(());
         }
@@ -263,7 +285,7 @@ impl Settler {
     }
 }
 
-/// Decides the outcomes of events, with rows as the transaction sees them.
+/// Decides the outcomes of events, with the rows that the transaction sees. Blocks this thread: the plugin runs on it.
 fn resolve<'a>(
     caller: &mut Caller<'_>,
     tx: &mut dyn Transaction,
@@ -280,7 +302,8 @@ fn resolve<'a>(
     })
 }
 
-/// How a batch moves the checkpoints, and the counts of its outcomes, as far as they are known.
+/// How a batch moves the checkpoint of each partition, with the counts of its outcomes. `outcomes` may have fewer
+/// entries than the batch: the other events are not counted yet.
 pub fn advances(
     batch: &[Delivery],
     outcomes: &[Outcome<'_>],
@@ -322,27 +345,30 @@ fn writes<'b>(batch: &'b [Delivery], outcomes: &'b [Outcome<'b>]) -> Writes<'b> 
     writes
 }
 
-/// What follows when the database rejects something of a batch.
+/// What to do after the database has rejected a batch.
 #[derive(Debug)]
 pub enum Isolate {
-    /// The first event is rejected with committed rows: the event has failed.
+    /// The first event is the cause: all events before it are committed. The event has failed.
     First(Failure),
-    /// Try only so many of the first events, in a transaction of their own.
+    /// Try this many events from the front of the batch, in a transaction of their own.
     Cut(usize),
 }
 
-/// How many times a statement of one event may be too slow before the event fails.
+/// An event fails if its statement exceeds the statement timeout this many times, with no other event in the batch.
 const SLOW_TRIES: u32 = 3;
 
-/// Counts tries in a row in which a statement was too slow.
+/// Counts how many times in a row a statement for one event alone exceeded the statement timeout.
 #[derive(Debug, Default)]
-pub struct Slow {
+pub struct SlowTries {
     tries: u32,
 }
 
-impl Slow {
-    /// What follows when a statement for so many events was too slow: fewer events are tried, and in the end the first one
-    /// alone. It fails only after several tries, because the database may have been busy. `None`: another error.
+impl SlowTries {
+    /// What to do after a statement exceeded the statement timeout. `events`: how many events the batch had.
+    ///
+    /// The batch is halved, until it has one event. A timeout of one event alone is not yet the event's fault: the
+    /// database may be busy. So the event is tried alone [`SLOW_TRIES`] times before it fails. `None`: the error is not
+    /// a statement timeout.
     pub fn isolate(&mut self, error: &StoreError, events: usize) -> Option<Isolate> {
         let StoreError::Unavailable(outage) = error else { return None };
         if outage.kind != FailureKind::Slow || events == 0 {
@@ -356,14 +382,16 @@ impl Slow {
             return Some(Isolate::Cut(1));
         }
         self.tries = 0;
-        let detail = format!("{SLOW_TRIES} times, for this event alone: {outage}");
+        let detail = format!("its statement was too slow {SLOW_TRIES} times, without other events: {outage}");
         Some(Isolate::First(Failure::new(FailureKind::TooSlow, "statement-timeout", detail)))
     }
 }
 
-/// Finds the event that caused an error, in a batch of so many events. A rejection depends on the events before it, so
-/// these are committed first. If the database does not tell which event it was, the batch is halved until one is left.
-/// Returns an error that no event has caused.
+/// Finds the event that caused an error, in a batch of `events` events.
+///
+/// Whether the database rejects an event depends on the rows that the events before it wrote. So these are committed
+/// first, and the event is tried again as the first of its batch. If the database does not report which event it
+/// rejected, the batch is halved until one event is left. An error that no event caused is returned as it is.
 pub fn isolate(error: StoreError, events: usize) -> Result<Isolate, StoreError> {
     match error {
         error if events == 0 => Err(error),
@@ -385,13 +413,13 @@ mod tests {
     #[test]
     fn a_slow_statement_is_an_events_fault_only_alone_and_after_some_tries() {
         let of_kind = |kind| StoreError::Unavailable(Outage { kind, message: "canceled".into() });
-        let (mut slow, error) = (Slow::default(), of_kind(FailureKind::Slow));
+        let (mut slow, error) = (SlowTries::default(), of_kind(FailureKind::Slow));
         assert!(slow.isolate(&of_kind(FailureKind::Database), 1).is_none());
         assert!(matches!(slow.isolate(&error, 5), Some(Isolate::Cut(3))));
         for _ in 1..SLOW_TRIES {
             assert!(matches!(slow.isolate(&error, 1), Some(Isolate::Cut(1))));
         }
-        let Some(Isolate::First(failure)) = slow.isolate(&error, 1) else { panic!("it is not the event's") };
+        let Some(Isolate::First(failure)) = slow.isolate(&error, 1) else { panic!("the event did not fail") };
         assert_eq!((failure.kind, &*failure.code), (FailureKind::TooSlow, "statement-timeout"));
     }
 }

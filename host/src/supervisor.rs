@@ -2,31 +2,30 @@
 //!
 //! # Theory
 //!
-//! A reconciler compares what is desired with what is observed, takes one small step towards the desired
-//! state, and starts again.
+//! A reconciler compares the desired state with the observed state, takes one small step towards the desired state, and
+//! starts again.
 //!
-//! - **Desired** is what the store says: its generations, which version is active in each, what operators
-//!   paused or stopped, which deployments are open. A file in the plugin directory is only an offer to the
-//!   store. Removing the file stops nothing.
-//! - **Observed** is what runs in this process: one task for each generation (`generation`), with the lanes
-//!   that it prepared (`prepare`, `lanes`).
-//! - **A step** starts the task of a generation that is desired and does not run, stops the task of one that
+//! - **Desired** is what the store contains: its generations, the active version of each, what operators paused or
+//!   stopped, and the open deployments. A file in the plugin directory is only an offer to the store. Removing the file
+//!   stops nothing.
+//! - **Observed** is what runs in this process: one task for each generation (`generation`), with the lanes that it
+//!   prepared (`prepare`, `lanes`).
+//! - **A step** starts the task of a generation that is desired and does not run, stops the task of a generation that
 //!   runs and is not desired, or takes an open deployment one step further (`reconcile`).
-//! - **A step may be repeated.** Each step reads the store before it acts, and the store's locks and fences
-//!   reject a host that acts on old knowledge. So a step that failed, or whose result was lost, is retried
-//!   after a backoff; and several hosts may take the same step: one succeeds, and the others find it done.
+//! - **A step may be repeated.** Each step reads the store before it acts, and the store's locks and fences reject a
+//!   host that acts on an old state. So a step that failed, or whose result was lost, is retried after a backoff.
+//!   Several hosts may take the same step: one succeeds, and the others find it done.
 //!
 //! # Invariants
 //!
-//! - A failure stops one projection, not its neighbours. A database that does not respond delays only its own
-//!   projections.
-//! - No task of the host disappears: a task that panics is reported as a blocker and restarted (`restart`).
-//! - A failure that can pass is retried for as long as it lasts. Any other failure waits for an operator or for
-//!   another version.
+//! - A failure stops one projection, and no other one. A database that does not respond delays only its own projections.
+//! - Every task of the host keeps running: a task that panics is reported as a blocker and restarted (`restart`).
+//! - A failure that can pass by itself is retried for as long as it lasts. After any other failure, the projection waits
+//!   for an operator or for another version.
 
 mod announce;
 mod auto_promote;
-mod expiry;
+mod dead_letter_expiry;
 mod files;
 mod generation;
 mod lanes;
@@ -67,7 +66,7 @@ pub struct Host {
     config: Arc<Config>,
     versions: Arc<ComponentCache>,
     log: KafkaAdmin,
-    /// By URL. Each store has its own lock, so that a database that does not respond delays no other one.
+    /// By URL. Each store has a lock of its own, so that a database that does not respond does not delay the others.
     stores: Mutex<HashMap<String, Slot>>,
     retries: Retries,
     files: Files,
@@ -127,12 +126,12 @@ impl Host {
         let warn = move || host.clone().warn_of_unused();
         tasks.spawn(self.clone().restart_on_panic("the check for unused names", warn));
         let stop = self.stop.clone();
-        let give_back = move || memory::give_back(stop.clone());
-        tasks.spawn(self.clone().restart_on_panic("the task that returns free memory", give_back));
+        let return_memory = move || memory::return_unused(stop.clone());
+        tasks.spawn(self.clone().restart_on_panic("the task that returns free memory", return_memory));
         while tasks.join_next().await.is_some() {}
     }
 
-    /// A store and the watcher of its control state: opened by the first task that asks.
+    /// A store and the watcher of its control state. The first call opens them.
     async fn store(
         &self,
         settings: &config::Store,
@@ -152,7 +151,7 @@ impl Host {
         Ok(slot.insert((store, watcher)).clone())
     }
 
-    /// Closes all stores: their connections and locks are free then.
+    /// Closes all stores, which releases their connections and locks.
     pub async fn close(&self) {
         for slot in self.stores.lock().await.values() {
             if let Some((store, _)) = &*slot.lock().await {

@@ -1,12 +1,12 @@
-//! Checks a plugin's answer against its descriptor, before anything is planned.
+//! Checks a plugin's answer against its descriptor, before the changes are planned.
 
 use projector_core::event_failure::Failure;
 use projector_core::failure::FailureKind;
 use projector_model::change::codes;
 use projector_model::{Change, Contract, LookupCall};
 
-/// Checks an event's changes, and converts their values to the form of their columns. The failure names the
-/// statement and the column.
+/// Checks an event's changes, and converts their values to the types of their columns. The failure names the statement
+/// and the column.
 pub fn changes(contract: &Contract, topic: u16, changes: &mut [Change]) -> Result<(), Failure> {
     let declared = &contract.topics[usize::from(topic)];
     for change in changes {
@@ -17,7 +17,7 @@ pub fn changes(contract: &Contract, topic: u16, changes: &mut [Change]) -> Resul
                 FailureKind::Invalid,
                 codes::INVALID_CHANGE,
                 format!(
-                    "the descriptor does not declare that topic {} leads to the statement {}",
+                    "the descriptor does not declare that topic {} writes with the statement {}",
                     declared.name, contract.writes[statement].name
                 ),
             ));
@@ -26,7 +26,7 @@ pub fn changes(contract: &Contract, topic: u16, changes: &mut [Change]) -> Resul
     Ok(())
 }
 
-/// Checks the lookups of an event.
+/// Checks an event's lookups, as [`changes`] does.
 pub fn lookups(contract: &Contract, topic: u16, calls: &mut [LookupCall]) -> Result<(), Failure> {
     let declared = &contract.topics[usize::from(topic)];
     for call in calls {

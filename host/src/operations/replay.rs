@@ -17,8 +17,8 @@ use projector_store::{PartitionState, Store};
 use serde::Serialize;
 
 use super::{OperationError, Progress};
-use crate::beginning::Starts;
 use crate::deploy::reach::{Begin, BeyondReach, Gaps};
+use crate::start_offsets::Starts;
 
 /// The events per second that the estimate of a replay assumes.
 const REPLAY_RATE: f64 = 10_000.0;

@@ -1,8 +1,8 @@
-//! Commits one batch, however many attempts that takes.
+//! Commits one batch, in as many attempts as needed.
 //!
-//! Each attempt is one transaction: it commits the whole batch, or a shorter one from the front, or nothing. While the
-//! transaction runs, the plugin already answers for the next batch. Where an attempt fails, [`recovery`](super::recovery)
-//! decides what follows.
+//! Each attempt is one transaction: it commits the whole batch, or a shorter one from its front, or nothing. While the
+//! transaction runs, the plugin already answers for the next batch. After a failed attempt,
+//! [`recovery`](super::recovery) decides what follows.
 
 use projector_core::event::Partition;
 use projector_core::failure::Blocker;
@@ -19,7 +19,8 @@ use crate::retry::RunEnd;
 use crate::settle::{Attempt, Settler};
 
 impl Run {
-    /// Brings a batch to its end. Returns the next one, if the plugin has answered for it meanwhile.
+    /// Tries a batch until it is committed, or until its events must be read again. Returns the next batch, if the
+    /// plugin has answered for it in the meantime.
     pub(super) async fn commit_batch(
         &mut self,
         mut batch: InFlightBatch,
@@ -27,7 +28,7 @@ impl Run {
         let mut tries = Tries::default();
         let began = Instant::now();
         loop {
-            if !self.of_the_same_log(&mut batch).await? {
+            if !self.drop_recreated(&mut batch).await? {
                 return Ok(None);
             }
             let guard = self.intake.guard_revokes(&mut batch);
@@ -39,11 +40,11 @@ impl Run {
             drop(guard);
             let error = match attempt {
                 Ok((advances, flood)) => {
-                    // Only a commit shows that the database works: one that can be read may still refuse writes.
+                    // Only a commit shows that the database works. A read may succeed while the database refuses writes.
                     self.available_again().await;
                     self.switch.flood = flood;
                     self.committed(&batch, advances).await;
-                    self.yield_to_neighbours(&batch, began.elapsed()).await;
+                    self.rest_after(&batch, began.elapsed()).await;
                     return Ok(ahead);
                 }
                 Err(error) => error,
@@ -57,26 +58,27 @@ impl Run {
         }
     }
 
-    /// Checks that the topics are still those of the checkpoints: the events of a topic that was deleted and created
-    /// again are dropped. `false`: the run was asked to stop before the brokers responded.
-    async fn of_the_same_log(&mut self, batch: &mut InFlightBatch) -> Result<bool, RunEnd> {
-        if let Some(foreign) = batch.foreign.take() {
-            self.intake.reposition(&foreign);
+    /// Drops the events of topics that were deleted and created again: the checkpoints do not belong to the new topic.
+    /// Retries until the brokers respond. `false`: the run was asked to stop before that. An error: the brokers did not
+    /// respond for [`UNANSWERED`], so the lane leaves the group.
+    async fn drop_recreated(&mut self, batch: &mut InFlightBatch) -> Result<bool, RunEnd> {
+        if let Some(recreated) = batch.recreated.take() {
+            self.intake.reposition(&recreated);
             return Ok(true);
         }
         let asked = Instant::now();
         loop {
-            let foreign = tokio::select! {
-                foreign = self.intake.positions.foreign(&batch.deliveries) => foreign,
+            let recreated = tokio::select! {
+                recreated = self.intake.positions.recreated(&batch.deliveries) => recreated,
                 () = self.stop.cancelled() => return Ok(false),
             };
-            match foreign {
-                Ok(foreign) => {
-                    self.intake.reposition(&foreign);
+            match recreated {
+                Ok(recreated) => {
+                    self.intake.reposition(&recreated);
                     return Ok(true);
                 }
                 Err(error) if asked.elapsed() > UNANSWERED => {
-                    return Err(RunEnd::GivesUp(Blocker::new(error.kind(), &error)));
+                    return Err(RunEnd::LeaveGroup(Blocker::new(error.kind(), &error)));
                 }
                 Err(error) => {
                     self.backoff.failed(error.kind(), &error);
@@ -86,7 +88,9 @@ impl Run {
         }
     }
 
-    /// One attempt at a batch: all of it, or nothing. Meanwhile the plugin and the brokers are asked about the next one.
+    /// One attempt to commit a batch. At the same time, the plugin and the brokers are asked about the next batch,
+    /// which is returned. The batch is shortened to the events that the attempt took; the others go back into the
+    /// buffer.
     async fn attempt(
         &mut self,
         batch: &mut InFlightBatch,
@@ -97,7 +101,7 @@ impl Run {
             None => {
                 let began = Instant::now();
                 let answers = tokio::task::block_in_place(|| project::ask(plugin, &batch.deliveries));
-                batch.asked = began.elapsed();
+                batch.plugin_time = began.elapsed();
                 match answers {
                     Ok(answers) => answers,
                     Err(error) => return (Err(error), None),
@@ -110,17 +114,18 @@ impl Run {
         let attempted = CancellationToken::new();
         let ask_ahead = async {
             let mut next = next?;
-            // A failure or timeout here is ignored: it happens again when the batch is attempted, and is handled
-            // then. The end of the commit cancels this question, so slow brokers do not delay the lane.
-            next.foreign = tokio::select! {
-                foreign = self.intake.positions.foreign(&next.deliveries) => foreign.ok(),
+            // An error or a timeout of the plugin is ignored here: it happens again in the attempt at this batch, and is
+            // handled there. The end of the commit cancels the request to the brokers, so slow brokers do not delay the
+            // lane.
+            next.recreated = tokio::select! {
+                recreated = self.intake.positions.recreated(&next.deliveries) => recreated.ok(),
                 () = attempted.cancelled() => None,
             };
             let plugin = self.settler.plugin.clone();
             let asked = tokio::task::spawn_blocking(move || {
                 let began = Instant::now();
                 next.answers = project::ask(&plugin, &next.deliveries).ok();
-                next.asked = began.elapsed();
+                next.plugin_time = began.elapsed();
                 next
             });
             Some(asked.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())))
@@ -151,17 +156,17 @@ impl Run {
         if events == batch.deliveries.len() {
             return (result, next);
         }
-        // Put the later events back first: the buffer keeps the order.
+        // Put the events of the next batch back first, and then the rest of this one: so the buffer keeps the order.
         self.intake.buffer.put_back(next.map(|next| next.deliveries).unwrap_or_default());
         self.intake.cut(batch, events);
         (result, None)
     }
 
-    /// Records a commit. Checks the plugin's purity, if this batch is of the sample.
+    /// Records a commit. Checks the plugin's purity if this batch is in the sample.
     pub(super) async fn committed(&mut self, batch: &InFlightBatch, advances: Vec<Advance>) {
         self.tally.batches += 1;
         self.tally.events += batch.deliveries.len() as u64;
-        self.went_over().await;
+        self.count_version_commit().await;
         self.intake.positions.committed(&advances);
         self.intake
             .source
@@ -177,7 +182,8 @@ impl Run {
                     .set_impure(&deployment.generation, &projector_core::event_failure::shown(impurity))
                     .await
             {
-                self.backoff.missed("the report that the plugin is not pure could not be stored", &error);
+                let what = "the report that the plugin is not a pure function could not be stored";
+                self.backoff.warn(what, &error);
             }
         }
     }

@@ -1,8 +1,9 @@
 //! Shows faults of Kafka while a projection runs, each with its topic, partition or group.
 //!
-//! A fault of one topic or partition stops nothing else. It is logged once and listed in `/v1/retrying`. A fault that only
-//! this host can know (a partition cannot be fetched, the group cannot be joined) is also stored for `projector status`.
-//! The Kafka client retries by itself. When the fault is over, the blocker is removed.
+//! A fault of one topic or partition stops nothing else. It is logged once and listed in `/v1/retrying`. `projector
+//! status` asks the brokers about topics itself. But a fault that only this host can observe (a partition cannot be
+//! fetched, the group cannot be joined) is stored for it. The Kafka client retries by itself. When the fault is over,
+//! the stored blocker is removed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ pub(super) struct Faults {
     retries: Retries,
     topics: TopicMapping,
     open: BTreeMap<Subject, Backoff>,
-    /// Topics that do not exist. The store tells whether they were read before.
+    /// Topics that do not exist. They are shown after the store was asked whether they were read before.
     missing: BTreeMap<Subject, KafkaFault>,
     /// Changes that are not stored yet.
     unstored: BTreeMap<Subject, Option<Blocker>>,
@@ -45,8 +46,8 @@ impl Faults {
         }
     }
 
-    /// A fault began, or is over (`None`).
-    pub(super) fn told(&mut self, subject: Subject, fault: Option<KafkaFault>) {
+    /// Records that a fault began or changed, or is over (`None`).
+    pub(super) fn record(&mut self, subject: Subject, fault: Option<KafkaFault>) {
         self.missing.remove(&subject);
         match fault {
             Some(fault) if fault.kind() == FailureKind::NoTopic => drop(self.missing.insert(subject, fault)),
@@ -55,8 +56,8 @@ impl Faults {
     }
 
     fn show(&mut self, subject: Subject, fault: Option<KafkaFault>) {
-        let trouble = fault.map(|fault| Blocker::new(fault.kind(), self.named(&fault)));
-        match &trouble {
+        let blocker = fault.map(|fault| Blocker::new(fault.kind(), self.with_logical_topic(&fault)));
+        match &blocker {
             Some(Blocker { kind, reason }) => {
                 let new = || Backoff::new(&self.generation.projection, &self.retries);
                 self.open.entry(subject.clone()).or_insert_with(new).failed(*kind, reason);
@@ -68,30 +69,32 @@ impl Faults {
             }
         }
         if matches!(subject, Subject::Group(_) | Subject::Partition(_)) {
-            self.unstored.insert(subject, trouble);
+            self.unstored.insert(subject, blocker);
         }
     }
 
-    /// The partition was revoked, so this host does not know its faults any more.
+    /// Forgets the faults of a partition that was revoked: this host cannot observe them any more.
     pub(super) fn forget(&mut self, subject: &Subject) {
         self.open.remove(subject);
         self.unstored.remove(subject);
     }
 
-    /// Stores for `status` what only this host knows. If that fails, it is tried again before the next batch.
+    /// Stores the faults that only this host can observe, for `projector status`. If this fails, it is tried again
+    /// before the next batch.
     pub(super) async fn store(&mut self) {
         self.show_missing().await;
-        while let Some((subject, trouble)) = self.unstored.pop_first() {
-            if let Err(error) = self.keep(&subject, trouble.as_ref()).await {
-                let what = format!("`status` does not show what is wrong with {subject}");
-                self.retries.missed(&self.generation.projection, &what, &error);
-                self.unstored.insert(subject, trouble);
+        while let Some((subject, blocker)) = self.unstored.pop_first() {
+            if let Err(error) = self.store_one(&subject, blocker.as_ref()).await {
+                let what = format!("`projector status` does not show the present state of {subject}");
+                self.retries.warn(&self.generation.projection, &what, &error);
+                self.unstored.insert(subject, blocker);
                 return;
             }
         }
     }
 
-    /// Tells a topic that was deleted (it has a checkpoint) from one that has never existed.
+    /// Shows the topics that do not exist. One that has a checkpoint was read before, so it was deleted; the others
+    /// have never existed, or have another name.
     async fn show_missing(&mut self) {
         if self.missing.is_empty() {
             return;
@@ -106,24 +109,24 @@ impl Faults {
                 }
             }
             Err(error) => {
-                let what = "whether a missing topic was read before could not be found out";
-                self.retries.missed(&self.generation.projection, what, &error);
+                let what = "could not find out whether a missing topic was read before";
+                self.retries.warn(&self.generation.projection, what, &error);
             }
         }
     }
 
-    async fn keep(&self, subject: &Subject, trouble: Option<&Blocker>) -> Result<(), StoreError> {
+    async fn store_one(&self, subject: &Subject, blocker: Option<&Blocker>) -> Result<(), StoreError> {
         match subject {
             Subject::Partition(partition) => {
-                self.store.set_paused(&self.generation, partition, trouble).await
+                self.store.set_paused(&self.generation, partition, blocker).await
             }
-            Subject::Group(_) => self.store.set_blocked(&self.generation, trouble).await,
+            Subject::Group(_) => self.store.set_blocked(&self.generation, blocker).await,
             Subject::Brokers | Subject::Topic(_) => Ok(()),
         }
     }
 
-    /// The fault, with the logical name of its topic if that is a different one.
-    fn named(&self, fault: &KafkaFault) -> String {
+    /// The fault as text. If the topic has another logical name, it is added.
+    fn with_logical_topic(&self, fault: &KafkaFault) -> String {
         if let Subject::Topic(topic) = &fault.subject
             && let logical = self.topics.logical(topic).collect::<Vec<_>>().join(", ")
             && *logical != **topic

@@ -1,7 +1,8 @@
-//! What a lane has received and not committed: events, and the state of their partitions.
+//! What a lane has received and not committed yet: events, and the state of their partitions.
 //!
-//! Invariant: the buffer holds events only of partitions that this lane owns and whose position it knows. A partition
-//! that is revoked or repositioned is forgotten everywhere at once.
+//! Invariant: the buffer holds only events of partitions that this lane owns and whose position it knows. If a
+//! partition is revoked, or must be read from another position, its events and its state are dropped everywhere at
+//! once.
 
 use std::time::Duration;
 
@@ -18,8 +19,8 @@ use super::positions::Positions;
 use crate::retry::RunEnd;
 use crate::settle;
 
-/// How many batches the buffer holds while the write barrier is at some offsets.
-const HELD_BATCHES: usize = 16;
+/// How many batches the buffer may hold while the write barrier allows events up to given offsets only.
+const BATCHES_AT_BARRIER: usize = 16;
 
 pub(super) struct Intake {
     pub(super) source: Source,
@@ -27,13 +28,13 @@ pub(super) struct Intake {
     pub(super) positions: Positions,
     pub(super) faults: Faults,
     pub(super) buffer: Buffer,
-    /// Which events may be written now: all, those up to some offsets, or none.
+    /// Which events may be written now: all events, events up to given offsets, or none.
     pub(super) barrier: WriteBarrier,
-    /// When to check whether the barrier has changed.
+    /// When to read the barrier again.
     pub(super) barrier_again: Option<Instant>,
-    /// The topics that match now, and those that do not match any more: to be recorded.
+    /// A change of the topics that match the patterns, until it is stored.
     pub(super) topics: Option<TopicsChange>,
-    /// Why the consumer cannot go on.
+    /// Why the consumer cannot continue.
     pub(super) ended: Option<RunEnd>,
 }
 
@@ -52,7 +53,7 @@ impl Intake {
         }
     }
 
-    /// Takes the next batch from the buffer, as far as the write barrier allows.
+    /// Takes the next batch from the buffer: only events that the write barrier allows.
     pub(super) fn take_batch(&mut self) -> Option<InFlightBatch> {
         let deliveries = match &self.barrier {
             WriteBarrier::Open => self.buffer.take(self.limits),
@@ -62,28 +63,29 @@ impl Intake {
         (!deliveries.is_empty()).then_some(InFlightBatch {
             deliveries,
             answers: None,
-            asked: Duration::ZERO,
+            plugin_time: Duration::ZERO,
             calls: Vec::new(),
-            foreign: None,
+            recreated: None,
         })
     }
 
-    /// Receives everything that the source has now, as long as there is room.
+    /// Receives everything that the source has now, until the buffer is full.
     pub(super) fn drain(&mut self) {
-        while !self.is_crowded()
+        while !self.is_full()
             && let Some(incoming) = self.source.try_next()
         {
             self.receive(incoming);
         }
     }
 
-    /// Whether the buffer is full. While the barrier is at some offsets, the events up to them of one partition may lie
-    /// behind many of another one, so there is room for more batches.
-    pub(super) fn is_crowded(&self) -> bool {
+    /// Whether the buffer is full. While the barrier allows events up to given offsets only, the allowed events of one
+    /// partition may come after many events of another partition that are not allowed. So the buffer then has room for
+    /// more batches.
+    pub(super) fn is_full(&self) -> bool {
         let BatchLimits { events, bytes } = self.limits;
         let limits = match &self.barrier {
             WriteBarrier::UpTo(_) => {
-                BatchLimits { events: HELD_BATCHES * events, bytes: HELD_BATCHES * bytes }
+                BatchLimits { events: BATCHES_AT_BARRIER * events, bytes: BATCHES_AT_BARRIER * bytes }
             }
             _ => self.limits,
         };
@@ -93,7 +95,7 @@ impl Intake {
     pub(super) fn receive(&mut self, incoming: Incoming) {
         match incoming {
             Incoming::Events(deliveries) => self.buffer.extend(deliveries),
-            Incoming::Granted(partitions) => self.positions.ask(partitions),
+            Incoming::Granted(partitions) => self.positions.open(partitions),
             Incoming::Revoked(partitions) => {
                 for partition in &partitions {
                     self.positions.forget(partition);
@@ -103,26 +105,26 @@ impl Intake {
             }
             Incoming::Recheck => self.reposition(&self.source.granted()),
             Incoming::Topics(change) => self.topics = Some(change),
-            Incoming::Fault { subject, fault } => self.faults.told(subject, fault),
+            Incoming::Fault { subject, fault } => self.faults.record(subject, fault),
             Incoming::Failed(reason) => self.ended = Some(RunEnd::Restart(reason)),
-            Incoming::Panicked(said) => {
-                self.ended = Some(RunEnd::Crashed(format!("the poll thread: {said}")))
+            Incoming::Panicked(message) => {
+                self.ended = Some(RunEnd::Crashed(format!("the poll thread: {message}")))
             }
         }
     }
 
-    /// Drops what was read of these partitions, and asks again where to read on.
+    /// Drops what was read of these partitions, and finds out their positions again.
     pub(super) fn reposition(&mut self, partitions: &[Partition]) {
         for partition in partitions {
             self.source.stop_reading(partition);
             self.positions.forget(partition);
             self.buffer.forget(partition);
         }
-        self.positions.ask(partitions.to_vec());
+        self.positions.open(partitions.to_vec());
     }
 
-    /// Drops the events of revoked partitions from a batch. Until the guard is dropped, no partition of the rest is
-    /// revoked, so that a commit cannot overlap with the next owner.
+    /// Drops the events of revoked partitions from a batch. While the returned guard exists, a revoke of the other
+    /// partitions waits (for a bounded time), so that the next owner reads the checkpoints after the commit.
     pub(super) fn guard_revokes(&self, batch: &mut InFlightBatch) -> RevokeGuard {
         let events = batch.deliveries.len();
         let guard = self.source.guard_revokes(&mut batch.deliveries);
@@ -132,7 +134,7 @@ impl Intake {
         guard
     }
 
-    /// Puts all but the first events of a batch back into the buffer.
+    /// Shortens a batch to this many events from its front, and puts the others back into the buffer.
     pub(super) fn cut(&mut self, batch: &mut InFlightBatch, events: usize) {
         self.buffer.put_back(batch.deliveries.split_off(events));
         if let Some(answers) = &mut batch.answers {
@@ -140,7 +142,7 @@ impl Intake {
         }
     }
 
-    /// How a commit of the batch would move the checkpoints.
+    /// How a commit of this batch would move the checkpoints.
     pub(super) fn advances(&self, batch: &InFlightBatch) -> Vec<Advance> {
         let checkpoint = |partition: &Partition| self.positions.checkpoint(partition);
         settle::advances(&batch.deliveries, &[], &checkpoint)

@@ -1,6 +1,7 @@
-//! Shows in the log and in the status why a batch does not get on: who holds a lock, or what blocks the projection.
+//! Shows in the log and in `projector status` why a batch cannot be committed: the session that holds a lock, or another
+//! blocker.
 //!
-//! Nothing here ends the run: the batch is retried meanwhile.
+//! Nothing here ends the run: the batch is retried all the time.
 
 use projector_core::failure::{Blocker, FailureKind};
 use projector_store::{LockHolder, StoreError, WriteTarget};
@@ -8,20 +9,21 @@ use projector_store::{LockHolder, StoreError, WriteTarget};
 use super::Run;
 use crate::settle::Settler;
 
-/// After so many lock timeouts in a row, the status shows the session that holds the lock.
+/// After this many lock timeouts in a row, `projector status` shows the session that holds the lock.
 const LOCK_TIMEOUTS: u32 = 3;
 
 #[derive(Default)]
 pub(super) struct LockWatch {
     /// Lock timeouts in a row.
     timeouts: u32,
-    /// Whether the status shows a blocker of this lane.
+    /// Whether the stored blocker of the generation comes from this lane.
     blocker_shown: bool,
 }
 
 impl Run {
-    /// After a lock timeout: logs the session that holds the lock, and shows it in the status if that happens repeatedly.
-    pub(super) async fn name_lock_holder(&mut self, error: &StoreError) {
+    /// After a lock timeout: logs the session that holds the lock. After [`LOCK_TIMEOUTS`] in a row, also stores it for
+    /// `projector status`. Does nothing after another error.
+    pub(super) async fn report_lock_holder(&mut self, error: &StoreError) {
         if error.kind() != FailureKind::Locked {
             return;
         }
@@ -31,10 +33,10 @@ impl Run {
             None => "a lock is held by a session that could not be identified".to_owned(),
             Some(LockHolder { session, application, query, seconds }) => {
                 let projection = &generation.projection;
-                let said = "another session holds the lock";
+                let what = "another session holds the lock";
                 let transaction_ms = (seconds * 1_000.0) as u64;
-                tracing::warn!(projection, session, application, query, transaction_ms, "{said}");
-                format!("{said}: {session} ({application:?}), in a transaction of {seconds:.0} s: {query}")
+                tracing::warn!(projection, session, application, query, transaction_ms, "{what}");
+                format!("{what}: {session} ({application:?}), in a transaction of {seconds:.0} s: {query}")
             }
         };
         if self.lock_watch.timeouts >= LOCK_TIMEOUTS {
@@ -42,33 +44,35 @@ impl Run {
         }
     }
 
+    /// Counts a deadlock for `projector status`. Does nothing after another error.
     pub(super) async fn count_deadlock(&self, error: &StoreError) {
         if error.kind() != FailureKind::Deadlock {
             return;
         }
         let Settler { store, deployment, .. } = &self.settler;
         if let Err(error) = store.count_deadlock(&deployment.generation).await {
-            self.backoff.missed("a deadlock could not be counted", &error);
+            self.backoff.warn("a deadlock could not be counted", &error);
         }
     }
 
-    /// Shows a blocker in the status, until a batch is committed.
+    /// Stores a blocker for `projector status`, until a batch is committed.
     pub(super) async fn show_blocker(&mut self, blocker: Blocker) {
         self.lock_watch.blocker_shown = true;
         let Settler { store, deployment, .. } = &self.settler;
         if let Err(error) = store.set_blocked(&deployment.generation, Some(&blocker)).await {
-            self.backoff.missed("the blocker could not be stored for the status", &error);
+            self.backoff
+                .warn("the blocker could not be stored, so `projector status` does not show it", &error);
         }
     }
 
-    /// The store works again: resets the backoff, and removes the blocker from the status.
+    /// Call when the store works: resets the backoff, and removes the stored blocker of this lane.
     pub(super) async fn available_again(&mut self) {
         self.backoff.succeeded();
         self.lock_watch.timeouts = 0;
         if std::mem::take(&mut self.lock_watch.blocker_shown) {
             let Settler { store, deployment, .. } = &self.settler;
             if let Err(error) = store.set_blocked(&deployment.generation, None).await {
-                self.backoff.missed("the end of the blocker could not be stored for the status", &error);
+                self.backoff.warn("`projector status` still shows a blocker that is over", &error);
             }
         }
     }

@@ -1,14 +1,15 @@
-//! Where each partition is read, and how far its checkpoint moves with a batch.
+//! The position at which each partition is read, and the checkpoints of the partitions.
 //!
-//! A granted partition is *open* until its position is known: its checkpoint in the store, and the log that Kafka has
-//! now. Store and brokers are asked in the background, so one that is slow to respond delays no other partition.
+//! An assigned partition is *open* until its position is known: its checkpoint in the store, compared with the log that
+//! Kafka has now. A task in the background asks the store and the brokers, so a slow answer does not delay partitions
+//! that are being read.
 //!
 //! Invariants:
 //!
 //! - A partition is read only from its checkpoint, and only if its log is the one that the checkpoint belongs to.
-//! - If the position cannot be found out now, the partition stays open, and is asked about again after a backoff.
+//! - If the position cannot be found out now, the partition stays open, and is tried again after a backoff.
 
-mod beginnings;
+mod first_checkpoints;
 mod unread;
 
 use std::collections::{BTreeSet, HashMap};
@@ -25,28 +26,29 @@ use projector_store::{Advance, Store, StoreError};
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::Instant;
 
-use crate::beginning::{NotInLog, Starts};
 use crate::retry::{Backoff, Retries};
-use beginnings::Beginnings;
+use crate::start_offsets::{NotInLog, Starts};
+use first_checkpoints::FirstCheckpoints;
 use unread::Unread;
 
 pub(super) struct Positions {
     generation: Generation,
     store: Arc<dyn Store>,
     log: KafkaAdmin,
-    /// Where partitions without a checkpoint start.
-    beginnings: Beginnings,
+    /// Decides the first checkpoints of partitions that have none.
+    first_checkpoints: FirstCheckpoints,
     /// The checkpoint of each partition that is read, as last committed or loaded.
     checkpoints: HashMap<Partition, i64>,
     /// The identity that each topic had when it was last compared with a checkpoint.
     identities: HashMap<Arc<str>, Identity>,
-    /// Partitions that are granted and not read yet.
+    /// Partitions that are assigned and not read yet.
     open: BTreeSet<Partition>,
     inquiry: Inquiry,
+    /// When to ask about the open partitions again.
     try_again: Option<Instant>,
     /// Since when no broker responds, and why.
     unanswered: Option<(Instant, Blocker)>,
-    /// How long to wait before the open partitions are asked about again.
+    /// The delays between failed attempts to find out positions.
     backoff: Backoff,
     unread: Unread,
 }
@@ -69,7 +71,7 @@ impl From<NotInLog> for Unknown {
     }
 }
 
-/// The question about the open partitions.
+/// The request to the store and the brokers about the open partitions.
 #[derive(Default)]
 enum Inquiry {
     #[default]
@@ -85,15 +87,15 @@ struct Found {
     log: Inspected,
 }
 
-/// What followed from an inquiry.
+/// What is left to do after the answer to an inquiry.
 struct Begun {
     /// Partitions whose log is not known now, and why.
     unknown: Vec<(Partition, KafkaFault)>,
-    /// Whether to ask again at once.
+    /// Whether to inquire again at once.
     again: bool,
 }
 
-fn crash(error: JoinError) -> String {
+fn crash_text(error: JoinError) -> String {
     match error.try_into_panic() {
         Ok(panic) => panic_text(&*panic),
         Err(error) => error.to_string(),
@@ -122,7 +124,7 @@ impl Positions {
         Self {
             backoff: Backoff::new(&generation.projection, retries),
             unread: Unread::new(&generation.projection, retries),
-            beginnings: Beginnings::new(generation.clone(), store.clone(), log.clone(), starts),
+            first_checkpoints: FirstCheckpoints::new(generation.clone(), store.clone(), log.clone(), starts),
             generation,
             store,
             log,
@@ -139,30 +141,34 @@ impl Positions {
         &self.log
     }
 
-    pub(super) fn ask(&mut self, partitions: Vec<Partition>) {
+    /// Opens partitions: their positions are found out before they are read.
+    pub(super) fn open(&mut self, partitions: Vec<Partition>) {
         self.open.extend(partitions);
         self.try_again = None;
-        // The answer to an earlier question may be older than the grant: ask again.
+        // Drop an inquiry that is under way. Its checkpoints may have been read before the assignment, when the previous
+        // owner could still move them.
         self.inquiry = Inquiry::None;
     }
 
+    /// Drops what is known about a partition that is not read any more.
     pub(super) fn forget(&mut self, partition: &Partition) {
         self.checkpoints.remove(partition);
         self.open.remove(partition);
     }
 
-    /// When to ask again. `None`: no retry is planned.
+    /// When the next retry is due. `None`: no retry is planned.
     pub(super) fn next_try(&self) -> Option<Instant> {
         self.try_again
     }
 
-    /// Why no broker has responded for longer than this.
+    /// The fault, if no broker has responded for longer than `patience`.
     pub(super) fn unanswered_for(&self, patience: Duration) -> Option<Blocker> {
-        let (since, trouble) = self.unanswered.as_ref()?;
-        (since.elapsed() > patience).then(|| trouble.clone())
+        let (since, blocker) = self.unanswered.as_ref()?;
+        (since.elapsed() > patience).then(|| blocker.clone())
     }
 
-    fn note_silence(&mut self, fault: Option<&KafkaFault>) {
+    /// Records since when no broker responds. Any other result of an inquiry shows that a broker has responded.
+    fn record_unanswered(&mut self, fault: Option<&KafkaFault>) {
         let everywhere = fault.filter(|fault| fault.is_everywhere());
         self.unanswered = everywhere.map(|fault| {
             let since = self.unanswered.as_ref().map_or_else(Instant::now, |(since, _)| *since);
@@ -170,18 +176,18 @@ impl Positions {
         });
     }
 
-    /// Waits for the answer to the inquiry: [`start_reading`](Self::start_reading) has something to do then. Cancel safe.
+    /// Waits for the answer to the inquiry. [`start_reading`](Self::start_reading) then uses the answer. Cancel safe.
     pub(super) async fn answered(&mut self) {
         match &mut self.inquiry {
             Inquiry::Asked(asking) => {
-                let answer = asking.await.unwrap_or_else(|error| Err(Unknown::Crashed(crash(error))));
+                let answer = asking.await.unwrap_or_else(|error| Err(Unknown::Crashed(crash_text(error))));
                 self.inquiry = Inquiry::Answered(answer);
             }
             Inquiry::None | Inquiry::Answered(_) => std::future::pending().await,
         }
     }
 
-    /// Starts to read the partitions whose position is known now, and asks about the others.
+    /// Starts to read the partitions whose position is known now, and inquires about the others.
     pub(super) async fn start_reading(&mut self, source: &Source) {
         if self.open.is_empty() {
             self.try_again = None;
@@ -215,7 +221,7 @@ impl Positions {
         match begun {
             Ok(Begun { unknown, again }) => {
                 let all_known = unknown.is_empty();
-                self.note_silence(unknown.first().map(|(_, fault)| fault));
+                self.record_unanswered(unknown.first().map(|(_, fault)| fault));
                 self.unread.show(unknown);
                 if again {
                     self.inquiry = self.inquire();
@@ -226,7 +232,7 @@ impl Positions {
                 }
             }
             Err(error) => {
-                self.note_silence(match &error {
+                self.record_unanswered(match &error {
                     Unknown::Log(LogError::Fault(fault)) => Some(fault),
                     _ => None,
                 });
@@ -236,7 +242,8 @@ impl Positions {
         }
     }
 
-    /// Asks about all open partitions: the checkpoints first, so that no checkpoint is beyond an older end of its log.
+    /// Inquires about all open partitions. The checkpoints are read before the ends of the logs: in the other order, a
+    /// checkpoint could be beyond the end of its log, and the log would look like another one.
     fn inquire(&self) -> Inquiry {
         let (store, log, generation) = (self.store.clone(), self.log.clone(), self.generation.clone());
         let partitions: Vec<Partition> = self.open.iter().cloned().collect();
@@ -248,8 +255,8 @@ impl Positions {
         }))
     }
 
-    /// Reads the partitions that can be read; the others stay open. If a first checkpoint was stored just now, everything
-    /// is asked once more: another host may have stored another one first.
+    /// Starts to read the partitions that can be read. The others stay open. If a first checkpoint was stored just now,
+    /// nothing is read yet, and the inquiry is repeated: another host may have stored another one before.
     async fn begin(&mut self, found: Vec<Found>, source: &Source) -> Result<Begun, Unknown> {
         let (mut known, mut unknown, mut begun) = (Vec::new(), Vec::new(), false);
         for Found { partition, checkpoint, log } in found {
@@ -263,10 +270,10 @@ impl Positions {
                 Ok((marks, identity)) => {
                     let start = start(checkpoint.as_ref(), marks, &identity);
                     if let Start::Beginning(_) = start {
-                        match self.beginnings.begin(&partition, marks, &identity).await {
+                        match self.first_checkpoints.store(&partition, marks, &identity).await {
                             Ok(()) => begun = true,
                             Err(Unknown::NotInLog(problem)) => self.refuse_start(&partition, &problem),
-                            // Only this partition is affected: read the others.
+                            // A fault of one partition: read the others.
                             Err(Unknown::Log(LogError::Fault(fault))) if !fault.is_everywhere() => {
                                 unknown.push((partition, fault));
                                 continue;
@@ -281,7 +288,7 @@ impl Positions {
         if begun {
             return Ok(Begun { unknown, again: true });
         }
-        // Read all of them at once: partitions that are merged by time must start together.
+        // Start all of them in one call: partitions that are merged by time must start together.
         let mut spans = Vec::new();
         for (partition, start, marks, identity) in known {
             match start {
@@ -292,13 +299,13 @@ impl Positions {
                     spans.push(Span { partition, from: offset, end: marks.high });
                 }
                 Start::Mismatch(mismatch) => {
-                    let trouble = Blocker::new(FailureKind::Log, mismatch);
-                    self.store.set_paused(&self.generation, &partition, Some(&trouble)).await?;
+                    let blocker = Blocker::new(FailureKind::Log, mismatch);
+                    self.store.set_paused(&self.generation, &partition, Some(&blocker)).await?;
                     let projection = &self.generation.projection;
-                    let Blocker { reason, kind } = trouble;
+                    let Blocker { reason, kind } = blocker;
                     tracing::error!(
                         projection, %partition, reason, advice = kind.advice(),
-                        "partition paused: its log is not the one that the checkpoint is about"
+                        "partition paused: its log is not the one that the checkpoint belongs to"
                     );
                     self.open.remove(&partition);
                 }
@@ -312,18 +319,21 @@ impl Positions {
         Ok(Begun { unknown, again: false })
     }
 
-    /// A partition without a checkpoint is not read: the configured start is not in its log.
+    /// The configured start of a partition is not in its log: the partition is not read until an operator corrects the
+    /// configuration.
     fn refuse_start(&mut self, partition: &Partition, problem: &NotInLog) {
         let projection = &self.generation.projection;
         let (reason, advice) = (problem.to_string(), FailureKind::Start.advice());
-        tracing::error!(projection, %partition, reason, advice, "partition not begun");
+        tracing::error!(projection, %partition, reason, advice, "partition is not read: its configured start is not in its log");
         self.open.remove(partition);
     }
 
-    /// The partitions of a batch whose topic was deleted and created again since reading began, or may have been. The
-    /// Kafka client does not notice: it goes on at the old offset if the new topic is long enough. A topic's id never
-    /// returns, so a topic that has the same id now, after the events were read, had it when they were read.
-    pub(super) async fn foreign(&self, deliveries: &[Delivery]) -> Result<Vec<Partition>, LogError> {
+    /// The partitions of a batch whose topic was, or may have been, deleted and created again since reading started.
+    ///
+    /// The Kafka client does not detect this: if the new topic is long enough, it reads on at the old offset. A topic
+    /// id is never used twice. So if a topic has the expected id now, after the events were read, it also had this id
+    /// when they were read.
+    pub(super) async fn recreated(&self, deliveries: &[Delivery]) -> Result<Vec<Partition>, LogError> {
         let partitions: BTreeSet<&Partition> =
             deliveries.iter().map(|delivery| &delivery.event.position.partition).collect();
         let mut topics: Vec<Arc<str>> = partitions.iter().map(|partition| partition.topic.clone()).collect();
@@ -332,21 +342,23 @@ impl Positions {
             return Ok(Vec::new());
         }
         let found = self.log.identities_each(topics).await?;
-        let is_foreign = |partition: &&Partition| {
+        let is_recreated = |partition: &&Partition| {
             let known = self.identities.get(&partition.topic);
             known.zip(found.get(&*partition.topic)).is_some_and(|(known, found)| match found {
                 Ok(found) => known.differs_from(found),
+                // The id is unknown, for example because the topic was deleted: do not write its events.
                 Err(_) => true,
             })
         };
-        Ok(partitions.into_iter().filter(is_foreign).cloned().collect())
+        Ok(partitions.into_iter().filter(is_recreated).cloned().collect())
     }
 
-    /// The checkpoint of a partition. Every partition that has events in a batch has one.
+    /// The checkpoint of a partition, as this lane knows it. Every partition with events in a batch has one.
     pub(super) fn checkpoint(&self, partition: &Partition) -> i64 {
         self.checkpoints.get(partition).copied().unwrap_or(-1)
     }
 
+    /// Records how a commit has moved the checkpoints.
     pub(super) fn committed(&mut self, advances: &[Advance]) {
         for advance in advances {
             if let Some(checkpoint) = self.checkpoints.get_mut(&advance.partition) {

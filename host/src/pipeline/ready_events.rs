@@ -1,7 +1,7 @@
-//! Tries waiting events again when the rows that they wait for have come.
+//! Tries waiting events again when the rows that they wait for were written.
 //!
-//! This lane knows of rows that it wrote itself; of rows of other lanes, the control state tells. A try may find nothing
-//! ready, and may be repeated.
+//! A lane knows when it has written such a row itself. For rows that other lanes write, the control state has a flag. A
+//! call may find nothing ready, and may be repeated.
 
 use std::time::Duration;
 
@@ -12,28 +12,30 @@ use crate::project::ProjectError;
 use crate::retry::RunEnd;
 use crate::settle::Released;
 
-/// How old the control state may be.
+/// The control state in memory may be this old.
 const CONTROL_STATE_AGE: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 pub(super) struct ReadyEvents {
-    /// When to try events that are ready. `None`: none is known to be ready.
+    /// When to try events that are ready. `None`: no event is known to be ready.
     pub(super) at: Option<Instant>,
-    /// When the last try found none: the control state may be older than that.
+    /// When the last call found none. The flag in the control state may be older than this.
     none_at: Option<Instant>,
 }
 
 impl Run {
-    /// Tries events that are ready: as many as fit into one transaction.
+    /// Tries events that are ready: as many as fit into one transaction. `any_ready`: the flag of the control state.
     pub(super) async fn release_ready(&mut self, any_ready: bool) -> Result<(), RunEnd> {
         if !self.intake.barrier.is_open() {
-            // A comparison or promotion is under way: nothing is written.
+            // Generations are being compared or switched, so nothing may be written now: try again when the barrier may
+            // be open.
             self.ready.at = self.ready.at.map(|_| Instant::now() + BARRIER_INTERVAL);
             return Ok(());
         }
         if any_ready && self.ready.at.is_none() {
-            let said = self.ready.none_at.map(|at| at + CONTROL_STATE_AGE);
-            self.ready.at = Some(said.unwrap_or_else(Instant::now));
+            // Right after a call that found none, the flag may still be set from before. Wait until it must be newer.
+            let flag_is_new = self.ready.none_at.map(|at| at + CONTROL_STATE_AGE);
+            self.ready.at = Some(flag_is_new.unwrap_or_else(Instant::now));
         }
         if self.ready.at.is_none_or(|at| at > Instant::now()) {
             return Ok(());
@@ -41,13 +43,13 @@ impl Run {
         match self.settler.release_ready(self.intake.limits).await {
             Ok(Released::More) => self.ready.at = Some(Instant::now()),
             Ok(Released::Done) => (self.ready.at, self.ready.none_at) = (None, Some(Instant::now())),
-            Err(ProjectError::Blocker(trouble)) => return Err(RunEnd::Stop(trouble)),
+            Err(ProjectError::Blocker(blocker)) => return Err(RunEnd::Stop(blocker)),
             Err(ProjectError::Store(error)) => {
                 let what = "waiting events could not be tried again";
                 self.ready.at = Some(Instant::now() + self.pause_after(what, error).await?);
             }
-            // A release handles timeouts itself, and only batches of the log are part of a version's trial. Should
-            // one of these come up, try again later.
+            // Not expected: `release_ready` handles timeouts itself, and only new events of the log are part of a
+            // version's trial. If one of these is returned, try again later.
             Err(ProjectError::Timeout(_) | ProjectError::OnTrial(_)) => {
                 self.ready.at = Some(Instant::now() + CONTROL_STATE_AGE);
             }

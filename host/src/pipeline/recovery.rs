@@ -1,8 +1,10 @@
-//! What follows a failed attempt at a batch.
+//! Decides what follows a failed attempt to commit a batch.
 //!
-//! The kind of the failure decides: retry the same batch, retry a smaller one, read again from another checkpoint, or end
-//! the run. After a failure of the database it is unknown whether the transaction was committed. The checkpoints tell:
-//! they moved with it, or not at all. So no event is applied twice, and none is lost.
+//! The kind of the failure decides: retry the same batch, retry a smaller one, read again from another checkpoint, or
+//! end the run.
+//!
+//! After a failure of the database, it is unknown whether the transaction was committed. The checkpoints are read to
+//! find out: they are written in the same transaction as the rows. So no event is applied twice, and none is lost.
 
 use std::time::Duration;
 
@@ -14,39 +16,40 @@ use projector_store::{Advance, StoreError};
 use super::{BARRIER_INTERVAL, InFlightBatch, Run};
 use crate::project::{FirstAnswers, ProjectError};
 use crate::retry::RunEnd;
-use crate::settle::{Isolate, Slow, isolate};
+use crate::settle::{Isolate, SlowTries, isolate};
 
-/// How many times an event may exceed its time limit before the projection is blocked.
+/// When an event has exceeded its time limit this many times in a row, the projection is blocked.
 const TIMEOUTS: u32 = 3;
 
 /// The failed attempts at one batch.
 #[derive(Default)]
 pub(super) struct Tries {
     timeouts: u32,
-    slow: Slow,
+    slow: SlowTries,
 }
 
 /// What to do with a batch whose attempt failed.
 pub(super) enum Next {
     /// The batch, or what is left of it, is tried again.
     TryAgain,
-    /// The batch is over: it was committed after all, or its events are read again, or the run stops.
+    /// Nothing is left to try: the batch was committed after all, its events are back in the buffer or are read again,
+    /// or the run stops.
     Leave,
 }
 
-/// What became of a batch whose commit has no known result.
+/// What the checkpoints show about a batch whose transaction has no known result.
 enum Recovered {
-    /// Nothing was committed.
+    /// All checkpoints are where they were before the attempt: nothing was committed.
     TryAgain,
-    /// All of it was committed; only the response was lost.
+    /// All checkpoints are after the batch: it was committed, and only the database's response was lost.
     Committed(Vec<Advance>),
-    /// Another host has moved these checkpoints.
+    /// A checkpoint is somewhere else: another host has committed events of these partitions.
     Moved(Vec<Partition>),
     Stopped,
 }
 
 impl Run {
-    /// Decides what follows a failed attempt, after the waits and the repairs that it needs.
+    /// Decides what follows a failed attempt. Waits for the database and shortens the batch where this is needed first.
     pub(super) async fn after_failure(
         &mut self,
         batch: &mut InFlightBatch,
@@ -59,20 +62,24 @@ impl Run {
                 Response::Retry => {
                     self.tally.retries += 1;
                     self.backoff.failed(error.kind(), &error);
-                    self.name_lock_holder(&error).await;
+                    self.report_lock_holder(&error).await;
                     self.count_deadlock(&error).await;
                     if error.kind() == FailureKind::DatabaseSetup {
                         self.show_blocker(Blocker::new(FailureKind::DatabaseSetup, &error)).await;
                     }
                     let recovered = self.recover(batch).await;
+                    // The catch-up lock belongs to a database session. If the session is gone, another host may have
+                    // taken the lock and read the same partitions: start again, and wait for the lock.
                     if let Some(catching_up) = &self.catch_up.state
                         && !catching_up.is_held().await
                     {
                         return Err(RunEnd::Restart("the catch-up lock was lost".into()));
                     }
                     match recovered {
-                        // Halve the batch: it may have been too much for the session's timeouts. If one event
-                        // is left, the database responds and is only too slow for that event.
+                        // The batch may have been too large for the statement timeout or the lock timeout: try only its
+                        // first half. If the batch has one event and its statement was too slow several times, the
+                        // database works, so this event is the cause: it fails, and the failure policy decides in the
+                        // next attempt.
                         Recovered::TryAgain => {
                             let tried = batch.deliveries.len();
                             match (tries.slow.isolate(&error, tried), batch.answers.as_deref_mut()) {
@@ -89,26 +96,26 @@ impl Run {
                             self.committed(batch, advances).await;
                             return Ok(Next::Leave);
                         }
-                        Recovered::Moved(partitions) => self.fenced(&partitions),
+                        Recovered::Moved(partitions) => self.read_from_moved(&partitions),
                         Recovered::Stopped => return Ok(Next::Leave),
                     }
                 }
-                Response::Policy => match isolate(error, batch.deliveries.len()).map_err(halt)? {
+                Response::Policy => match isolate(error, batch.deliveries.len()).map_err(run_end)? {
                     Isolate::First(failure) => match batch.answers.as_deref_mut() {
-                        // The first event fails. The policy of the projection decides in the next attempt.
+                        // The first event fails. The projection's failure policy decides in the next attempt.
                         Some([first, ..]) if first.failure().is_none() => {
                             *first = FirstAnswers::failed(failure);
                         }
-                        // The first event has failed already and writes no rows, and yet the store rejects the
-                        // batch: a retry would change nothing.
+                        // The first event has failed already, so the transaction has no rows of the plugin, and the
+                        // database still rejects it. A retry would end in the same way: block the projection.
                         _ => return Err(RunEnd::Stop(Blocker::new(FailureKind::Store, failure))),
                     },
                     Isolate::Cut(events) => self.intake.cut(batch, events),
                 },
                 Response::Reposition | Response::Pause | Response::Refuse => match error {
-                    StoreError::CheckpointMoved(partitions) => self.fenced(&partitions),
-                    // Another version is active, or the barrier is closed: read the control state now, and follow
-                    // it before the next batch.
+                    StoreError::CheckpointMoved(partitions) => self.read_from_moved(&partitions),
+                    // Another version is active, or the write barrier is closed. Nothing was written: put the events
+                    // back, and read the control state, so that the lane follows it before the next batch.
                     StoreError::Inactive(_) | StoreError::Held(_) => {
                         self.intake.buffer.put_back(std::mem::take(&mut batch.deliveries));
                         if let Err(error) = self.watcher.refresh().await {
@@ -117,21 +124,22 @@ impl Run {
                         }
                         return Ok(Next::Leave);
                     }
-                    error => return Err(halt(error)),
+                    error => return Err(run_end(error)),
                 },
             },
-            ProjectError::OnTrial(failure) => self.compare(batch, &failure).await,
-            ProjectError::Blocker(trouble) => return Err(RunEnd::Stop(trouble)),
+            ProjectError::OnTrial(failure) => self.compare_with_previous(batch, &failure).await,
+            ProjectError::Blocker(blocker) => return Err(RunEnd::Stop(blocker)),
             ProjectError::Timeout(position) => {
                 tries.timeouts += 1;
-                if tries.timeouts == TIMEOUTS && self.is_tried_out(&position) {
-                    // Commit the events before it first.
+                // While the version is on trial, call the previous version for this event before the projection is
+                // blocked. Both versions must see the same committed rows, so the events before it are committed first.
+                if tries.timeouts == TIMEOUTS && self.can_compare(&position) {
                     let at = batch.deliveries.iter().position(|next| next.event.position == position);
                     match at.unwrap_or_default() {
                         0 => {
-                            let words = "it runs longer than one event may";
-                            let failure = Failure::new(FailureKind::Timeout, "time", words);
-                            self.compare(batch, &failure).await;
+                            let detail = "the call exceeded its time limit, `limits.time`";
+                            let failure = Failure::new(FailureKind::Timeout, "time", detail);
+                            self.compare_with_previous(batch, &failure).await;
                         }
                         events => self.intake.cut(batch, events),
                     }
@@ -139,18 +147,19 @@ impl Run {
                     return Ok(Next::TryAgain);
                 }
                 if tries.timeouts == TIMEOUTS {
-                    let reason = format!("the event at {position} ran out of time {TIMEOUTS} times");
+                    // The cause may be a busy machine, so the event does not fail: an operator decides.
+                    let reason = format!("the event at {position} exceeded its time limit {TIMEOUTS} times");
                     return Err(RunEnd::Stop(Blocker::new(FailureKind::Timeout, reason)));
                 }
-                tracing::warn!(%position, "an event ran out of time; its batch is tried again");
+                tracing::warn!(%position, "an event exceeded its time limit; its batch is tried again");
                 self.backoff.wait(&self.stop).await;
             }
         }
         Ok(Next::TryAgain)
     }
 
-    /// After a failure of the database: waits until it responds, and finds out from the checkpoints what became of the
-    /// batch.
+    /// After a failure of the database: waits until it responds, and then finds out from the checkpoints whether the
+    /// batch was committed. Drops the events of partitions that were revoked in the meantime.
     async fn recover(&mut self, batch: &mut InFlightBatch) -> Recovered {
         loop {
             self.backoff.wait(&self.stop).await;
@@ -166,16 +175,16 @@ impl Run {
             match found {
                 Err(error) => self.backoff.failed(error.kind(), &error),
                 Ok(found) => {
-                    // Partitions that were revoked meanwhile belong to another host now. The others belonged to
-                    // this host when the checkpoints were read.
+                    // Partitions that were revoked in the meantime belong to another host now: drop their events. The
+                    // other partitions belonged to this host when the checkpoints were read.
                     let events = batch.deliveries.len();
                     drop(self.intake.guard_revokes(batch));
                     if batch.deliveries.len() < events {
-                        let (projection, void) = (self.name(), events - batch.deliveries.len());
+                        let (projection, dropped) = (self.name(), events - batch.deliveries.len());
                         tracing::warn!(
                             projection,
-                            void,
-                            "void: partitions were given to another host before their events could be written"
+                            events = dropped,
+                            "partitions were assigned to another host before their events could be written; this host drops the events"
                         );
                     }
                     let advances = self.intake.advances(batch);
@@ -198,20 +207,21 @@ impl Run {
         }
     }
 
-    /// Another host moved these checkpoints: drops what was read of the partitions, and reads on from the new checkpoints.
-    fn fenced(&mut self, partitions: &[Partition]) {
+    /// Another host has moved the checkpoints of these partitions: drops what was read of them, and reads on from the
+    /// new checkpoints. This host does not leave the group: if it has lost the partitions, the group will revoke them.
+    fn read_from_moved(&mut self, partitions: &[Partition]) {
         self.tally.fenced += 1;
         let projection = self.settler.deployment.generation.projection.clone();
-        let partitions_named = partitions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let names = partitions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         tracing::warn!(
             projection,
-            partitions = partitions_named,
-            "fenced: another host moved the checkpoint; nothing was written, reading goes on from there"
+            partitions = names,
+            "another host has moved the checkpoint; this host wrote nothing, and reads on from the new checkpoint"
         );
         self.intake.reposition(partitions);
     }
 
-    /// How long to wait before work between two batches is tried again; an error if it must not be tried again.
+    /// After a failure of work between two batches: how long to wait before it is tried again. An error ends the run.
     pub(super) async fn pause_after(
         &mut self,
         what: &'static str,
@@ -219,19 +229,19 @@ impl Run {
     ) -> Result<Duration, RunEnd> {
         match error {
             error if error.kind().response() == Response::Retry => {
-                self.backoff.missed(what, &error);
+                self.backoff.warn(what, &error);
                 self.count_deadlock(&error).await;
                 Ok(Duration::from_secs(1))
             }
-            // The watcher soon tells which version is active, and whether the barrier is open.
+            // Another version is active, or the write barrier is closed: the control state soon shows which.
             StoreError::Inactive(_) | StoreError::Held(_) => Ok(BARRIER_INTERVAL),
-            error => Err(halt(error)),
+            error => Err(run_end(error)),
         }
     }
 }
 
-/// How the run ends after a failure of the store that was not caused by an event.
-fn halt(error: StoreError) -> RunEnd {
+/// How the run ends after a failure of the store that no event caused and that a retry cannot correct.
+fn run_end(error: StoreError) -> RunEnd {
     match error {
         StoreError::Inactive(_) | StoreError::Held(_) => RunEnd::Switch,
         StoreError::Paused(reason) => RunEnd::Paused(reason),

@@ -1,8 +1,10 @@
-//! Changes from one version to another, between two batches, and tries the new version out.
+//! Switches to another version between two batches, and carries out its trial.
 //!
-//! The lane keeps its consumer and its transaction order if the new version reads the same topics in the same way.
-//! Otherwise the run ends, and a new run has the new version. While a version is on trial, an event that fails in it is
-//! also given to the version before; if it does not fail there, the version before is activated again.
+//! If the new version reads the same topics in the same way, the lane keeps its consumer. Otherwise the run ends, and a
+//! new run starts with the new version.
+//!
+//! While a version is on trial, an event that fails in it is also passed to the previous version. If it does not fail
+//! there, the new version is reverted: the previous version becomes the active one again.
 
 use std::sync::Arc;
 
@@ -18,24 +20,24 @@ use projector_store::operator::GenerationControl;
 use tokio::time::Instant;
 
 use super::{InFlightBatch, Run};
-use crate::catch_up::order_shows;
+use crate::catch_up::depends_on_order;
 use crate::deploy::component_cache::ComponentCache;
 use crate::project::purity::Sampling;
 use crate::retry::RunEnd;
 use crate::settle::OnTrial;
 
-/// The change to the active version, and what is known of that version.
+/// The last switch of the version, and what is known about the active version since then.
 pub(super) struct Switch {
     /// The compiled components.
     versions: Arc<ComponentCache>,
-    /// For how many batches a version is on trial.
+    /// A version is on trial for this many batches. 0: there are no trials.
     trial_batches: u64,
-    /// The last commit of the version before. `None` once the active version has committed.
-    began: Option<Instant>,
+    /// The last commit of the previous version. `None` when the active version has committed a batch.
+    switched_at: Option<Instant>,
     last_commit: Option<Instant>,
     /// Batches that the active version has committed.
     batches: u64,
-    /// Which batches are checked for the plugin's purity.
+    /// Which batches are checked for whether the plugin is a pure function.
     pub(super) sampling: Sampling,
     /// The failures among the last events.
     pub(super) flood: Flood,
@@ -46,7 +48,7 @@ impl Switch {
         Self {
             versions,
             trial_batches,
-            began: None,
+            switched_at: None,
             last_commit: None,
             batches: 0,
             sampling: Sampling::new(purity_sample),
@@ -56,33 +58,36 @@ impl Switch {
 }
 
 impl Run {
-    /// Follows the control state: changes to the active version, and takes the write barrier over. Only between two
-    /// batches.
-    pub(super) fn follow(
+    /// Follows the control state: switches to the active version, and uses the present write barrier. Call only between
+    /// two batches. An error ends the run: the lane cannot switch to the active version.
+    pub(super) fn follow_control_state(
         &mut self,
         control: &GenerationControl,
         ahead: &mut Option<InFlightBatch>,
     ) -> Result<(), RunEnd> {
         self.throttle.beside_live = control.role == Role::Building;
         if control.active != *self.settler.deployment.digest {
-            let next = self.switch.versions.known(&control.active).filter(|next| self.can_go_on_with(next));
+            let next = self.switch.versions.known(&control.active).filter(|next| self.can_switch_to(next));
             let Some(next) = next else { return Err(RunEnd::Switch) };
-            self.settler.go_over_to(next);
-            // The samples of the version before say nothing about this one.
+            self.settler.switch_to(next);
+            // The sampled batches of the previous version show nothing about this one.
             self.switch.sampling = Sampling::new(self.settler.plugin.limits.purity_sample);
-            // The version to compare with may be another one than this lane ran last.
-            let before = control.on_trial_against.as_deref().filter(|_| self.switch.trial_batches > 0);
-            let before = before.and_then(|digest| self.switch.versions.known(digest));
-            self.settler.on_trial = before.map(|before| OnTrial::against(&self.settler, before));
-            self.switch.began = Some(self.switch.last_commit.unwrap_or_else(Instant::now));
+            // The version to compare with comes from the store: it may be another one than this lane ran last.
+            let previous = control.on_trial_against.as_deref().filter(|_| self.switch.trial_batches > 0);
+            let previous = previous.and_then(|digest| self.switch.versions.known(digest));
+            self.settler.on_trial = previous.map(|previous| OnTrial::against(&self.settler, previous));
+            self.switch.switched_at = Some(self.switch.last_commit.unwrap_or_else(Instant::now));
             self.switch.batches = 0;
             self.switch.flood = Flood::default();
             if let Some(ahead) = ahead {
+                // The previous version has answered for this batch: call the new version instead.
                 ahead.answers = None;
             }
         } else if control.on_trial_against.is_none() {
             self.settler.on_trial = None;
         }
+        // A batch that was taken before the barrier closed may have events beyond it: put them back, and take a batch
+        // again.
         self.intake.barrier = control.barrier.clone();
         if !self.intake.barrier.is_open()
             && let Some(ahead) = ahead.take()
@@ -92,61 +97,62 @@ impl Run {
         Ok(())
     }
 
-    /// Whether a version can continue with the same consumers: the topics have the same places, and the same lanes may
-    /// write side by side.
-    fn can_go_on_with(&self, next: &Plugin) -> bool {
+    /// Whether the lane can run a version with its present consumer: it declares the same topics in the same order,
+    /// needs the same number of writers, and merges partitions in the same way.
+    fn can_switch_to(&self, next: &Plugin) -> bool {
         let (now, next) = (&self.settler.plugin.contract, &next.contract);
         let topics =
             |contract: &Contract| contract.topics.iter().map(|topic| topic.name.clone()).collect::<Vec<_>>();
         topics(now) == topics(next)
             && now.needs_one_writer() == next.needs_one_writer()
-            && order_shows(now) == order_shows(next)
+            && depends_on_order(now) == depends_on_order(next)
     }
 
-    /// Counts a commit of the active version: logs the first one, and ends the trial after the last one.
-    pub(super) async fn went_over(&mut self) {
+    /// Counts a commit of the active version. Logs the first one after a switch, and ends the trial after the last one.
+    pub(super) async fn count_version_commit(&mut self) {
         let now = Instant::now();
         let WriteTarget { generation, digest, contract, .. } = &self.settler.deployment;
-        if let Some(began) = self.switch.began.take() {
-            let gap_ms = now.duration_since(began).as_millis() as u64;
+        if let Some(switched_at) = self.switch.switched_at.take() {
+            let gap_ms = now.duration_since(switched_at).as_millis() as u64;
             let (projection, version) = (&*generation.projection, &*contract.descriptor.version);
-            tracing::info!(projection, version, digest = &**digest, gap_ms, "went over to another version");
+            tracing::info!(projection, version, digest = &**digest, gap_ms, "switched to another version");
         }
         self.switch.last_commit = Some(now);
         self.switch.batches += 1;
         if self.settler.on_trial.is_some() && self.switch.batches >= self.switch.trial_batches {
             match self.settler.store.pass_trial(generation, digest).await {
                 Ok(()) => self.settler.on_trial = None,
-                Err(error) => {
-                    self.backoff.missed("the end of the version's trial could not be stored", &error)
-                }
+                Err(error) => self.backoff.warn("the end of the version's trial could not be stored", &error),
             }
         }
     }
 
-    /// Whether the version before can be asked about an event, and was not asked yet.
-    pub(super) fn is_tried_out(&self, position: &Position) -> bool {
+    /// Whether the version is on trial, and the previous version was not called for this event yet.
+    pub(super) fn can_compare(&self, position: &Position) -> bool {
         self.settler.on_trial.as_ref().is_some_and(|trial| trial.compared.as_ref() != Some(position))
     }
 
-    /// The version on trial failed for a batch's first event: activates the version before again, if that one does not
-    /// fail. The events before this one are committed, so both versions see the same rows.
-    pub(super) async fn compare(&mut self, batch: &InFlightBatch, failure: &Failure) {
+    /// The version on trial has failed for a batch's first event: calls the previous version for the same event, and
+    /// reverts to it if it does not fail. The events before this one are committed, so both versions see the same rows.
+    /// If the store fails, this returns after a pause, and the attempt at the batch is repeated.
+    pub(super) async fn compare_with_previous(&mut self, batch: &InFlightBatch, failure: &Failure) {
         let (Some(on_trial), Some(first)) = (&mut self.settler.on_trial, batch.deliveries.first()) else {
             return;
         };
-        let before = &on_trial.before;
-        match before.fails_for(first, &self.settler.plugin.contract).await {
-            // Both fail: no reason to revert.
+        let previous = &on_trial.previous;
+        match previous.fails_for(first, &self.settler.plugin.contract).await {
+            // Both versions fail, so this is no reason to revert. From now on, the failure policy decides about this
+            // event.
             Ok(true) => on_trial.compared = Some(first.event.position.clone()),
             Ok(false) => {
                 let WriteTarget { generation, digest, .. } = &self.settler.deployment;
                 let (projection, position) = (&*generation.projection, &first.event.position);
-                let to = &before.deployment.digest;
-                let reason =
-                    format!("the event at {position} failed, and did not in the version before: {failure}");
-                match before.store.revert(generation, digest, to, &reason).await {
-                    // Another version became active meanwhile.
+                let to = &previous.deployment.digest;
+                let reason = format!(
+                    "the event at {position} failed, and does not fail in the previous version: {failure}"
+                );
+                match previous.store.revert(generation, digest, to, &reason).await {
+                    // Another version became active in the meantime.
                     Ok(false) => drop(self.watcher.refresh().await),
                     Ok(true) => {
                         tracing::error!(
@@ -154,12 +160,12 @@ impl Run {
                             digest = &**digest,
                             to = &**to,
                             reason,
-                            advice = "mend the version, and deploy it again",
+                            advice = "correct the plugin, and deploy it again",
                             "version reverted"
                         );
                         self.backoff.succeeded();
                         if let Err(error) = self.watcher.refresh().await {
-                            self.backoff.missed("the active version could not be read", &error);
+                            self.backoff.warn("the active version could not be read", &error);
                         }
                     }
                     Err(error) => {
@@ -170,7 +176,7 @@ impl Run {
             }
             Err(error) => {
                 let kind = FailureKind::Database;
-                self.backoff.failed(kind, &format!("the version before could not be tried: {error:?}"));
+                self.backoff.failed(kind, &format!("the previous version could not be called: {error:?}"));
                 self.backoff.wait(&self.stop).await;
             }
         }

@@ -1,4 +1,4 @@
-//! Rests after batches, so that other projections get their share of the machine.
+//! Rests after batches, so that other projections and the live generation get CPU time and the database.
 
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use crate::project::FirstAnswers;
 const LONGEST_REST: Duration = Duration::from_secs(10);
 
 pub(super) struct Throttle {
-    /// The share of the time in which a generation is built beside the live one.
+    /// A generation that is built beside the live one works for this share of the time, and rests for the other.
     rebuild_share: f64,
-    /// The generation is being built beside the live one.
+    /// Whether the generation is being built beside the live one.
     pub(super) beside_live: bool,
 }
 
@@ -25,9 +25,10 @@ impl Throttle {
 }
 
 impl Run {
-    /// Rests after a batch in which the plugin exceeded its limits: such a projection gets a quarter of a core at most.
-    /// Also rests while a generation catches up beside the live one, so that it only takes its share.
-    pub(super) async fn yield_to_neighbours(&mut self, batch: &InFlightBatch, took: Duration) {
+    /// Rests after a batch in which the plugin exceeded its limits, for three times as long as its calls took: so such
+    /// a projection uses at most a quarter of a core. Also rests while a generation catches up beside the live one, so
+    /// that it only takes its configured share.
+    pub(super) async fn rest_after(&mut self, batch: &InFlightBatch, took: Duration) {
         let is_behind = self.catch_up.state.as_ref().is_some_and(|state| !state.is_caught_up());
         if self.throttle.beside_live && is_behind && self.throttle.rebuild_share < 1.0 {
             self.rest(took.mul_f64(1.0 / self.throttle.rebuild_share.max(0.01) - 1.0)).await;
@@ -36,7 +37,7 @@ impl Run {
             answers.failure().is_some_and(|failure| failure.kind == FailureKind::Limit)
         };
         if batch.answers.iter().flatten().any(broke_limits) {
-            self.rest(3 * batch.asked).await;
+            self.rest(3 * batch.plugin_time).await;
         }
     }
 

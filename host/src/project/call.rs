@@ -1,4 +1,4 @@
-//! One call of the plugin.
+//! One call of the plugin, with the checks before and after it.
 
 use projector_core::event::Event;
 use projector_core::event_failure::Failure;
@@ -8,7 +8,8 @@ use projector_sandbox::{Answer, Found, Instance, Plugin};
 use super::FirstAnswer;
 use crate::validate;
 
-/// Calls the plugin, and checks its answer against the contract.
+/// Calls the plugin, and checks its answer against the contract. Fails without a call if the event cannot be passed to a
+/// plugin.
 pub(super) fn checked(
     plugin: &Plugin,
     instance: &mut Instance,
@@ -19,7 +20,7 @@ pub(super) fn checked(
         return Err(oversize(event, bytes));
     }
     if let Some(header) = event.headers.iter().find(|header| header.text_name().is_none()) {
-        return Err(unreadable(event, &header.name));
+        return Err(bad_header_name(event, &header.name));
     }
     let mut answer = instance.project(event, found)?;
     match &mut answer {
@@ -30,10 +31,10 @@ pub(super) fn checked(
     Ok(answer)
 }
 
-/// The plugin's interface has header names as text, so the plugin cannot be called.
-fn unreadable(event: &Event, name: &[u8]) -> Failure {
+/// The plugin's interface takes header names as text, so a name that is not UTF-8 cannot be passed.
+fn bad_header_name(event: &Event, name: &[u8]) -> Failure {
     let detail = format!(
-        "the record at {} has a header whose name is not UTF-8, so that no plugin can be given it: \"{}\" (hex {}); mend its producer",
+        "the record at {} has a header whose name is not UTF-8, so the record cannot be passed to a plugin: \"{}\" (hex {}); correct the record's producer",
         event.position,
         name.escape_ascii(),
         hex::encode(name)
@@ -41,11 +42,12 @@ fn unreadable(event: &Event, name: &[u8]) -> Failure {
     Failure::new(FailureKind::Invalid, "header-name", detail)
 }
 
-/// The value is not here, and the event must not look like a tombstone, so the plugin is not called.
+/// The host does not hold the value. Without it, the event would look like a tombstone to the plugin, so the plugin is
+/// not called.
 fn oversize(event: &Event, bytes: usize) -> Failure {
     let at = &event.position;
     let detail = format!(
-        "its value has {bytes} bytes, more than `kafka.value-bytes`; it was left in the log, at {at}"
+        "its value has {bytes} bytes, more than `kafka.value-bytes`; the value is only in the log, at {at}"
     );
     Failure::new(FailureKind::TooLarge, "value-bytes", detail)
 }

@@ -1,4 +1,4 @@
-//! Calls the plugin for the events of one batch, and counts what the calls use.
+//! Calls the plugin for the events of one batch, and adds up the fuel, time and bytes that the calls use.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,17 +12,20 @@ use super::call::checked;
 use super::purity::Call;
 use super::{FirstAnswer, ProjectError, Respondent, Room};
 
-/// Calls the plugin for a batch. A failure is confirmed by a second call, alone in a fresh instance: the calls before may
-/// have used up the instance, and then the event is not to blame.
+/// Calls the plugin for a batch, in one instance.
+///
+/// If a call fails, the event is called again, alone, in a fresh instance. Earlier calls may have used up the batch's
+/// instance, for example its memory, and then the event is not the cause. Only the second answer counts.
 pub struct Caller<'p> {
     plugin: &'p Plugin,
-    /// The batch's instance. An instance that trapped is replaced.
+    /// The batch's instance. `None`: the next call creates one. An instance that trapped is not used again.
     instance: Option<Instance>,
     fuel: u64,
     time: Duration,
     /// The bytes of the answers.
     bytes: usize,
-    /// The calls of a batch whose purity is checked, up to the bytes that a batch's answers may have.
+    /// The calls of a batch whose purity is checked, up to as many bytes as the answers of a batch may have. `None`:
+    /// purity is not checked.
     calls: Option<Vec<Call>>,
     calls_bytes: usize,
 }
@@ -32,7 +35,7 @@ impl<'p> Caller<'p> {
         Self { plugin, instance: None, fuel: 0, time: Duration::ZERO, bytes: 0, calls: None, calls_bytes: 0 }
     }
 
-    /// Keeps its calls, so that the purity check can repeat them.
+    /// A caller that keeps its calls, so that the purity check can repeat them.
     pub fn keeping_calls(plugin: &'p Plugin) -> Self {
         Self { calls: Some(Vec::new()), ..Self::new(plugin) }
     }

@@ -1,10 +1,10 @@
-//! The stored rows that the events of a batch ask for, as changed by the events before them.
+//! The stored rows that the events of a batch ask for, with the changes of the batch's earlier events.
 //!
-//! The overlay knows the rows that were asked for by their key: existing rows, missing rows, and tombstones. Each change
-//! of the batch is applied to these rows and to no others, since other rows are never shown.
+//! The overlay holds the rows that were asked for by their key: existing rows, missing rows, and tombstones. Each
+//! change of the batch is applied to these rows only, since no event sees other rows.
 //!
-//! No event is undone here. If the store rejects an event, the whole transaction is rolled back: the events before it are
-//! committed then, and those after it are projected again.
+//! Nothing is undone in an overlay. If the database rejects an event, the whole transaction is rolled back: the events
+//! before it are then committed without it, and the events after it are projected again, with a new overlay.
 
 use std::collections::{HashMap, HashSet};
 
@@ -17,11 +17,12 @@ use super::Read;
 
 pub(super) struct Overlay<'c> {
     contract: &'c Contract,
-    /// The known rows, with all changes so far.
+    /// The rows that were read, with all changes so far.
     tables: Tables,
-    /// The keys that were asked for, by table.
+    /// The keys whose rows were read, by table.
     known: Vec<HashSet<Key>>,
-    /// Rows that were found by other columns than the key. They are shown as long as the table is not changed.
+    /// Rows that were found by other columns than the key. They are valid until an event changes the table: see
+    /// [`may_miss_changes`](Self::may_miss_changes).
     found: HashMap<LookupCall, Vec<Row>>,
     /// The bytes of the rows that were read.
     read_bytes: usize,
@@ -41,8 +42,8 @@ impl<'c> Overlay<'c> {
         }
     }
 
-    /// Reads the rows of these calls that were not read before, in their order, up to this many bytes. Returns whether
-    /// more calls are answered than before; [`knows`](Self::knows) tells whether all are.
+    /// Reads the rows of these calls that were not read before, in the order of the calls, up to `most_bytes`. Returns
+    /// whether at least one more call is answered now. [`knows`](Self::knows) returns whether all are.
     pub(super) fn load(
         &mut self,
         calls: &[LookupCall],
@@ -57,25 +58,25 @@ impl<'c> Overlay<'c> {
         }
         let found = read(&new, most_bytes)?;
         let is_answered = found.iter().any(Option::is_some);
-        let mut late = Tables::new(self.contract);
+        let mut read_now = Tables::new(self.contract);
         let mut keys = vec![HashSet::new(); self.contract.tables.len()];
         for (call, rows) in new.into_iter().zip(found) {
             let Some(rows) = rows else { continue };
             self.read_bytes += rows.iter().map(Row::size_bytes).sum::<usize>();
             match self.key_of(&call) {
                 Some((table, key)) => {
-                    rows.into_iter().for_each(|row| late.load(self.contract, table, row));
+                    rows.into_iter().for_each(|row| read_now.load(self.contract, table, row));
                     keys[table].insert(key);
                 }
                 None => drop(self.found.insert(call, rows)),
             }
         }
-        // Apply the earlier changes of the batch to rows that are read only now.
+        // The database does not have the changes of this batch yet: apply them to the rows that were just read.
         for change in &self.pending {
-            meet(&mut late, self.contract, &keys, change);
+            apply_to_known(&mut read_now, self.contract, &keys, change);
         }
         for (table, keys) in keys.into_iter().enumerate() {
-            late.rows(table).for_each(|(_, row)| self.tables.load(self.contract, table, row.clone()));
+            read_now.rows(table).for_each(|(_, row)| self.tables.load(self.contract, table, row.clone()));
             self.known[table].extend(keys);
         }
         Ok(is_answered)
@@ -86,9 +87,9 @@ impl<'c> Overlay<'c> {
         self.read_bytes
     }
 
-    /// Whether a call could find rows that earlier events changed and that were not read: it selects by other columns than
-    /// the key, in a table that these events write.
-    pub(super) fn is_unsure(&self, call: &LookupCall) -> bool {
+    /// Whether a read for this call may miss changes of earlier events of the batch: it selects by other columns than
+    /// the key, in a table that these events write. Which rows it finds is known only after they are committed.
+    pub(super) fn may_miss_changes(&self, call: &LookupCall) -> bool {
         let lookup = &self.contract.lookups[usize::from(call.lookup)];
         let written =
             |change: &Change| self.contract.writes[usize::from(change.statement)].table == lookup.table;
@@ -130,13 +131,13 @@ impl<'c> Overlay<'c> {
         for change in changes {
             let table = self.contract.writes[usize::from(change.statement)].table;
             if self.contract.lookups.iter().any(|lookup| lookup.table == table) {
-                meet(&mut self.tables, self.contract, &self.known, change);
+                apply_to_known(&mut self.tables, self.contract, &self.known, change);
                 self.pending.push(change.clone());
             }
         }
     }
 
-    /// The one row that a call asks for, if it does so by the key.
+    /// The table and the key of the row that a call asks for. `None`: the call selects by other columns than the key.
     fn key_of(&self, call: &LookupCall) -> Option<(usize, Key)> {
         let lookup = &self.contract.lookups[usize::from(call.lookup)];
         let key = self.contract.tables[lookup.table].key_given(&lookup.by, &call.arguments)?;
@@ -144,8 +145,9 @@ impl<'c> Overlay<'c> {
     }
 }
 
-/// Applies a change to the known rows. A change that finds none of them is fine: it may find other rows in the store.
-fn meet(tables: &mut Tables, contract: &Contract, known: &[HashSet<Key>], change: &Change) {
+/// Applies a change to the known rows. A change that finds none of them is no error: it may find other rows in the
+/// database.
+fn apply_to_known(tables: &mut Tables, contract: &Contract, known: &[HashSet<Key>], change: &Change) {
     let write = &contract.writes[usize::from(change.statement)];
     let by = &change.arguments[..write.by.len()];
     match contract.tables[write.table].key_given(&write.by, by) {
@@ -236,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_meets_every_change_whether_it_is_asked_for_before_or_after() {
+    fn a_row_gets_every_change_whether_it_is_read_before_or_after() {
         assert_eq!(shown(&[1, 2], &[call(PUT, &[1, 5])]), [Some(Value::Int64(15)), None]);
         assert_eq!(shown(&[1, 2], &[call(ERASE, &[1]), call(PUT, &[2, 5])]), [None, Some(Value::Int64(5))]);
     }
@@ -248,9 +250,9 @@ mod tests {
         assert_eq!(shown(&[7], &[call(REMOVE, &[7, 6]), rename(7, "late", 6)]), [None]);
     }
 
-    /// Rows 3 and those of group b are not known here: they may be there, and the store will tell.
+    /// Row 3 and the rows of group b were not read: they may exist in the database.
     #[test]
-    fn a_change_that_meets_no_known_row_undoes_no_other() {
+    fn a_change_that_finds_no_known_row_undoes_no_other() {
         let of_group = |group: &str, n| Change {
             statement: 1,
             arguments: vec![Value::Text(group.into()), Value::Int64(n)],
@@ -260,7 +262,7 @@ mod tests {
         assert_eq!(shown(&[1], &[of_group("a", 3), of_group("b", 4)]), [Some(Value::Int64(3))]);
     }
 
-    /// Whether a sum overflows depends on the row that is stored.
+    /// Whether a sum overflows depends on the stored row, which is not known here.
     #[test]
     fn a_sum_in_a_row_that_is_not_known_overflows_nowhere() {
         let changes = [call(PUT, &[3, i64::MAX]), call(PUT, &[1, 5]), call(PUT, &[3, 5])];
@@ -268,12 +270,12 @@ mod tests {
     }
 
     #[test]
-    fn a_lookup_by_other_columns_is_unsure_once_its_table_is_written() {
+    fn a_lookup_by_other_columns_may_miss_changes_once_its_table_is_written() {
         let contract = contract();
         let mut overlay = Overlay::new(&contract);
         let some = LookupCall { lookup: 1, arguments: vec![Value::Text("a".into())] };
-        assert!(!overlay.is_unsure(&some));
+        assert!(!overlay.may_miss_changes(&some));
         overlay.apply(&[call(PUT, &[1, 5])]);
-        assert!(overlay.is_unsure(&some) && !overlay.is_unsure(&one(1)));
+        assert!(overlay.may_miss_changes(&some) && !overlay.may_miss_changes(&one(1)));
     }
 }

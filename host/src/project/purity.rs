@@ -1,8 +1,8 @@
-//! Spot-checks that a plugin is a pure function: its answer depends only on the event and on the rows that it is shown, and
-//! not on what an instance remembers.
+//! Spot-checks that a plugin is a pure function: its answer depends only on the event and on the rows that it is given,
+//! and not on state that an instance keeps from earlier calls.
 //!
-//! For a sample of live batches, each call is repeated in a fresh instance, and the answers are compared. If they differ,
-//! the rows depend on how events were batched, and a rebuild would give other rows.
+//! For a sample of the batches, each call is repeated in a fresh instance, and the answers are compared. If they differ,
+//! the rows depend on how events were batched, and a rebuild would write other rows.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -18,19 +18,19 @@ use projector_sandbox::{Answer, Found, Instance, Plugin};
 use super::call::checked;
 use super::{FirstAnswer, FirstAnswers};
 
-/// How many differences are reported of a batch.
+/// The check of a batch ends after this many differences.
 const MOST: usize = 10;
 
-/// How many events of a version are compared before only a share of its batches is checked.
+/// This many events of a new version are compared first. After that, only a share of its batches is checked.
 const FIRST_EVENTS: usize = 100;
 
-/// Which batches are in the sample: the first ones of a run and of each version that takes over in it, until
-/// enough events were compared, and from there on a share of them.
+/// Chooses the batches of the sample: the first batches of a run and of each version that becomes active in it, until
+/// [`FIRST_EVENTS`] were compared; then the configured share of the batches.
 #[derive(Debug)]
 pub struct Sampling {
     share: f64,
     due: f64,
-    /// How many events are still to be compared before only the share is checked.
+    /// How many of the [`FIRST_EVENTS`] are still to be compared.
     first: usize,
 }
 
@@ -40,17 +40,18 @@ impl Sampling {
         Self { share, due: 0.0, first: if share > 0.0 { FIRST_EVENTS } else { 0 } }
     }
 
-    /// Whether the batch that is to be committed next is in the sample.
+    /// Whether the next batch to commit is in the sample.
     pub fn is_due(&self) -> bool {
         self.first > 0 || self.due >= 1.0
     }
 
-    /// Goes on to the next batch. Returns whether this one, of so many events, was in the sample.
+    /// Call after each commit, with the number of events of the batch. Returns whether the batch was in the sample.
     pub fn advance(&mut self, events: usize) -> bool {
         let was_due = self.is_due();
         match self.first {
             0 => self.due += self.share - f64::from(u8::from(was_due)),
-            // The first event of a batch is the first one of its instance both times, so comparing it shows nothing.
+            // The first event of a batch is called in a fresh instance both times, so comparing its answers shows
+            // nothing. It does not count.
             first => {
                 self.first = first.saturating_sub(events.saturating_sub(1));
                 self.due = self.share;
@@ -69,7 +70,7 @@ pub struct Call {
 }
 
 impl Call {
-    /// The bytes that it takes in memory.
+    /// The bytes of the call in memory.
     pub(super) fn size_bytes(&self) -> usize {
         let found = self.found.iter().map(|(call, rows)| {
             call.size_bytes() + rows.iter().flatten().map(Value::size_bytes).sum::<usize>()
@@ -78,11 +79,11 @@ impl Call {
     }
 }
 
-/// An event to which a fresh instance gave another answer, with the same rows.
+/// An event for which a fresh instance gave another answer, with the same rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Impurity {
     pub position: Position,
-    /// For a person: bounded, control characters escaped.
+    /// The two answers as text for a person: bounded in length, control characters escaped.
     pub outcome: String,
     pub outcome_again: String,
 }
@@ -90,12 +91,15 @@ pub struct Impurity {
 impl fmt::Display for Impurity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { position, outcome, outcome_again } = self;
-        write!(f, "the event at {position} led to {outcome}; again, in a fresh instance, to {outcome_again}")
+        write!(
+            f,
+            "the event at {position} led to {outcome}; the same call in a fresh instance led to {outcome_again}"
+        )
     }
 }
 
-/// Repeats the calls of a batch. Logs and returns the events that got another answer. Blocks, at most for the time limit
-/// of a batch.
+/// Repeats the calls of a batch. Logs and returns the events that got another answer. Blocks, for about the time limit
+/// of a batch at most.
 pub fn check(plugin: &Plugin, batch: &[Delivery], answers: &[FirstAnswers], calls: &[Call]) -> Vec<Impurity> {
     let began = Instant::now();
     let first = batch.iter().zip(answers).flat_map(|(delivery, answers)| {
@@ -108,10 +112,10 @@ pub fn check(plugin: &Plugin, batch: &[Delivery], answers: &[FirstAnswers], call
         if impurities.iter().any(|impurity| impurity.position == event.position) {
             continue;
         }
-        // The plugin's log lines were logged the first time.
+        // `silent`: the plugin's log lines were logged by the first call already.
         let again =
             Instance::silent(plugin).and_then(|mut instance| checked(plugin, &mut instance, &event, found));
-        if is_the_plugins_own(answer) && is_the_plugins_own(&again) && *answer != again {
+        if is_of_plugin(answer) && is_of_plugin(&again) && *answer != again {
             let impurity = Impurity {
                 position: event.position.clone(),
                 outcome: shown(Shown(&plugin.contract, answer, &again)),
@@ -127,8 +131,9 @@ pub fn check(plugin: &Plugin, batch: &[Delivery], answers: &[FirstAnswers], call
     impurities
 }
 
-/// Whether a failure is the plugin's own: not a timeout of this machine, and not an error of the database.
-fn is_the_plugins_own(answer: &FirstAnswer) -> bool {
+/// Whether an answer comes from the plugin alone. A timeout depends on this machine, and a refusal on the database: both
+/// may differ for a pure function too.
+fn is_of_plugin(answer: &FirstAnswer) -> bool {
     let kind = answer.as_ref().err().map(|failure| failure.kind);
     !matches!(kind, Some(FailureKind::Timeout | FailureKind::Refused))
 }
@@ -140,11 +145,12 @@ fn report(plugin: &Plugin, impurity: &Impurity) {
         position = %impurity.position,
         outcome = impurity.outcome,
         outcome_again = impurity.outcome_again,
-        "the plugin is no pure function: in a fresh instance, the same event with the same rows led to another outcome; its rows cannot be relied on"
+        "the plugin is not a pure function: in a fresh instance, the same event with the same rows led to another outcome. A rebuild may write other rows"
     );
 }
 
-/// An answer beside another one: of two lists of changes, from where they differ.
+/// Formats an answer (the second field) that differs from another one (the third). Of two lists of changes, the changes
+/// that both begin with are left out.
 struct Shown<'a>(&'a Contract, &'a FirstAnswer, &'a FirstAnswer);
 
 impl fmt::Display for Shown<'_> {

@@ -1,10 +1,10 @@
-//! Tries waiting events again, and events that are parked behind them, in their order.
+//! Tries waiting events again, and the events that are parked behind them, in their order.
 //!
-//! One transaction takes events that are ready: an event whose row was written, one whose wait has expired, or the next
-//! one behind an event that is done.
+//! One transaction takes events that are *ready*: an event whose row was written, an event whose wait has expired, or
+//! the next event behind one that is done.
 //!
-//! Invariant: an event whose wait has expired fails, whatever rows are stored by now. A rebuild, in which the row is also
-//! missing at that point, decides the same.
+//! Invariant: an event whose wait has expired fails, even if its row exists by now. The wait is measured in event time,
+//! so a rebuild decides in the same way, whenever it reads the events.
 
 use std::collections::BTreeSet;
 
@@ -20,20 +20,21 @@ use projector_store::StoreError;
 use projector_store::operator::Release;
 use projector_store::waits::{ReadyEvent, Wait};
 
-use super::kept_events::KeptEvents;
-use super::late_failures::{Failed, LateFailures};
+use super::known_failures::{Failed, KnownFailures};
 use super::release::Released;
+use super::stored_outcomes::StoredOutcomes;
 use super::{Settler, resolve, writes};
 use crate::project::{self, Answered, Caller, FirstAnswers, Keys, ProjectError};
 
 impl Settler {
-    /// Tries events that are ready, as many as one transaction takes.
+    /// Tries events that are ready: as many as fit into one transaction. If an event makes the transaction fail, this is
+    /// repeated with what was learned. An error is returned if no event caused it.
     pub async fn release_ready(&self, limits: BatchLimits) -> Result<Released, ProjectError> {
-        let (mut tried, mut failures) = (limits, LateFailures::default());
+        let (mut tried, mut failures) = (limits, KnownFailures::default());
         loop {
             match self.release_some_ready(tried, &failures).await {
                 Ok(released) => return Ok(released),
-                Err(Failed { error: trouble @ ProjectError::Blocker(_), .. }) => return Err(trouble),
+                Err(Failed { error: blocker @ ProjectError::Blocker(_), .. }) => return Err(blocker),
                 Err(Failed { error, events }) => failures.learn(error, &events, &mut tried.events)?,
             }
         }
@@ -42,7 +43,7 @@ impl Settler {
     async fn release_some_ready(
         &self,
         limits: BatchLimits,
-        failures: &LateFailures,
+        failures: &KnownFailures,
     ) -> Result<Released, Failed> {
         let contract = &*self.deployment.contract;
         let mut tx = self.store.begin(&self.deployment).await?;
@@ -55,7 +56,7 @@ impl Settler {
             KeyId::all_of(contract, &delivery.event).filter(move |key| *key != ready.key)
         });
         let blocked = tx.blocked(keys.collect()).await?;
-        let keys = Keys { park: self.failures.policy == Policy::ParkKey, blocked, impatient: 0 };
+        let keys = Keys { park: self.failures.policy == Policy::ParkKey, blocked, never_wait: 0 };
         let answers = self.ask_ready(&ready, &events, failures)?;
         let events = &events[..answers.len()];
         let mut caller = Caller::new(&self.plugin);
@@ -64,12 +65,12 @@ impl Settler {
             .map_err(|error| Failed::of(error, events))?;
         self.halt_before_failure(&mut outcomes, events)?;
         let events = &events[..outcomes.len()];
-        let mut kept = KeptEvents::default();
+        let mut stored = StoredOutcomes::default();
         for (ready, outcome) in ready.iter().zip(&outcomes) {
-            kept.became(ready.kept.id, &ready.partition, ready.wait.is_some(), outcome);
+            stored.record(ready.kept.id, &ready.partition, ready.wait.is_some(), outcome);
         }
         let mut writes = writes(events, &outcomes);
-        // The store has these events already.
+        // These events are in the store already, so they must not be inserted again. `waits_on` updates them.
         writes.parked.clear();
         for letter in &mut writes.dead {
             let position = &letter.event.position;
@@ -77,28 +78,29 @@ impl Settler {
             letter.moved_by = at.and_then(|at| ready[at].kept.moved_by);
         }
         writes.rows = awaited::written(contract, outcome::applied(events, &outcomes));
-        let KeptEvents { settled, waits_on, shifts } = kept;
+        let StoredOutcomes { settled, waits_on, shifts } = stored;
         let (shifts, frees) = (shifts.into_iter().collect(), freed(&ready, &outcomes));
         writes.release = Some(Release { settled, waits_on, shifts, frees, ..Release::default() });
-        self.check_room(&mut *tx, &writes).await?;
+        self.check_stored_limits(&mut *tx, &writes).await?;
         tx.write(&writes).await.map_err(|error| Failed::of(error.into(), events))?;
         tx.commit().await.map_err(|error| Failed::of(error.into(), events))?;
         self.dead_letters.committed(&self.deployment.generation, &writes.dead);
-        report(contract, &outcomes);
+        log_outcomes(contract, &outcomes);
         Ok(Released::More)
     }
 
-    /// The plugin's answers to ready events. It is not called for events that are known to fail.
+    /// The plugin's first answers to ready events. An event fails without a call if its wait has expired, or if an
+    /// earlier attempt has shown that it fails.
     fn ask_ready(
         &self,
         ready: &[ReadyEvent],
         events: &[Delivery],
-        failures: &LateFailures,
+        failures: &KnownFailures,
     ) -> Result<Vec<FirstAnswers>, ProjectError> {
         let failed = |at: usize| -> Option<Failure> {
-            let late = || failures.of.get(&events[at].event.position).cloned();
-            let over = ready[at].wait.as_ref().filter(|wait| wait.is_over());
-            over.map(|Wait { row, .. }| awaited::wait_is_over(row)).or_else(late)
+            let known = || failures.by_position.get(&events[at].event.position).cloned();
+            let expired = ready[at].wait.as_ref().filter(|wait| wait.is_over());
+            expired.map(|Wait { row, .. }| awaited::wait_is_over(row)).or_else(known)
         };
         let mut answers = Vec::with_capacity(events.len());
         while answers.len() < events.len() {
@@ -109,7 +111,7 @@ impl Settler {
             }
             let to = (from..events.len()).find(|at| failed(*at).is_some()).unwrap_or(events.len());
             answers.extend(tokio::task::block_in_place(|| project::ask(&self.plugin, &events[from..to]))?);
-            // The rest is for the next transaction.
+            // The calls have used the limits of a batch: the other events are for the next transaction.
             if answers.len() < to {
                 break;
             }
@@ -131,7 +133,7 @@ impl Settler {
         match &outcomes[..] {
             [Outcome::Dead { failure, .. }] => {
                 let reason = format!(
-                    "the event at {} waited for a row, and failed: {failure}; its offset is passed already, so it cannot be skipped: with `policy = \"dead-letter\"` or \"park-key\" it becomes a dead letter, and `projector dlq erase` drops all that waits of its key",
+                    "the event at {} waited for a row, and failed: {failure}. The checkpoint is beyond its offset, so `projector skip` cannot skip it. With `policy = \"dead-letter\"` or `policy = \"park-key\"` it becomes a dead letter; `projector dlq erase` deletes all stored events of its key",
                     events[0].event.position
                 );
                 Err(ProjectError::Blocker(Blocker::new(FailureKind::Halted, reason)))
@@ -145,14 +147,14 @@ fn deliveries(ready: &[ReadyEvent]) -> Result<Vec<Delivery>, StoreError> {
     let delivery = |ready: &ReadyEvent| match &ready.kept.event {
         Some(event) => Ok(Delivery { event: event.clone(), epoch: 0 }),
         None => Err(StoreError::Unusable(format!(
-            "event {} waits, of {}, which is not among the topics that are read: see `kafka.topics`",
+            "the stored event {} is of {}, and the projection does not read this topic any more: correct `[kafka.topics]`",
             ready.kept.id, ready.partition
         ))),
     };
     ready.iter().map(delivery).collect()
 }
 
-/// The keys of these events that none of them blocks any more.
+/// The keys that these events blocked and that none of them blocks any more.
 fn freed(ready: &[ReadyEvent], outcomes: &[Outcome<'_>]) -> Vec<KeyId> {
     let mut keys = BTreeSet::new();
     let mut blocked = BTreeSet::new();
@@ -167,7 +169,7 @@ fn freed(ready: &[ReadyEvent], outcomes: &[Outcome<'_>]) -> Vec<KeyId> {
     keys.into_iter().filter(|key| !blocked.contains(key)).collect()
 }
 
-fn report(contract: &Contract, outcomes: &[Outcome<'_>]) {
+fn log_outcomes(contract: &Contract, outcomes: &[Outcome<'_>]) {
     let count = |is: fn(&Outcome<'_>) -> bool| outcomes.iter().filter(|outcome| is(outcome)).count();
     tracing::info!(
         projection = contract.name(),
@@ -175,6 +177,6 @@ fn report(contract: &Contract, outcomes: &[Outcome<'_>]) {
         ignored = count(|outcome| matches!(outcome, Outcome::Ignore { .. })),
         dead = count(|outcome| matches!(outcome, Outcome::Dead { .. })),
         waiting = count(|outcome| matches!(outcome, Outcome::Wait { .. } | Outcome::Park(_))),
-        "events that had waited were tried"
+        "events that waited for a row were tried again"
     );
 }

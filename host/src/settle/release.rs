@@ -1,7 +1,8 @@
-//! Retries or discards a dead letter on request of an operator, with the events that are parked behind it, in order.
+//! Retries or discards one dead letter on an operator's request, and then tries the events parked behind it, in order.
 //!
-//! Each try is one transaction: all of its effects are committed, or none. A try that fails teaches which event is at
-//! fault, and the next try has that event fail, or is smaller. So a request can be tried again at any time.
+//! Each attempt is one transaction: all of its effects are committed, or none. So a request can be repeated at any
+//! time, by any host. A failed attempt shows which event is the cause: the next attempt fails this event without a
+//! call, or takes fewer events.
 
 use projector_core::awaited;
 use projector_core::batch::BatchLimits;
@@ -14,44 +15,48 @@ use projector_kafka::{KafkaAdmin, LogError, Recalled};
 use projector_store::StoreError;
 use projector_store::operator::{OpenOperation, OperationResult, Progress};
 
-use super::late_failures::Failed;
-use super::work::{Known, LeftInLog, Work};
+use super::known_failures::Failed;
+use super::release_attempt::{Learned, LeftInLog, ReleaseAttempt};
 use super::{Settler, resolve, writes};
 use crate::project::{Answered, Caller, Keys};
 
-/// How far a request is.
+/// The state of a request after one transaction.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Released {
-    /// One transaction did not take all events. The request stays open, and any lane may continue it.
+    /// The transaction did not take all events. The request stays open, and any lane may continue it.
     More,
-    /// Its result is stored, or it was done by another host, or withdrawn.
+    /// Nothing is left to do: the result is stored, another host has carried the request out, or it was withdrawn.
     Done,
 }
 
 impl Settler {
-    /// Carries out a request: as much of it as one transaction takes. Values that were left in the log are read from
+    /// Carries out as much of a request as fits into one transaction. A value that is only in the log is read from
     /// there.
+    ///
+    /// Failed attempts are repeated with what was learned, until one succeeds or an error shows that no event is the
+    /// cause.
     pub async fn release(
         &self,
         operation: &OpenOperation,
         limits: BatchLimits,
         log: &KafkaAdmin,
     ) -> Result<Released, StoreError> {
-        let mut known = Known { value_bytes: log.value_bytes(), ..Known::default() };
+        let mut learned = Learned { value_bytes: log.value_bytes(), ..Learned::default() };
         let mut tried = limits;
         loop {
-            let (error, events) = match self.release_some(operation, tried, &known).await {
+            let (error, events) = match self.release_some(operation, tried, &learned).await {
                 Ok(Tried::Released(released)) => return Ok(released),
                 Ok(Tried::InLog(left)) => {
-                    // Read outside of the transaction: the brokers may be slow, and the transaction holds locks.
-                    if let Err(error) = self.recall(left.clone(), &mut known, log).await? {
+                    // Read the value after the transaction was rolled back: the brokers may be slow, and a transaction
+                    // holds locks.
+                    if let Err(error) = self.recall(left.clone(), &mut learned, log).await? {
                         return self.unanswered(operation, &left, error).await;
                     }
                     continue;
                 }
                 Err(Failed { error, events }) => (error, events),
             };
-            known.failures.learn(error, &events, &mut tried.events)?;
+            learned.failures.learn(error, &events, &mut tried.events)?;
         }
     }
 
@@ -59,7 +64,7 @@ impl Settler {
         &self,
         operation: &OpenOperation,
         limits: BatchLimits,
-        known: &Known,
+        learned: &Learned,
     ) -> Result<Tried, Failed> {
         let contract = &self.deployment.contract;
         let mut tx = self.store.begin(&self.deployment).await?;
@@ -67,50 +72,54 @@ impl Settler {
             return Ok(Tried::Released(Released::Done));
         };
         let dry_run = taken.dry_run;
-        let mut work = Work::of(taken, limits.events)?;
-        if let Some(left) = work.recall(known) {
+        let mut attempt = ReleaseAttempt::of(taken, limits.events)?;
+        if let Some(left) = attempt.recall(learned) {
             return Ok(Tried::InLog(left));
         }
-        let answers = work.ask(self, &known.failures.of)?;
-        // Parked events stay parked behind the next one that fails, even if the policy does not park any more.
-        let lines = work.events.iter().map(|delivery| KeyId::line(contract, &delivery.event));
-        let lines = lines.filter(|line| Some(*line) != work.taken.key).collect();
+        let answers = attempt.ask(self, &learned.failures.by_position)?;
+        // A parked event may belong to a line that is blocked as well: an event of its topic and key waits for a row.
+        // Then the parked event moves to this line.
+        let lines = attempt.events.iter().map(|delivery| KeyId::line(contract, &delivery.event));
+        let lines = lines.filter(|line| Some(*line) != attempt.taken.key).collect();
         let mut lines = tx.blocked(lines).await?;
         let blocked = lines.clone();
-        let keys = Keys { park: true, impatient: usize::from(work.tries_letter), blocked };
+        // `park`: parked events stay parked behind the next event that fails, even if the policy does not park any more.
+        // `never_wait`: a retried dead letter does not wait for a row. While the row is missing, it fails again.
+        let keys = Keys { park: true, never_wait: usize::from(attempt.retries_dead_letter), blocked };
         let mut caller = Caller::new(&self.plugin);
-        let answered = Answered { events: &work.events, answers: &answers, duplicates: &[] };
+        let answered = Answered { events: &attempt.events, answers: &answers, duplicates: &[] };
         let outcomes = resolve(&mut caller, &mut *tx, answered, keys, &mut 0)
-            .map_err(|error| Failed::of(error, &work.events))?;
+            .map_err(|error| Failed::of(error, &attempt.events))?;
         lines.extend(outcomes.iter().filter_map(|outcome| match outcome {
-            Outcome::Wait { line, .. } if Some(*line) != work.taken.key => Some(*line),
+            Outcome::Wait { line, .. } if Some(*line) != attempt.taken.key => Some(*line),
             _ => None,
         }));
-        let batch = &work.events[..outcomes.len()];
-        let verdict = work.verdict(&outcomes, contract, &lines);
+        let batch = &attempt.events[..outcomes.len()];
+        let verdict = attempt.verdict(&outcomes, contract, &lines);
         let mut writes = writes(batch, &outcomes);
-        // The store has these events already.
+        // These events and the dead letter are in the store already, so they must not be inserted again.
         writes.parked.clear();
-        if work.tries_letter && matches!(outcomes[0], Outcome::Dead { .. }) {
+        if attempt.retries_dead_letter && matches!(outcomes[0], Outcome::Dead { .. }) {
             writes.dead.remove(0);
         }
         writes.rows = awaited::written(contract, outcome::applied(batch, &outcomes));
         for letter in &mut writes.dead {
-            // The same key stays blocked, even if the active version has the topic in another ordering group.
-            letter.blocks = work.taken.key.or(letter.blocks);
-            letter.moved_by = work.moved_by(&letter.event.position);
+            // The same key stays blocked, even if the active version puts the topic into another ordering group: the
+            // other parked events are stored under this key.
+            letter.blocks = attempt.taken.key.or(letter.blocks);
+            letter.moved_by = attempt.moved_by(&letter.event.position);
         }
         let stuck = verdict.behind.is_some() || !verdict.is_settled();
         let frees = !stuck && verdict.waiting == 0;
         let progress = Progress {
             operation: operation.id,
-            key: work.taken.key,
+            key: attempt.taken.key,
             verdict: &verdict,
             done: stuck || frees,
         };
         let is_done = progress.done;
-        let frees = work.taken.key.filter(|_| frees);
-        writes.release = Some(work.release(&outcomes, progress, frees, &lines));
+        let frees = attempt.taken.key.filter(|_| frees);
+        writes.release = Some(attempt.release(&outcomes, progress, frees, &lines));
         tx.write(&writes).await.map_err(|error| Failed::of(error.into(), batch))?;
         match dry_run {
             true => {
@@ -133,25 +142,26 @@ impl Settler {
             applied,
             ignored,
             waiting,
-            "dead letter dealt with"
+            "a dead letter was retried or discarded, as an operator requested"
         );
         Ok(Tried::Released(if is_done || dry_run { Released::Done } else { Released::More }))
     }
 
-    /// Reads a record that was left in the log. A record that the log does not have any more fails for good.
+    /// Reads a record whose value is only in the log, into `learned`. If the log does not hold the record any more, the
+    /// event fails. The inner error: the brokers did not answer.
     async fn recall(
         &self,
         left: LeftInLog,
-        known: &mut Known,
+        learned: &mut Learned,
         log: &KafkaAdmin,
     ) -> Result<Result<(), LogError>, StoreError> {
         let at = &left.position;
         let fails = |code: &str, detail: String| Failure::new(FailureKind::TooLarge, code, detail);
         if let Some(operation) = left.moved_by {
             let detail = format!(
-                "its value was left in the log, at {at}, before operation {operation} moved the partition to another log: there, that offset is another record"
+                "its value was too large to be stored and is only in the log, at {at}; then operation {operation} moved the partition to another log, where this offset is another record"
             );
-            known.failures.of.insert(left.position, fails("other-log", detail));
+            learned.failures.by_position.insert(left.position, fails("other-log", detail));
             return Ok(Ok(()));
         }
         let partitions = std::slice::from_ref(&at.partition);
@@ -167,25 +177,25 @@ impl Settler {
         };
         let failure = match recalled {
             Recalled::Value(value) => {
-                known.recalled = Some((left.position, value));
+                learned.recalled = Some((left.position, value));
                 return Ok(Ok(()));
             }
             Recalled::TooLarge { bytes } => fails(
                 "value-bytes",
                 format!(
-                    "its value has {bytes} bytes, more than `kafka.value-bytes`; it was left in the log, at {at}"
+                    "its value has {bytes} bytes, more than `kafka.value-bytes`; the value is only in the log, at {at}"
                 ),
             ),
             Recalled::Gone => fails(
                 "gone",
                 format!(
-                    "its value was left in the log, and the log does not hold the record at {at} any more"
+                    "its value was too large to be stored, and the log does not hold the record at {at} any more"
                 ),
             ),
             Recalled::OtherLog { stored, found } => fails(
                 "other-log",
                 format!(
-                    "its value was left in the log, at {at}, and the topic is another one now: topic id {} and cluster id {}, and not {} and {}",
+                    "its value was too large to be stored and is only in the log, at {at}; but the topic is another one now: it has topic id {} and cluster id {}, instead of {} and {}",
                     shown(&found.topic_id),
                     shown(&found.cluster_id),
                     shown(&stored.topic_id),
@@ -193,12 +203,13 @@ impl Settler {
                 ),
             ),
         };
-        known.failures.of.insert(left.position, failure);
+        learned.failures.by_position.insert(left.position, failure);
         Ok(Ok(()))
     }
 
-    /// The brokers did not tell whether the log has a record. A request that has changed nothing ends with that result.
-    /// Otherwise it is tried again.
+    /// The brokers did not answer, so it is unknown whether the log still holds a record. If the record is the dead
+    /// letter itself, nothing was changed yet, and the request ends with this result. If it is an event parked behind
+    /// the dead letter, the request stays open and is tried again.
     async fn unanswered(
         &self,
         operation: &OpenOperation,
@@ -206,7 +217,7 @@ impl Settler {
         error: LogError,
     ) -> Result<Released, StoreError> {
         let detail = format!("the record at {} could not be read from the log: {error}", left.position);
-        match left.is_letter {
+        match left.is_dead_letter {
             true => {
                 let failure = Failure::new(FailureKind::Brokers, "log", detail);
                 self.store.answer(operation.id, &OperationResult::failed(&failure)).await?;
@@ -221,9 +232,9 @@ fn shown(id: &Option<String>) -> &str {
     id.as_deref().unwrap_or("(unknown)")
 }
 
-/// The result of one try.
+/// The result of one attempt.
 enum Tried {
     Released(Released),
-    /// This record must be read from the log first.
+    /// Nothing was done: this record must be read from the log first.
     InLog(LeftInLog),
 }

@@ -1,6 +1,7 @@
-//! The first log lines of a host: its configuration, what it has found, and what does not respond.
+//! The first log lines of a host: its configuration, the plugins that it has found, and whether the brokers and the
+//! databases respond.
 //!
-//! Without them, a host with wrong brokers and an empty plugin directory would log nothing at all.
+//! Without these lines, a host with wrong brokers and an empty plugin directory would log nothing at all.
 
 use std::path::Path;
 
@@ -13,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::retry::{Backoff, Retries};
 
-/// Logs what the configuration names, before brokers or databases are asked.
+/// Logs the brokers, databases and plugin directory of the configuration, before any of them is used.
 pub(super) fn starting(config: &Config, host: &str) {
     let databases: Vec<String> = config.all_stores().map(|store| address(&store.url)).collect();
     let directory = config.plugins.directory.display().to_string();
@@ -31,11 +32,11 @@ pub(super) fn starting(config: &Config, host: &str) {
     match plugins {
         Err(error) => tracing::warn!(
             plugin_directory = directory, %error,
-            "the plugin directory cannot be read: no file in it is deployed; what the databases have runs"
+            "the plugin directory cannot be read, so no file in it is deployed; projections that the databases already have run"
         ),
         Ok(plugins) if plugins.is_empty() => tracing::warn!(
             plugin_directory = directory,
-            "the plugin directory has no .wasm file: nothing new is deployed; what the databases have runs"
+            "the plugin directory has no .wasm file, so nothing new is deployed; projections that the databases already have run"
         ),
         Ok(_) => {}
     }
@@ -83,13 +84,13 @@ pub(super) async fn database(settings: &config::Store, store: &dyn Store) {
                     database,
                     version,
                     known,
-                    "hosts of a newer version have run on this database; this one goes on"
+                    "hosts of a newer version have run on this database; this host works with it all the same"
                 );
             }
         }
         Err(error) => {
             let advice = FailureKind::Database.advice();
-            tracing::warn!(database, %error, advice, "connected to the database, and its hosts are not known");
+            tracing::warn!(database, %error, advice, "connected to the database, but could not read which hosts use it");
         }
     }
 }
@@ -110,7 +111,7 @@ fn address(url: &str) -> String {
     let (place, parameters) = rest.split_once(['?', '#']).unwrap_or((rest, ""));
     let place = match place.rsplit_once('@') {
         Some((_, place)) => place,
-        // The password contains an unescaped question mark: show nothing.
+        // The password contains an unescaped question mark: show no part of the URL.
         None if parameters.contains('@') => "…",
         None => place,
     };

@@ -1,8 +1,8 @@
-//! Promotes a generation that is being built, if the configuration allows hosts to do so.
+//! Promotes a generation that is being built, if the configuration lets hosts do this (`[deploy] promote`).
 //!
-//! An attempt may be repeated: it promotes the generation or changes nothing. Several hosts may try; one succeeds, and
-//! the others then find the generation live. A refused attempt closes the live generation's write barrier for a moment,
-//! so the wait between two attempts doubles.
+//! An attempt promotes the generation or changes nothing, so it may be repeated. Several hosts may try: one succeeds,
+//! and the others then find the generation live. An attempt closes the live generation's write barrier for a moment,
+//! even if the promotion is refused. So the wait between two attempts doubles.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ impl Host {
             let standings = match store.standings(name).await {
                 Ok(standings) => standings,
                 Err(error) => {
-                    self.retries.missed(name, "the generations could not be read for a promotion", &error);
+                    self.retries.warn(name, "the generations could not be read for a promotion", &error);
                     continue;
                 }
             };
@@ -52,7 +52,7 @@ impl Host {
             }
             let promoted = match ask == Ask::Equal && !promote::is_comparable(new) {
                 true => Err(PromoteError::Refused(format!(
-                    "`promote = \"when-equal\"` is not for {name}: its rows depend on the order between partitions, so that two builds of them differ; `projector promote` is for a person"
+                    "`promote = \"when-equal\"` cannot work for {name}: its rows depend on the order between partitions, so two generations may differ without an error. Compare them yourself, and run `projector promote`"
                 ))),
                 false => {
                     let terms = Terms {
@@ -79,11 +79,11 @@ impl Host {
                     }
                 }
                 Err(error) => {
-                    // The attempt kept the live generation from writing for a moment: try less often.
+                    // The live generation could not write during the attempt: try less and less often.
                     pause = (2 * pause).min(LONGEST_PAUSE);
                     let reason = error.to_string();
                     if reason != last_reason {
-                        tracing::warn!(projection = name, reason, "not promoted; tried again later");
+                        tracing::warn!(projection = name, reason, "not promoted; the host tries again later");
                         last_reason = reason;
                     }
                 }

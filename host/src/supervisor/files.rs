@@ -1,8 +1,8 @@
 //! Which file of the plugin directory owns which projection.
 //!
-//! Two files of one projection would replace each other without end. So the first file whose component a store accepts
-//! owns the projection, as long as the file exists and has a component of that projection. A file that was refused owns
-//! nothing.
+//! Two files with components of one projection would replace each other without end. So the first file whose component a
+//! store accepts owns the projection, as long as the file exists and has a component of that projection. A file whose
+//! component is refused owns nothing.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use tokio::sync::OwnedMutexGuard;
 #[derive(Default)]
 pub(super) struct Files {
     known: Mutex<HashMap<PathBuf, Holder>>,
-    /// Files of one projection are offered one after the other.
+    /// A lock for each projection, so that files of one projection are offered one after the other.
     turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
@@ -24,8 +24,8 @@ struct Holder {
 }
 
 impl Files {
-    /// Records that a file has a signed component of this projection. Waits until no other file of the projection is being
-    /// offered.
+    /// Records that a file has a component of this projection. Then waits until no other file of the projection is being
+    /// offered. No other file is offered while the returned guard exists.
     pub(super) async fn turn(&self, path: &Path, name: &str) -> OwnedMutexGuard<()> {
         self.hold(path, name);
         let turn = {
@@ -42,7 +42,7 @@ impl Files {
         }
     }
 
-    /// The other file that owns the projection.
+    /// The file that owns the projection, if it is another file than `path`.
     pub(super) fn other_owner(&self, path: &Path, name: &str) -> Option<PathBuf> {
         let known = self.known();
         let mut owners = known.iter().filter(|(_, holder)| holder.accepted && holder.name == name);
@@ -50,14 +50,14 @@ impl Files {
         owner.map(|(owner, _)| owner.clone())
     }
 
-    /// A store accepted the file's component.
+    /// Records that a store accepted the file's component.
     pub(super) fn accept(&self, path: &Path, name: &str) {
         if let Some(holder) = self.known().get_mut(path).filter(|holder| holder.name == name) {
             holder.accepted = true;
         }
     }
 
-    /// The file's component is refused: the file owns nothing.
+    /// Records that the file's component was refused: the file owns nothing.
     pub(super) fn refuse(&self, path: &Path) {
         self.known().remove(path);
     }
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_name_is_the_first_files_that_was_accepted_while_it_holds_the_projection() {
+    async fn the_first_accepted_file_owns_the_projection_as_long_as_it_has_it() {
         let directory = tempfile::tempdir().expect("a directory");
         let [first, second] = ["0.wasm", "1.wasm"].map(|name| directory.path().join(name));
         for path in [&first, &second] {
@@ -87,11 +87,11 @@ mod tests {
         let owner_beside = |path: &Path| files.other_owner(path, "orders");
 
         drop(files.turn(&first, "orders").await);
-        assert_eq!(owner_beside(&second), None, "nobody accepted it");
+        assert_eq!(owner_beside(&second), None, "no store accepted it");
         files.accept(&first, "orders");
         assert_eq!(owner_beside(&second), Some(first.clone()));
         assert_eq!(owner_beside(&first), None);
-        // A later version of it, which is refused.
+        // A later version in the same file, which is refused.
         drop(files.turn(&first, "orders").await);
         assert_eq!(owner_beside(&second), Some(first.clone()));
         files.refuse(&first);
@@ -102,12 +102,12 @@ mod tests {
         drop(files.turn(&first, "sales").await);
         assert_eq!(owner_beside(&second), None, "it holds another projection");
         files.accept(&first, "orders");
-        assert_eq!(owner_beside(&second), None, "what was accepted is not there any more");
+        assert_eq!(owner_beside(&second), None, "the accepted component is not in the file any more");
 
         drop(files.turn(&second, "orders").await);
         files.accept(&second, "orders");
         assert_eq!(owner_beside(&first), Some(second.clone()));
         std::fs::remove_file(&second).expect("removed");
-        assert_eq!(owner_beside(&first), None, "it is gone");
+        assert_eq!(owner_beside(&first), None, "the file was removed");
     }
 }

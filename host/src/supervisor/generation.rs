@@ -1,7 +1,8 @@
-//! Keeps one generation running: prepare, run, and again, until it is stopped.
+//! Keeps one generation running: prepare a run, run, and start again, until the generation is stopped.
 //!
-//! Each end of a run says what follows: another run at once, another run after a backoff, or none until an operator or
-//! another version changes something. Where nothing may be retried by itself, this task waits and holds no partitions.
+//! The end of a run ([`RunEnd`]) decides what follows: another run at once, another run after a backoff, or no run
+//! until an operator or another version changes something. If a retry cannot help, this task waits outside of the
+//! consumer group, and so has no partitions.
 
 use std::sync::Arc;
 
@@ -18,8 +19,8 @@ use crate::control_state::ControlStateWatcher;
 use crate::retry::{Backoff, RunEnd};
 
 impl Host {
-    /// Keeps one generation running until it is stopped. A panic becomes its blocker, and the generation is restarted
-    /// after a backoff.
+    /// Keeps one generation running until it is stopped. If its task panics, the panic is stored as the generation's
+    /// blocker, and the task is restarted after a backoff.
     pub(super) async fn supervise_and_restart(
         self: Arc<Self>,
         store: Arc<dyn Store>,
@@ -33,7 +34,7 @@ impl Host {
             let (host, own) = (self.clone(), store.clone());
             let supervised = host.supervise(own, watcher.clone(), generation.clone(), stop.clone(), crashed);
             let mut task = AbortOnDrop(tokio::spawn(supervised));
-            let Err(error) = task.outlast(&mut backoff).await else { return };
+            let Err(error) = task.wait_for_end(&mut backoff).await else { return };
             crashed = true;
             if stop.is_cancelled() {
                 return;
@@ -47,13 +48,14 @@ impl Host {
 
     /// Stores a panic as the generation's blocker, until a run is healthy.
     async fn show_crash(&self, store: &dyn Store, generation: &Generation, reason: String) {
-        let trouble = Blocker::new(FailureKind::Crash, reason);
-        if let Err(error) = store.set_blocked(generation, Some(&trouble)).await {
-            self.retries.missed(&generation.projection, "the panic is not shown by `status`", &error);
+        let blocker = Blocker::new(FailureKind::Crash, reason);
+        if let Err(error) = store.set_blocked(generation, Some(&blocker)).await {
+            let what = "the panic could not be stored, so `projector status` does not show it";
+            self.retries.warn(&generation.projection, what, &error);
         }
     }
 
-    /// Prepares and runs the generation, again and again. `crashed`: the store has a panic as its blocker.
+    /// Prepares and runs the generation, again and again. `crashed`: the generation's blocker in the store is a panic.
     async fn supervise(
         self: Arc<Self>,
         store: Arc<dyn Store>,
@@ -79,22 +81,23 @@ impl Host {
                             if std::mem::take(&mut crashed)
                                 && let Err(error) = store.set_blocked(&generation, None).await
                             {
-                                let what = "`status` still shows the panic that is over";
-                                self.retries.missed(name, what, &error);
+                                let what = "`projector status` still shows a panic after a healthy restart";
+                                self.retries.warn(name, what, &error);
                             }
                             lanes.await
                         }
                     };
                     match ended {
                         Ok(()) => return,
-                        // The next preparation waits for what the run ended for.
+                        // The next preparation waits for an operator or another version, where this is needed.
                         Err(RunEnd::CaughtUp | RunEnd::Paused(_) | RunEnd::Switch | RunEnd::Stop(_)) => {}
-                        Err(RunEnd::GivesUp(Blocker { kind, reason })) => {
+                        Err(RunEnd::LeaveGroup(Blocker { kind, reason })) => {
                             tracing::warn!(
                                 projection = name, %kind, reason,
-                                "projection gives its partitions up, for other hosts; it takes some again once this host gets on"
+                                "this host leaves the projection's consumer group, so that other hosts get its partitions; it joins again when it can make progress"
                             );
                             match kind {
+                                // The next preparation waits until the database answers.
                                 FailureKind::Database => {}
                                 FailureKind::Copied => {
                                     backoff.failed(kind, &reason);
@@ -108,8 +111,8 @@ impl Host {
                             restarts.failed(FailureKind::Brokers, &reason);
                             restarts.wait(&stop).await;
                         }
-                        Err(RunEnd::Crashed(said)) => {
-                            let reason = format!("a task of this projection panicked: {said}");
+                        Err(RunEnd::Crashed(message)) => {
+                            let reason = format!("a task of this projection panicked: {message}");
                             restarts.failed(FailureKind::Crash, &reason);
                             crashed = true;
                             self.show_crash(&*store, &generation, reason).await;
@@ -128,7 +131,7 @@ impl Host {
                 Err(error) => {
                     let (kind, advice) = (error.kind(), error.kind().advice());
                     tracing::error!(projection = name, %error, %kind, advice, "projection refused");
-                    // A retry with the same version fails again. Wait until another version is active.
+                    // A retry with the same version would fail again: wait until another version is active.
                     let tried = match error {
                         PrepareError::Version { digest, .. } => Some(digest),
                         _ => watcher.of(generation.id).map(|control| control.active),
@@ -146,15 +149,15 @@ impl Host {
         }
     }
 
-    /// Stores what the projection waits for, for `status`. If the store fails too, it is logged.
-    async fn show(&self, store: &dyn Store, generation: &Generation, trouble: &Blocker) {
-        if let Err(error) = store.set_blocked(generation, Some(trouble)).await {
-            let what = "`status` does not show what the projection waits for";
-            self.retries.missed(&generation.projection, what, &error);
+    /// Stores why the projection does not run, for `projector status`. If the store fails too, this is only logged.
+    async fn show(&self, store: &dyn Store, generation: &Generation, blocker: &Blocker) {
+        if let Err(error) = store.set_blocked(generation, Some(blocker)).await {
+            let what = "the blocker could not be stored, so `projector status` does not show it";
+            self.retries.warn(&generation.projection, what, &error);
         }
     }
 
-    /// Waits until the brokers respond. The lanes left the group because the brokers did not respond.
+    /// Waits until the brokers respond: the lanes have left the group because the brokers did not respond.
     async fn until_brokers_answer(&self, backoff: &mut Backoff, stop: &CancellationToken) {
         while !stop.is_cancelled() {
             let asked = tokio::select! {

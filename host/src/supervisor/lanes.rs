@@ -1,9 +1,9 @@
-//! Runs the lanes of a prepared generation to their end, with the tasks that accompany them.
+//! Runs the lanes of a prepared generation to their end, and the tasks beside them.
 //!
 //! The lanes are members of the generation's consumer group. While they are members, no other host gets their
 //! partitions. So they leave the group when this host cannot use the partitions: when the store does not respond, or
-//! when the group has members that use another database. A batch in flight is then abandoned; the checkpoints tell
-//! whether it was committed.
+//! when the group has foreign members, which use another database. A batch in flight is then abandoned. The checkpoints
+//! show later whether it was committed.
 
 use std::time::Duration;
 
@@ -18,115 +18,121 @@ use super::prepare::Prepared;
 use crate::catch_up;
 use crate::control_state::ControlStateWatcher;
 use crate::event_ids;
+use crate::foreign_members;
 use crate::lane;
 use crate::pipeline::Pipeline;
 use crate::retry::{Backoff, RunEnd};
 use crate::settle::{Released, Settler};
-use crate::strangers;
-use crate::wait_ages;
+use crate::wait_expiry;
 
 /// How long the lanes of a projection may take to end when they must leave the consumer group.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-const ENDLESS: &str = "it runs for as long as the projection";
+const NEVER_ENDS: &str = "this task never ends";
 
 impl Host {
-    /// A consumer group, and the store whose hosts are expected to be its members.
-    pub(super) fn members_of<'a>(&'a self, group: &'a str, store: &'a dyn Store) -> strangers::Group<'a> {
+    /// A consumer group, and the store whose hosts may be its members.
+    pub(super) fn group<'a>(&'a self, group: &'a str, store: &'a dyn Store) -> foreign_members::Group<'a> {
         let session = self.config.kafka.session_timeout();
-        strangers::Group { name: group, store, log: &self.log, session }
+        foreign_members::Group { name: group, store, log: &self.log, session }
     }
 
-    /// Runs the lanes until the run ends. A run that is blocked stays so until an operator resumes it.
+    /// Runs the lanes until the run ends. If the run is blocked, waits until an operator resumes the projection or
+    /// another version becomes active.
     pub(super) async fn run_lanes(&self, prepared: Prepared, stop: &CancellationToken) -> Result<(), RunEnd> {
-        let Prepared { lanes, together, settler, group, limits, watcher, catching_up } = prepared;
-        let members = self.members_of(&group, &*settler.store);
+        let Prepared { lanes, stop_lanes, settler, group, limits, watcher, catching_up } = prepared;
+        let group = self.group(&group, &*settler.store);
         let promoting = watcher.clone();
         let active = || {
             let control = promoting.of(settler.deployment.generation.id)?;
             Some(self.versions.known(&control.active)?.contract)
         };
         let on = async {
-            let ended = Self::run_until_left(lanes, &together, &mut watcher.clone(), &members).await;
-            if let Err(RunEnd::Stop(trouble)) = &ended {
-                self.stand_still(&settler, limits, watcher, trouble, stop).await;
+            let ended = Self::run_in_group(lanes, &stop_lanes, &mut watcher.clone(), &group).await;
+            if let Err(RunEnd::Stop(blocker)) = &ended {
+                self.wait_while_blocked(&settler, limits, watcher, blocker, stop).await;
             }
             ended
         };
         // These tasks run beside the lanes and end with them.
         let ended = tokio::select! {
             ended = on => ended,
-            never = settler.dead_letters.keep_summing_up(&settler.deployment.generation) => match never {},
-            () = self.expire(&settler) => unreachable!("{ENDLESS}"),
-            () = self.auto_promote(&settler, &promoting) => unreachable!("{ENDLESS}"),
-            () = catch_up::follow(&settler.deployment, &*settler.store, &self.log, &self.retries, catching_up) => {
-                unreachable!("{ENDLESS}")
+            never = settler.dead_letters.log_more_at_intervals(&settler.deployment.generation) => match never {},
+            () = self.expire_dead_letters(&settler) => unreachable!("{NEVER_ENDS}"),
+            () = self.auto_promote(&settler, &promoting) => unreachable!("{NEVER_ENDS}"),
+            () = catch_up::watch(&settler.deployment, &*settler.store, &self.log, &self.retries, catching_up) => {
+                unreachable!("{NEVER_ENDS}")
             }
-            () = event_ids::keep_forgetting(&settler.deployment, &*settler.store, &self.log, &self.retries, &active) => {
-                unreachable!("{ENDLESS}")
+            () = event_ids::delete_old_ids(&settler.deployment, &*settler.store, &self.log, &self.retries, &active) => {
+                unreachable!("{NEVER_ENDS}")
             }
-            () = wait_ages::keep_ending(&settler.deployment, &*settler.store, &self.log, &self.retries, &active) => {
-                unreachable!("{ENDLESS}")
+            () = wait_expiry::expire_waits(&settler.deployment, &*settler.store, &self.log, &self.retries, &active) => {
+                unreachable!("{NEVER_ENDS}")
             }
         };
-        settler.dead_letters.sum_up(&settler.deployment.generation);
+        settler.dead_letters.log_more(&settler.deployment.generation);
         ended
     }
 
     /// Runs the lanes until they end, or must leave the consumer group.
-    async fn run_until_left(
+    async fn run_in_group(
         lanes: Vec<Pipeline>,
-        together: &CancellationToken,
+        stop_lanes: &CancellationToken,
         watcher: &mut ControlStateWatcher,
-        members: &strangers::Group<'_>,
+        group: &foreign_members::Group<'_>,
     ) -> Result<(), RunEnd> {
-        let lanes = lane::run(lanes, together);
+        let lanes = lane::run(lanes, stop_lanes);
         tokio::pin!(lanes);
-        let trouble = tokio::select! {
+        let blocker = tokio::select! {
             ended = &mut lanes => return ended,
-            reason = watcher.silent() => Blocker::new(FailureKind::Database, reason),
-            reason = members.joined_by_strangers() => Blocker::new(FailureKind::Copied, reason),
+            reason = watcher.unresponsive() => Blocker::new(FailureKind::Database, reason),
+            reason = group.wait_for_foreign() => Blocker::new(FailureKind::Copied, reason),
         };
-        together.cancel();
-        // A batch that is in flight after the timeout is abandoned: the checkpoints tell whether it was committed.
+        stop_lanes.cancel();
+        // Do not wait longer than the timeout: a batch that is still in flight is abandoned, and the checkpoints show
+        // later whether it was committed.
         match tokio::time::timeout(LEAVE_TIMEOUT, lanes).await {
             Ok(Err(stopped @ RunEnd::Stop(_))) => Err(stopped),
-            _ => Err(RunEnd::GivesUp(trouble)),
+            _ => Err(RunEnd::LeaveGroup(blocker)),
         }
     }
 
-    /// Waits until an operator resumes the projection, or another version becomes active. Meanwhile operations on dead
-    /// letters are carried out: they may remove the cause.
-    async fn stand_still(
+    /// Waits until an operator resumes the projection, or another version becomes active. The lanes have ended.
+    /// Operations on dead letters are still carried out here: they may remove the cause.
+    async fn wait_while_blocked(
         &self,
         settler: &Settler,
         limits: BatchLimits,
         mut watcher: ControlStateWatcher,
-        trouble: &Blocker,
+        blocker: &Blocker,
         stop: &CancellationToken,
     ) {
         let (store, generation) = (&settler.store, &settler.deployment.generation);
         let name = &generation.projection;
         let resumes = watcher.of(generation.id).map(|control| control.resumes);
-        let Blocker { kind, reason } = trouble;
-        tracing::error!(projection = name, %kind, reason, advice = kind.advice(), "projection stands still");
+        let Blocker { kind, reason } = blocker;
+        tracing::error!(
+            projection = name, %kind, reason, advice = kind.advice(),
+            "projection is blocked until an operator resumes it, or another version becomes active"
+        );
         let mut backoff = Backoff::new(name, &self.retries);
-        while let Err(error) = store.set_blocked(generation, Some(trouble)).await
+        while let Err(error) = store.set_blocked(generation, Some(blocker)).await
             && !stop.is_cancelled()
         {
             backoff.failed(error.kind(), &error);
             backoff.wait(stop).await;
         }
         backoff.succeeded();
-        let mut served = Vec::new();
+        // Operations that are done, in case the control state still lists them.
+        let mut done_here = Vec::new();
         while !stop.is_cancelled() {
             let Some(control) = watcher.of(generation.id) else { return };
             if Some(control.resumes) != resumes || control.active != *settler.deployment.digest {
                 return;
             }
-            // The other lanes and hosts that are blocked do the same. The store lets one of them carry an operation out.
+            // Other hosts with this projection do the same. The store lets one of them carry out each operation.
             let open: Vec<&OpenOperation> =
-                control.open.iter().filter(|operation| !served.contains(&operation.id)).collect();
+                control.open.iter().filter(|operation| !done_here.contains(&operation.id)).collect();
             let Some(first) = open.first() else {
                 tokio::select! {
                     () = watcher.changed() => {}
@@ -137,7 +143,7 @@ impl Host {
             let ids: Vec<i64> = open.iter().map(|operation| operation.id).collect();
             let done = match ids.len() {
                 1 => Ok(Vec::new()),
-                _ => settler.release_lone_letters(&ids, limits).await,
+                _ => settler.release_many(&ids, limits).await,
             };
             let done = match done {
                 Ok(done) if done.is_empty() => {
@@ -150,9 +156,9 @@ impl Host {
             };
             match done {
                 Ok(done) => {
-                    served.extend(done);
+                    done_here.extend(done);
                     if let Err(error) = watcher.refresh().await {
-                        backoff.missed("the next requests of operators could not be read", &error);
+                        backoff.warn("the next requests of operators could not be read", &error);
                     }
                 }
                 Err(error) => {

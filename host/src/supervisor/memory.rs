@@ -1,25 +1,25 @@
-//! Returns memory that the process does not use to the machine.
+//! Returns memory that the process does not use to the operating system.
 //!
-//! Lanes, rebuilds and Kafka clients come and go, each with threads of its own. glibc keeps the memory that a thread frees
-//! for later allocations of the same few threads. Without this task, a host with many deployments held ten times the
-//! memory that it used.
+//! Lanes, rebuilds and Kafka clients start and end, each with threads of its own. glibc keeps the memory that a thread
+//! has freed for later allocations of the same few threads. Without this task, a host with many deployments held ten
+//! times the memory that it used.
 
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-/// Each return scans the free memory, and memory that is needed again must be requested again: so do it rarely.
+/// Each call scans the free memory, and memory that is needed later must be requested again. So it is called rarely.
 const INTERVAL: Duration = Duration::from_secs(30);
 
-/// Returns unused memory from time to time, until the host stops.
-pub(super) async fn give_back(stop: CancellationToken) {
+/// Returns unused memory at intervals, until the host stops.
+pub(super) async fn return_unused(stop: CancellationToken) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(INTERVAL) => {}
             () = stop.cancelled() => return,
         }
-        // This takes the locks of the allocator, one after the other, so it has a thread of its own. A panic is ignored:
-        // the next call may succeed.
+        // The call waits for locks of the allocator, so it runs on a thread for blocking work. A panic is ignored: the
+        // next call may succeed.
         drop(tokio::task::spawn_blocking(trim).await);
     }
 }
@@ -27,7 +27,7 @@ pub(super) async fn give_back(stop: CancellationToken) {
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn trim() {
     unsafe extern "C" {
-        /// Of glibc: gives free pages of all arenas back, but for so many bytes at the end of the heap.
+        /// glibc: returns the free pages of all arenas, except for `pad` bytes at the end of the heap.
         safe fn malloc_trim(pad: usize) -> std::ffi::c_int;
     }
     malloc_trim(0);

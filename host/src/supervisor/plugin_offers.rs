@@ -1,8 +1,8 @@
 //! Offers the files of the plugin directory to the stores.
 //!
-//! A file is read once it is complete, then checked, compiled and proposed to its projection's store, which decides.
-//! A file that is not a valid plugin is refused and logged, and delays no other file. If the database or this machine
-//! fails, the file is not to blame: the host retries until the store has decided.
+//! A file is read when it is complete. Then it is checked, compiled, and proposed to the store of its projection, which
+//! decides. A file that is not a valid plugin is refused and logged, and does not delay other files. A failure of the
+//! database or of this machine does not refuse the file: the host retries until the store has decided.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -25,17 +25,17 @@ use crate::deploy::watch::{File, Watch};
 use crate::operations::unused::unused;
 use crate::retry::Backoff;
 
-/// How long the plugins that are in the directory at the start have to load, before names of the configuration
-/// are reported as unused.
-const LOADED: Duration = Duration::from_secs(10);
+/// The plugins that are in the directory at the start have this time to load. Then the names in the configuration that
+/// no plugin has are reported.
+const LOAD_TIME: Duration = Duration::from_secs(10);
 
 impl Host {
-    /// Warns, once, of names in the configuration that no plugin has. Waits until the plugins of the directory had
-    /// time to load and all databases respond.
+    /// Warns once about names in the configuration that no plugin has. First waits until the plugins of the directory
+    /// had time to load, and all databases respond.
     pub(super) async fn warn_of_unused(self: Arc<Self>) {
         let warnings = loop {
             tokio::select! {
-                () = tokio::time::sleep(LOADED) => {}
+                () = tokio::time::sleep(LOAD_TIME) => {}
                 () = self.stop.cancelled() => return,
             }
             let offered = self.files.projections().into_iter();
@@ -58,7 +58,7 @@ impl Host {
         loop {
             tokio::select! {
                 file = watch.next() => {
-                    // Files compile one after the other. Proposals to the stores run at the same time.
+                    // Files are compiled one after the other. Proposals to the stores run at the same time.
                     let loaded = self.clone().load(file).await;
                     if let Some((file, plugin, signer)) = loaded {
                         offers.spawn(self.clone().offer(file, plugin, signer));
@@ -68,7 +68,7 @@ impl Host {
                     if let Err(error) = offered {
                         let reason = crash_text(error);
                         let advice = FailureKind::Crash.advice();
-                        tracing::error!(reason, advice, "offering a plugin panicked; copy its file again");
+                        tracing::error!(reason, advice, "the task that offers a plugin to its database panicked; copy the plugin's file again");
                     }
                 }
                 () = self.stop.cancelled() => return,
@@ -88,7 +88,7 @@ impl Host {
                 (file, loaded)
             });
             match loading.await {
-                // This machine failed, not the file: retry it.
+                // This machine failed, and the file is not the cause: try again.
                 Ok((file, Err(error))) if error.is_ours() && !self.stop.is_cancelled() => {
                     backoff.failed(FailureKind::Machine, &error);
                     backoff.wait(&self.stop).await;
@@ -126,7 +126,7 @@ impl Host {
         let _turn = self.files.turn(&file.path, name).await;
         if let Some(owner) = self.files.other_owner(&file.path, name) {
             return refused(format!(
-                "the file {} holds projection {name} already: remove one of the two files, and copy the other one again",
+                "the file {} already has a component of projection {name}: remove one of the two files, and copy the other one again",
                 owner.display()
             ));
         }
@@ -135,7 +135,7 @@ impl Host {
                 projection = name,
                 column = format!("{}.{}", dependence.table, dependence.column),
                 sources = dependence.sources.join(", "),
-                "the column depends on the order between partitions: {}",
+                "the column's value depends on the order between partitions: {}",
                 dependence.remedy
             );
         }
@@ -146,7 +146,7 @@ impl Host {
                 by = rejection.by,
                 table = rejection.table,
                 sources = rejection.sources.join(", "),
-                "{} by the order between partitions: {}",
+                "{}, depending on the order between partitions: {}",
                 if rejection.certain { "events are rejected" } else { "events may be rejected" },
                 rejection.remedy
             );
@@ -186,12 +186,12 @@ impl Host {
                         file = path,
                         digest = plugin.digest,
                         active,
-                        "the component in the directory is not the active one, which runs from the store: the projection had it before, and only `projector deploy` brings it back"
+                        "the component in the plugin directory does not become active, because it was active in this projection before; the active component from the database runs. To activate the one in the directory, run `projector deploy`"
                     );
                     return;
                 }
                 Ok((_, Proposed::Foreign(reason))) => return refused(reason),
-                // The store failed, not the plugin: retry the proposal.
+                // The store failed, and the plugin is not the cause: propose it again.
                 Err(error) => {
                     backoff.failed(error.blocker(), &error);
                     backoff.wait(&self.stop).await;

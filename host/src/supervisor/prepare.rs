@@ -1,8 +1,8 @@
 //! Prepares a run of a generation: the active component, the topics, the starts and the consumers.
 //!
-//! Nothing here writes rows, so a preparation that fails is started again from the beginning. It waits while an operator
-//! has paused the projection, while foreign members are in the consumer group, and while another host catches the
-//! generation up.
+//! A preparation writes no rows of a read model, so one that fails is repeated from the beginning. It waits while an
+//! operator has paused the projection, while foreign members are in the consumer group, and while another host builds
+//! the generation alone.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,6 @@ use projector_store::{Store, StoreError, WriteTarget};
 use tokio_util::sync::CancellationToken;
 
 use super::Host;
-use crate::beginning::Starts;
 use crate::catch_up::{self, CatchUpState};
 use crate::control_state::ControlStateWatcher;
 use crate::dead_letter_log::DeadLetterLog;
@@ -26,12 +25,13 @@ use crate::deploy::component_cache::VersionError;
 use crate::lane;
 use crate::pipeline::Pipeline;
 use crate::settle::{OnTrial, Settler};
+use crate::start_offsets::Starts;
 
 /// A generation that is ready to run.
 pub(super) struct Prepared {
     pub(super) lanes: Vec<Pipeline>,
     /// Stops all lanes. A child of the generation's own token.
-    pub(super) together: CancellationToken,
+    pub(super) stop_lanes: CancellationToken,
     pub(super) settler: Settler,
     pub(super) group: String,
     pub(super) limits: BatchLimits,
@@ -50,15 +50,15 @@ pub(super) enum PrepareError {
     Version { digest: String, error: VersionError },
     #[error("{0}")]
     Start(String),
-    /// The consumer group has members that are no hosts of the store.
+    /// The consumer group has members that are not hosts of the store.
     #[error("{0}")]
-    Strangers(String),
+    ForeignMembers(String),
     #[error("the host stops")]
     Stopped,
 }
 
 impl Host {
-    /// Waits for as long as an operator has paused the projection. Returns its control state then.
+    /// Waits until the projection is not paused. Returns its control state.
     async fn wait_while_paused(
         &self,
         watcher: &mut ControlStateWatcher,
@@ -81,7 +81,7 @@ impl Host {
         }
     }
 
-    /// Prepares everything that a run needs. `crashed`: the store has a panic as this generation's blocker.
+    /// Prepares everything that a run needs. `crashed`: the generation's blocker in the store is a panic.
     pub(super) async fn prepare(
         &self,
         store: &Arc<dyn Store>,
@@ -96,8 +96,8 @@ impl Host {
         let version = |digest| self.versions.of(&**store, name, digest);
         let refused = |error| PrepareError::Version { digest: active.to_owned(), error };
         let plugin = version(active).await.map_err(refused)?;
-        let before = match &control.on_trial_against {
-            // If the version before cannot run on this host, the trial runs without a comparison.
+        let previous = match &control.on_trial_against {
+            // If the previous version cannot run on this host, the new version runs without a comparison.
             Some(digest) if self.config.deploy_of(name).trial_batches > 0 => version(digest).await.ok(),
             _ => None,
         };
@@ -106,34 +106,36 @@ impl Host {
         let starts = self.starts(&**store, generation, &topics).await?;
         let prefix = &*self.config.kafka.group_prefix;
         let group = names::consumer_group(prefix, name, generation.number, store.id());
-        if let Some(reason) = self.members_of(&group, &**store).until_no_strangers(stop).await? {
-            return Err(PrepareError::Strangers(reason));
+        if let Some(reason) = self.group(&group, &**store).wait_until_none_foreign(stop).await? {
+            return Err(PrepareError::ForeignMembers(reason));
         }
-        // A panic stays the blocker until a run is healthy.
+        // `projector status` shows a panic as the blocker until a run was healthy for a while.
         if !crashed {
             store.set_blocked(generation, None).await?;
         }
         let batch = self.config.batch_of(name);
-        let needs_order = catch_up::needs_order(&contract);
-        // The partitions of a host that died are free after its Kafka session has timed out.
+        let needs_one_host = catch_up::needs_one_host(&contract);
+        // The host that builds the generation may have died. Its partitions go to others only after its Kafka session
+        // has timed out, so wait for longer than that.
         let patience = 2 * self.config.kafka.session_timeout() + Duration::from_secs(10);
-        let catching_up = catch_up::turn(&**store, generation, needs_order, patience, stop).await?;
-        let catching_up = catching_up.map(|lock| Arc::new(CatchUpState::new(lock, needs_order)));
+        let catching_up =
+            catch_up::wait_for_turn(&**store, generation, needs_one_host, patience, stop).await?;
+        let catching_up = catching_up.map(|lock| Arc::new(CatchUpState::new(lock, needs_one_host)));
         if stop.is_cancelled() {
             return Err(PrepareError::Stopped);
         }
         let merging = catch_up::merging(&contract, catching_up.is_none(), batch.skew);
         let allowed = lane::count(self.config.lanes_of(name), &contract, &**store);
-        if lane::are_short_of_connections(self.config.lanes_of(name), &contract, &**store) {
+        if lane::need_more_connections(self.config.lanes_of(name), &contract, &**store) {
             tracing::warn!(
                 projection = name,
                 lanes = self.config.lanes_of(name),
                 connections = self.config.store_of(name).connections.get(),
                 most_lanes = store.writers() - 1,
-                "the store has too few connections for the projection's lanes, which wait for each other: raise its `connections`"
+                "the store has too few connections for the projection's lanes, so lanes wait for each other: raise the store's `connections`"
             );
         }
-        let lanes = if needs_order && catching_up.is_some() { 1 } else { allowed };
+        let lanes = if needs_one_host && catching_up.is_some() { 1 } else { allowed };
         tracing::info!(
             projection = name,
             generation = generation.number,
@@ -148,13 +150,13 @@ impl Host {
             contract,
             topics: topics.clone(),
         };
-        let together = stop.child_token();
+        let stop_lanes = stop.child_token();
         let more_lanes = allowed > lanes;
         let failures = self.config.failures_of(name).clone();
         let dead_letters = DeadLetterLog::default();
         let mut settler =
             Settler { deployment, plugin, store: store.clone(), failures, on_trial: None, dead_letters };
-        settler.on_trial = before.map(|before| OnTrial::against(&settler, before));
+        settler.on_trial = previous.map(|previous| OnTrial::against(&settler, previous));
         let limits = batch.limits();
         let lanes = (0..lanes).map(|_| {
             let source = Source::open(&group, topics.clone(), merging, self.log.clone())?;
@@ -170,15 +172,15 @@ impl Host {
                 catching_up: catching_up.clone(),
                 more_lanes,
                 deploy: self.config.deploy_of(name).clone(),
-                stop: together.clone(),
+                stop: stop_lanes.clone(),
             })
         });
         let lanes = lanes.collect::<Result<_, LogError>>()?;
-        Ok(Prepared { lanes, together, settler, group, limits, watcher: watcher.clone(), catching_up })
+        Ok(Prepared { lanes, stop_lanes, settler, group, limits, watcher: watcher.clone(), catching_up })
     }
 
-    /// The generation's topics in Kafka: those that it was built from. If the configuration maps them differently now,
-    /// only the next generation follows.
+    /// The physical topics that the generation was built from. If `[kafka.topics]` has changed since, only the next
+    /// generation uses the change: the rows and checkpoints of this one come from the earlier topics.
     async fn topics(
         &self,
         store: &dyn Store,
@@ -197,7 +199,7 @@ impl Host {
             && unmapped.layout.physical.is_empty()
         {
             store.record_mapping(generation, &unmapped.layout.mapped(&configured)).await?;
-            // Another host may have recorded another mapping first: what the store has counts.
+            // Another host may have recorded another mapping first: the one in the store counts.
             built = of(store.standings(&generation.projection).await?);
         }
         let Some(built) = built else { return Ok(configured) };
@@ -207,16 +209,16 @@ impl Host {
                 projection,
                 generation = number,
                 advice = format!(
-                    "`projector rebuild {projection}` builds a generation of what the configuration says"
+                    "`projector rebuild {projection}` builds a new generation from the topics of the configuration"
                 ),
-                "the generation goes on reading what it is built from: {change}"
+                "the generation continues to read the topics that it was built from: {change}"
             );
         }
         Ok(built.layout.mapping(&configured))
     }
 
-    /// Where partitions without a checkpoint start. A generation that has begun to read runs even if the configured
-    /// start is unknown.
+    /// Where partitions without a checkpoint start. Refuses a start for a topic that the plugin does not read, but only
+    /// before the generation has begun to read: later, a run must not fail because of it.
     async fn starts(
         &self,
         store: &dyn Store,
@@ -224,12 +226,12 @@ impl Host {
         topics: &TopicMapping,
     ) -> Result<Starts, PrepareError> {
         let starts = Starts::of(&self.config, &generation.projection, topics);
-        if let Some(reason) = starts.unknown()
+        if let Some(reason) = starts.unknown_topic()
             && store.began_with(generation).await?.is_none()
         {
-            let trouble = Blocker::new(FailureKind::Start, reason);
-            store.set_blocked(generation, Some(&trouble)).await?;
-            return Err(PrepareError::Start(trouble.reason));
+            let blocker = Blocker::new(FailureKind::Start, reason);
+            store.set_blocked(generation, Some(&blocker)).await?;
+            return Err(PrepareError::Start(blocker.reason));
         }
         Ok(starts)
     }
@@ -240,7 +242,7 @@ impl PrepareError {
         match self {
             PrepareError::Store(error) => error.kind(),
             PrepareError::Start(_) => FailureKind::Start,
-            PrepareError::Strangers(_) => FailureKind::Copied,
+            PrepareError::ForeignMembers(_) => FailureKind::Copied,
             PrepareError::Log(error) => error.kind(),
             PrepareError::Stopped => FailureKind::Brokers,
             PrepareError::Version { error: VersionError::Store(error), .. } => error.kind(),
@@ -249,6 +251,7 @@ impl PrepareError {
         }
     }
 
+    /// Whether a retry may succeed without another version or an operator.
     pub(super) fn may_pass(&self) -> bool {
         self.kind().response() == Response::Retry
     }

@@ -1,8 +1,8 @@
-//! The reconciler of one store: starts and stops its generations, and carries its deployments out.
+//! The reconciler of one store: starts and stops its generations, and carries out its deployments.
 //!
-//! Each turn reads the control state, starts the generations that are wanted and do not run, stops those that run and
-//! are not wanted, and takes every open deployment one step further. Then it waits until something changes. A turn may
-//! be repeated at any time: it does nothing for what is already as it is wanted.
+//! Each turn of the loop reads the control state, starts the generations that are desired and do not run, stops those
+//! that run and are not desired, and takes every open deployment one step further. Then it waits until something
+//! changes. A turn may be repeated at any time: where the desired state is reached, it does nothing.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,7 +22,8 @@ use crate::control_state::{ControlState, ControlStateWatcher};
 use crate::deploy::rollout;
 use crate::retry::Backoff;
 
-/// Whether a step changed something; an error, or the message of a panic.
+/// The result of a deployment's step: whether it changed something, or its error. The outer error: the message of a
+/// panic.
 type Advanced = Result<Result<bool, StoreError>, String>;
 
 struct Reconciler {
@@ -41,7 +42,7 @@ struct Reconciler {
     /// Which deployment a step belongs to.
     deployment_of: HashMap<Id, i64>,
     attempts: Arc<rollout::Attempts>,
-    /// Failed steps, and panics of steps.
+    /// The backoffs for steps that failed, and for steps that panicked.
     failed: Backoff,
     crashed: Backoff,
 }
@@ -67,8 +68,8 @@ pub(super) async fn run(host: Arc<Host>, settings: config::Store) {
     reconciler.remove_old_data();
     while !reconciler.host.stop.is_cancelled() {
         let desired = reconciler.watcher.state();
-        reconciler.start_wanted(&desired);
-        reconciler.stop_unwanted(&desired);
+        reconciler.start_desired(&desired);
+        reconciler.stop_others(&desired);
         reconciler.advance_deployments(&desired);
         reconciler.wait().await;
     }
@@ -77,7 +78,7 @@ pub(super) async fn run(host: Arc<Host>, settings: config::Store) {
 }
 
 impl Host {
-    /// Opens a store, however often that fails. `None`: the host stops.
+    /// Opens a store. Retries until this succeeds. `None`: the host stops.
     async fn open(&self, settings: &config::Store) -> Option<(Arc<dyn Store>, ControlStateWatcher)> {
         let mut backoff = Backoff::of_store(&settings.shown(), &self.retries);
         loop {
@@ -104,22 +105,22 @@ impl Reconciler {
         let remove = move || {
             let (host, settings, store) = (host.clone(), settings.clone(), store.clone());
             async move {
-                retention::keep_tidy(&host.config, &settings, &*store, &host.retries, &host.stop).await;
+                retention::remove_old_data(&host.config, &settings, &*store, &host.retries, &host.stop).await;
             }
         };
         self.tasks.spawn(self.host.clone().restart_on_panic("the removal of old data", remove));
     }
 
-    /// Whether this host runs a generation here: it is not stopped, and the configuration has its projection in
-    /// this store.
-    fn is_wanted(&self, control: &GenerationControl) -> bool {
+    /// Whether this host must run a generation of this store: it is not stopped, and the configuration puts its
+    /// projection into this store.
+    fn is_desired(&self, control: &GenerationControl) -> bool {
         let own = self.host.config.store_of(&control.generation.projection);
         !control.stopped && *own.url == *self.settings.url
     }
 
-    fn start_wanted(&mut self, desired: &ControlState) {
+    fn start_desired(&mut self, desired: &ControlState) {
         for (id, control) in &desired.generations {
-            if !self.is_wanted(control) || self.running.contains_key(id) {
+            if !self.is_desired(control) || self.running.contains_key(id) {
                 continue;
             }
             let stop = self.host.stop.child_token();
@@ -131,10 +132,11 @@ impl Reconciler {
         }
     }
 
-    /// Asks the tasks to end. Each stays in `running` until it has ended, so that a generation never has two tasks.
-    fn stop_unwanted(&self, desired: &ControlState) {
+    /// Asks the tasks of other generations to end. A task stays in `running` until it has ended, so that a generation
+    /// never has two tasks.
+    fn stop_others(&self, desired: &ControlState) {
         for (id, stop) in &self.running {
-            if !desired.generations.get(id).is_some_and(|control| self.is_wanted(control)) {
+            if !desired.generations.get(id).is_some_and(|control| self.is_desired(control)) {
                 stop.cancel();
             }
         }
@@ -153,7 +155,7 @@ impl Reconciler {
         }
     }
 
-    /// One step of a deployment. Its own task catches a panic.
+    /// One step of a deployment. It runs in a task of its own, so that a panic becomes an error.
     fn step(&self, open: OpenDeployment) -> impl Future<Output = Advanced> + Send + 'static {
         let (store, versions, me) = (self.store.clone(), self.host.versions.clone(), self.host.me.id);
         let (id, attempts, tried) = (open.id, self.attempts.clone(), self.attempts.clone());
@@ -161,8 +163,8 @@ impl Reconciler {
             let advancing = async move { rollout::advance(&store, &versions, me, &open, &tried).await };
             let advanced = tokio::spawn(advancing).await.map_err(crash_text);
             if !matches!(advanced, Ok(Ok(true))) {
-                // The step waits for other hosts, or for locks that writers hold. A pause leaves those locks to
-                // the writers.
+                // The step failed, or it must wait for other hosts or for locks that writers hold. Pause before the next
+                // attempt, so that attempts do not keep taking these locks from the writers.
                 tokio::time::sleep(attempts.pause(id)).await;
             }
             advanced
@@ -178,7 +180,7 @@ impl Reconciler {
                     Ok((task, ())) => task,
                     Err(error) => error.id(),
                 };
-                // The next turn starts the generation again, if it is still wanted.
+                // The next turn starts the generation again, if it is still desired.
                 if let Some(id) = self.generation_of.remove(&task) {
                     self.running.remove(&id);
                 }
@@ -199,7 +201,7 @@ impl Reconciler {
             Ok(Ok(true)) => {
                 self.crashed.succeeded();
                 self.failed.succeeded();
-                // If the refresh fails, the watcher's next one shows the change.
+                // Read the change now. If this fails, the watcher reads it at its next interval.
                 drop(self.watcher.refresh().await);
             }
             Ok(Ok(false)) => {}

@@ -9,12 +9,12 @@ use tokio::task::{JoinError, JoinHandle};
 use super::Host;
 use crate::retry::Backoff;
 
-/// After so long without a failure, a task or a run is healthy, and earlier failures no longer count.
+/// A task or a run that has not failed for this time is healthy: the backoff of earlier failures is reset.
 pub(super) const HEALTHY_AFTER: Duration = Duration::from_secs(10);
 
 impl Host {
-    /// Runs a task to its end. A task that panics is reported as a blocker, and restarted after a backoff, as
-    /// often as it panics.
+    /// Runs a task to its end. If it panics, this is reported for `/v1/retrying` and in the log, and the task is
+    /// restarted after a backoff, without a limit.
     pub(super) async fn restart_on_panic<F>(self: Arc<Self>, what: &'static str, mut begin: impl FnMut() -> F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -22,7 +22,7 @@ impl Host {
         let mut backoff = Backoff::new("", &self.retries);
         loop {
             let mut task = AbortOnDrop(tokio::spawn(begin()));
-            let Err(error) = task.outlast(&mut backoff).await else { return };
+            let Err(error) = task.wait_for_end(&mut backoff).await else { return };
             if self.stop.is_cancelled() {
                 return;
             }
@@ -36,8 +36,8 @@ impl Host {
 pub(super) struct AbortOnDrop(pub(super) JoinHandle<()>);
 
 impl AbortOnDrop {
-    /// Waits for the task's end. Once the task is healthy, the backoff of its predecessor is reset.
-    pub(super) async fn outlast(&mut self, backoff: &mut Backoff) -> Result<(), JoinError> {
+    /// Waits for the task's end. When the task is healthy, the backoff of the failed tasks before it is reset.
+    pub(super) async fn wait_for_end(&mut self, backoff: &mut Backoff) -> Result<(), JoinError> {
         tokio::select! {
             ended = &mut self.0 => return ended,
             () = tokio::time::sleep(HEALTHY_AFTER) => backoff.succeeded(),

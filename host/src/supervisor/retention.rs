@@ -1,7 +1,8 @@
-//! Removes old data of projections, beyond what `[keep]` keeps: warm generations, history, components.
+//! Removes old data of projections that `[keep]` does not keep: warm generations, history, components.
 //!
-//! Every host does so for each of its stores, again and again. What one host has removed, the others do not find. All
-//! removals are logged. The removal of a generation is also in `projector history` and `projector operations`.
+//! Every host does this for each of its stores, at intervals. What one host has removed is gone for the others, so no
+//! lock is needed between hosts. All removals are logged. `projector history` and `projector operations` also show the
+//! removal of a generation.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -20,7 +21,7 @@ use crate::retry::{Backoff, Retries};
 const INTERVAL: Duration = Duration::from_secs(20);
 
 /// Removes old data of a store, until the host stops.
-pub(super) async fn keep_tidy(
+pub(super) async fn remove_old_data(
     config: &Config,
     settings: &config::Store,
     store: &dyn Store,
@@ -29,11 +30,11 @@ pub(super) async fn keep_tidy(
 ) {
     let mut backoff = Backoff::of_store(&settings.shown(), retries);
     while !stop.is_cancelled() {
-        let tidied = tokio::select! {
-            tidied = tidy(config, settings, store, retries) => tidied,
+        let removed = tokio::select! {
+            removed = remove_once(config, settings, store, retries) => removed,
             () = stop.cancelled() => return,
         };
-        match tidied {
+        match removed {
             Ok(()) => {
                 backoff.succeeded();
                 tokio::select! {
@@ -42,21 +43,22 @@ pub(super) async fn keep_tidy(
                 }
             }
             Err(error) => {
-                backoff.failed(error.kind(), &format!("what is old could not be removed: {error}"));
+                backoff.failed(error.kind(), &format!("old data could not be removed: {error}"));
                 backoff.wait(stop).await;
             }
         }
     }
 }
 
-async fn tidy(
+/// One run over all projections of the store.
+async fn remove_once(
     config: &Config,
     settings: &config::Store,
     store: &dyn Store,
     retries: &Retries,
 ) -> Result<(), StoreError> {
     for projection in store.names().await? {
-        // The configuration has the projection in another store now.
+        // The configuration puts the projection into another store now: its data here is left alone.
         if *config.store_of(&projection).url != *settings.url {
             continue;
         }
@@ -69,13 +71,13 @@ async fn tidy(
                     projection,
                     generation = generation.number,
                     kept = keep.warm_generations,
-                    "old generation retired: readers saw newer ones since"
+                    "old generation retired: the configuration keeps fewer warm generations"
                 ),
-                // The database works, and this generation stays: another host has retired it already, objects that
-                // Projector did not create depend on it, what is stored of it cannot be read, or another session has
-                // locks on its tables. Try again in the next run.
+                // The database works, but this generation cannot be retired now: another host has just retired it,
+                // objects that Projector did not create depend on it, its stored data cannot be read, or another
+                // session holds locks on its tables. Go on with the others, and try again in the next run.
                 Err(error) if error.kind() == FailureKind::Store || is_contention(&error) => {
-                    retries.missed(&projection, "an old generation was not retired", &error);
+                    retries.warn(&projection, "an old generation was not retired", &error);
                 }
                 Err(error) => return Err(error),
             }
@@ -109,7 +111,7 @@ fn is_contention(error: &StoreError) -> bool {
 }
 
 /// The warm generations to retire, the oldest first. `warm` begins with the generation that was live last. A generation
-/// with views of its own stays: only an operator knows when nobody reads them any more.
+/// with views of its own stays: only an operator knows when these views have no readers any more.
 fn surplus(warm: &[Warm], kept: NonZeroU32) -> impl Iterator<Item = &Warm> {
     let kept = usize::try_from(kept.get()).unwrap_or(usize::MAX);
     warm.get(kept..).unwrap_or_default().iter().rev().filter(|warm| !warm.has_views)
@@ -121,7 +123,7 @@ mod tests {
     use projector_core::generation::Generation;
 
     #[test]
-    fn the_last_live_ones_stay_and_those_whose_views_may_be_read() {
+    fn the_last_live_generations_stay_and_those_with_views() {
         let warm = |number, has_views| Warm {
             generation: Generation {
                 id: i64::from(number),

@@ -149,8 +149,12 @@ fn a_host_that_cannot_hear_its_coordinator_is_fenced() {
     eventually("two hosts read the same partitions, and one is fenced", || {
         publish(&platform);
         platform.until_fresh();
-        let is_fenced =
-            |host: &Host| host.log().lines().iter().any(|line| line.message().starts_with("fenced"));
+        let is_fenced = |host: &Host| {
+            host.log()
+                .lines()
+                .iter()
+                .any(|line| line.message().starts_with("another host has moved the checkpoint"))
+        };
         if is_fenced(&estranged) { Ok(()) } else { Err("not yet") }
     });
     platform.assert_sales_are_right();

@@ -88,7 +88,7 @@ fn a_column_dropped_by_hand_stops_its_projection_and_no_other() {
         let hostile = changed.platform.status()?.remove("hostile").ok_or("it is not installed")?;
         hostile.halted.clone().ok_or(format!("{hostile:?}"))
     });
-    let line = host.log().until_said("projection stands still");
+    let line = host.log().until_said("projection is blocked");
     for word in said {
         assert!(halted.says(&[word]) && line.field("reason").contains(word), "{word:?} is not in {halted:?}");
     }

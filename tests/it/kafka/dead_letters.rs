@@ -56,7 +56,7 @@ fn a_projection_that_halts_stands_before_the_event_until_it_is_skipped() {
     host.sigterm();
 
     let host = gates.start_host("second");
-    host.log().wait_for("that it stands still", |line| line.message() == "projection stands still");
+    host.log().wait_for("that it is blocked", |line| line.message().starts_with("projection is blocked"));
     let partition = format!("{}/0", gates.platform.topic("step.v1"));
     let (code, _, said) =
         gates.platform.command(&["skip", GATES, "--partition", &partition, "--to", "40", "--reason", "far"]);

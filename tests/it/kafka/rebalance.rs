@@ -98,7 +98,8 @@ impl Drop for StopWhenDropped<'_> {
 
 /// Another host moved the checkpoint; or the group said first that its partitions are another's.
 fn stopped_writing(line: &Line) -> bool {
-    line.message().starts_with("fenced") || line.message().starts_with("void")
+    line.message().starts_with("another host has moved the checkpoint")
+        || line.message().starts_with("partitions were assigned to another host")
 }
 
 /// Stops a host at a failpoint, lets another one take its partitions over and finish, and continues

@@ -110,11 +110,11 @@ fn a_version_that_traps_where_the_one_before_did_not_is_reverted_by_itself() {
         assert!(reverted.field("reason").contains("unreachable"), "{}", reverted.text);
         let history = platform.ask(&["history", COUNTS]);
         assert_eq!(history[0]["action"], "revert");
-        assert!(history[0]["reason"].as_str().unwrap().contains("did not in the version before"));
+        assert!(history[0]["reason"].as_str().unwrap().contains("does not fail in the previous version"));
         // The file lies there still, and nobody takes it up: neither this host nor one that is new.
         host.sigterm();
         let again = platform.start_host("again");
-        again.log().until_said("the component in the directory is not the active one");
+        again.log().until_said("the component in the plugin directory does not become active");
         publish(&platform, "B");
         assert_closed(&platform.until_through(COUNTS), 8, 0, 0);
         again.sigterm();
@@ -308,7 +308,7 @@ fn a_missing_file_stops_nothing_and_commands_do() {
     let platform = platform.set(&["plugins", "rescan"], "1s");
     host.sigterm();
     let host = platform.start_host("again");
-    host.log().until_said("the component in the directory is not the active one");
+    host.log().until_said("the component in the plugin directory does not become active");
     assert!(platform.status().unwrap().is_empty());
     let file = directory.join("counts.wasm").display().to_string();
     let timeout = format!("{}s", patience.as_secs());

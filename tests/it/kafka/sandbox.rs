@@ -153,7 +153,7 @@ fn an_event_that_takes_too_long_halts_its_projection_and_no_other() {
         if status.halted.is_some() { Ok(status) } else { Err(format!("{status:?}")) }
     });
     let trouble = halted.halted.as_ref().unwrap();
-    assert!(trouble.says(&["/0@1 ran out of time 3 times", "limits.time"]), "{trouble:?}");
+    assert!(trouble.says(&["/0@1 exceeded its time limit 3 times", "limits.time"]), "{trouble:?}");
     assert_closed(&halted, 1, 0, 0);
     assert_eq!(halted.lag, 2);
     assert_eq!(sandbox.survivors().len(), 1);
@@ -161,14 +161,13 @@ fn an_event_that_takes_too_long_halts_its_projection_and_no_other() {
     sandbox.platform.assert_sales_are_right();
     let log = host.sigterm();
     let lines = log.lines();
-    let retried =
-        lines.iter().filter(|line| line.message().contains("ran out of time; its batch is tried again"));
+    let retried = lines
+        .iter()
+        .filter(|line| line.message().contains("exceeded its time limit; its batch is tried again"));
     assert_eq!(retried.count(), 2);
-    assert!(
-        lines
-            .iter()
-            .any(|line| line.message().contains("stands still") && line.field("projection") == "hostile")
-    );
+    assert!(lines.iter().any(
+        |line| line.message().contains("projection is blocked") && line.field("projection") == "hostile"
+    ));
 
     // With the fuel of every plugin, and more time, the event is found to be the plugin's fault;
     // nothing was lost.
@@ -309,7 +308,7 @@ fn a_guest_that_keeps_the_host_busy_runs_out_of_time() {
     let reason = eventually("the projection stands still", || {
         sandbox.platform.status()?.remove("raw").and_then(|status| status.halted).ok_or("it runs".to_owned())
     });
-    assert!(reason.says(&["/0@0 ran out of time 3 times"]), "{reason:?}");
+    assert!(reason.says(&["/0@0 exceeded its time limit 3 times"]), "{reason:?}");
     sandbox.platform.assert_sales_are_right();
     host.sigterm();
 }
@@ -326,7 +325,7 @@ fn an_answer_that_was_not_declared_is_refused_with_a_code() {
         ("too-many-arguments", change, "3 arguments given, 2 declared"),
         ("wrong-type", value, "survivor.note: int64 given, text expected"),
         ("null-key", "invalid (null-key)", "survivor.id"),
-        ("foreign-statement", change, "leads to the statement gone"),
+        ("foreign-statement", change, "writes with the statement gone"),
         ("undeclared-code", change, "because"),
         ("wrong-lookup", change, "999"),
         ("needs-forever", "limit (rounds)", "after 3 rounds"),
@@ -520,7 +519,8 @@ fn an_impure_plugin_is_reported_and_a_pure_neighbour_is_not() {
     let (host, _) = sandbox.prove(&[("write", ""), ("remember", ""), ("remember", ""), ("write", "")]);
     let log = host.sigterm();
     let lines = log.lines();
-    let reports: Vec<_> = lines.iter().filter(|line| line.message().contains("no pure function")).collect();
+    let reports: Vec<_> =
+        lines.iter().filter(|line| line.message().contains("not a pure function")).collect();
     let [report] = reports[..] else { panic!("{reports:#?}") };
     assert_eq!((report.field("level"), report.field("projection")), ("ERROR", "hostile"));
     assert_eq!(report.field("version"), "1.0.0");

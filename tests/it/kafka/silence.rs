@@ -46,7 +46,8 @@ fn connections_that_fell_silent_are_made_anew() {
     host.log().until_said("projection paused");
     platform.ask(&["resume", SALES_BY_COUNTRY]);
     let log = host.sigterm();
-    let gave_up = |line: &Line| line.message().starts_with("projection gives");
+    let gave_up =
+        |line: &Line| line.message().starts_with("this host leaves the projection's consumer group");
     assert!(!log.lines().iter().any(gave_up), "new connections worked");
 }
 
@@ -77,7 +78,7 @@ fn a_host_whose_database_is_silent_says_so_and_leaves_its_partitions_to_others()
     platform.publish(after);
     let told = until_told(&deaf, "database", "the database does not answer");
     assert!(told["store"].is_string() && told["projection"] == "", "{told}");
-    let line = deaf.log().until_said("projection gives its partitions up");
+    let line = deaf.log().until_said("this host leaves the projection's consumer group");
     assert!(line.field("reason").contains("the database does not answer"), "{}", line.text);
     let holdings = platform.until_shared_by(&group, 1);
     assert!(holdings.values().all(|(client, _)| client == "well"), "{holdings:?}");
@@ -120,7 +121,7 @@ fn a_client_that_goes_on_failing_is_made_anew() {
     assert!(read(&platform) < records.len() as i64, "all was read before");
 
     proxy.heal("stuck");
-    host.log().until_said("projection gives its partitions up");
+    host.log().until_said("this host leaves the projection's consumer group");
     host.log().until_said("no answer from the brokers for");
     platform.assert_sales_are_right();
     host.sigterm();

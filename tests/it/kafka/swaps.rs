@@ -94,7 +94,7 @@ fn publish_at_rate(
 /// Milliseconds between the last commit of the version before and the first of the next one.
 fn gaps(log: &HostLog) -> Vec<u64> {
     let mut gaps: Vec<u64> = (log.lines().iter())
-        .filter(|line| line.message() == "went over to another version")
+        .filter(|line| line.message() == "switched to another version")
         .map(|line| line.number("gap_ms").unwrap())
         .collect();
     gaps.sort_unstable();
@@ -236,7 +236,7 @@ fn hosts_with_different_directories_agree() {
     let platform = platform.set(&["plugins", "directory"], first.path());
     one.kill();
     let one = platform.start_host("old image again");
-    one.log().until_said("the component in the directory is not the active one");
+    one.log().until_said("the component in the plugin directory does not become active");
     platform.until_shared_by(&group, 2);
     platform.publish(after);
     platform.assert_sales_are_right();

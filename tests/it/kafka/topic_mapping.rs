@@ -135,7 +135,7 @@ fn a_generation_goes_on_with_the_topics_that_it_is_built_from() {
     let gates = gates.set(&["kafka", "topics", "step.v1"], list(&[eu, us]));
     let host = gates.start_host("second");
     host.log().wait_for("that the mapping is another one", |line| {
-        line.message().starts_with("the generation goes on reading what it is built from")
+        line.message().starts_with("the generation continues to read the topics that it was built from")
             && line.message().contains("step.v1")
             && line.field("advice").contains("projector rebuild gates")
     });
@@ -182,7 +182,7 @@ fn a_second_host_with_another_mapping_reads_the_same_topics() {
         let second = gates.start_host("second");
         gates.platform.until_shared_by(&second.group(GATES), 2);
         second.log().wait_for("that the mapping is another one", |line| {
-            line.message().starts_with("the generation goes on reading what it is built from")
+            line.message().starts_with("the generation continues to read the topics that it was built from")
                 && line.message().contains("step.v1")
         });
         publish(&gates, "us.step", &[("z", "3")]);

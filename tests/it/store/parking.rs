@@ -246,7 +246,7 @@ impl<'h> World<'h> {
         ensure!(open.len() == letters.len() && operations.len() == letters.len());
         let limits = BatchLimits { events: most, bytes: 1 << 20 };
         let ids: Vec<i64> = open.iter().map(|operation| operation.id).collect();
-        let done = self.settler().release_lone_letters(&ids, limits).await?;
+        let done = self.settler().release_many(&ids, limits).await?;
         for (letter, key) in &letters {
             let is_lone = self.model.waiting.get(key).is_some_and(|queue| queue.len() == 1);
             ensure!(is_lone == done.contains(&operations[letter]), "the letter {letter} is done, or is not");

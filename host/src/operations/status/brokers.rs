@@ -10,7 +10,7 @@ use projector_kafka::{KafkaAdmin, KafkaFault, LogError};
 use projector_store::beginnings::EarlierStarts;
 use projector_store::source_topics::RecordedTopic;
 
-use crate::beginning::Starts;
+use crate::start_offsets::Starts;
 
 /// The brokers. Once none of them responds, they are not asked again: each further question would wait for its
 /// timeout.

@@ -20,8 +20,8 @@ use super::{
     ActiveVersion, Counts, Faults, PartitionStatus, Progress, ProjectionStatus, RowsStatus, Shown,
     TopicStatus, Topics, UnknownTopic,
 };
-use crate::beginning::Starts;
 use crate::freshness::{Seen, visibility};
+use crate::start_offsets::Starts;
 
 /// A generation that is behind is stuck when no checkpoint has moved for this many seconds.
 const STUCK_AFTER: i64 = 30;

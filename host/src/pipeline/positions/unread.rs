@@ -1,4 +1,4 @@
-//! Shows why partitions are not read, grouped by the reason that they share.
+//! Shows why partitions are not read: one log line and one entry of `/v1/retrying` for each reason, with its partitions.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use projector_kafka::{KafkaFault, Subject};
 
 use crate::retry::{Backoff, Retries};
 
-/// How many partitions one line names. Further ones are counted.
+/// How many partitions one line names. Of further ones, the line has only the number.
 const NAMED: usize = 8;
 
 pub(super) struct Unread {
@@ -37,11 +37,11 @@ impl Unread {
             }
         }
         self.reasons.retain(|reason, backoff| {
-            let goes_on = by_reason.contains_key(reason);
-            if !goes_on {
+            let lasts = by_reason.contains_key(reason);
+            if !lasts {
                 backoff.succeeded();
             }
-            goes_on
+            lasts
         });
         for (reason, (kind, subjects)) in by_reason {
             let more = subjects.len().saturating_sub(NAMED);

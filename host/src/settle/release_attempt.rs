@@ -1,4 +1,4 @@
-//! The events of one try at an operator's request, and the result that they lead to.
+//! One attempt at an operator's request on a dead letter: its events, their answers, and the result of the request.
 
 use std::collections::HashMap;
 
@@ -16,47 +16,48 @@ use projector_store::operator::{
 use serde_json::{Value as Json, json};
 
 use super::Settler;
-use super::kept_events::KeptEvents;
-use super::late_failures::LateFailures;
+use super::known_failures::KnownFailures;
+use super::stored_outcomes::StoredOutcomes;
 use crate::project::{self, FirstAnswers, ProjectError};
 
 /// How many changes the result of a dry run shows.
 const MOST_CHANGES: usize = 100;
 
-/// A record whose value was left in the log.
+/// A record whose value was too large to be stored with its event, so the value is only in the log.
 #[derive(Clone)]
 pub(super) struct LeftInLog {
     pub(super) position: Position,
-    /// The operation that moved the partition to another log afterwards.
+    /// The operation that has since moved the partition to another log (`projector move-checkpoints`).
     pub(super) moved_by: Option<i64>,
     /// Whether this is the dead letter itself, and not an event parked behind it.
-    pub(super) is_letter: bool,
+    pub(super) is_dead_letter: bool,
 }
 
-/// What earlier tries have found out.
+/// What earlier attempts have shown.
 #[derive(Default)]
-pub(super) struct Known {
-    pub(super) failures: LateFailures,
-    /// The value of the first event, if it was left in the log.
+pub(super) struct Learned {
+    pub(super) failures: KnownFailures,
+    /// The position and the value of a record that was read from the log for the next attempt.
     pub(super) recalled: Option<(Position, Option<Vec<u8>>)>,
-    /// How many bytes a value may have.
+    /// How many bytes a value may have: `kafka.value-bytes`.
     pub(super) value_bytes: usize,
 }
 
 /// The events of a request that one transaction takes.
-pub(super) struct Work {
+pub(super) struct ReleaseAttempt {
     pub(super) taken: ClaimedOperation,
-    /// The dead letter, if it is to be tried, and then those parked behind it.
+    /// The dead letter, if it is retried in this attempt, and then the events parked behind it.
     pub(super) events: Vec<Delivery>,
-    pub(super) tries_letter: bool,
+    pub(super) retries_dead_letter: bool,
 }
 
-impl Work {
-    /// An event of a topic that is not read any more cannot be projected, and no later event may overtake it.
+impl ReleaseAttempt {
+    /// Chooses the events of this attempt: at most `most`. They end before an event of a topic that is not read any
+    /// more: the plugin cannot be called for it, and no later event of its key may overtake it.
     pub(super) fn of(mut taken: ClaimedOperation, most: usize) -> Result<Self, StoreError> {
         let unread = |kept: &StoredEvent, partition: &Partition| {
             StoreError::Unusable(format!(
-                "event {} waits, of {partition}, which is not among the topics that are read: see `kafka.topics`",
+                "the stored event {} is of {partition}, and the projection does not read this topic any more: correct `[kafka.topics]`",
                 kept.id
             ))
         };
@@ -65,8 +66,8 @@ impl Work {
         if let (DeadLetterAction::Retry, Some((kept, partition, _))) = (taken.action, &taken.letter) {
             events.push(delivery(kept.event.as_ref().ok_or_else(|| unread(kept, partition))?));
         }
-        let tries_letter = !events.is_empty();
-        taken.parked.truncate(most.max(1) - usize::from(tries_letter));
+        let retries_dead_letter = !events.is_empty();
+        taken.parked.truncate(most.max(1) - usize::from(retries_dead_letter));
         for (kept, partition) in &taken.parked {
             match &kept.event {
                 Some(event) => events.push(delivery(event)),
@@ -74,35 +75,40 @@ impl Work {
                 None => break,
             }
         }
-        Ok(Self { taken, events, tries_letter })
+        Ok(Self { taken, events, retries_dead_letter })
     }
 
-    /// Gives the first event its value, if the value was left in the log. Returns the record that must be read first.
-    /// Only one such value is in memory at a time: the next event whose value is in the log begins the next try.
-    pub(super) fn recall(&mut self, known: &Known) -> Option<LeftInLog> {
-        let fits = |event: &Event| event.oversize_bytes.is_some_and(|bytes| bytes <= known.value_bytes);
-        let is_open = |event: &Event| fits(event) && !known.failures.of.contains_key(&event.position);
+    /// Gives the first event its value, if the value is only in the log. Returns the record to read from the log, if
+    /// that was not done yet.
+    ///
+    /// Such values are large, so only one is in memory at a time: the attempt ends before the next event of this kind,
+    /// which is the first event of the next attempt.
+    pub(super) fn recall(&mut self, learned: &Learned) -> Option<LeftInLog> {
+        let fits = |event: &Event| event.oversize_bytes.is_some_and(|bytes| bytes <= learned.value_bytes);
+        let is_open =
+            |event: &Event| fits(event) && !learned.failures.by_position.contains_key(&event.position);
         if let Some(later) = self.events.iter().skip(1).position(|delivery| is_open(&delivery.event)) {
             self.events.truncate(1 + later);
         }
         let first = self.events.first_mut().filter(|first| is_open(&first.event))?;
-        if let Some((_, value)) = known.recalled.as_ref().filter(|(at, _)| *at == first.event.position) {
+        if let Some((_, value)) = learned.recalled.as_ref().filter(|(at, _)| *at == first.event.position) {
             first.event.value = value.clone();
             first.event.oversize_bytes = None;
             return None;
         }
-        let kept = match (&self.taken.letter, self.tries_letter) {
+        let kept = match (&self.taken.letter, self.retries_dead_letter) {
             (Some((kept, ..)), true) => Some(kept),
             _ => self.taken.parked.first().map(|(kept, _)| kept),
         };
         Some(LeftInLog {
             position: first.event.position.clone(),
             moved_by: kept.and_then(|kept| kept.moved_by),
-            is_letter: self.tries_letter,
+            is_dead_letter: self.retries_dead_letter,
         })
     }
 
-    /// The plugin's answers to the events, up to the first one that is known to fail.
+    /// The plugin's first answers to the events, up to and including the first event that is known to fail. The plugin
+    /// is not called for this event. The attempt ends after it.
     pub(super) fn ask(
         &mut self,
         settler: &Settler,
@@ -118,12 +124,12 @@ impl Work {
         Ok(answers)
     }
 
-    /// The outcomes of the parked events, as far as they were tried.
+    /// The outcomes of the parked events that were tried.
     fn of_parked<'o>(&self, outcomes: &'o [Outcome<'o>]) -> &'o [Outcome<'o>] {
-        &outcomes[usize::from(self.tries_letter)..]
+        &outcomes[usize::from(self.retries_dead_letter)..]
     }
 
-    /// The result of the request after these outcomes.
+    /// The result of the request after these outcomes. `lines`: the lines on which an event waits for a row.
     pub(super) fn verdict(
         &self,
         outcomes: &[Outcome<'_>],
@@ -152,7 +158,7 @@ impl Work {
                 Outcome::Dead { .. } => {
                     verdict.behind = kept.event.as_ref().map(|event| event.position.to_string());
                 }
-                // This event blocks the key from now on.
+                // This event waits for a row under the key of the request, so it blocks the key from now on.
                 Outcome::Wait { .. } if Self::stays(outcome, lines) => {
                     verdict.behind = kept.event.as_ref().map(|event| event.position.to_string());
                 }
@@ -167,8 +173,8 @@ impl Work {
         verdict
     }
 
-    /// Whether an event stays parked under the key of the request. An event that waits for a row, or behind such an
-    /// event, moves to one of these lines.
+    /// Whether an event stays parked under the key of the request. An event that waits for a row moves to its line, and
+    /// so does an event that is parked behind such an event.
     fn stays(outcome: &Outcome<'_>, lines: &Blocked) -> bool {
         match outcome {
             Outcome::Park(key) | Outcome::Wait { line: key, .. } => !lines.contains(key),
@@ -178,10 +184,12 @@ impl Work {
 
     /// The operation that moved the partition of a parked event to another log.
     pub(super) fn moved_by(&self, position: &Position) -> Option<i64> {
-        let is_it = |kept: &StoredEvent| kept.event.as_ref().is_some_and(|event| event.position == *position);
-        self.taken.parked.iter().find(|(kept, _)| is_it(kept)).and_then(|(kept, _)| kept.moved_by)
+        let is_event =
+            |kept: &StoredEvent| kept.event.as_ref().is_some_and(|event| event.position == *position);
+        self.taken.parked.iter().find(|(kept, _)| is_event(kept)).and_then(|(kept, _)| kept.moved_by)
     }
 
+    /// What the store writes for this attempt. `frees`: the key of the request, if no event is parked under it any more.
     pub(super) fn release<'v>(
         &self,
         outcomes: &'v [Outcome<'v>],
@@ -189,9 +197,9 @@ impl Work {
         frees: Option<KeyId>,
         lines: &Blocked,
     ) -> Release<'v> {
-        let mut kept = KeptEvents::default();
+        let mut stored = StoredOutcomes::default();
         let letter = self.taken.letter.as_ref().map(|(letter, partition, code)| {
-            let books = kept.shifts.entry(partition.clone()).or_default();
+            let books = stored.shifts.entry(partition.clone()).or_default();
             add(&mut books.dead, code, -1);
             match self.taken.action {
                 DeadLetterAction::Discard => add(&mut books.skipped, "discarded", 1),
@@ -206,10 +214,10 @@ impl Work {
         });
         for (outcome, (parked, partition)) in self.of_parked(outcomes).iter().zip(&self.taken.parked) {
             if !matches!(outcome, Outcome::Park(_)) || !Self::stays(outcome, lines) {
-                kept.became(parked.id, partition, false, outcome);
+                stored.record(parked.id, partition, false, outcome);
             }
         }
-        let KeptEvents { settled, waits_on, shifts } = kept;
+        let StoredOutcomes { settled, waits_on, shifts } = stored;
         let (shifts, frees) = (shifts.into_iter().collect(), frees.into_iter().collect());
         Release { operation: Some(progress), letter, settled, waits_on, shifts, frees }
     }

@@ -1,6 +1,7 @@
-//! Discards dead letters that are older than the projection's retention.
+//! Discards dead letters that are older than the projection's `[failures] retention`.
 //!
-//! Every host with a lane of the generation does so. What one host has discarded, the others do not find.
+//! Every host that runs the generation does this. A dead letter that one host has discarded is gone for the others, so
+//! no lock is needed between hosts.
 
 use std::time::Duration;
 
@@ -10,12 +11,12 @@ use super::Host;
 use crate::retry::Backoff;
 use crate::settle::Settler;
 
-/// How often old dead letters are looked for.
+/// The pause after a round in which no dead letter was too old.
 const INTERVAL: Duration = Duration::from_secs(60);
 
 impl Host {
-    /// Discards old dead letters, for as long as the generation runs.
-    pub(super) async fn expire(&self, settler: &Settler) {
+    /// Discards old dead letters for as long as the generation runs. A failure is retried after a backoff.
+    pub(super) async fn expire_dead_letters(&self, settler: &Settler) {
         let (store, generation) = (&settler.store, &settler.deployment.generation);
         let Some(retention) = self.config.failures_of(&generation.projection).retention else {
             return std::future::pending().await;
@@ -29,13 +30,13 @@ impl Host {
                     backoff.succeeded();
                     tokio::time::sleep(INTERVAL).await;
                 }
-                // The store discards a limited number at once: ask again immediately.
-                Ok(letters) => {
+                // The store discards a limited number in one transaction: continue at once.
+                Ok(dead_letters) => {
                     backoff.succeeded();
                     tracing::info!(
                         projection = generation.projection,
-                        letters,
-                        "dead letters discarded by their age"
+                        dead_letters,
+                        "dead letters were discarded because they are older than the retention"
                     );
                 }
                 Err(error) => {

@@ -1,10 +1,10 @@
-//! Where a generation starts to read a partition for which it has no checkpoint.
+//! The offset at which a generation starts to read a partition for which it has no checkpoint.
 //!
-//! [`begin`] decides, and is pure; [`Starts::find`] asks the log.
+//! [`start_offset`] decides, and is pure. [`Starts::find`] asks the brokers for what it needs.
 //!
-//! The configured start applies to partitions that existed when the generation started. A partition that is
-//! added later is read from its beginning. The decision is stored with the first checkpoint, and is never
-//! made again.
+//! The configured start (`[projections.NAME] start`) applies to the partitions that existed when the generation
+//! started. A partition that is added later is read from its beginning. The offset is stored as the first checkpoint,
+//! and is never decided again.
 
 use std::fmt;
 
@@ -28,9 +28,8 @@ impl Starts {
         Self { configured: config.start_of(projection), topics: topics.clone() }
     }
 
-    /// Where to start in a physical topic. The start may be configured by the topic's own name, or by the
-    /// name of its first logical topic. A topic that is not one of the projection's is read from its
-    /// beginning.
+    /// The configured start of a physical topic. The configuration may use the topic's own name, or the name of its
+    /// first logical topic. A topic that the projection does not declare starts at its beginning.
     pub fn of_topic(&self, topic: &str) -> StartAt {
         let is_named = self.configured.topics().any(|named| named == topic);
         match self.topics.logical(topic).next() {
@@ -44,8 +43,9 @@ impl Starts {
         &self.topics
     }
 
-    /// Describes a configured name that is not one of the projection's topics, with the nearest name.
-    pub fn unknown(&self) -> Option<String> {
+    /// An error text for a configured topic that the plugin does not read, with the most similar name. `None`: the
+    /// plugin reads all of them.
+    pub fn unknown_topic(&self) -> Option<String> {
         let declared = self.topics.declared();
         let known = || {
             let physical = declared.iter().flat_map(|(_, physical)| physical.names());
@@ -63,7 +63,8 @@ impl Starts {
         ))
     }
 
-    /// The first offset to read, for a partition that existed when the generation started.
+    /// The first offset to read, for a partition that existed when the generation started. `earlier`: where the previous
+    /// generations started.
     pub async fn find(
         &self,
         log: &KafkaAdmin,
@@ -75,14 +76,14 @@ impl Starts {
         let found = match &at {
             StartAt::Earliest | StartAt::Offsets(_) => None,
             StartAt::Time(ms) => log.offset_at(partition.clone(), *ms).await?,
-            // In another log, the offset is another event. From the beginning of the log, no event is
-            // missing.
+            // The topic may be another log now, recreated since the earlier generation started. Then the earlier offset
+            // means nothing: start at the beginning, so that no event is missing.
             StartAt::Latest => earlier.get(partition).map(|(offset, of)| match of.differs_from(identity) {
                 true => marks.low,
                 false => *offset,
             }),
         };
-        Ok(begin(&at, partition, marks, found))
+        Ok(start_offset(&at, partition, marks, found))
     }
 }
 
@@ -92,12 +93,12 @@ impl fmt::Display for Starts {
     }
 }
 
-/// The first offset to read. `found`: for a time, the offset of the first record at that time or later; for
-/// `latest`, where the earlier generation started.
+/// The first offset to read. `found`: for a time, the offset of the first record at that time or later; for `latest`,
+/// where the earlier generation started.
 ///
-/// For a projection's first generation, `latest` is the end of the committed records. For a later
-/// generation, it is where the previous one started: otherwise rows would be missing.
-pub fn begin(
+/// For a projection's first generation, `latest` is the end of the committed records. For a later generation, it is
+/// where the previous generation started: otherwise the new one would miss rows that the previous one has.
+pub fn start_offset(
     at: &StartAt,
     partition: &Partition,
     marks: Watermarks,
@@ -106,8 +107,9 @@ pub fn begin(
     let Watermarks { low, high } = marks;
     match at {
         StartAt::Earliest => Ok(low),
-        // Retention may have moved the beginning since then. A record of that time may come after an open
-        // transaction, before which reading ends.
+        // Keep the offset within the log. Retention may have removed the records at the found offset. And a record of
+        // the given time may be behind an open transaction, beyond the last stable offset (`high`): reading ends there
+        // now.
         StartAt::Latest | StartAt::Time(_) => Ok(found.unwrap_or(high).clamp(low, high.max(low))),
         StartAt::Offsets(offsets) => {
             let offset = offsets.get(&partition.number).copied();
@@ -119,11 +121,11 @@ pub fn begin(
     }
 }
 
-/// The configured start is not an offset of the log, so the partition is not read.
+/// The configured start is not an offset of the log. The partition is not read until an operator corrects it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotInLog {
     pub partition: Partition,
-    /// `None`: none is configured.
+    /// `None`: the configuration has no offset for this partition.
     pub offset: Option<i64>,
     pub marks: Watermarks,
 }
@@ -134,14 +136,14 @@ impl fmt::Display for NotInLog {
         match offset {
             Some(offset) if offset < low => write!(
                 f,
-                "`start` is offset {offset} of {partition}, and its log begins at {low}: the events between are gone"
+                "`start` is offset {offset} of {partition}, but its log begins at {low}: the events before that are gone"
             ),
             Some(offset) => {
-                write!(f, "`start` is offset {offset} of {partition}, and its log ends at {high}")
+                write!(f, "`start` is offset {offset} of {partition}, but its log ends at {high}")
             }
             None => write!(
                 f,
-                "`start` has offsets of this topic, and none for {partition}: its log goes from {low} to {high}"
+                "`start` has offsets for this topic, but none for {partition}: its log goes from {low} to {high}"
             ),
         }
     }
@@ -156,18 +158,18 @@ mod tests {
     const MARKS: Watermarks = Watermarks { low: 10, high: 20 };
 
     fn at(start: &StartAt, found: Option<i64>) -> Result<i64, String> {
-        begin(start, &Partition::new("t", 1), MARKS, found).map_err(|problem| problem.to_string())
+        start_offset(start, &Partition::new("t", 1), MARKS, found).map_err(|problem| problem.to_string())
     }
 
     #[test]
-    fn each_place_is_an_offset_of_the_log() {
+    fn each_start_is_an_offset_of_the_log() {
         assert_eq!(at(&StartAt::Earliest, None), Ok(10));
         assert_eq!(at(&StartAt::Latest, None), Ok(20));
         assert_eq!(at(&StartAt::Latest, Some(12)), Ok(12));
         assert_eq!(at(&StartAt::Latest, Some(4)), Ok(10));
         assert_eq!(at(&StartAt::Time(1), Some(15)), Ok(15));
         assert_eq!(at(&StartAt::Time(1), Some(25)), Ok(20), "behind an open transaction");
-        assert_eq!(at(&StartAt::Time(1), None), Ok(20), "no record is as young");
+        assert_eq!(at(&StartAt::Time(1), None), Ok(20), "all records are older");
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! Ends the waits of events whose row did not come in time.
+//! Ends the waits of events whose row was not written in time.
 //!
-//! Waiting time is event time, so that a rebuild decides as the live read model did. A wait is over when
-//! every partition of the projection's topics has passed the event's time plus the topic's waiting time:
-//! then no event that is still in time can write the row. From time to time, this task marks such events as
-//! ready. The next batch that is written takes them, and they fail as `not-yet`.
+//! A wait is measured in event time, so that a rebuild decides as the live read model did. A wait has expired when
+//! every partition of the projection's topics has passed the event's time plus the topic's waiting time: then no event
+//! can write the row in time any more. At intervals, this task marks such events as ready. A lane then takes them
+//! between two batches, and they fail with the kind `not-yet`.
 //!
-//! Invariant: while any partition cannot be read, no wait ends.
+//! Invariant: while a partition cannot be read, no wait expires.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,13 +20,13 @@ use crate::event_time::{EventTimeError, Reach, reaches};
 use crate::retry::{Backoff, Retries};
 
 const INTERVAL: Duration = Duration::from_secs(2);
-/// An event may reach the log this much later than its timestamp: a partition at the end of its log counts
-/// as being at now minus this time. In milliseconds.
+/// In milliseconds. An event may reach the log this much later than its timestamp. So a partition at the end of its log
+/// counts as being at now minus this time.
 const SLACK_MS: i64 = 60_000;
 
-/// Ends waits of a generation for as long as the generation runs; never returns. `active`: the contract of
-/// the active version, if it is known. Failures are retried and shown as retries.
-pub async fn keep_ending(
+/// Ends expired waits of a generation for as long as the generation runs; never returns. `active`: the contract of the
+/// active version, if it is known. A failure is retried after a backoff, and is shown as a retry.
+pub async fn expire_waits(
     deployment: &WriteTarget,
     store: &dyn Store,
     log: &KafkaAdmin,
@@ -45,11 +45,15 @@ pub async fn keep_ending(
             Ok(ended) => {
                 backoff.succeeded();
                 if ended > 0 {
-                    tracing::info!(projection, events = ended, "the waiting time of events is over");
+                    tracing::info!(
+                        projection,
+                        events = ended,
+                        "events have waited for a row for too long, and fail"
+                    );
                 }
             }
             Err(error) => {
-                let what = format!("cannot decide whether the waiting time of events is over: {error}");
+                let what = format!("cannot find out which events have waited for too long: {error}");
                 backoff.failed(error.kind(), &what);
                 pause = backoff.delay();
             }
@@ -58,7 +62,7 @@ pub async fn keep_ending(
     }
 }
 
-/// Returns the number of ended waits.
+/// Ends the waits that have expired by now. Returns how many these are.
 async fn end(deployment: &WriteTarget, store: &dyn Store, log: &KafkaAdmin) -> Result<u64, EventTimeError> {
     let Some(first_ms) = store.first_end(&deployment.generation).await? else { return Ok(0) };
     let mut time_ms = now_ms() - SLACK_MS;

@@ -1,8 +1,9 @@
-//! Retries or discards many dead letters in one transaction: those that have no event parked behind them.
+//! Retries or discards many dead letters in one transaction. Only for *lone* dead letters: no event is parked behind
+//! them.
 //!
-//! If the transaction fails because of an event, each half is tried in a transaction of its own. A single dead letter that
-//! fails so is left to [`Settler::release`], and so is everything that needs more: events parked behind a dead letter, a
-//! dry run, a value that was left in the log.
+//! If the transaction fails because of an event, each half is tried in a transaction of its own, until the cause is
+//! alone. [`Settler::release`] carries out what is left: a dead letter that makes its transaction fail even alone, one
+//! with events parked behind it, a dry run, and one whose value is only in the log.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,18 +22,18 @@ use projector_store::operator::{
 use super::{Settler, resolve, writes};
 use crate::project::{self, Answered, Caller, Keys, ProjectError};
 
-/// The result of one try.
+/// The result of one attempt.
 enum Tried {
     /// These operations are done.
     Done(Vec<i64>),
-    /// One of the events is at fault. It is unknown which.
+    /// One of the events made the transaction fail. It is unknown which one.
     Refused,
 }
 
 impl Settler {
-    /// Carries out operations on dead letters that have no event parked behind them, in few transactions. Returns which
-    /// operations are done.
-    pub async fn release_lone_letters(
+    /// Carries out the operations on lone dead letters, in as few transactions as possible. Returns which operations are
+    /// done; the others are for [`Settler::release`].
+    pub async fn release_many(
         &self,
         operations: &[i64],
         limits: BatchLimits,
@@ -41,14 +42,15 @@ impl Settler {
         let mut open: Vec<Vec<i64>> =
             operations.chunks(limits.events.max(1)).rev().map(<[i64]>::to_vec).collect();
         while let Some(some) = open.pop() {
-            match self.try_lone_letters(&some, limits).await? {
+            match self.try_together(&some, limits).await? {
                 Tried::Refused if some.len() > 1 => {
                     let (first, second) = some.split_at(some.len() / 2);
                     open.extend([second.to_vec(), first.to_vec()]);
                 }
                 Tried::Refused => {}
                 Tried::Done(settled) => {
-                    // The operations that did not fit into the transaction.
+                    // Operations that did not fit into this transaction are tried in the next one. If nothing was done,
+                    // another attempt would end in the same way.
                     let rest: Vec<i64> = some.into_iter().filter(|id| !settled.contains(id)).collect();
                     if !settled.is_empty() && !rest.is_empty() {
                         open.push(rest);
@@ -60,7 +62,7 @@ impl Settler {
         Ok(done)
     }
 
-    async fn try_lone_letters(&self, operations: &[i64], limits: BatchLimits) -> Result<Tried, StoreError> {
+    async fn try_together(&self, operations: &[i64], limits: BatchLimits) -> Result<Tried, StoreError> {
         let contract = &*self.deployment.contract;
         let mut tx = self.store.begin(&self.deployment).await?;
         let (discarded, retried) = chosen(tx.take_lone_letters(operations, limits).await?, contract);
@@ -73,7 +75,7 @@ impl Settler {
         };
         let batch = &batch[..answers.len()];
         let mut caller = Caller::new(&self.plugin);
-        let keys = Keys { park: true, impatient: batch.len(), ..Keys::default() };
+        let keys = Keys { park: true, never_wait: batch.len(), ..Keys::default() };
         let answered = Answered { events: batch, answers: &answers, duplicates: &[] };
         let outcomes = match resolve(&mut caller, &mut *tx, answered, keys, &mut 0) {
             Ok(outcomes) => outcomes,
@@ -86,7 +88,7 @@ impl Settler {
         let done: Vec<i64> = lone.results.iter().map(|result| result.operation).collect();
         let failed = lone.results.iter().filter(|result| !result.verdict.is_settled()).count();
         let mut writes = writes(&batch[..outcomes.len()], &outcomes);
-        // The store has these dead letters already.
+        // These dead letters are in the store already, so they must not be inserted again.
         writes.dead.clear();
         writes.rows = awaited::written(contract, outcome::applied(batch, &outcomes));
         writes.lone = Some(lone);
@@ -94,17 +96,22 @@ impl Settler {
             Err(error) => return refused(error.into()),
             Ok(_) => tx.commit().await?,
         }
-        let letters = done.len();
-        tracing::info!(projection = contract.name(), letters, failed, "dead letters dealt with");
+        let dead_letters = done.len();
+        tracing::info!(
+            projection = contract.name(),
+            dead_letters,
+            failed,
+            "dead letters were retried or discarded, as an operator requested"
+        );
         Ok(Tried::Done(done))
     }
 }
 
-/// Whether an event may have caused the error. Returns any other error.
+/// Whether an event may have caused the error: [`Tried::Refused`]. Any other error is returned.
 fn refused(error: ProjectError) -> Result<Tried, StoreError> {
     match error {
         ProjectError::Store(error @ (StoreError::Rejected { .. } | StoreError::Data(_))) => {
-            tracing::debug!(%error, "a set of dead letters is tried in halves");
+            tracing::debug!(%error, "the database rejected the rows of a set of dead letters; the host tries each half alone");
             Ok(Tried::Refused)
         }
         ProjectError::Store(error) => Err(error),
@@ -112,8 +119,10 @@ fn refused(error: ProjectError) -> Result<Tried, StoreError> {
     }
 }
 
-/// The dead letters to discard, and those to retry: at most one of each key, since a failure would park the next one; and
-/// none whose value was left in the log, or whose topic is not read any more.
+/// Splits the dead letters into those to discard and those to retry together.
+///
+/// At most one of each key is retried here, since its failure would park the next one. A dead letter whose value is only
+/// in the log, or whose topic is not read any more, is left out.
 fn chosen(taken: Vec<LoneDeadLetter>, contract: &Contract) -> (Vec<LoneDeadLetter>, Vec<LoneDeadLetter>) {
     let mut keys: BTreeSet<KeyId> = BTreeSet::new();
     let (discarded, retried): (Vec<_>, Vec<_>) =
@@ -134,7 +143,7 @@ fn results<'o>(
     let mut shifts: BTreeMap<Partition, OutcomeCounts> = BTreeMap::new();
     let mut results = Vec::new();
     for lone in discarded {
-        add(&mut counted_no_more(lone, &mut shifts).skipped, "discarded", 1);
+        add(&mut without_dead_letter(lone, &mut shifts).skipped, "discarded", 1);
         results.push(result(lone, RetryResult::Gone, OperationResult::of("discarded")));
     }
     for (lone, outcome) in retried {
@@ -145,17 +154,17 @@ fn results<'o>(
                 OperationResult { code: Some(code.to_string()), ..OperationResult::of("ignored") },
             ),
             Outcome::Apply(_) => (RetryResult::Gone, OperationResult::of("applied")),
-            // Not expected: the event is the only one of its key, and may not wait for a row.
+            // Not expected: the event is the only one of its key, and a retried dead letter does not wait for a row.
             Outcome::Park(_) | Outcome::Wait { .. } => continue,
         };
-        counted_no_more(lone, &mut shifts).count(outcome);
+        without_dead_letter(lone, &mut shifts).count(outcome);
         results.push(result(lone, fate, verdict));
     }
     LoneResults { results, shifts: shifts.into_iter().collect() }
 }
 
-/// The counts of a dead letter's partition, without the dead letter.
-fn counted_no_more<'s>(
+/// Subtracts a dead letter from the counters of its partition, and returns the counters.
+fn without_dead_letter<'s>(
     lone: &LoneDeadLetter,
     shifts: &'s mut BTreeMap<Partition, OutcomeCounts>,
 ) -> &'s mut OutcomeCounts {

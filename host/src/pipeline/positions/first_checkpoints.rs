@@ -1,7 +1,8 @@
-//! The first checkpoint of each partition.
+//! Stores the first checkpoint of a partition.
 //!
-//! The partitions that existed when the generation began start where the configuration says. Partitions that were added
-//! later start at offset 0. All hosts agree on which ones existed, because the first host that asks stores the answer.
+//! Partitions that existed when the generation started begin at the configured start. Partitions that were added later
+//! begin at offset 0. All hosts agree on which partitions existed, because the first host stores the list, and the
+//! others read it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,22 +16,22 @@ use projector_kafka::{KafkaAdmin, LogError};
 use projector_store::Store;
 
 use super::Unknown;
-use crate::beginning::Starts;
+use crate::start_offsets::Starts;
 
-/// A partition number that stands for all partitions of a topic: when the generation began, it was unknown which ones the
-/// topic had.
+/// A partition number that stands for all partitions of a topic: when the generation started, the partitions of this
+/// topic were unknown.
 const ALL_PARTITIONS: i32 = -1;
 
-pub(super) struct Beginnings {
+pub(super) struct FirstCheckpoints {
     generation: Generation,
     store: Arc<dyn Store>,
     log: KafkaAdmin,
     starts: Starts,
-    /// The partitions that existed when the generation began, once that is known.
+    /// The partitions that existed when the generation started. `None`: not read from the store yet.
     began_with: Option<BTreeSet<Partition>>,
 }
 
-impl Beginnings {
+impl FirstCheckpoints {
     pub(super) fn new(
         generation: Generation,
         store: Arc<dyn Store>,
@@ -40,16 +41,16 @@ impl Beginnings {
         Self { generation, store, log, starts, began_with: None }
     }
 
-    /// Stores the first checkpoint of a partition. If another host stores one as well, the first one counts.
-    pub(super) async fn begin(
+    /// Stores the first checkpoint of a partition. If another host has stored one before, that one stays.
+    pub(super) async fn store(
         &mut self,
         partition: &Partition,
         marks: Watermarks,
         identity: &Identity,
     ) -> Result<(), Unknown> {
         let offset = match self.existed(partition).await? {
-            // The partition was added later, so it is read from offset 0. If its log begins after that, the events
-            // in between are lost, and the mismatch is reported.
+            // The partition was added later, so it is read from offset 0. If its log begins after offset 0, events are
+            // lost: the next comparison of checkpoint and log reports this.
             false => 0,
             true => {
                 let (projection, besides) = (&self.generation.projection, Some(self.generation.id));
@@ -62,12 +63,12 @@ impl Beginnings {
         self.store.begin_partition(&self.generation, partition, &beginning).await?;
         if before_start > 0 {
             let projection = &self.generation.projection;
-            tracing::info!(projection, %partition, offset, before_start, "reading begins behind the log's beginning");
+            tracing::info!(projection, %partition, offset, before_start, "reading starts after the beginning of the log, as configured");
         }
         Ok(())
     }
 
-    /// Whether a partition existed when the generation began.
+    /// Whether a partition existed when the generation started.
     async fn existed(&mut self, partition: &Partition) -> Result<bool, Unknown> {
         if self.began_with.is_none() {
             self.began_with = self.store.began_with(&self.generation).await?;
@@ -85,8 +86,9 @@ impl Beginnings {
         Ok(began_with.contains(partition) || began_with.contains(&unknown))
     }
 
-    /// The partitions of all topics as they exist now. A topic that does not exist has none. A topic whose partitions are
-    /// unknown, and which is read from its beginning anyway, counts as if all of its partitions existed.
+    /// The partitions of all topics that exist now. A topic that does not exist has none. If the partitions of a topic
+    /// are unknown, and it is read from its beginning anyway, it counts as if all of its partitions existed. Otherwise
+    /// an unknown topic is an error, and this is tried again later.
     async fn existing(&self) -> Result<BTreeSet<Partition>, Unknown> {
         let mut existing = BTreeSet::new();
         let topics = self.log.topics(self.starts.topics()).await?.into_iter().collect();
