@@ -367,7 +367,7 @@ impl SlowTries {
     /// What to do after a statement exceeded the statement timeout. `events`: how many events the batch had.
     ///
     /// The batch is halved, until it has one event. A timeout of one event alone is not yet the event's fault: the
-    /// database may be busy. So the event is tried alone [`SLOW_TRIES`] times before it fails. `None`: the error is not
+    /// database may be busy. So the event is tried alone three times before it fails. `None`: the error is not
     /// a statement timeout.
     pub fn isolate(&mut self, error: &StoreError, events: usize) -> Option<Isolate> {
         let StoreError::Unavailable(outage) = error else { return None };

@@ -28,7 +28,7 @@ use rdkafka::{Message, Offset, TopicPartitionList};
 
 use super::c_text;
 use super::connection::Connection;
-use super::errors::{ClientIdentity, KafkaFault, Subject};
+use super::kafka_fault::{ClientIdentity, KafkaFault, Subject};
 use super::log_error::LogError;
 use reader::{Reader, STUCK_AFTER};
 use topics::Leaders;
@@ -45,7 +45,7 @@ const UNCOMMITTED: &str = "read_uncommitted";
 /// A partition's watermarks and its topic's identity, or why they are unknown.
 pub type Inspected = Result<(Watermarks, Identity), KafkaFault>;
 
-/// By missing topic: the most similar topic that exists, and when it was looked up.
+/// For a topic that does not exist: the topic with the most similar name, and when it was looked up.
 type Similar = HashMap<Arc<str>, (Instant, Option<String>)>;
 
 /// The client for requests to the brokers. One serves the whole host. Cheap to clone.
@@ -108,14 +108,15 @@ impl KafkaAdmin {
             match Clients::open(&self.connection) {
                 Ok(new) => {
                     let old = std::mem::replace(&mut *clients, Arc::new(new));
-                    // Logged once, not repeatedly while the brokers are down.
+                    // Logged only if the old client ever got an answer: while the brokers are down, clients are
+                    // replaced again and again.
                     if is_stuck && old.committed.client.context().faults.have_answered() {
                         let seconds = STUCK_AFTER.as_secs();
                         tracing::warn!(
-                            "no answer from the brokers for {seconds} s: the host replaces the Kafka clients that it asks with"
+                            "the brokers have not answered for {seconds} s: the host creates new Kafka clients for its requests"
                         );
                     }
-                    // Closing connections that do not answer may take long.
+                    // Closing a client whose brokers do not answer may take long, so another thread does it.
                     std::thread::spawn(move || drop(old));
                 }
                 Err(error) => {
@@ -178,7 +179,7 @@ impl KafkaAdmin {
         topics: &[Arc<str>],
     ) -> Result<HashMap<String, Result<Identity, KafkaFault>>, KafkaFault> {
         let topic_ids = self.topic_ids(topics)?;
-        // After the topics, since the client takes the cluster's id from its last answer.
+        // Read after the request for the topics: the client takes the cluster's id from the last answer of a broker.
         let cluster_id = self.cluster_id_now();
         let identity = |topic_id| Identity { topic_id, cluster_id: cluster_id.clone() };
         Ok(topic_ids.into_iter().map(|(topic, topic_id)| (topic, topic_id.map(identity))).collect())
@@ -302,8 +303,8 @@ impl KafkaAdmin {
             let watermarks = reader.client.fetch_watermarks(topic, number, REQUEST_TIMEOUT);
             let (_, written) =
                 watermarks.map_err(|error| reader.fault(Subject::Partition(partition.clone()), &error))?;
-            // Asked second: by now the stable offset has passed the first answer, unless a transaction
-            // holds it back.
+            // The last stable offset is requested after the end of the log. So it is at least as high as this end,
+            // unless an open transaction holds it back.
             let last_stable = admin.watermarks(&partition)?.high;
             if last_stable >= written {
                 return Ok(None);
@@ -314,8 +315,8 @@ impl KafkaAdmin {
         .await
     }
 
-    /// Applies `take` to the first record that a consumer gets from an offset on. `None` if there is none
-    /// up to the end of the log. Takes some seconds at most.
+    /// Applies `take` to the first record that a consumer gets from an offset on. `None` if there is none up to the end
+    /// of the log. Gives up after two times [`REQUEST_TIMEOUT`].
     fn first<T>(
         &self,
         isolation: &str,
@@ -338,7 +339,7 @@ impl KafkaAdmin {
                 Some(Err(KafkaError::PartitionEOF(_))) => return Ok(None),
                 Some(Err(error)) => {
                     let fault = self.fault(subject(), &error).while_reading();
-                    // Only temporary errors are retried here.
+                    // Only temporary errors are retried.
                     if fault.kind() != FailureKind::Brokers {
                         return Err(fault.into());
                     }

@@ -1,4 +1,4 @@
-//! Whether a certificate has expired. Brokers do not tell this: they only refuse the certificate.
+//! Whether a certificate has expired. Brokers do not report this: they only refuse the certificate.
 
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -24,9 +24,9 @@ pub(super) fn consumer_config(
     config
         .set("session.timeout.ms", projector_config::SESSION_TIMEOUT_MS.to_string())
         .set("heartbeat.interval.ms", "3000")
-        // The prefetch of each partition, in kilobytes of values or in records, and how soon a full queue
-        // is fetched for again. A fetch that waits for partitions at their end delays the other partitions
-        // of the same broker, so it must return before their queues run empty.
+        // The prefetch of each partition, in kilobytes of values or in records, and how soon librdkafka fetches again
+        // for a queue that was full. A fetch that waits for new records of partitions at their end delays the other
+        // partitions of the same broker. So it must return before their queues are empty.
         .set("queued.max.messages.kbytes", "2048")
         .set("queued.min.messages", "10000")
         .set("fetch.queue.backoff.ms", "20")
@@ -36,8 +36,8 @@ pub(super) fn consumer_config(
     config
         .set("group.id", group)
         .set("partition.assignment.strategy", "cooperative-sticky")
-        // The stored offsets come from [`Source::publish_offsets`](super::Source::publish_offsets). They are committed for
-        // Kafka's tools only.
+        // The stored offsets come from [`Source::publish_offsets`](super::Source::publish_offsets). They are committed
+        // for Kafka's tools only.
         .set("enable.auto.commit", "true")
         .set("auto.commit.interval.ms", "5000")
         // Tells the merge which partitions are at their end.
@@ -53,18 +53,17 @@ fn configure(config: &mut ClientConfig, kafka: &projector_config::Kafka) -> Resu
         .set("socket.keepalive.enable", "true")
         .set("allow.auto.create.topics", "false")
         .set("isolation.level", "read_committed")
-        // A broker returns the first record of a fetch in full, however large it is. If an answer is larger
-        // than this limit, librdkafka drops the connection, again and again, with all partitions of the
-        // broker. So the limit is larger than any sensible `max.message.bytes`. Values beyond
-        // `kafka.value-bytes` are not kept anyway.
+        // A broker returns the first record of a fetch in full, however large it is. If an answer is larger than this
+        // limit, librdkafka drops the connection, again and again, and reads no partition of this broker. So the limit
+        // is larger than any usual `max.message.bytes`. Values above `kafka.value-bytes` are not kept.
         .set("receive.message.max.bytes", "335544320")
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "error");
     let protocol = kafka.protocol();
     config.set("security.protocol", protocol.as_str());
     if protocol.is_tls && !kafka.properties.keys().any(|property| property.starts_with("ssl.ca.")) {
-        // Finds the system's certificate authorities: OpenSSL is linked statically, and would look for them
-        // where it was built.
+        // `probe` finds the system's certificate authorities. OpenSSL is linked statically, and would look for them at
+        // a path of the machine on which it was built.
         config.set("ssl.ca.location", "probe");
     }
     let tls = kafka.tls.iter().flat_map(|tls| {

@@ -1,6 +1,6 @@
-//! What becomes of an error that a consumer reports: a message to the pipeline, or a line in the log.
+//! Turns an error that a consumer reports into a message to the pipeline, or into a log line.
 //!
-//! librdkafka reports a cause once, and retries without a word. So the last cause is remembered, and a
+//! librdkafka reports a cause once, and then retries without further reports. So the last cause is remembered, and a
 //! message is sent when it changes.
 
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use projector_core::failure::FailureKind;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::Incoming;
-use super::errors::{ClientIdentity, KafkaFault, Subject};
+use super::kafka_fault::{ClientIdentity, KafkaFault, Subject};
 use super::outbox::Outbox;
 
 /// A temporary error is logged at most once in this time.
@@ -17,7 +17,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(30);
 
 pub(super) struct ClientErrors {
     group: String,
-    /// Who sends the requests, for messages about missing rights.
+    /// This host's identity for the brokers, for messages about missing rights.
     identity: ClientIdentity,
     /// Why the group cannot be joined.
     group_fault: Option<RDKafkaErrorCode>,
@@ -54,15 +54,14 @@ impl ClientErrors {
         match error {
             KafkaError::MessageConsumptionFatal(_) => outbox.push_failed(error.to_string()),
             KafkaError::MessageConsumption(code) if is_out_of_range(*code) => outbox.push(Incoming::Recheck),
-            // librdkafka does not say which topic. The topics are checked elsewhere (see
-            // [`topic_watch`](super::topic_watch)).
+            // librdkafka does not report which topic. [`topic_watch`](super::topic_watch) checks each topic.
             KafkaError::MessageConsumption(
                 RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::TopicAuthorizationFailed,
             ) => tracing::debug!(%error, "a topic is not available"),
             KafkaError::MessageConsumption(code) if is_group_fault(*code) => {
                 self.set_group_fault(Some(*code), outbox)
             }
-            // librdkafka retries by itself.
+            // All other errors are temporary: librdkafka retries by itself.
             _ if self.last_logged.is_none_or(|last| last.elapsed() > LOG_INTERVAL) => {
                 self.last_logged = Some(Instant::now());
                 tracing::warn!(group = self.group, %error, "Kafka error; retrying");
@@ -72,12 +71,12 @@ impl ClientErrors {
     }
 }
 
-/// The checkpoint does not fit the log any more: both must be compared again.
+/// Whether the log does not hold the next offset any more: checkpoint and log must be compared again.
 pub(super) fn is_out_of_range(code: RDKafkaErrorCode) -> bool {
     matches!(code, RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange)
 }
 
-/// The group does not accept this host until a person corrects something.
+/// Whether the group does not accept this host, and a person must correct the cause.
 fn is_group_fault(code: RDKafkaErrorCode) -> bool {
     let subject = Subject::Group(Default::default());
     KafkaFault::of_code(subject, code, &ClientIdentity::default()).kind() != FailureKind::Brokers

@@ -1,14 +1,16 @@
 //! The connection that all Kafka clients of the host share: the configuration, and secrets that change
 //! while the host runs.
 //!
-//! A thread checks the files of secrets every second. A new user, password or token is passed to the open
-//! clients ([`Registered`]), which use it for their next connection. Other files (certificates, keys, the
-//! list of brokers) are read only when a client is created; if they change, the
-//! [edition](Connection::edition) rises, and the owner of a client of an older edition replaces the client.
-//! New files are accepted only when a client can be created with them, since certificate and key are seldom
-//! replaced at the same moment.
+//! A thread checks the files of secrets every second. A new user, password or token is passed to the open clients
+//! ([`Registered`]), which use it for their next connection.
 //!
-//! The clients never request a token themselves, since most of them are not polled.
+//! Other files (certificates, keys, the list of brokers) are read only when a client is created. If they change, the
+//! [edition](Connection::edition) increases, and the owner of a client of an older edition replaces the client. New
+//! files are used only after a test client could be created with them: certificate and key are seldom replaced at the
+//! same moment.
+//!
+//! The thread also fetches tokens. librdkafka's clients would do so only while they are polled, and most of them are
+//! not.
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
@@ -21,7 +23,7 @@ use rdkafka::bindings as native;
 use rdkafka::client::Client;
 use sha2::{Digest, Sha256};
 
-use super::fault::{Fault, FaultKind, Faults};
+use super::connection_fault::{ConnectionFault, ConnectionFaultKind, ConnectionFaults};
 use super::oauth::{self, Token};
 use super::verify;
 use projector_config::{SaslMechanism, TextError};
@@ -29,7 +31,7 @@ use projector_core::member_ids::MemberIds;
 
 /// How often the files of secrets are checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// Time after its session for which a member may still be in its group, if the brokers did not receive its
+/// A member may still be in its group for this time after its session timeout, if the brokers did not receive its
 /// request to leave.
 const LEAVE_GRACE: Duration = Duration::from_secs(30);
 /// The same problem is logged at most once in this time.
@@ -44,7 +46,7 @@ struct Shared {
     clients: Mutex<Clients>,
     edition: AtomicU64,
     /// Why there is no token, if there is none.
-    token_fault: Faults,
+    token_fault: ConnectionFaults,
     member_ids: MemberIds,
 }
 
@@ -84,7 +86,7 @@ impl Connection {
             kafka: kafka.clone(),
             clients: Mutex::default(),
             edition: AtomicU64::new(0),
-            token_fault: Faults::default(),
+            token_fault: ConnectionFaults::default(),
             member_ids: MemberIds::new(kafka.session_timeout() + LEAVE_GRACE),
         }));
         {
@@ -94,12 +96,12 @@ impl Connection {
         }
         if secrets.may_change(kafka) {
             let shared = Arc::downgrade(&connection.0);
-            // Without the thread, secrets are not renewed; the present ones stay in use.
+            // If the thread cannot be started, the host works on with the present secrets, and does not read new ones.
             let started = std::thread::Builder::new()
                 .name("kafka-secrets".into())
                 .spawn(move || SecretsWatch::new(shared, secrets).run());
             if let Err(error) = started {
-                tracing::error!(%error, "changed Kafka secrets will not be read until the host restarts");
+                tracing::error!(%error, "cannot start the thread that reads changed Kafka secrets: the host uses the present ones until it restarts");
             }
         }
         Ok(connection)
@@ -114,13 +116,13 @@ impl Connection {
         &self.0.member_ids
     }
 
-    /// Rises when clients must be replaced.
+    /// A number that increases when clients must be replaced.
     pub(super) fn edition(&self) -> u64 {
         self.0.edition.load(Ordering::Acquire)
     }
 
     /// Why there is no token, if there is none.
-    pub(super) fn token_fault(&self) -> Option<Fault> {
+    pub(super) fn token_fault(&self) -> Option<ConnectionFault> {
         self.0.token_fault.last()
     }
 
@@ -155,7 +157,7 @@ impl Connection {
     }
 
     fn record_token(&self, result: Result<(), String>) {
-        let fault = result.err().map(|reason| Fault::new(FaultKind::Token, reason));
+        let fault = result.err().map(|reason| ConnectionFault::new(ConnectionFaultKind::Token, reason));
         self.0.token_fault.set(fault);
     }
 
@@ -256,7 +258,7 @@ fn is_login(property: &str) -> bool {
     ["sasl.username", "sasl.password"].contains(&property)
 }
 
-/// The thread that checks secrets. It ends with the last user of the connection.
+/// The thread that checks secrets. It ends when the last [`Connection`] is dropped.
 struct SecretsWatch {
     shared: Weak<Shared>,
     applied: Secrets,
@@ -320,7 +322,7 @@ impl SecretsWatch {
         }
     }
 
-    /// Fetches the next token well before the last one expires.
+    /// Fetches the next token well before the last one expires. A failed fetch is repeated after a pause.
     fn fetch_token(&mut self, connection: &Connection) {
         let Some(oidc) = connection.kafka().sasl.as_ref().and_then(|sasl| sasl.oidc.as_ref()) else { return };
         if self.next_fetch > Instant::now() {
@@ -338,9 +340,9 @@ impl SecretsWatch {
             }
             Err(reason) => {
                 self.failures += 1;
-                // A second longer after each failure, up to half a minute.
+                // The pause is a second longer after each failure, up to 30 s.
                 self.next_fetch = Instant::now() + Duration::from_secs(u64::from(self.failures).min(30));
-                let fault = Fault::new(FaultKind::Token, reason);
+                let fault = ConnectionFault::new(ConnectionFaultKind::Token, reason);
                 self.warn(&fault, "cannot fetch a Kafka token; retrying");
                 connection.0.token_fault.set(Some(fault));
             }

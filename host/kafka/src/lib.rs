@@ -1,15 +1,18 @@
 //! Reads Kafka: one consumer group for each projection and generation.
 //!
-//! Only this crate uses rdkafka. Each consumer is polled by a thread of its own (`poll`), which reads its
-//! partitions (`readings`), merges them by time (`merge`) and sends the events over a bounded channel
-//! (`outbox`). `rebalance` tracks the partitions that the group has assigned and revoked. `admin` asks the
-//! brokers about topics, offsets and group members. `connection` keeps the secrets of all clients up to date,
-//! `errors` says what an error code means, and `fault` explains why a connection fails.
+//! Only this crate uses rdkafka. Each consumer has a poll thread of its own (`poll`). It reads the assigned partitions
+//! (`readings`), merges them by time (`merge`), and sends the events over a bounded channel (`outbox`). `rebalance`
+//! tracks which partitions the group has assigned and revoked. `admin` asks the brokers about topics, offsets and group
+//! members. `connection` keeps the secrets of all clients up to date. `kafka_fault` explains Kafka's error codes, and
+//! `connection_fault` explains why a connection fails.
 //!
-//! Invariants: each time a partition is read, it gets a new epoch, and events of an older epoch are never
-//! projected. A revoke waits, bounded, for the transaction in flight; a commit that comes even later fails
-//! at the store's fence. Offsets in Kafka are for Kafka's own tools: the checkpoint in the store decides
-//! where to read.
+//! Invariants:
+//!
+//! - Each time the host starts to read a partition, the partition gets a new *epoch*. Events of an older epoch are never
+//!   projected.
+//! - A revoke waits for the transaction in flight, for a bounded time. A transaction that commits after that fails,
+//!   because the next owner of the partition has moved the checkpoint.
+//! - The checkpoint in the store decides where to read. Offsets are committed to Kafka only for Kafka's own tools.
 
 mod admin;
 mod c_text;
@@ -17,9 +20,9 @@ mod certificate;
 mod client;
 mod client_errors;
 mod connection;
-mod errors;
-mod fault;
+mod connection_fault;
 mod headers;
+mod kafka_fault;
 mod log_ends;
 mod log_error;
 mod membership;
@@ -41,8 +44,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 pub use admin::{GroupMember, Inspected, KafkaAdmin, Recalled};
-pub use errors::{ClientIdentity, KafkaFault, Subject};
-pub use fault::{Fault, FaultKind};
+pub use connection_fault::{ConnectionFault, ConnectionFaultKind};
+pub use kafka_fault::{ClientIdentity, KafkaFault, Subject};
 pub use log_error::LogError;
 pub use merge::{MergeOrder, Merging};
 pub use rebalance::RevokeGuard;
@@ -57,27 +60,26 @@ use projector_core::topics::TopicMapping;
 use rebalance::Ownership;
 use topic_watch::TopicWatch;
 
-/// Chunks of events in the channel between the poll thread and the pipeline. With [`readings::CHUNK_BYTES`] it
-/// bounds the memory of waiting events.
+/// The channel between the poll thread and the pipeline holds at most this many messages. With
+/// [`readings::CHUNK_BYTES`], it bounds the memory of events that the pipeline has not taken yet.
 const CHANNEL: usize = 4;
 
-/// A partition counts as being at the end of its log within this many offsets of the end: on a busy topic,
-/// the very last offset is never reached.
+/// A partition counts as being at the end of its log if it is at most this many offsets before the end: on a busy
+/// topic, the very last offset is never reached.
 pub const NEAR_THE_END: i64 = 1_000;
 
 /// What a source sends to the pipeline, in the order of events.
 #[derive(Debug)]
 pub enum Incoming {
-    /// The group assigned these partitions. They are not read until [`Source::read`].
+    /// The group assigned these partitions. They are not read before [`Source::read`] is called for them.
     Granted(Vec<Partition>),
     /// The group revoked these partitions. Their events are no longer valid.
     Revoked(Vec<Partition>),
     Events(Vec<Delivery>),
-    /// The log does not hold the next offset any more, or a topic was recreated. All checkpoints must be
-    /// compared with the log again.
+    /// The log of a partition does not hold the next offset any more, or a topic was recreated. The pipeline must
+    /// compare all checkpoints with the logs again.
     Recheck,
-    /// The brokers refuse a request, or something does not exist: `subject` and the fault. `None`: the
-    /// fault is over.
+    /// The brokers refuse a request for `subject`, or it does not exist. `None`: the fault is over.
     Fault {
         subject: Subject,
         fault: Option<KafkaFault>,
@@ -103,7 +105,7 @@ pub struct Span {
     pub partition: Partition,
     /// The first offset.
     pub from: i64,
-    /// The end of the log now. Until reading reaches it, the partition counts as behind.
+    /// The end of the log now. The partition counts as behind until it was read up to this offset.
     pub end: i64,
 }
 
@@ -111,7 +113,8 @@ pub struct Span {
 pub struct Source {
     incoming: mpsc::Receiver<Incoming>,
     commands: std::sync::mpsc::Sender<Command>,
-    /// The poll thread. It sleeps while there is nothing to do, or while the channel is full.
+    /// The poll thread. It sleeps while it has nothing to do or the channel is full, so each call that changes this
+    /// wakes it.
     poll_thread: Thread,
     ownership: Arc<Ownership>,
     stopped: tokio::sync::oneshot::Receiver<()>,
@@ -194,9 +197,9 @@ impl Source {
         Some(next)
     }
 
-    /// Starts to read assigned partitions, each in a new epoch: events of older epochs are no longer valid.
-    /// Partitions that were revoked in the meantime are left out. Partitions that start together are merged
-    /// from their first event.
+    /// Starts to read assigned partitions, each in a new epoch: events of older epochs are no longer valid. Partitions
+    /// that were revoked in the meantime are left out. Partitions that start in one call are merged from their first
+    /// event on.
     pub fn read(&self, spans: Vec<Span>) {
         let begun = spans.into_iter().filter_map(|span| {
             let epoch = self.ownership.begin_epoch(&span.partition)?;
@@ -211,8 +214,9 @@ impl Source {
         self.command(Command::StopReading(partition.clone()));
     }
 
-    /// Removes events that are no longer valid from the batch, and makes revokes wait until the returned
-    /// guard is dropped: the host that gets a revoked partition next must see the commit in flight.
+    /// Removes events that are no longer valid from the batch. Revokes then wait until the returned guard is dropped,
+    /// for a bounded time: the host that gets a revoked partition next must read its checkpoint after the commit in
+    /// flight.
     pub fn guard_revokes(&self, batch: &mut Vec<Delivery>) -> RevokeGuard {
         self.ownership.guard_revokes(batch)
     }
@@ -238,7 +242,7 @@ impl Source {
         self.command(Command::CaughtUp);
     }
 
-    /// Leaves the group. Waits for at most `deadline`, since librdkafka may never return.
+    /// Leaves the group. Gives up after `deadline`, since librdkafka may never return.
     pub async fn close(self, deadline: Duration) {
         self.topic_tasks.end();
         self.command(Command::Stop);
@@ -270,7 +274,7 @@ mod tests {
             "projector.toml",
             "[kafka]\nbrokers = \"127.0.0.1:1\"\n[plugins]\ndirectory = \"p\"\n[store]\nurl = \"sqlite://a.db\"\n",
         )
-        .expect("sound");
+        .expect("a valid configuration");
         let admin = KafkaAdmin::open(&config.kafka).expect("a client needs no broker");
         let topics = TopicMapping::same_names(["t"]);
         let alive = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
@@ -278,7 +282,10 @@ mod tests {
         let (order, then) = (MergeOrder::Arrival, MergeOrder::Arrival);
         let merging = Merging { order, then, skew: Duration::ZERO };
         let sources: Vec<Source> = (0..8)
-            .map(|_| Source::open("a-group", topics.clone(), merging, admin.clone()).expect("it opens"))
+            .map(|_| {
+                Source::open("a-group", topics.clone(), merging, admin.clone())
+                    .expect("a source opens without a broker")
+            })
             .collect();
         assert!(alive() >= before + 16, "they have tasks");
         drop(sources);

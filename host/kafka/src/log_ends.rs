@@ -1,7 +1,7 @@
 //! Asks leaders where the logs of partitions end, without blocking the poll thread.
 //!
-//! librdkafka gets a leader's answers in order on one connection: fetched records, and this answer. So when
-//! the answer arrives, all records that were fetched before it are in the partition's queue.
+//! librdkafka gets fetched records and this answer from a leader on one connection, in order. So when the answer
+//! arrives, all records that were fetched before it are in the partition's queue.
 
 use std::collections::HashMap;
 use std::ffi::CStr;

@@ -4,7 +4,7 @@ use projector_config::TextError;
 use projector_core::failure::FailureKind;
 use rdkafka::error::KafkaError;
 
-use super::errors::KafkaFault;
+use super::kafka_fault::KafkaFault;
 
 /// Why a request to the brokers failed, or a consumer could not be created.
 #[derive(Debug, thiserror::Error)]

@@ -1,7 +1,7 @@
 //! Tracks a consumer's member id in its group.
 //!
-//! The ids tell the host's own members from those of other programs. And a consumer that was removed from its
-//! group, and does not join it again, is found this way: librdkafka reports nothing.
+//! By these ids, a host recognizes its own members among those of other programs. The id also shows that a consumer was
+//! removed from its group and does not join it again: librdkafka does not report this.
 
 use std::time::{Duration, Instant};
 
@@ -14,8 +14,8 @@ use projector_core::member_ids::MemberIds;
 /// How often the member id is checked. A consumer that was removed from its group joins again under another
 /// id.
 const CHECK_INTERVAL: Duration = Duration::from_millis(250);
-/// A consumer that was removed from its group joins again by itself, mostly within seconds. If it does not
-/// within this time, its client is stuck, and there is no other sign of that.
+/// A consumer that was removed from its group normally joins again by itself within seconds. If it has not joined
+/// within this time, its client is stuck. There is no other sign of this.
 const REJOIN_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(super) struct Membership {

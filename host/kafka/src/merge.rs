@@ -1,41 +1,40 @@
 //! Merges the partitions of one consumer by the timestamps of their records.
 //!
-//! Kafka orders records within a partition only. A consumer that is far behind gets records of several
-//! partitions as they arrive: perhaps all of a small topic before the first hour of a large one, although
-//! they were written at the same time. So a consumer *merges*: of the records at hand, the earliest goes
-//! first, and the merge waits for every partition that may still have an earlier record.
+//! Kafka orders records only within a partition. A consumer that is far behind gets the records of several partitions as
+//! they arrive: perhaps all records of a small topic before the first hour of a large one, although they were written at
+//! the same time. So a consumer *merges* its partitions: of the records that it has, the earliest comes first, and the
+//! merge waits for every partition that may still have an earlier record.
 //!
-//! Three orders:
-//! - [`MergeOrder::Time`], for a generation that is built: every record counts with its own time, up to the
-//!   end of the log. The merge waits for a partition that is known to have more records. A partition that
-//!   was read to the end of its log may have got a record since then. So a record of another partition
-//!   waits until the broker confirms, at least [`LATENESS`] after the record's time, that the log still
-//!   ends there. Only records that reach the log later than that come out of order, however slow this host
-//!   is.
-//! - [`MergeOrder::TimeWhileBehind`], for a live generation: only partitions that have not reached the end
-//!   of their log yet are merged by time. After a partition has reached its end once, its records count
-//!   from their arrival, whatever their timestamps, and it delays no other partition. So an import of old
-//!   records does not delay fresh ones.
+//! There are three orders:
+//!
+//! - [`MergeOrder::Time`], for a generation that is built: every record is ordered by its own timestamp, up to the end
+//!   of the log. The merge waits for a partition that is known to have more records. A partition that was read to the
+//!   end of its log may have got a record since then. So a record of another partition waits until the broker confirms,
+//!   at least [`LATENESS`] after the record's time, that the log still ends there. Only records that reach the log
+//!   later than that are out of order, however slow this host is.
+//! - [`MergeOrder::TimeWhileBehind`], for a live generation: only partitions that have not reached the end of their log
+//!   yet are merged by time. When a partition has reached its end once, its records are ordered by their arrival,
+//!   whatever their timestamps are, and it does not delay other partitions. So an import of old records does not delay
+//!   new ones.
 //! - [`MergeOrder::Arrival`]: no partition waits for another one.
 //!
-//! Merging by time delays fresh records behind old ones. It is for projections that need the order, and for
-//! a generation that is not read yet.
+//! Merging by time delays new records behind old ones. It is used for projections that need the order, and for a
+//! generation that has no readers yet.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::time::{Duration, Instant};
 
-/// How long the merge waits for a partition that is behind and gives no records, or whose end is unknown:
-/// its broker may be down.
+/// How long the merge waits for a partition that is behind and returns no records, or whose end is unknown. After that
+/// it continues without the partition: its broker may be down, and progress is more important than the order.
 const AWAIT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The same for a generation that is built: it is not read yet, and its order matters more.
+/// The same for a generation that is built: it has no readers yet, and its order is more important.
 const AWAIT_TIMEOUT_WHILE_BUILT: Duration = Duration::from_secs(30);
-/// In milliseconds. How long after its timestamp a record may reach the log: producers batch and resend
-/// records. A generation that is built is behind by at least this time, which does no harm, since it is not
-/// read yet.
+/// In milliseconds. How long after its timestamp a record may reach the log: producers batch and resend records. A
+/// generation that is built is behind by at least this time. This does no harm, since it has no readers yet.
 const LATENESS: Time = 2_000;
-/// The same when the generation is caught up: less than the second for which a promotion may hold the live
-/// generation.
+/// The same when the generation is caught up: less than the second for which a promotion may keep the live generation
+/// from writing.
 const LATENESS_WHEN_NEAR: Time = 250;
 /// In milliseconds. A timestamp further in the future is ignored: the producer's clock is wrong.
 const AHEAD: Time = 10_000;
@@ -57,7 +56,8 @@ pub struct Merging {
     pub order: MergeOrder,
     /// The order after the generation is caught up: see [`Source::caught_up`](super::Source::caught_up).
     pub then: MergeOrder,
-    /// A record may be later than the last record of a waiting partition by this much, and still go first.
+    /// A record does not wait for another partition if it is later than the last record of that partition by at most
+    /// this time.
     pub skew: Duration,
 }
 
@@ -65,22 +65,22 @@ pub struct Merging {
 type Time = i64;
 const NO_TIME: Time = Time::MIN;
 
-/// Merges items of several inputs into one sequence; each input keeps its own order. For each input, it
-/// holds the first item that was not taken yet, if that item was offered already.
+/// Merges items of several inputs into one sequence. The items of one input keep their order. For each input, the merge
+/// holds the first item that was not taken yet (its *head*), if it was offered already.
 pub(super) struct Merge<T> {
     merging: Merging,
     /// [`LATENESS`] or [`LATENESS_WHEN_NEAR`].
     lateness: Time,
     inputs: HashMap<u64, Input<T>>,
-    /// The times of the inputs' heads; equal times in the order of offering. Entries of removed inputs are
-    /// void.
+    /// The times of the inputs' heads; equal times in the order in which they were offered. Entries of removed inputs
+    /// are ignored.
     heads: BinaryHeap<Reverse<(Time, u64, u64)>>,
     offered: u64,
     /// Inputs that are behind and have no head.
     awaited: BTreeMap<u64, Awaited>,
     /// With [`MergeOrder::Time`]: inputs that were read to their end and have no head.
     at_end: BTreeMap<u64, AtEnd>,
-    /// Inputs without which the merge continued, to be reported.
+    /// Inputs for which the merge has stopped waiting, until they are reported.
     timed_out: Vec<u64>,
 }
 
@@ -98,15 +98,16 @@ struct AtEnd {
     last: Time,
     /// Since when an item waits for this input, because the end of its log is not confirmed.
     unconfirmed_since: Option<Instant>,
-    /// The merge waited for too long, and continued without this input.
+    /// The merge has waited for too long, and does not wait for this input any more.
     timed_out: bool,
 }
 
 struct Awaited {
     since: Instant,
-    /// The time of the last item that was taken. What is not later by more than the skew may go.
+    /// The time of the last item that was taken. An item of another input that is later by at most the skew does not
+    /// wait.
     last: Time,
-    /// The merge waited for too long, and continued without this input.
+    /// The merge has waited for too long, and does not wait for this input any more.
     timed_out: bool,
 }
 
@@ -136,12 +137,13 @@ impl<T> Merge<T> {
         self.at_end.remove(&key);
     }
 
-    /// The generation is caught up, and still built: from now on, late items are waited for less long.
+    /// Call when the generation is caught up, and still built: from now on, the merge waits less long for late items.
     pub(super) fn near_the_end(&mut self) {
         self.lateness = LATENESS_WHEN_NEAR;
     }
 
-    /// All hosts share the generation. Items at hand may go, and from now on the other order applies.
+    /// Call when all hosts share the generation: no item that the merge holds waits any longer, and the order is now
+    /// [`Merging::then`].
     pub(super) fn caught_up(&mut self) {
         self.merging.order = self.merging.then;
         self.inputs.values_mut().for_each(|input| input.behind = false);
@@ -149,7 +151,7 @@ impl<T> Merge<T> {
         self.at_end.clear();
     }
 
-    /// Whether every item counts with its own time, so that an input may reach its end many times.
+    /// Whether every item is ordered by its own time. If so, an input may reach its end many times.
     pub(super) fn is_by_time(&self) -> bool {
         self.merging.order == MergeOrder::Time
     }
@@ -164,13 +166,13 @@ impl<T> Merge<T> {
         self.inputs.iter().filter(|(_, input)| input.head.is_none()).map(|(key, _)| *key).collect()
     }
 
-    /// Inputs for which the merge waited too long, so that it continued without them. Each is returned once.
+    /// Inputs for which the merge has stopped waiting. Each is returned once.
     pub(super) fn timed_out(&mut self) -> Vec<u64> {
         std::mem::take(&mut self.timed_out)
     }
 
-    /// Offers the next item of an input without a head, with the item's time and the present time. A time
-    /// far in the future is ignored: waiting for it would delay everything that comes after it.
+    /// Offers the next item of an input without a head, with the item's time and the present time. A time far in the
+    /// future is ignored: otherwise all later items would wait for it.
     pub(super) fn offer(&mut self, key: u64, time: Option<Time>, now: Time, item: T) {
         let order = self.merging.order;
         let Some(input) = self.inputs.get_mut(&key) else { return };
@@ -184,7 +186,7 @@ impl<T> Merge<T> {
             false => now,
         };
         input.head = Some(item);
-        // More may follow.
+        // More items may follow.
         input.behind |= order == MergeOrder::Time;
         self.heads.push(Reverse((time, self.offered, key)));
         self.offered += 1;
@@ -192,7 +194,7 @@ impl<T> Merge<T> {
         self.at_end.remove(&key);
     }
 
-    /// An input has reached the end of its log, for now.
+    /// Call when an input has reached the present end of its log.
     pub(super) fn at_end(&mut self, key: u64) {
         if let Some(input) = self.inputs.get_mut(&key) {
             input.behind = false;
@@ -204,7 +206,8 @@ impl<T> Merge<T> {
         }
     }
 
-    /// The log of an input without a head ended, at the time `until`, where the input was read to.
+    /// Call when the broker has confirmed that, at the time `until`, the log of an input without a head had no further
+    /// items.
     pub(super) fn complete(&mut self, key: u64, until: Time) {
         if let Some(input) = self.inputs.get_mut(&key)
             && input.head.is_none()
@@ -216,13 +219,13 @@ impl<T> Merge<T> {
         }
     }
 
-    /// Inputs whose logs' ends must be asked for, since items wait for the answer.
+    /// Inputs for which the broker must confirm the end of the log, since items wait for it.
     pub(super) fn unconfirmed(&self) -> impl Iterator<Item = u64> {
         self.at_end.iter().filter(|(_, at_end)| at_end.unconfirmed_since.is_some()).map(|(key, _)| *key)
     }
 
-    /// Takes the next item, and the key of its input, which has no head then. `None` if there is no item,
-    /// or the first one must wait for another input.
+    /// Takes the next item, with the key of its input. The input then has no head. `None` if there is no item, or if
+    /// the first one must wait for another input.
     pub(super) fn take(&mut self, now: Instant, now_ms: Time) -> Option<(u64, T)> {
         loop {
             let Reverse((time, _, key)) = *self.heads.peek()?;
@@ -242,7 +245,7 @@ impl<T> Merge<T> {
         }
     }
 
-    /// An input has no head now.
+    /// Records that an input has no head now.
     fn await_next(&mut self, key: u64, behind: bool, last: Time, now: Instant) {
         if behind {
             self.awaited.insert(key, Awaited { since: now, last, timed_out: false });
@@ -251,8 +254,7 @@ impl<T> Merge<T> {
         }
     }
 
-    /// Whether an item of this time must wait for another input. Records for which inputs the wait has timed
-    /// out.
+    /// Whether an item of this time must wait for another input. Records the inputs for which the wait has timed out.
     fn is_early(&mut self, time: Time, now: Instant, now_ms: Time) -> bool {
         if self.merging.order == MergeOrder::Arrival {
             return false;
@@ -277,7 +279,7 @@ impl<T> Merge<T> {
             if !comes_before(at_end.last) || self.inputs.get(key).is_some_and(is_complete) {
                 continue;
             }
-            // No answer can confirm the end yet, so it is not asked for.
+            // An answer now could not confirm the end for this item yet, so no request is needed.
             if now_ms < complete_at {
                 return true;
             }

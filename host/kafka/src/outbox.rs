@@ -1,7 +1,7 @@
 //! Messages to the pipeline for which the channel may have no room yet.
 //!
-//! The poll thread must not block, so a message that the channel has no room for waits here, in its order.
-//! While a message waits, the thread reads no events, so the outbox stays small.
+//! The poll thread must not wait for the pipeline. So a message for which the channel has no room is kept here, and sent
+//! later in the same order. While a message is here, the thread reads no events, so the outbox stays small.
 
 use std::collections::VecDeque;
 
@@ -11,7 +11,7 @@ use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::Incoming;
-use super::errors::Subject;
+use super::kafka_fault::Subject;
 
 pub(super) struct Outbox {
     channel: Sender<Incoming>,
@@ -27,12 +27,12 @@ impl Outbox {
         self.waiting.push_back(message);
     }
 
-    /// The consumer cannot continue: the pipeline creates a new one.
+    /// Reports that the consumer cannot continue. The pipeline then creates a new one.
     pub(super) fn push_failed(&mut self, reason: impl Into<String>) {
         self.push(Incoming::Failed(reason.into()));
     }
 
-    /// A partition is fetched again: reports the end of its fault, if there was one.
+    /// Reports the end of a partition's fault, if it had one: its records are fetched again.
     pub(super) fn push_fault_over(&mut self, partition: &Partition, fault: &mut Option<RDKafkaErrorCode>) {
         if fault.take().is_some() {
             self.push(Incoming::Fault { subject: Subject::Partition(partition.clone()), fault: None });

@@ -1,11 +1,10 @@
 //! Looks for the topics that match a pattern, as often as metadata is refreshed.
 //!
-//! The host resolves patterns itself, and subscribes to names: see [`projector_core::topics`]. Every host of
-//! a group does so by itself: Kafka's assignor assigns no partition of a topic to a host that has not
-//! subscribed to the topic.
+//! The host resolves patterns itself, and subscribes to names: see [`projector_core::topics`]. Every host of a group
+//! does this: Kafka's assignor assigns no partition of a topic to a host that has not subscribed to the topic.
 //!
-//! Invariant: a topic counts as deleted only after it was missing twice in a row, since one broker may
-//! briefly know less than another.
+//! Invariant: a topic counts as deleted only after it was missing twice in a row. For a moment, one broker may know
+//! fewer topics than another.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +20,7 @@ pub(super) type Subscribed = Option<Vec<Arc<str>>>;
 
 /// The topics that are known without asking a broker.
 pub(super) fn known_at_once(mapping: &TopicMapping) -> Subscribed {
-    // With a pattern, the subscription waits for the first answer of a broker: otherwise a generation would count as
+    // With a pattern, the subscription waits for the first answer of a broker. Otherwise a generation could count as
     // caught up without the matching topics.
     (!mapping.has_patterns()).then(|| mapping.topics::<&str>([]))
 }
@@ -72,7 +71,7 @@ impl PatternWatch {
     }
 }
 
-/// The topics to read now, and those of them that were not found this time; they are read until they are
+/// The topics to read now, and those of them that were not found this time. These are still read, until they are
 /// missing a second time.
 fn merged(before: &[Arc<str>], found: Vec<Arc<str>>, missing: &[Arc<str>]) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
     let newly_missing: Vec<Arc<str>> =

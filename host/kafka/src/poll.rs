@@ -1,10 +1,13 @@
 //! The poll thread: polls one consumer, and carries out the pipeline's commands.
 //!
-//! Each turn of the loop carries out commands, handles what the group reports, and sends the next chunk of
-//! events (`readings`) through the outbox. When there is nothing to do, the thread sleeps until it is woken.
+//! Each turn of the loop carries out commands, handles rebalances and errors of the group, and sends the next chunk of
+//! events (`readings`) through the outbox. When there is nothing to do, the thread sleeps for [`IDLE_SLEEP`] at most, or
+//! until it is woken.
 //!
-//! Invariant: the thread never blocks, so that the group never considers it dead. Events for which the
-//! pipeline has no room stay in librdkafka's queues.
+//! Invariant: while the thread runs, it polls the group often, so the group never removes this member for a poll that is
+//! too late (`max.poll.interval.ms`). So the thread never waits for the pipeline or for a broker: events that do not fit
+//! into the channel stay in librdkafka's queues. There are two bounded exceptions: a revoke waits for the transaction in
+//! flight ([`rebalance`](super::rebalance)), and before the consumer closes, it commits its last offsets to Kafka.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -22,7 +25,7 @@ use tokio::sync::watch;
 use super::client::consumer_config;
 use super::client_errors::ClientErrors;
 use super::connection::{Connection, Registered};
-use super::errors::ClientIdentity;
+use super::kafka_fault::ClientIdentity;
 use super::log_error::LogError;
 use super::membership::Membership;
 use super::merge::Merging;
@@ -32,7 +35,7 @@ use super::readings::Readings;
 use super::rebalance::{GroupContext, Ownership, Rebalance};
 use super::{Incoming, Span};
 
-/// How long the thread sleeps at most if it is not woken. Calls of the group wait as long.
+/// How long the thread sleeps if nothing wakes it. A rebalance or an error of the group may wait this long.
 const IDLE_SLEEP: Duration = Duration::from_millis(20);
 
 /// A command of the pipeline.
@@ -126,7 +129,7 @@ impl Poller {
             self.poll_group();
             self.check_edition();
             self.check_membership();
-            // Events are read only while no message waits: a full channel bounds the memory of the host.
+            // No events are read while a message waits for room in the channel. This bounds the memory of the host.
             if !(self.outbox.flush() && self.collect()) {
                 thread::park_timeout(IDLE_SLEEP);
             }
@@ -149,7 +152,7 @@ impl Poller {
                 Ok(Command::StopReading(partition)) => self.stop_reading(&partition),
                 Ok(Command::PublishOffsets(positions)) => {
                     for (partition, offset) in positions {
-                        // Fails for a partition that is not assigned any more, which is right.
+                        // Fails for a partition that is not assigned any more: its next owner publishes its offsets.
                         let _ = self.consumer.store_offset(&partition.topic, partition.number, offset - 1);
                     }
                 }
@@ -182,7 +185,7 @@ impl Poller {
         }
     }
 
-    /// Updates the subscription, and processes rebalances of the group.
+    /// Updates the subscription, and handles rebalances and errors of the group.
     fn poll_group(&mut self) {
         if self.subscription.has_changed().unwrap_or(false)
             && let Err(error) = subscribe(&self.consumer, &self.subscription.borrow_and_update())
@@ -192,16 +195,17 @@ impl Poller {
         match self.consumer.poll(Duration::ZERO) {
             None => {}
             Some(Err(error)) => self.errors.report(&error, &mut self.outbox),
-            // Each partition that is read has a queue of its own, so no event may come this way.
+            // Each partition that is read has a queue of its own. An event in the consumer's common queue would be
+            // outside of the merge and of the epochs, so the consumer is replaced.
             Some(Ok(message)) => {
                 let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
                 let reason =
-                    format!("{topic}/{partition}@{offset} came through the queue of another partition");
+                    format!("the event {topic}/{partition}@{offset} was not in the queue of its partition");
                 self.outbox.push_failed(reason);
             }
         }
         for rebalance in self.consumer.context().take_rebalances() {
-            // A rebalance shows that the group accepts this host.
+            // A rebalance shows that the group accepts this host: an earlier fault of the group is over.
             self.errors.set_group_fault(None, &mut self.outbox);
             self.outbox.push(match rebalance {
                 Rebalance::Granted(partitions) => Incoming::Granted(partitions),
@@ -213,7 +217,7 @@ impl Poller {
         }
     }
 
-    /// If files of the connection have changed, a new consumer is needed.
+    /// Asks for a new consumer if files of the connection have changed: this consumer keeps using the old ones.
     fn check_edition(&mut self) {
         let edition = self.connection.edition();
         if edition != self.edition {
@@ -224,8 +228,9 @@ impl Poller {
         }
     }
 
-    /// A consumer that does not join its group again reads nothing and reports nothing. So it is replaced.
-    /// If the group does not accept this host, the cause was reported, and a new consumer would not help.
+    /// Asks for a new consumer if this one was removed from its group and does not join it again: it would read nothing
+    /// and report nothing. If the group does not accept this host, the cause was reported already, and a new consumer
+    /// would not help.
     fn check_membership(&mut self) {
         self.membership.update(&self.consumer);
         let wants_topics = self.subscription.borrow().as_ref().is_some_and(|topics| !topics.is_empty());
@@ -242,8 +247,8 @@ impl Poller {
         !self.outbox.is_empty()
     }
 
-    /// Commits the last published offsets before the consumer closes. For Kafka's own tools: a failure does
-    /// not matter to the host.
+    /// Commits the last published offsets before the consumer closes. They are for Kafka's own tools, so a failure is
+    /// only logged.
     fn commit_published_offsets(&self) {
         let Err(error) = self.consumer.commit_consumer_state(CommitMode::Sync) else { return };
         // Nothing was published since the last commit.

@@ -1,10 +1,10 @@
 //! The partitions that a consumer reads, and their events in the order of the merge.
 //!
-//! Each partition has a queue of its own in librdkafka. The merge holds the next event of each partition,
-//! and takes another one from the queue when it was taken. Events beyond that stay in librdkafka's queues,
-//! and librdkafka fetches nothing for a full queue.
+//! Each partition has a queue of its own in librdkafka. The merge holds the next event of each partition. When it is
+//! taken, the following event is moved from the queue to the merge. All other events stay in librdkafka's queues, and
+//! librdkafka fetches nothing for a full queue.
 //!
-//! Invariant: a partition is read under one epoch, and every event carries the epoch of its reading.
+//! Invariant: a partition is read in one epoch at a time, and every event carries the epoch in which it was read.
 
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -25,15 +25,15 @@ use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message, Offset, TopicPartitionList};
 
 use super::client_errors::{ClientErrors, is_out_of_range};
-use super::errors::Subject;
 use super::headers::headers;
+use super::kafka_fault::Subject;
 use super::log_ends::{Ends, LogEnds};
 use super::merge::{Merge, Merging};
 use super::outbox::Outbox;
 use super::rebalance::GroupContext;
 use super::{Incoming, NEAR_THE_END, Span};
 
-/// One message to the pipeline has at most this many events and, beside the last event, bytes.
+/// One message to the pipeline has at most this many events. It ends with the event that reaches [`CHUNK_BYTES`].
 const CHUNK_EVENTS: usize = 500;
 pub(super) const CHUNK_BYTES: usize = 1024 * 1024;
 
@@ -88,8 +88,8 @@ impl Readings {
         let mut places = self.topics.places(&partition.topic).into_iter();
         let topic = places.next().ok_or("the partition belongs to no topic of the projection")?;
         let also = places.collect();
-        // Before the partition is assigned: otherwise its first events could go to the consumer's common
-        // queue.
+        // The queue is split off before the partition is assigned. Otherwise its first events could go to the consumer's
+        // common queue.
         let mut queue = self
             .consumer
             .split_partition_queue(&partition.topic, partition.number)
@@ -119,12 +119,12 @@ impl Readings {
         }
     }
 
-    /// The generation is caught up, and still built by this host alone.
+    /// Call when the generation is caught up, and this host still builds it alone.
     pub(super) fn near_the_end(&mut self) {
         self.merge.near_the_end();
     }
 
-    /// All hosts share the generation.
+    /// Call when all hosts share the generation.
     pub(super) fn caught_up(&mut self) {
         self.merge.caught_up();
     }
@@ -134,8 +134,8 @@ impl Readings {
     pub(super) fn collect(&mut self, errors: &mut ClientErrors, outbox: &mut Outbox) {
         let now = Instant::now();
         let now_ms = now_ms();
-        // Before the queues are read: records that were in the logs when the ends were asked for are in the
-        // queues now.
+        // Take the answer before the queues are read: the records that were in the logs when the request was sent are
+        // in the queues by now.
         let ends = self.ends.answer();
         for epoch in self.merge.without_head() {
             self.refill(epoch, now_ms, errors, outbox);
@@ -189,18 +189,19 @@ impl Readings {
         tracing::warn!(
             group,
             %partition,
-            "the partition returns no events, and is not known to be at its end: the host reads the other partitions without waiting for it, so its events may be applied in another order than they were written"
+            "the partition returns no events, and it is unknown whether it is at its end: the host no longer waits for it and reads the other partitions, so events may be applied in another order than they were written"
         );
     }
 
     /// Offers the next event of a partition to the merge, if there is one.
     fn refill(&mut self, epoch: u64, now_ms: i64, errors: &mut ClientErrors, outbox: &mut Outbox) {
         let Some(reading) = self.by_epoch.get_mut(&epoch) else { return };
-        // Ends with an event, an error, or an empty queue. The end of the log is none of these.
+        // The loop ends with an event, an error, or an empty queue. A report of the end of the log does not end it.
         let error = loop {
             match reading.queue.poll(Duration::ZERO) {
                 None => {
-                    // librdkafka reports the end of a log only if no record is written for a while.
+                    // librdkafka reports the end of a log only if no record is written for a while. So compare with the
+                    // end that the last fetch has returned.
                     if self.merge.is_by_time()
                         && self.merge.is_awaited(epoch)
                         && high_watermark(&self.consumer, &reading.partition)
@@ -271,7 +272,7 @@ fn event(reading: &Reading, message: &BorrowedMessage<'_>, value_bytes: usize) -
     }
 }
 
-/// The end of a partition's log, as of the last fetch. rdkafka's own function would ask the broker.
+/// The end of a partition's log, as of the last fetch. rdkafka's own function would send a request to the broker.
 fn high_watermark(consumer: &BaseConsumer<GroupContext>, partition: &Partition) -> Option<i64> {
     let topic = CString::new(&*partition.topic).ok()?;
     let (mut low, mut high) = (0, 0);

@@ -18,8 +18,8 @@ use projector_core::batch::Delivery;
 use projector_core::event::Partition;
 use projector_core::topics::TopicMapping;
 
-/// How long a revoke waits for the transaction in flight. A transaction that commits later fails, since the
-/// next host has moved the checkpoint by then.
+/// How long a revoke waits for the transaction in flight. If the transaction commits later than that, the comparison of
+/// the checkpoints decides: it fails if the next owner has committed before.
 const REVOKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Shared by the poll thread, on which rebalances happen, and the pipeline.
@@ -94,11 +94,12 @@ impl Ownership {
             state.granted.remove(partition);
             state.epochs.remove(partition);
         }
-        // Bounded, since the group gives the partitions away anyway when this host's session expires.
+        // Give up after the timeout: if this host does not answer the rebalance, the group removes it, and assigns the
+        // partitions to another host anyway.
         let waited = self.idle.wait_timeout_while(state, REVOKE_TIMEOUT, |state| state.guards > 0);
         if waited.is_ok_and(|(_, result)| result.timed_out()) {
             tracing::warn!(
-                "partitions are given back while a transaction is still in flight; the store's fence will roll it back"
+                "partitions were revoked while a transaction was still in flight; if their next host commits first, the transaction is rolled back"
             );
         }
     }
@@ -135,8 +136,8 @@ pub(super) struct GroupContext {
 }
 
 impl GroupContext {
-    /// Whether a partition belongs to a topic that the projection reads. Kafka assigns no others; if it
-    /// did, they would stay unread.
+    /// Whether a partition belongs to a topic that the projection reads. Kafka must not assign others. If it does, they
+    /// are not read.
     fn is_ours(&self, partition: &Partition) -> bool {
         let is_ours = self.topics.reads(&partition.topic);
         if !is_ours {
@@ -186,8 +187,8 @@ pub(super) fn log(client: &str, level: RDKafkaLogLevel, facility: &str, message:
 }
 
 impl ConsumerContext for GroupContext {
-    /// Cooperative rebalancing: a newly assigned partition is not read yet, so nothing is assigned to
-    /// librdkafka here. A revoke waits for the commit in flight.
+    /// Called by librdkafka, for cooperative rebalancing. A newly assigned partition is not read before its checkpoint
+    /// is known, so nothing is assigned to librdkafka here. A revoke waits for the transaction in flight.
     fn rebalance(&self, consumer: &BaseConsumer<Self>, code: RDKafkaRespErr, list: &mut TopicPartitionList) {
         let partitions: Vec<Partition> = list
             .elements()

@@ -1,8 +1,8 @@
 //! Checks a consumer's topics while they are read: for topics that were recreated, that do not exist, or
 //! that the host may not see.
 //!
-//! librdkafka reports once that some subscribed topic is not available, and not which one. So each topic is
-//! checked at intervals.
+//! librdkafka reports only once that a subscribed topic is not available, and does not report which one. So each topic
+//! is checked at intervals.
 //!
 //! Invariant: only changes are reported: the beginning of a fault, a change of its cause, and its end.
 
@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::Incoming;
 use super::admin::KafkaAdmin;
-use super::errors::{KafkaFault, Subject};
+use super::kafka_fault::{KafkaFault, Subject};
 use super::log_error::LogError;
 use super::pattern_watch::Subscribed;
 use projector_core::checkpoint::Identity;
@@ -67,7 +67,7 @@ impl TopicWatch {
     async fn check(&mut self) -> Vec<Incoming> {
         let mut changes = Vec::new();
         let topics = self.subscription.borrow().clone().unwrap_or_default();
-        // A topic that is not read any more has no fault.
+        // End the faults of topics that are not read any more.
         let is_left =
             |subject: &&Subject| matches!(subject, Subject::Topic(topic) if !topics.contains(topic));
         let left: Vec<Subject> = self.faults.keys().filter(is_left).cloned().collect();
@@ -77,7 +77,7 @@ impl TopicWatch {
         }
         let found = match self.admin.identities_each(topics).await {
             Ok(found) => found,
-            // Nothing new is known about the topics.
+            // No broker answers, so nothing new is known about the topics.
             Err(LogError::Fault(fault)) => {
                 self.set_fault(Subject::Brokers, Some(fault), &mut changes);
                 return changes;

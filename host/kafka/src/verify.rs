@@ -1,5 +1,5 @@
-//! Checks that Kafka clients can be created with the configuration. Called before anything else, so that a
-//! wrong property, a missing file or a key with another password is an error in the configuration.
+//! Checks that Kafka clients can be created with the configuration. Called before anything else, so that a wrong
+//! property, a missing file or a wrong password of a key is reported as an error in the configuration.
 
 use std::ffi::CStr;
 use std::path::Path;

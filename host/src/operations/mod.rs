@@ -134,12 +134,12 @@ impl From<projector_kafka::LogError> for OperationError {
 
 impl From<projector_kafka::KafkaFault> for OperationError {
     fn from(fault: projector_kafka::KafkaFault) -> Self {
-        use projector_kafka::FaultKind;
+        use projector_kafka::ConnectionFaultKind;
         match fault.connection {
             Some(fault) if fault.kind.is_permanent() => {
                 Self::Usage { message: format!("Kafka: {}", fault.message), help: fault.kind.remedy().into() }
             }
-            Some(fault) if fault.kind == FaultKind::Unreachable => Self::Infrastructure {
+            Some(fault) if fault.kind == ConnectionFaultKind::Unreachable => Self::Infrastructure {
                 message: format!("Kafka: {}", fault.message),
                 help: fault.kind.remedy(),
             },

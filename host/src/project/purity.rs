@@ -25,7 +25,7 @@ const MOST: usize = 10;
 const FIRST_EVENTS: usize = 100;
 
 /// Chooses the batches of the sample: the first batches of a run and of each version that becomes active in it, until
-/// [`FIRST_EVENTS`] were compared; then the configured share of the batches.
+/// 100 events were compared; then the configured share of the batches.
 #[derive(Debug)]
 pub struct Sampling {
     share: f64,

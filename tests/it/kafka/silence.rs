@@ -122,7 +122,7 @@ fn a_client_that_goes_on_failing_is_made_anew() {
 
     proxy.heal("stuck");
     host.log().until_said("this host leaves the projection's consumer group");
-    host.log().until_said("no answer from the brokers for");
+    host.log().until_said("the brokers have not answered for");
     platform.assert_sales_are_right();
     host.sigterm();
 }

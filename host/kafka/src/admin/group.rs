@@ -8,7 +8,7 @@ use rdkafka::error::RDKafkaErrorCode;
 
 use super::{KafkaAdmin, LogError, REQUEST_TIMEOUT, blocking};
 use crate::c_text;
-use crate::errors::{KafkaFault, Subject};
+use crate::kafka_fault::{KafkaFault, Subject};
 
 /// A member of a consumer group.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,15 +32,15 @@ impl KafkaAdmin {
 
     /// Asks every broker for its groups, and the group's coordinator for the members.
     ///
-    /// `rd_kafka_DescribeConsumerGroups` would ask the coordinator only. But after a timeout or a broken
-    /// connection, librdkafka 2.12 uses freed memory there, and the process crashes or hangs
-    /// (confluentinc/librdkafka#4605). The safe interface to the function that is used here panics at a
-    /// name that is not UTF-8.
+    /// `rd_kafka_DescribeConsumerGroups` would ask only the coordinator. But in that function, librdkafka 2.12 uses
+    /// freed memory after a timeout or a broken connection, and the process crashes or hangs
+    /// (confluentinc/librdkafka#4605). This function calls `rd_kafka_list_groups` directly, because rdkafka's wrapper
+    /// of it panics at a name that is not UTF-8.
     fn describe_group(&self, group: &str) -> Result<Vec<GroupMember>, KafkaFault> {
         // No group has a NUL in its name.
         let Ok(name) = CString::new(group) else { return Ok(Vec::new()) };
         let clients = self.clients();
-        // Fails early, and with the reason, if no broker answers.
+        // If no broker answers, this request fails early and with the reason.
         clients.committed.metadata(Some("__consumer_offsets"))?;
         let client = clients.committed.client.client().native_ptr();
         let fault = |code| self.fault_of(Subject::Group(group.into()), code);

@@ -1,7 +1,7 @@
 //! A client for requests: its callbacks, and whether it still gets answers.
 //!
-//! librdkafka reports why a connection fails only to callbacks, while requests run into their timeouts. The
-//! callbacks run when the client is polled, so a failed request polls before it returns its fault.
+//! librdkafka reports why a connection fails only to callbacks; a request only times out. The callbacks run when the
+//! client is polled. So a failed request polls the client before it returns its fault.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,8 +16,8 @@ use rdkafka::metadata::Metadata;
 use super::{LogError, REQUEST_TIMEOUT};
 use crate::client::client_config;
 use crate::connection::{Connection, Registered};
-use crate::errors::{ClientIdentity, KafkaFault, Subject};
-use crate::fault::Faults;
+use crate::connection_fault::ConnectionFaults;
+use crate::kafka_fault::{ClientIdentity, KafkaFault, Subject};
 use projector_core::failure::FailureKind;
 
 /// How long to wait for the first answer before checking why there is none; then twice as long, and so on.
@@ -56,7 +56,7 @@ struct Answers {
 impl Reader {
     pub(super) fn open(connection: &Connection, isolation: &str) -> Result<Self, LogError> {
         let kafka = connection.kafka();
-        let context = RequestContext { faults: Faults::default(), connection: connection.clone() };
+        let context = RequestContext { faults: ConnectionFaults::default(), connection: connection.clone() };
         let client: BaseConsumer<RequestContext> = client_config(kafka)
             .map_err(LogError::Secret)?
             .set_log_level(RDKafkaLogLevel::Info)
@@ -94,8 +94,8 @@ impl Reader {
 
     /// Asks any broker about one topic, or about all. Waits for at most [`REQUEST_TIMEOUT`].
     ///
-    /// Gives up earlier if all brokers are down: at once if the fault is permanent, else when all addresses
-    /// of a host name were tried.
+    /// If all brokers are down, it gives up earlier: at once if the fault is permanent; otherwise after
+    /// [`ADDRESSES_TIMEOUT`], when all addresses of a host name were tried.
     pub(super) fn metadata(&self, topic: Option<&str>) -> Result<Metadata, KafkaFault> {
         let faults = &self.client.context().faults;
         let started = Instant::now();
@@ -104,8 +104,7 @@ impl Reader {
             let left = REQUEST_TIMEOUT.saturating_sub(started.elapsed());
             let fault = match self.client.fetch_metadata(topic, wait.min(left)) {
                 Ok(metadata) => {
-                    // Drops callbacks about faults that are over. Does not wait, since every batch calls
-                    // this function.
+                    // Drop callbacks about faults that are over. Do not wait for more: every batch calls this function.
                     (0..MOST_CALLBACKS).for_each(|_| drop(self.client.poll(Duration::ZERO)));
                     faults.set(None);
                     self.answers().no_metadata = None;
@@ -130,7 +129,7 @@ impl Reader {
         while self.client.poll(CALLBACK_POLL).is_some() {}
     }
 
-    /// The fault of a failed request. If there is no connection, with the reason.
+    /// The fault of a failed request. If there is no connection to a broker, it has the reason.
     pub(super) fn fault(&self, subject: Subject, error: &KafkaError) -> KafkaFault {
         self.run_callbacks();
         let mut fault = KafkaFault::new(subject, error, &ClientIdentity::of(self.connection.kafka()));
@@ -144,7 +143,7 @@ impl Reader {
 
 /// Faults show in the results of requests, so these clients log only at level debug.
 pub(super) struct RequestContext {
-    pub(super) faults: Faults,
+    pub(super) faults: ConnectionFaults,
     connection: Connection,
 }
 

@@ -1,4 +1,4 @@
-//! Reads one record from the log again, by its position: a record whose value was too large to be stored
+//! Reads one record from the log again, by its position. Needed for a record whose value was too large to be stored
 //! with its dead letter.
 //!
 //! Invariant: a value is returned only if the log is still the one that the position belongs to.
@@ -43,8 +43,8 @@ impl KafkaAdmin {
                 true => admin.record_at(partition, *offset)?,
                 false => Recalled::Gone,
             };
-            // Checked after the read: a topic's id never returns to an old value, so if the log is the same
-            // now, the record came from it.
+            // The topic id is read after the record. A topic id is never used twice: if the topic still has the
+            // expected id, the record came from the expected log.
             let topics = [partition.topic.clone()];
             let found_in =
                 admin.ask_identities(&topics)?.remove(&*partition.topic).transpose()?.unwrap_or_default();

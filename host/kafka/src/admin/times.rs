@@ -17,9 +17,9 @@ impl KafkaAdmin {
 
     fn time_before(&self, partition: &Partition, offset: i64) -> Result<Option<i64>, LogError> {
         let low = self.watermarks(partition)?.low;
-        // Some offsets hold no record, so the steps grow until one is found. The record found may not be
-        // the last one, and its timestamp not the latest: reading from there reads more, and misses
-        // nothing.
+        // Some offsets hold no record, so go back in growing steps until a record is found. With a larger step, it may
+        // not be the last record before the offset, and its timestamp may be earlier than that of the last one. A
+        // caller that reads from this time on reads more records than needed, and misses none.
         let (mut from, mut step) = (offset, 1);
         while from > low {
             from = (offset - step).max(low);

@@ -16,7 +16,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::{KafkaAdmin, REQUEST_TIMEOUT};
 use crate::c_text;
-use crate::errors::{KafkaFault, Subject};
+use crate::kafka_fault::{KafkaFault, Subject};
 
 /// Time for which the topic most similar to a missing one is cached.
 const SIMILAR_CACHE: Duration = Duration::from_secs(60);
@@ -72,7 +72,7 @@ impl KafkaAdmin {
         };
         std::thread::scope(|scope| {
             let ask_leader = &ask_leader;
-            // A thread for each leader: one that does not answer must not delay the others.
+            // A thread for each leader: a leader that does not answer must not delay the others.
             let partitions_by_leader = by_leader.into_values();
             let requests: Vec<_> =
                 partitions_by_leader.map(|partitions| scope.spawn(move || ask_leader(partitions))).collect();

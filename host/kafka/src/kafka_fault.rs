@@ -1,20 +1,19 @@
 //! What each Kafka error code means for an operator.
 //!
-//! One table: for each code what is wrong, whether it passes by itself, and what to do. A [`KafkaFault`]
-//! combines a code with its subject (a topic, a partition, a group), so that no error is shown without its
-//! subject. The host retries every fault with a backoff: when the cause is gone, the projection continues
-//! without a restart.
+//! One table: for each code, what is wrong, whether it ends by itself, and what to do. A [`KafkaFault`] combines a code
+//! with its subject (a topic, a partition, a group), so that no error is shown without its subject. The host retries
+//! every fault with a backoff: when the cause is gone, the projection continues without a restart.
 
 use std::fmt;
 use std::sync::Arc;
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
-use super::fault::Fault;
+use super::connection_fault::ConnectionFault;
 use projector_core::event::Partition;
 use projector_core::failure::FailureKind;
 
-/// What a fault is about.
+/// The subject of a fault.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Subject {
     /// All brokers: they did not answer, or the connection to them failed.
@@ -44,7 +43,7 @@ pub enum Right {
     Read,
 }
 
-/// Who sends requests to the brokers. Messages about missing rights name this principal.
+/// The identity of this host for the brokers. Messages about missing rights name its principal.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClientIdentity {
     pub brokers: String,
@@ -68,7 +67,7 @@ pub struct KafkaFault {
     pub right: Right,
     pub client: ClientIdentity,
     /// Why there is no connection to a broker, if known.
-    pub connection: Option<Box<Fault>>,
+    pub connection: Option<Box<ConnectionFault>>,
     /// The existing topic with the most similar name, if the topic does not exist.
     pub nearest: Option<String>,
     /// Whether events of the topic are in the read model. If so, a topic that does not exist was deleted.
@@ -144,14 +143,14 @@ impl KafkaFault {
     }
 
     fn missing_right(&self) -> String {
-        let who = self.client.principal.as_deref().unwrap_or("this host's principal");
+        let principal = self.client.principal.as_deref().unwrap_or("this host's principal");
         let right = match self.right {
             Right::Describe => "Describe",
             Right::Read => "Read",
         };
         match self.code {
-            Code::ClusterAuthorizationFailed => format!("{who} has no right to {right} the cluster"),
-            _ => format!("{who} has no right to {right} it"),
+            Code::ClusterAuthorizationFailed => format!("{principal} has no right to {right} the cluster"),
+            _ => format!("{principal} has no right to {right} it"),
         }
     }
 
@@ -248,7 +247,7 @@ fn meaning(code: Code) -> Meaning {
             (Unsupported, "the records are in a form that this client does not support", "")
         }
 
-        // Groups that other programs use in another way.
+        // Groups: settings of the brokers, or of other members.
         Code::InconsistentGroupProtocol | Code::UnknownProtocol => (
             Login,
             "other members of the group use another assignment strategy: they are not hosts of Projector",
@@ -298,7 +297,9 @@ fn meaning(code: Code) -> Meaning {
         | Code::StaleMemberEpoch
         | Code::AssignmentLost
         | Code::Fenced => (Brokers, "the group is rebalancing", ""),
-        Code::PollExceeded => (Brokers, "the poll thread was too slow, and the group removed it", ""),
+        Code::PollExceeded => {
+            (Brokers, "the poll thread was too slow, so the group removed this consumer", "")
+        }
 
         // Temporary: connections.
         Code::BrokerTransportFailure
@@ -362,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_right_names_who_lacks_it_and_the_command_that_grants_it() {
+    fn a_missing_right_is_shown_with_the_principal_and_the_command_that_grants_it() {
         let topic = Subject::Topic("orders".into());
         let fault = KafkaFault::of_code(topic, Code::TopicAuthorizationFailed, &identity());
         assert_eq!(fault.kind(), FailureKind::Denied);
@@ -387,7 +388,7 @@ mod tests {
         assert!(text.ends_with("the most similar topic that exists is orders"), "{text}");
     }
 
-    /// Which faults pass by themselves, and which ones need a person.
+    /// Which faults end by themselves, and which ones need a person.
     #[test]
     fn permanent_faults_do_not_count_as_temporary() {
         for (code, kind) in [

@@ -1,8 +1,7 @@
 //! Why a connection to a broker fails: one sentence, with what to do.
 //!
-//! librdkafka reports such causes only to callbacks, once, in its own words, while the calls that wait for
-//! the broker run into their timeouts. [`Faults`] keeps the last cause, so that a failed call can report
-//! it.
+//! librdkafka reports the cause only once, to callbacks, in its own words. The calls that wait for the broker only time
+//! out. [`ConnectionFaults`] keeps the last cause, so that a failed call can report it.
 
 use std::fmt;
 use std::path::Path;
@@ -15,7 +14,7 @@ use projector_core::failure::FailureKind;
 
 /// What is wrong with a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FaultKind {
+pub enum ConnectionFaultKind {
     /// The broker refuses the login.
     Login,
     /// The listener does not offer this mechanism.
@@ -24,7 +23,7 @@ pub enum FaultKind {
     Untrusted,
     /// The broker refuses the host's certificate.
     ClientCertificate,
-    /// One side speaks TLS or SASL, the other does not.
+    /// One side uses TLS or SASL, and the other does not.
     Protocol,
     /// There is no token.
     Token,
@@ -32,10 +31,10 @@ pub enum FaultKind {
     Unreachable,
 }
 
-impl FaultKind {
+impl ConnectionFaultKind {
     /// Whether the fault lasts until a person changes a configuration, a certificate or a user.
     pub fn is_permanent(self) -> bool {
-        !matches!(self, FaultKind::Unreachable | FaultKind::Token)
+        !matches!(self, ConnectionFaultKind::Unreachable | ConnectionFaultKind::Token)
     }
 
     pub fn failure_kind(self) -> FailureKind {
@@ -48,21 +47,25 @@ impl FaultKind {
     /// What an operator does about it.
     pub fn remedy(self) -> &'static str {
         match self {
-            FaultKind::Login => {
+            ConnectionFaultKind::Login => {
                 "correct the user or its password, here ([kafka.sasl]) or at the brokers: both are case-sensitive"
             }
-            FaultKind::Mechanism => "set another `mechanism` in [kafka.sasl], or connect to another listener",
-            FaultKind::Untrusted => {
+            ConnectionFaultKind::Mechanism => {
+                "set another `mechanism` in [kafka.sasl], or connect to another listener"
+            }
+            ConnectionFaultKind::Untrusted => {
                 "set `ca` in [kafka.tls] to the file of the authority that signed the brokers' certificates, and connect by a host name that is in their certificates"
             }
-            FaultKind::ClientCertificate => {
+            ConnectionFaultKind::ClientCertificate => {
                 "replace `certificate` and `key` in [kafka.tls] by a pair that is valid now and signed by an authority that the brokers trust"
             }
-            FaultKind::Protocol => {
+            ConnectionFaultKind::Protocol => {
                 "compare [kafka.tls] and [kafka.sasl] with the listener that this address belongs to, or connect to the port of another listener"
             }
-            FaultKind::Token => "check the token's file, or the token endpoint, its client id and its secret",
-            FaultKind::Unreachable => {
+            ConnectionFaultKind::Token => {
+                "check the token's file, or the token endpoint, its client id and its secret"
+            }
+            ConnectionFaultKind::Unreachable => {
                 "check that the broker is running, and that `brokers` names the right address"
             }
         }
@@ -71,25 +74,25 @@ impl FaultKind {
 
 /// What is wrong with a connection, and with which broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    pub kind: FaultKind,
+pub struct ConnectionFault {
+    pub kind: ConnectionFaultKind,
     pub message: String,
 }
 
 /// With the remedy.
-impl fmt::Display for Fault {
+impl fmt::Display for ConnectionFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}; {}", self.message, self.kind.remedy())
     }
 }
 
-impl Fault {
-    pub(super) fn new(kind: FaultKind, message: String) -> Self {
+impl ConnectionFault {
+    pub(super) fn new(kind: ConnectionFaultKind, message: String) -> Self {
         Self { kind, message }
     }
 
     /// From the arguments of librdkafka's error callback. `None` if they do not concern a connection.
-    /// `is_known`: brokers answered before, so the configured protocol is right.
+    /// `is_known`: brokers have answered before, so the configured protocol is right.
     fn of(
         code: RDKafkaErrorCode,
         reason: &str,
@@ -105,10 +108,10 @@ impl Fault {
         };
         match code {
             RDKafkaErrorCode::Authentication if has("OAUTHBEARER token") => {
-                Some(Self { kind: FaultKind::Token, message: detail.to_owned() })
+                Some(Self { kind: ConnectionFaultKind::Token, message: detail.to_owned() })
             }
             RDKafkaErrorCode::Authentication if has("Request not valid in current SASL state") => fault(
-                FaultKind::Protocol,
+                ConnectionFaultKind::Protocol,
                 "does not speak SASL on this port, but [kafka.sasl] requires it".into(),
             ),
             RDKafkaErrorCode::Authentication if has("mechanism handshake failed") => {
@@ -116,17 +119,17 @@ impl Fault {
                 let mechanism = kafka.mechanism().map_or("", |mechanism| mechanism.as_str());
                 let offered = offered.split(" (after").next().unwrap_or_default().replace(',', ", ");
                 fault(
-                    FaultKind::Mechanism,
+                    ConnectionFaultKind::Mechanism,
                     format!("does not offer the SASL mechanism {mechanism}: it offers {offered}"),
                 )
             }
             RDKafkaErrorCode::Authentication => {
                 let mechanism = kafka.mechanism().map_or("", |mechanism| mechanism.as_str());
-                let who = match kafka.username() {
+                let login = match kafka.username() {
                     Some(user) => format!("user {}", &**user),
                     None => "this host's token".to_owned(),
                 };
-                fault(FaultKind::Login, format!("refuses {who} ({mechanism}): {}", cause(detail)))
+                fault(ConnectionFaultKind::Login, format!("refuses {login} ({mechanism}): {}", cause(detail)))
             }
             RDKafkaErrorCode::SSL if has("certificate verify failed") || has("verify broker certificate") => {
                 let reason = if has("hostname mismatch") || has("IP address mismatch") {
@@ -136,7 +139,7 @@ impl Fault {
                 } else {
                     "its certificate is not signed by an authority that this host trusts"
                 };
-                fault(FaultKind::Untrusted, format!("cannot be trusted: {reason}"))
+                fault(ConnectionFaultKind::Untrusted, format!("cannot be trusted: {reason}"))
             }
             RDKafkaErrorCode::SSL
                 if has("wrong version number")
@@ -144,12 +147,12 @@ impl Fault {
                     || has("record layer failure") =>
             {
                 fault(
-                    FaultKind::Protocol,
+                    ConnectionFaultKind::Protocol,
                     "does not speak TLS on this port, but [kafka.tls] requires it".into(),
                 )
             }
-            // With TLS 1.3, the broker checks the host's certificate after the handshake: a refusal then
-            // looks like a closed connection.
+            // With TLS 1.3, the broker checks the host's certificate after the handshake. So a refusal looks like a
+            // closed connection.
             _ if protocol.is_tls && (has("alert") || has("unexpected message")) => {
                 let own = kafka.tls.as_ref().and_then(|tls| tls.certificate.as_ref());
                 let expired = own.and_then(|file| certificate::expired(Path::new(&**file)));
@@ -159,15 +162,16 @@ impl Fault {
                     (None, _) => "is missing: the broker requires one".to_owned(),
                 };
                 fault(
-                    FaultKind::ClientCertificate,
+                    ConnectionFaultKind::ClientCertificate,
                     format!("refuses the connection: the client certificate {reason}"),
                 )
             }
-            RDKafkaErrorCode::SSL => {
-                fault(FaultKind::Protocol, format!("and this host do not agree on TLS: {}", cause(detail)))
-            }
+            RDKafkaErrorCode::SSL => fault(
+                ConnectionFaultKind::Protocol,
+                format!("and this host do not agree on TLS: {}", cause(detail)),
+            ),
             RDKafkaErrorCode::BrokerTransportFailure if has("connecting to a PLAINTEXT") => fault(
-                FaultKind::Protocol,
+                ConnectionFaultKind::Protocol,
                 "does not speak TLS on this port, but [kafka.tls] requires it".into(),
             ),
             // A listener closes the connection if it cannot read the first request, or refuses the next
@@ -176,14 +180,17 @@ impl Fault {
                 if has("in state APIVERSION_QUERY") && is_closed && !protocol.is_tls && !is_known =>
             {
                 fault(
-                    FaultKind::Protocol,
+                    ConnectionFaultKind::Protocol,
                     "closes the connection at once: the port expects TLS, or is not a Kafka port".into(),
                 )
             }
             RDKafkaErrorCode::BrokerTransportFailure
                 if has("in state UP") && is_closed && kafka.mechanism().is_none() && !is_known =>
             {
-                fault(FaultKind::Protocol, "closes the connection at once: the port expects SASL".into())
+                fault(
+                    ConnectionFaultKind::Protocol,
+                    "closes the connection at once: the port expects SASL".into(),
+                )
             }
             RDKafkaErrorCode::BrokerTransportFailure
             | RDKafkaErrorCode::Resolve
@@ -193,7 +200,7 @@ impl Fault {
                 let detail = cause(detail);
                 // `Connect to ipv4#127.0.0.1:9092 failed: Connection refused`.
                 let detail = detail.split_once(" failed: ").map_or(detail, |(_, reason)| reason);
-                fault(FaultKind::Unreachable, format!("cannot be reached: {detail}"))
+                fault(ConnectionFaultKind::Unreachable, format!("cannot be reached: {detail}"))
             }
             _ => None,
         }
@@ -223,24 +230,24 @@ fn cause(detail: &str) -> &str {
 
 /// The last fault of one client's connections. Cheap to clone.
 #[derive(Clone, Default)]
-pub(super) struct Faults(Arc<Mutex<ConnectionState>>);
+pub(super) struct ConnectionFaults(Arc<Mutex<ConnectionState>>);
 
 #[derive(Default)]
 struct ConnectionState {
-    last: Option<Fault>,
+    last: Option<ConnectionFault>,
     /// Whether all brokers are down.
     all_down: bool,
     /// Whether a broker ever answered.
     have_answered: bool,
 }
 
-impl Faults {
-    pub(super) fn last(&self) -> Option<Fault> {
+impl ConnectionFaults {
+    pub(super) fn last(&self) -> Option<ConnectionFault> {
         self.lock().last.clone()
     }
 
     /// `None`: a broker answered, so there is no fault.
-    pub(super) fn set(&self, last: Option<Fault>) {
+    pub(super) fn set(&self, last: Option<ConnectionFault>) {
         let mut state = self.lock();
         let have_answered = state.have_answered || last.is_none();
         *state = ConnectionState { last, all_down: false, have_answered };
@@ -259,14 +266,14 @@ impl Faults {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records an error callback of librdkafka. A temporary fault does not replace a permanent one: other
-    /// brokers may be down beside the one that refuses.
+    /// Records an error callback of librdkafka. A temporary fault does not replace a permanent one: a second broker may
+    /// be down while the first one refuses the login.
     pub(super) fn record(&self, code: RDKafkaErrorCode, reason: &str, kafka: &projector_config::Kafka) {
         let mut state = self.lock();
         if code == RDKafkaErrorCode::AllBrokersDown {
             state.all_down = true;
         }
-        let Some(fault) = Fault::of(code, reason, kafka, state.have_answered) else { return };
+        let Some(fault) = ConnectionFault::of(code, reason, kafka, state.have_answered) else { return };
         if fault.kind.is_permanent() || state.last.as_ref().is_none_or(|last| !last.kind.is_permanent()) {
             state.last = Some(fault);
         }
