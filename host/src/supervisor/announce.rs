@@ -32,11 +32,11 @@ pub(super) fn starting(config: &Config, host: &str) {
     match plugins {
         Err(error) => tracing::warn!(
             plugin_directory = directory, %error,
-            "the plugin directory cannot be read, so no file in it is deployed; projections that the databases already have run"
+            "the plugin directory cannot be read, so no plugin in it is deployed; the projections in the databases run"
         ),
         Ok(plugins) if plugins.is_empty() => tracing::warn!(
             plugin_directory = directory,
-            "the plugin directory has no .wasm file, so nothing new is deployed; projections that the databases already have run"
+            "the plugin directory has no .wasm file, so no new plugin is deployed; the projections in the databases run"
         ),
         Ok(_) => {}
     }
