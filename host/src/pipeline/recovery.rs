@@ -18,10 +18,11 @@ use crate::project::{FirstAnswers, ProjectError};
 use crate::retry::RunEnd;
 use crate::settle::{Isolate, SlowTries, isolate};
 
-/// When an event has exceeded its time limit this many times in a row, the projection is blocked.
+/// When attempts at one batch have ended this many times because a call exceeded its time limit, the projection is
+/// blocked.
 const TIMEOUTS: u32 = 3;
 
-/// The failed attempts at one batch.
+/// Counts the failed attempts at one batch.
 #[derive(Default)]
 pub(super) struct Tries {
     timeouts: u32,
