@@ -9,8 +9,7 @@ use std::time::Duration;
 use projector_core::batch::{BatchLimits, Buffer};
 use projector_core::event::Partition;
 use projector_kafka::{Incoming, RevokeGuard, Source, Subject, TopicsChange};
-use projector_store::Advance;
-use projector_store::deployments::WriteBarrier;
+use projector_store::{Advance, WriteBarrier};
 use tokio::time::Instant;
 
 use super::InFlightBatch;

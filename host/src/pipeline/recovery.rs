@@ -117,7 +117,7 @@ impl Run {
                     StoreError::CheckpointMoved(partitions) => self.read_from_moved(&partitions),
                     // Another version is active, or the write barrier is closed. Nothing was written: put the events
                     // back, and read the control state, so that the lane follows it before the next batch.
-                    StoreError::Inactive(_) | StoreError::Held(_) => {
+                    StoreError::Inactive(_) | StoreError::WriteBarrier(_) => {
                         self.intake.buffer.put_back(std::mem::take(&mut batch.deliveries));
                         if let Err(error) = self.watcher.refresh().await {
                             self.backoff.failed(error.kind(), &error);
@@ -235,7 +235,7 @@ impl Run {
                 Ok(Duration::from_secs(1))
             }
             // Another version is active, or the write barrier is closed: the control state soon shows which.
-            StoreError::Inactive(_) | StoreError::Held(_) => Ok(BARRIER_INTERVAL),
+            StoreError::Inactive(_) | StoreError::WriteBarrier(_) => Ok(BARRIER_INTERVAL),
             error => Err(run_end(error)),
         }
     }
@@ -244,7 +244,7 @@ impl Run {
 /// How the run ends after a failure of the store that no event caused and that a retry cannot correct.
 fn run_end(error: StoreError) -> RunEnd {
     match error {
-        StoreError::Inactive(_) | StoreError::Held(_) => RunEnd::Switch,
+        StoreError::Inactive(_) | StoreError::WriteBarrier(_) => RunEnd::Switch,
         StoreError::Paused(reason) => RunEnd::Paused(reason),
         error => RunEnd::Stop(Blocker::new(error.kind(), error)),
     }

@@ -26,33 +26,6 @@ use super::{Component, Installed, StoreError};
 /// A host that was not seen for so long is not waited for.
 pub const PRESENCE: Duration = Duration::from_secs(5);
 
-/// Up to where the batches of a generation may write. A comparison and a promotion raise the barrier for a
-/// second at most, to see two generations at the same offsets.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum WriteBarrier {
-    /// There is no barrier.
-    #[default]
-    Open,
-    /// No batch may go beyond these offsets.
-    UpTo(Offsets),
-    /// No batch may be written.
-    Closed,
-}
-
-impl WriteBarrier {
-    pub fn is_open(&self) -> bool {
-        *self == WriteBarrier::Open
-    }
-
-    pub(super) fn from_row(is_held: bool, hold_at: Option<&str>) -> Result<Self, StoreError> {
-        Ok(match (is_held, hold_at) {
-            (false, _) => WriteBarrier::Open,
-            (true, Some(at)) => WriteBarrier::UpTo(offsets_from(at)?),
-            (true, None) => WriteBarrier::Closed,
-        })
-    }
-}
-
 /// What is asked for, and what became of it.
 #[async_trait]
 pub trait DeploymentStore: Send + Sync {
@@ -490,17 +463,4 @@ pub(super) fn retired_views(schema: &str, asked: &Requester) -> Requester {
 /// As they are stored.
 pub(super) fn views_json(views: &[ViewSet]) -> String {
     serde_json::to_string(views).expect("views are plain data")
-}
-
-/// As it is stored.
-pub(super) fn vector_json(vector: &Offsets) -> String {
-    let list: Vec<(&str, i32, i64)> =
-        vector.iter().map(|(partition, next)| (&*partition.topic, partition.number, *next)).collect();
-    serde_json::to_string(&list).expect("texts and numbers")
-}
-
-pub(super) fn offsets_from(json: &str) -> Result<Offsets, StoreError> {
-    let list: Vec<(String, i32, i64)> = serde_json::from_str(json)
-        .map_err(|error| StoreError::Unusable(format!("a stored vector of offsets: {error}")))?;
-    Ok(list.into_iter().map(|(topic, number, next)| (Partition::new(topic.as_str(), number), next)).collect())
 }

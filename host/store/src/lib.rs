@@ -10,6 +10,7 @@ pub mod beginnings;
 mod compare;
 pub mod deployments;
 pub mod diff;
+mod error;
 pub mod event_ids;
 mod fault;
 mod finding;
@@ -28,6 +29,7 @@ pub mod schema;
 pub mod source_topics;
 pub mod sqlite;
 pub mod waits;
+mod write_barrier;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -36,26 +38,27 @@ use async_trait::async_trait;
 use projector_core::counters::{Counters, OutcomeCounts};
 use projector_core::generation::{Generation, Role};
 use projector_model::interpret::Row;
-use projector_model::{Change, Contract, LookupCall, Rejection};
+use projector_model::{Change, Contract, LookupCall};
 use serde::Serialize;
 use uuid::Uuid;
 
 use beginnings::Beginnings;
-use deployments::{DeploymentStore, GenerationStore, WriteBarrier};
+use deployments::{DeploymentStore, GenerationStore};
 use diff::Snapshot;
+pub use error::StoreError;
 use event_ids::EventIds;
 pub use fault::{Outage, Setup};
 use projector_config as config;
 use projector_core::awaited::{AwaitedRow, RowId};
 use projector_core::batch::BatchLimits;
-use projector_core::checkpoint::{Checkpoint, partitions_text};
+use projector_core::checkpoint::Checkpoint;
 use projector_core::duplicate::{Duplicate, EventId, Known, Remembered};
 use projector_core::event::{Event, Partition, Position};
-use projector_core::event_failure::{DatabaseRefusal, Failure};
-use projector_core::failure::{Blocker, FailureKind, Response};
+use projector_core::event_failure::Failure;
+use projector_core::failure::Blocker;
 use projector_core::ordering::{Blocked, KeyId};
-use projector_core::refusal::Refusal;
 use projector_core::topics::TopicMapping;
+pub use write_barrier::WriteBarrier;
 
 use identity::Identities;
 use moves::Moves;
@@ -329,43 +332,13 @@ impl Writes<'_> {
                 self.shifts().is_none() && !self.advances.iter().any(beyond)
             }
         };
-        if is_within { Ok(()) } else { Err(StoreError::Held(barrier.clone())) }
+        if is_within { Ok(()) } else { Err(StoreError::WriteBarrier(barrier.clone())) }
     }
 
     /// How events are counted anew, where the batch is of events that were kept.
     fn shifts(&self) -> Option<&[(Partition, OutcomeCounts)]> {
         let release = self.release.as_ref().map(|release| &release.shifts[..]);
         release.or(self.lone.as_ref().map(|lone| &lone.shifts[..]))
-    }
-}
-
-/// How a generation stands when a batch begins.
-struct Admission {
-    active_digest: String,
-    paused: Option<String>,
-    any_blocked: bool,
-    is_held: bool,
-    hold_at: Option<String>,
-}
-
-from_row! { Admission { active_digest, paused, any_blocked, is_held, hold_at } }
-
-impl Admission {
-    /// Whether a batch of this component may begin: then, whether any key is blocked, and how far it may go.
-    /// Whoever only looks need not be the active one.
-    fn of(found: Option<Self>, digest: &str, only_to_look: bool) -> Result<(bool, WriteBarrier), StoreError> {
-        let gone = || StoreError::Inactive("none, as the generation is gone".into());
-        let Admission { active_digest, paused, any_blocked, is_held, hold_at } = found.ok_or_else(gone)?;
-        if active_digest != *digest && !only_to_look {
-            return Err(StoreError::Inactive(active_digest));
-        }
-        if let Some(reason) = paused {
-            return Err(StoreError::Paused(reason));
-        }
-        match WriteBarrier::from_row(is_held, hold_at.as_deref())? {
-            WriteBarrier::Closed => Err(StoreError::Held(WriteBarrier::Closed)),
-            barrier => Ok((any_blocked, barrier)),
-        }
     }
 }
 
@@ -478,81 +451,6 @@ pub struct StatementCount {
     pub changes: i64,
     /// Rows that they touched.
     pub rows: i64,
-}
-
-/// Why the store did not do what it was asked. What follows is in one place: the pipeline's `settle`.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// Gone, full, read-only, locked, in a deadlock: it may well work later.
-    #[error("{}{}", if .0.is_contention() { "" } else { "the database is not available: " }, .0)]
-    Unavailable(Outage),
-    /// The configuration, the database or a right in it keeps the host from it, until a person changes that.
-    #[error("{0}")]
-    Setup(Setup),
-    /// Another host moved these checkpoints.
-    #[error("the checkpoint moved: {}", partitions_text(.0))]
-    CheckpointMoved(Vec<Partition>),
-    /// Another component is the active one.
-    #[error("component {0} is the active one")]
-    Inactive(String),
-    /// An operator paused the projection.
-    #[error("{0}")]
-    Paused(String),
-    /// Batches are kept from going beyond these offsets for some seconds, or from being written at all.
-    #[error("its checkpoints are held for a moment, to be compared")]
-    Held(WriteBarrier),
-    /// This event's changes are refused, given that those of the events before it stand.
-    #[error("{rejection}")]
-    Rejected { event: usize, rejection: Rejection },
-    /// Some event of the batch has values that the database refuses.
-    #[error("the database refuses a value: {0}")]
-    Data(DatabaseRefusal),
-    /// The tables are not as the host made them.
-    #[error("the tables were changed by hand: {0}")]
-    Drift(String),
-    /// The brokers were to be asked, and did not answer.
-    #[error("{0}")]
-    Brokers(String),
-    /// The database is a copy of the one that the store was made in, or that one was moved.
-    #[error("{0}")]
-    Copied(String),
-    /// The store works, and what was asked for is not allowed as things are.
-    #[error("{0}")]
-    Refused(#[from] Refusal),
-    /// The store itself cannot be used as it is; the message says what to do.
-    #[error("{0}")]
-    Unusable(String),
-}
-
-impl StoreError {
-    /// What a stored row has is not what the host wrote.
-    fn drift(error: sqlx::Error) -> Self {
-        StoreError::Drift(fault::to_text(&error))
-    }
-
-    pub fn kind(&self) -> FailureKind {
-        match self {
-            StoreError::Unavailable(outage) => outage.kind,
-            StoreError::Setup(_) => FailureKind::DatabaseSetup,
-            StoreError::CheckpointMoved(_) => FailureKind::Fenced,
-            StoreError::Inactive(_) => FailureKind::Superseded,
-            StoreError::Paused(_) => FailureKind::Operator,
-            StoreError::Rejected { .. } | StoreError::Data(_) => FailureKind::Refused,
-            StoreError::Drift(_) => FailureKind::Drift,
-            StoreError::Held(_) => FailureKind::Held,
-            StoreError::Brokers(_) => FailureKind::Brokers,
-            StoreError::Copied(_) => FailureKind::Copied,
-            StoreError::Refused(_) | StoreError::Unusable(_) => FailureKind::Store,
-        }
-    }
-
-    /// What it is where it is tried again until it is mended: as a store is opened, or a file offered.
-    pub fn blocker(&self) -> FailureKind {
-        match self.kind() {
-            kind if kind.response() == Response::Retry => kind,
-            _ => FailureKind::DatabaseSetup,
-        }
-    }
 }
 
 /// What a store is kept in.

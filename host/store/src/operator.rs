@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value as Json;
 
 use super::StoreError;
-use super::deployments::WriteBarrier;
 pub use super::requester::Requester;
+use crate::write_barrier::WriteBarrier;
 use projector_core::awaited::AwaitedRow;
 use projector_core::counters::{OutcomeCounts, add};
 use projector_core::event::{Event, Header, Partition, Position, as_json};
@@ -460,69 +460,6 @@ pub(super) fn verdicts(done: Vec<(i64, Option<String>)>) -> BTreeMap<i64, Operat
 /// What came of an operation whose generation is removed before it was done.
 pub(super) fn gone() -> String {
     serde_json::to_string(&OperationResult::of("gone")).expect("a verdict is plain data")
-}
-
-/// A generation and an open operation of it, if there is one.
-pub(super) struct ControlRow {
-    id: i64,
-    projection: String,
-    number: i32,
-    table_schema: String,
-    role: String,
-    active_digest: String,
-    on_trial_against: Option<String>,
-    is_stopped: bool,
-    paused: Option<String>,
-    resumes: i64,
-    is_held: bool,
-    hold_at: Option<String>,
-    any_ready: bool,
-    operation: Option<i64>,
-    action: Option<String>,
-    topic: Option<String>,
-    partition: Option<i32>,
-}
-
-from_row! {
-    ControlRow {
-        id, projection, number, table_schema, role, active_digest, on_trial_against, is_stopped, paused,
-        resumes, is_held, hold_at, any_ready, operation, action, topic, partition
-    }
-}
-
-/// What is wanted of each generation, in the order of the rows; operations stay in theirs.
-pub(super) fn generation_controls(rows: Vec<ControlRow>) -> Result<Vec<GenerationControl>, StoreError> {
-    let mut control: Vec<GenerationControl> = Vec::new();
-    for row in rows {
-        // What only a later host knows of is left to it.
-        let Some(role) = Role::from_word(&row.role) else { continue };
-        if control.last().is_none_or(|last| last.generation.id != row.id) {
-            control.push(GenerationControl {
-                generation: Generation {
-                    id: row.id,
-                    projection: row.projection,
-                    number: row.number,
-                    schema: row.table_schema,
-                },
-                role,
-                active: row.active_digest,
-                on_trial_against: row.on_trial_against,
-                stopped: row.is_stopped,
-                paused: row.paused,
-                resumes: row.resumes,
-                barrier: WriteBarrier::from_row(row.is_held, row.hold_at.as_deref())?,
-                any_ready: row.any_ready,
-                open: Vec::new(),
-            });
-        }
-        let Some(action) = row.action.as_deref().and_then(DeadLetterAction::from_word) else { continue };
-        if let (Some(last), Some(id), Some(topic), Some(partition)) =
-            (control.last_mut(), row.operation, row.topic, row.partition)
-        {
-            last.open.push(OpenOperation { id, action, partition: Partition::new(topic, partition) });
-        }
-    }
-    Ok(control)
 }
 
 /// A kept event, and the code that it is counted by.

@@ -7,7 +7,7 @@ use projector_core::checkpoint::{Beginning, Offsets};
 use projector_core::deployment::Origin;
 use projector_core::generation::{GenerationStatus, Role};
 use projector_core::refusal::Refusal;
-use projector_store::deployments::WriteBarrier;
+use projector_store::WriteBarrier;
 use projector_store::operator::Requester;
 use projector_store::{Store, StoreError};
 use serde_json::{Value as Json, json};
@@ -144,11 +144,14 @@ async fn a_hold_is_its_holders_and_ends_by_itself(home: Home) -> Result<()> {
     assert!(store.raise_barrier(&held, one, None, long).await?);
     assert!(!store.raise_barrier(&held, other, None, long).await?);
     store.release_barrier(&held, other).await?;
-    assert!(matches!(live.write(&[vec![]]).await, Err(StoreError::Held(WriteBarrier::Closed))));
+    assert!(matches!(live.write(&[vec![]]).await, Err(StoreError::WriteBarrier(WriteBarrier::Closed))));
     // Up to an offset.
     let at = Offsets::from([(partition(), 1)]);
     assert!(store.raise_barrier(&held, one, Some(&at), long).await?);
-    assert!(matches!(live.write(&[vec![], vec![]]).await, Err(StoreError::Held(WriteBarrier::UpTo(_)))));
+    assert!(matches!(
+        live.write(&[vec![], vec![]]).await,
+        Err(StoreError::WriteBarrier(WriteBarrier::UpTo(_)))
+    ));
     live.write(&[vec![]]).await?;
     // Whoever holds and dies keeps nobody waiting for long.
     assert!(store.raise_barrier(&held, one, None, Duration::ZERO).await?);

@@ -3,14 +3,15 @@
 use async_trait::async_trait;
 use projector_core::counters::{OutcomeCounts, add};
 use projector_core::event::Partition;
-use projector_core::generation::Generation;
+use projector_core::generation::{Generation, Role};
 
 use super::operations::{self, DoneOperation, record};
+use super::write_barrier::BarrierRow;
 use super::{Database, Session, recount};
 use crate::StoreError;
 use crate::operator::{
-    ControlRow, ControlStore, GenerationControl, HEARD_AT_ONCE, Operation, Requester, Skipped,
-    generation_controls,
+    ControlStore, DeadLetterAction, GenerationControl, HEARD_AT_ONCE, OpenOperation, Operation, Requester,
+    Skipped,
 };
 
 #[async_trait]
@@ -23,7 +24,7 @@ impl<D: Database> ControlStore for D {
                 from projector.deployment d where d.projection = g.projection and d.generation = g.number
                   and d.state = 'done' and d.digest is not null order by d.id desc limit 1) as on_trial_against,
                (p.stopped is not null or g.backfilling) as is_stopped, g.paused, g.resumes,
-               coalesce(g.hold_until > now(), false) as is_held, cast(g.hold_at as text) as hold_at,
+               coalesce(g.hold_until > now(), false) as is_raised, cast(g.hold_at as text) as up_to,
                {} as any_ready,
                o.id as operation, o.action, o.topic, o.partition
              from projector.generation g join projector.projection p on p.name = g.projection
@@ -107,4 +108,82 @@ impl<D: Database> ControlStore for D {
     async fn operations(&self, projection: Option<&str>, most: i64) -> Result<Vec<Operation>, StoreError> {
         operations::operations(&mut *self.held().await?, projection, most).await
     }
+}
+
+/// A generation, and one of its open operations, if there is one.
+struct ControlRow {
+    generation: GenerationRow,
+    barrier: BarrierRow,
+    operation: OperationRow,
+    role: String,
+    active_digest: String,
+    on_trial_against: Option<String>,
+    is_stopped: bool,
+    paused: Option<String>,
+    resumes: i64,
+    any_ready: bool,
+}
+
+from_row! {
+    ControlRow {
+        ..generation, ..barrier, ..operation, role, active_digest, on_trial_against, is_stopped, paused, resumes,
+        any_ready
+    }
+}
+
+/// Which generation.
+struct GenerationRow {
+    id: i64,
+    projection: String,
+    number: i32,
+    table_schema: String,
+}
+
+from_row! { GenerationRow { id, projection, number, table_schema } }
+
+/// An open operation. Nothing, in the row of a generation that has none.
+struct OperationRow {
+    operation: Option<i64>,
+    action: Option<String>,
+    topic: Option<String>,
+    partition: Option<i32>,
+}
+
+from_row! { OperationRow { operation, action, topic, partition } }
+
+impl OperationRow {
+    /// `None` as well for an action that only a newer host knows: such a host does it.
+    fn open(self) -> Option<OpenOperation> {
+        let action = DeadLetterAction::from_word(self.action.as_deref()?)?;
+        let partition = Partition::new(self.topic?, self.partition?);
+        Some(OpenOperation { id: self.operation?, action, partition })
+    }
+}
+
+/// The control state of each generation, in the order of the rows, with its operations in their order.
+fn generation_controls(rows: Vec<ControlRow>) -> Result<Vec<GenerationControl>, StoreError> {
+    let mut controls: Vec<GenerationControl> = Vec::new();
+    for row in rows {
+        // A role that only a newer host knows: such a host runs the generation.
+        let Some(role) = Role::from_word(&row.role) else { continue };
+        let GenerationRow { id, projection, number, table_schema } = row.generation;
+        if controls.last().is_none_or(|last| last.generation.id != id) {
+            controls.push(GenerationControl {
+                generation: Generation { id, projection, number, schema: table_schema },
+                role,
+                active: row.active_digest,
+                on_trial_against: row.on_trial_against,
+                stopped: row.is_stopped,
+                paused: row.paused,
+                resumes: row.resumes,
+                barrier: row.barrier.barrier()?,
+                any_ready: row.any_ready,
+                open: Vec::new(),
+            });
+        }
+        if let (Some(last), Some(operation)) = (controls.last_mut(), row.operation.open()) {
+            last.open.push(operation);
+        }
+    }
+    Ok(controls)
 }

@@ -6,6 +6,7 @@
 //!
 //! In SQLite, a table `projector.x` is `projector_x`, and a time is a number of microseconds since 1970.
 
+mod admission;
 mod beginnings;
 mod control;
 mod counters;
@@ -16,6 +17,9 @@ pub(super) mod operations;
 mod overview;
 mod retention;
 mod session;
+mod write_barrier;
 
+pub(super) use admission::Admission;
 pub(super) use counters::{adjust_counters, recount};
 pub(super) use session::{Argument, Database, Session, Stored};
+pub(super) use write_barrier::offsets_json;

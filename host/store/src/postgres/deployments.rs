@@ -25,10 +25,11 @@ use super::waits::try_all;
 use super::{ADVISORY_CLASS, BEGIN, Postgres, fence, lock_holder, make_schema, old_snapshots};
 use crate::deployments::{
     self, DeploymentStore as _, GenerationStore, Promoted, next_views, no_step_back, promotable,
-    retirable_views, retired_views, vector_json, views_json,
+    retirable_views, retired_views, views_json,
 };
 use crate::foreign::{Readers, none_goes_along, to_text};
 use crate::host_tables::deployments::{Entry, behind, standings};
+use crate::host_tables::offsets_json;
 use crate::host_tables::operations::{keep_operations, record_removal};
 use crate::names::quote;
 use crate::requester::Requester;
@@ -172,7 +173,7 @@ impl GenerationStore for Postgres {
         .bind(generations)
         .bind(by)
         .bind(time.as_secs_f64())
-        .bind(at.map(vector_json))
+        .bind(at.map(offsets_json))
         .execute(&mut *tx)
         .await
         .map_err(classify)?;

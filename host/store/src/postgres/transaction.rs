@@ -26,12 +26,11 @@ use super::statements::Statements;
 use super::tables;
 use super::values::{self, Timestamp};
 use super::{ADVISORY_CLASS, FENCE_CLASS, ROWS_CLASS};
-use crate::deployments::WriteBarrier;
 use crate::finding::{Budget, Finding, MOST_ROWS};
-use crate::host_tables::adjust_counters;
+use crate::host_tables::{Admission, adjust_counters};
 use crate::operator::{ClaimedOperation, LoneDeadLetter};
 use crate::waits::ReadyEvent;
-use crate::{Admission, Advance, StoreError, Transaction, WriteTarget, Writes};
+use crate::{Advance, StoreError, Transaction, WriteBarrier, WriteTarget, Writes};
 
 pub(super) struct PostgresTransaction {
     pub(super) tx: Tx,
@@ -64,7 +63,7 @@ pub(super) async fn begin(
     let found: Option<Admission> = sqlx::query_as(
         "select g.active_digest, g.paused,
            exists (select from projector.blocked_key b where b.generation_id = g.id) as any_blocked,
-           coalesce(g.hold_until > now(), false) as is_held, g.hold_at::text as hold_at
+           coalesce(g.hold_until > now(), false) as is_raised, g.hold_at::text as up_to
          from projector.generation g where g.id = $1",
     )
     .bind(generation)

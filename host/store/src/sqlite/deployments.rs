@@ -22,10 +22,11 @@ use super::waits::try_all;
 use super::{Sqlite, tables};
 use crate::deployments::{
     self, DeploymentStore as _, GenerationStore, Promoted, next_views, no_step_back, promotable,
-    retirable_views, retired_views, vector_json, views_json,
+    retirable_views, retired_views, views_json,
 };
 use crate::foreign::{Readers, none_goes_along, to_text};
 use crate::host_tables::deployments::{Entry, behind, standings};
+use crate::host_tables::offsets_json;
 use crate::host_tables::operations::{keep_operations, record_removal};
 use crate::requester::Requester;
 use crate::{Installed, StoreError};
@@ -124,7 +125,7 @@ impl GenerationStore for Sqlite {
             .bind(generation)
             .bind(by)
             .bind(time.as_micros() as i64)
-            .bind(at.map(vector_json))
+            .bind(at.map(offsets_json))
             .execute(&mut *tx)
             .await
             .map_err(classify)?;

@@ -17,12 +17,11 @@ use sqlx::sqlite::SqlitePool;
 use super::errors::classify;
 use super::now_micros;
 use super::rows::{Stored, Writer};
-use crate::deployments::WriteBarrier;
 use crate::finding::{Budget, Finding};
-use crate::host_tables::adjust_counters;
+use crate::host_tables::{Admission, adjust_counters};
 use crate::operator::{ClaimedOperation, LoneDeadLetter};
 use crate::waits::ReadyEvent;
-use crate::{Admission, Advance, StoreError, Transaction, WriteTarget, Writes};
+use crate::{Advance, StoreError, Transaction, WriteBarrier, WriteTarget, Writes};
 
 pub(super) struct SqliteTransaction {
     pub(super) tx: sqlx::Transaction<'static, sqlx::Sqlite>,
@@ -43,7 +42,7 @@ pub(super) async fn begin(
     let found: Option<Admission> = sqlx::query_as(
         "select g.active_digest, g.paused,
            exists (select 1 from projector_blocked_key b where b.generation_id = g.id) as any_blocked,
-           coalesce(g.hold_until > ?2, 0) as is_held, g.hold_at
+           coalesce(g.hold_until > ?2, 0) as is_raised, g.hold_at as up_to
          from projector_generation g where g.id = ?1",
     )
     .bind(deployment.generation.id)
