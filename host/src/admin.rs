@@ -19,7 +19,9 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 use projector_config::{Config, May};
 use projector_core::event::Partition;
-use projector_store::operator::{DeadLetterAction, Filter, Requester};
+use projector_store::Requester;
+use projector_store::dead_letters::DeadLetterFilter;
+use projector_store::operations::DeadLetterAction;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -302,13 +304,13 @@ async fn letters(
     Path(name): Path<String>,
     Query(select): Query<Select>,
 ) -> Answer<impl Serialize> {
-    let filter = Filter {
+    let filter = DeadLetterFilter {
         projection: Some(name),
         kind: select.kind,
         code: select.code,
         key: select.key.map(String::into_bytes),
         most: select.limit.unwrap_or(100).min(MOST_LETTERS).into(),
-        ..Filter::default()
+        ..DeadLetterFilter::default()
     };
     let _turn = admin.turn().await;
     Ok(Json(dead_letters::list(&admin.config, &filter).await?))
@@ -369,7 +371,12 @@ impl Admin {
         dry_run: bool,
         asked: Requester,
     ) -> Answer<Vec<dead_letters::Done>> {
-        let filter = Filter { projection: Some(name.clone()), ids: vec![id], most: 1, ..Filter::default() };
+        let filter = DeadLetterFilter {
+            projection: Some(name.clone()),
+            ids: vec![id],
+            most: 1,
+            ..DeadLetterFilter::default()
+        };
         let request = dead_letters::Request { action, filter, dry_run, asked, timeout: PATIENCE };
         let _turn = self.waiting.acquire().await.expect("the semaphore is never closed");
         Ok(Json(dead_letters::request(&self.config, &name, &request, &|_, _| {}).await?))

@@ -17,7 +17,7 @@ use std::time::Duration;
 use projector_core::generation::{Generation, Role};
 use projector_kafka::{MergeOrder, Merging};
 use projector_model::{Contract, order};
-use projector_store::{CatchUp, CatchingUp, Progress, Store, StoreError};
+use projector_store::{CatchUp, CatchUpProgress, CatchingUp, Store, StoreError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -101,7 +101,7 @@ pub async fn wait_for_turn(
     stop: &CancellationToken,
 ) -> Result<Option<CatchingUp>, StoreError> {
     let projection = &generation.projection;
-    let mut last: Option<(Progress, Instant)> = None;
+    let mut last: Option<(CatchUpProgress, Instant)> = None;
     while !stop.is_cancelled() {
         let progress = match store.catch_up(generation, alone).await? {
             CatchUp::Done => return Ok(None),
@@ -124,7 +124,7 @@ pub async fn wait_for_turn(
                 );
                 last = Some((progress, Instant::now()));
             }
-            Some((seen, since)) if progress.is_getting_on_since(seen) => {
+            Some((seen, since)) if progress.has_progressed_since(seen) => {
                 (*seen, *since) = (progress, Instant::now());
             }
             Some((_, since)) if since.elapsed() > patience => {

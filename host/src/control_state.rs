@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use projector_core::failure::{Blocker, FailureKind};
 use projector_core::member_ids::MemberIds;
+use projector_store::control::GenerationControl;
 use projector_store::deployments::OpenDeployment;
-use projector_store::operator::GenerationControl;
 use projector_store::{Store, StoreError};
 use tokio::sync::watch;
 use uuid::Uuid;

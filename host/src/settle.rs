@@ -279,7 +279,7 @@ impl Settler {
         if writes.dead.is_empty() && writes.parked.is_empty() {
             return Ok(());
         }
-        let (dead, parked) = tx.waiting().await?;
+        let (dead, parked) = tx.failed_and_waiting().await?;
         let (dead, parked) = (dead + writes.dead.len() as i64, parked + writes.parked.len() as i64);
         self.failures.check_room(dead, parked).map_err(ProjectError::Blocker)
     }
@@ -316,11 +316,11 @@ pub fn advances(
             partition: position.partition.clone(),
             expected: checkpoint(&position.partition),
             next: 0,
-            books: OutcomeCounts::default(),
+            counts: OutcomeCounts::default(),
         });
         advance.next = position.offset + 1;
         if let Some(outcome) = outcomes.get(at) {
-            advance.books.count(outcome);
+            advance.counts.count(outcome);
         }
     }
     advances.into_values().collect()

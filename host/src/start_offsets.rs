@@ -14,7 +14,7 @@ use projector_core::event::Partition;
 use projector_core::topics::TopicMapping;
 use projector_kafka::{KafkaAdmin, LogError};
 use projector_model::nearest;
-use projector_store::beginnings::EarlierStarts;
+use projector_store::checkpoints::EarlierStarts;
 
 /// The configured start of a projection.
 #[derive(Debug, Clone)]

@@ -149,12 +149,13 @@ impl Operations {
         }
         let mut table = Listing::new(["when", "who", "projection", "request", "reason", "result"]);
         for operation in &operations {
-            let place = match (&operation.dead_letter, &operation.topic, operation.partition) {
+            let target = &operation.target;
+            let place = match (&target.dead_letter, &target.topic, target.partition) {
                 (Some(letter), ..) => format!(" {letter}"),
                 (None, Some(topic), Some(partition)) => format!(" {topic}/{partition}"),
                 _ => String::new(),
             };
-            let verdict = match (&operation.verdict, operation.done_at) {
+            let verdict = match (&operation.result, operation.done_at) {
                 (Some(verdict), _) => verdict.to_string(),
                 (None, Some(_)) => "done".to_owned(),
                 (None, None) => "open".to_owned(),

@@ -218,7 +218,7 @@ fn print_outcome(output: Output, outcome: &Outcome) -> Result<(), CliError> {
             let version = deployed.version.as_deref().unwrap_or("?");
             let generation = deployed.generation.unwrap_or_default();
             let verdict =
-                deployed.verdict.as_ref().map(|verdict| format!(" ({verdict})")).unwrap_or_default();
+                deployed.decision.result.as_ref().map(|verdict| format!(" ({verdict})")).unwrap_or_default();
             match (outcome.role, &outcome.trial) {
                 (Some(role @ (Role::Building | Role::Warm)), _) => {
                     let role = role.as_str();
@@ -256,17 +256,17 @@ impl History {
             let digest = deployed.digest.as_deref().unwrap_or_default();
             let version = deployed.version.as_deref().unwrap_or_default();
             let start = deployed.start.as_ref().map(|start| format!("began at: {start}"));
-            let words: Vec<&str> = [&deployed.reason, &deployed.verdict, &start]
+            let words: Vec<&str> = [&deployed.request.reason, &deployed.decision.result, &start]
                 .into_iter()
                 .filter_map(|words| words.as_deref())
                 .collect();
             table.row([
-                when(deployed.asked_at),
-                deployed.asked_by.clone(),
+                when(deployed.request.asked_at),
+                deployed.request.asked_by.clone(),
                 deployed.action.clone(),
                 format!("{version} {}", digest.get(..12).unwrap_or(digest)),
                 deployed.generation.map(|number| number.to_string()).unwrap_or_default(),
-                deployed.state.clone(),
+                deployed.decision.state.clone(),
                 words.join("; "),
             ]);
         }

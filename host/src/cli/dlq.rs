@@ -9,7 +9,8 @@ use clap::Subcommand;
 use humantime_serde::re::humantime;
 use projector_core::event::as_json;
 use projector_core::instant::to_seconds as when;
-use projector_store::operator::{DeadLetterAction, DeadLetterRecord, Filter};
+use projector_store::dead_letters::{DeadLetterFilter, DeadLetterRecord};
+use projector_store::operations::DeadLetterAction;
 use serde_json::Value as Json;
 
 use super::payload::{SHOWN_BYTES, SHOWN_CHARACTERS, escaped, text};
@@ -206,12 +207,12 @@ impl List {
                 letter.id.to_string(),
                 letter.projection.clone(),
                 position(letter),
-                letter.key.as_deref().map_or("-".into(), |key| bounded(&plain(&as_json(key)), 30)),
-                format!("{} ({})", letter.kind, letter.code),
-                bounded(letter.detail.lines().next().unwrap_or_default(), 60),
-                letter.attempts.to_string(),
+                letter.event.key.as_deref().map_or("-".into(), |key| bounded(&plain(&as_json(key)), 30)),
+                format!("{} ({})", letter.failure.kind, letter.failure.code),
+                bounded(letter.failure.detail.lines().next().unwrap_or_default(), 60),
+                letter.attempt.attempts.to_string(),
                 letter.parked.map_or("-".into(), |parked| parked.to_string()),
-                when(letter.died_at),
+                when(letter.attempt.died_at),
             ]);
         }
         table.print();
@@ -237,23 +238,28 @@ impl Show {
         out!("dead letter {} of {} (generation {})", letter.id, letter.projection, letter.generation);
         let line = |name: &str, text: String| out!("  {name:<10} {text}");
         let recorded =
-            letter.timestamp_ms.map_or("without a time".into(), |ms| when(ms.saturating_mul(1_000)));
+            letter.event.timestamp_ms.map_or("without a time".into(), |ms| when(ms.saturating_mul(1_000)));
         line("event", format!("{}, recorded {recorded}", position(&letter)));
-        line("key", letter.key.as_deref().map_or("none".into(), |key| short(&raw(&as_json(key)))));
-        line("failed", format!("{} ({}): {}", letter.kind, letter.code, short(&letter.detail)));
+        line("key", letter.event.key.as_deref().map_or("none".into(), |key| short(&raw(&as_json(key)))));
+        line(
+            "failed",
+            format!("{} ({}): {}", letter.failure.kind, letter.failure.code, short(&letter.failure.detail)),
+        );
         line(
             "in",
             format!(
                 "version {} ({}), {}; tried {} times",
-                letter.version,
-                &letter.digest[..12.min(letter.digest.len())],
-                when(letter.died_at),
-                letter.attempts
+                letter.attempt.version,
+                &letter.attempt.digest[..12.min(letter.attempt.digest.len())],
+                when(letter.attempt.died_at),
+                letter.attempt.attempts
             ),
         );
-        for (name, said) in
-            [("table", &letter.table), ("column", &letter.column), ("constraint", &letter.constraint)]
-        {
+        for (name, said) in [
+            ("table", &letter.failure.table),
+            ("column", &letter.failure.column),
+            ("constraint", &letter.failure.constraint),
+        ] {
             if let Some(said) = said {
                 line(name, said.clone());
             }
@@ -265,20 +271,20 @@ impl Show {
         if let Some(advice) = advice {
             line("what to do", advice.to_owned());
         }
-        for header in letter.headers.as_array().into_iter().flatten() {
+        for header in letter.content.headers.as_array().into_iter().flatten() {
             line("header", format!("{} = {}", short(&raw(&header["name"])), short(&raw(&header["value"]))));
         }
-        if let Some(backtrace) = &letter.backtrace {
+        if let Some(backtrace) = &letter.failure.backtrace {
             out!("\n{}", escaped(backtrace.trim_end()));
         }
         self.payload(&letter)
     }
 
     fn payload(&self, letter: &DeadLetterRecord) -> Result<(), CliError> {
-        let Some(payload) = &letter.payload else {
+        let Some(payload) = &letter.content.payload else {
             out!(
                 "\n{}",
-                match letter.oversize_bytes {
+                match letter.content.oversize_bytes {
                     Some(bytes) => format!(
                         "no payload stored: its {bytes} bytes are too large, and only the log has them"
                     ),
@@ -326,7 +332,7 @@ impl Which {
         let config = config.load()?;
         let asked = asked.with_reason(reason);
         let filter = self.selection.filter(Some(self.projection.clone()), i64::MAX);
-        let filter = Filter { ids: self.ids, ..filter };
+        let filter = DeadLetterFilter { ids: self.ids, ..filter };
         let text = self.output == Output::Text;
         let progress = |done: usize, all: usize| {
             if text && all > 1 {
@@ -389,7 +395,7 @@ impl Erase {
 }
 
 fn position(letter: &DeadLetterRecord) -> String {
-    format!("{}/{}@{}", letter.topic, letter.partition, letter.offset)
+    format!("{}/{}@{}", letter.event.topic, letter.event.partition, letter.event.offset)
 }
 
 /// Text fit for a terminal, of a bounded length; everything else as JSON.

@@ -26,7 +26,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use miette::Report;
 use projector_config::{Config, ConfigError};
 use projector_sandbox::compile;
-use projector_store::operator::Requester;
+use projector_store::Requester;
 
 use crate::operations::OperationError;
 use terminal::{note, out};

@@ -29,7 +29,7 @@ pub(super) async fn watch(
     let (mut last_answer, mut unanswered, mut failed) = (None, 0, 0);
     loop {
         sleep(INTERVAL).await;
-        let Some(now) = store.upgrade().map(|store| store.heard()) else { return };
+        let Some(now) = store.upgrade().map(|store| store.answer_count()) else { return };
         let failure = failure.borrow().clone();
         let answers = now.is_none() || std::mem::replace(&mut last_answer, now) != now;
         unanswered = if answers { 0 } else { unanswered + 1 };

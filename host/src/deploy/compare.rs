@@ -115,7 +115,7 @@ async fn snapshot_in_one_barrier(
         raised => raised?,
     }
     failpoint::reached(failpoint::HELD, &old.generation.projection);
-    let (at_old, at_new) = (store.vector(both[0]).await?, store.vector(both[1]).await?);
+    let (at_old, at_new) = (store.offsets(both[0]).await?, store.offsets(both[1]).await?);
     let target = meeting(&at_old, &at_new);
     let is_at_target = |vector: &Offsets| distance(vector, &target) == 0;
     if !(is_at_target(&at_old) && is_at_target(&at_new)) {
@@ -145,7 +145,7 @@ async fn await_progress(
     let began = Instant::now();
     let mut before: Option<[i64; 2]> = None;
     loop {
-        let vectors = [store.vector(old.generation.id).await?, store.vector(new.generation.id).await?];
+        let vectors = [store.offsets(old.generation.id).await?, store.offsets(new.generation.id).await?];
         let target = meeting(&vectors[0], &vectors[1]);
         let apart = [&vectors[0], &vectors[1]].map(|vector| distance(vector, &target));
         let sum: i64 = apart.iter().sum();

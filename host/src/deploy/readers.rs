@@ -9,7 +9,7 @@ use projector_core::generation::GenerationStatus;
 use projector_core::layout::Layout;
 use projector_core::refusal::first_of;
 use projector_core::views::ViewSet;
-use projector_store::foreign::Readers;
+use projector_store::readers::Readers;
 use projector_store::{Store, StoreError};
 use serde::Serialize;
 

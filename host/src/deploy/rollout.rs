@@ -60,7 +60,7 @@ pub async fn advance(
 ) -> Result<bool, StoreError> {
     let Some(mine) = open.hosts.iter().find(|report| report.host == host) else { return Ok(false) };
     let (projection, digest) = (&*open.projection, &*open.digest);
-    if mine.said.is_none() {
+    if mine.answer.is_none() {
         let refusal = match versions.of(&**store, projection, digest).await {
             Ok(_) => None,
             Err(VersionError::Store(error)) if error.kind().response() == Response::Retry => {
@@ -79,13 +79,13 @@ pub async fn advance(
         store.report(open.id, host, refusal.as_deref()).await?;
         return Ok(true);
     }
-    if open.hosts.iter().any(|report| report.said.is_none()) {
+    if open.hosts.iter().any(|report| report.answer.is_none()) {
         return Ok(false);
     }
     let refusals: Vec<String> = open
         .hosts
         .iter()
-        .filter_map(|report| match &report.said {
+        .filter_map(|report| match &report.answer {
             Some(Err(refusal)) => Some(format!("{}: {refusal}", report.name)),
             _ => None,
         })

@@ -10,9 +10,8 @@ use projector_core::event::Partition;
 use projector_core::generation::Role;
 use projector_kafka::{GroupMember, KafkaAdmin};
 use projector_model::names;
-use projector_store::identity::{self, Adoption, DatabaseIdentity};
-use projector_store::operator::Requester;
-use projector_store::{self as store, Store};
+use projector_store::identity::{Adoption, DatabaseIdentity};
+use projector_store::{self as store, Requester, Store, identity};
 use serde::Serialize;
 use uuid::Uuid;
 

@@ -5,7 +5,9 @@ use projector_core::checkpoint::Watermarks;
 use projector_core::event::Partition;
 use projector_core::generation::Role;
 use projector_kafka::KafkaAdmin;
-use projector_store::operator::{Operation, Requester, Skipped};
+use projector_store::Requester;
+use projector_store::control::Skipped;
+use projector_store::operations::Operation;
 
 use super::{OperationError, generations, used_stores, with_store};
 

@@ -11,10 +11,9 @@ use projector_config::Config;
 use projector_core::failure::FailureKind;
 use projector_core::ordering::KeyId;
 use projector_model::Descriptor;
-use projector_store::Store;
-use projector_store::operator::{
-    DeadLetterAction, DeadLetterRecord, Filter, NewOperations, OperationResult, Requester,
-};
+use projector_store::dead_letters::{DeadLetterFilter, DeadLetterRecord};
+use projector_store::operations::{DeadLetterAction, NewOperations, OperationResult};
+use projector_store::{Requester, Store};
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -33,7 +32,7 @@ pub struct DeadLetter {
 
 impl From<DeadLetterRecord> for DeadLetter {
     fn from(letter: DeadLetterRecord) -> Self {
-        let advice = FailureKind::from_word(&letter.kind).map(FailureKind::advice);
+        let advice = FailureKind::from_word(&letter.failure.kind).map(FailureKind::advice);
         Self { letter, advice }
     }
 }
@@ -46,7 +45,7 @@ pub async fn list(config: &Config, filter: &Filter) -> Result<Vec<DeadLetter>, O
         store.close().await;
         letters.extend(found?.into_iter().map(DeadLetter::from));
     }
-    letters.sort_by_key(|dead: &DeadLetter| dead.letter.died_at);
+    letters.sort_by_key(|dead: &DeadLetter| dead.letter.attempt.died_at);
     letters.truncate(usize::try_from(filter.most).unwrap_or(usize::MAX));
     Ok(letters)
 }
@@ -107,7 +106,7 @@ async fn request_in(
         action: request.action,
         dead_letters: letters.iter().map(|letter| letter.id).collect(),
         dry_run: request.dry_run,
-        asked: request.asked.clone(),
+        requester: request.asked.clone(),
     };
     let operations = store.ask(&new).await?;
     let ids = operations.values().copied().collect();
@@ -173,7 +172,8 @@ fn not_started(
             "{done} of {all} dead letters are done; no host started {withdrawn} others within {timeout:?}, and the request for these is withdrawn; {in_progress} are in progress, and hosts finish them without this command (`projector operations`)"
         ),
     };
-    let (first, topics) = (letters.first(), letters.iter().map(|letter| (&*letter.topic, letter.partition)));
+    let (first, topics) =
+        (letters.first(), letters.iter().map(|letter| (&*letter.event.topic, letter.event.partition)));
     let topics: BTreeSet<(&str, i32)> = topics.collect();
     let named: Vec<String> =
         topics.iter().take(3).map(|(topic, number)| format!("{topic}/{number}")).collect();
@@ -197,7 +197,7 @@ pub async fn erase(
         let overview = store.overview().await?;
         let descriptors = overview.iter().filter(|projection| projection.name == name);
         let ids: Vec<KeyId> = descriptors
-            .filter_map(|projection| Descriptor::from_json(&projection.descriptor).ok())
+            .filter_map(|projection| Descriptor::from_json(&projection.active.descriptor).ok())
             .filter_map(|descriptor| descriptor.check().ok())
             .flat_map(|contract| contract.topics)
             .flat_map(|topic| {
@@ -216,12 +216,12 @@ pub async fn erase(
 
 /// A dead letter with its payload.
 pub async fn show(config: &Config, name: &str, id: i64) -> Result<DeadLetter, OperationError> {
-    let filter = Filter {
+    let filter = DeadLetterFilter {
         projection: Some(name.to_owned()),
         ids: vec![id],
         whole: true,
         most: 1,
-        ..Filter::default()
+        ..DeadLetterFilter::default()
     };
     let find = with_store(config, name, |store, _| async move { Ok(store.dead_letters(&filter).await?) });
     find.await?.pop().map(DeadLetter::from).ok_or_else(|| OperationError::Usage {

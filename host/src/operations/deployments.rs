@@ -12,7 +12,7 @@ use projector_core::deployment::{DeploymentAction, Origin};
 use projector_core::generation::{GenerationStatus, Role};
 use projector_core::layout::Offered;
 use projector_kafka::KafkaAdmin;
-use projector_store::deployments::{Deployed, Proposal, Proposed};
+use projector_store::deployments::{DeploymentRecord, Proposal, Proposed};
 use projector_store::{self as store, Component, Store};
 use serde::Serialize;
 
@@ -32,7 +32,7 @@ const INTERVAL: Duration = Duration::from_millis(100);
 pub struct Outcome {
     pub projection: String,
     /// Absent if nothing had to be done.
-    pub deployment: Option<Deployed>,
+    pub deployment: Option<DeploymentRecord>,
     /// The role of the generation that has the version now.
     pub role: Option<Role>,
     /// Whether hosts may still revert the version.
@@ -45,7 +45,7 @@ pub struct Outcome {
 
 impl Outcome {
     /// The result of what needs no host.
-    fn at_once(name: &str, deployment: Option<Deployed>) -> Self {
+    fn at_once(name: &str, deployment: Option<DeploymentRecord>) -> Self {
         Self {
             projection: name.to_owned(),
             deployment,
@@ -106,7 +106,7 @@ impl Operations<'_> {
         let dropped = history.iter().position(|done| done.state == "done" && done.action == "drop");
         let history = &history[..dropped.unwrap_or(history.len())];
         let last = history.iter().find(|deployed| {
-            deployed.state == "done"
+            deployed.decision.state == "done"
                 && deployed.generation == Some(live.generation.number)
                 && matches!(deployed.action.as_str(), "deploy" | "promote" | "rollback" | "revert")
         });
@@ -145,8 +145,8 @@ impl Operations<'_> {
             };
             retired = format!("generation {newer}, which readers saw meanwhile, was retired, and ");
         }
-        let is_active = |deployed: &&Deployed| {
-            deployed.state == "done"
+        let is_active = |deployed: &&DeploymentRecord| {
+            deployed.decision.state == "done"
                 && deployed.action == "deploy"
                 && deployed.digest.as_ref() == Some(&live.active)
                 && deployed.generation == Some(live.generation.number)
@@ -203,7 +203,7 @@ impl Operations<'_> {
             },
             action,
             origin: Origin::Command,
-            asked: self.requester.clone(),
+            requester: self.requester.clone(),
             signer,
         };
         let id = match store.propose(&proposal).await? {
@@ -230,7 +230,7 @@ impl Operations<'_> {
         loop {
             let open = store.open_deployments().await?.into_iter().find(|open| open.id == id);
             let Some(open) = open else { break };
-            let silent: Vec<&str> = (open.hosts.iter().filter(|report| report.said.is_none()))
+            let silent: Vec<&str> = (open.hosts.iter().filter(|report| report.answer.is_none()))
                 .map(|report| &*report.name)
                 .collect();
             let text = match (open.hosts.is_empty(), silent.is_empty()) {
@@ -256,7 +256,7 @@ impl Operations<'_> {
         }
         let (mut hosts, mut refusals) = (Vec::new(), Vec::new());
         for report in store.reports(id).await? {
-            match report.said {
+            match report.answer {
                 Some(Err(refusal)) => refusals.push((report.name, refusal)),
                 _ => hosts.push(report.name),
             }
@@ -279,8 +279,8 @@ impl Operations<'_> {
             }
             Some(deployed) => Err(OperationError::Failed(format!(
                 "{}: {}",
-                deployed.state,
-                deployed.verdict.unwrap_or_default()
+                deployed.decision.state,
+                deployed.decision.result.unwrap_or_default()
             ))),
             None => Err(OperationError::Failed(format!("the projection {name} was dropped"))),
         }
@@ -342,19 +342,23 @@ async fn end_of_trial(
 /// The finding of the purity check for the deployment's version. `None`: it has found nothing.
 async fn impure(
     store: &dyn Store,
-    deployment: &Deployed,
+    deployment: &DeploymentRecord,
     name: &str,
 ) -> Result<Option<String>, OperationError> {
     let is_own = |projection: &store::Projection| {
         projection.name == name
             && Some(projection.generation) == deployment.generation
-            && Some(&projection.digest) == deployment.digest.as_ref()
+            && Some(&projection.active.digest) == deployment.digest.as_ref()
     };
     Ok(store.overview().await?.into_iter().find(is_own).and_then(|projection| projection.impure))
 }
 
 /// The deployments of a projection, newest first.
-pub async fn history(config: &Config, name: &str, most: i64) -> Result<Vec<Deployed>, OperationError> {
+pub async fn history(
+    config: &Config,
+    name: &str,
+    most: i64,
+) -> Result<Vec<DeploymentRecord>, OperationError> {
     let store = store::open_to_read(config.store_of(name)).await?;
     let history = store.history(name, most).await;
     store.close().await;

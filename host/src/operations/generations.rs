@@ -4,9 +4,8 @@ use projector_config::Config;
 use projector_core::deployment::Origin;
 use projector_core::generation::{GenerationStatus, Role};
 use projector_kafka::KafkaAdmin;
-use projector_store::Store;
 use projector_store::diff::{Diff, Expected};
-use projector_store::operator::Requester;
+use projector_store::{Requester, Store};
 use serde::Serialize;
 
 use super::{OperationError, with_store};

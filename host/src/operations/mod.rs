@@ -27,8 +27,7 @@ use std::time::Duration;
 
 use projector_config::Config;
 use projector_core::generation::{GenerationStatus, Role};
-use projector_store::operator::Requester;
-use projector_store::{self as store, Store};
+use projector_store::{self as store, Requester, Store};
 
 /// Operations that change which component or generation runs, with what all of them need.
 pub struct Operations<'a> {

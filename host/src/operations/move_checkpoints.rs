@@ -20,9 +20,8 @@ use projector_core::event::Partition;
 use projector_core::generation::GenerationStatus;
 use projector_core::topics::TopicMapping;
 use projector_kafka::KafkaAdmin;
-use projector_store::Store;
 use projector_store::moves::Move;
-use projector_store::operator::Requester;
+use projector_store::{Requester, Store};
 
 use super::{OperationError, with_store};
 use place::{Place, find, last_read, places};

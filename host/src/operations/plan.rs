@@ -9,7 +9,7 @@ use projector_core::layout::{Layout, Offered, Step};
 use projector_core::rollout_target::{RolloutTarget, rollout_target};
 use projector_model::order;
 use projector_sandbox::Plugin;
-use projector_store::deployments::Deployed;
+use projector_store::deployments::DeploymentRecord;
 use projector_store::{self as store, Store};
 use serde::Serialize;
 

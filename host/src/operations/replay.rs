@@ -12,7 +12,7 @@ use projector_core::generation::GenerationStatus;
 use projector_core::topics::TopicMapping;
 use projector_kafka::{KafkaAdmin, LogError};
 use projector_sandbox::Plugin;
-use projector_store::beginnings::EarlierStarts;
+use projector_store::checkpoints::EarlierStarts;
 use projector_store::{PartitionState, Store};
 use serde::Serialize;
 

@@ -14,10 +14,9 @@ use projector_core::failure::{Blocker, FailureKind};
 use projector_core::generation::Role;
 use projector_core::topics::TopicMapping;
 use projector_kafka::KafkaAdmin;
-use projector_store::deployments::LiveHost;
-use projector_store::identity;
+use projector_store::hosts::LiveHost;
 use projector_store::source_topics::RecordedTopic;
-use projector_store::{self as store, Projection, StatementCount, Store, WaitingEvent};
+use projector_store::{self as store, Projection, StatementCount, Store, WaitingEvent, identity};
 use serde::Serialize;
 
 use super::OperationError;

@@ -4,7 +4,7 @@
 //! fail, hosts activate the version before again. So a deployment has succeeded only when the trial is passed, not
 //! when the version is active.
 
-use projector_store::deployments::Deployed;
+use projector_store::deployments::DeploymentRecord;
 use serde::Serialize;
 
 /// The state of a version's trial.
@@ -51,9 +51,9 @@ pub fn of(history: &[Deployed], deployment: i64, trial_batches: u64) -> Trial {
     let next = history.iter().rfind(|entry| entry.id > own.id && decides(entry, own.generation));
     match next {
         Some(next) if next.action == "revert" && next.replaced == own.digest => {
-            return Trial::Reverted { reverted: next.reason.clone().unwrap_or_default() };
+            return Trial::Reverted { reverted: next.request.reason.clone().unwrap_or_default() };
         }
-        _ if own.proven_at.is_some() => return Trial::Passed,
+        _ if own.decision.trial_passed_at.is_some() => return Trial::Passed,
         _ if own.action != "deploy" || own.replaced.is_none() || trial_batches == 0 => return Trial::None,
         Some(next) if next.action != "promote" => {
             return Trial::Superseded { superseded_by: next.action.clone() };
@@ -64,7 +64,7 @@ pub fn of(history: &[Deployed], deployment: i64, trial_batches: u64) -> Trial {
 }
 
 /// Whether the active version of a generation is on trial.
-pub fn is_running(history: &[Deployed], generation: i32, trial_batches: u64) -> bool {
+pub fn is_running(history: &[DeploymentRecord], generation: i32, trial_batches: u64) -> bool {
     last(history, generation).is_some_and(|last| of(history, last.id, trial_batches) == Trial::Running)
 }
 
@@ -76,34 +76,43 @@ pub fn reverted(history: &[Deployed], generation: i32) -> Option<Reverted> {
         .iter()
         .find(|entry| entry.digest.as_ref() == Some(&digest))
         .and_then(|entry| entry.version.clone());
-    let (reason, at) = (last.reason.clone().unwrap_or_default(), last.decided_at.unwrap_or(last.asked_at));
+    let (reason, at) = (
+        last.request.reason.clone().unwrap_or_default(),
+        last.decision.decided_at.unwrap_or(last.request.asked_at),
+    );
     Some(Reverted { version, digest, reason, at })
 }
 
-fn last(history: &[Deployed], generation: i32) -> Option<&Deployed> {
+fn last(history: &[DeploymentRecord], generation: i32) -> Option<&DeploymentRecord> {
     history.iter().find(|entry| decides(entry, Some(generation)))
 }
 
 #[cfg(test)]
 mod tests {
+    use projector_store::deployments::{Decision, DeploymentRequest};
+
     use super::*;
 
-    fn entry(id: i64, action: &str, digest: &str, replaced: Option<&str>) -> Deployed {
-        Deployed {
+    fn entry(id: i64, action: &str, digest: &str, replaced: Option<&str>) -> DeploymentRecord {
+        DeploymentRecord {
             id,
             action: action.into(),
             version: Some(format!("version of {digest}")),
             digest: Some(digest.into()),
             generation: Some(1),
             replaced: replaced.map(str::to_owned),
-            origin: "command".into(),
-            asked_by: "a test".into(),
-            reason: (action == "revert").then(|| "it fails".into()),
-            asked_at: id,
-            state: "done".into(),
-            verdict: None,
-            decided_at: Some(id),
-            proven_at: None,
+            request: DeploymentRequest {
+                origin: "command".into(),
+                asked_by: "a test".into(),
+                reason: (action == "revert").then(|| "it fails".into()),
+                asked_at: id,
+            },
+            decision: Decision {
+                state: "done".into(),
+                result: None,
+                decided_at: Some(id),
+                trial_passed_at: None,
+            },
             start: None,
         }
     }
@@ -118,8 +127,9 @@ mod tests {
             (Trial::None, Trial::Running, Trial::None)
         );
         assert!(is_running(&running, 1, 5) && !is_running(&running, 2, 5));
-        let proven = Deployed { proven_at: Some(3), ..second.clone() };
-        assert_eq!(of(&[proven, first.clone()], 2, 5), Trial::Passed);
+        let mut passed = second.clone();
+        passed.decision.trial_passed_at = Some(3);
+        assert_eq!(of(&[passed, first.clone()], 2, 5), Trial::Passed);
         let reverted_to_a = [entry(3, "revert", "a", Some("b")), second.clone(), first.clone()];
         assert_eq!(of(&reverted_to_a, 2, 5), Trial::Reverted { reverted: "it fails".into() });
         let found = reverted(&reverted_to_a, 1).unwrap();

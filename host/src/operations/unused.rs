@@ -14,7 +14,7 @@ pub async fn unused(config: &Config, mut known: Known) -> Option<Vec<String>> {
         let overview = store.overview().await;
         store.close().await;
         for projection in overview.ok()? {
-            match Descriptor::from_json(&projection.descriptor) {
+            match Descriptor::from_json(&projection.active.descriptor) {
                 Ok(descriptor) => add(&mut known, &descriptor),
                 Err(_) => drop(known.entry(projection.name).or_default()),
             }

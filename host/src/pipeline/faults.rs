@@ -99,7 +99,7 @@ impl Faults {
         if self.missing.is_empty() {
             return;
         }
-        match self.store.vector(self.generation.id).await {
+        match self.store.offsets(self.generation.id).await {
             Ok(read) => {
                 for (subject, fault) in std::mem::take(&mut self.missing) {
                     let was_read =

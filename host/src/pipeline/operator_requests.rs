@@ -6,7 +6,8 @@
 
 use projector_kafka::TopicsChange;
 use projector_store::StoreError;
-use projector_store::operator::{GenerationControl, OpenOperation};
+use projector_store::control::GenerationControl;
+use projector_store::operations::OpenOperation;
 use tokio::time::Instant;
 
 use super::{BARRIER_INTERVAL, Run};

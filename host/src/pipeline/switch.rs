@@ -16,7 +16,7 @@ use projector_core::generation::Role;
 use projector_model::Contract;
 use projector_sandbox::Plugin;
 use projector_store::WriteTarget;
-use projector_store::operator::GenerationControl;
+use projector_store::control::GenerationControl;
 use tokio::time::Instant;
 
 use super::{InFlightBatch, Run};

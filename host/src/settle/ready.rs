@@ -17,8 +17,8 @@ use projector_core::ordering::KeyId;
 use projector_core::outcome::{self, Outcome};
 use projector_model::Contract;
 use projector_store::StoreError;
-use projector_store::operator::Release;
-use projector_store::waits::{ReadyEvent, Wait};
+use projector_store::release::Release;
+use projector_store::waiting_events::{ReadyEvent, Wait};
 
 use super::known_failures::{Failed, KnownFailures};
 use super::release::Released;
@@ -47,7 +47,7 @@ impl Settler {
     ) -> Result<Released, Failed> {
         let contract = &*self.deployment.contract;
         let mut tx = self.store.begin(&self.deployment).await?;
-        let ready = tx.take_ready(limits).await?;
+        let ready = tx.claim_ready(limits).await?;
         if ready.is_empty() {
             return Ok(Released::Done);
         }
@@ -75,7 +75,7 @@ impl Settler {
         for letter in &mut writes.dead {
             let position = &letter.event.position;
             let at = events.iter().position(|delivery| delivery.event.position == *position);
-            letter.moved_by = at.and_then(|at| ready[at].kept.moved_by);
+            letter.moved_by = at.and_then(|at| ready[at].stored.moved_by);
         }
         writes.rows = awaited::written(contract, outcome::applied(events, &outcomes));
         let StoredOutcomes { settled, waits_on, shifts } = stored;
@@ -144,7 +144,7 @@ impl Settler {
 }
 
 fn deliveries(ready: &[ReadyEvent]) -> Result<Vec<Delivery>, StoreError> {
-    let delivery = |ready: &ReadyEvent| match &ready.kept.event {
+    let delivery = |ready: &ReadyEvent| match &ready.stored.event {
         Some(event) => Ok(Delivery { event: event.clone(), epoch: 0 }),
         None => Err(StoreError::Unusable(format!(
             "the stored event {} is of {}, and the projection does not read this topic any more: correct `[kafka.topics]`",

@@ -13,7 +13,8 @@ use projector_core::ordering::KeyId;
 use projector_core::outcome::{self, Outcome};
 use projector_kafka::{KafkaAdmin, LogError, Recalled};
 use projector_store::StoreError;
-use projector_store::operator::{OpenOperation, OperationResult, Progress};
+use projector_store::operations::{OpenOperation, OperationResult};
+use projector_store::release::OperationProgress;
 
 use super::known_failures::Failed;
 use super::release_attempt::{Learned, LeftInLog, ReleaseAttempt};
@@ -68,7 +69,7 @@ impl Settler {
     ) -> Result<Tried, Failed> {
         let contract = &self.deployment.contract;
         let mut tx = self.store.begin(&self.deployment).await?;
-        let Some(taken) = tx.take(operation.id, limits).await? else {
+        let Some(taken) = tx.claim(operation.id, limits).await? else {
             return Ok(Tried::Released(Released::Done));
         };
         let dry_run = taken.dry_run;
@@ -111,7 +112,7 @@ impl Settler {
         }
         let stuck = verdict.behind.is_some() || !verdict.is_settled();
         let frees = !stuck && verdict.waiting == 0;
-        let progress = Progress {
+        let progress = OperationProgress {
             operation: operation.id,
             key: attempt.taken.key,
             verdict: &verdict,
@@ -124,7 +125,7 @@ impl Settler {
         match dry_run {
             true => {
                 drop(tx);
-                self.store.answer(operation.id, &verdict).await?;
+                self.store.set_result(operation.id, &verdict).await?;
             }
             false => {
                 tx.commit().await.map_err(|error| Failed::of(error.into(), batch))?;
@@ -220,7 +221,7 @@ impl Settler {
         match left.is_dead_letter {
             true => {
                 let failure = Failure::new(FailureKind::Brokers, "log", detail);
-                self.store.answer(operation.id, &OperationResult::failed(&failure)).await?;
+                self.store.set_result(operation.id, &OperationResult::failed(&failure)).await?;
                 Ok(Released::Done)
             }
             false => Err(StoreError::Brokers(detail)),

@@ -10,9 +10,8 @@ use projector_core::ordering::{Blocked, KeyId};
 use projector_core::outcome::Outcome;
 use projector_model::Contract;
 use projector_store::StoreError;
-use projector_store::operator::{
-    ClaimedOperation, DeadLetterAction, OperationResult, Progress, Release, RetryResult, StoredEvent,
-};
+use projector_store::operations::{DeadLetterAction, OperationResult};
+use projector_store::release::{ClaimedOperation, OperationProgress, Release, RetryResult, StoredEvent};
 use serde_json::{Value as Json, json};
 
 use super::Settler;
@@ -63,7 +62,7 @@ impl ReleaseAttempt {
         };
         let delivery = |event: &Event| Delivery { event: event.clone(), epoch: 0 };
         let mut events = Vec::new();
-        if let (DeadLetterAction::Retry, Some((kept, partition, _))) = (taken.action, &taken.letter) {
+        if let (DeadLetterAction::Retry, Some((kept, partition, _))) = (taken.action, &taken.dead_letter) {
             events.push(delivery(kept.event.as_ref().ok_or_else(|| unread(kept, partition))?));
         }
         let retries_dead_letter = !events.is_empty();
@@ -96,7 +95,11 @@ impl ReleaseAttempt {
             first.event.oversize_bytes = None;
             return None;
         }
+<<<<<<< HEAD:host/src/settle/release_attempt.rs
         let kept = match (&self.taken.letter, self.retries_dead_letter) {
+=======
+        let kept = match (&self.taken.dead_letter, self.tries_letter) {
+>>>>>>> 92a027f (store: give each capability a trait, and the SQL of generations one place):host/src/settle/work.rs
             (Some((kept, ..)), true) => Some(kept),
             _ => self.taken.parked.first().map(|(kept, _)| kept),
         };
@@ -136,7 +139,7 @@ impl ReleaseAttempt {
         contract: &Contract,
         lines: &Blocked,
     ) -> OperationResult {
-        let mut verdict = match (&self.taken.letter, self.taken.action) {
+        let mut verdict = match (&self.taken.dead_letter, self.taken.action) {
             _ if !self.taken.so_far.outcome.is_empty() => self.taken.so_far.clone(),
             (None, _) => OperationResult::of("gone"),
             (Some(_), DeadLetterAction::Discard) => OperationResult::of("discarded"),
@@ -193,13 +196,19 @@ impl ReleaseAttempt {
     pub(super) fn release<'v>(
         &self,
         outcomes: &'v [Outcome<'v>],
-        progress: Progress<'v>,
+        progress: OperationProgress<'v>,
         frees: Option<KeyId>,
         lines: &Blocked,
     ) -> Release<'v> {
+<<<<<<< HEAD:host/src/settle/release_attempt.rs
         let mut stored = StoredOutcomes::default();
         let letter = self.taken.letter.as_ref().map(|(letter, partition, code)| {
             let books = stored.shifts.entry(partition.clone()).or_default();
+=======
+        let mut kept = KeptEvents::default();
+        let letter = self.taken.dead_letter.as_ref().map(|(letter, partition, code)| {
+            let books = kept.shifts.entry(partition.clone()).or_default();
+>>>>>>> 92a027f (store: give each capability a trait, and the SQL of generations one place):host/src/settle/work.rs
             add(&mut books.dead, code, -1);
             match self.taken.action {
                 DeadLetterAction::Discard => add(&mut books.skipped, "discarded", 1),
@@ -219,7 +228,7 @@ impl ReleaseAttempt {
         }
         let StoredOutcomes { settled, waits_on, shifts } = stored;
         let (shifts, frees) = (shifts.into_iter().collect(), frees.into_iter().collect());
-        Release { operation: Some(progress), letter, settled, waits_on, shifts, frees }
+        Release { operation: Some(progress), dead_letter: letter, settled, waits_on, shifts, frees }
     }
 }
 

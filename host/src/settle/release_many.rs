@@ -15,9 +15,8 @@ use projector_core::ordering::KeyId;
 use projector_core::outcome::{self, Outcome};
 use projector_model::Contract;
 use projector_store::StoreError;
-use projector_store::operator::{
-    DeadLetterAction, LoneDeadLetter, LoneResult, LoneResults, OperationResult, RetryResult,
-};
+use projector_store::operations::{DeadLetterAction, OperationResult};
+use projector_store::release::{LoneDeadLetter, LoneResult, LoneResults, RetryResult};
 
 use super::{Settler, resolve, writes};
 use crate::project::{self, Answered, Caller, Keys, ProjectError};
@@ -65,9 +64,9 @@ impl Settler {
     async fn try_together(&self, operations: &[i64], limits: BatchLimits) -> Result<Tried, StoreError> {
         let contract = &*self.deployment.contract;
         let mut tx = self.store.begin(&self.deployment).await?;
-        let (discarded, retried) = chosen(tx.take_lone_letters(operations, limits).await?, contract);
+        let (discarded, retried) = chosen(tx.claim_lone_dead_letters(operations, limits).await?, contract);
         let delivery =
-            |lone: &LoneDeadLetter| lone.letter.event.clone().map(|event| Delivery { event, epoch: 0 });
+            |lone: &LoneDeadLetter| lone.dead_letter.event.clone().map(|event| Delivery { event, epoch: 0 });
         let batch: Vec<Delivery> = retried.iter().filter_map(delivery).collect();
         let answers = match tokio::task::block_in_place(|| project::ask(&self.plugin, &batch)) {
             Ok(answers) => answers,
@@ -86,7 +85,7 @@ impl Settler {
             return Ok(Tried::Done(Vec::new()));
         }
         let done: Vec<i64> = lone.results.iter().map(|result| result.operation).collect();
-        let failed = lone.results.iter().filter(|result| !result.verdict.is_settled()).count();
+        let failed = lone.results.iter().filter(|result| !result.result.is_settled()).count();
         let mut writes = writes(&batch[..outcomes.len()], &outcomes);
         // These dead letters are in the store already, so they must not be inserted again.
         writes.dead.clear();
@@ -128,7 +127,8 @@ fn chosen(taken: Vec<LoneDeadLetter>, contract: &Contract) -> (Vec<LoneDeadLette
     let (discarded, retried): (Vec<_>, Vec<_>) =
         taken.into_iter().partition(|lone| lone.action == DeadLetterAction::Discard);
     let fits = |lone: &LoneDeadLetter| {
-        let Some(event) = lone.letter.event.as_ref().filter(|event| event.oversize_bytes.is_none()) else {
+        let Some(event) = lone.dead_letter.event.as_ref().filter(|event| event.oversize_bytes.is_none())
+        else {
             return false;
         };
         KeyId::of(contract, event).is_none_or(|key| keys.insert(key))
@@ -147,7 +147,7 @@ fn results<'o>(
         results.push(result(lone, RetryResult::Gone, OperationResult::of("discarded")));
     }
     for (lone, outcome) in retried {
-        let (fate, verdict) = match outcome {
+        let (retry, new) = match outcome {
             Outcome::Dead { failure, .. } => (RetryResult::Failed(failure), OperationResult::failed(failure)),
             Outcome::Ignore { code } => (
                 RetryResult::Gone,
@@ -157,8 +157,13 @@ fn results<'o>(
             // Not expected: the event is the only one of its key, and a retried dead letter does not wait for a row.
             Outcome::Park(_) | Outcome::Wait { .. } => continue,
         };
+<<<<<<< HEAD:host/src/settle/release_many.rs
         without_dead_letter(lone, &mut shifts).count(outcome);
         results.push(result(lone, fate, verdict));
+=======
+        counted_no_more(lone, &mut shifts).count(outcome);
+        results.push(result(lone, retry, new));
+>>>>>>> 92a027f (store: give each capability a trait, and the SQL of generations one place):host/src/settle/lone_letters.rs
     }
     LoneResults { results, shifts: shifts.into_iter().collect() }
 }
@@ -173,6 +178,7 @@ fn without_dead_letter<'s>(
     books
 }
 
-fn result<'o>(lone: &LoneDeadLetter, fate: RetryResult<'o>, verdict: OperationResult) -> LoneResult<'o> {
-    LoneResult { operation: lone.operation, letter: lone.letter.id, key: lone.key, fate, verdict }
+fn result<'o>(lone: &LoneDeadLetter, retry: RetryResult<'o>, result: OperationResult) -> LoneResult<'o> {
+    let (operation, dead_letter, key) = (lone.operation, lone.dead_letter.id, lone.key);
+    LoneResult { operation, dead_letter, key, retry, result }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use projector_core::counters::OutcomeCounts;
 use projector_core::event::Partition;
 use projector_core::outcome::Outcome;
-use projector_store::operator::WaitsOn;
+use projector_store::release::WaitsOn;
 
 /// The outcomes of stored events, in the form in which the store writes them.
 #[derive(Default)]

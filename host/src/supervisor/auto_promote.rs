@@ -9,7 +9,7 @@ use std::time::Duration;
 use projector_config as config;
 use projector_core::deployment::Origin;
 use projector_core::generation::Role;
-use projector_store::operator::Requester;
+use projector_store::Requester;
 
 use super::Host;
 use crate::control_state::ControlStateWatcher;
@@ -38,7 +38,7 @@ impl Host {
             if watcher.of(generation.id).is_none_or(|control| control.role != Role::Building) {
                 continue;
             }
-            let standings = match store.standings(name).await {
+            let standings = match store.generations(name).await {
                 Ok(standings) => standings,
                 Err(error) => {
                     self.retries.warn(name, "the generations could not be read for a promotion", &error);

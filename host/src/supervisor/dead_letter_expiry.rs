@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use projector_store::operator::Requester;
+use projector_store::Requester;
 
 use super::Host;
 use crate::retry::Backoff;

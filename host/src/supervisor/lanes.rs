@@ -10,7 +10,7 @@ use std::time::Duration;
 use projector_core::batch::BatchLimits;
 use projector_core::failure::{Blocker, FailureKind};
 use projector_store::Store;
-use projector_store::operator::OpenOperation;
+use projector_store::operations::OpenOperation;
 use tokio_util::sync::CancellationToken;
 
 use super::Host;

@@ -15,8 +15,7 @@ use projector_core::ownership::Signer;
 use projector_model::order;
 use projector_sandbox::Plugin;
 use projector_store::deployments::{Proposal, Proposed};
-use projector_store::operator::Requester;
-use projector_store::{Component, StoreError};
+use projector_store::{Component, Requester, StoreError};
 use tokio::task::JoinSet;
 
 use super::Host;
@@ -161,7 +160,7 @@ impl Host {
             component,
             action: DeploymentAction::Deploy,
             origin: Origin::Directory,
-            asked: Requester::host(Some(path.clone())),
+            requester: Requester::host(Some(path.clone())),
             signer: &signer,
         };
         let mut backoff = Backoff::new(name, &self.retries);
@@ -170,7 +169,7 @@ impl Host {
                 let (store, watcher) = self.store(self.config.store_of(name)).await?;
                 let proposed = store.propose(&proposal).await?;
                 watcher.refresh().await?;
-                Ok::<_, StoreError>((store.standings(name).await?, proposed))
+                Ok::<_, StoreError>((store.generations(name).await?, proposed))
             };
             match proposed.await {
                 Ok((_, Proposed::Open(_) | Proposed::Active)) => {

@@ -13,7 +13,7 @@ use projector_core::generation::{Generation, GenerationStatus};
 use projector_core::topics::TopicMapping;
 use projector_kafka::{LogError, Source};
 use projector_model::{Contract, names};
-use projector_store::operator::GenerationControl;
+use projector_store::control::GenerationControl;
 use projector_store::{Store, StoreError, WriteTarget};
 use tokio_util::sync::CancellationToken;
 
@@ -194,7 +194,7 @@ impl Host {
         let of = |standings: Vec<GenerationStatus>| {
             standings.into_iter().find(|standing| standing.generation.id == generation.id)
         };
-        let mut built = of(store.standings(&generation.projection).await?);
+        let mut built = of(store.generations(&generation.projection).await?);
         if let Some(unmapped) = &built
             && unmapped.layout.physical.is_empty()
         {

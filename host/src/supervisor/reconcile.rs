@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use projector_config as config;
 use projector_core::failure::FailureKind;
+use projector_store::control::GenerationControl;
 use projector_store::deployments::OpenDeployment;
-use projector_store::operator::GenerationControl;
 use projector_store::{Store, StoreError};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;

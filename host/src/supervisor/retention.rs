@@ -10,9 +10,8 @@ use std::time::Duration;
 use projector_config::{self as config, Config};
 use projector_core::deployment::Origin;
 use projector_core::failure::FailureKind;
-use projector_store::operator::Requester;
 use projector_store::retention::{Pruned, Warm};
-use projector_store::{Store, StoreError};
+use projector_store::{Requester, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use crate::retry::{Backoff, Retries};

@@ -1,4 +1,4 @@
-//! How two generations are compared, in the SQL that both stores have. `o` is the old table, `n` the new.
+//! The SQL that compares two generations, which both databases share. In it, `o` is the old table, and `n` the new one.
 
 use std::collections::BTreeMap;
 
@@ -11,29 +11,30 @@ use projector_model::contract::{Column, Table};
 use projector_model::{Contract, Type, Value, json};
 use serde_json::Value as Json;
 
-use super::StoreError;
-use super::diff::{
-    Diff, DiffRequest, Difference, Expected, Held, HeldEvent, NotCompared, Sample, TableDiff, Waiting,
+use crate::diff::{
+    Diff, DiffRequest, Difference, Expected, MissingEvent, MissingEvents, NotCompared, Sample, TableDiff,
+    Waiting,
 };
-use super::names::{DELETED, quote};
+use crate::error::StoreError;
+use crate::names::{DELETED, quote};
 
-/// What a store reads in a snapshot, and what it writes otherwise than the other one.
+/// Reads in a snapshot, and has the SQL that differs between the databases.
 #[async_trait]
-pub(super) trait Reader: Send {
+pub(crate) trait Reader: Send {
     /// A table of a generation's.
     fn table(&self, generation: &Generation, table: &Table) -> String;
 
     /// A table of the host's own.
     fn own_table(&self, name: &str) -> String;
 
-    /// A column's value, as two of them are compared.
+    /// The expression for a column when two values are compared.
     fn operand(&self, column: &str, ty: Type) -> String;
 
-    /// A column's value, as it is read.
+    /// The expression for a column when its value is read.
     fn selected(&self, column: &str, ty: Type) -> String;
 
-    /// Selects one row: how many rows are old, are new, are in both; of those, how many differ, and how
-    /// many in each column.
+    /// Selects one row: how many rows the old table has, the new table has, and both have; of the latter, how many differ,
+    /// and how many in each column.
     fn counts(&self, sql: &Comparison<'_>) -> String;
 
     /// The rows of a query, whose columns have these types.
@@ -41,7 +42,7 @@ pub(super) trait Reader: Send {
 }
 
 /// All checkpoints of a generation, by their partition.
-pub(super) async fn checkpoints(
+pub(crate) async fn checkpoints(
     reader: &mut dyn Reader,
     generation: &Generation,
 ) -> Result<Vec<(Partition, i64)>, StoreError> {
@@ -65,7 +66,7 @@ pub(super) async fn checkpoints(
 }
 
 /// How many rows readers see in each table of a generation.
-pub(super) async fn row_counts(
+pub(crate) async fn row_counts(
     reader: &mut dyn Reader,
     generation: &Generation,
     contract: &Contract,
@@ -82,7 +83,7 @@ pub(super) async fn row_counts(
     Ok(counts)
 }
 
-pub(super) async fn diff(reader: &mut dyn Reader, request: &DiffRequest<'_>) -> Result<Diff, StoreError> {
+pub(crate) async fn diff(reader: &mut dyn Reader, request: &DiffRequest<'_>) -> Result<Diff, StoreError> {
     let ((old, old_contract), (new, new_contract)) = (request.old, request.new);
     request.expected.check(old_contract, new_contract).map_err(Refusal::UnknownDifference)?;
     let mut tables = Vec::new();
@@ -196,7 +197,7 @@ fn key(table: &Table) -> Vec<&Column> {
     table.key.iter().map(|at| &table.columns[*at]).collect()
 }
 
-/// Why rows of these tables cannot be matched by one key, if they cannot.
+/// Why rows of these tables cannot be matched by their keys. `None`: they can.
 fn another_key(old: &Table, new: &Table) -> Option<String> {
     let typed = |table| -> BTreeMap<&str, String> {
         key(table).into_iter().map(|column| (&*column.name, column.ty.to_string())).collect()
@@ -210,20 +211,20 @@ fn another_key(old: &Table, new: &Table) -> Option<String> {
 }
 
 /// The parts of the statements that compare two tables.
-pub(super) struct Comparison<'a> {
-    pub(super) old: String,
-    pub(super) new: String,
+pub(crate) struct Comparison<'a> {
+    pub(crate) old: String,
+    pub(crate) new: String,
     key: Vec<&'a Column>,
-    /// A column that no row lacks.
-    pub(super) mark: String,
-    pub(super) same_key: String,
-    /// Whether a row is no tombstone.
-    pub(super) old_is_alive: String,
-    pub(super) new_is_alive: String,
+    /// A column that has a value in every row.
+    pub(crate) mark: String,
+    pub(crate) same_key: String,
+    /// Whether a row is not a tombstone.
+    pub(crate) old_is_alive: String,
+    pub(crate) new_is_alive: String,
     compared: Vec<&'a Column>,
     /// By column, in the order of those compared.
-    pub(super) differs: Vec<String>,
-    pub(super) any_differs: String,
+    pub(crate) differs: Vec<String>,
+    pub(crate) any_differs: String,
 }
 
 impl<'a> Comparison<'a> {
@@ -255,8 +256,9 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// How many rows that both have differ, and in each column. `both`: whether both have it.
-    pub(super) fn differing_counts(&self, both: &str) -> String {
+    /// How many of the rows that both tables have differ, and how many in each column. `both`: the condition that both have
+    /// the row.
+    pub(crate) fn differing_counts(&self, both: &str) -> String {
         let all = std::iter::once(&self.any_differs).chain(&self.differs);
         let counts: Vec<_> =
             all.map(|differs| format!("count(*) filter (where {both} and ({differs}))")).collect();
@@ -283,7 +285,7 @@ impl<'a> Comparison<'a> {
         )
     }
 
-    /// The key; then, for each column compared, both its values and whether they differ.
+    /// Selects the key; then, for each compared column, both values and whether they differ.
     fn differing(&self, reader: &dyn Reader, most: usize) -> String {
         let Self { old, new, same_key, old_is_alive, new_is_alive, any_differs, .. } = self;
         let (selected, key) = self.keys(reader, "o");
@@ -299,7 +301,7 @@ impl<'a> Comparison<'a> {
         )
     }
 
-    /// The key's columns, as they are read, and as they are.
+    /// The key's columns as they are read, and as plain names.
     fn keys(&self, reader: &dyn Reader, alias: &str) -> (String, String) {
         let columns: Vec<_> =
             self.key.iter().map(|column| (format!("{alias}.{}", quote(&column.name)), column.ty)).collect();
@@ -315,36 +317,36 @@ async fn waiting(
     samples: usize,
 ) -> Result<Waiting, StoreError> {
     Ok(Waiting {
-        dead_letters: held(reader, "dead_letter", generation, samples).await?,
-        parked: held(reader, "parked", generation, samples).await?,
+        dead_letters: missing_events(reader, "dead_letter", generation, samples).await?,
+        parked: missing_events(reader, "parked", generation, samples).await?,
     })
 }
 
-async fn held(
+async fn missing_events(
     reader: &mut dyn Reader,
     table: &str,
     generation: &Generation,
     samples: usize,
-) -> Result<Held, StoreError> {
-    let held = format!("from {} where generation_id = {}", reader.own_table(table), generation.id);
-    let counted = reader.rows(format!("select count(*) {held}"), &[Type::Int64]).await?;
+) -> Result<MissingEvents, StoreError> {
+    let from = format!("from {} where generation_id = {}", reader.own_table(table), generation.id);
+    let counted = reader.rows(format!("select count(*) {from}"), &[Type::Int64]).await?;
     let events = match counted.first().map(Vec::as_slice) {
         Some([Value::Int64(events)]) => *events,
         _ => 0,
     };
     let sql = format!(
-        "select topic, cast(partition as bigint), \"offset\", key {held} order by id limit {samples}"
+        "select topic, cast(partition as bigint), \"offset\", key {from} order by id limit {samples}"
     );
     let rows = reader.rows(sql, &[Type::Text, Type::Int64, Type::Int64, Type::Bytes]).await?;
     let event = |row: Vec<Value>| match <[Value; 4]>::try_from(row) {
         Ok([Value::Text(topic), Value::Int64(number), Value::Int64(offset), key]) => {
             let position = Position { partition: Partition::new(topic, number as i32), offset };
             let key = if let Value::Bytes(key) = &key { Some(as_json(key)) } else { None };
-            Some(HeldEvent { position: position.to_string(), key })
+            Some(MissingEvent { position: position.to_string(), key })
         }
         _ => None,
     };
-    Ok(Held { events, samples: rows.into_iter().filter_map(event).collect() })
+    Ok(MissingEvents { events, samples: rows.into_iter().filter_map(event).collect() })
 }
 
 fn key_of(key: &[&Column], values: &[Value]) -> BTreeMap<String, Json> {

@@ -1,7 +1,7 @@
-//! What differs between two generations of one projection.
+//! The differences between two generations of one projection, as plain data.
 //!
-//! Rows are told apart by their key; tombstones and lineage are left out, and so is what is expected to
-//! differ. Events that wait in one generation explain rows that it has not: they are listed apart.
+//! Rows are matched by their key. Tombstones, lineage and what is expected to differ are not compared. Events that failed or
+//! wait in one generation explain rows that it does not have, so they are listed as well.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,12 +12,12 @@ use projector_model::{Contract, Table, nearest};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use super::StoreError;
+use crate::error::StoreError;
 
-/// The store as it was committed at one moment, on a connection of its own, for as long as this lives.
+/// The store as it was committed at one moment, on a connection of its own.
 ///
-/// That keeps the database from clearing away what was deleted since: Postgres' vacuum leaves it, and
-/// SQLite's write-ahead log grows. After an error it is of no more use.
+/// While it lives, the database cannot remove what was deleted since: Postgres' vacuum leaves these rows, and SQLite's
+/// write-ahead log grows. After an error the snapshot cannot be used any more.
 #[async_trait]
 pub trait Snapshot: Send {
     /// All checkpoints of a generation, by their partition.
@@ -30,8 +30,7 @@ pub trait Snapshot: Send {
         contract: &Contract,
     ) -> Result<BTreeMap<String, i64>, StoreError>;
 
-    /// Compares two generations. It takes as long as reading both, and as much of the host's memory as the
-    /// samples.
+    /// Compares two generations. This takes as long as reading both, and as much of the host's memory as the samples.
     async fn diff(&mut self, request: &DiffRequest<'_>) -> Result<Diff, StoreError>;
 }
 
@@ -39,33 +38,31 @@ pub struct DiffRequest<'a> {
     pub old: (&'a Generation, &'a Contract),
     pub new: (&'a Generation, &'a Contract),
     pub expected: &'a Expected,
-    /// Of each table, at most so many rows of each kind of difference are shown.
+    /// How many rows of each kind of difference are shown of each table, at most.
     pub samples: usize,
 }
 
-/// What is meant to differ: tables, as `table`, and columns, as `table.column`. They are not compared.
+/// What is expected to differ: tables, as `table`, and columns, as `table.column`. They are not compared.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Expected(BTreeSet<String>);
 
 impl Expected {
-    /// The error says which word is none.
+    /// The error names the word that is neither a table nor a column.
     pub fn parse(words: &[String]) -> Result<Self, String> {
         let is_name =
             |name: &str| !name.is_empty() && !name.contains(|c: char| c == '.' || c.is_whitespace());
         for word in words {
             let (table, column) = word.split_once('.').map_or((&**word, None), |(t, c)| (t, Some(c)));
             if !is_name(table) || !column.is_none_or(is_name) {
-                return Err(format!(
-                    "`{word}` names nothing that can differ: write `table` or `table.column`"
-                ));
+                return Err(format!("`{word}` is no table and no column: write `table` or `table.column`"));
             }
         }
         Ok(Self(words.iter().cloned().collect()))
     }
 
-    /// Whether all of them are known to one of these contracts, and are not of a key. The error names the
-    /// nearest that is.
+    /// Checks that one of these contracts has each of them, and that none is a column of a key. The error names the nearest
+    /// known name.
     pub fn check(&self, old: &Contract, new: &Contract) -> Result<(), String> {
         let tables = || old.tables.iter().chain(&new.tables);
         let words = |table: &Table, column: usize| format!("{}.{}", table.name, table.columns[column].name);
@@ -80,7 +77,7 @@ impl Expected {
         for word in &self.0 {
             if keys.contains(word) {
                 return Err(format!(
-                    "`{word}` is of the key, by which rows are told apart: only the whole table can be expected to differ"
+                    "`{word}` is a column of the key, by which rows are matched: only the whole table can be expected to differ"
                 ));
             }
             if !known.contains(word) {
@@ -102,23 +99,23 @@ impl Expected {
     }
 }
 
-/// What differs, and what was not compared.
+/// The differences, and what was not compared.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Diff {
-    /// Tables that both have, but those that are expected to differ.
+    /// Tables that both generations have, without those that are expected to differ.
     pub tables: Vec<TableDiff>,
-    /// Those expected to be there included.
+    /// With those that are expected.
     pub tables_only_in_old: Vec<String>,
     pub tables_only_in_new: Vec<String>,
-    /// As it was declared.
+    /// As the request declared it.
     pub expected: Expected,
-    /// Of the old generation, and of the new one.
+    /// The events that are missing in the old generation, and in the new one.
     pub waiting: [Waiting; 2],
 }
 
 impl Diff {
-    /// Whether nothing differs that was not expected to. Columns that only one generation has are no
-    /// difference, and neither are those whose types differ: no value of them can be compared.
+    /// Whether all differences are expected. A column that only one generation has, or whose type differs, does not count:
+    /// its values cannot be compared.
     pub fn is_equal(&self) -> bool {
         let mut only_in_one = self.tables_only_in_old.iter().chain(&self.tables_only_in_new);
         self.tables.iter().all(TableDiff::is_equal) && only_in_one.all(|table| self.expected.has_table(table))
@@ -129,7 +126,7 @@ impl Diff {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct TableDiff {
     pub table: String,
-    /// Why its rows cannot be compared, if they cannot: all below is empty then.
+    /// Why its rows cannot be compared, if they cannot. Then all fields below are empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     pub rows_old: i64,
@@ -138,10 +135,10 @@ pub struct TableDiff {
     pub only_in_new: i64,
     /// Rows that both have, of which some column differs.
     pub differ: i64,
-    /// In how many of those rows each column differs; only those that do.
+    /// In how many of these rows each column differs. Only columns that differ.
     pub by_column: BTreeMap<String, i64>,
     pub columns_not_compared: BTreeMap<String, NotCompared>,
-    /// The first ones of each kind, in the order of the key.
+    /// The first rows of each kind, in the order of the key.
     pub samples: Vec<Sample>,
 }
 
@@ -166,7 +163,7 @@ pub enum NotCompared {
 pub struct Sample {
     pub key: BTreeMap<String, Json>,
     pub kind: Difference,
-    /// Of a row that both have: the columns that differ, old and new.
+    /// Of a row that both have: the columns that differ, each with its old and its new value.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub columns: BTreeMap<String, [Json; 2]>,
 }
@@ -179,22 +176,22 @@ pub enum Difference {
     Differs,
 }
 
-/// Events that are not in a generation's rows yet, because they failed or wait behind one that did.
+/// Events that are not in a generation's rows, because they failed or wait.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Waiting {
-    pub dead_letters: Held,
-    pub parked: Held,
+    pub dead_letters: MissingEvents,
+    pub parked: MissingEvents,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Held {
+pub struct MissingEvents {
     pub events: i64,
-    /// The oldest ones.
-    pub samples: Vec<HeldEvent>,
+    /// The oldest of them.
+    pub samples: Vec<MissingEvent>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct HeldEvent {
+pub struct MissingEvent {
     /// `topic/partition@offset`
     pub position: String,
     /// As [`as_json`](projector_core::event::as_json) shows it.

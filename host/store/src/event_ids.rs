@@ -1,18 +1,20 @@
-//! For how long ids of handled events are remembered.
+//! Ids of handled events, by which duplicates are detected, and when they are forgotten.
 
 use async_trait::async_trait;
 use projector_core::generation::Generation;
 use serde::Serialize;
 
-use super::StoreError;
+use crate::error::StoreError;
 
+/// The ids of handled events. How they are read and stored is a part of a batch: see
+/// [`Transaction`](crate::Transaction).
 #[async_trait]
-pub trait EventIds: Send + Sync {
+pub trait EventIdStore: Send + Sync {
     /// How far a generation has come in each partition of a topic that has a checkpoint.
     async fn record_times(&self, generation: &Generation, topic: &str)
     -> Result<Vec<RecordTime>, StoreError>;
 
-    /// Forgets ids of a topic that are out of their window: `most` of them at most. Returns how many.
+    /// Removes ids of a topic that are older than their window, at most `most` of them. Returns how many.
     async fn forget_ids(
         &self,
         generation: &Generation,
@@ -27,7 +29,7 @@ pub trait EventIds: Send + Sync {
 pub struct RecordTime {
     pub partition: i32,
     pub next_offset: i64,
-    /// The time of the last settled event, in microseconds since 1970. `None`: unknown.
+    /// The record time of the last committed event, in microseconds since 1970. `None`: unknown.
     pub recorded_at: Option<i64>,
     /// Since the checkpoint was written, by the database's clock.
     pub idle_seconds: i64,
@@ -35,11 +37,11 @@ pub struct RecordTime {
 
 from_row! { RecordTime { partition, next_offset, recorded_at, idle_seconds } }
 
-/// What is older than this is forgotten.
+/// Which ids are removed: those older than `time` by more than the window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Horizon {
-    /// No event is to come that is older, in microseconds since 1970. `None`: none that is older than now. A time
-    /// ahead of the database's clock counts as now.
+    /// No event that is still to be read is older than this, in microseconds since 1970. `None`: no event is older than
+    /// now. A time ahead of the database's clock counts as now.
     pub time: Option<i64>,
     pub window_seconds: u32,
 }
@@ -51,7 +53,7 @@ pub struct RecordedDuplicate {
     pub topic: String,
     pub partition: i32,
     pub offset: i64,
-    /// The position of the first event of its id. Absent where an older host remembered the id.
+    /// The position of the first event with this id. Absent if a host of an older version stored the id.
     pub first_topic: Option<String>,
     pub first_partition: Option<i32>,
     pub first_offset: Option<i64>,

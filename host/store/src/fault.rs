@@ -1,6 +1,6 @@
-//! What a database's trouble is called: one that passes by itself, or one that a person ends.
+//! The faults of a database: an [`Outage`] may pass by itself; a [`Setup`] fault lasts until a person corrects it.
 //!
-//! Texts name the object, never the line of Postgres' own source that raised the error.
+//! Texts name the object that is concerned, and never a line of Postgres' own source.
 
 use std::fmt;
 
@@ -27,7 +27,7 @@ impl From<sqlx::Error> for Outage {
 }
 
 impl Outage {
-    /// A database that answers, and whose sessions wait for each other, is not one that is away.
+    /// Whether the database works, and only its sessions wait for each other.
     pub fn is_contention(&self) -> bool {
         matches!(self.kind, FailureKind::Locked | FailureKind::Deadlock)
     }
@@ -39,11 +39,11 @@ impl fmt::Display for Outage {
     }
 }
 
-/// A fault that lasts until a person changes the configuration, the database, or a right in it. The host
-/// needs no restart afterwards.
+/// A fault that lasts until a person changes the configuration, the database, or a right in it. The host then continues
+/// without a restart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setup {
-    /// What is wrong, with the object's name.
+    /// What is wrong, with the name of the object.
     pub problem: String,
     /// What to do about it.
     pub remedy: String,
@@ -62,7 +62,7 @@ impl fmt::Display for Setup {
 }
 
 /// An error's text for an operator.
-pub(super) fn to_text(error: &sqlx::Error) -> String {
+pub(crate) fn to_text(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Database(database) => match database.try_downcast_ref::<PgDatabaseError>() {
             Some(postgres) => {
@@ -71,14 +71,14 @@ pub(super) fn to_text(error: &sqlx::Error) -> String {
             }
             None => error.to_string(),
         },
-        sqlx::Error::Io(error) => io_in_words(error),
+        sqlx::Error::Io(error) => io_to_text(error),
         sqlx::Error::Protocol(message) => message.clone(),
         error => error.to_string(),
     }
 }
 
-/// Without the number that the operating system gives it.
-pub(super) fn io_in_words(error: &std::io::Error) -> String {
+/// Without the error number of the operating system.
+pub(crate) fn io_to_text(error: &std::io::Error) -> String {
     use std::io::ErrorKind;
     match error.kind() {
         ErrorKind::ConnectionRefused => "connection refused".into(),

@@ -1,25 +1,13 @@
-//! Objects of other people: views, tables, functions, triggers and grants that the host did not make.
+//! Foreign objects: views, tables, functions, triggers and grants that the host did not make.
 //!
-//! What the host removes never takes one of them along. The host names them and refuses; a person decides
-//! what becomes of them.
+//! Invariant: the host removes none of them. Where a removal would remove or break one, the host refuses it and names
+//! the object, and a person decides.
 
 use projector_core::generation::Generation;
 use projector_core::refusal::Refusal;
-use serde::Serialize;
 
-/// Who reads views of a generation: what they must be told when these are not the newest ones any more.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Readers {
-    /// The schemas (Postgres), or the prefixes (SQLite), of the views.
-    pub schema: String,
-    /// Rights that roles have on the views, as `select on counts.seen to reporting`. SQLite has none.
-    pub grants: Vec<String>,
-    /// Objects that the host did not make, and that depend on the views.
-    pub dependants: Vec<String>,
-}
-
-/// Refuses to remove something if that would remove or break objects that the host did not make.
-pub(super) fn none_goes_along(what: &str, objects: &[String]) -> Result<(), Refusal> {
+/// Refuses a removal if it would remove or break these objects.
+pub(crate) fn refuse_if_any(what: &str, objects: &[String]) -> Result<(), Refusal> {
     match objects.is_empty() {
         true => Ok(()),
         false => Err(Refusal::ForeignObjects { what: what.to_owned(), objects: objects.to_vec() }),
@@ -27,6 +15,6 @@ pub(super) fn none_goes_along(what: &str, objects: &[String]) -> Result<(), Refu
 }
 
 /// A generation, for a person.
-pub(super) fn to_text(generation: &Generation) -> String {
+pub(crate) fn to_text(generation: &Generation) -> String {
     format!("generation {} of {}", generation.number, generation.projection)
 }

@@ -1,6 +1,6 @@
-//! Who asks for a change, as the history records it.
+//! Who makes a request, as the history records it.
 
-/// Who asks, and why.
+/// Who makes a request, and why.
 #[derive(Debug, Clone, Default)]
 pub struct Requester {
     pub by: String,
@@ -8,12 +8,12 @@ pub struct Requester {
 }
 
 impl Requester {
-    /// By the host itself.
+    /// The host itself.
     pub fn host(reason: Option<String>) -> Self {
         Self::new("the host".into(), reason)
     }
 
-    /// What cannot be stored is left out: no database holds a NUL in a text.
+    /// NUL characters are left out: Postgres cannot store them in a text.
     pub fn new(by: String, reason: Option<String>) -> Self {
         let text = |text: String| text.replace('\0', "");
         Self { by: text(by), reason: reason.map(text) }

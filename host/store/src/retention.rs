@@ -1,28 +1,28 @@
-//! What is removed of a projection's past, so that a store does not grow without end.
+//! Removes the oldest records of a projection, so that a store does not grow without end.
 //!
-//! Invariants: nothing goes that the host may need. Of a version that was active once, its last deployment stays for
-//! ever: a file that the projection had before is told by it. A component keeps its row, which dead letters and rows
-//! with lineage name; only its bytes go.
+//! Invariants: the host may need what stays. The last deployment of every version that was active once stays: by it, a
+//! file is known to be a component that the projection had before. A component keeps its row, because dead letters and
+//! rows with lineage name it; only its bytes are removed.
 
 use async_trait::async_trait;
 use projector_config::Keep;
 use projector_core::generation::Generation;
 
-use super::StoreError;
+use crate::error::StoreError;
 
-/// Rows that one transaction removes at most: others want the projection's lock meanwhile.
+/// How many rows one transaction removes at most. Other transactions wait for the projection's lock meanwhile.
 pub const AT_ONCE: u32 = 1_000;
 
-/// Operations that are done are kept for so long whatever their number: whoever asked for them may still wait for
-/// what came of them.
-pub(super) const LEAST_SECONDS: i64 = 600;
+/// Operations that are done stay for at least this time, whatever their number: a command may still wait for the result.
+pub(crate) const LEAST_SECONDS: i64 = 600;
 
+/// Finds and removes what is old.
 #[async_trait]
-pub trait Retention: Send + Sync {
+pub trait RetentionStore: Send + Sync {
     /// Every name that a projection has, or had before it was dropped.
-    async fn names(&self) -> Result<Vec<String>, StoreError>;
+    async fn projection_names(&self) -> Result<Vec<String>, StoreError>;
 
-    /// A projection's generations that readers saw before, the one that was live last first.
+    /// A projection's warm generations. The one that was live last comes first.
     async fn warm_generations(&self, projection: &str) -> Result<Vec<Warm>, StoreError>;
 
     /// Removes the oldest rows and components of a projection beyond what is kept, [`AT_ONCE`] of each at most.
@@ -33,15 +33,8 @@ pub trait Retention: Send + Sync {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warm {
     pub generation: Generation,
-    /// Views show it that are its own: readers may not have left them yet.
+    /// Whether it has views of its own. Readers may still use them.
     pub has_views: bool,
-}
-
-/// Identity, projection, number, schema, and whether it has views of its own.
-pub(super) type WarmRow = (i64, String, i32, String, bool);
-
-pub(super) fn warm((id, projection, number, schema, has_views): WarmRow) -> Warm {
-    Warm { generation: Generation { id, projection, number, schema }, has_views }
 }
 
 /// How much was removed.
@@ -49,7 +42,7 @@ pub(super) fn warm((id, projection, number, schema, has_views): WarmRow) -> Warm
 pub struct Pruned {
     pub operations: u64,
     pub deployments: u64,
-    /// Whose bytes were removed.
+    /// Components whose bytes were removed.
     pub components: u64,
 }
 
@@ -58,7 +51,7 @@ impl Pruned {
         *self == Self::default()
     }
 
-    /// Whether there may be more.
+    /// Whether there may be more to remove.
     pub fn is_full(&self) -> bool {
         let most = u64::from(AT_ONCE);
         [self.operations, self.deployments, self.components].iter().any(|pruned| *pruned >= most)

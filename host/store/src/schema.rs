@@ -1,11 +1,11 @@
 //! The host's own tables in a database, against the migrations that this program knows.
 //!
-//! Why: only a host that starts and `projector migrate` change these tables. Every other command looks first, and
-//! says what is the matter rather than fail in the middle of a question.
+//! Why: only a host that starts and `projector migrate` change these tables. Every other command reads their version
+//! first, and explains what to do instead of failing in the middle.
 //!
-//! Invariants: to look changes nothing; a program goes on beside one of the next version, whose migrations only
-//! add (`migrations/README.md`); where one takes something away, [`gate`] keeps it from running beside a host that
-//! may need that, and such a host from starting later.
+//! Invariants: reading the version changes nothing. A program continues beside a program of the next version, whose
+//! migrations only add (`migrations/README.md`). Where a migration removes something, [`gate`] keeps the migration from
+//! running while a host is live that may need it, and keeps such a host from starting later.
 
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
@@ -13,35 +13,36 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use sqlx::migrate::{Migration, Migrator};
 
-use super::deployments::PRESENCE;
-use super::{Setup, StoreError};
+use crate::error::StoreError;
+use crate::fault::Setup;
+use crate::hosts::HEARTBEAT_TIMEOUT;
 
-/// The migration that let hosts say what they know, and the store what it needs.
-pub(super) const TOLD_SINCE: i64 = 16;
+/// Since this migration, hosts store the newest migration that they know, and the store has the oldest that they must know.
+pub(crate) const NEEDS_SINCE: i64 = 16;
 
 /// The SQLSTATE of [`gate`].
-pub(super) const HOSTS_ARE_BEHIND: &str = "PRJ01";
+pub(crate) const HOSTS_ARE_BEHIND: &str = "PRJ01";
 
-/// How a migration begins that takes something away, before the number of a migration.
+/// A migration that removes something begins with this, and the number of the migration that every live host must know.
 const REQUIRES: &str = "-- requires: ";
 
-/// A host that carries out what is pending takes no longer for each of it.
-const HOST_IS_AT_IT: Duration = Duration::from_secs(2);
-/// How often it is looked how far that host is.
-pub(super) const LOOK: Duration = Duration::from_millis(100);
+/// A host that carries out the pending migrations takes at most this long for each.
+const MOST_PER_MIGRATION: Duration = Duration::from_secs(2);
+/// How often a command reads how far that host is.
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Whether a host carries out what is pending just now, so that a command waits for it.
+/// Detects that a host carries out the pending migrations at this moment, so that a command waits for the host.
 #[derive(Debug, Default)]
-pub(super) struct InProgress {
+pub(crate) struct InProgress {
     last: Option<(i64, Instant)>,
 }
 
 impl InProgress {
-    /// Whether to look again.
-    pub(super) fn goes_on(&mut self, found: &Schema) -> bool {
+    /// Whether to wait and read the schema again.
+    pub(crate) fn continues(&mut self, found: &Schema) -> bool {
         let Some(version) = found.version.filter(|_| !found.pending.is_empty()) else { return false };
         match self.last {
-            Some((last, since)) if last == version => since.elapsed() < HOST_IS_AT_IT,
+            Some((last, since)) if last == version => since.elapsed() < MOST_PER_MIGRATION,
             _ => {
                 self.last = Some((version, Instant::now()));
                 true
@@ -50,16 +51,16 @@ impl InProgress {
     }
 }
 
-/// What a database has of the host's own tables.
+/// What a database has of the host's own tables: its migrations, against those of this program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Schema {
     /// The database, for a person.
     pub database: String,
-    /// Its newest migration. Absent: no host has ever run on this database.
+    /// The newest migration that was carried out. Absent: no host has ever run on this database.
     pub version: Option<i64>,
     /// The newest migration that this program knows.
     pub known: i64,
-    /// What is still to be carried out, in order.
+    /// The migrations that are still to be carried out, in order.
     pub pending: Vec<Pending>,
     /// A program that does not know this migration cannot use the database.
     pub needs: i64,
@@ -77,7 +78,7 @@ pub struct Pending {
 
 impl Schema {
     /// `carried_out`: the ledger, as numbers and checksums; `None`: there is none.
-    pub(super) fn of(
+    pub(crate) fn of(
         migrator: &Migrator,
         database: String,
         carried_out: Option<Vec<(i64, Vec<u8>)>>,
@@ -105,8 +106,8 @@ impl Schema {
         }
     }
 
-    /// Whether this program can use the database as it is; the error says what a person does.
-    pub(super) fn check(&self) -> Result<(), StoreError> {
+    /// Whether this program can use the database as it is. The error says what to do.
+    pub(crate) fn check(&self) -> Result<(), StoreError> {
         self.check_known()?;
         let Self { database, known, .. } = self;
         match self.version {
@@ -115,13 +116,13 @@ impl Schema {
                 format!(
                     "the host's own tables in {database} are at version {version}, and this program needs version {known}"
                 ),
-                "start a host of this version (`projector run`) or run `projector migrate`; hosts of the version before go on meanwhile. `projector migrate --dry-run` shows what that does",
+                "start a host of this version (`projector run`) or run `projector migrate`; hosts of the version before continue meanwhile. `projector migrate --dry-run` shows what would be changed",
             ))),
             Some(_) => Ok(()),
         }
     }
 
-    /// No host has ever run on this database.
+    /// The error that no host has ever run on this database.
     pub fn unused(&self) -> StoreError {
         StoreError::Setup(Setup::new(
             format!("no host has ever run on {}", self.database),
@@ -129,13 +130,13 @@ impl Schema {
         ))
     }
 
-    /// Whether this program may use the database once it is up to date.
+    /// Whether this program may use the database after the pending migrations.
     pub fn check_known(&self) -> Result<(), StoreError> {
         let Self { database, known, needs, .. } = self;
         if needs > known {
             return Err(StoreError::Setup(Setup::new(
                 format!(
-                    "the host's own tables in {database} are for programs that know version {needs}, and this one knows version {known}"
+                    "the host's own tables in {database} need a program that knows version {needs}, and this program knows version {known}"
                 ),
                 "use a newer version of Projector",
             )));
@@ -144,42 +145,41 @@ impl Schema {
             None => Ok(()),
             Some(changed) => Err(StoreError::Setup(Setup::new(
                 format!(
-                    "another build of Projector made the host's own tables in {database}: its migration {changed} is not the one of this program"
+                    "another build of Projector created the host's own tables in {database}: its migration {changed} differs from that of this program"
                 ),
-                "use that build, or give this one a database of its own",
+                "use that build, or another database",
             ))),
         }
     }
 
-    /// What is to be said although the database can be used.
+    /// A hint for operators where the database can be used.
     pub fn notice(&self) -> Option<String> {
         let Self { database, known, .. } = self;
         let version = self.version.filter(|version| version > known)?;
         Some(format!(
-            "the host's own tables in {database} are at version {version}, and this program knows version {known}: what is new there is not shown; use the newer program"
+            "the host's own tables in {database} are at version {version}, and this program knows version {known}: it does not show what is new; use the newer program"
         ))
     }
 }
 
-/// The newest migration that there is.
-pub(super) fn newest(migrator: &Migrator) -> i64 {
+/// The newest migration of a program.
+pub(crate) fn newest(migrator: &Migrator) -> i64 {
     migrator.iter().map(|migration| migration.version).max().unwrap_or_default()
 }
 
-/// Which migration every live host has to know before this one is carried out; `None`: it only adds.
-pub(super) fn requires(sql: &str) -> Option<i64> {
+/// The migration that every live host must know before this one is carried out. `None`: it only adds.
+pub(crate) fn requires(sql: &str) -> Option<i64> {
     sql.strip_prefix(REQUIRES)?.lines().next()?.trim().parse().ok()
 }
 
-/// Runs on Postgres before a migration that takes something away, in its transaction: fails with
-/// `HOSTS_ARE_BEHIND`, and their names, while hosts are live that do not know `migration`. From then on no such
-/// host starts.
+/// Runs on Postgres before a migration that removes something, in its transaction. It fails with `HOSTS_ARE_BEHIND`, and
+/// the names of the hosts, while hosts are live that do not know `migration`. After it, no such host starts.
 pub fn gate(migration: i64) -> String {
-    let presence = PRESENCE.as_secs();
+    let timeout = HEARTBEAT_TIMEOUT.as_secs();
     format!(
         "do $$ declare behind text; begin
            select string_agg(name, ', ' order by name) into behind from projector.host
-             where knows < {migration} and seen_at > now() - interval '{presence} seconds';
+             where knows < {migration} and seen_at > now() - interval '{timeout} seconds';
            if behind is not null then
              raise exception using errcode = '{HOSTS_ARE_BEHIND}', message = behind;
            end if;
@@ -193,7 +193,7 @@ mod tests {
     use super::*;
     use crate::migrations::{POSTGRES, SQLITE};
 
-    /// Those before were written when all hosts were stopped for a new version.
+    /// Older migrations were written when all hosts had to stop for a new version.
     const FIRST_UNDER_THE_RULE: i64 = 12;
 
     /// A migration's statements, in lowercase, without comments, each on one line.
@@ -211,7 +211,7 @@ mod tests {
         statement.split_once(words)?.1.split([' ', ',', '(']).next()
     }
 
-    /// What a program of the version before may stumble over; `None`: nothing that can be seen in the text.
+    /// A statement that may break a program of the version before. `None`: none that can be seen in the text.
     fn takes_away(sql: &str) -> Option<String> {
         let all = statements(sql);
         let made = |table: &str| all.iter().any(|it| named_after(it, "create table ") == Some(table));
@@ -227,7 +227,7 @@ mod tests {
             let altered = named_after(statement, "alter table ").filter(|table| !made(table));
             let wrong = at_once.iter().any(|words| is(words))
                 || is(" alter column ") && is(" type ")
-                // SQLite changes a check by making the table anew, under the same name.
+                // In SQLite, a check is changed by creating the table again under the same name.
                 || dropped_table.is_some_and(|table| !has(format!(" rename to {table}")))
                 || dropped_table.is_none() && is(" rename to ") && altered.is_some()
                     && !named_after(statement, " rename to ").is_some_and(|table| has(format!("drop table {table}")))
@@ -252,7 +252,7 @@ mod tests {
                 let sql = sql.as_str();
                 match requires(sql) {
                     Some(known) => assert!(
-                        (TOLD_SINCE..*version).contains(&known),
+                        (NEEDS_SINCE..*version).contains(&known),
                         "{kind}/{version} requires {known}, which is no earlier migration of its rule"
                     ),
                     None => {
@@ -300,25 +300,25 @@ mod tests {
     }
 
     #[test]
-    fn what_a_database_has_is_told_apart() {
+    fn each_state_of_a_database_has_its_error() {
         let ledger = || -> Vec<(i64, Vec<u8>)> {
             POSTGRES.iter().map(|it| (it.version, it.checksum.to_vec())).collect()
         };
         let schema = |ledger, needs| Schema::of(&POSTGRES, "a database".into(), ledger, needs);
-        let told = |schema: &Schema| schema.check().err().map(|error| error.to_string()).unwrap_or_default();
+        let error = |schema: &Schema| schema.check().err().map(|error| error.to_string()).unwrap_or_default();
         let current = schema(Some(ledger()), 0);
-        assert_eq!((told(&current), current.notice()), (String::new(), None));
-        assert!(told(&schema(None, 0)).contains("no host has ever run on a database"));
+        assert_eq!((error(&current), current.notice()), (String::new(), None));
+        assert!(error(&schema(None, 0)).contains("no host has ever run on a database"));
         let mut older = ledger();
         let last = older.pop().unwrap().0;
         let older = schema(Some(older), 0);
         assert_eq!(older.pending.iter().map(|it| it.version).collect::<Vec<_>>(), [last]);
-        assert!(told(&older).contains("projector migrate"));
+        assert!(error(&older).contains("projector migrate"));
         let newer: Vec<_> = ledger().into_iter().chain([(9_999, Vec::new())]).collect();
         let newer = schema(Some(newer), 0);
-        assert!(told(&newer).is_empty() && newer.notice().unwrap().contains("at version 9999"));
-        assert!(told(&schema(Some(ledger()), 9_999)).contains("use a newer version"));
+        assert!(error(&newer).is_empty() && newer.notice().unwrap().contains("at version 9999"));
+        assert!(error(&schema(Some(ledger()), 9_999)).contains("use a newer version"));
         let other: Vec<_> = ledger().into_iter().map(|(version, _)| (version, vec![1])).collect();
-        assert!(told(&schema(Some(other), 0)).contains("another build"));
+        assert!(error(&schema(Some(other), 0)).contains("another build"));
     }
 }

@@ -1,5 +1,7 @@
-//! Which physical topics a generation reads: the mapping that it is built from, which decides, and a record of the
-//! topics that match or matched, for people.
+//! Which physical topics a generation reads.
+//!
+//! The mapping that a generation is built from decides this. Beside it, the topics that match a pattern, or matched it
+//! before, are recorded for operators.
 
 use std::sync::Arc;
 
@@ -7,16 +9,17 @@ use async_trait::async_trait;
 use projector_core::generation::Generation;
 use projector_core::layout::Layout;
 
-use super::StoreError;
+use crate::error::StoreError;
 
+/// The physical topics of generations.
 #[async_trait]
-pub trait SourceTopics: Send + Sync {
-    /// Stores what a generation's topics are in the log, if a host of an older version made it and did not say so:
-    /// the first host that runs it decides for all. `mapped`: its layout, with the mapping.
+pub trait SourceTopicStore: Send + Sync {
+    /// Stores the physical topics of a generation, if a host of an older version created it without them. The first host
+    /// that runs the generation decides for all. `mapped`: its layout, with the mapping.
     async fn record_mapping(&self, generation: &Generation, mapped: &Layout) -> Result<(), StoreError>;
 
-    /// Records that a generation reads these topics, and does not read those others any more. What is
-    /// recorded so already stays as it is: every lane of every host tells the same.
+    /// Records that a generation reads these topics, and does not read those others any more. Records that say the same
+    /// already stay as they are, since every lane of every host reports its topics.
     async fn record_topics(
         &self,
         generation: &Generation,
@@ -24,7 +27,7 @@ pub trait SourceTopics: Send + Sync {
         left: &[Arc<str>],
     ) -> Result<(), StoreError>;
 
-    /// All topics that were ever recorded of a generation, by name.
+    /// All topics that were ever recorded for a generation, by name.
     async fn recorded_topics(&self, generation: i64) -> Result<Vec<RecordedTopic>, StoreError>;
 }
 
@@ -34,12 +37,12 @@ pub struct RecordedTopic {
     pub topic: String,
     /// When it was first read.
     pub joined_at: i64,
-    /// When it was found not to be there any more.
+    /// When it was found to be gone.
     pub left_at: Option<i64>,
 }
 
 from_row! { RecordedTopic { topic, joined_at, left_at } }
 
-pub(super) fn layout_json(layout: &Layout) -> String {
+pub(crate) fn layout_json(layout: &Layout) -> String {
     serde_json::to_string(layout).expect("a layout is plain data")
 }

@@ -12,8 +12,7 @@ use projector_core::ownership::Signer;
 use projector_core::topics::{PhysicalTopics, TopicMapping};
 use projector_sandbox::Plugin;
 use projector_store::deployments::{Proposal, Proposed};
-use projector_store::operator::Requester;
-use projector_store::{self as store, Component, Store};
+use projector_store::{self as store, Component, Requester, Store};
 use projector_workload::{Publisher, Record, Turn};
 use tokio::runtime::Runtime;
 
@@ -54,7 +53,7 @@ impl Deployer {
             component: Component { digest: &plugin.digest, bytes, contract, signature: None },
             action: DeploymentAction::Deploy,
             origin: Origin::Command,
-            asked: Requester::new("a test".into(), None),
+            requester: Requester::new("a test".into(), None),
             signer: &Signer::Nobody,
         };
         self.runtime.block_on(async {

@@ -74,9 +74,9 @@ async fn write_people(projection: Projection, own: Partition, mut rng: StdRng) -
         let first = batch * EVENTS;
         let positions: Vec<Position> =
             (0..EVENTS).map(|at| Position { partition: own.clone(), offset: first + at }).collect();
-        let books = OutcomeCounts { applied: EVENTS, ..OutcomeCounts::default() };
+        let counts = OutcomeCounts { applied: EVENTS, ..OutcomeCounts::default() };
         let writes = Writes {
-            advances: vec![Advance { partition: own.clone(), expected: first, next: first + EVENTS, books }],
+            advances: vec![Advance { partition: own.clone(), expected: first, next: first + EVENTS, counts }],
             positions: positions.iter().collect(),
             changes: changes.iter().map(Vec::as_slice).enumerate().collect(),
             ..Writes::default()
@@ -130,7 +130,7 @@ async fn a_generation_is_written_about_beside_batches_that_never_end() -> Result
     tokio::time::timeout(Duration::from_secs(5), written).await.context("it waits for the batch")??;
     drop(open);
     let overview = projection.overview().await?;
-    assert_eq!((overview.halted, overview.deadlocks), (Some(trouble), 1));
+    assert_eq!((overview.blocker, overview.faults.deadlocks), (Some(trouble), 1));
     Ok(())
 }
 

@@ -83,7 +83,7 @@ fn of_other(expected: i64) -> Advance {
         partition: other(),
         expected,
         next: expected + 10,
-        books: OutcomeCounts {
+        counts: OutcomeCounts {
             applied: 1,
             ignored: counts(&[("old", 1)]),
             dead: counts(&[("no-country", 1)]),
@@ -171,7 +171,7 @@ async fn a_commit_that_is_given_up_at_any_wait_leaves_all_of_it_or_nothing(home:
         assert_eq!((state.counters.read, state.counters.dead), (3 * commits, commits));
         assert_eq!(projection.offset().await?, 2 * commits);
         let overview = projection.overview().await?;
-        assert_eq!(overview.dead_letters, commits);
+        assert_eq!(overview.missing.dead_letters, commits);
         assert_eq!(overview.statements.get("add").map_or(0, |count| count.changes), commits);
         let rows = rows::of_store(&home, &projection.deployment.contract, &generation).await?;
         let sum = rows[0].stored.get(1).and_then(|row| row.values[1].clone());
@@ -213,7 +213,7 @@ async fn rows_checkpoints_dead_letters_and_counters_move_together(home: Home) ->
     assert_eq!((state.checkpoint, state.counters.read, state.counters.applied), (4, 4, 4));
 
     let overview = projection.overview().await?;
-    assert_eq!(overview.dead_letters, 2);
+    assert_eq!(overview.missing.dead_letters, 2);
     let twice = StatementCount { changes: 2, rows: 2 };
     assert_eq!(overview.statements, BTreeMap::from([("put".into(), twice), ("add".into(), twice)]));
     for state in overview.partitions {
@@ -250,7 +250,7 @@ async fn what_is_shown_is_of_one_moment(home: Home) -> Result<()> {
             let (here, there) = (find(&partition()), find(&other()));
             let changes = shown.statements.get("add").map_or(0, |count| count.changes);
             let of_each = [
-                shown.dead_letters,
+                shown.missing.dead_letters,
                 here.checkpoint / 2,
                 there.checkpoint / 10,
                 there.counters.dead,
@@ -287,8 +287,8 @@ async fn what_stands_still_says_why_until_it_moves(home: Home) -> Result<()> {
 
     let flood = Blocker::new(FailureKind::Flood, "a flood");
     projection.store.set_blocked(&generation, Some(&flood)).await?;
-    assert_eq!(projection.overview().await?.halted, Some(flood));
+    assert_eq!(projection.overview().await?.blocker, Some(flood));
     projection.store.set_blocked(&generation, None).await?;
-    assert_eq!(projection.overview().await?.halted, None);
+    assert_eq!(projection.overview().await?.blocker, None);
     Ok(())
 }

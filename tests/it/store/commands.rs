@@ -11,8 +11,7 @@ use projector_core::counters::OutcomeCounts;
 use projector_core::event::{Event, Header, Position};
 use projector_core::event_failure::Failure;
 use projector_core::failure::FailureKind;
-use projector_store as store;
-use projector_store::{Advance, DeadLetter, Writes};
+use projector_store::{self as store, Advance, DeadLetter, Writes};
 use tempfile::TempDir;
 
 use super::projection::{Projection, contract, numbers, partition};
@@ -56,7 +55,7 @@ impl Desk {
             partition: partition(),
             expected: 0,
             next: 1,
-            books: OutcomeCounts { dead: BTreeMap::from([("trap".into(), 1)]), ..OutcomeCounts::default() },
+            counts: OutcomeCounts { dead: BTreeMap::from([("trap".into(), 1)]), ..OutcomeCounts::default() },
         };
         let dead = vec![DeadLetter { event: &event, failure: &failure, blocks: None, moved_by: None }];
         let positions = vec![&event.position];

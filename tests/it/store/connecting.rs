@@ -107,7 +107,7 @@ fn a_certificate_is_checked_as_sslmode_says() -> Result<()> {
     works(&server.url("127.0.0.1", &format!("sslmode=require&sslrootcert={root}")), &[]);
     // The system's authorities by default.
     works(&server.url("localhost", "sslmode=verify-full"), &[("SSL_CERT_FILE", &ours)]);
-    let stranger = ["not by a trusted authority", "sslrootcert="];
+    let stranger = ["not signed by a trusted authority", "sslrootcert="];
     is_refused(&server.url("localhost", "sslmode=verify-full"), &[("SSL_CERT_FILE", &foreign)], &stranger);
     is_refused(&server.url("localhost", "sslmode=verify-ca"), &[("SSL_CERT_FILE", &foreign)], &stranger);
     // `sslrootcert` replaces them.
@@ -124,7 +124,11 @@ fn a_certificate_is_checked_as_sslmode_says() -> Result<()> {
             &["not for the host", "127.0.0.1", "verify-ca"],
         );
     }
-    is_refused(&server.url("localhost", "sslmode=disable"), &[], &["not let in", "pg_hba.conf", "projector"]);
+    is_refused(
+        &server.url("localhost", "sslmode=disable"),
+        &[],
+        &["may not log in", "pg_hba.conf", "projector"],
+    );
     is_refused(
         &server.url("localhost", "sslmode=verify-full&sslrootcert=/nowhere.pem"),
         &[],
@@ -271,7 +275,7 @@ fn what_is_wrong_with_the_url_is_told_as_configuration() -> Result<()> {
     );
     assert!(code == 2 && said.contains("/nowhere/password"), "{code}: {said}");
     let (code, said) = asked(&url("projector", PASSWORD, "readmodels"), "connections = 2", &[]);
-    assert!(code == 2 && said.contains("5 at least"), "{code}: {said}");
+    assert!(code == 2 && said.contains("5 or more"), "{code}: {said}");
     Ok(())
 }
 
@@ -390,8 +394,8 @@ async fn no_more_connections_are_used_than_are_configured() -> Result<()> {
     }
     let now: i64 = sqlx::query_scalar(count).fetch_one(&mut observer).await?;
     assert_eq!((most.max(now), now), (6, 6), "at most, and at the end");
-    first.waiting().await?;
-    second.waiting().await?;
+    first.failed_and_waiting().await?;
+    second.failed_and_waiting().await?;
     Ok(())
 }
 
@@ -512,7 +516,7 @@ async fn schemas_made_beforehand_are_taken() -> Result<()> {
     .await?;
     let projection = Projection::install(store, contract(&numbers())).await?;
     projection.write(&[vec![numeric(PUT, &[1, 1])]]).await?;
-    let asked = projector_store::operator::Requester::new("a test".into(), None);
+    let asked = projector_store::Requester::new("a test".into(), None);
     projection.store.drop_projection("some-orders", &asked).await?;
     Ok(())
 }

@@ -8,8 +8,8 @@ use projector_core::event::{Event, Header, Position};
 use projector_core::event_failure::Failure;
 use projector_core::failure::FailureKind;
 use projector_core::ordering::KeyId;
-use projector_store::operator::{Filter, Requester};
-use projector_store::{Advance, DeadLetter, Parked, Writes};
+use projector_store::dead_letters::DeadLetterFilter;
+use projector_store::{Advance, DeadLetter, Parked, Requester, Writes};
 use serde_json::json;
 
 use super::home::{Home, Session};
@@ -43,14 +43,14 @@ fn header(name: &str, value: Option<&[u8]>) -> Header {
     Header { name: name.into(), value: value.map(Into::into) }
 }
 
-async fn bury(projection: &Projection, events: &[Event]) -> Result<()> {
+async fn add_dead_letters(projection: &Projection, events: &[Event]) -> Result<()> {
     let failure = Failure::new(FailureKind::Trap, "trap", "unreachable\0 at \u{1b}[31mline 1");
     let buried = events.len() as i64;
     let advance = Advance {
         partition: partition(),
         expected: 0,
         next: buried,
-        books: OutcomeCounts { dead: BTreeMap::from([("trap".into(), buried)]), ..OutcomeCounts::default() },
+        counts: OutcomeCounts { dead: BTreeMap::from([("trap".into(), buried)]), ..OutcomeCounts::default() },
     };
     let positions = events.iter().map(|event| &event.position).collect();
     let dead = events
@@ -128,7 +128,7 @@ async fn a_time_that_no_database_can_hold_is_left_out(home: Home) -> Result<()> 
     };
     let year_12000 = 316_516_377_600_000;
     let events = [at(0, Some(i64::MAX)), at(1, Some(year_12000)), at(2, Some(-1)), at(3, None)];
-    bury(&projection, &events).await?;
+    add_dead_letters(&projection, &events).await?;
     let times: Vec<_> = buried(&home).await?.into_iter().map(|letter| letter.3).collect();
     assert_eq!(times, [None, None, Some(-1_000), None]);
     Ok(())
@@ -138,16 +138,16 @@ async fn a_time_that_no_database_can_hold_is_left_out(home: Home) -> Result<()> 
 async fn no_number_is_given_twice(home: Home) -> Result<()> {
     let projection = Projection::install(home.open().await?, contract(&numbers())).await?;
     let (store, generation) = (&projection.store, &projection.deployment.generation);
-    let all = Filter { most: 9, ..Filter::default() };
-    bury(&projection, &[event(0, Some(b"k".to_vec()), None, Vec::new())]).await?;
+    let all = DeadLetterFilter { most: 9, ..DeadLetterFilter::default() };
+    add_dead_letters(&projection, &[event(0, Some(b"k".to_vec()), None, Vec::new())]).await?;
     let first = store.dead_letters(&all).await?[0].id;
     assert_eq!(store.erase(generation, b"k", &[], &Requester::default()).await?, 1);
     let failure = Failure::new(FailureKind::Trap, "trap", "again");
     let again = event(1, None, None, Vec::new());
-    let books = OutcomeCounts { dead: BTreeMap::from([("trap".into(), 1)]), ..OutcomeCounts::default() };
+    let counts = OutcomeCounts { dead: BTreeMap::from([("trap".into(), 1)]), ..OutcomeCounts::default() };
     projection
         .commit(&Writes {
-            advances: vec![Advance { partition: partition(), expected: 1, next: 2, books }],
+            advances: vec![Advance { partition: partition(), expected: 1, next: 2, counts }],
             dead: vec![DeadLetter { event: &again, failure: &failure, blocks: None, moved_by: None }],
             ..Writes::default()
         })
@@ -166,11 +166,11 @@ async fn old_dead_letters_expire_and_free_their_keys(home: Home) -> Result<()> {
     let [id_of_alone, id_of_waited_for] = [KeyId([1; 16]), KeyId([2; 16])];
     let dead = |event, blocks| DeadLetter { event, failure: &failure, blocks, moved_by: None };
     let waits = event(4, Some(b"b".to_vec()), None, Vec::new());
-    let books =
+    let counts =
         OutcomeCounts { dead: BTreeMap::from([("no".into(), 4)]), parked: 1, ..OutcomeCounts::default() };
     projection
         .commit(&Writes {
-            advances: vec![Advance { partition: partition(), expected: 0, next: 5, books }],
+            advances: vec![Advance { partition: partition(), expected: 0, next: 5, counts }],
             dead: vec![
                 dead(&alone, Some(id_of_alone)),
                 dead(&waited_for, Some(id_of_waited_for)),
@@ -190,8 +190,8 @@ async fn old_dead_letters_expire_and_free_their_keys(home: Home) -> Result<()> {
     let asked = Requester::new("a test".into(), None);
     assert_eq!(store.expire(generation, 86_400, &asked).await?, 2);
     assert_eq!(store.expire(generation, 86_400, &asked).await?, 0);
-    let left = store.dead_letters(&Filter { most: 9, ..Filter::default() }).await?;
-    assert_eq!(left.iter().map(|letter| letter.offset).collect::<Vec<_>>(), [1, 3]);
+    let left = store.dead_letters(&DeadLetterFilter { most: 9, ..DeadLetterFilter::default() }).await?;
+    assert_eq!(left.iter().map(|letter| letter.event.offset).collect::<Vec<_>>(), [1, 3]);
     let blocked = projection.begin().await?.blocked(vec![id_of_alone, id_of_waited_for]).await?;
     assert!(!blocked.contains(&id_of_alone) && blocked.contains(&id_of_waited_for));
     let counters = projection.partition_state(&partition()).await?.counters;

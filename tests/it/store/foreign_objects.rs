@@ -4,8 +4,7 @@
 use anyhow::{Context, Result};
 use projector_core::deployment::Origin;
 use projector_core::generation::{Generation, Role};
-use projector_store::operator::Requester;
-use projector_store::{Store, StoreError};
+use projector_store::{Requester, Store, StoreError};
 use serde_json::{Value as Json, json};
 use sqlx::{AssertSqlSafe, Row};
 
@@ -48,8 +47,8 @@ async fn promote(store: &dyn Store, generation: &Generation) -> Result<()> {
 async fn two_generations(store: &dyn Store) -> Result<(Generation, Generation)> {
     let first = offer(store, "one", &contract(&numbers())).await?.generation;
     offer(store, "two", &contract(&other_columns())).await?;
-    let standings = store.standings(NAME).await?;
-    let second = standings.into_iter().find(|standing| standing.role == Role::Building);
+    let generations = store.generations(NAME).await?;
+    let second = generations.into_iter().find(|status| status.role == Role::Building);
     let second = second.context("it is built")?.generation;
     promote(store, &second).await?;
     Ok((first, second))
@@ -70,7 +69,7 @@ fn assert_refused<T: std::fmt::Debug>(refused: Result<T, StoreError>, words: &[&
 }
 
 async fn numbers_of(store: &dyn Store) -> Result<Vec<i32>> {
-    Ok(store.standings(NAME).await?.iter().map(|standing| standing.generation.number).collect())
+    Ok(store.generations(NAME).await?.iter().map(|status| status.generation.number).collect())
 }
 
 /// The first cell of the first row.

@@ -7,9 +7,7 @@ use projector_core::checkpoint::{Beginning, Offsets};
 use projector_core::deployment::Origin;
 use projector_core::generation::{GenerationStatus, Role};
 use projector_core::refusal::Refusal;
-use projector_store::WriteBarrier;
-use projector_store::operator::Requester;
-use projector_store::{Store, StoreError};
+use projector_store::{Requester, Store, StoreError, WriteBarrier};
 use serde_json::{Value as Json, json};
 use sqlx::{AssertSqlSafe, Row};
 use uuid::Uuid;
@@ -23,7 +21,7 @@ on_both_stores!(
     whoever_deploys_the_active_version_withdraws_what_was_asked_for,
     readers_see_no_tombstone_of_a_generation_that_has_others,
     a_generation_that_is_behind_or_not_caught_up_is_not_shown,
-    a_hold_is_its_holders_and_ends_by_itself,
+    a_write_barrier_belongs_to_its_owner_and_ends_by_itself,
 );
 
 const NAME: &str = "some-orders";
@@ -39,9 +37,9 @@ fn with_note(ty: &str) -> Json {
     with(|json| json["tables"][0]["columns"].as_array_mut().expect("a list").push(note))
 }
 
-async fn standing(store: &dyn Store, role: Role) -> Result<GenerationStatus> {
-    let standings = store.standings(NAME).await?;
-    standings.into_iter().find(|standing| standing.role == role).context("there is none")
+async fn status(store: &dyn Store, role: Role) -> Result<GenerationStatus> {
+    let generations = store.generations(NAME).await?;
+    generations.into_iter().find(|status| status.role == role).context("there is none")
 }
 
 async fn a_reverted_column_is_no_reason_to_build_rows_anew(home: Home) -> Result<()> {
@@ -54,7 +52,7 @@ async fn a_reverted_column_is_no_reason_to_build_rows_anew(home: Home) -> Result
     assert_eq!(offer(&*store, "three", &contract(&hotfix)).await?.generation, generation);
     // With the column, of the type that it has.
     assert_eq!(offer(&*store, "four", &contract(&with_note("text"))).await?.generation, generation);
-    assert_eq!(store.standings(NAME).await?.len(), 1);
+    assert_eq!(store.generations(NAME).await?.len(), 1);
     Ok(())
 }
 
@@ -91,7 +89,7 @@ async fn readers_see_no_tombstone_of_a_generation_that_has_others(home: Home) ->
     assert!(promoted.replaced, "{promoted:?}");
     assert_eq!(count(&home).await?, 1);
     // And back.
-    let first = standing(&*store, Role::Warm).await?.generation;
+    let first = status(&*store, Role::Warm).await?.generation;
     store.set_caught_up(&first).await?;
     store.promote(&first, &[], Origin::Command, &Requester::default()).await?;
     assert_eq!(count(&home).await?, 0);
@@ -132,11 +130,11 @@ async fn a_generation_that_is_behind_or_not_caught_up_is_not_shown(home: Home) -
     store.begin_partition(&building, &partition(), &Beginning::at(1)).await?;
     refused(promote().await, &behind);
     assert_eq!(store.behind(building.id, live.deployment.generation.id, &[]).await?, []);
-    assert_eq!(standing(&*store, Role::Live).await?.generation, live.deployment.generation);
+    assert_eq!(status(&*store, Role::Live).await?.generation, live.deployment.generation);
     Ok(())
 }
 
-async fn a_hold_is_its_holders_and_ends_by_itself(home: Home) -> Result<()> {
+async fn a_write_barrier_belongs_to_its_owner_and_ends_by_itself(home: Home) -> Result<()> {
     let store = home.open().await?;
     let live = Projection::install(store.clone(), contract(&numbers())).await?;
     let (held, long) = ([live.deployment.generation.id], Duration::from_secs(60));
@@ -153,7 +151,7 @@ async fn a_hold_is_its_holders_and_ends_by_itself(home: Home) -> Result<()> {
         Err(StoreError::WriteBarrier(WriteBarrier::UpTo(_)))
     ));
     live.write(&[vec![]]).await?;
-    // Whoever holds and dies keeps nobody waiting for long.
+    // The barrier of an owner that died ends by itself.
     assert!(store.raise_barrier(&held, one, None, Duration::ZERO).await?);
     live.write(&[vec![]]).await?;
     assert!(store.raise_barrier(&held, other, None, long).await?);

@@ -12,8 +12,7 @@ use projector_core::deployment::{DeploymentAction, Origin};
 use projector_core::failure::FailureKind;
 use projector_core::ownership::Signer;
 use projector_store::deployments::{Proposal, Proposed};
-use projector_store::operator::Requester;
-use projector_store::{Component, Store};
+use projector_store::{Component, Requester, Store};
 use serde_json::{Value as Json, json};
 use sqlx::Row;
 use uuid::Uuid;
@@ -68,7 +67,7 @@ impl Host {
     async fn state_of(&self, deployment: i64) -> Result<(String, String)> {
         let history = self.store.history("sound", 100).await?;
         let found = history.into_iter().find(|deployed| deployed.id == deployment).context("not there")?;
-        Ok((found.state, found.verdict.unwrap_or_default()))
+        Ok((found.decision.state, found.decision.result.unwrap_or_default()))
     }
 }
 
@@ -119,9 +118,9 @@ async fn what_the_database_refuses_again_and_again_is_refused_and_taken_back() -
         assert!(failed < 100, "it is tried for ever");
         assert_eq!(columns(&mut session).await?.len(), before.len() + 1, "the column was added before");
     }
-    let (state, verdict) = host.state_of(second).await?;
+    let (state, result) = host.state_of(second).await?;
     assert_eq!(state, "refused");
-    assert!(failed >= 3 && verdict.contains("out of shared memory"), "{failed}: {verdict}");
+    assert!(failed >= 3 && result.contains("out of shared memory"), "{failed}: {result}");
     assert_eq!(columns(&mut session).await?, before, "nothing is left");
 
     home.by_hand("drop event trigger refuse", "").await?;

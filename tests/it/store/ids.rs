@@ -155,6 +155,6 @@ async fn the_last_duplicates_are_recorded(home: Home) -> Result<()> {
     assert_eq!((even.first_partition, even.first_offset), (Some(7), Some(even.offset / 2)));
     assert_eq!(store.duplicates(&name, 3).await?, recorded[..3]);
     let overview = store.overview().await?;
-    assert_eq!(overview[0].without_id, 2 * places.chunks(100).count() as i64);
+    assert_eq!(overview[0].faults.without_id, 2 * places.chunks(100).count() as i64);
     Ok(())
 }

@@ -58,8 +58,8 @@ async fn a_new_component_of_the_same_layout_becomes_the_active_one_and_an_older_
     assert_eq!(offer(&*store, "one", &first).await?.active, "two");
     let overview = store.overview().await?;
     assert_eq!(overview.len(), 1);
-    assert_eq!((overview[0].version.as_str(), overview[0].digest.as_str()), ("1.1", "two"));
-    assert_eq!(overview[0].halted, None, "what halted the old component is over");
+    assert_eq!((overview[0].active.version.as_str(), overview[0].active.digest.as_str()), ("1.1", "two"));
+    assert_eq!(overview[0].blocker, None, "the old component's blocker is gone");
     Ok(())
 }
 
@@ -85,10 +85,10 @@ async fn another_layout_is_built_beside_the_live_one_which_goes_on(home: Home) -
     for (at, other) in others.iter().enumerate() {
         let digest = format!("other {at}");
         let installed = offer(&*store, &digest, &contract(other)).await?;
-        let standings = store.standings("some-orders").await?;
-        let roles: Vec<_> = standings
+        let generations = store.generations("some-orders").await?;
+        let roles: Vec<_> = generations
             .iter()
-            .map(|standing| (standing.generation.number, standing.role, &*standing.active))
+            .map(|status| (status.generation.number, status.role, &*status.active))
             .collect();
         // The one before is given up, and its number is not given twice.
         let number = at as i32 + 2;
@@ -96,12 +96,12 @@ async fn another_layout_is_built_beside_the_live_one_which_goes_on(home: Home) -
             roles,
             [(1, Role::Live, &*projection.deployment.digest), (number, Role::Building, &*digest)]
         );
-        assert_eq!(installed.generation, standings[1].generation, "{other}");
+        assert_eq!(installed.generation, generations[1].generation, "{other}");
     }
     projection.write(&[vec![numeric(PUT, &[1, 2])]]).await?;
     let overview = store.overview().await?;
     assert_eq!(overview.len(), 2);
-    assert_eq!(overview[0].digest, *projection.deployment.digest);
+    assert_eq!(overview[0].active.digest, *projection.deployment.digest);
     Ok(())
 }
 
@@ -151,7 +151,7 @@ async fn hosts_that_start_together_agree_on_postgres() -> Result<()> {
     let (a, b) = tokio::join!(offer(&*stores[0], "one", &contract), offer(&*stores[1], "one", &contract));
     assert_eq!(a?, b?);
     let (a, b) = tokio::join!(offer(&*stores[0], "two", &contract), offer(&*stores[1], "three", &contract));
-    let last = stores[0].overview().await?[0].digest.clone();
+    let last = stores[0].overview().await?[0].active.digest.clone();
     // Whoever asks while another one is not decided, has that one withdrawn.
     assert!([a?.active, b?.active].contains(&last));
     for digest in ["one", &last] {

@@ -1,5 +1,5 @@
 //! Random events, gates, retries, discards and restarts, through a real plugin: at every moment the rows,
-//! the books and what waits are those of a queue for each key; and at the end, when every gate is open and
+//! the counters and what waits are those of a queue for each key; and at the end, when every gate is open and
 //! every dead letter retried, each key's trail is that of its events in order.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -19,8 +19,9 @@ use projector_core::failure_policy::{Failures, Flood};
 use projector_kafka::KafkaAdmin;
 use projector_model::{LookupCall, Value};
 use projector_sandbox::Plugin;
-use projector_store::WriteTarget;
-use projector_store::operator::{DeadLetterAction, Filter, NewOperations, OpenOperation, Requester};
+use projector_store::dead_letters::DeadLetterFilter;
+use projector_store::operations::{DeadLetterAction, NewOperations, OpenOperation};
+use projector_store::{Requester, WriteTarget};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 use serde_json::json;
@@ -199,12 +200,12 @@ impl<'h> World<'h> {
     }
 
     async fn letters(&self) -> Result<Vec<(i64, u8)>> {
-        let filter = Filter { most: i64::MAX, ..Filter::default() };
+        let filter = DeadLetterFilter { most: i64::MAX, ..DeadLetterFilter::default() };
         let letters = self.settler().store.dead_letters(&filter).await?;
         letters
             .iter()
             .map(|letter| {
-                let key = letter.key.as_deref().and_then(|key| key.first()).context("it has a key")?;
+                let key = letter.event.key.as_deref().and_then(|key| key.first()).context("it has a key")?;
                 let parked = self.model.waiting.get(&(key - b'a')).map(|queue| queue.len() as i64 - 1);
                 ensure!(letter.parked == parked, "{} wait, expected {parked:?}", letter.parked.unwrap_or(-1));
                 Ok((letter.id, key - b'a'))
@@ -217,16 +218,16 @@ impl<'h> World<'h> {
             action,
             dead_letters: vec![letter],
             dry_run: false,
-            asked: Requester { by: "a test".into(), reason: Some("it says so".into()) },
+            requester: Requester { by: "a test".into(), reason: Some("it says so".into()) },
         };
-        let id = self.settler().store.ask(&operation).await?[&letter];
+        let id = self.settler().store.request(&operation).await?[&letter];
         let control = self.settler().store.control_state().await?;
         let open: OpenOperation =
             control.into_iter().flat_map(|control| control.open).next().context("it is open")?;
         ensure!(open.id == id && open.action == action);
         let limits = BatchLimits { events: most, bytes: 1 << 20 };
         while self.settler().release(&open, limits, &self.log).await? == Released::More {}
-        ensure!(self.settler().store.verdicts(&[id]).await?.contains_key(&id), "the verdict is kept");
+        ensure!(self.settler().store.results(&[id]).await?.contains_key(&id), "the result is stored");
         self.model.release(key, action == DeadLetterAction::Discard);
         Ok(())
     }
@@ -238,9 +239,9 @@ impl<'h> World<'h> {
             action,
             dead_letters: letters.iter().map(|(letter, _)| *letter).collect(),
             dry_run: false,
-            asked: Requester { by: "a test".into(), reason: Some("it says so".into()) },
+            requester: Requester { by: "a test".into(), reason: Some("it says so".into()) },
         };
-        let operations = self.settler().store.ask(&asked).await?;
+        let operations = self.settler().store.request(&asked).await?;
         let control = self.settler().store.control_state().await?;
         let open: Vec<OpenOperation> = control.into_iter().flat_map(|control| control.open).collect();
         ensure!(open.len() == letters.len() && operations.len() == letters.len());
@@ -254,7 +255,7 @@ impl<'h> World<'h> {
         for operation in open.iter().filter(|operation| !done.contains(&operation.id)) {
             while self.settler().release(operation, limits, &self.log).await? == Released::More {}
         }
-        ensure!(self.settler().store.verdicts(&ids).await?.len() == ids.len(), "the verdicts are kept");
+        ensure!(self.settler().store.results(&ids).await?.len() == ids.len(), "the results are stored");
         letters.iter().for_each(|(_, key)| self.model.release(*key, action == DeadLetterAction::Discard));
         Ok(())
     }

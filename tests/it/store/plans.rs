@@ -13,9 +13,11 @@ use projector_core::event_failure::Failure;
 use projector_core::failure::FailureKind;
 use projector_core::ordering::KeyId;
 use projector_model::LookupCall;
+use projector_store::dead_letters::DeadLetterFilter;
 use projector_store::event_ids::Horizon;
-use projector_store::operator::{DeadLetterAction, Filter, NewOperations, Release, Requester, WaitsOn};
-use projector_store::{Advance, DeadLetter, Parked, Writes};
+use projector_store::operations::{DeadLetterAction, NewOperations};
+use projector_store::release::{Release, WaitsOn};
+use projector_store::{Advance, DeadLetter, Parked, Requester, Writes};
 use serde_json::json;
 
 use super::home::{Home, Session, wait_until};
@@ -112,7 +114,7 @@ async fn no_statement_of_the_host_reads_a_large_table_through() -> Result<()> {
         assert_eq!(tx.blocked(keys).await?.len(), BATCH as usize);
         let of_country = LookupCall { lookup: 0, arguments: vec![text("l7")] };
         assert_eq!(tx.read(&[of_country], usize::MAX).await?[0].iter().flatten().count(), 2);
-        tx.waiting().await?;
+        tx.failed_and_waiting().await?;
         let at = batch * 2;
         let (dead, parked) = (event(at), event(at + 1));
         let failure = Failure::new(FailureKind::Rejected, "no", "no");
@@ -124,10 +126,10 @@ async fn no_statement_of_the_host_reads_a_large_table_through() -> Result<()> {
             Remembered { id: EventId { topic: "t".into(), hash }, first, recorded_at: None }
         });
         let changes: Vec<_> = (0..BATCH).map(|n| call(0, [text(&format!("c{n}")), text("l0")])).collect();
-        let books =
+        let counts =
             OutcomeCounts { dead: BTreeMap::from([("no".into(), 1)]), parked: 1, ..OutcomeCounts::default() };
         tx.write(&Writes {
-            advances: vec![Advance { partition: partition(), expected: at, next: at + 2, books }],
+            advances: vec![Advance { partition: partition(), expected: at, next: at + 2, counts }],
             positions: vec![&dead.position],
             changes: vec![(0, &changes)],
             dead: vec![DeadLetter { event: &dead, failure: &failure, blocks: Some(free), moved_by: None }],
@@ -141,32 +143,36 @@ async fn no_statement_of_the_host_reads_a_large_table_through() -> Result<()> {
         assert!(tx.made_ready());
         tx.commit().await?;
         let mut tx = projection.begin().await?;
-        let ready = tx.take_ready(limits).await?;
+        let ready = tx.claim_ready(limits).await?;
         assert_eq!(ready.len(), limits.events);
         let row = AwaitedRow { id: RowId([9; 16]), name: "r".into(), until_ms: i64::MAX };
         // A few: for a hundred of them, to read a table of this size through is right.
-        let waits_on =
-            ready.iter().take(20).map(|ready| WaitsOn { id: ready.kept.id, key: ready.key, row: Some(&row) });
+        let waits_on = ready.iter().take(20).map(|ready| WaitsOn {
+            id: ready.stored.id,
+            key: ready.key,
+            row: Some(&row),
+        });
         let release = Release { waits_on: waits_on.collect(), frees: vec![free], ..Release::default() };
         tx.write(&Writes { release: Some(release), ..Writes::default() }).await?;
         tx.commit().await?;
         assert!(store.first_end(&generation).await?.is_some());
         assert_eq!(store.end_waits(&generation, 0).await?, 0);
-        let letters = store.dead_letters(&Filter { most: 1, ..Filter::default() }).await?;
+        let letters =
+            store.dead_letters(&DeadLetterFilter { most: 1, ..DeadLetterFilter::default() }).await?;
         let asked = NewOperations {
             action: DeadLetterAction::Retry,
             dead_letters: vec![letters[0].id],
             dry_run: false,
-            asked: Requester::default(),
+            requester: Requester::default(),
         };
-        let operation = store.ask(&asked).await?[&letters[0].id];
-        assert!(projection.begin().await?.take(operation, limits).await?.is_some());
+        let operation = store.request(&asked).await?[&letters[0].id];
+        assert!(projection.begin().await?.claim(operation, limits).await?.is_some());
         assert_eq!(store.withdraw(&[operation]).await?, [operation]);
         // Behind these no event waits.
         let lone = NewOperations { dead_letters: (15_001..=15_000 + BATCH).collect(), ..asked };
-        let lone: Vec<i64> = store.ask(&lone).await?.into_values().collect();
-        let taken = projection.begin().await?.take_lone_letters(&lone, limits).await?;
-        assert_eq!(taken.len(), limits.events);
+        let lone: Vec<i64> = store.request(&lone).await?.into_values().collect();
+        let claimed = projection.begin().await?.claim_lone_dead_letters(&lone, limits).await?;
+        assert_eq!(claimed.len(), limits.events);
         store.control_state().await?;
         home.by_hand("delete from projector.operation where done_at is null", "").await?;
         store.open_deployments().await?;

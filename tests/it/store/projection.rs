@@ -14,10 +14,9 @@ use projector_core::topics::TopicMapping;
 use projector_model::interpret::Row;
 use projector_model::{Change, Contract, Descriptor, LookupCall, Value};
 use projector_store::deployments::{Proposal, Proposed};
-use projector_store::operator::Requester;
 use projector_store::{
-    Advance, Component, Installed, PartitionState, Projection as Overview, Store, StoreError, Transaction,
-    WriteTarget, Writes,
+    Advance, Component, Installed, PartitionState, Projection as Overview, Requester, Store, StoreError,
+    Transaction, WriteTarget, Writes,
 };
 use serde_json::{Value as Json, json};
 
@@ -86,7 +85,7 @@ pub(super) fn proposal<'a>(digest: &'a str, contract: &'a Contract, origin: Orig
         component: Component { digest, bytes: BYTES, contract, signature: None },
         action: DeploymentAction::Deploy,
         origin,
-        asked: Requester::new("a test".into(), None),
+        requester: Requester::new("a test".into(), None),
         signer: &Signer::Nobody,
     }
 }
@@ -128,8 +127,8 @@ pub(super) async fn offer(
 }
 
 async fn live(store: &dyn Store, projection: &str) -> Result<Option<GenerationStatus>, StoreError> {
-    let standings = store.standings(projection).await?;
-    Ok(standings.into_iter().find(|standing| standing.role == Role::Live))
+    let generations = store.generations(projection).await?;
+    Ok(generations.into_iter().find(|status| status.role == Role::Live))
 }
 
 impl Projection {
@@ -216,6 +215,6 @@ pub(super) fn advance(expected: i64, events: i64) -> Advance {
         partition: partition(),
         expected,
         next: expected + events,
-        books: OutcomeCounts { applied: events, ..OutcomeCounts::default() },
+        counts: OutcomeCounts { applied: events, ..OutcomeCounts::default() },
     }
 }

@@ -7,9 +7,8 @@ use projector_core::deployment::Origin;
 use projector_core::generation::{Generation, GenerationStatus, Role};
 use projector_core::layout::{Layout, Offered};
 use projector_core::refusal::Refusal;
-use projector_store::deployments::Promoted;
-use projector_store::operator::Requester;
-use projector_store::{Store, StoreError};
+use projector_store::generations::Promoted;
+use projector_store::{Requester, Store, StoreError};
 use serde_json::{Value as Json, json};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, Executor, Row};
@@ -34,9 +33,9 @@ fn with_note(revision: u32) -> Json {
     })
 }
 
-async fn standing(store: &dyn Store, role: Role) -> Result<GenerationStatus> {
-    let standings = store.standings(NAME).await?;
-    standings.into_iter().find(|standing| standing.role == role).context("there is none")
+async fn status(store: &dyn Store, role: Role) -> Result<GenerationStatus> {
+    let generations = store.generations(NAME).await?;
+    generations.into_iter().find(|status| status.role == role).context("there is none")
 }
 
 async fn promote(store: &dyn Store, generation: &Generation) -> Result<Promoted> {
@@ -143,7 +142,7 @@ async fn what_readers_must_do_is_said_where_columns_change() -> Result<()> {
     offer(&*store, "one", &contract(&with_note(1))).await?;
     let mut reader = Reader::new(&home).await?;
     reader.session.execute("create view reports.report as select id from some_orders.number").await?;
-    let live = standing(&*store, Role::Live).await?;
+    let live = status(&*store, Role::Live).await?;
     // A view more, in place: nobody may read it yet.
     let mut more = with_note(1);
     let extra = json!({"name": "extra", "key": ["id"], "columns": [{"name": "id", "type": "int64"}]});
@@ -160,7 +159,7 @@ async fn what_readers_must_do_is_said_where_columns_change() -> Result<()> {
     assert_eq!(told.readers.grants, [granted]);
     assert_eq!(told.readers.dependants, ["view reports.report"]);
     offer(&*store, "two", &next).await?;
-    let building = standing(&*store, Role::Building).await?.generation;
+    let building = status(&*store, Role::Building).await?.generation;
     let promoted = promote(&*store, &building).await?;
     assert_eq!((&*promoted.readers, promoted.replaced), ("some_orders_v2", false));
     // Both are served, to the same readers.
@@ -187,7 +186,7 @@ async fn a_view_that_a_person_gave_to_another_role_keeps_it_and_can_be_read() ->
     .await?;
     offer(&*store, "two", &contract(&with(|json| json["revision"] = 2.into()))).await?;
     home.by_hand("insert into some_orders_g2.number values (1, 7)", "").await?;
-    promote(&*store, &standing(&*store, Role::Building).await?.generation).await?;
+    promote(&*store, &status(&*store, Role::Building).await?.generation).await?;
     assert_eq!(reader.sum("some_orders.number").await?, 7);
     Ok(())
 }
@@ -208,13 +207,13 @@ async fn a_persons_trigger_on_a_view_survives_promote_and_additions_on_sqlite() 
     .await?;
     offer(&*store, "two", &contract(&with_note(1))).await?;
     offer(&*store, "three", &contract(&with_note(3))).await?;
-    let building = standing(&*store, Role::Building).await?.generation;
+    let building = status(&*store, Role::Building).await?.generation;
     assert!(promote(&*store, &building).await?.replaced);
     home.by_hand("", "insert into some_orders__number (id) values (5)").await?;
     let Session::Sqlite(mut session) = home.session().await? else { unreachable!("it is SQLite") };
     let caught: i64 = sqlx::query_scalar("select id from mine").fetch_one(&mut session).await?;
     assert_eq!(caught, 5);
-    assert_eq!(store.readers(&standing(&*store, Role::Live).await?.views).await?.dependants.len(), 2);
+    assert_eq!(store.readers(&status(&*store, Role::Live).await?.views).await?.dependants.len(), 2);
     Ok(())
 }
 
@@ -232,8 +231,8 @@ async fn a_reader_with_an_old_snapshot_sees_the_old_generation_through_promote_a
     reader.fetch_one("select count(*) from projector_projection").await?;
     offer(&*store, "two", &contract(&with(|json| json["revision"] = 2.into()))).await?;
     home.by_hand("", "insert into some_orders_g2__number (id, n) values (1, 30)").await?;
-    let live = standing(&*store, Role::Live).await?.generation;
-    promote(&*store, &standing(&*store, Role::Building).await?.generation).await?;
+    let live = status(&*store, Role::Live).await?.generation;
+    promote(&*store, &status(&*store, Role::Building).await?.generation).await?;
     store.retire(&live, Origin::Command, &Requester::default()).await?;
     let sum = "select sum(n) from some_orders__number";
     let seen: i64 = reader.fetch_one(sum).await?.get(0);
@@ -269,8 +268,8 @@ async fn a_prepared_select_of_all_columns_survives_an_addition_in_place_and_by_p
     });
     offer(&*store, "three", &contract(&longer)).await?;
     home.by_hand("insert into some_orders_g2.number (id, n) values (1, 30)", "").await?;
-    let live = standing(&*store, Role::Live).await?;
-    let building = standing(&*store, Role::Building).await?;
+    let live = status(&*store, Role::Live).await?;
+    let building = status(&*store, Role::Building).await?;
     let told = readers::from(&*store, &live, &building.layout).await?.context("a column is new")?;
     assert!(!told.must_move && told.to_lines()[0].contains("need not change anything"), "{told:?}");
     let promoted = promote(&*store, &building.generation).await?;
@@ -305,18 +304,18 @@ async fn readers_stay_where_they_are_when_a_generation_lacks_a_column_that_was_a
         offer(&*store, "two", &contract(&with_note(1))).await?;
         offer(&*store, "one", &contract(&numbers())).await?;
         offer(&*store, "three", &contract(&with(|json| json["revision"] = 2.into()))).await?;
-        let live = standing(&*store, Role::Live).await?;
-        let building = standing(&*store, Role::Building).await?;
+        let live = status(&*store, Role::Live).await?;
+        let building = status(&*store, Role::Building).await?;
         let promoted = promote(&*store, &building.generation).await?;
         assert_eq!((&*promoted.readers, promoted.replaced), ("some_orders", true));
         // Who had begun to read the new column is told.
         let told = readers::from(&*store, &live, &building.layout).await?.context("a column is gone")?;
         assert!(told.must_move && told.readers.schema == "some_orders_v2", "{told:?}");
         let left: Vec<_> =
-            standing(&*store, Role::Warm).await?.views.into_iter().map(|set| set.schema).collect();
+            status(&*store, Role::Warm).await?.views.into_iter().map(|set| set.schema).collect();
         assert_eq!(left, ["some_orders_v2"]);
         store.retire(&live.generation, Origin::Command, &Requester::default()).await?;
-        let shown = standing(&*store, Role::Live).await?.views;
+        let shown = status(&*store, Role::Live).await?.views;
         assert_eq!((shown.len(), &*shown[0].schema), (1, "some_orders"));
     }
     Ok(())
@@ -346,7 +345,7 @@ async fn views_without_the_newest_columns_are_retired_by_name() -> Result<()> {
         assert!(matches!(refused("some_orders_g1").await, Refusal::NoViews { .. }));
         home.by_hand("drop view public.report", "drop view report").await?;
         store.retire_views(NAME, "some_orders", &asked).await?;
-        let live = standing(&*store, Role::Live).await?;
+        let live = status(&*store, Role::Live).await?;
         assert_eq!(live.views.iter().map(|set| &*set.schema).collect::<Vec<_>>(), ["some_orders_v2"]);
         let last = store.history(NAME, 1).await?;
         assert_eq!(last[0].reason.as_deref(), Some("the views in some_orders: all have moved"));
@@ -357,7 +356,7 @@ async fn views_without_the_newest_columns_are_retired_by_name() -> Result<()> {
             json["tables"][0]["columns"].as_array_mut().expect("a list").push(more);
         });
         offer(&*store, "three", &contract(&longer)).await?;
-        let live = standing(&*store, Role::Live).await?;
+        let live = status(&*store, Role::Live).await?;
         assert_eq!(live.newest_views().context("it has views")?.schema, "some_orders_v3");
     }
     Ok(())
@@ -375,10 +374,10 @@ async fn views_that_a_host_of_the_version_before_made_are_known_by_their_schema(
         )
         .await?;
         offer(&*store, "two", &contract(&with_note(1))).await?;
-        let schemas = |standing: GenerationStatus| -> Vec<String> {
-            standing.views.into_iter().map(|set| set.schema).collect()
+        let schemas = |status: GenerationStatus| -> Vec<String> {
+            status.views.into_iter().map(|set| set.schema).collect()
         };
-        assert_eq!(schemas(standing(&*store, Role::Live).await?), ["some_orders", "some_orders_v2"]);
+        assert_eq!(schemas(status(&*store, Role::Live).await?), ["some_orders", "some_orders_v2"]);
         // As such a host does it: the newest views are those of another generation.
         offer(&*store, "three", &contract(&with_note(3))).await?;
         home.by_hand(
@@ -392,8 +391,8 @@ async fn views_that_a_host_of_the_version_before_made_are_known_by_their_schema(
              update projector_generation set role = 'live' where number = 2",
         )
         .await?;
-        assert_eq!(schemas(standing(&*store, Role::Warm).await?), ["some_orders"]);
-        assert_eq!(schemas(standing(&*store, Role::Live).await?), ["some_orders_v2"]);
+        assert_eq!(schemas(status(&*store, Role::Warm).await?), ["some_orders"]);
+        assert_eq!(schemas(status(&*store, Role::Live).await?), ["some_orders_v2"]);
     }
     Ok(())
 }

@@ -7,10 +7,9 @@ use projector_config::Keep;
 use projector_core::deployment::Origin;
 use projector_core::generation::Generation;
 use projector_model::Contract;
-use projector_store::Store;
 use projector_store::deployments::Proposed;
-use projector_store::operator::Requester;
 use projector_store::retention::Pruned;
+use projector_store::{Requester, Store};
 use serde_json::json;
 
 use super::home::Home;
@@ -145,7 +144,7 @@ async fn the_operations_log_outlives_what_it_is_about(home: Home) -> Result<()> 
             ("pause", Some(1), "ann", "too slow"),
         ]
     );
-    assert_eq!(log[0].verdict, Some(json!({ "dropped": [2] })));
+    assert_eq!(log[0].result, Some(json!({ "dropped": [2] })));
     Ok(())
 }
 

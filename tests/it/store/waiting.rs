@@ -7,10 +7,9 @@ use projector_core::event::{Event, Position};
 use projector_core::event_failure::Failure;
 use projector_core::failure::FailureKind;
 use projector_core::ordering::KeyId;
-use projector_store::operator::{
-    DeadLetterAction, NewOperations, OperationResult, Progress, Release, Requester, RetryResult,
-};
-use projector_store::{Advance, DeadLetter, Parked, StoreError, Transaction, Writes};
+use projector_store::operations::{DeadLetterAction, NewOperations, OperationResult};
+use projector_store::release::{OperationProgress, Release, RetryResult};
+use projector_store::{Advance, DeadLetter, Parked, Requester, StoreError, Transaction, Writes};
 use serde_json::json;
 
 use super::home::{Home, wait_until};
@@ -37,9 +36,9 @@ const fn key() -> KeyId {
 }
 
 fn advance(offset: i64, outcome: impl FnOnce(&mut OutcomeCounts)) -> Advance {
-    let mut books = OutcomeCounts::default();
-    outcome(&mut books);
-    Advance { partition: partition(), expected: offset, next: offset + 1, books }
+    let mut counts = OutcomeCounts::default();
+    outcome(&mut counts);
+    Advance { partition: partition(), expected: offset, next: offset + 1, counts }
 }
 
 /// Two hosts on one database; an event of the key is dead, and another one waits. Returns the retry's
@@ -49,7 +48,7 @@ async fn blocked(home: &Home) -> Result<([Projection; 2], i64)> {
     let second = Projection::install(home.open().await?, contract(&numbers())).await?;
     let failure = Failure::new(FailureKind::Rejected, "no", "no");
     let (dead, parked) = (event(0), event(1));
-    let died = advance(0, |books| projector_core::counters::add(&mut books.dead, "no", 1));
+    let died = advance(0, |counts| projector_core::counters::add(&mut counts.dead, "no", 1));
     first
         .commit(&Writes {
             advances: vec![died],
@@ -60,55 +59,55 @@ async fn blocked(home: &Home) -> Result<([Projection; 2], i64)> {
     first.commit(&parking(&parked)).await?;
     let letters = first
         .store
-        .dead_letters(&projector_store::operator::Filter { most: 9, ..Default::default() })
+        .dead_letters(&projector_store::dead_letters::DeadLetterFilter { most: 9, ..Default::default() })
         .await?;
     let operation = NewOperations {
         action: DeadLetterAction::Retry,
         dead_letters: vec![letters.first().context("it is dead")?.id],
         dry_run: false,
-        asked: Requester::default(),
+        requester: Requester::default(),
     };
-    let operation = *first.store.ask(&operation).await?.values().next().context("it is there")?;
+    let operation = *first.store.request(&operation).await?.values().next().context("it is there")?;
     Ok(([first, second], operation))
 }
 
 fn parking(event: &Event) -> Writes<'_> {
     Writes {
-        advances: vec![advance(event.position.offset, |books| books.parked = 1)],
+        advances: vec![advance(event.position.offset, |counts| counts.parked = 1)],
         parked: vec![Parked { event, key: key(), row: None }],
         ..Writes::default()
     }
 }
 
-/// Everything that waits is let go.
-async fn free(mut tx: Box<dyn Transaction>, operation: i64) -> Result<usize> {
-    let taken = tx.take(operation, ALL).await?.context("it is open")?;
-    let verdict = OperationResult::of("applied");
-    let (letter, ..) = taken.letter.context("it is dead")?;
-    let progress = Progress { operation, key: taken.key, verdict: &verdict, done: true };
+/// Releases all events that wait behind the dead letter.
+async fn release_all(mut tx: Box<dyn Transaction>, operation: i64) -> Result<usize> {
+    let claimed = tx.claim(operation, ALL).await?.context("it is open")?;
+    let result = OperationResult::of("applied");
+    let (dead_letter, ..) = claimed.dead_letter.context("it is dead")?;
+    let progress = OperationProgress { operation, key: claimed.key, result: &result, done: true };
     let release = Release {
         operation: Some(progress),
-        letter: Some((letter.id, RetryResult::Gone)),
-        settled: taken.parked.iter().map(|(kept, _)| kept.id).collect(),
-        frees: taken.key.into_iter().collect(),
+        dead_letter: Some((dead_letter.id, RetryResult::Gone)),
+        settled: claimed.parked.iter().map(|(stored, _)| stored.id).collect(),
+        frees: claimed.key.into_iter().collect(),
         ..Release::default()
     };
     tx.write(&Writes { release: Some(release), ..Writes::default() }).await?;
     tx.commit().await?;
-    Ok(taken.parked.len())
+    Ok(claimed.parked.len())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_that_is_parked_meanwhile_is_let_go_as_well() -> Result<()> {
+async fn an_event_that_is_parked_meanwhile_is_released_as_well() -> Result<()> {
     let home = Home::postgres()?;
     let ([parks, frees], operation) = blocked(&home).await?;
     let mut parking_one = parks.begin().await?;
     assert!(parking_one.blocks_any() && parking_one.blocked(vec![key()]).await?.contains(&key()));
     let freeing = frees.begin().await?;
-    let freed = tokio::spawn(free(freeing, operation));
+    let freed = tokio::spawn(release_all(freeing, operation));
     let session = tokio::sync::Mutex::new(home.session().await?);
     let waits = async || Ok(session.lock().await.waiting_for("transactionid").await? == 1);
-    wait_until("whoever frees the key waits for whoever parks", waits).await?;
+    wait_until("the release waits for the transaction that parks", waits).await?;
     let late = event(2);
     parking_one.write(&parking(&late)).await?;
     parking_one.commit().await?;
@@ -117,19 +116,19 @@ async fn an_event_that_is_parked_meanwhile_is_let_go_as_well() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_that_is_freed_meanwhile_is_free_for_whoever_asks() -> Result<()> {
+async fn a_key_that_is_freed_meanwhile_is_found_free_after_a_wait() -> Result<()> {
     let home = Home::postgres()?;
     let ([asks, frees], operation) = blocked(&home).await?;
     let mut freeing = frees.begin().await?;
-    // It holds the key now.
-    freeing.take(operation, ALL).await?;
+    // It has locked the key now.
+    freeing.claim(operation, ALL).await?;
     let mut asking = asks.begin().await?;
     assert!(asking.blocks_any());
     let asked = tokio::spawn(async move { asking.blocked(vec![key()]).await });
     let session = tokio::sync::Mutex::new(home.session().await?);
     let waits = async || Ok(session.lock().await.waiting_for("transactionid").await? == 1);
-    wait_until("whoever asks for the key waits for whoever frees it", waits).await?;
-    assert_eq!(free(freeing, operation).await?, 1);
+    wait_until("the read of the key waits for the release", waits).await?;
+    assert_eq!(release_all(freeing, operation).await?, 1);
     assert!(asked.await??.is_empty());
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use humantime_serde::re::humantime;
-use projector_store::operator::Filter;
+use projector_store::dead_letters::DeadLetterFilter;
 
 /// Selects dead letters.
 #[derive(Debug, clap::Args)]
@@ -54,10 +54,10 @@ impl Selection {
             && until.is_none()
     }
 
-    pub(super) fn filter(self, projection: Option<String>, most: i64) -> Filter {
+    pub(super) fn filter(self, projection: Option<String>, most: i64) -> DeadLetterFilter {
         let micros =
             |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64);
-        Filter {
+        DeadLetterFilter {
             projection,
             ids: Vec::new(),
             kind: self.kind,

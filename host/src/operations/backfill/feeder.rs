@@ -11,8 +11,7 @@ use projector_core::counters::OutcomeCounts;
 use projector_core::event_failure::Failure;
 use projector_core::failure::FailureKind;
 use projector_core::failure_policy::Flood;
-use projector_store::operator::Requester;
-use projector_store::{Advance, StoreError, Writes};
+use projector_store::{Advance, Requester, StoreError, Writes};
 
 use super::super::OperationError;
 use super::File;
@@ -160,8 +159,8 @@ impl Feeder<'_> {
         let (generation, file) = (&deployment.generation, partition());
         if self.checkpoint < line {
             // The lines in between are blank: move the checkpoint over them first.
-            let books = OutcomeCounts::default();
-            let advance = Advance { partition: file.clone(), expected: self.checkpoint, next: line, books };
+            let counts = OutcomeCounts::default();
+            let advance = Advance { partition: file.clone(), expected: self.checkpoint, next: line, counts };
             let blank = async {
                 let mut tx = store.begin(deployment).await?;
                 tx.write(&Writes { advances: vec![advance], ..Writes::default() }).await?;

@@ -7,7 +7,7 @@ use projector_core::event::Partition;
 use projector_core::failure::{Blocker, FailureKind};
 use projector_core::topics::TopicMapping;
 use projector_kafka::{KafkaAdmin, KafkaFault, LogError};
-use projector_store::beginnings::EarlierStarts;
+use projector_store::checkpoints::EarlierStarts;
 use projector_store::source_topics::RecordedTopic;
 
 use crate::start_offsets::Starts;

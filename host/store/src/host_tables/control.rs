@@ -1,4 +1,4 @@
-//! How generations are to run: what hosts read twice a second, and what operators set.
+//! The control state: what hosts read twice a second, and what operators set.
 
 use async_trait::async_trait;
 use projector_core::counters::{OutcomeCounts, add};
@@ -8,11 +8,10 @@ use projector_core::generation::{Generation, Role};
 use super::operations::{self, DoneOperation, record};
 use super::write_barrier::BarrierRow;
 use super::{Database, Session, recount};
-use crate::StoreError;
-use crate::operator::{
-    ControlStore, DeadLetterAction, GenerationControl, HEARD_AT_ONCE, OpenOperation, Operation, Requester,
-    Skipped,
-};
+use crate::control::{ControlStore, GenerationControl, OPEN_OPERATIONS, Skipped};
+use crate::error::StoreError;
+use crate::operations::{DeadLetterAction, OpenOperation, Operation};
+use crate::requester::Requester;
 
 #[async_trait]
 impl<D: Database> ControlStore for D {
@@ -35,29 +34,29 @@ impl<D: Database> ControlStore for D {
              order by g.id, o.id",
             D::Connection::any_ready("g.id")
         );
-        let rows: Vec<ControlRow> = self.held().await?.rows(&sql, &[HEARD_AT_ONCE.into()]).await?;
+        let rows: Vec<ControlRow> = self.acquire().await?.rows(&sql, &[OPEN_OPERATIONS.into()]).await?;
         generation_controls(rows)
     }
 
     async fn set_running(
         &self,
         generation: &Generation,
-        go_on: bool,
-        asked: &Requester,
+        resume: bool,
+        requester: &Requester,
     ) -> Result<(), StoreError> {
         let mut tx = self.transaction().await?;
         D::fence(&mut tx, &[generation.id]).await?;
-        let paused = if go_on { None } else { asked.reason.as_deref().or(Some("no reason was given")) };
+        let paused = if resume { None } else { requester.reason.as_deref().or(Some("no reason was given")) };
         tx.execute(
             "update projector.generation set paused = $2, resumes = resumes + $3,
                halted = case when $2 is null then null else halted end,
                halted_kind = case when $2 is null then null else halted_kind end where id = $1",
-            &[generation.id.into(), paused.into(), i64::from(go_on).into()],
+            &[generation.id.into(), paused.into(), i64::from(resume).into()],
         )
         .await?;
-        let action = if go_on { "resume" } else { "pause" };
-        let done = DoneOperation { action, partition: None, verdict: None };
-        record(&mut *tx, generation, done, asked).await?;
+        let action = if resume { "resume" } else { "pause" };
+        let done = DoneOperation { action, partition: None, result: None };
+        record(&mut *tx, generation, done, requester).await?;
         D::commit(tx).await
     }
 
@@ -66,7 +65,7 @@ impl<D: Database> ControlStore for D {
         generation: &Generation,
         partition: &Partition,
         to: i64,
-        asked: &Requester,
+        requester: &Requester,
     ) -> Result<Skipped, StoreError> {
         let mut tx = self.transaction().await?;
         let sql = format!(
@@ -87,15 +86,15 @@ impl<D: Database> ControlStore for D {
         let mut counts = OutcomeCounts::default();
         add(&mut counts.skipped, "operator", to - moved.from);
         recount(&mut *tx, generation.id, &[(partition.clone(), counts)]).await?;
-        let verdict = Some(serde_json::to_value(&moved).unwrap_or_default());
-        let done = DoneOperation { action: "skip", partition: Some(partition), verdict };
-        record(&mut *tx, generation, done, asked).await?;
+        let result = Some(serde_json::to_value(&moved).unwrap_or_default());
+        let done = DoneOperation { action: "skip", partition: Some(partition), result };
+        record(&mut *tx, generation, done, requester).await?;
         D::commit(tx).await?;
         Ok(moved)
     }
 
     async fn set_impure(&self, generation: &Generation, report: &str) -> Result<(), StoreError> {
-        self.held()
+        self.acquire()
             .await?
             .execute(
                 "update projector.generation set impure = $2 where id = $1",
@@ -106,7 +105,7 @@ impl<D: Database> ControlStore for D {
     }
 
     async fn operations(&self, projection: Option<&str>, most: i64) -> Result<Vec<Operation>, StoreError> {
-        operations::operations(&mut *self.held().await?, projection, most).await
+        operations::operations(&mut *self.acquire().await?, projection, most).await
     }
 }
 

@@ -1,12 +1,12 @@
-//! How events of a partition are counted.
+//! The counters of a partition.
 
 use projector_core::counters::OutcomeCounts;
 use projector_core::event::Partition;
 
 use super::Session;
-use crate::StoreError;
+use crate::error::StoreError;
 
-/// Counts events anew that were read before.
+/// Changes the counters of events that were counted before.
 pub(crate) async fn adjust_counters<S: Session>(
     session: &mut S,
     generation: i64,
@@ -37,7 +37,7 @@ pub(crate) async fn adjust_counters<S: Session>(
     Ok(())
 }
 
-/// Counts events anew, in all and by code.
+/// Changes the counters of events that were counted before, in all and by code.
 pub(crate) async fn recount<S: Session>(
     session: &mut S,
     generation: i64,

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use super::{Argument, Session};
-use crate::StoreError;
-use crate::operator::{self, DeadLetterRecord, Filter, OperationResult};
+use crate::dead_letters::{DeadLetterFilter, DeadLetterRecord};
+use crate::error::StoreError;
+use crate::operations::OperationResult;
 
 /// Dead letters, oldest first; no more than asked.
 pub(crate) async fn dead_letters<S: Session>(
     session: &mut S,
-    filter: &Filter,
+    filter: &DeadLetterFilter,
 ) -> Result<Vec<DeadLetterRecord>, StoreError> {
     let sql = format!(
         "select d.id, g.projection, g.number as generation, d.topic, d.partition, d.\"offset\",
@@ -49,8 +50,8 @@ pub(crate) async fn dead_letters<S: Session>(
     session.rows(&sql, &arguments).await
 }
 
-/// What came of those of these operations that are done, by their numbers.
-pub(crate) async fn verdicts<S: Session>(
+/// The results of those of these operations that are done, by their numbers.
+pub(crate) async fn results<S: Session>(
     session: &mut S,
     operations: &[i64],
 ) -> Result<BTreeMap<i64, OperationResult>, StoreError> {
@@ -59,24 +60,29 @@ pub(crate) async fn verdicts<S: Session>(
         S::is_one_of("id", "$1")
     );
     let done: Vec<(i64, Option<String>)> = session.rows(&sql, &[operations.into()]).await?;
-    Ok(operator::verdicts(done))
+    // A result is erased with its event.
+    let result = |json: Option<String>| {
+        let stored = json.and_then(|json| serde_json::from_str(&json).ok());
+        stored.unwrap_or_else(|| OperationResult::of("gone"))
+    };
+    Ok(done.into_iter().map(|(id, json)| (id, result(json))).collect())
 }
 
-/// Says what came of an operation that wrote nothing.
-pub(crate) async fn answer<S: Session>(
+/// Stores the result of an operation that wrote no rows.
+pub(crate) async fn set_result<S: Session>(
     session: &mut S,
     operation: i64,
-    verdict: &OperationResult,
+    result: &OperationResult,
 ) -> Result<(), StoreError> {
     let sql = format!(
         "update projector.operation set verdict = {}, done_at = now() where id = $1 and done_at is null",
         S::document("$2")
     );
-    let verdict = serde_json::to_string(verdict).expect("a verdict is plain data");
-    session.execute(&sql, &[operation.into(), verdict.into()]).await.map(drop)
+    let result = serde_json::to_string(result).expect("a result is plain data");
+    session.execute(&sql, &[operation.into(), result.into()]).await.map(drop)
 }
 
-/// Takes those of these operations back that no host has begun, and returns them.
+/// Withdraws those of these operations that no host has begun, and returns them.
 pub(crate) async fn withdraw<S: Session>(
     session: &mut S,
     operations: &[i64],

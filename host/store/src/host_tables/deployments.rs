@@ -1,42 +1,29 @@
-//! What is to become of projections, and what became of them.
+//! Deployments, the hosts' reports on them, and the components that were proposed.
 
 use async_trait::async_trait;
-use projector_core::checkpoint::{FILE, Offsets};
 use projector_core::deployment::{DeploymentAction, Origin};
-use projector_core::event::Partition;
-use projector_core::generation::{Generation, GenerationStatus, Role};
+use projector_core::generation::{Generation, Role};
 use projector_core::ownership::may_take_over;
 use projector_core::refusal::Refusal;
 use uuid::Uuid;
 
+use super::generation_rows::generations;
+use super::history::HistoryEntry;
+use super::hosts::heartbeat_limit;
 use super::{Database, Session};
 use crate::deployments::{
-    Deployed, DeploymentStore, LiveHost, OpenDeployment, OpenRow, PRESENCE, Proposal, Proposed, Report,
-    ReportRow, StandingRow, StoredComponent, known, open, report,
+    Component, DeploymentRecord, DeploymentStore, OpenDeployment, Proposal, Proposed, Report, StoredComponent,
 };
+use crate::error::StoreError;
 use crate::requester::Requester;
-use crate::{Component, StoreError};
 
 #[async_trait]
 impl<D: Database> DeploymentStore for D {
-    async fn deregister(&self, host: Uuid) -> Result<(), StoreError> {
-        let delete = "delete from projector.host where id = $1";
-        self.held().await?.execute(delete, &[host.into()]).await.map(drop)
-    }
-
-    async fn live_hosts(&self) -> Result<Vec<LiveHost>, StoreError> {
-        let sql = format!(
-            "select name, knows from projector.host where seen_at > {} order by name",
-            D::Connection::seconds_ago(&PRESENCE.as_secs().to_string())
-        );
-        self.held().await?.rows(&sql, &[]).await
-    }
-
     async fn propose(&self, proposal: &Proposal<'_>) -> Result<Proposed, StoreError> {
         let name = proposal.component.contract.name();
         let mut tx = self.decide(name).await?;
         let proposed = propose(&mut *tx, proposal).await?;
-        // A name that belongs to somebody else stays as it was.
+        // The rollback leaves the name to its owner, unchanged.
         if !matches!(proposed, Proposed::Foreign(_)) {
             D::commit(tx).await?;
         }
@@ -50,14 +37,13 @@ impl<D: Database> DeploymentStore for D {
              left join projector.host h on h.seen_at > {}
              left join projector.readiness r on r.deployment_id = d.id and r.host_id = h.id
              where d.state = 'open' order by d.id, h.id",
-            D::Connection::seconds_ago(&PRESENCE.as_secs().to_string())
+            heartbeat_limit::<D::Connection>()
         );
-        let rows: Vec<OpenRow> = self.held().await?.rows(&sql, &[]).await?;
-        Ok(open(rows))
+        Ok(open_deployments(self.acquire().await?.rows(&sql, &[]).await?))
     }
 
     async fn report(&self, deployment: i64, host: Uuid, refusal: Option<&str>) -> Result<(), StoreError> {
-        self.held()
+        self.acquire()
             .await?
             .execute(
                 "insert into projector.readiness (deployment_id, host_id, refusal)
@@ -71,7 +57,7 @@ impl<D: Database> DeploymentStore for D {
 
     async fn reports(&self, deployment: i64) -> Result<Vec<Report>, StoreError> {
         let rows: Vec<ReportRow> = self
-            .held()
+            .acquire()
             .await?
             .rows(
                 "select h.id, h.name, r.refusal from projector.readiness r
@@ -79,22 +65,25 @@ impl<D: Database> DeploymentStore for D {
                 &[deployment.into()],
             )
             .await?;
-        Ok(rows.into_iter().map(report).collect())
+        Ok(rows
+            .into_iter()
+            .map(|(host, name, refusal)| Report { host, name, answer: Some(answer(refusal)) })
+            .collect())
     }
 
-    async fn refuse(&self, deployment: i64, verdict: &str) -> Result<(), StoreError> {
-        self.held()
+    async fn refuse(&self, deployment: i64, result: &str) -> Result<(), StoreError> {
+        self.acquire()
             .await?
             .execute(
                 "update projector.deployment set state = 'refused', verdict = $2, decided_at = now()
                  where id = $1 and state = 'open'",
-                &[deployment.into(), verdict.into()],
+                &[deployment.into(), result.into()],
             )
             .await
             .map(drop)
     }
 
-    async fn history(&self, projection: &str, most: i64) -> Result<Vec<Deployed>, StoreError> {
+    async fn history(&self, projection: &str, most: i64) -> Result<Vec<DeploymentRecord>, StoreError> {
         let sql = format!(
             "select d.id, d.action, c.version, d.digest, d.generation, d.replaced, d.source, d.asked_by, d.reason,
                {} as asked_at, d.state, d.verdict, {} as decided_at, {} as proven_at, d.start
@@ -104,11 +93,11 @@ impl<D: Database> DeploymentStore for D {
             D::Connection::micros("d.decided_at"),
             D::Connection::micros("d.proven_at"),
         );
-        self.held().await?.rows(&sql, &[projection.into(), most.into()]).await
+        self.acquire().await?.rows(&sql, &[projection.into(), most.into()]).await
     }
 
     async fn pass_trial(&self, generation: &Generation, digest: &str) -> Result<(), StoreError> {
-        self.held()
+        self.acquire()
             .await?
             .execute(
                 "update projector.deployment set proven_at = now()
@@ -121,7 +110,7 @@ impl<D: Database> DeploymentStore for D {
 
     async fn component(&self, digest: &str) -> Result<Option<StoredComponent>, StoreError> {
         let found: Option<(Vec<u8>, Option<String>)> = self
-            .held()
+            .acquire()
             .await?
             .row(
                 "select bytes, signature from projector.component where digest = $1 and pruned_at is null",
@@ -131,34 +120,7 @@ impl<D: Database> DeploymentStore for D {
         Ok(found.map(|(bytes, signature)| StoredComponent { bytes, signature }))
     }
 
-    async fn standings(&self, projection: &str) -> Result<Vec<GenerationStatus>, StoreError> {
-        standings(&mut *self.held().await?, projection).await
-    }
-
-    async fn vector(&self, generation: i64) -> Result<Offsets, StoreError> {
-        let rows: Vec<(String, i32, i64)> = self
-            .held()
-            .await?
-            .rows(
-                "select topic, partition, next_offset from projector.checkpoint
-                 where generation_id = $1 and cluster_id is distinct from $2",
-                &[generation.into(), FILE.into()],
-            )
-            .await?;
-        let next = |(topic, number, next): (String, i32, i64)| (Partition::new(topic.as_str(), number), next);
-        Ok(rows.into_iter().map(next).collect())
-    }
-
-    async fn behind(
-        &self,
-        generation: i64,
-        other: i64,
-        topics: &[String],
-    ) -> Result<Vec<Partition>, StoreError> {
-        behind(&mut *self.held().await?, generation, other, topics).await
-    }
-
-    async fn end_backfill(&self, generation: &Generation, verdict: &str) -> Result<(), StoreError> {
+    async fn end_backfill(&self, generation: &Generation, result: &str) -> Result<(), StoreError> {
         let mut tx = self.decide(&generation.projection).await?;
         let ended = tx
             .execute(
@@ -174,7 +136,7 @@ impl<D: Database> DeploymentStore for D {
         tx.execute(
             "update projector.deployment set verdict = $3
              where projection = $1 and generation = $2 and action = 'backfill' and state = 'done'",
-            &[generation.projection.as_str().into(), generation.number.into(), verdict.into()],
+            &[generation.projection.as_str().into(), generation.number.into(), result.into()],
         )
         .await?;
         D::commit(tx).await
@@ -184,10 +146,10 @@ impl<D: Database> DeploymentStore for D {
         &self,
         projection: &str,
         stopped: bool,
-        asked: &Requester,
+        requester: &Requester,
     ) -> Result<(), StoreError> {
         let mut tx = self.decide(projection).await?;
-        let reason = stopped.then(|| asked.reason.as_deref().unwrap_or("no reason was given"));
+        let reason = stopped.then(|| requester.reason.as_deref().unwrap_or("no reason was given"));
         let generations: Vec<(i64,)> = tx
             .rows("select id from projector.generation where projection = $1", &[projection.into()])
             .await?;
@@ -203,13 +165,13 @@ impl<D: Database> DeploymentStore for D {
             tx.execute(statement, &[projection.into(), reason.into()]).await?;
         }
         let action = if stopped { "stop" } else { "start" };
-        let entry = Entry { action, origin: Origin::Command, generation: None };
-        entry.record(&mut *tx, projection, None, None, asked).await?;
+        let entry = HistoryEntry { action, origin: Origin::Command, generation: None };
+        entry.record(&mut *tx, projection, None, None, requester).await?;
         D::commit(tx).await
     }
 }
 
-/// Asks for a component to be the active one, in a transaction in which no other one decides about its name.
+/// Proposes a component, in a transaction in which no other transaction decides about its name.
 async fn propose<S: Session>(session: &mut S, proposal: &Proposal<'_>) -> Result<Proposed, StoreError> {
     let Proposal { component, action, origin, signer, .. } = proposal;
     let name = component.contract.name();
@@ -226,23 +188,23 @@ async fn propose<S: Session>(session: &mut S, proposal: &Proposal<'_>) -> Result
     if let Err(refused) = may_take_over(owner.as_deref(), signer) {
         return Ok(Proposed::Foreign(refused.to_string()));
     }
-    // It may have been signed since.
+    // A known component may have been signed since it was stored.
     session
         .execute(
             "update projector.component set signature = coalesce($2, signature) where digest = $1",
             &[component.digest.into(), component.signature.into()],
         )
         .await?;
-    let standings = standings(session, name).await?;
+    let generations = generations(session, name).await?;
     let is_active =
-        (standings.iter()).any(|standing| standing.role != Role::Warm && standing.active == component.digest);
-    let asked_for: Option<(i64, String)> = session
+        generations.iter().any(|status| status.role != Role::Warm && status.active == component.digest);
+    let open: Option<(i64, String)> = session
         .row(
             "select id, digest from projector.deployment where projection = $1 and state = 'open'",
             &[name.into()],
         )
         .await?;
-    if let Some((id, digest)) = asked_for
+    if let Some((id, digest)) = open
         && digest == component.digest
         && *action == DeploymentAction::Deploy
     {
@@ -254,9 +216,9 @@ async fn propose<S: Session>(session: &mut S, proposal: &Proposal<'_>) -> Result
             &[name.into(), component.digest.into()],
         )
         .await?;
-    let known = known(*action, *origin, is_active, had.is_some());
-    if let (Some(known), Origin::Directory) = (&known, origin) {
-        return Ok(known.clone());
+    let answer = without_deployment(*action, *origin, is_active, had.is_some());
+    if let (Some(answer), Origin::Directory) = (&answer, origin) {
+        return Ok(answer.clone());
     }
     session
         .execute(
@@ -265,16 +227,30 @@ async fn propose<S: Session>(session: &mut S, proposal: &Proposal<'_>) -> Result
             &[name.into()],
         )
         .await?;
-    // A command means this component, and not what was asked for before.
-    if let Some(known) = known {
-        return Ok(known);
+    // A command withdraws an earlier proposal even if its own component is active already.
+    if let Some(answer) = answer {
+        return Ok(answer);
     }
-    keep_component(session, component).await?;
+    store_component(session, component).await?;
     open_deployment(session, proposal).await.map(Proposed::Open)
 }
 
-/// Stores a component, or its bytes again if those were removed.
-async fn keep_component<S: Session>(session: &mut S, component: &Component<'_>) -> Result<(), StoreError> {
+/// The answer to a proposal that needs no deployment.
+fn without_deployment(
+    action: DeploymentAction,
+    origin: Origin,
+    is_active: bool,
+    had: bool,
+) -> Option<Proposed> {
+    match action {
+        DeploymentAction::Deploy if is_active => Some(Proposed::Active),
+        _ if had && origin == Origin::Directory => Some(Proposed::Had),
+        _ => None,
+    }
+}
+
+/// Stores a component, or its bytes again if they were removed.
+async fn store_component<S: Session>(session: &mut S, component: &Component<'_>) -> Result<(), StoreError> {
     let sql = format!(
         "insert into projector.component as known (digest, version, bytes, descriptor, signature, stored_at)
          values ($1, $2, $3, {}, $5, now())
@@ -294,7 +270,7 @@ async fn keep_component<S: Session>(session: &mut S, component: &Component<'_>) 
 
 /// Returns the number of the deployment.
 async fn open_deployment<S: Session>(session: &mut S, proposal: &Proposal<'_>) -> Result<i64, StoreError> {
-    let Proposal { component, action, origin, asked, .. } = proposal;
+    let Proposal { component, action, origin, requester, .. } = proposal;
     let number: Option<(i64,)> = session
         .row(
             "insert into projector.deployment (projection, action, digest, source, asked_by, reason, asked_at, state)
@@ -304,88 +280,35 @@ async fn open_deployment<S: Session>(session: &mut S, proposal: &Proposal<'_>) -
                 action.as_str().into(),
                 component.digest.into(),
                 origin.as_str().into(),
-                asked.by.as_str().into(),
-                asked.reason.as_deref().into(),
+                requester.by.as_str().into(),
+                requester.reason.as_deref().into(),
             ],
         )
         .await?;
     number.map(|(number,)| number).ok_or_else(|| StoreError::Unusable("a deployment got no number".into()))
 }
 
-/// A projection's generations, oldest first.
-pub(crate) async fn standings<S: Session>(
-    session: &mut S,
-    projection: &str,
-) -> Result<Vec<GenerationStatus>, StoreError> {
-    let rows: Vec<StandingRow> = session
-        .rows(
-            "select g.id, g.projection, g.number, g.table_schema, g.role, cast(g.layout as text) as layout,
-               g.active_digest, cast(c.descriptor as text) as descriptor, g.readers, cast(g.views as text) as views,
-               g.caught_up_at is not null as caught_up, g.backfilling
-             from projector.generation g join projector.component c on c.digest = g.active_digest
-             where g.projection = $1 order by g.number",
-            &[projection.into()],
-        )
-        .await?;
-    rows.into_iter().map(StandingRow::standing).collect()
-}
+/// Deployment, projection, action and digest; then a live host: its id and name, whether it reported, and its refusal.
+type OpenRow = (i64, String, String, String, Option<Uuid>, Option<String>, bool, Option<String>);
 
-/// Partitions of these topics in which a generation is behind another one.
-pub(crate) async fn behind<S: Session>(
-    session: &mut S,
-    generation: i64,
-    other: i64,
-    topics: &[String],
-) -> Result<Vec<Partition>, StoreError> {
-    let sql = format!(
-        "select o.topic, o.partition from projector.checkpoint o
-         left join projector.checkpoint n
-           on n.generation_id = $1 and n.topic = o.topic and n.partition = o.partition
-         where o.generation_id = $2 and {}
-           and (n.next_offset is null or n.next_offset < o.next_offset
-                and (n.topic_id is null or o.topic_id is null or n.topic_id = o.topic_id))
-         order by o.topic, o.partition",
-        S::is_one_of("o.topic", "$3")
-    );
-    let rows: Vec<(String, i32)> =
-        session.rows(&sql, &[generation.into(), other.into(), topics.into()]).await?;
-    Ok(rows.into_iter().map(|(topic, number)| Partition::new(topic.as_str(), number)).collect())
-}
+/// Host, its name, and its refusal.
+type ReportRow = (Uuid, String, Option<String>);
 
-/// What became of a projection, for its history.
-pub(crate) struct Entry {
-    pub(crate) action: &'static str,
-    pub(crate) origin: Origin,
-    pub(crate) generation: Option<i32>,
-}
-
-impl Entry {
-    pub(crate) async fn record<S: Session>(
-        &self,
-        session: &mut S,
-        projection: &str,
-        digest: Option<&str>,
-        replaced: Option<&str>,
-        asked: &Requester,
-    ) -> Result<(), StoreError> {
-        session
-            .execute(
-                "insert into projector.deployment
-                   (projection, action, digest, source, asked_by, reason, asked_at, state, decided_at, generation,
-                    replaced)
-                 values ($1, $2, $3, $4, $5, $6, now(), 'done', now(), $7, $8)",
-                &[
-                    projection.into(),
-                    self.action.into(),
-                    digest.into(),
-                    self.origin.as_str().into(),
-                    asked.by.as_str().into(),
-                    asked.reason.as_deref().into(),
-                    self.generation.into(),
-                    replaced.into(),
-                ],
-            )
-            .await
-            .map(drop)
+fn open_deployments(rows: Vec<OpenRow>) -> Vec<OpenDeployment> {
+    let mut open: Vec<OpenDeployment> = Vec::new();
+    for (id, projection, action, digest, host, name, reported, refusal) in rows {
+        if open.last().is_none_or(|last| last.id != id) {
+            // An action that only a newer host knows: such a host carries it out.
+            let Some(action) = DeploymentAction::from_word(&action) else { continue };
+            open.push(OpenDeployment { id, projection, action, digest, hosts: Vec::new() });
+        }
+        if let (Some(last), Some(host), Some(name)) = (open.last_mut(), host, name) {
+            last.hosts.push(Report { host, name, answer: reported.then(|| answer(refusal)) });
+        }
     }
+    open
+}
+
+fn answer(refusal: Option<String>) -> Result<(), String> {
+    refusal.map_or(Ok(()), Err)
 }

@@ -1,4 +1,4 @@
-//! Checkpoints that are set on another log.
+//! Checkpoints that are moved to another log.
 
 use async_trait::async_trait;
 use projector_core::failpoint;
@@ -9,17 +9,17 @@ use serde_json::Value as Json;
 
 use super::operations::{DoneOperation, record};
 use super::{Database, Session};
-use crate::StoreError;
-use crate::moves::{KeptEvents, Move, Moves};
-use crate::operator::Requester;
+use crate::error::StoreError;
+use crate::moves::{Move, MoveStore, StoredEvents};
+use crate::requester::Requester;
 
 #[async_trait]
-impl<D: Database> Moves for D {
+impl<D: Database> MoveStore for D {
     async fn move_checkpoints(
         &self,
         generation: &Generation,
         moves: &[Move],
-        asked: &Requester,
+        requester: &Requester,
         report: &Json,
     ) -> Result<i64, StoreError> {
         let mut tx = self.transaction().await?;
@@ -32,13 +32,13 @@ impl<D: Database> Moves for D {
             )
             .await?;
         let paused = paused.is_some_and(|(paused,)| paused);
-        let done = DoneOperation { action: "move", partition: None, verdict: Some(report.clone()) };
-        let operation = record(&mut *tx, generation, done, asked).await?;
+        let done = DoneOperation { action: "move", partition: None, result: Some(report.clone()) };
+        let operation = record(&mut *tx, generation, done, requester).await?;
         for one in moves {
             move_checkpoint(&mut *tx, generation, one, paused).await?;
             name_operation(&mut *tx, generation, one, operation).await?;
         }
-        // Hosts look at their partitions again.
+        // The change of this number makes hosts check their partitions again.
         tx.execute(
             "update projector.generation set resumes = resumes + 1 where id = $1",
             &[generation.id.into()],
@@ -50,8 +50,8 @@ impl<D: Database> Moves for D {
         Ok(operation)
     }
 
-    async fn kept_events(&self, generation: &Generation) -> Result<Vec<KeptEvents>, StoreError> {
-        self.held()
+    async fn stored_events(&self, generation: &Generation) -> Result<Vec<StoredEvents>, StoreError> {
+        self.acquire()
             .await?
             .rows(
                 "select topic, partition, count(*) as events, count(oversize_bytes) as left_in_log from (
@@ -59,7 +59,7 @@ impl<D: Database> Moves for D {
                    where generation_id = $1 and moved_by = 0
                    union all
                    select topic, partition, oversize_bytes from projector.parked
-                   where generation_id = $1 and moved_by = 0) as kept
+                   where generation_id = $1 and moved_by = 0) as stored
                  group by topic, partition order by topic, partition",
                 &[generation.id.into()],
             )
@@ -67,7 +67,7 @@ impl<D: Database> Moves for D {
     }
 }
 
-/// Sets one checkpoint. Refused if it is not as it is expected, or if its partition may still be read.
+/// Moves one checkpoint. Refused if it is not the expected one, or if its partition may still be read.
 async fn move_checkpoint<S: Session>(
     session: &mut S,
     generation: &Generation,
@@ -101,7 +101,7 @@ async fn move_checkpoint<S: Session>(
     if moved == 0 { Err(Refusal::StillRead(partition.clone()).into()) } else { Ok(()) }
 }
 
-/// Dead letters and parked events of a partition name the operation that moved it.
+/// Stores the number of the operation in the dead letters and parked events of a partition that it moved.
 async fn name_operation<S: Session>(
     session: &mut S,
     generation: &Generation,

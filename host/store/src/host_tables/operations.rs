@@ -1,28 +1,29 @@
-//! What was asked for, when, by whom and why, and what came of it.
+//! Operations in the host's own tables: who made each request, when and why, and the result.
 
 use projector_core::event::Partition;
 use projector_core::generation::Generation;
 use serde_json::Value as Json;
 
 use super::Session;
-use crate::StoreError;
-use crate::operator::{Operation, Requester, gone};
+use crate::error::StoreError;
+use crate::operations::{Operation, OperationResult};
+use crate::requester::Requester;
 
-/// Something that was asked for, and is done.
+/// An operation that was done at once.
 pub(crate) struct DoneOperation<'a> {
     pub(crate) action: &'a str,
     pub(crate) partition: Option<&'a Partition>,
-    pub(crate) verdict: Option<Json>,
+    pub(crate) result: Option<Json>,
 }
 
-/// Keeps what was asked for and is done. Returns its number.
+/// Stores an operation that is done. Returns its number.
 pub(crate) async fn record<S: Session>(
     session: &mut S,
     generation: &Generation,
     done: DoneOperation<'_>,
-    asked: &Requester,
+    requester: &Requester,
 ) -> Result<i64, StoreError> {
-    let DoneOperation { action, partition, verdict } = done;
+    let DoneOperation { action, partition, result } = done;
     let sql = format!(
         "insert into projector.operation
            (generation_id, action, topic, partition, reason, asked_by, asked_at, done_at, verdict)
@@ -34,15 +35,15 @@ pub(crate) async fn record<S: Session>(
         action.into(),
         partition.map(|partition| &*partition.topic).into(),
         partition.map(|partition| partition.number).into(),
-        asked.reason.as_deref().into(),
-        asked.by.as_str().into(),
-        verdict.map(|verdict| verdict.to_string()).as_deref().into(),
+        requester.reason.as_deref().into(),
+        requester.by.as_str().into(),
+        result.map(|result| result.to_string()).as_deref().into(),
     ];
     let number: Option<(i64,)> = session.row(&sql, &arguments).await?;
     number.map(|(number,)| number).ok_or_else(|| StoreError::Unusable("an operation got no number".into()))
 }
 
-/// Keeps what was asked for about a generation that is removed next. What is open cannot be done any more.
+/// Keeps the operations of a generation that is removed next. Those that are open end without their dead letters.
 pub(crate) async fn keep_operations<S: Session>(
     session: &mut S,
     generation: &Generation,
@@ -53,12 +54,9 @@ pub(crate) async fn keep_operations<S: Session>(
          where generation_id = $1",
         S::document("$4")
     );
-    let arguments = [
-        generation.id.into(),
-        generation.projection.as_str().into(),
-        generation.number.into(),
-        gone().into(),
-    ];
+    let gone = serde_json::to_string(&OperationResult::of("gone")).expect("a result is plain data");
+    let arguments =
+        [generation.id.into(), generation.projection.as_str().into(), generation.number.into(), gone.into()];
     session.execute(&sql, &arguments).await.map(drop)
 }
 
@@ -67,8 +65,8 @@ pub(crate) async fn record_removal<S: Session>(
     session: &mut S,
     (projection, number): (&str, Option<i32>),
     action: &str,
-    asked: &Requester,
-    verdict: Json,
+    requester: &Requester,
+    result: Json,
 ) -> Result<(), StoreError> {
     let sql = format!(
         "insert into projector.operation
@@ -80,14 +78,14 @@ pub(crate) async fn record_removal<S: Session>(
         projection.into(),
         number.into(),
         action.into(),
-        asked.reason.as_deref().into(),
-        asked.by.as_str().into(),
-        verdict.to_string().into(),
+        requester.reason.as_deref().into(),
+        requester.by.as_str().into(),
+        result.to_string().into(),
     ];
     session.execute(&sql, &arguments).await.map(drop)
 }
 
-/// What was asked for, newest first.
+/// The operations of a projection, or of all projections, newest first.
 pub(crate) async fn operations<S: Session>(
     session: &mut S,
     projection: Option<&str>,

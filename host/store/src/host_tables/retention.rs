@@ -1,17 +1,18 @@
-//! Removing what is old.
+//! Removes old rows of the host's own tables.
 
 use async_trait::async_trait;
 use projector_config::Keep;
+use projector_core::generation::Generation;
 
 use super::{Argument, Database, Session};
-use crate::StoreError;
-use crate::retention::{AT_ONCE, LEAST_SECONDS, Pruned, Retention, Warm, WarmRow, warm};
+use crate::error::StoreError;
+use crate::retention::{AT_ONCE, LEAST_SECONDS, Pruned, RetentionStore, Warm};
 
 #[async_trait]
-impl<D: Database> Retention for D {
-    async fn names(&self) -> Result<Vec<String>, StoreError> {
+impl<D: Database> RetentionStore for D {
+    async fn projection_names(&self) -> Result<Vec<String>, StoreError> {
         let names: Vec<(String,)> =
-            self.held().await?.rows("select name from projector.projection order by name", &[]).await?;
+            self.acquire().await?.rows("select name from projector.projection order by name", &[]).await?;
         Ok(names.into_iter().map(|(name,)| name).collect())
     }
 
@@ -25,12 +26,12 @@ impl<D: Database> Retention for D {
                g.number desc",
             D::Connection::array_length("g.views")
         );
-        let rows: Vec<WarmRow> = self.held().await?.rows(&sql, &[projection.into()]).await?;
+        let rows: Vec<WarmRow> = self.acquire().await?.rows(&sql, &[projection.into()]).await?;
         Ok(rows.into_iter().map(warm).collect())
     }
 
     async fn prune(&self, projection: &str, keep: &Keep) -> Result<Pruned, StoreError> {
-        // Nobody proposes a component again while its bytes are removed.
+        // In a transaction of its own for this name: no component is proposed again while its bytes are removed.
         let mut tx = self.decide(projection).await?;
         let given =
             |kept: i64| -> [Argument; 3] { [projection.into(), kept.into(), i64::from(AT_ONCE).into()] };
@@ -46,7 +47,14 @@ impl<D: Database> Retention for D {
     }
 }
 
-/// `move`: dead letters and parked events name it.
+/// Id, projection, number, schema, and whether it has views of its own.
+type WarmRow = (i64, String, i32, String, bool);
+
+fn warm((id, projection, number, schema, has_views): WarmRow) -> Warm {
+    Warm { generation: Generation { id, projection, number, schema }, has_views }
+}
+
+/// Operations `move` stay, because dead letters and parked events name them.
 fn prune_operations<S: Session>() -> String {
     format!(
         "delete from projector.operation where id in (
@@ -57,9 +65,9 @@ fn prune_operations<S: Session>() -> String {
     )
 }
 
-/// Those beyond their number are removed, except the last one of each version; what tells of a generation that exists
-/// which versions it had, where it began, and when it was live; and the last two promotions, which a rollback reads.
-/// The large limit is none: SQLite has no offset without a limit.
+/// Deployments beyond the number that is kept are removed, with these exceptions: the last deployment of each version; the
+/// deployments that tell which versions an existing generation had, where it began, and when it was live; and the last two
+/// promotions, which a rollback reads. The large limit means no limit: SQLite has no `offset` without `limit`.
 const PRUNE_DEPLOYMENTS: &str = "
     delete from projector.deployment where id in (
       select old.id from (
@@ -80,7 +88,7 @@ const PRUNE_DEPLOYMENTS: &str = "
             and n.state = 'done' and n.id > old.id))
       order by old.id limit $3)";
 
-/// Of a projection without generations none is kept: only a command brings it back, and has the bytes.
+/// A projection without generations keeps no bytes: only a command can deploy it again, and the command has the bytes.
 fn prune_components<S: Session>() -> String {
     format!(
         "update projector.component set bytes = $4, pruned_at = now() where digest in (

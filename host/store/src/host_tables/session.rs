@@ -1,4 +1,4 @@
-//! What the statements of the host's own tables need of a database.
+//! What the statements for the host's own tables need from a database.
 
 use std::ops::DerefMut;
 
@@ -8,7 +8,8 @@ use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
-use crate::StoreError;
+use crate::error::StoreError;
+use crate::schema::Schema;
 
 /// A connection to one of the databases.
 ///
@@ -27,8 +28,11 @@ pub(crate) trait Session: Send {
         Ok(self.rows(sql, arguments).await?.into_iter().next())
     }
 
-    /// Locks the rows of a query until the end of the transaction.
+    /// The clause that locks the rows of a query until the end of the transaction.
     const FOR_UPDATE: &'static str;
+
+    /// The expression for the id of a generation that is inserted.
+    const NEXT_GENERATION_ID: &'static str;
 
     /// A parameter that holds a JSON document, as it is stored.
     fn document(parameter: &str) -> String;
@@ -39,7 +43,7 @@ pub(crate) trait Session: Send {
     /// Whether a plugin's descriptor has a table with lineage.
     fn has_lineage(descriptor: &str) -> String;
 
-    /// Whether events of a generation that had waited are ready, found by the index that the database has for it.
+    /// Whether waiting events of a generation are ready. The expression matches the database's index for this.
     fn any_ready(generation: &str) -> String;
 
     /// Whether a value is one of those that a parameter holds.
@@ -51,14 +55,17 @@ pub(crate) trait Session: Send {
     /// A time, as milliseconds since 1970.
     fn millis(time: &str) -> String;
 
-    /// The whole seconds that passed since a time.
+    /// The whole seconds since a time.
     fn seconds_since(time: &str) -> String;
 
-    /// The time so many seconds ago.
+    /// The time this many seconds ago.
     fn seconds_ago(seconds: &str) -> String;
+
+    /// The time in this many microseconds from now.
+    fn micros_from_now(micros: &str) -> String;
 }
 
-/// A row of a statement, whichever database it comes from.
+/// A row that can be read from both databases.
 pub(crate) trait Stored:
     Send + Unpin + for<'r> FromRow<'r, PgRow> + for<'r> FromRow<'r, SqliteRow>
 {
@@ -70,30 +77,36 @@ impl<T> Stored for T where T: Send + Unpin + for<'r> FromRow<'r, PgRow> + for<'r
 #[async_trait]
 pub(crate) trait Database: Send + Sync {
     type Connection: Session;
-    type Held: DerefMut<Target = Self::Connection> + Send;
+    type Acquired: DerefMut<Target = Self::Connection> + Send;
     type Transaction: DerefMut<Target = Self::Connection> + Send;
 
     /// A connection outside a transaction.
-    async fn held(&self) -> Result<Self::Held, StoreError>;
+    async fn acquire(&self) -> Result<Self::Acquired, StoreError>;
 
-    /// Begins a transaction that only reads: all of it sees the database as it was at one moment.
+    /// Begins a transaction that only reads. All its queries see the database as it was at one moment.
     async fn read_only(&self) -> Result<Self::Transaction, StoreError>;
 
     /// Begins a transaction that writes. Dropped, it is rolled back.
     async fn transaction(&self) -> Result<Self::Transaction, StoreError>;
 
-    /// Begins a transaction in which no other one decides anything about a projection of this name.
+    /// The newest migration that this program knows.
+    fn known_migration(&self) -> i64;
+
+    /// The state of the host's own tables now.
+    async fn current_schema(&self) -> Result<Schema, StoreError>;
+
+    /// Begins a transaction that decides about a projection's name: about its deployments, its generations and its views.
+    /// It waits for other such transactions.
     async fn decide(&self, projection: &str) -> Result<Self::Transaction, StoreError>;
 
-    /// When this returns, no batch of these generations is in flight, and none begins before the end of the
-    /// transaction.
+    /// Waits until no batch of these generations is in flight. No batch of them begins before the end of the transaction.
     async fn fence(transaction: &mut Self::Connection, generations: &[i64]) -> Result<(), StoreError>;
 
     /// After an error the outcome may be unknown.
     async fn commit(transaction: Self::Transaction) -> Result<(), StoreError>;
 }
 
-/// What a statement is given for a parameter.
+/// The value of a statement's parameter.
 #[derive(Debug, Clone)]
 pub(crate) enum Argument {
     Boolean(bool),

@@ -11,7 +11,7 @@ use projector_model::nearest;
 use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
-use crate::Setup;
+use crate::fault::Setup;
 
 /// The parameters that a url may have.
 const KNOWN: [&str; 12] = [

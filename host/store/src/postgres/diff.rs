@@ -1,4 +1,4 @@
-//! A snapshot in a session of its own, and two generations compared in it.
+//! A snapshot in a dedicated session, in which generations are compared.
 
 use std::collections::BTreeMap;
 
@@ -13,22 +13,22 @@ use super::errors::classify;
 use super::sessions::Session;
 use super::tables::qualified;
 use super::{BEGIN_SNAPSHOT, values};
-use crate::StoreError;
 use crate::compare::{self, Comparison, Reader};
 use crate::diff::{Diff, DiffRequest, Snapshot};
+use crate::error::StoreError;
 
-pub(super) struct OwnSession(Session);
+pub(super) struct SessionSnapshot(Session);
 
-/// Nothing ends the session for how long it takes; only that its host is gone. A transaction sees what was
-/// committed at its first query, which this is.
-const FOR_LONG: &str = "
+/// Lifts the session's time limits: a comparison may take long. The server still ends the session soon after its host is
+/// gone. A transaction sees what was committed at its first query, which is this one.
+const LIFT_TIME_LIMITS: &str = "
     select set_config(name, case name when 'client_connection_check_interval' then '5s' else '0' end, true)
     from pg_settings where name in ('statement_timeout', 'transaction_timeout',
       'idle_in_transaction_session_timeout', 'client_connection_check_interval')";
 
-impl OwnSession {
+impl SessionSnapshot {
     pub(super) async fn begin(mut session: Session) -> Result<Self, StoreError> {
-        for statement in [BEGIN_SNAPSHOT, FOR_LONG] {
+        for statement in [BEGIN_SNAPSHOT, LIFT_TIME_LIMITS] {
             sqlx::query(statement).execute(&mut *session).await.map_err(classify)?;
         }
         Ok(Self(session))
@@ -36,7 +36,7 @@ impl OwnSession {
 }
 
 #[async_trait]
-impl Snapshot for OwnSession {
+impl Snapshot for SessionSnapshot {
     async fn checkpoints(&mut self, generation: &Generation) -> Result<Vec<(Partition, i64)>, StoreError> {
         compare::checkpoints(self, generation).await
     }
@@ -55,7 +55,7 @@ impl Snapshot for OwnSession {
 }
 
 #[async_trait]
-impl Reader for OwnSession {
+impl Reader for SessionSnapshot {
     fn table(&self, generation: &Generation, table: &Table) -> String {
         qualified(&generation.schema, &table.name)
     }
@@ -72,9 +72,9 @@ impl Reader for OwnSession {
         values::selected(column, ty)
     }
 
-    /// A full join is merged or hashed, whatever Postgres believes of the tables, and never a loop. Which of
-    /// them is its choice: to read rows by their keys takes longer than to hash them where they are stored in
-    /// another order. What `work_mem` has no room for is in its temporary files then.
+    /// A full join is always a merge join or a hash join, and never a nested loop, even if Postgres' statistics are wrong.
+    /// Which of the two is Postgres' choice: where rows are stored in another order than their keys, a hash join is faster.
+    /// What does not fit into `work_mem` is written to temporary files.
     fn counts(&self, sql: &Comparison<'_>) -> String {
         let Comparison { old, new, mark, same_key, old_is_alive, new_is_alive, .. } = sql;
         let both = format!("o.{mark} is not null and n.{mark} is not null");

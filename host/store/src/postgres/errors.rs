@@ -7,8 +7,9 @@ use projector_core::event_failure::DatabaseRefusal;
 use projector_core::failure::FailureKind;
 use sqlx::postgres::PgDatabaseError;
 
+use crate::error::StoreError;
 use crate::fault::to_text;
-use crate::{Outage, Setup, StoreError};
+use crate::fault::{Outage, Setup};
 
 /// What a SQLSTATE means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

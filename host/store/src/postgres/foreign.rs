@@ -1,7 +1,7 @@
-//! What depends on a generation's tables and views, or stands in its schemas, and is not the host's.
+//! Foreign objects that depend on a generation's tables and views, or are in its schemas.
 //!
-//! Postgres itself refuses to drop what something depends on, unless `cascade` is said, which the host never
-//! says. This finds out before, so that the refusal names all of it.
+//! Why: Postgres refuses to drop something on which other objects depend, since the host never uses `cascade`. But its
+//! error names only some of them. This module finds all of them before.
 
 use projector_core::generation::GenerationStatus;
 use projector_core::views::ViewSet;
@@ -9,27 +9,27 @@ use sqlx::postgres::PgConnection;
 
 use super::errors::classify;
 use super::tables;
-use crate::StoreError;
-use crate::foreign::Readers;
+use crate::error::StoreError;
+use crate::readers::Readers;
 
 /// Tables (`r`) and views (`v`) that the host made.
 #[derive(Default)]
-pub(super) struct Own {
+pub(crate) struct Own {
     pub(super) schemas: Vec<String>,
     relations: Vec<(String, String, &'static str)>,
 }
 
 impl Own {
-    /// All that was made for a generation: also tables that a deployment left which came to nothing. Those
-    /// are known by the names of their keys.
+    /// Everything that was made for a generation, with the tables that interrupted deployments left. These are recognized
+    /// by the names of their primary keys.
     pub(super) async fn of(
         connection: &mut PgConnection,
-        standing: &GenerationStatus,
+        generation: &GenerationStatus,
     ) -> Result<Self, StoreError> {
-        let schema = &standing.generation.schema;
-        let mut own = Self::views(&standing.views);
+        let schema = &generation.generation.schema;
+        let mut own = Self::views(&generation.views);
         own.schemas.push(schema.clone());
-        let laid = standing.layout.tables.iter().map(|table| table.name.clone());
+        let laid = generation.layout.tables.iter().map(|table| table.name.clone());
         let left = tables_with_keys(connection, schema).await?.into_iter();
         let left = left.filter(|(table, key)| *key == tables::key_name(table)).map(|(table, _)| table);
         let mut names: Vec<String> = laid.chain(left).collect();
@@ -47,7 +47,7 @@ impl Own {
         Self { relations: views.collect(), schemas: sets.iter().map(|set| set.schema.clone()).collect() }
     }
 
-    /// The statements that remove it all, views first. None of them removes what is not the host's.
+    /// The statements that remove these tables and views, views first. None of them removes a foreign object.
     pub(super) fn removal(&self) -> Vec<String> {
         let drop = |kind: &'static str, what: &'static str| {
             let of_kind = self.relations.iter().filter(move |(.., own)| *own == kind);
@@ -76,7 +76,7 @@ async fn tables_with_keys(
     .map_err(classify)
 }
 
-/// Whether the host made a table that stands where it is to make one; `None`: there is no such table.
+/// Whether the host made the table of this name. `None`: there is no such table.
 pub(super) async fn is_own_table(
     connection: &mut PgConnection,
     schema: &str,
@@ -95,9 +95,8 @@ pub(super) async fn is_own_table(
     Ok(keys.first().map(|key| key.as_ref().is_some_and(|key| *key == tables::key_name(table))))
 }
 
-/// Objects that the host did not make, and that stand in the schemas or depend on the relations: by
-/// themselves, or because they depend on such an object. Indexes, triggers, policies, constraints and
-/// statistics of the host's own tables are a part of these.
+/// Foreign objects that are in the schemas, or depend on the relations, directly or through other foreign objects. Indexes,
+/// triggers, policies, constraints and statistics of the host's own tables do not count: they are a part of their table.
 pub(super) async fn objects(connection: &mut PgConnection, own: &Own) -> Result<Vec<String>, StoreError> {
     let [mut schemas, mut names, mut kinds] = [const { Vec::new() }; 3];
     for (schema, name, kind) in &own.relations {
@@ -152,7 +151,7 @@ pub(super) async fn objects(connection: &mut PgConnection, own: &Own) -> Result<
     .map_err(classify)
 }
 
-/// Who reads these views.
+/// The readers of these views.
 pub(super) async fn readers(connection: &mut PgConnection, sets: &[ViewSet]) -> Result<Readers, StoreError> {
     let own = Own::views(sets);
     let (schemas, views): (Vec<&str>, Vec<&str>) =
@@ -176,9 +175,9 @@ pub(super) async fn readers(connection: &mut PgConnection, sets: &[ViewSet]) -> 
     Ok(Readers { schema: own.schemas.join(", "), grants, dependants })
 }
 
-/// The statements that give the views of one schema the rights that the views of the same name in another one have:
-/// on the schema, on the views, and on their columns. The owner of a view has rights as well, if it is another role.
-/// A schema that another role owns is left to that role.
+/// The statements that give the views in `schema` the rights that the views of the same names in the schema `like` have: on
+/// the schema, on the views, and on their columns. The owner of a view gets a right too, if it is another role. Rights on
+/// a schema that another role owns are left to that role.
 pub(super) async fn rights(
     connection: &mut PgConnection,
     like: &str,
@@ -218,10 +217,10 @@ pub(super) async fn rights(
     .map_err(classify)
 }
 
-/// What a person set of a view that is to be replaced.
+/// What a person changed of a view that is to be replaced.
 #[derive(Default)]
 pub(super) struct KnownView {
-    /// `security_barrier=true` and its like: replacing a view forgets them.
+    /// Such as `security_barrier=true`. Replacing a view without naming its options removes them.
     pub(super) options: Vec<String>,
     /// The owner, if that is another role than the host's.
     pub(super) owner: Option<String>,

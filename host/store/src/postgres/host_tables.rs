@@ -1,4 +1,4 @@
-//! What Postgres has for the statements of the host's own tables.
+//! How Postgres writes the statements for the host's own tables.
 
 use async_trait::async_trait;
 use sqlx::AssertSqlSafe;
@@ -6,32 +6,50 @@ use sqlx::postgres::{PgArguments, PgConnection, Postgres as Pg};
 use sqlx::query::Query;
 
 use super::errors::classify;
+use super::locks::{ADVISORY_CLASS, fence};
+use super::migrate::schema;
 use super::sessions::{self, Tx};
 use super::values::Timestamp;
-use super::{BEGIN, BEGIN_SNAPSHOT, Postgres, fence};
-use crate::StoreError;
+use super::{BEGIN, BEGIN_SNAPSHOT, Postgres};
+use crate::error::StoreError;
 use crate::host_tables::{Argument, Database, Session, Stored};
+use crate::schema::Schema;
 
 #[async_trait]
 impl Database for Postgres {
     type Connection = PgConnection;
-    type Held = sessions::Session;
+    type Acquired = sessions::Session;
     type Transaction = Tx;
 
-    async fn held(&self) -> Result<sessions::Session, StoreError> {
+    async fn acquire(&self) -> Result<sessions::Session, StoreError> {
         self.connection().await
     }
 
     async fn read_only(&self) -> Result<Tx, StoreError> {
-        self.begin(BEGIN_SNAPSHOT).await
+        self.begin_session(BEGIN_SNAPSHOT).await
     }
 
     async fn transaction(&self) -> Result<Tx, StoreError> {
-        self.begin(BEGIN).await
+        self.begin_session(BEGIN).await
+    }
+
+    fn known_migration(&self) -> i64 {
+        self.schema.known
+    }
+
+    async fn current_schema(&self) -> Result<Schema, StoreError> {
+        schema(&mut *self.connection().await?).await
     }
 
     async fn decide(&self, projection: &str) -> Result<Tx, StoreError> {
-        Postgres::decide(self, projection).await
+        let mut tx = self.begin_session(BEGIN).await?;
+        sqlx::query("select pg_advisory_xact_lock($1, hashtext($2))")
+            .bind(ADVISORY_CLASS)
+            .bind(projection)
+            .execute(&mut *tx)
+            .await
+            .map_err(classify)?;
+        Ok(tx)
     }
 
     async fn fence(transaction: &mut PgConnection, generations: &[i64]) -> Result<(), StoreError> {
@@ -57,6 +75,9 @@ impl Session for PgConnection {
 
     const FOR_UPDATE: &'static str = "for update";
 
+    /// From the column's own sequence.
+    const NEXT_GENERATION_ID: &'static str = "default";
+
     fn document(parameter: &str) -> String {
         format!("{parameter}::text::jsonb")
     }
@@ -69,7 +90,7 @@ impl Session for PgConnection {
         format!("{descriptor} @? '$.tables[*].lineage ? (@ == true)'")
     }
 
-    /// The difference is what the index has.
+    /// The index of ready events is over this difference. No other index matches it, so the planner chooses this one.
     fn any_ready(generation: &str) -> String {
         format!(
             "(select r.id from projector.parked r where (r.generation_id - 0) = {generation} and r.ready_ms is not null
@@ -95,6 +116,10 @@ impl Session for PgConnection {
 
     fn seconds_ago(seconds: &str) -> String {
         format!("now() - {seconds} * interval '1 second'")
+    }
+
+    fn micros_from_now(micros: &str) -> String {
+        format!("now() + {micros} * interval '1 microsecond'")
     }
 }
 

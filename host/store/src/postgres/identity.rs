@@ -1,19 +1,17 @@
 //! What tells a Postgres database from its copies.
 
-use std::collections::BTreeMap;
-
 use async_trait::async_trait;
 use projector_core::refusal::Refusal;
 use uuid::Uuid;
 
-use super::Postgres;
 use super::errors::classify;
-use crate::StoreError;
-use crate::deployments::PRESENCE;
-use crate::identity::{Adoption, DatabaseIdentity, Identities, KnownHost, members};
+use super::{BEGIN, Postgres};
+use crate::error::StoreError;
+use crate::hosts::HEARTBEAT_TIMEOUT;
+use crate::identity::{Adoption, DatabaseIdentity, IdentityStore};
 
 #[async_trait]
-impl Identities for Postgres {
+impl IdentityStore for Postgres {
     async fn found_identity(&self) -> Result<DatabaseIdentity, StoreError> {
         let mut session = self.connection().await?;
         let (database, name, may_ask): (String, String, bool) = sqlx::query_as(
@@ -28,7 +26,7 @@ impl Identities for Postgres {
             let asked = sqlx::query_scalar("select system_identifier::text from pg_control_system()");
             match asked.fetch_one(&mut *session).await {
                 Ok(server) => Some(server),
-                // Some services that speak Postgres' protocol have none.
+                // Some services that are compatible with Postgres have no system identifier.
                 Err(sqlx::Error::Database(_)) => None,
                 Err(error) => return Err(classify(error)),
             }
@@ -39,7 +37,7 @@ impl Identities for Postgres {
     }
 
     async fn stored_identity(&self) -> Result<Option<String>, StoreError> {
-        // A database that no host of this version has migrated yet has no such column.
+        // Before the migration that adds it, the table has no such column.
         sqlx::query_scalar("select to_jsonb(store) ->> 'database_identity' from projector.store")
             .fetch_one(&mut *self.connection().await?)
             .await
@@ -63,8 +61,8 @@ impl Identities for Postgres {
     }
 
     async fn adopt(&self, adoption: &Adoption<'_>) -> Result<(), StoreError> {
-        let Adoption { from, to, identity, asked } = adoption;
-        let mut tx = self.begin(super::BEGIN).await?;
+        let Adoption { from, to, identity, requester } = adoption;
+        let mut tx = self.begin_session(BEGIN).await?;
         let (id, before): (Uuid, Option<String>) =
             sqlx::query_as("select id, database_identity from projector.store for update")
                 .fetch_one(&mut *tx)
@@ -76,14 +74,14 @@ impl Identities for Postgres {
         let live: Vec<String> = sqlx::query_scalar(
             "select name from projector.host where seen_at > now() - $1 * interval '1 second' order by name",
         )
-        .bind(PRESENCE.as_secs_f64())
+        .bind(HEARTBEAT_TIMEOUT.as_secs_f64())
         .fetch_all(&mut *tx)
         .await
         .map_err(classify)?;
         if !live.is_empty() {
             return Err(Refusal::InUse { hosts: live }.into());
         }
-        // They are the original's.
+        // The hosts are those of the original database.
         sqlx::query("delete from projector.host").execute(&mut *tx).await.map_err(classify)?;
         sqlx::query("update projector.store set id = $1, database_identity = $2")
             .bind(to)
@@ -100,25 +98,11 @@ impl Identities for Postgres {
         .bind(to)
         .bind(before)
         .bind(identity.to_json())
-        .bind(&asked.by)
-        .bind(&asked.reason)
+        .bind(&requester.by)
+        .bind(&requester.reason)
         .execute(&mut *tx)
         .await
         .map_err(classify)?;
         tx.commit().await
-    }
-
-    async fn known_hosts(&self) -> Result<BTreeMap<Uuid, KnownHost>, StoreError> {
-        let rows: Vec<(Uuid, String, bool, Option<String>)> = sqlx::query_as(
-            "select id, name, seen_at > now() - $1 * interval '1 second', member_ids from projector.host",
-        )
-        .bind(PRESENCE.as_secs_f64())
-        .fetch_all(&mut *self.connection().await?)
-        .await
-        .map_err(classify)?;
-        let host = |(id, name, is_live, ids): (Uuid, String, bool, Option<String>)| {
-            (id, KnownHost { name, is_live, members: members(ids) })
-        };
-        Ok(rows.into_iter().map(host).collect())
     }
 }

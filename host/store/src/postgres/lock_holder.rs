@@ -8,8 +8,10 @@ use projector_core::failure::FailureKind;
 use projector_core::generation::Generation;
 use sqlx::postgres::PgConnection;
 
-use super::{ADVISORY_CLASS, ROWS_CLASS};
-use crate::{LockHolder, Outage, StoreError};
+use super::locks::{ADVISORY_CLASS, ROWS_CLASS};
+use crate::batches::LockHolder;
+use crate::error::StoreError;
+use crate::fault::Outage;
 
 /// Asked when the wait is over, on another connection, since the transaction that waited is lost. So
 /// it looks for whoever could have been in its way: a session that holds a lock on what a generation

@@ -13,7 +13,8 @@ use projector_core::generation::Generation;
 use sqlx::postgres::PgConnection;
 
 use super::errors::classify;
-use crate::{Outage, StoreError};
+use crate::error::StoreError;
+use crate::fault::Outage;
 
 /// Sessions that have a snapshot (`backend_xmin`) from before the generation `$1` came to the end of its topics: the
 /// oldest transactions first. The start of another role's transaction is shown to members of `pg_read_all_stats` only;

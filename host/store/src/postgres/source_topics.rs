@@ -1,4 +1,4 @@
-//! Postgres' record of the topics that generations read.
+//! The physical topics of generations.
 
 use std::sync::Arc;
 
@@ -8,11 +8,11 @@ use projector_core::layout::Layout;
 
 use super::Postgres;
 use super::errors::classify;
-use crate::StoreError;
-use crate::source_topics::{RecordedTopic, SourceTopics, layout_json};
+use crate::error::StoreError;
+use crate::source_topics::{RecordedTopic, SourceTopicStore, layout_json};
 
 #[async_trait]
-impl SourceTopics for Postgres {
+impl SourceTopicStore for Postgres {
     async fn record_mapping(&self, generation: &Generation, mapped: &Layout) -> Result<(), StoreError> {
         sqlx::query(
             "update projector.generation set layout = case when layout is null then $2::text::jsonb
@@ -34,7 +34,7 @@ impl SourceTopics for Postgres {
         left: &[Arc<str>],
     ) -> Result<(), StoreError> {
         let names = |topics: &[Arc<str>]| topics.iter().map(ToString::to_string).collect::<Vec<_>>();
-        // One that was removed meanwhile has nothing to be recorded.
+        // If the generation was removed meanwhile, this records nothing.
         sqlx::query(
             "with gone as (update projector.source_topic set left_at = now()
                where generation_id = $1 and topic = any($3) and left_at is null)

@@ -1,8 +1,7 @@
-//! TLS by the authorities of one file alone.
+//! TLS that trusts only the authorities of one file (`sslrootcert`).
 //!
-//! sqlx adds the authorities of `sslrootcert` to the system's: a server with a certificate of any public
-//! authority would be believed. So the host makes such a connection itself, and sqlx speaks through a socket
-//! that only this user's processes can reach, for the moment in which it connects.
+//! Why: sqlx adds these authorities to those of the system, so it would trust a server with a certificate of any public
+//! authority. So the host makes such a connection itself, and sqlx connects to a [local socket](super::local_socket).
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::Path;
@@ -21,9 +20,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::address::Member;
-use super::doorway::{self, Doorway};
-use super::line::Line;
-use crate::Setup;
+use super::connection_monitor::ConnectionMonitor;
+use super::local_socket::{self, LocalSocket};
+use crate::fault::Setup;
 
 /// Why there is no encrypted connection.
 pub(super) enum Refused {
@@ -37,16 +36,16 @@ impl From<io::Error> for Refused {
     }
 }
 
-/// Connects, and checks the server's certificate.
-pub(super) async fn lead_to(
+/// Connects, checks the server's certificate, and relays between the server and a local socket.
+pub(super) async fn connect(
     member: &Member,
     (authorities, any_name): (&Path, bool),
-    line: Arc<Line>,
-) -> Result<Doorway, Refused> {
+    monitor: Arc<ConnectionMonitor>,
+) -> Result<LocalSocket, Refused> {
     let config = config(member, authorities, any_name).map_err(Refused::Setup)?;
     let name = ServerName::try_from(member.host.clone())
         .map_err(|error| io::Error::new(ErrorKind::InvalidInput, error))?;
-    let mut server = doorway::connect(member).await?;
+    let mut server = local_socket::connect_tcp(member).await?;
     // SSLRequest: its length, and the code of the request.
     server.write_all(&[0, 0, 0, 8, 4, 210, 22, 47]).await?;
     let mut answer = [0];
@@ -59,26 +58,26 @@ pub(super) async fn lead_to(
     let mut relay = Relay { server, state };
     relay.shake_hands().await?;
 
-    let (doorway, entrance) = doorway::open(member)?;
+    let (socket, listener) = local_socket::listen(member)?;
     tokio::spawn(async move {
-        let Ok(local) = entrance.admit().await else { return };
+        let Ok(local) = listener.accept().await else { return };
         let ended = tokio::select! {
-            ended = relay.run(local, &line) => ended,
-            () = line.ended() => Ok(()),
+            ended = relay.run(local, &monitor) => ended,
+            () = monitor.closing() => Ok(()),
         };
-        line.closed();
-        // What breaks here, sqlx sees as a connection that was closed.
+        monitor.closed();
+        // sqlx only sees a connection that was closed, so the reason is logged here.
         if let Err(error) = ended {
-            tracing::warn!(%error, "an encrypted connection to a store broke");
+            tracing::warn!(%error, "an encrypted connection to a store failed");
         }
     });
-    Ok(doorway)
+    Ok(socket)
 }
 
 pub(super) fn no_tls(name: &str) -> Setup {
     Setup::new(
         format!("{name}: the server has no TLS"),
-        "turn on `ssl` at the server, or say sslmode=disable in the store's url if the network is your own",
+        "turn on `ssl` at the server, or set sslmode=disable in the store's url if the network is your own",
     )
 }
 
@@ -121,7 +120,8 @@ fn config(member: &Member, authorities: &Path, any_name: bool) -> Result<ClientC
     }
 }
 
-/// The certificate is by one of the authorities, has not expired, and is for the host, unless any name will do.
+/// Accepts a certificate that one of the authorities signed, that has not expired, and that is for the host. With `any_name`
+/// it may be for another host.
 #[derive(Debug)]
 struct Pinned {
     verifier: Arc<WebPkiServerVerifier>,
@@ -170,13 +170,13 @@ impl ServerCertVerifier for Pinned {
     }
 }
 
-/// Carries bytes between sqlx and the server. Holds no more than one buffer each way.
+/// Relays bytes between sqlx and the server. Holds at most one buffer in each direction.
 struct Relay {
     server: TcpStream,
     state: ClientConnection,
 }
 
-/// A stream that answers at once, as rustls wants it.
+/// A stream that never waits, as rustls needs it.
 struct AtOnce<'s>(&'s TcpStream);
 
 impl Read for AtOnce<'_> {
@@ -195,7 +195,7 @@ impl Write for AtOnce<'_> {
     }
 }
 
-/// `None`: it would have to wait.
+/// `None`: the operation would have to wait.
 fn at_once<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
@@ -218,7 +218,7 @@ impl Relay {
         Ok(())
     }
 
-    /// Takes what the server has sent; 0: it sends no more.
+    /// Reads what the server has sent. 0: the server has closed the connection.
     fn receive(&mut self) -> io::Result<Option<usize>> {
         let Some(bytes) = at_once(self.state.read_tls(&mut AtOnce(&self.server)))? else { return Ok(None) };
         if bytes == 0 && self.state.is_handshaking() {
@@ -226,16 +226,16 @@ impl Relay {
         }
         let processed = self.state.process_new_packets();
         if processed.is_err() {
-            // An alert tells the server why.
+            // Sends the alert, which tells the server the reason.
             let _ = self.state.write_tls(&mut AtOnce(&self.server));
         }
         processed.map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
         Ok(Some(bytes))
     }
 
-    async fn run(mut self, local: UnixStream, line: &Line) -> io::Result<()> {
+    async fn run(mut self, local: UnixStream, monitor: &ConnectionMonitor) -> io::Result<()> {
         let mut buffer = vec![0; 32 * 1024];
-        // What the server sent, from here on, is yet to be given to sqlx.
+        // Bytes of the server, and how many of them sqlx has got.
         let (mut inbound, mut given) = (Vec::<u8>::new(), 0);
         loop {
             let mut moved = false;
@@ -243,7 +243,7 @@ impl Relay {
                 match at_once(self.state.reader().read(&mut buffer)) {
                     Ok(Some(0)) => return Ok(()),
                     Ok(Some(bytes)) => {
-                        line.received();
+                        monitor.received();
                         (inbound, given, moved) = (buffer[..bytes].to_vec(), 0, true);
                     }
                     Ok(None) => match self.receive()? {
@@ -261,7 +261,7 @@ impl Relay {
             }
             if self.state.wants_write() {
                 if at_once(self.state.write_tls(&mut AtOnce(&self.server)))?.is_some() {
-                    line.sent();
+                    monitor.sent();
                     moved = true;
                 }
             } else if let Some(bytes) = at_once(local.try_read(&mut buffer))? {
@@ -270,7 +270,7 @@ impl Relay {
                     self.shake_hands().await?;
                     return self.server.shutdown().await;
                 }
-                line.sent();
+                monitor.sent();
                 self.state.writer().write_all(&buffer[..bytes])?;
                 moved = true;
             }

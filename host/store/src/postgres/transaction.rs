@@ -1,4 +1,8 @@
-//! One batch, one transaction.
+//! The transaction of a batch.
+//!
+//! Invariants: what is checked when it begins (the active component, a pause, the write barrier) holds until its end, since
+//! a change of these waits for the fence that the batch shares. Checkpoints are locked in the order of topics and
+//! partitions, and rows as `lock_rows` says, to avoid deadlocks between lanes.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -9,56 +13,55 @@ use projector_core::batch::BatchLimits;
 use projector_core::counters::{Counters, OutcomeCounts};
 use projector_core::duplicate::{EventId, Known};
 use projector_core::event::Partition;
-use projector_core::event_failure::DatabaseRefusal;
 use projector_core::failpoint;
 use projector_core::ordering::{Blocked, KeyId};
 use projector_core::planner::{self, Step};
-use projector_model::change::codes;
-use projector_model::descriptor::Operation;
 use projector_model::interpret::{self, Row};
-use projector_model::{Contract, LookupCall, Rejection, Value};
+use projector_model::{LookupCall, Value};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::{Arguments as _, AssertSqlSafe, Row as _};
 
 use super::errors::classify;
+use super::locks::{ADVISORY_CLASS, FENCE_CLASS, ROWS_CLASS};
+use super::refusals::{encoding, refused};
 use super::sessions::Tx;
 use super::statements::Statements;
-use super::tables;
 use super::values::{self, Timestamp};
-use super::{ADVISORY_CLASS, FENCE_CLASS, ROWS_CLASS};
-use crate::finding::{Budget, Finding, MOST_ROWS};
+use crate::batches::{Transaction, WriteTarget};
+use crate::error::StoreError;
 use crate::host_tables::{Admission, adjust_counters};
-use crate::operator::{ClaimedOperation, LoneDeadLetter};
-use crate::waits::ReadyEvent;
-use crate::{Advance, StoreError, Transaction, WriteBarrier, WriteTarget, Writes};
+use crate::lookup_rows::{Budget, LookupRows, MOST_ROWS};
+use crate::release::{ClaimedOperation, LoneDeadLetter};
+use crate::waiting_events::ReadyEvent;
+use crate::write_barrier::WriteBarrier;
+use crate::writes::{Advance, Writes};
 
 pub(super) struct PostgresTransaction {
     pub(super) tx: Tx,
-    pub(super) deployment: WriteTarget,
+    pub(super) target: WriteTarget,
     statements: Arc<Statements>,
     any_blocked: bool,
-    /// How far it may go.
+    /// Up to where the batch may write.
     barrier: WriteBarrier,
-    /// What was written made events that had waited ready.
+    /// Whether what was written made waiting events ready.
     pub(super) made_ready: bool,
 }
 
 pub(super) async fn begin(
     mut tx: Tx,
-    deployment: &WriteTarget,
+    target: &WriteTarget,
     statements: Arc<Statements>,
-    only_to_look: bool,
+    is_read_only: bool,
 ) -> Result<PostgresTransaction, StoreError> {
-    let generation = deployment.generation.id;
-    // A host has far fewer generations than an int4 has values.
+    let generation = target.generation.id;
     let number = generation as i32;
     let mut locks = format!("select pg_advisory_xact_lock_shared({FENCE_CLASS}, {number})");
-    if deployment.contract.needs_one_writer() {
+    if target.contract.needs_one_writer() {
         locks.insert_str(0, &format!("select pg_advisory_xact_lock({ADVISORY_CLASS}, {number}); "));
     }
-    // In a statement before: what is found out then is as the writer before left it, and whoever decided about
-    // the generation under its fence. The generation's row is not locked: what else is kept there, such as why
-    // it stands still, is written beside any number of batches.
+    // The locks are taken in a statement of their own, so that the next statement sees what the writer before committed, and
+    // what was changed under the fence. The generation's row is not locked: other columns of it, such as the blocker, are
+    // written while batches are in flight.
     sqlx::raw_sql(AssertSqlSafe(locks)).execute(&mut *tx).await.map_err(classify)?;
     let found: Option<Admission> = sqlx::query_as(
         "select g.active_digest, g.paused,
@@ -70,10 +73,10 @@ pub(super) async fn begin(
     .fetch_optional(&mut *tx)
     .await
     .map_err(classify)?;
-    let (any_blocked, barrier) = Admission::of(found, &deployment.digest, only_to_look)?;
+    let (any_blocked, barrier) = Admission::of(found, &target.digest, is_read_only)?;
     Ok(PostgresTransaction {
         tx,
-        deployment: deployment.clone(),
+        target: target.clone(),
         statements,
         any_blocked,
         barrier,
@@ -90,14 +93,14 @@ impl Transaction for PostgresTransaction {
     ) -> Result<Vec<Option<Vec<Row>>>, StoreError> {
         let mut found = vec![None; calls.len()];
         let mut budget = Budget::new(most_bytes, calls.len());
-        for index in 0..self.deployment.contract.lookups.len() {
+        for index in 0..self.target.contract.lookups.len() {
             let asked: Vec<usize> =
                 (0..calls.len()).filter(|at| usize::from(calls[*at].lookup) == index).collect();
             let arguments: Vec<&[Value]> = asked.iter().map(|at| &calls[*at].arguments[..]).collect();
-            let mut finding = Finding::new(asked.len(), budget.share(asked.len()));
-            self.look_up(index, &arguments, &mut finding).await?;
-            budget.spend(finding.bytes());
-            asked.into_iter().zip(finding.into_rows()).for_each(|(at, rows)| found[at] = rows);
+            let mut found_rows = LookupRows::new(asked.len(), budget.share(asked.len()));
+            self.look_up(index, &arguments, &mut found_rows).await?;
+            budget.spend(found_rows.bytes());
+            asked.into_iter().zip(found_rows.into_rows()).for_each(|(at, rows)| found[at] = rows);
         }
         Ok(found)
     }
@@ -114,7 +117,7 @@ impl Transaction for PostgresTransaction {
         self.lock_blocked(keys).await
     }
 
-    async fn waiting(&mut self) -> Result<(i64, i64), StoreError> {
+    async fn failed_and_waiting(&mut self) -> Result<(i64, i64), StoreError> {
         sqlx::query_as(
             "select coalesce(sum(dead), 0)::int8, coalesce(sum(parked + waiting), 0)::int8
              from projector.checkpoint where generation_id = $1",
@@ -125,15 +128,15 @@ impl Transaction for PostgresTransaction {
         .map_err(classify)
     }
 
-    async fn take(
+    async fn claim(
         &mut self,
         operation: i64,
         limits: BatchLimits,
     ) -> Result<Option<ClaimedOperation>, StoreError> {
-        self.take_waiting(operation, limits).await
+        self.claim_operation(operation, limits).await
     }
 
-    async fn take_ready(&mut self, limits: BatchLimits) -> Result<Vec<ReadyEvent>, StoreError> {
+    async fn claim_ready(&mut self, limits: BatchLimits) -> Result<Vec<ReadyEvent>, StoreError> {
         self.find_ready(limits).await
     }
 
@@ -141,27 +144,27 @@ impl Transaction for PostgresTransaction {
         self.made_ready
     }
 
-    async fn take_lone_letters(
+    async fn claim_lone_dead_letters(
         &mut self,
         operations: &[i64],
         limits: BatchLimits,
     ) -> Result<Vec<LoneDeadLetter>, StoreError> {
-        self.find_lone_letters(operations, limits).await
+        self.find_lone_dead_letters(operations, limits).await
     }
 
     async fn write(&mut self, writes: &Writes<'_>) -> Result<u64, StoreError> {
-        failpoint::reached(failpoint::BEFORE_WRITE, &self.deployment.generation.projection);
+        failpoint::reached(failpoint::BEFORE_WRITE, &self.target.generation.projection);
         writes.within(&self.barrier)?;
         self.advance(&writes.advances, &writes.record_times).await?;
         if let Some(shifts) = writes.shifts() {
-            // Checkpoints first, as all writers do.
-            adjust_counters(&mut *self.tx, self.deployment.generation.id, shifts).await?;
+            // Checkpoints before rows, in the order of all batches.
+            adjust_counters(&mut *self.tx, self.target.generation.id, shifts).await?;
         }
         let changes =
             writes.changes.iter().flat_map(|(event, changes)| changes.iter().map(|change| (*event, change)));
-        let steps = planner::plan(&self.deployment.contract, &self.statements.rules, changes);
-        self.take_turn(&steps).await?;
-        let mut effects = vec![(0, 0); self.deployment.contract.writes.len()];
+        let steps = planner::plan(&self.target.contract, &self.statements.rules, changes);
+        self.lock_rows(&steps).await?;
+        let mut effects = vec![(0, 0); self.target.contract.writes.len()];
         for step in &steps {
             let rows = self.execute(step, writes).await?;
             let (all_changes, all_rows) = &mut effects[usize::from(step.statement)];
@@ -172,24 +175,24 @@ impl Transaction for PostgresTransaction {
             self.release(release).await?;
         }
         if let Some(lone) = &writes.lone {
-            self.settle_lone_letters(lone).await?;
+            self.write_lone_results(lone).await?;
         }
         self.insert_dead_letters(&writes.dead, writes.release.as_ref()).await?;
         self.park(&writes.parked).await?;
-        self.rows_came(&writes.rows).await?;
+        self.end_waits_for(&writes.rows).await?;
         self.remember(&writes.ids).await?;
         self.record_duplicates(&writes.duplicates).await?;
         self.count_without_id(&writes.without_id).await?;
-        let books = match writes.shifts() {
-            None => writes.advances.iter().map(|advance| (&advance.partition, &advance.books)).collect(),
-            Some(shifts) => shifts.iter().map(|(partition, books)| (partition, books)).collect(),
+        let counts = match writes.shifts() {
+            None => writes.advances.iter().map(|advance| (&advance.partition, &advance.counts)).collect(),
+            Some(shifts) => shifts.iter().map(|(partition, counts)| (partition, counts)).collect(),
         };
-        self.count(books, &effects).await?;
+        self.count(counts, &effects).await?;
         Ok(steps.len() as u64)
     }
 
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {
-        let projection = self.deployment.generation.projection.clone();
+        let projection = self.target.generation.projection.clone();
         failpoint::reached(failpoint::BEFORE_COMMIT, &projection);
         self.tx.commit().await?;
         failpoint::reached(failpoint::AFTER_COMMIT, &projection);
@@ -199,18 +202,18 @@ impl Transaction for PostgresTransaction {
 
 impl PostgresTransaction {
     pub(super) fn generation(&self) -> i64 {
-        self.deployment.generation.id
+        self.target.generation.id
     }
 
-    /// What a lookup finds with each of these arguments.
+    /// Adds the rows that a lookup finds with each of these arguments.
     async fn look_up(
         &mut self,
         index: usize,
         selections: &[&[Value]],
-        finding: &mut Finding,
+        found: &mut LookupRows,
     ) -> Result<(), StoreError> {
-        let lookup = &self.deployment.contract.lookups[index];
-        let table = &self.deployment.contract.tables[lookup.table];
+        let lookup = &self.target.contract.lookups[index];
+        let table = &self.target.contract.tables[lookup.table];
         let columns = lookup.read_columns(table);
         let with_tombstones = lookup.is_by_key(table) && table.has_tombstones;
         let decode = |row: &PgRow| -> Result<Row, sqlx::Error> {
@@ -232,19 +235,19 @@ impl PostgresTransaction {
                 let row = row.map_err(classify)?;
                 let ordinal: i64 = row.get(0);
                 let row = decode(&row).map_err(StoreError::drift)?;
-                if !finding.take(first + (ordinal - 1) as usize, row) {
+                if !found.add(first + (ordinal - 1) as usize, row) {
                     return Ok(());
                 }
             }
-            finding.complete(first + chunk.len());
+            found.complete(first + chunk.len());
         }
         Ok(())
     }
 
-    /// Keeps lanes from a deadlock: those whose statements lock rows in one order go side by side, one whose
-    /// statements cannot goes alone. Where there is one writer anyway, it has nobody to wait for.
-    async fn take_turn(&mut self, steps: &[Step]) -> Result<(), StoreError> {
-        let contract = &self.deployment.contract;
+    /// Prevents deadlocks between lanes. Batches whose statements lock rows in one order run side by side; a batch whose
+    /// statements cannot lock them in this order runs alone. A contract that needs one writer has no other lanes.
+    async fn lock_rows(&mut self, steps: &[Step]) -> Result<(), StoreError> {
+        let contract = &self.target.contract;
         if steps.is_empty() || contract.needs_one_writer() {
             return Ok(());
         }
@@ -252,11 +255,11 @@ impl PostgresTransaction {
             true => "select pg_advisory_xact_lock_shared($1, $2)",
             false => "select pg_advisory_xact_lock($1, $2)",
         };
-        let turn = sqlx::query(sql).bind(ROWS_CLASS).bind(self.generation() as i32);
-        turn.execute(&mut *self.tx).await.map(drop).map_err(classify)
+        let lock = sqlx::query(sql).bind(ROWS_CLASS).bind(self.generation() as i32);
+        lock.execute(&mut *self.tx).await.map(drop).map_err(classify)
     }
 
-    /// Compares and sets every partition's checkpoint. Their rows are locked in one order first.
+    /// Compares and sets the checkpoint of every partition. The rows are locked in one order first, to avoid deadlocks.
     async fn advance(
         &mut self,
         advances: &[Advance],
@@ -266,7 +269,7 @@ impl PostgresTransaction {
             return Ok(());
         }
         let column = |of: fn(&Advance) -> i64| advances.iter().map(of).collect::<Vec<i64>>();
-        let totals: Vec<Counters> = advances.iter().map(|advance| advance.books.totals()).collect();
+        let totals: Vec<Counters> = advances.iter().map(|advance| advance.counts.totals()).collect();
         let counted = |of: fn(&Counters) -> i64| totals.iter().map(of).collect::<Vec<i64>>();
         let recorded: Vec<Option<Timestamp>> = advances
             .iter()
@@ -316,7 +319,7 @@ impl PostgresTransaction {
         Err(StoreError::CheckpointMoved(others.cloned().collect()))
     }
 
-    /// Runs one planned statement; returns the rows that it touched.
+    /// Runs one planned statement. Returns how many rows it touched.
     async fn execute(&mut self, step: &Step, writes: &Writes<'_>) -> Result<u64, StoreError> {
         let statement = &self.statements.writes[usize::from(step.statement)];
         let arguments = || -> Result<PgArguments, StoreError> {
@@ -335,8 +338,8 @@ impl PostgresTransaction {
                     .map_err(classify)?;
             if let Some(ordinal) = missed {
                 let row = &step.rows[(ordinal - 1) as usize];
-                let write = &self.deployment.contract.writes[usize::from(step.statement)];
-                let table = &self.deployment.contract.tables[write.table];
+                let write = &self.target.contract.writes[usize::from(step.statement)];
+                let table = &self.target.contract.tables[write.table];
                 let rejection = interpret::missed(write, table, &row.arguments[..write.by.len()]);
                 return Err(StoreError::Rejected { event: row.event, rejection });
             }
@@ -350,26 +353,26 @@ impl PostgresTransaction {
             arguments.add(topics).map_err(encoding)?;
             arguments.add(partitions).map_err(encoding)?;
             arguments.add(offsets).map_err(encoding)?;
-            arguments.add(&*self.deployment.digest).map_err(encoding)?;
+            arguments.add(&*self.target.digest).map_err(encoding)?;
         }
         let one_event = writes.changes.len() == 1;
         let done = sqlx::query_with(AssertSqlSafe(statement.sql.clone()), arguments)
             .execute(&mut *self.tx)
             .await
-            .map_err(|error| refused(&self.deployment.contract, step, one_event, error))?;
+            .map_err(|error| refused(&self.target.contract, step, one_event, error))?;
         Ok(done.rows_affected())
     }
 
     /// Counts outcomes by code and effects by statement.
     async fn count(
         &mut self,
-        books: Vec<(&Partition, &OutcomeCounts)>,
+        counts: Vec<(&Partition, &OutcomeCounts)>,
         effects: &[(i64, i64)],
     ) -> Result<(), StoreError> {
-        let outcomes: Vec<(&Partition, &str, &str, i64)> = books
+        let outcomes: Vec<(&Partition, &str, &str, i64)> = counts
             .iter()
-            .flat_map(|(partition, books)| {
-                books.outcomes().map(|(outcome, code, events)| (*partition, outcome, code, events))
+            .flat_map(|(partition, counts)| {
+                counts.outcomes().map(|(outcome, code, events)| (*partition, outcome, code, events))
             })
             .collect();
         if !outcomes.is_empty() {
@@ -393,8 +396,8 @@ impl PostgresTransaction {
         }
         let called: Vec<(usize, (i64, i64))> =
             effects.iter().copied().enumerate().filter(|(_, (changes, _))| *changes > 0).collect();
-        if let (false, Some((partition, _))) = (called.is_empty(), books.first()) {
-            let writes = &self.deployment.contract.writes;
+        if let (false, Some((partition, _))) = (called.is_empty(), counts.first()) {
+            let writes = &self.target.contract.writes;
             sqlx::query(
                 "insert into projector.effect as e (generation_id, topic, partition, statement, changes, rows)
                  select $1, $5, $6, u.statement, u.changes, u.rows
@@ -414,71 +417,4 @@ impl PostgresTransaction {
         }
         Ok(())
     }
-}
-
-/// A sum beyond its column names its event, where only one can be meant, and its column. `one_event`:
-/// all changes of the batch are one event's.
-fn refused(contract: &Contract, step: &Step, one_event: bool, error: sqlx::Error) -> StoreError {
-    let overflow =
-        error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "22003");
-    let too_large =
-        error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "54000");
-    match classify(error) {
-        StoreError::Data(refusal) if too_large => {
-            StoreError::Data(too_long_for_an_index(contract, step, refusal))
-        }
-        StoreError::Data(_) if overflow && (one_event || step.changes == 1) => {
-            let write = &contract.writes[usize::from(step.statement)];
-            let table = &contract.tables[write.table];
-            let sums: Vec<String> = write
-                .set
-                .iter()
-                .filter(|(_, operation)| *operation == Operation::Add)
-                .map(|(column, _)| &table.columns[*column])
-                .map(|column| format!("{}.{}: the sum is beyond {}", table.name, column.name, column.ty))
-                .collect();
-            StoreError::Rejected {
-                event: step.rows[0].event,
-                rejection: Rejection::new(codes::OVERFLOW, sums.join(", or ")),
-            }
-        }
-        error => error,
-    }
-}
-
-/// Names table, columns and index: Postgres does not always.
-fn too_long_for_an_index(contract: &Contract, step: &Step, refusal: DatabaseRefusal) -> DatabaseRefusal {
-    let table = contract.writes[usize::from(step.statement)].table;
-    let (declared, table) = (&contract.descriptor.tables[table], &contract.tables[table]);
-    let key: Vec<&str> = table.column_names(&table.key).collect();
-    let indexes = tables::indexed(&table.name, &key, &declared.indexes);
-    let meant: Vec<_> = match &refusal.constraint {
-        Some(name) => indexes.iter().filter(|(known, _)| known == name).collect(),
-        None => indexes.iter().collect(),
-    };
-    let columns: Vec<&str> =
-        meant.iter().flat_map(|(_, columns)| columns.iter().map(String::as_str)).collect();
-    let names: Vec<&str> = meant.iter().map(|(name, _)| name.as_str()).collect();
-    let message = format!(
-        "{}: a value of {} is too long for the index {} ({}): have it shortened, or leave it out of the index",
-        table.name,
-        columns.join(" or "),
-        names.join(" or "),
-        refusal.message
-    );
-    let only = |all: &[&str]| match all {
-        [only] => Some((*only).to_owned()),
-        _ => None,
-    };
-    DatabaseRefusal {
-        message,
-        table: Some(table.name.clone()),
-        column: only(&columns),
-        constraint: refusal.constraint.or_else(|| only(&names)),
-    }
-}
-
-/// Values that fit their columns can be encoded; the batch would fail the same way again.
-fn encoding(error: sqlx::error::BoxDynError) -> StoreError {
-    StoreError::Unusable(format!("a value cannot be encoded: {error}"))
 }

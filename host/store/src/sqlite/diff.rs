@@ -1,4 +1,4 @@
-//! A snapshot on a connection of its own, beside the writer's, and two generations compared in it.
+//! A snapshot on a connection of its own, beside the writer's, in which generations are compared.
 
 use std::collections::BTreeMap;
 
@@ -14,14 +14,14 @@ use super::documents::DOCUMENT;
 use super::errors::classify;
 use super::rows;
 use super::tables::qualified;
-use crate::StoreError;
 use crate::compare::{self, Comparison, Reader};
 use crate::diff::{Diff, DiffRequest, Snapshot};
+use crate::error::StoreError;
 use crate::names::quote;
 
-pub(super) struct OwnConnection(SqliteConnection);
+pub(super) struct ConnectionSnapshot(SqliteConnection);
 
-impl OwnConnection {
+impl ConnectionSnapshot {
     pub(super) async fn begin(mut connection: SqliteConnection) -> Result<Self, StoreError> {
         // A transaction sees what was committed at its first query.
         for statement in ["begin", "select id from projector_store"] {
@@ -32,7 +32,7 @@ impl OwnConnection {
 }
 
 #[async_trait]
-impl Snapshot for OwnConnection {
+impl Snapshot for ConnectionSnapshot {
     async fn checkpoints(&mut self, generation: &Generation) -> Result<Vec<(Partition, i64)>, StoreError> {
         compare::checkpoints(self, generation).await
     }
@@ -51,7 +51,7 @@ impl Snapshot for OwnConnection {
 }
 
 #[async_trait]
-impl Reader for OwnConnection {
+impl Reader for ConnectionSnapshot {
     fn table(&self, generation: &Generation, table: &Table) -> String {
         qualified(&generation.schema, &table.name)
     }
@@ -71,8 +71,9 @@ impl Reader for OwnConnection {
         column.to_owned()
     }
 
-    /// SQLite would keep the keys of a full join in a temporary file; what only the new table has is told
-    /// by its count. The tombstones are in the join's condition: a subquery would be searched row by row.
+    /// A left join, because SQLite would write the keys of a full join to a temporary file. The number of rows that only the
+    /// new table has follows from its count. The condition on tombstones is a part of the join condition: SQLite would
+    /// search a subquery row by row.
     fn counts(&self, sql: &Comparison<'_>) -> String {
         let Comparison { old, new, mark, same_key, old_is_alive, new_is_alive, .. } = sql;
         let both = format!("n.{mark} is not null");

@@ -2,7 +2,8 @@
 
 use projector_core::event_failure::DatabaseRefusal;
 
-use crate::{Setup, StoreError};
+use crate::error::StoreError;
+use crate::fault::Setup;
 
 /// Primary result codes as in SQLite's own list.
 pub(super) fn classify(error: sqlx::Error) -> StoreError {

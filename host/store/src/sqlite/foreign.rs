@@ -1,8 +1,8 @@
-//! What depends on a generation's tables and views, and is not the host's.
+//! Foreign objects that depend on a generation's tables and views.
 //!
-//! SQLite drops a table or view whatever reads it, takes its triggers along, and deletes rows that refer to it
-//! by a foreign key. So the host looks before: it compiles what reads other tables, and compiles it again
-//! after the removal, in the same transaction.
+//! Why: SQLite drops a table or view even if other objects read it, removes its triggers, and deletes rows that refer to it
+//! by a foreign key. So the host compiles all foreign views and triggers before a removal, and again after it, in the same
+//! transaction: one that worked before and does not work afterwards depends on what was removed.
 
 use projector_core::generation::GenerationStatus;
 use projector_core::views::ViewSet;
@@ -11,21 +11,21 @@ use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqliteConnection;
 
 use super::errors::classify;
-use crate::StoreError;
-use crate::foreign::Readers;
+use crate::error::StoreError;
 use crate::names::quote;
+use crate::readers::Readers;
 
 /// Tables and views that the host made for a generation.
-pub(super) struct Own {
+pub(crate) struct Own {
     pub(super) views: Vec<String>,
     pub(super) tables: Vec<String>,
 }
 
 impl Own {
-    pub(super) fn of(standing: &GenerationStatus) -> Self {
-        let schema = &standing.generation.schema;
-        let tables = standing.layout.tables.iter().map(|table| names::prefixed(schema, &table.name));
-        Self { tables: tables.collect(), ..Self::views(&standing.views) }
+    pub(super) fn of(generation: &GenerationStatus) -> Self {
+        let schema = &generation.generation.schema;
+        let tables = generation.layout.tables.iter().map(|table| names::prefixed(schema, &table.name));
+        Self { tables: tables.collect(), ..Self::views(&generation.views) }
     }
 
     /// The views of these sets.
@@ -36,7 +36,7 @@ impl Own {
         Self { views: sets.iter().flat_map(named).collect(), tables: Vec::new() }
     }
 
-    /// The statements that remove it all.
+    /// The statements that remove these tables and views.
     pub(super) fn removal(&self) -> impl Iterator<Item = String> {
         let views = self.views.iter().map(|view| format!("drop view if exists {}", quote(view)));
         views.chain(self.tables.iter().map(|table| format!("drop table if exists {}", quote(table))))
@@ -47,24 +47,25 @@ impl Own {
     }
 }
 
-/// A view, or a table or view with triggers, that is not of the generation.
+/// A foreign view, or a foreign trigger.
 struct Other {
-    /// As a person knows it.
-    words: String,
+    /// Its kind and its name, for a person.
+    name: String,
     sql: String,
-    /// What is compiled to find out whether it works, and whether each was.
+    /// The statements that are compiled to find out whether it works, and whether each of them was compiled.
     probes: Vec<String>,
     worked: Vec<bool>,
 }
 
-/// What reads other tables, as it was before a removal.
-pub(super) struct Others {
-    /// What would go along with the generation's tables and views.
+/// The foreign objects as they were before a removal.
+pub(crate) struct Others {
+    /// Objects that would be removed together with the generation's tables and views.
     lost: Vec<String>,
     others: Vec<Other>,
 }
 
 impl Others {
+    /// `own`: what is to be removed.
     pub(super) async fn look(connection: &mut SqliteConnection, own: &Own) -> Result<Self, StoreError> {
         let (mut lost, mut others) = (Vec::new(), Vec::new());
         let rows: Vec<(String, String, String, String)> = sqlx::query_as(
@@ -84,7 +85,7 @@ impl Others {
                 _ => vec![format!("explain select * from {}", quote(&name))],
             };
             let worked = compile(connection, &probes).await;
-            others.push(Other { words: format!("{kind} {name}"), sql, probes, worked });
+            others.push(Other { name: format!("{kind} {name}"), sql, probes, worked });
         }
         let referring: Vec<(String, String)> = sqlx::query_as(
             "select distinct m.name, f.\"table\" from sqlite_master m, pragma_foreign_key_list(m.name) f
@@ -98,21 +99,21 @@ impl Others {
         Ok(Self { lost, others })
     }
 
-    /// What would go along. Dropping a table whose rows others refer to may delete theirs.
+    /// Objects that the removal would remove as well, and tables whose rows it may delete, because of a foreign key.
     pub(super) fn lost(&self) -> &[String] {
         &self.lost
     }
 
-    /// What does not work any more after the removal. What did not work before either, the host cannot tell
-    /// by compiling: it counts if its text has the name of something that was removed.
+    /// The objects that the removal has broken. Of an object that did not work before, compiling says nothing: it counts if
+    /// its text contains the name of something that was removed.
     pub(super) async fn broken(self, connection: &mut SqliteConnection, own: &Own) -> Vec<String> {
         let mut all = Vec::new();
         for other in self.others {
             let works = compile(connection, &other.probes).await;
-            let broken = other.worked.iter().zip(&works).any(|(before, after)| *before && !after);
+            let is_broken = other.worked.iter().zip(&works).any(|(before, after)| *before && !after);
             let is_named = || mentions(&other.sql, own);
-            if broken || (!other.worked.contains(&true) && is_named()) {
-                all.push(other.words);
+            if is_broken || (!other.worked.contains(&true) && is_named()) {
+                all.push(other.name);
             }
         }
         all
@@ -150,7 +151,7 @@ async fn compile(connection: &mut SqliteConnection, statements: &[String]) -> Ve
     compiled
 }
 
-/// The statements that make the triggers of a view again: replacing a view takes them along.
+/// The statements that create the triggers of a view again, because replacing a view removes them.
 pub(super) async fn triggers(
     connection: &mut SqliteConnection,
     view: &str,
@@ -164,7 +165,7 @@ pub(super) async fn triggers(
     .map_err(classify)
 }
 
-/// Who reads these views: views and triggers whose text has their names.
+/// The readers of these views: views and triggers whose text contains the names of the views.
 pub(super) async fn readers(
     connection: &mut SqliteConnection,
     sets: &[ViewSet],

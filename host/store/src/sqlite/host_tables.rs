@@ -1,4 +1,4 @@
-//! What SQLite has for the statements of the host's own tables.
+//! How SQLite writes the statements for the host's own tables.
 
 use async_trait::async_trait;
 use sqlx::AssertSqlSafe;
@@ -7,18 +7,19 @@ use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite as Lite, SqliteArguments, SqliteConnection};
 
 use super::errors::classify;
-use super::{Sqlite, now_micros};
-use crate::StoreError;
+use super::{Sqlite, Tx, now_micros, schema};
+use crate::error::StoreError;
 use crate::host_tables::{Argument, Database, Session, Stored};
+use crate::schema::Schema;
 
-/// One transaction writes at a time: each that begins waits for the one before.
+/// Only one transaction writes at a time, so no other lock is needed.
 #[async_trait]
 impl Database for Sqlite {
     type Connection = SqliteConnection;
-    type Held = PoolConnection<Lite>;
-    type Transaction = sqlx::Transaction<'static, Lite>;
+    type Acquired = PoolConnection<Lite>;
+    type Transaction = Tx;
 
-    async fn held(&self) -> Result<Self::Held, StoreError> {
+    async fn acquire(&self) -> Result<Self::Acquired, StoreError> {
         self.pool.acquire().await.map_err(classify)
     }
 
@@ -28,6 +29,14 @@ impl Database for Sqlite {
 
     async fn transaction(&self) -> Result<Self::Transaction, StoreError> {
         self.immediate().await
+    }
+
+    fn known_migration(&self) -> i64 {
+        self.schema.known
+    }
+
+    async fn current_schema(&self) -> Result<Schema, StoreError> {
+        schema(&self.pool, self.pool.connect_options().get_filename()).await
     }
 
     async fn decide(&self, _: &str) -> Result<Self::Transaction, StoreError> {
@@ -57,6 +66,12 @@ impl Session for SqliteConnection {
 
     /// The transaction locks the whole file.
     const FOR_UPDATE: &'static str = "";
+
+    /// Hosts know a generation by its id, and SQLite would use the id of a removed row again. So the id is the number of all
+    /// generations that were ever created.
+    const NEXT_GENERATION_ID: &'static str =
+        "(select max((select sum(generations) from projector.projection),
+      (select coalesce(max(id), 0) + 1 from projector.generation)))";
 
     fn document(parameter: &str) -> String {
         parameter.to_owned()
@@ -97,9 +112,13 @@ impl Session for SqliteConnection {
     fn seconds_ago(seconds: &str) -> String {
         format!("now() - {seconds} * 1000000")
     }
+
+    fn micros_from_now(micros: &str) -> String {
+        format!("now() + {micros}")
+    }
 }
 
-/// Translates a statement. `now()` is one more parameter: SQLite's own clock has only milliseconds.
+/// Translates a statement. `now()` becomes one more parameter, because SQLite's own clock has only milliseconds.
 fn query<'q>(sql: &str, arguments: &[Argument]) -> Query<'q, Lite, SqliteArguments> {
     let now = format!("${}", arguments.len() + 1);
     let sql = sql.replace("projector.", "projector_").replace("now()", &now);

@@ -1,6 +1,5 @@
-//! What tells a SQLite file from its copies.
+//! What distinguishes a SQLite file from its copies.
 
-use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
@@ -11,25 +10,25 @@ use uuid::Uuid;
 
 use super::errors::classify;
 use super::{Sqlite, now_micros};
-use crate::StoreError;
-use crate::deployments::PRESENCE;
-use crate::identity::{Adoption, DatabaseIdentity, Identities, KnownHost, members};
+use crate::error::StoreError;
+use crate::hosts::HEARTBEAT_TIMEOUT;
+use crate::identity::{Adoption, DatabaseIdentity, IdentityStore};
 
 #[async_trait]
-impl Identities for Sqlite {
+impl IdentityStore for Sqlite {
     async fn found_identity(&self) -> Result<DatabaseIdentity, StoreError> {
         Ok(of_file(self.pool.connect_options().get_filename()))
     }
 
     async fn stored_identity(&self) -> Result<Option<String>, StoreError> {
-        // A file that no host of this version has migrated yet has no such column.
-        let is_kept: bool = sqlx::query_scalar(
+        // Before the migration that adds it, the table has no such column.
+        let has_column: bool = sqlx::query_scalar(
             "select exists (select 1 from pragma_table_info('projector_store') where name = 'database_identity')",
         )
         .fetch_one(&self.pool)
         .await
         .map_err(classify)?;
-        if !is_kept {
+        if !has_column {
             return Ok(None);
         }
         sqlx::query_scalar("select database_identity from projector_store")
@@ -53,7 +52,7 @@ impl Identities for Sqlite {
     }
 
     async fn adopt(&self, adoption: &Adoption<'_>) -> Result<(), StoreError> {
-        let Adoption { from, to, identity, asked } = adoption;
+        let Adoption { from, to, identity, requester } = adoption;
         let mut tx = self.pool.begin_with("begin immediate").await.map_err(classify)?;
         let (id, before): (String, Option<String>) =
             sqlx::query_as("select id, database_identity from projector_store")
@@ -67,14 +66,14 @@ impl Identities for Sqlite {
             "select name from projector_host
              where seen_at > cast(unixepoch('subsec') * 1000000 as integer) - ?1 order by name",
         )
-        .bind(PRESENCE.as_micros() as i64)
+        .bind(HEARTBEAT_TIMEOUT.as_micros() as i64)
         .fetch_all(&mut *tx)
         .await
         .map_err(classify)?;
         if !live.is_empty() {
             return Err(Refusal::InUse { hosts: live }.into());
         }
-        // They are the original's.
+        // The hosts are those of the original file.
         sqlx::query("delete from projector_host").execute(&mut *tx).await.map_err(classify)?;
         sqlx::query("update projector_store set id = ?1, database_identity = ?2")
             .bind(to.to_string())
@@ -91,33 +90,18 @@ impl Identities for Sqlite {
         .bind(to.to_string())
         .bind(before)
         .bind(identity.to_json())
-        .bind(&asked.by)
-        .bind(&asked.reason)
+        .bind(&requester.by)
+        .bind(&requester.reason)
         .bind(now_micros())
         .execute(&mut *tx)
         .await
         .map_err(classify)?;
         tx.commit().await.map_err(classify)
     }
-
-    async fn known_hosts(&self) -> Result<BTreeMap<Uuid, KnownHost>, StoreError> {
-        let rows: Vec<(Uuid, String, bool, Option<String>)> = sqlx::query_as(
-            "select id, name, seen_at > cast(unixepoch('subsec') * 1000000 as integer) - ?1, member_ids
-             from projector_host",
-        )
-        .bind(PRESENCE.as_micros() as i64)
-        .fetch_all(&self.pool)
-        .await
-        .map_err(classify)?;
-        let host = |(id, name, is_live, ids): (Uuid, String, bool, Option<String>)| {
-            (id, KnownHost { name, is_live, members: members(ids) })
-        };
-        Ok(rows.into_iter().map(host).collect())
-    }
 }
 
-/// A copy is made anew, on whatever file system; a file that is moved or mounted elsewhere is not. Where the
-/// file system does not say when, the file's number has to do.
+/// A copy has another creation time, on every file system. A file that is moved or mounted elsewhere keeps it. Where the file
+/// system does not store the creation time, the inode is used instead.
 fn of_file(file: &Path) -> DatabaseIdentity {
     let metadata = std::fs::metadata(file).ok();
     let born = metadata.as_ref().and_then(|metadata| metadata.created().ok());

@@ -1,23 +1,29 @@
 //! SQLite: one file, one host, one writer. The model's own interpreter decides what a change does.
+//!
+//! Invariant: a lock file keeps every other host from the database. Commands may read it and store operators' requests in it
+//! beside the host.
 
+mod batches;
+mod catch_up;
 mod dead_letters;
-mod deployments;
 mod diff;
 mod documents;
 mod errors;
+mod event_ids;
 mod foreign;
+mod generation_tables;
 mod host_tables;
 mod identity;
-mod ids;
-mod lone_letters;
+mod lone_dead_letters;
+mod parking;
+mod readers;
+mod release;
 mod rows;
 mod source_topics;
 mod tables;
 mod transaction;
-mod waiting;
-mod waits;
+mod waiting_events;
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::str::FromStr;
@@ -25,40 +31,42 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use projector_config as config;
-use projector_core::checkpoint::{Checkpoint, Identity};
-use projector_core::event::Partition;
-use projector_core::generation::Generation;
 use projector_core::instant::now_micros;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
+use sqlx::ConnectOptions;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{ConnectOptions, Row};
 use uuid::Uuid;
 
-use super::diff::Snapshot;
-use super::migrations::SQLITE;
-use super::schema::{InProgress, LOOK, Schema, TOLD_SINCE, requires};
-use super::{CatchUp, CatchingUp, LockHolder, Outage, Setup, Store, StoreError, Transaction, WriteTarget};
+use crate::Store;
+use crate::diff::Snapshot;
+use crate::error::StoreError;
+use crate::fault::{Outage, Setup};
+use crate::migrations::SQLITE;
+use crate::schema::{InProgress, NEEDS_SINCE, POLL_INTERVAL, Schema, requires};
 use errors::classify;
+
+/// A transaction that writes. Dropped, it is rolled back.
+type Tx = sqlx::Transaction<'static, sqlx::Sqlite>;
 
 pub struct Sqlite {
     /// One connection: writers take turns, in the order in which they asked.
     pool: SqlitePool,
     id: Uuid,
-    /// As it was opened.
+    /// As it was when the store was opened.
     schema: Schema,
-    /// Held while this host uses the file.
+    /// Locked while this host uses the database.
     _lock: Option<File>,
 }
 
 impl Sqlite {
-    /// Opens the file, creating it if need be, and keeps every other host from it.
+    /// Opens the file, or creates it, and keeps every other host from using it.
     ///
-    /// Commits are in the file's write-ahead log before they are seen; after a loss of power the
-    /// last ones may be gone, checkpoints and rows together, and their events are read again.
+    /// A commit is in the write-ahead log before any reader sees it. After a power failure the last commits may be lost,
+    /// checkpoints and rows together: their events are read again.
     pub async fn open(settings: &config::Store) -> Result<Self, StoreError> {
         let options = options(settings)?.create_if_missing(true).journal_mode(SqliteJournalMode::Wal);
         let file = options.get_filename().to_owned();
@@ -75,7 +83,7 @@ impl Sqlite {
             migrate(&pool).await?;
             found = schema(&pool, &file).await?;
         }
-        // SQLite numbers an integer primary key on its own, whatever its default says.
+        // `only_row` is set here, because SQLite ignores the default of an integer primary key.
         sqlx::query(
             "insert into projector_store (only_row, id, created_at) values (1, ?, ?) on conflict do nothing",
         )
@@ -87,19 +95,19 @@ impl Sqlite {
         Self::with(pool, found, Some(lock)).await
     }
 
-    /// Opens a file that a host may be using, to look at it, or to ask that host for something. It changes
-    /// nothing. `None`: no host has ever used this file.
+    /// Opens a file that a host may be using, to read it, or to store operators' requests. Nothing is migrated. `None`: no
+    /// host has ever used this file.
     pub(super) async fn open_as_it_is(
         settings: &config::Store,
         read_only: bool,
     ) -> Result<(Schema, Option<Self>), StoreError> {
         let file = options(settings)?.get_filename().to_owned();
-        let Some((mut found, pool)) = look(settings, read_only).await? else {
+        let Some((mut found, pool)) = open_existing(settings, read_only).await? else {
             return Ok((unused(&file), None));
         };
         let mut progress = InProgress::default();
-        while progress.goes_on(&found) {
-            tokio::time::sleep(LOOK).await;
+        while progress.continues(&found) {
+            tokio::time::sleep(POLL_INTERVAL).await;
             found = schema(&pool, &file).await?;
         }
         if found.version.is_none() {
@@ -109,12 +117,12 @@ impl Sqlite {
         Ok((found.clone(), Some(Self::with(pool, found, None).await?)))
     }
 
-    /// A store without projections, which is kept nowhere: what a database is on which no host ever ran.
+    /// A store without projections, in memory: it has the tables of a database on which no host has ever run.
     pub(super) async fn empty() -> Result<Self, StoreError> {
         let options = SqliteConnectOptions::new().in_memory(true).shared_cache(false);
         let pool = SqlitePoolOptions::new()
             .max_connections(1)
-            // The database is gone with its connection.
+            // The database ends with its connection.
             .idle_timeout(None)
             .max_lifetime(None)
             .connect_with(options)
@@ -133,11 +141,21 @@ impl Sqlite {
     }
 }
 
-/// Opens a file without making or changing it. `None`: it does not exist, or is empty.
-async fn look(settings: &config::Store, read_only: bool) -> Result<Option<(Schema, SqlitePool)>, StoreError> {
+impl Sqlite {
+    /// Begins a transaction that writes. It waits until no other transaction writes.
+    async fn immediate(&self) -> Result<Tx, StoreError> {
+        self.pool.begin_with("begin immediate").await.map_err(classify)
+    }
+}
+
+/// Opens a file without creating or changing it. `None`: it does not exist, or is empty.
+async fn open_existing(
+    settings: &config::Store,
+    read_only: bool,
+) -> Result<Option<(Schema, SqlitePool)>, StoreError> {
     let options = options(settings)?.create_if_missing(false).read_only(read_only);
     let file = options.get_filename().to_owned();
-    // What else is wrong with it, SQLite says.
+    // All other errors are left to SQLite.
     let is_nothing = match std::fs::metadata(&file) {
         Ok(metadata) => metadata.len() == 0,
         Err(error) => error.kind() == std::io::ErrorKind::NotFound,
@@ -155,7 +173,7 @@ async fn look(settings: &config::Store, read_only: bool) -> Result<Option<(Schem
 
 /// What the file of these settings has of the host's own tables.
 pub(super) async fn look_at_schema(settings: &config::Store) -> Result<Schema, StoreError> {
-    match look(settings, true).await? {
+    match open_existing(settings, true).await? {
         Some((found, pool)) => {
             pool.close().await;
             Ok(found)
@@ -187,8 +205,8 @@ async fn schema(pool: &SqlitePool, file: &Path) -> Result<Schema, StoreError> {
             .fetch_all(pool)
             .await
             .map_err(classify)?;
-    let told = ledger.iter().any(|(version, _)| *version == TOLD_SINCE);
-    let needs: Option<i64> = match told {
+    let has_needs = ledger.iter().any(|(version, _)| *version == NEEDS_SINCE);
+    let needs: Option<i64> = match has_needs {
         true => sqlx::query_scalar("select needs from projector_store")
             .fetch_optional(pool)
             .await
@@ -201,12 +219,12 @@ async fn schema(pool: &SqlitePool, file: &Path) -> Result<Schema, StoreError> {
 async fn migrate(pool: &SqlitePool) -> Result<(), StoreError> {
     let mut connection = pool.acquire().await.map_err(classify)?;
     let mut migrator = Migrator { migrations: SQLITE.migrations.clone(), ..Migrator::DEFAULT };
-    // Those of a newer version: this program may take its place again.
+    // The ledger may have migrations of a newer version, whose place this program takes again.
     migrator.set_ignore_missing(true);
     migrator.run_direct(None, &mut *connection, false).await.map_err(|error| {
         StoreError::Unusable(format!("the host's own tables cannot be brought up to date: {error}"))
     })?;
-    // Only one host uses the file, so none has to be waited for.
+    // Only one host uses the file, so there is no other host that must know these migrations.
     let needs = SQLITE.iter().filter_map(|migration| requires(migration.sql.as_str())).max();
     sqlx::query("update projector_store set needs = max(needs, ?)")
         .bind(needs.unwrap_or_default())
@@ -236,9 +254,9 @@ fn lock(database: &Path) -> Result<File, StoreError> {
     let file = File::create(&path).map_err(|error| unusable(error.to_string()))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        // It may be stopping.
+        // The other host may be stopping, so this is retried.
         Err(Errno::WOULDBLOCK) => Err(StoreError::Unavailable(Outage::new(format!(
-            "{}: another host uses this database, and a SQLite store belongs to one host: this one waits for its end",
+            "{}: another host uses this database, and a SQLite store can have only one host: this host waits until the other one ends",
             path.display()
         )))),
         Err(error) => Err(unusable(error.to_string())),
@@ -255,91 +273,13 @@ impl Store for Sqlite {
         &self.schema
     }
 
-    fn writers(&self) -> usize {
-        1
-    }
-
-    fn heard(&self) -> Option<u64> {
-        None
-    }
-
-    async fn checkpoints(
-        &self,
-        generation: &Generation,
-        partitions: &[Partition],
-    ) -> Result<Vec<Option<Checkpoint>>, StoreError> {
-        let rows = sqlx::query(
-            "select topic, partition, next_offset, topic_id, cluster_id from projector_checkpoint where generation_id = ?",
-        )
-        .bind(generation.id)
-        .fetch_all(&self.pool)
-        .await
-        .map_err(classify)?;
-        let known: BTreeMap<(String, i32), Checkpoint> = rows
-            .iter()
-            .map(|row| {
-                let identity = Identity { topic_id: row.get(3), cluster_id: row.get(4) };
-                ((row.get(0), row.get(1)), Checkpoint { next_offset: row.get(2), identity })
-            })
-            .collect();
-        Ok(partitions
-            .iter()
-            .map(|partition| known.get(&(partition.topic.to_string(), partition.number)).cloned())
-            .collect())
-    }
-
-    async fn catch_up(&self, generation: &Generation, alone: bool) -> Result<CatchUp, StoreError> {
-        let done: bool = sqlx::query_scalar(
-            "select caught_up_at is not null and not (?2 and role = 'building')
-             from projector_generation where id = ?1",
-        )
-        .bind(generation.id)
-        .bind(alone)
-        .fetch_one(&self.pool)
-        .await
-        .map_err(classify)?;
-        // The file has one host.
-        Ok(if done { CatchUp::Done } else { CatchUp::Ours(CatchingUp { lock: None }) })
-    }
-
-    async fn set_caught_up(&self, generation: &Generation) -> Result<(), StoreError> {
-        sqlx::query(
-            "update projector_generation set caught_up_at = ?2 where id = ?1 and caught_up_at is null",
-        )
-        .bind(generation.id)
-        .bind(now_micros())
-        .execute(&self.pool)
-        .await
-        .map_err(classify)?;
-        Ok(())
-    }
-
-    async fn analyze(&self, _: &Generation) -> Result<(), StoreError> {
-        // So many rows of each index are enough, and no writer waits for long.
-        let analyze = sqlx::raw_sql("pragma analysis_limit = 1000; analyze");
-        analyze.execute(&self.pool).await.map(drop).map_err(classify)
-    }
-
-    async fn begin(&self, deployment: &WriteTarget) -> Result<Box<dyn Transaction>, StoreError> {
-        Ok(Box::new(transaction::begin(&self.pool, deployment, false).await?))
-    }
-
-    async fn begin_read_only(&self, deployment: &WriteTarget) -> Result<Box<dyn Transaction>, StoreError> {
-        Ok(Box::new(transaction::begin(&self.pool, deployment, true).await?))
-    }
-
-    async fn count_deadlock(&self, _: &Generation) -> Result<(), StoreError> {
-        // One writes at a time.
-        Ok(())
-    }
-
-    async fn lock_holder(&self, _: &Generation) -> Option<LockHolder> {
+    fn answer_count(&self) -> Option<u64> {
         None
     }
 
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError> {
         let options = (*self.pool.connect_options()).clone().read_only(true);
-        Ok(Box::new(diff::OwnConnection::begin(options.connect().await.map_err(classify)?).await?))
+        Ok(Box::new(diff::ConnectionSnapshot::begin(options.connect().await.map_err(classify)?).await?))
     }
 
     async fn close(&self) {

@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::errors::classify;
 use super::tables::qualified;
-use crate::StoreError;
-use crate::finding::{Finding, MOST_ROWS};
+use crate::error::StoreError;
+use crate::lookup_rows::{LookupRows, MOST_ROWS};
 use crate::names::{DELETED, LINEAGE, quote};
 
 /// SQLite takes at most 32,766 parameters; a statement of some thousand is compiled in no time.
@@ -80,7 +80,7 @@ impl<'c> Stored<'c> {
         connection: &mut SqliteConnection,
         lookup: &Lookup,
         selections: &[&[Value]],
-        finding: &mut Finding,
+        found: &mut LookupRows,
     ) -> Result<(), StoreError> {
         let (by, limit) = (&lookup.by, lookup.limit);
         let matches: Vec<_> = self
@@ -129,11 +129,11 @@ impl<'c> Stored<'c> {
                 let row = row.map_err(classify)?;
                 let number: i64 = row.try_get(0).map_err(StoreError::drift)?;
                 let row = self.decode(&row, 2, &read, with_tombstones).map_err(StoreError::drift)?;
-                if !finding.take(first + number as usize, row) {
+                if !found.add(first + number as usize, row) {
                     return Ok(());
                 }
             }
-            finding.complete(first + chunk.len());
+            found.complete(first + chunk.len());
         }
         Ok(())
     }

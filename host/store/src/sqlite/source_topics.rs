@@ -1,4 +1,4 @@
-//! SQLite's record of the topics that generations read.
+//! The physical topics of generations.
 
 use std::sync::Arc;
 
@@ -8,11 +8,11 @@ use projector_core::layout::Layout;
 
 use super::errors::classify;
 use super::{Sqlite, now_micros};
-use crate::StoreError;
-use crate::source_topics::{RecordedTopic, SourceTopics, layout_json};
+use crate::error::StoreError;
+use crate::source_topics::{RecordedTopic, SourceTopicStore, layout_json};
 
 #[async_trait]
-impl SourceTopics for Sqlite {
+impl SourceTopicStore for Sqlite {
     async fn record_mapping(&self, generation: &Generation, mapped: &Layout) -> Result<(), StoreError> {
         sqlx::query(
             "update projector_generation set layout = case when layout is null then ?2
@@ -44,7 +44,7 @@ impl SourceTopics for Sqlite {
                  where generation_id = ?1 and left_at is null and topic in (select value from json_each(?2))",
                 names(left),
             ),
-            // One that was removed meanwhile has nothing to be recorded.
+            // If the generation was removed meanwhile, this records nothing.
             (
                 "insert into projector_source_topic (generation_id, topic, joined_at)
                  select g.id, read.value, ?3 from projector_generation g, json_each(?2) as read where g.id = ?1

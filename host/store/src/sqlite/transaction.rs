@@ -1,5 +1,7 @@
-//! One batch, one transaction: the rows that it can touch are loaded, the model's interpreter
-//! applies the changes one by one, and what it changed is written back.
+//! The transaction of a batch.
+//!
+//! The rows that the batch can touch are loaded, the model's interpreter applies the changes one by one, and the changed
+//! rows are written back. The transaction writes alone, so no row and no key has to be locked.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -15,28 +17,31 @@ use projector_model::{LookupCall, Tables, Value};
 use sqlx::sqlite::SqlitePool;
 
 use super::errors::classify;
-use super::now_micros;
 use super::rows::{Stored, Writer};
-use crate::finding::{Budget, Finding};
+use super::{Tx, now_micros};
+use crate::batches::{Transaction, WriteTarget};
+use crate::error::StoreError;
 use crate::host_tables::{Admission, adjust_counters};
-use crate::operator::{ClaimedOperation, LoneDeadLetter};
-use crate::waits::ReadyEvent;
-use crate::{Advance, StoreError, Transaction, WriteBarrier, WriteTarget, Writes};
+use crate::lookup_rows::{Budget, LookupRows};
+use crate::release::{ClaimedOperation, LoneDeadLetter};
+use crate::waiting_events::ReadyEvent;
+use crate::write_barrier::WriteBarrier;
+use crate::writes::{Advance, Writes};
 
 pub(super) struct SqliteTransaction {
-    pub(super) tx: sqlx::Transaction<'static, sqlx::Sqlite>,
-    pub(super) deployment: WriteTarget,
+    pub(super) tx: Tx,
+    pub(super) target: WriteTarget,
     any_blocked: bool,
-    /// How far it may go.
+    /// Up to where the batch may write.
     barrier: WriteBarrier,
-    /// What was written made events that had waited ready.
+    /// Whether what was written made waiting events ready.
     pub(super) made_ready: bool,
 }
 
 pub(super) async fn begin(
     pool: &SqlitePool,
-    deployment: &WriteTarget,
-    only_to_look: bool,
+    target: &WriteTarget,
+    is_read_only: bool,
 ) -> Result<SqliteTransaction, StoreError> {
     let mut tx = pool.begin_with("begin immediate").await.map_err(classify)?;
     let found: Option<Admission> = sqlx::query_as(
@@ -45,17 +50,17 @@ pub(super) async fn begin(
            coalesce(g.hold_until > ?2, 0) as is_raised, g.hold_at as up_to
          from projector_generation g where g.id = ?1",
     )
-    .bind(deployment.generation.id)
+    .bind(target.generation.id)
     .bind(now_micros())
     .fetch_optional(&mut *tx)
     .await
     .map_err(classify)?;
-    let (any_blocked, barrier) = Admission::of(found, &deployment.digest, only_to_look)?;
-    Ok(SqliteTransaction { tx, deployment: deployment.clone(), any_blocked, barrier, made_ready: false })
+    let (any_blocked, barrier) = Admission::of(found, &target.digest, is_read_only)?;
+    Ok(SqliteTransaction { tx, target: target.clone(), any_blocked, barrier, made_ready: false })
 }
 
-/// By table, and by the keys of those rows of it that were changed: where the event stands that did so
-/// last. Only of tables with lineage.
+/// By table, and by the keys of its changed rows: the position of the event that changed the row last. Only for tables with
+/// lineage.
 type Writers<'w> = Vec<BTreeMap<Key, &'w Position>>;
 
 #[async_trait]
@@ -65,7 +70,7 @@ impl Transaction for SqliteTransaction {
         calls: &[LookupCall],
         most_bytes: usize,
     ) -> Result<Vec<Option<Vec<Row>>>, StoreError> {
-        let contract = self.deployment.contract.clone();
+        let contract = self.target.contract.clone();
         let mut found = vec![None; calls.len()];
         let mut budget = Budget::new(most_bytes, calls.len());
         for (index, lookup) in contract.lookups.iter().enumerate() {
@@ -75,11 +80,11 @@ impl Transaction for SqliteTransaction {
                 .filter(|(_, call)| usize::from(call.lookup) == index)
                 .map(|(at, call)| (at, &call.arguments[..]))
                 .unzip();
-            let stored = Stored::new(&contract.tables[lookup.table], &self.deployment.generation.schema);
-            let mut finding = Finding::new(places.len(), budget.share(places.len()));
-            stored.look_up(&mut self.tx, lookup, &selections, &mut finding).await?;
-            budget.spend(finding.bytes());
-            places.into_iter().zip(finding.into_rows()).for_each(|(at, rows)| found[at] = rows);
+            let stored = Stored::new(&contract.tables[lookup.table], &self.target.generation.schema);
+            let mut rows = LookupRows::new(places.len(), budget.share(places.len()));
+            stored.look_up(&mut self.tx, lookup, &selections, &mut rows).await?;
+            budget.spend(rows.bytes());
+            places.into_iter().zip(rows.into_rows()).for_each(|(at, rows)| found[at] = rows);
         }
         Ok(found)
     }
@@ -96,7 +101,7 @@ impl Transaction for SqliteTransaction {
         self.find_blocked(keys).await
     }
 
-    async fn waiting(&mut self) -> Result<(i64, i64), StoreError> {
+    async fn failed_and_waiting(&mut self) -> Result<(i64, i64), StoreError> {
         sqlx::query_as(
             "select coalesce(sum(dead), 0), coalesce(sum(parked + waiting), 0) from projector_checkpoint where generation_id = ?",
         )
@@ -106,15 +111,15 @@ impl Transaction for SqliteTransaction {
         .map_err(classify)
     }
 
-    async fn take(
+    async fn claim(
         &mut self,
         operation: i64,
         limits: BatchLimits,
     ) -> Result<Option<ClaimedOperation>, StoreError> {
-        self.take_waiting(operation, limits).await
+        self.claim_operation(operation, limits).await
     }
 
-    async fn take_ready(&mut self, limits: BatchLimits) -> Result<Vec<ReadyEvent>, StoreError> {
+    async fn claim_ready(&mut self, limits: BatchLimits) -> Result<Vec<ReadyEvent>, StoreError> {
         self.find_ready(limits).await
     }
 
@@ -122,20 +127,20 @@ impl Transaction for SqliteTransaction {
         self.made_ready
     }
 
-    async fn take_lone_letters(
+    async fn claim_lone_dead_letters(
         &mut self,
         operations: &[i64],
         limits: BatchLimits,
     ) -> Result<Vec<LoneDeadLetter>, StoreError> {
-        self.find_lone_letters(operations, limits).await
+        self.find_lone_dead_letters(operations, limits).await
     }
 
     async fn write(&mut self, writes: &Writes<'_>) -> Result<u64, StoreError> {
-        failpoint::reached(failpoint::BEFORE_WRITE, &self.deployment.generation.projection);
+        failpoint::reached(failpoint::BEFORE_WRITE, &self.target.generation.projection);
         writes.within(&self.barrier)?;
         self.advance(&writes.advances, &writes.record_times).await?;
         let mut tables = self.load(writes).await?;
-        let contract = self.deployment.contract.clone();
+        let contract = self.target.contract.clone();
         let mut effects = vec![(0, 0); contract.writes.len()];
         let mut writers: Writers<'_> = vec![BTreeMap::new(); contract.tables.len()];
         for (event, changes) in &writes.changes {
@@ -160,27 +165,27 @@ impl Transaction for SqliteTransaction {
             self.release(release).await?;
         }
         if let Some(lone) = &writes.lone {
-            self.settle_lone_letters(lone).await?;
+            self.write_lone_results(lone).await?;
         }
         self.insert_dead_letters(&writes.dead, writes.release.as_ref()).await?;
         self.park(&writes.parked).await?;
-        self.rows_came(&writes.rows).await?;
+        self.end_waits_for(&writes.rows).await?;
         self.remember(&writes.ids).await?;
         self.record_duplicates(&writes.duplicates).await?;
         self.count_without_id(&writes.without_id).await?;
-        let books = match writes.shifts() {
-            None => writes.advances.iter().map(|advance| (&advance.partition, &advance.books)).collect(),
+        let counts = match writes.shifts() {
+            None => writes.advances.iter().map(|advance| (&advance.partition, &advance.counts)).collect(),
             Some(shifts) => {
-                adjust_counters(&mut *self.tx, self.deployment.generation.id, shifts).await?;
-                shifts.iter().map(|(partition, books)| (partition, books)).collect()
+                adjust_counters(&mut *self.tx, self.target.generation.id, shifts).await?;
+                shifts.iter().map(|(partition, counts)| (partition, counts)).collect()
             }
         };
-        self.count(books, &effects).await?;
+        self.count(counts, &effects).await?;
         Ok(statements)
     }
 
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {
-        let projection = self.deployment.generation.projection.clone();
+        let projection = self.target.generation.projection.clone();
         failpoint::reached(failpoint::BEFORE_COMMIT, &projection);
         self.tx.commit().await.map_err(classify)?;
         failpoint::reached(failpoint::AFTER_COMMIT, &projection);
@@ -190,10 +195,10 @@ impl Transaction for SqliteTransaction {
 
 impl SqliteTransaction {
     pub(super) fn generation(&self) -> i64 {
-        self.deployment.generation.id
+        self.target.generation.id
     }
 
-    /// Compares and sets every partition's checkpoint.
+    /// Compares and sets the checkpoint of every partition.
     async fn advance(
         &mut self,
         advances: &[Advance],
@@ -201,7 +206,7 @@ impl SqliteTransaction {
     ) -> Result<(), StoreError> {
         let mut elsewhere = Vec::new();
         for advance in advances {
-            let totals = advance.books.totals();
+            let totals = advance.counts.totals();
             let moved = sqlx::query(
                 "update projector_checkpoint
                  set next_offset = ?5, read = read + ?6, applied = applied + ?7, ignored = ignored + ?8,
@@ -234,7 +239,7 @@ impl SqliteTransaction {
 
     /// Loads every stored row that a change of the batch can touch.
     async fn load(&mut self, writes: &Writes<'_>) -> Result<Tables, StoreError> {
-        let contract = self.deployment.contract.clone();
+        let contract = self.target.contract.clone();
         let mut tables = Tables::new(&contract);
         let mut selections: Vec<HashSet<&[Value]>> = vec![HashSet::new(); contract.writes.len()];
         for change in writes.changes.iter().flat_map(|(_, changes)| changes.iter()) {
@@ -247,7 +252,7 @@ impl SqliteTransaction {
                 continue;
             }
             let values: Vec<&[Value]> = selected.iter().copied().collect();
-            let stored = Stored::new(&contract.tables[write.table], &self.deployment.generation.schema);
+            let stored = Stored::new(&contract.tables[write.table], &self.target.generation.schema);
             for row in stored.find(&mut self.tx, &write.by, &values).await? {
                 tables.load(&contract, write.table, row);
             }
@@ -257,7 +262,7 @@ impl SqliteTransaction {
 
     async fn write_back(&mut self, tables: &Tables, writers: &Writers<'_>) -> Result<u64, StoreError> {
         let mut statements = 0;
-        let WriteTarget { contract, digest, .. } = self.deployment.clone();
+        let WriteTarget { contract, digest, .. } = self.target.clone();
         let changed = tables.changed();
         for (index, table) in contract.tables.iter().enumerate() {
             let keys = changed.iter().filter(|(table, _)| *table == index).map(|(_, key)| *key);
@@ -270,7 +275,7 @@ impl SqliteTransaction {
                 let position = writers[index].get(key);
                 written.push((row, position.map(|position| Writer { position, digest: &digest })));
             }
-            let stored = Stored::new(table, &self.deployment.generation.schema);
+            let stored = Stored::new(table, &self.target.generation.schema);
             stored.delete(&mut self.tx, &deleted).await?;
             stored.write(&mut self.tx, &written).await?;
             statements += u64::from(!deleted.is_empty()) + u64::from(!written.is_empty());
@@ -281,11 +286,11 @@ impl SqliteTransaction {
     /// Counts outcomes by code and effects by statement.
     async fn count(
         &mut self,
-        books: Vec<(&Partition, &OutcomeCounts)>,
+        counts: Vec<(&Partition, &OutcomeCounts)>,
         effects: &[(i64, i64)],
     ) -> Result<(), StoreError> {
-        for (partition, books) in &books {
-            for (outcome, code, events) in books.outcomes() {
+        for (partition, counts) in &counts {
+            for (outcome, code, events) in counts.outcomes() {
                 sqlx::query(
                     "insert into projector_outcome as o (generation_id, topic, partition, outcome, code, events)
                      values (?, ?, ?, ?, ?, ?)
@@ -303,8 +308,8 @@ impl SqliteTransaction {
                 .map_err(classify)?;
             }
         }
-        let Some((partition, _)) = books.first() else { return Ok(()) };
-        let contract = self.deployment.contract.clone();
+        let Some((partition, _)) = counts.first() else { return Ok(()) };
+        let contract = self.target.contract.clone();
         for (write, (changes, rows)) in
             contract.writes.iter().zip(effects).filter(|(_, (changes, _))| *changes > 0)
         {

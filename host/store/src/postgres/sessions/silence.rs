@@ -1,8 +1,8 @@
-//! Ends connections that an answer does not come over any more.
+//! Closes connections on which an answer will not come any more.
 //!
-//! A statement may run for half a minute, and what was built anew for hours. So one that has no answer for a
-//! while is not ended for that: the server is asked, over another connection and with a short deadline,
-//! which sessions it is at work for. One that it is not at work for has lost its answer, or its question.
+//! A statement may run for half a minute, and the build of an index for hours. So a statement without an answer is not
+//! ended for that alone: the host asks the server, over another connection and with a short deadline, for which sessions
+//! the server is working. If it is not working for a session, the answer or the request of that session was lost.
 
 use std::collections::HashSet;
 use std::sync::Weak;
@@ -13,109 +13,108 @@ use sqlx::postgres::PgConnection;
 use tokio::time::{sleep, timeout};
 
 use super::{Idle, Sessions, lock};
-use crate::StoreError;
+use crate::error::StoreError;
 use crate::postgres::connect;
 use crate::postgres::errors::classify;
 
-/// How often it is looked for statements without an answer.
-const LOOK: Duration = Duration::from_millis(500);
-/// How long an answer may take before the server is asked whether it is at work, and then how often.
+/// How often the connections are checked for statements without an answer.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
+/// How long an answer may take before the server is asked whether it works on the statement, and then how often.
 const PATIENCE: Duration = Duration::from_secs(5);
-const AGAIN: Duration = Duration::from_secs(2);
-/// How long it may take to say so, over a connection that is there, and over a new one.
+const ASK_INTERVAL: Duration = Duration::from_secs(2);
+/// How long the server may take for that answer, over an idle connection, and over a new one.
 const IDLE_ANSWER: Duration = Duration::from_secs(1);
 const NEW_ANSWER: Duration = Duration::from_secs(4);
-/// How long a statement may take longer than the server lets it.
+/// How much longer than the server's statement timeout the answer may take.
 const SLACK: Duration = Duration::from_secs(10);
 
-/// For as long as the sessions are used.
-pub(super) async fn end_silent(sessions: Weak<Sessions>) {
-    let mut looked = Instant::now();
+/// Runs for as long as the sessions are used.
+pub(super) async fn close_silent(sessions: Weak<Sessions>) {
+    let mut asked_at = Instant::now();
     loop {
-        sleep(LOOK).await;
+        sleep(CHECK_INTERVAL).await;
         let Some(sessions) = sessions.upgrade() else { return };
-        let unanswered = sessions.lines.unanswered(PATIENCE);
-        if unanswered.is_empty() || looked.elapsed() < AGAIN {
+        let unanswered = sessions.monitors.unanswered(PATIENCE);
+        if unanswered.is_empty() || asked_at.elapsed() < ASK_INTERVAL {
             continue;
         }
-        let found = sessions.at_work().await;
-        looked = Instant::now();
-        let mut ended = false;
-        for (line, since) in unanswered {
-            ended |= match &found {
-                Found::AtWork(at_work) if !at_work.contains(&line.session()) => {
-                    line.end_if_unanswered(since, "the server is not at work for it")
-                }
-                Found::Silent(reason) => line.end_if_unanswered(since, reason),
-                // The server ends the statement, unless its end is what was lost.
-                Found::AtWork(_) | Found::Unknown => {
+        let answer = sessions.ask_server().await;
+        asked_at = Instant::now();
+        let mut any_closed = false;
+        for (monitor, since) in unanswered {
+            any_closed |= match &answer {
+                Answer::WorksFor(busy) if !busy.contains(&monitor.session()) => monitor
+                    .close_if_unanswered(since, "the server does not work on a statement of this session"),
+                Answer::Missing(reason) => monitor.close_if_unanswered(since, reason),
+                // The server ends the statement at its timeout. If that end was lost, the host ends it soon after.
+                Answer::WorksFor(_) | Answer::Unknown => {
                     let most = sessions.settings.statement_timeout;
-                    line.is_bounded()
+                    monitor.has_time_limit()
                         && !most.is_zero()
                         && since.elapsed() > most + SLACK
-                        && line.end_if_unanswered(since, "it is over the statement's time limit")
+                        && monitor.close_if_unanswered(since, "the statement timeout has passed")
                 }
             };
         }
-        if ended {
-            // What is idle may be silent as well.
+        if any_closed {
+            // Idle connections may be silent as well.
             lock(&sessions.idle).clear();
         }
     }
 }
 
-/// What the server says of its sessions.
-enum Found {
-    AtWork(HashSet<i32>),
-    /// It does not answer.
-    Silent(String),
+/// The server's answer to the question for which sessions it is working.
+enum Answer {
+    WorksFor(HashSet<i32>),
+    /// The server does not answer, for this reason.
+    Missing(String),
     /// It could not be asked.
     Unknown,
 }
 
 impl Sessions {
-    async fn at_work(&self) -> Found {
-        let places = async {
+    async fn ask_server(&self) -> Answer {
+        let permit = async {
             tokio::select! {
                 biased;
-                place = self.places.clone().acquire_owned() => (place, true),
-                // All others may be waiting for answers.
-                place = self.own_places.clone().acquire_owned() => (place, false),
+                permit = self.permits.clone().acquire_owned() => (permit, true),
+                // All sessions of the pool may be waiting for answers.
+                permit = self.dedicated_permits.clone().acquire_owned() => (permit, false),
             }
         };
-        let Ok((Ok(_place), may_stay)) = timeout(IDLE_ANSWER, places).await else { return Found::Unknown };
+        let Ok((Ok(_permit), may_stay)) = timeout(IDLE_ANSWER, permit).await else { return Answer::Unknown };
         let idle = lock(&self.idle).pop();
         if let Some(mut idle) = idle
-            && let Ok(Ok(found)) = timeout(IDLE_ANSWER, ask(&mut idle.connection)).await
+            && let Ok(Ok(busy)) = timeout(IDLE_ANSWER, busy_sessions(&mut idle.connection)).await
         {
             self.give_back(idle);
-            return Found::AtWork(found);
+            return Answer::WorksFor(busy);
         }
         match timeout(NEW_ANSWER, self.ask_anew(may_stay)).await {
-            Ok(Ok(found)) => Found::AtWork(found),
-            Ok(Err(StoreError::Unavailable(outage))) => Found::Silent(outage.message),
-            Ok(Err(_)) => Found::Unknown,
-            Err(_) => Found::Silent(format!("a new connection has no answer within {NEW_ANSWER:?} either")),
+            Ok(Ok(busy)) => Answer::WorksFor(busy),
+            Ok(Err(StoreError::Unavailable(outage))) => Answer::Missing(outage.message),
+            Ok(Err(_)) => Answer::Unknown,
+            Err(_) => Answer::Missing(format!("a new connection has no answer within {NEW_ANSWER:?} either")),
         }
     }
 
-    /// Over a new connection, which stays where there is a place for it.
+    /// Asks over a new connection, which is added to the pool if it `may_stay`.
     async fn ask_anew(&self, may_stay: bool) -> Result<HashSet<i32>, StoreError> {
-        let connect::Connected { mut connection, line, one_of_several, .. } =
-            connect::connect(&self.settings, &self.lines).await?;
-        let found = ask(&mut connection).await?;
+        let connect::Connected { mut connection, monitor, one_of_several, .. } =
+            connect::connect(&self.settings, &self.monitors).await?;
+        let busy = busy_sessions(&mut connection).await?;
         if may_stay {
             let now = Instant::now();
-            let seen = one_of_several.then_some(now);
-            self.give_back(Idle { connection, line, born: now, since: now, seen });
+            let writable_at = one_of_several.then_some(now);
+            self.give_back(Idle { connection, monitor, opened: now, since: now, writable_at });
         }
-        Ok(found)
+        Ok(busy)
     }
 }
 
-/// The sessions of this role that the server is at work for. Without `track_activities` it does not tell, and
-/// all count as such.
-async fn ask(connection: &mut PgConnection) -> Result<HashSet<i32>, StoreError> {
+/// The sessions of this role for which the server is working. If `track_activities` is off, the server does not show this,
+/// and all sessions count as such.
+async fn busy_sessions(connection: &mut PgConnection) -> Result<HashSet<i32>, StoreError> {
     let rows = sqlx::raw_sql(
         "select pid::text from pg_stat_activity
          where usename = session_user and (state is null or state not like 'idle%')",
