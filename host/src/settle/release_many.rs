@@ -147,7 +147,7 @@ fn results<'o>(
         results.push(result(lone, RetryResult::Gone, OperationResult::of("discarded")));
     }
     for (lone, outcome) in retried {
-        let (retry, new) = match outcome {
+        let (retry, stored) = match outcome {
             Outcome::Dead { failure, .. } => (RetryResult::Failed(failure), OperationResult::failed(failure)),
             Outcome::Ignore { code } => (
                 RetryResult::Gone,
@@ -162,8 +162,12 @@ fn results<'o>(
         results.push(result(lone, fate, verdict));
 =======
         counted_no_more(lone, &mut shifts).count(outcome);
+<<<<<<< HEAD:host/src/settle/release_many.rs
         results.push(result(lone, retry, new));
 >>>>>>> 92a027f (store: give each capability a trait, and the SQL of generations one place):host/src/settle/lone_letters.rs
+=======
+        results.push(result(lone, retry, stored));
+>>>>>>> bfe8362 (store: destructure what a removal checked in the body):host/src/settle/lone_letters.rs
     }
     LoneResults { results, shifts: shifts.into_iter().collect() }
 }

@@ -38,11 +38,11 @@ impl GenerationTables for Sqlite {
         Ok(Some(()))
     }
 
-    async fn end_turn((): ()) {}
+    async fn end_turn(_: ()) {}
 
     async fn add_before(
         &self,
-        (): &mut (),
+        _: &mut (),
         _: i64,
         _: Offered<'_>,
     ) -> Result<Option<RolloutTarget>, StoreError> {
@@ -139,10 +139,8 @@ impl GenerationTables for Sqlite {
         Ok(Checked { own, others, what })
     }
 
-    async fn remove(
-        transaction: &mut SqliteConnection,
-        Checked { own, others, what }: Checked,
-    ) -> Result<(), StoreError> {
+    async fn remove(transaction: &mut SqliteConnection, checked: Checked) -> Result<(), StoreError> {
+        let Checked { own, others, what } = checked;
         for statement in own.removal() {
             run(transaction, statement).await?;
         }
