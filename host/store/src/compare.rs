@@ -353,7 +353,7 @@ fn key_of(key: &[&Column], values: &[Value]) -> BTreeMap<String, Json> {
     key.iter().zip(values).map(|(column, value)| (column.name.clone(), shown(value))).collect()
 }
 
-/// Two values that differ. Documents are shown as texts where a JSON library would make them one.
+/// Two values that differ. JSON documents are shown as texts if a JSON library would read both as the same value.
 fn both_shown(old: &Value, new: &Value) -> [Json; 2] {
     match (shown(old), shown(new)) {
         (one, other) if one == other => [old, new].map(|value| Json::from(value.to_string())),
@@ -361,12 +361,13 @@ fn both_shown(old: &Value, new: &Value) -> [Json; 2] {
     }
 }
 
-/// A value for a person: times as in RFC 3339, and as text what JSON has no number for.
+/// Whether a JSON library with 64-bit numbers reads every number of the document exactly.
 fn numbers_fit(document: &str) -> bool {
     let fits = |number: &[u8]| std::str::from_utf8(number).is_ok_and(json::fits_64_bits);
     json::numbers(document.as_bytes()).all(fits)
 }
 
+/// A value for a person: times as in RFC 3339, and a number that JSON cannot represent as text.
 fn shown(value: &Value) -> Json {
     match value {
         Value::Null => Json::Null,
@@ -375,7 +376,7 @@ fn shown(value: &Value) -> Json {
         Value::Float64(value) if value.is_finite() => Json::from(*value),
         Value::Text(text) => Json::from(text.as_str()),
         Value::Bytes(bytes) => as_json(bytes),
-        // As a text where a number of it has more digits than this document's could have.
+        // As text if a number of the document has too many digits.
         Value::Json(text) => Some(text)
             .filter(|text| numbers_fit(text))
             .and_then(|text| serde_json::from_str(text).ok())

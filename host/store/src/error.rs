@@ -30,7 +30,7 @@ pub enum StoreError {
     #[error("{0}")]
     Paused(String),
     /// The write barrier keeps batches from going beyond these offsets, or from being written at all, for some seconds.
-    #[error("its checkpoints are held for a moment, to be compared")]
+    #[error("a write barrier is raised for a moment, while generations are compared or switched")]
     WriteBarrier(WriteBarrier),
     /// This event's changes are refused, given that the changes of the events before it are applied.
     #[error("{rejection}")]

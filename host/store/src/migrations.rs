@@ -2,7 +2,7 @@
 //!
 //! Why: sqlx has a macro for this, but to build it, cargo compiles sqlx with both databases once more.
 //!
-//! Invariant: a migration has the version, the description and the checksum that sqlx gives its file. Databases keep them.
+//! Invariant: a migration has the version, the description and the checksum that sqlx gives its file. Databases store them.
 
 use std::sync::LazyLock;
 
@@ -60,7 +60,7 @@ mod tests {
 
     use super::*;
 
-    /// All that a database keeps of a migration, and all that decides how it is run.
+    /// All that a database stores of a migration, and all that decides how it is run.
     fn shown(migrator: &Migrator) -> Vec<String> {
         let shown = |it: &Migration| {
             let checksum = hex::encode(&*it.checksum);
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn they_are_what_sqlx_reads_from_the_directories() {
+    async fn the_migrations_are_those_that_sqlx_reads_from_the_directories() {
         for (built_in, database) in [(&POSTGRES, "postgres"), (&SQLITE, "sqlite")] {
             let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../migrations").join(database);
             let read = Migrator::new(directory).await.expect("a directory of migrations");

@@ -449,7 +449,7 @@ async fn every_sqlstate_is_told_as_what_it_is() -> Result<()> {
         ("42P01", FailureKind::Drift, "by hand"),
         ("53100", FailureKind::Database, "disk"),
         ("53300", FailureKind::Database, "max_connections"),
-        ("57P01", FailureKind::Database, "stops or starts"),
+        ("57P01", FailureKind::Database, "stopping or starting"),
         ("57014", FailureKind::Slow, "statement-timeout"),
         ("25006", FailureKind::Database, "standby"),
         ("40P01", FailureKind::Deadlock, "40P01"),

@@ -4,7 +4,7 @@ use super::write_barrier::BarrierRow;
 use crate::error::StoreError;
 use crate::write_barrier::WriteBarrier;
 
-/// How a generation stands when a batch begins. `None` where the generation was removed.
+/// The state of a generation when a batch begins.
 pub(crate) struct Admission {
     barrier: BarrierRow,
     active_digest: String,
@@ -15,7 +15,7 @@ pub(crate) struct Admission {
 from_row! { Admission { ..barrier, active_digest, paused, any_blocked } }
 
 impl Admission {
-    /// Whether a batch of this component may begin. Returns whether any key is blocked, and how far the batch may go.
+    /// Checks whether a batch of this component may begin. `found`: `None` if the generation was removed. Returns whether any key is blocked, and how far the batch may go.
     /// A read-only transaction may be of a component that is not the active one.
     pub(crate) fn of(
         found: Option<Self>,

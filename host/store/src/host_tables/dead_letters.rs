@@ -1,4 +1,4 @@
-//! Dead letters, as operators see them, and what came of what they asked for.
+//! Dead letters, as operators see them, and the results of operations on them.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use crate::dead_letters::{DeadLetterFilter, DeadLetterRecord};
 use crate::error::StoreError;
 use crate::operations::OperationResult;
 
-/// Dead letters, oldest first; no more than asked.
+/// Dead letters, oldest first, at most as many as the filter says.
 pub(crate) async fn dead_letters<S: Session>(
     session: &mut S,
     filter: &DeadLetterFilter,

@@ -223,7 +223,7 @@ async fn propose<S: Session>(session: &mut S, proposal: &Proposal<'_>) -> Result
     session
         .execute(
             "update projector.deployment set state = 'withdrawn', decided_at = now(),
-               verdict = 'another one was asked for' where projection = $1 and state = 'open'",
+               verdict = 'another component was proposed' where projection = $1 and state = 'open'",
             &[name.into()],
         )
         .await?;

@@ -43,7 +43,7 @@ pub(crate) async fn record<S: Session>(
     number.map(|(number,)| number).ok_or_else(|| StoreError::Unusable("an operation got no number".into()))
 }
 
-/// Keeps the operations of a generation that is removed next. Those that are open end without their dead letters.
+/// Keeps the operations of a generation that is about to be removed. Open operations end with the result `gone`.
 pub(crate) async fn keep_operations<S: Session>(
     session: &mut S,
     generation: &Generation,

@@ -13,7 +13,7 @@ use crate::schema::Schema;
 
 /// A connection to one of the databases.
 ///
-/// Statements have parameters `$1`, `$2` and so on. Both `execute` and `rows` translate the names of the host's own
+/// Statements have the parameters `$1`, `$2` and so on. Both `execute` and `rows` translate the names of the host's own
 /// tables, and `now()`.
 #[async_trait]
 pub(crate) trait Session: Send {
@@ -34,7 +34,7 @@ pub(crate) trait Session: Send {
     /// The expression for the id of a generation that is inserted.
     const NEXT_GENERATION_ID: &'static str;
 
-    /// A parameter that holds a JSON document, as it is stored.
+    /// The expression for a parameter that is a JSON document.
     fn document(parameter: &str) -> String;
 
     /// How many items a JSON array has.
@@ -46,7 +46,7 @@ pub(crate) trait Session: Send {
     /// Whether waiting events of a generation are ready. The expression matches the database's index for this.
     fn any_ready(generation: &str) -> String;
 
-    /// Whether a value is one of those that a parameter holds.
+    /// Whether a value is in the list that is a parameter.
     fn is_one_of(value: &str, parameter: &str) -> String;
 
     /// A time, as microseconds since 1970.

@@ -20,7 +20,7 @@ use crate::status::{
 
 /// The reason that is shown while no host runs a generation because it is backfilled.
 const BACKFILLING: &str =
-    "it is fed from a file, and runs when that is through: `projector backfill` goes on with it";
+    "a backfill is in progress: run `projector backfill` again to finish it; then hosts run the generation";
 
 /// How many of the events that wait for rows are shown: those whose wait ends first.
 const SHOWN_WAITS: i64 = 5;

@@ -1,7 +1,7 @@
-//! A store's url taken apart: its servers, in order, and how they are reached.
+//! Parses a store's url: its servers, in order, and how to connect to them.
 //!
-//! sqlx only warns of a parameter that it does not know. Here each is known, or an error that names it: a
-//! setting that is not in force must not look as if it were.
+//! Why not only sqlx: it logs a warning for a parameter that it does not know, and continues. Here an unknown parameter is an
+//! error that names it, so that no setting looks as if it were in force.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -29,16 +29,16 @@ const KNOWN: [&str; 12] = [
     "target_session_attrs",
 ];
 
-/// Parameters of libpq that people bring along, and what is to be done instead.
+/// Parameters of libpq that are not supported, and what to do instead.
 const OTHERS: [(&str, &str); 8] = [
-    ("connect_timeout", "leave it out: an attempt to connect ends after 10 s, and is made again"),
+    ("connect_timeout", "leave it out: an attempt to connect ends after 10 s, and is repeated"),
     (
         "channel_binding",
-        "leave it out: SCRAM is used without channel binding; sslmode=verify-full is checked",
+        "leave it out: SCRAM is used without channel binding; sslmode=verify-full verifies the server",
     ),
     ("sslcrl", "leave it out: revocation lists are not read"),
     ("sslcrldir", "leave it out: revocation lists are not read"),
-    ("sslpassword", "leave it out, and give sslkey without a passphrase"),
+    ("sslpassword", "leave it out, and use an sslkey without a passphrase"),
     ("gssencmode", "leave it out: GSSAPI is not supported"),
     ("hostaddr", "write the address as the host"),
     ("pgbouncer", "leave it out: use the pooler's session mode"),
@@ -47,7 +47,7 @@ const OTHERS: [(&str, &str); 8] = [
 pub(super) struct Address {
     /// Tried in this order.
     pub(super) members: Vec<Member>,
-    /// A server that takes no writes is not connected to.
+    /// Whether a server that accepts no writes is not used at all.
     pub(super) writable_only: bool,
 }
 
@@ -63,17 +63,18 @@ pub(super) struct Member {
     pub(super) key: Option<PathBuf>,
 }
 
-/// How a server's connection is encrypted.
+/// How the connection to a server is encrypted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Tls {
-    /// A socket of this machine.
+    /// Not at all: a Unix socket of this machine.
     Socket,
     Never,
     /// If the server has TLS.
     Prefer,
-    /// sqlx does it: without a check, or by the system's authorities.
+    /// By sqlx: the certificate is not checked, or checked against the authorities of the system.
     Required,
-    /// By the authorities of this file alone; `any_name`: whatever host the certificate is for.
+    /// By the host: the certificate is checked against the authorities of this file only. `any_name`: it may be for another
+    /// host.
     Pinned {
         authorities: PathBuf,
         any_name: bool,
@@ -89,7 +90,7 @@ impl Member {
         self.options.get_database().unwrap_or_else(|| self.options.get_username())
     }
 
-    /// Whether what is sent stays on this machine.
+    /// Whether the connection stays on this machine.
     pub(super) fn is_on_this_machine(&self) -> bool {
         let address = self.host.parse::<std::net::IpAddr>();
         self.tls == Tls::Socket
@@ -99,7 +100,7 @@ impl Member {
 }
 
 impl Address {
-    /// With the files of its strings as they are now.
+    /// Reads the files of the url and the password (`${file:…}`) again.
     pub(super) fn of(settings: &config::Store) -> Result<Self, Setup> {
         let unreadable = |what: &str, error: config::TextError| {
             Setup::new(format!("the store's {what}: {error}"), "make the file readable to the host")
@@ -133,13 +134,16 @@ impl Address {
                         other => {
                             return Err(wrong(
                                 &format!("has target_session_attrs={other}"),
-                                "the host writes: say read-write, primary or any",
+                                "the host writes: set it to read-write, primary or any",
                             ));
                         }
                     }
                 }
                 "sslmode" if value == "allow" => {
-                    return Err(wrong("has sslmode=allow", "say prefer, require, verify-ca or verify-full"));
+                    return Err(wrong(
+                        "has sslmode=allow",
+                        "set it to prefer, require, verify-ca or verify-full",
+                    ));
                 }
                 "sslrootcert" => given.authorities = Some(value),
                 "sslcert" => given.certificate = Some(value.into()),
@@ -169,7 +173,7 @@ impl Address {
     }
 }
 
-/// What all members of a url have in common.
+/// What all servers of a url have in common.
 #[derive(Default)]
 struct Given<'u> {
     user: &'u str,
@@ -189,11 +193,11 @@ impl Given<'_> {
             self.query.iter().map(|(name, value)| format!("{}={}", encoded(name), encoded(value))).collect();
         let url = format!("postgres://{user}{host}{port}/{}?{}", self.path, query.join("&"));
         let mut options = PgConnectOptions::from_str(&url).map_err(|error| {
-            let said = match &error {
+            let text = match &error {
                 sqlx::Error::Configuration(source) => source.to_string(),
                 error => error.to_string(),
             };
-            Setup::new(format!("the store's url cannot be used: {said}"), "correct it")
+            Setup::new(format!("the store's url cannot be used: {text}"), "correct it")
         })?;
         if let Some(bare) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
             options = options.host(bare);
@@ -205,7 +209,7 @@ impl Given<'_> {
             options = options.application_name("projector");
         }
         options = options
-            // Poolers refuse startup parameters that they do not know.
+            // Not sent as a startup parameter: poolers refuse parameters that they do not know.
             .extra_float_digits(None)
             .statement_cache_capacity(1_000)
             .log_statements(tracing::log::LevelFilter::Off)
@@ -230,7 +234,7 @@ impl Given<'_> {
         if self.certificate.is_some() != self.key.is_some() {
             return Err(Setup::new(
                 "the store's url has one of sslcert and sslkey",
-                "give both: the certificate, and its key",
+                "set both: the certificate, and its key",
             ));
         }
         let (certificate, key) = (self.certificate.clone(), self.key.clone());
@@ -243,7 +247,7 @@ impl Given<'_> {
         let pointless = |mode: &str| {
             Setup::new(
                 format!("the store's url has sslrootcert with sslmode={mode}, which checks no certificate"),
-                "say sslmode=verify-full",
+                "set sslmode=verify-full",
             )
         };
         match (mode, authorities.as_deref()) {
@@ -254,9 +258,9 @@ impl Given<'_> {
             (PgSslMode::VerifyFull, Some("system")) | (_, None) => Ok(Tls::Required),
             (_, Some("system")) => Err(Setup::new(
                 "the store's url has sslrootcert=system with a weaker sslmode",
-                "say sslmode=verify-full: anybody has a certificate of a public authority",
+                "set sslmode=verify-full: everyone can get a certificate of a public authority",
             )),
-            // As libpq: `require` with authorities is `verify-ca`.
+            // As in libpq: `require` with authorities means `verify-ca`.
             (mode, Some(file)) => {
                 Ok(Tls::Pinned { authorities: file.into(), any_name: !matches!(mode, PgSslMode::VerifyFull) })
             }
@@ -270,7 +274,7 @@ fn unknown_parameter(name: &str) -> Setup {
         Some((_, remedy)) => (*remedy).to_owned(),
         None => match nearest(name, KNOWN.iter().copied()) {
             Some(nearest) => format!("did you mean `{nearest}`?"),
-            None => format!("known are {}", KNOWN.join(", ")),
+            None => format!("the known parameters are {}", KNOWN.join(", ")),
         },
     };
     Setup::new(problem, remedy)
@@ -278,7 +282,7 @@ fn unknown_parameter(name: &str) -> Setup {
 
 fn host_and_port(host: &str) -> (&str, Option<&str>) {
     match host.rsplit_once(':') {
-        // The colons of an IPv6 address stand in brackets.
+        // The colons of an IPv6 address are in brackets.
         Some((host, port)) if !port.contains(']') => (host, Some(port).filter(|port| !port.is_empty())),
         _ => (host, None),
     }
@@ -320,7 +324,7 @@ mod tests {
 
     fn refused(url: &str) -> String {
         match Address::parse(url, None) {
-            Ok(_) => panic!("{url} is taken"),
+            Ok(_) => panic!("{url} is accepted"),
             Err(setup) => setup.to_string(),
         }
     }
@@ -349,7 +353,7 @@ mod tests {
             ("channel_binding=require", "leave it out"),
             ("sslcrl=x", "revocation"),
             ("sslmod=require", "did you mean `sslmode`?"),
-            ("zzz=1", "known are"),
+            ("zzz=1", "the known parameters are"),
             ("target_session_attrs=standby", "the host writes"),
             ("sslmode=allow", "prefer"),
             ("sslmode=verify", "verify"),
@@ -358,9 +362,9 @@ mod tests {
             ("sslmode=require&sslcert=/c.pem", "give both"),
         ] {
             let name = parameter.split('=').next().unwrap_or_default();
-            let said = refused(&format!("postgres://me:secret@a/db?{parameter}"));
-            assert!(said.contains(name) || said.contains("ssl"), "{said}");
-            assert!(said.contains(says) && !said.contains("secret"), "{parameter}: {said}");
+            let text = refused(&format!("postgres://me:secret@a/db?{parameter}"));
+            assert!(text.contains(name) || text.contains("ssl"), "{text}");
+            assert!(text.contains(says) && !text.contains("secret"), "{parameter}: {text}");
         }
         assert!(refused("postgres://me@a:port/db").contains("port"));
         assert!(Address::parse("postgres://me:one@a/db", Some("two")).is_err());

@@ -1,38 +1,37 @@
 //! What a Postgres error means: one table over SQLSTATE (appendix A of Postgres' manual).
 //!
-//! Each code is the event's fault, a fault that passes by itself, or one that a person ends. The last two
-//! are never mixed up: who reads "goes on by itself" need not get up.
+//! An error is caused by the event's values, or may pass by itself, or lasts until a person corrects the cause. The last two
+//! must never be confused: an operator who reads that the host recovers by itself does nothing.
 
 use projector_core::event_failure::DatabaseRefusal;
 use projector_core::failure::FailureKind;
 use sqlx::postgres::PgDatabaseError;
 
 use crate::error::StoreError;
-use crate::fault::to_text;
-use crate::fault::{Outage, Setup};
+use crate::fault::{Outage, Setup, to_text};
 
 /// What a SQLSTATE means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Meaning {
-    /// A value of the event.
+    /// A value of the event is refused.
     Data,
     /// A table, column, index or function is not as the host made it.
     Drift,
-    /// It passes by itself.
+    /// It may pass by itself.
     Passes,
     /// Another session holds a lock.
     Locked,
     /// Two transactions waited for each other, and the database ended this one.
     Deadlock,
-    /// It ran longer than it may.
+    /// The statement ran longer than the statement timeout.
     Slow,
-    /// It lasts until a person does what the text says.
+    /// It lasts until a person does what this text says.
     Lasts(&'static str),
     /// The role lacks a right.
     Right,
 }
 
-/// Codes and classes, the first that fits. A class is the code's first two characters.
+/// Codes and classes. The first that matches counts. A class is the first two characters of a code.
 const TABLE: &[(&str, Meaning)] = &[
     // The event's values.
     ("22", Meaning::Data),
@@ -42,25 +41,25 @@ const TABLE: &[(&str, Meaning)] = &[
     ("54", Meaning::Data),
     // An exception of a trigger that a person made.
     ("P0", Meaning::Data),
-    // Who may connect, and to what.
+    // The login.
     ("28", Meaning::Lasts("correct the role and the password in the store's settings, or pg_hba.conf")),
     ("3D000", Meaning::Lasts("create the database, or correct the store's url")),
     ("42501", Meaning::Right),
     ("0L", Meaning::Right),
     ("0P", Meaning::Right),
-    // Statements that a pooler lost, since it hands out another server connection.
+    // A prepared statement is unknown or known already: a pooler assigned another server connection.
     ("26000", Meaning::Lasts(POOLER)),
     ("42P05", Meaning::Lasts(POOLER)),
-    // Something exists already that the host is about to create.
+    // A name that the host needs is in use.
     ("42P06", Meaning::Lasts("drop or rename what has this name, if no projection needs it")),
     ("42P07", Meaning::Lasts("drop or rename what has this name, if no projection needs it")),
     ("42710", Meaning::Lasts("drop or rename what has this name, if no projection needs it")),
     ("2BP01", Meaning::Lasts("drop what depends on it")),
-    // Tables, columns, types and functions; 0A000: a prepared read whose row type changed.
+    // Tables, columns, types and functions. 0A000: the row type of a prepared query has changed.
     ("0A000", Meaning::Drift),
     ("3F000", Meaning::Drift),
     ("42", Meaning::Drift),
-    // Passing faults, each with its own remedy in `passing`.
+    // Faults that may pass. `hint` has a remedy for some of them.
     ("55P03", Meaning::Locked),
     ("40P01", Meaning::Deadlock),
     ("57014", Meaning::Slow),
@@ -79,11 +78,11 @@ const TABLE: &[(&str, Meaning)] = &[
     ("XX", Meaning::Passes),
 ];
 
-pub(super) const POOLER: &str = "a pooler hands out another server connection for each transaction: use its session mode, or connect to Postgres directly";
+pub(super) const POOLER: &str = "a pooler assigns another server connection to each transaction: use its session mode, or connect to Postgres directly";
 
 pub(super) fn classify(error: sqlx::Error) -> StoreError {
     let code = error.as_database_error().and_then(|error| error.code()).map(|code| code.into_owned());
-    // What has no code did not reach the server, or was not answered.
+    // Without a code, the statement did not reach the server, or its answer did not reach the host.
     let Some(code) = code else { return StoreError::Unavailable(error.into()) };
     match meaning(&code) {
         Meaning::Data => StoreError::Data(refusal(&error)),
@@ -102,7 +101,7 @@ pub(super) fn classify(error: sqlx::Error) -> StoreError {
             ),
         }),
         Meaning::Passes => {
-            let remedy = passing(&code).map(|remedy| format!("; {remedy}")).unwrap_or_default();
+            let remedy = hint(&code).map(|remedy| format!("; {remedy}")).unwrap_or_default();
             StoreError::Unavailable(Outage::new(format!("{}{remedy}", to_text(&error))))
         }
         Meaning::Lasts(remedy) => StoreError::Setup(Setup::new(to_text(&error), remedy)),
@@ -112,17 +111,17 @@ pub(super) fn classify(error: sqlx::Error) -> StoreError {
 
 fn meaning(code: &str) -> Meaning {
     let found = TABLE.iter().find(|(known, _)| code.starts_with(known));
-    // A code of a later version: an attempt costs nothing, and blames no event.
+    // An unknown code, of a later version, is retried: no event is blamed for it.
     found.map_or(Meaning::Passes, |(_, meaning)| *meaning)
 }
 
-/// What ends a passing fault sooner.
-fn passing(code: &str) -> Option<&'static str> {
+/// What an operator can do about a fault that may pass.
+fn hint(code: &str) -> Option<&'static str> {
     Some(match code {
-        "53100" => "give the server's disk room",
+        "53100" => "free disk space on the server",
         "53200" => "give the server memory",
         "53300" => "raise max_connections, or lower `connections` of the hosts",
-        "57P01" | "57P02" | "57P03" => "the server stops or starts",
+        "57P01" | "57P02" | "57P03" => "the server is stopping or starting",
         "25006" => "the server is a standby, or default_transaction_read_only is on",
         _ => return None,
     })
@@ -130,8 +129,8 @@ fn passing(code: &str) -> Option<&'static str> {
 
 /// "permission denied for table orders", "must be owner of index …".
 fn missing_right(error: &sqlx::Error) -> Setup {
-    let said = error.as_database_error().map(|error| error.message().to_owned()).unwrap_or_default();
-    let remedy = match said.strip_prefix("permission denied for ").and_then(|rest| rest.split_once(' ')) {
+    let message = error.as_database_error().map(|error| error.message().to_owned()).unwrap_or_default();
+    let remedy = match message.strip_prefix("permission denied for ").and_then(|rest| rest.split_once(' ')) {
         Some(("database", name)) => format!("grant create on database {name} to it"),
         Some(("schema", name)) => format!("grant usage, create on schema {name} to it"),
         Some(("table" | "view" | "relation", name)) => {
@@ -147,13 +146,14 @@ fn missing_right(error: &sqlx::Error) -> Setup {
 }
 
 fn refusal(error: &sqlx::Error) -> DatabaseRefusal {
-    let told = error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+    let error_fields =
+        error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
     let owned = |name: Option<&str>| name.map(str::to_owned);
     DatabaseRefusal {
-        message: told.map_or_else(|| to_text(error), |told| told.message().to_owned()),
-        table: told.and_then(|told| owned(told.table())),
-        column: told.and_then(|told| owned(told.column())),
-        constraint: told.and_then(|told| owned(told.constraint())),
+        message: error_fields.map_or_else(|| to_text(error), |fields| fields.message().to_owned()),
+        table: error_fields.and_then(|fields| owned(fields.table())),
+        column: error_fields.and_then(|fields| owned(fields.column())),
+        constraint: error_fields.and_then(|fields| owned(fields.constraint())),
     }
 }
 
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_code_that_lasts_is_never_told_as_one_that_passes() {
+    fn a_lasting_fault_is_never_taken_for_one_that_may_pass() {
         for lasting in ["28P01", "28000", "3D000", "26000", "42P05", "XX001"] {
             assert!(matches!(meaning(lasting), Meaning::Lasts(_)), "{lasting}");
         }

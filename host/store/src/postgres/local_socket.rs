@@ -2,7 +2,7 @@
 //!
 //! Why: sqlx waits for an answer without a time limit, and does not expose its socket. So the host opens the socket to the
 //! server, has the operating system check that the other end still exists (keepalive), and relays the bytes between the
-//! server and a local socket, to which sqlx connects. A [`ConnectionMonitor`] is told of all bytes.
+//! server and a local socket, to which sqlx connects. A [`ConnectionMonitor`] records when bytes are sent and received.
 //!
 //! Invariants: only this process can connect to the local socket, and only once. At most one buffer is held in each
 //! direction.

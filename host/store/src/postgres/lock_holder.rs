@@ -1,8 +1,8 @@
-//! Who holds the lock that one of the host's transactions waited for in vain, or would wait for.
+//! Which session has a lock that one of the host's transactions needs.
 //!
-//! Whoever waits for a lock on tables or views that readers use keeps those waiting that come after it. So
-//! whether an old transaction is in the way is asked first, which keeps nobody waiting; and an error about a
-//! lock names the session that has it.
+//! Why: a transaction that waits for a lock on tables or views makes readers wait behind it. So before the host locks them,
+//! it asks whether an old transaction has a lock, which makes no reader wait. And an error about a lock names the session
+//! that has the lock.
 
 use projector_core::failure::FailureKind;
 use projector_core::generation::Generation;
@@ -13,11 +13,10 @@ use crate::batches::LockHolder;
 use crate::error::StoreError;
 use crate::fault::Outage;
 
-/// Asked when the wait is over, on another connection, since the transaction that waited is lost. So
-/// it looks for whoever could have been in its way: a session that holds a lock on what a generation
-/// writes, and whose transaction is older than any wait. Of several the strongest lock comes first,
-/// then the oldest transaction. Its name and its statement are shown to members of
-/// `pg_read_all_stats`.
+/// Runs after the lock timeout, on another connection, because the transaction that waited has failed. At that time, its
+/// wait is not visible any more. So this finds a session that could have been the cause: it has a lock on tables that the
+/// generation's batches write, and its transaction is older than the lock timeout. Of several, the strongest lock comes
+/// first, then the oldest transaction. The application and the statement are shown only to members of `pg_read_all_stats`.
 const HOLDER: &str = "
     select a.pid, coalesce(a.application_name, ''), left(coalesce(a.query, ''), 500),
       extract(epoch from now() - a.xact_start)::float8
@@ -33,7 +32,7 @@ const HOLDER: &str = "
       a.xact_start
     limit 1";
 
-/// `None` as well when it is gone meanwhile, or cannot be asked for.
+/// `None`: the session is gone meanwhile, or the query failed.
 pub(super) async fn find(connection: &mut PgConnection, generation: &Generation) -> Option<LockHolder> {
     let asked = sqlx::query_as(HOLDER)
         .bind(ADVISORY_CLASS)
@@ -46,9 +45,9 @@ pub(super) async fn find(connection: &mut PgConnection, generation: &Generation)
     Some(LockHolder { session, application, query, seconds })
 }
 
-/// The oldest transaction of another session that has a lock on something in one of these schemas. `$2`: it
-/// has been open for so many seconds; `$3`: what becomes of one of which that is not known, because its session
-/// is shown only to members of `pg_read_all_stats`.
+/// The oldest transaction of another session that has a lock on a table or view in one of these schemas. `$2`: for how many
+/// seconds the transaction must have been open. `$3`: whether a transaction counts whose age is unknown, because it is
+/// shown only to members of `pg_read_all_stats`.
 const IN_THE_WAY: &str = "
     select a.pid, coalesce(a.application_name, ''), coalesce(a.usename::text, ''), left(coalesce(a.query, ''), 500),
       to_char(a.xact_start at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')
@@ -60,10 +59,10 @@ const IN_THE_WAY: &str = "
       and coalesce(a.xact_start < clock_timestamp() - $2 * interval '1 second', $3)
     order by a.xact_start limit 1";
 
-/// A transaction that has been open for so long is not one that is over in a moment.
+/// A transaction that has been open for longer than this is not expected to end in a moment.
 const OLD_SECONDS: f64 = 1.0;
 
-/// An error, where an old transaction has a lock on something in these schemas.
+/// An error that names the session, if an old transaction has a lock on a table or view in these schemas.
 pub(super) async fn none_in_the_way(
     connection: &mut PgConnection,
     schemas: &[&str],
@@ -74,7 +73,7 @@ pub(super) async fn none_in_the_way(
     }
 }
 
-/// An error about a lock, with the name of the session that has it, if that can be found out.
+/// Adds the session that has the lock to an error about a lock, if the session can be found.
 pub(super) async fn named(connection: &mut PgConnection, schemas: &[&str], error: StoreError) -> StoreError {
     if error.kind() != FailureKind::Locked {
         return error;
@@ -102,10 +101,10 @@ async fn in_the_way(
     let (session, application, role, query, since) = found.inspect_err(unanswered).ok()??;
     let since = since.map_or(String::new(), |since| format!(", which began at {since}"));
     Some(format!(
-        "session {session} of the role {role} ({application:?}) has a lock that is needed, in a transaction that is open{since}; its last statement: {query}; have it end its transaction, or end the session with `select pg_terminate_backend({session})`"
+        "session {session} of the role {role} ({application:?}) has a lock that is needed, in a transaction that is open{since}; its last statement: {query}; let its client end the transaction, or end the session with `select pg_terminate_backend({session})`"
     ))
 }
 
 fn unanswered(error: &sqlx::Error) {
-    tracing::warn!(%error, "who holds the lock could not be asked");
+    tracing::warn!(%error, "the session that holds the lock could not be found");
 }

@@ -1,12 +1,12 @@
-//! Readers whose snapshot is older than the rows of a generation that is to be shown to them.
+//! Readers whose snapshot is older than the rows of a generation that is to be promoted.
 //!
-//! Postgres reads the definition of a view as it is now, and its rows as they were at the reader's snapshot. So a
-//! transaction that keeps one snapshot (repeatable read, serializable) and reads a view after a switch would see the
-//! new generation as it was at the snapshot: with fewer rows than the one before, or none, where the snapshot is older
-//! than the end of the build. A snapshot that is younger sees a complete generation. A transaction that has read a view
-//! already has a lock on it: `lock_holder` finds that one.
+//! Why: Postgres uses the current definition of a view, and the rows as they were at the reader's snapshot. A transaction
+//! that keeps one snapshot (repeatable read, serializable) and reads a view after a promotion sees the new generation as it
+//! was at the snapshot. If the snapshot is older than the end of the build, that is fewer rows than before, or none. A
+//! younger snapshot sees the complete generation. A transaction that has read a view before the promotion has a lock on it,
+//! and `lock_holder` finds that transaction.
 //!
-//! Readers of a standby server are not in `pg_stat_activity`: nothing is known of their snapshots.
+//! Readers of a standby server are not in `pg_stat_activity`, so their snapshots are unknown.
 
 use projector_core::failure::FailureKind;
 use projector_core::generation::Generation;
@@ -16,11 +16,12 @@ use super::errors::classify;
 use crate::error::StoreError;
 use crate::fault::Outage;
 
-/// Sessions that have a snapshot (`backend_xmin`) from before the generation `$1` came to the end of its topics: the
-/// oldest transactions first. The start of another role's transaction is shown to members of `pg_read_all_stats` only;
-/// where it is not known, the transaction that the snapshot reaches back to decides alone. Otherwise both do: another
-/// transaction that writes for long makes every snapshot reach far back, and a transaction that is old may have taken
-/// its snapshot just now.
+/// Sessions that have a snapshot from before the generation `$1` came to the end of its topics, the oldest transactions first.
+///
+/// Two conditions must hold: the transaction began before that, and its snapshot reaches back (`backend_xmin`) before that.
+/// The first alone is not enough, since an old transaction may have taken its snapshot a moment ago; nor is the second,
+/// since a long transaction of another session makes every snapshot reach far back. The start of another role's
+/// transaction is shown only to members of `pg_read_all_stats`; where it is unknown, the second condition decides.
 const OLD: &str = "
     select a.pid, coalesce(a.application_name, ''), coalesce(a.usename::text, ''), left(coalesce(a.query, ''), 200),
       extract(epoch from clock_timestamp() - a.xact_start)::float8
@@ -32,7 +33,7 @@ const OLD: &str = "
         <= g.caught_up_in::text::int8, true)
     order by a.xact_start";
 
-/// So many sessions are named.
+/// How many sessions the error names.
 const NAMED: usize = 5;
 
 /// Its number, application and role, its last statement, and for how many seconds its transaction has been open.

@@ -1,9 +1,8 @@
-//! What is built once for a deployment: an SQL text for each statement and lookup, and which of them
-//! commute.
+//! The SQL of a component's statements and lookups in one generation, built once, and the rules by which they commute.
 //!
-//! Identifiers come from the checked contract and are quoted; values are always bound, as one
-//! array for each argument; where lineage is written, one each for topic, partition and offset
-//! follow, and the digest, once.
+//! Invariants: identifiers come from the checked contract and are quoted. Values are always bound, as one array for each
+//! argument. Where lineage is written, three more arrays follow (topic, partition, offset), and then the digest as a single
+//! value.
 
 use projector_core::planner::Rules;
 use projector_model::contract::Table;
@@ -22,8 +21,7 @@ pub(super) struct Statements {
 
 pub(super) struct WriteSql {
     pub(super) sql: String,
-    /// Finds the first row, by its place in the arrays, that an update or delete would miss. Only
-    /// for `on-miss: reject`.
+    /// Finds the first row, by its index in the arrays, that an update or a delete would miss. Only for `on-miss: reject`.
     pub(super) first_miss: Option<String>,
     /// The types of the arguments.
     pub(super) types: Vec<Type>,
@@ -99,7 +97,7 @@ fn insert(write: &Write, table: &Table, name: &str) -> String {
     for (at, column) in table.columns.iter().enumerate().filter(|(at, _)| !table.is_key_column(*at)) {
         let name = quote(&column.name);
         let listed = write.set.iter().find(|(listed, _)| *listed == at);
-        // What a row takes that is inserted where a tombstone stands.
+        // The value of a row that replaces a tombstone.
         let inserted = if listed.is_some() { format!("excluded.{name}") } else { "null".into() };
         let combined = match listed {
             Some((_, operation)) if !once => combined(*operation, &name, &format!("excluded.{name}")),
@@ -224,8 +222,8 @@ fn lookup_sql(lookup: &Lookup, table: &Table, name: &str) -> String {
         columns.push(format!("t.{DELETED}"));
         read.push(format!("r.{DELETED}"));
     }
-    // `offset 0` is a fence for the planner: rows are found by what they are asked for by, and sorted then. Without
-    // it, an index in the order of the key may be read through for the first few that match.
+    // `offset 0` keeps the planner from merging the two queries: rows are found by the lookup's columns, and sorted after
+    // that. Otherwise the planner may read all of an index in the order of the key, until enough rows match.
     format!(
         "select u.ord, {} from unnest({}) with ordinality as u({}, ord) cross join lateral (select {} from (select * from {name} as t where {}{alive} offset 0) as t order by {} limit {}) as r order by u.ord{}",
         read.join(", "),
@@ -239,7 +237,7 @@ fn lookup_sql(lookup: &Lookup, table: &Table, name: &str) -> String {
     )
 }
 
-/// The stored value and the argument as one. `None`: the stored one stays.
+/// The stored value combined with the argument. `None`: the stored value stays.
 fn combined(operation: Operation, column: &str, argument: &str) -> Option<String> {
     match operation {
         Operation::Set => Some(argument.to_owned()),
@@ -251,7 +249,7 @@ fn combined(operation: Operation, column: &str, argument: &str) -> Option<String
     }
 }
 
-/// Arguments as expressions over the arrays' rows, each of its column's type.
+/// The arguments as expressions over the rows of the arrays, each cast to the type of its column.
 fn arguments(write: &Write, table: &Table) -> Vec<String> {
     write
         .argument_columns()
@@ -267,12 +265,12 @@ fn cast(expression: &str, ty: Type) -> String {
     }
 }
 
-/// A delete that leaves no tombstone leaves nothing that could have a lineage.
+/// A delete without a tombstone leaves no row that could have a lineage.
 fn writes_lineage(write: &Write, table: &Table) -> bool {
     table.has_lineage && (write.kind != WriteKind::Delete || write.guard.is_some())
 }
 
-/// The columns of the lineage, if it is written, and what they become.
+/// The columns of the lineage, if it is written, and their new values.
 fn lineage(write: &Write, table: &Table) -> Vec<(&'static str, String)> {
     if !writes_lineage(write, table) {
         return Vec::new();

@@ -23,15 +23,15 @@ pub(super) fn create(contract: &Contract, schema: &str) -> Vec<String> {
     statements
 }
 
-/// A statement that may be run again.
+/// A statement that can be repeated.
 pub(super) struct Addition {
     pub(super) sql: String,
-    /// The index that it makes, where that is done beside those who read and write.
+    /// The index that it builds concurrently, while sessions read and write the table.
     pub(super) index: Option<String>,
 }
 
-/// The statements that add something to tables in use. What is there already was left by a deployment that
-/// came to nothing, and may be of another shape: the caller has made sure that it is nobody else's.
+/// The statements that add something to tables in use. What exists under the name already was left by an interrupted
+/// deployment, and may have another shape, so it is dropped first. The caller has checked that it is not a foreign object.
 pub(super) fn add(step: &Step, contract: &Contract, schema: &str) -> Vec<Addition> {
     let declared = |name: &str| {
         let tables = contract.tables.iter().zip(&contract.descriptor.tables);
@@ -85,7 +85,7 @@ pub(super) fn take_back(step: &Step, schema: &str) -> String {
     }
 }
 
-/// The names and columns of the indexes that have a value's whole bytes: the key's, and those for ranges.
+/// The names and columns of the indexes that contain whole values: the primary key, and the ordered indexes.
 pub(super) fn indexed(table: &str, key: &[&str], indexes: &[Index]) -> Vec<(String, Vec<String>)> {
     let bare = |name: String| name.trim_matches('"').to_owned();
     let of_key = (bare(own(table, "key")), key.iter().map(|column| (*column).to_owned()).collect());
@@ -95,14 +95,14 @@ pub(super) fn indexed(table: &str, key: &[&str], indexes: &[Index]) -> Vec<(Stri
         .collect()
 }
 
-/// A name that no table of a projection's has: theirs have no double underscore. It is the same for the
-/// same table and index, whatever else there is.
+/// A name for a key or an index. No table of a projection has it, since names of tables have no double underscore. It depends
+/// only on the table and the index.
 fn own(table: &str, what: &str) -> String {
     let hash = hex::encode(&Sha256::digest(format!("{table}\0{what}"))[..4]);
     quote(&format!("{}__{hash}", &table[..table.len().min(45)]))
 }
 
-/// The name of a table's primary key: it tells a table that the host made from one that it did not.
+/// The name of a table's primary key, by which a table that the host made is recognized.
 pub(super) fn key_name(table: &str) -> String {
     own(table, "key").trim_matches('"').to_owned()
 }
@@ -111,7 +111,8 @@ fn index_name(table: &str, index: &Index) -> String {
     own(table, &format!("{:?} {}", index.kind, index.columns.join(",")))
 }
 
-/// What is wrong with a contract if two keys or indexes of its tables would have the same name, which is a hash.
+/// The problem of a contract in which two keys or indexes of its tables would have the same name, because their hashes are
+/// equal.
 pub fn meeting(contract: &Contract) -> Option<Problems> {
     let mut names = BTreeMap::new();
     for table in &contract.descriptor.tables {
@@ -176,7 +177,7 @@ fn create_table(create: &str, table: &Table, schema: &str) -> String {
     format!("{create} {} (\n  {}\n)", qualified(schema, &table.name), parts.join(",\n  "))
 }
 
-/// The statement that makes readers' view of a table that stands in `schema`, or replaces it.
+/// The statement that creates or replaces the readers' view of a table in `schema`.
 pub(super) fn view(
     create: &str,
     view: &View,

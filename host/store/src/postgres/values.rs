@@ -9,11 +9,11 @@ use sqlx::postgres::{
 use sqlx::{Arguments, Decode, Encode, Postgres, Row};
 use uuid::Uuid;
 
-/// 2000-01-01, where Postgres counts from, after 1970-01-01.
+/// From 1970-01-01 to 2000-01-01, from which Postgres counts.
 const EPOCH_MICROS: i64 = 946_684_800_000_000;
 const EPOCH_DAYS: i32 = 10_957;
 
-/// The type of the array that carries a column's values, and the cast of one of them.
+/// The type of the array of a column's values, and the cast of a single value, if it needs one.
 pub(super) fn array_type(ty: Type) -> (&'static str, Option<String>) {
     match ty {
         Type::Boolean => ("bool[]", None),
@@ -54,7 +54,7 @@ pub(super) fn bind<'v>(
     }
 }
 
-/// How a stored column is selected so that [`decode`] can read it.
+/// The expression that selects a column so that [`decode`] can read it.
 pub(super) fn selected(column: &str, ty: Type) -> String {
     match ty {
         Type::Decimal { .. } | Type::Json => format!("{column}::text"),
@@ -83,7 +83,7 @@ pub(super) fn decode(row: &PgRow, at: usize, ty: Type) -> Result<Value, sqlx::Er
     Ok(value.unwrap_or(Value::Null))
 }
 
-/// Microseconds since 1970; the contract's range lies inside of Postgres'.
+/// Microseconds since 1970. The contract's range is within the range of Postgres.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Timestamp(pub(super) i64);
 

@@ -1,4 +1,4 @@
-//! JSON documents, which are texts in SQLite, compared by meaning, as Postgres compares its `jsonb`.
+//! Compares JSON documents, which SQLite stores as texts, by their meaning, as Postgres compares `jsonb`.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -7,10 +7,10 @@ use projector_model::json::canonical_number;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// The collation under which two documents of one meaning are equal.
+/// The collation under which two documents with the same meaning are equal.
 pub(super) const DOCUMENT: &str = "projector_document";
 
-/// Documents of one meaning are equal; the order of others is that of the texts of their meanings.
+/// Documents with the same meaning are equal. Others have the order of their normalized texts.
 pub(super) fn compare_documents(a: &str, b: &str) -> Ordering {
     if a == b {
         return Ordering::Equal;
@@ -21,7 +21,7 @@ pub(super) fn compare_documents(a: &str, b: &str) -> Ordering {
     }
 }
 
-/// One text for all documents that mean the same. A name that an object has twice counts as its last one.
+/// One normalized text for all documents with the same meaning. Of a name that an object has twice, the last value counts.
 fn meaning(document: &str) -> Option<String> {
     let document = document.trim_ascii();
     Some(match document.bytes().next()? {

@@ -53,7 +53,7 @@ use errors::classify;
 type Tx = sqlx::Transaction<'static, sqlx::Sqlite>;
 
 pub struct Sqlite {
-    /// One connection: writers take turns, in the order in which they asked.
+    /// One connection, so that transactions run one after the other, in the order of their requests.
     pool: SqlitePool,
     id: Uuid,
     /// As it was when the store was opened.
@@ -171,7 +171,7 @@ async fn open_existing(
     Ok(Some((schema(&pool, &file).await?, pool)))
 }
 
-/// What the file of these settings has of the host's own tables.
+/// What the SQLite file of these settings has of the host's own tables.
 pub(super) async fn look_at_schema(settings: &config::Store) -> Result<Schema, StoreError> {
     match open_existing(settings, true).await? {
         Some((found, pool)) => {

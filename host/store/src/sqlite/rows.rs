@@ -1,4 +1,4 @@
-//! Rows of a projection's table: found by the values of some columns, written and deleted by key.
+//! The rows of a projection's table: found by the values of some columns, written and deleted by their keys.
 
 use std::future::poll_fn;
 
@@ -16,13 +16,13 @@ use crate::error::StoreError;
 use crate::lookup_rows::{LookupRows, MOST_ROWS};
 use crate::names::{DELETED, LINEAGE, quote};
 
-/// SQLite takes at most 32,766 parameters; a statement of some thousand is compiled in no time.
+/// How many parameters a statement has at most. SQLite allows 32,766; a statement with fewer is compiled faster.
 const PARAMETERS: usize = 2_000;
 
 /// The collation under which decimals, which are texts, have the order of numbers.
 pub(super) const DECIMAL: &str = "projector_decimal";
 
-/// The order of two decimals as they are stored. Whatever else is there comes after, as text.
+/// The order of two stored decimals. A text that is not a decimal comes after all decimals, in the order of texts.
 pub(super) fn compare_decimals(a: &str, b: &str) -> std::cmp::Ordering {
     match (a.parse::<Decimal>(), b.parse::<Decimal>()) {
         (Ok(one), Ok(other)) => one.cmp(&other),
@@ -30,13 +30,13 @@ pub(super) fn compare_decimals(a: &str, b: &str) -> std::cmp::Ordering {
     }
 }
 
-/// Who wrote a row last: where the event stands in the log, and the plugin's digest.
+/// The writer of a row: the position of the event, and the digest of the component.
 pub(super) struct Writer<'w> {
     pub(super) position: &'w Position,
     pub(super) digest: &'w str,
 }
 
-/// A table and where it is.
+/// A table, and its name in the file.
 pub(super) struct Stored<'c> {
     pub(super) table: &'c Table,
     name: String,
@@ -47,7 +47,7 @@ impl<'c> Stored<'c> {
         Self { table, name: qualified(schema, &table.name) }
     }
 
-    /// The rows, tombstones included, whose columns have any of these values.
+    /// The rows, with tombstones, whose columns have any of these values.
     pub(super) async fn find(
         &self,
         connection: &mut SqliteConnection,
@@ -74,7 +74,7 @@ impl<'c> Stored<'c> {
         Ok(rows)
     }
 
-    /// What a lookup finds with each of these arguments: see [`Transaction::read`](crate::Transaction::read).
+    /// Adds the rows that a lookup finds with each of these arguments: see [`Transaction::read`](crate::Transaction::read).
     pub(super) async fn look_up(
         &self,
         connection: &mut SqliteConnection,
@@ -149,7 +149,7 @@ impl<'c> Stored<'c> {
             columns.extend(LINEAGE.map(String::from));
         }
         let width = columns.len();
-        // Not `insert or replace`: that would delete other rows for a unique index made by hand.
+        // Not `insert or replace`, which would delete other rows because of a unique index that a person made.
         let on_conflict = self.on_conflict();
         for chunk in rows.chunks((PARAMETERS / width).max(1)) {
             let sql = format!(
@@ -227,7 +227,7 @@ impl<'c> Stored<'c> {
         }
     }
 
-    /// What makes up a row of the model's.
+    /// The columns that a row of the model consists of.
     fn columns(&self, prefix: &str) -> Vec<String> {
         let mut names: Vec<_> =
             self.table.columns.iter().map(|column| format!("{prefix}{}", quote(&column.name))).collect();
@@ -237,7 +237,7 @@ impl<'c> Stored<'c> {
         names
     }
 
-    /// `first`: where the row's columns begin, which are these, and then the mark of a tombstone, if any.
+    /// Reads these columns from the index `first` on, and then the column that marks a tombstone, if the table has it.
     fn decode(
         &self,
         row: &SqliteRow,

@@ -1,7 +1,6 @@
-//! A projection's tables, indexes and readers' views. SQLite has no schemas: their names begin
-//! with what would be one.
+//! A projection's tables, indexes and readers' views. SQLite has no schemas, so their names have a prefix instead.
 //!
-//! What a type is stored as: boolean, int64, timestamp (µs) and date (days) as INTEGER; float64 as
+//! How types are stored: boolean, int64, timestamp (µs) and date (days) as INTEGER; float64 as
 //! REAL; text, decimal, json and uuid as TEXT; bytes as BLOB.
 
 use projector_core::layout::{LaidTable, Step};
@@ -47,18 +46,18 @@ pub(super) fn add(step: &Step, contract: &Contract, schema: &str) -> Vec<String>
     }
 }
 
-/// `contains` has no counterpart: readers scan.
+/// SQLite has no index for `contains`: readers scan the table.
 fn create_index(table: &str, index: &Index, schema: &str) -> Option<String> {
     if index.kind != IndexKind::Ordered {
         return None;
     }
     let columns: Vec<_> = index.columns.iter().map(|column| quote(column)).collect();
-    // No table has such a name: theirs have no double underscore.
+    // No table has such a name, since names of tables have no double underscore.
     let name = qualified(schema, &format!("{table}{}", names::index_suffix(&index.columns)));
     Some(format!("create index {name} on {} ({})", qualified(schema, table), columns.join(", ")))
 }
 
-/// The statement that makes readers' view of a table that stands under the prefix `schema`.
+/// The statement that creates the readers' view of a table with the prefix `schema`.
 pub(super) fn view(view: &View, (table, schema): (&LaidTable, &str), readers: &str) -> String {
     let columns: Vec<_> = view.columns.iter().map(|column| quote(&column.name)).collect();
     let visible = if table.tombstones { format!(" where not {DELETED}") } else { String::new() };
