@@ -141,7 +141,7 @@ impl ComponentCache {
             return Err(LoadError::NotGranted { projection, topic }.into());
         }
         self.topics(&plugin.contract).map_err(LoadError::from)?;
-        if let Some(problems) = postgres::meeting(&plugin.contract) {
+        if let Some(problems) = postgres::name_collision(&plugin.contract) {
             return Err(LoadError::Descriptor(problems).into());
         }
         let own = config.limits_of(name);

@@ -23,8 +23,8 @@ impl IdentityStore for Postgres {
         .await
         .map_err(classify)?;
         let server = if may_ask {
-            let asked = sqlx::query_scalar("select system_identifier::text from pg_control_system()");
-            match asked.fetch_one(&mut *session).await {
+            let query = sqlx::query_scalar("select system_identifier::text from pg_control_system()");
+            match query.fetch_one(&mut *session).await {
                 Ok(server) => Some(server),
                 // Some services that are compatible with Postgres have no system identifier.
                 Err(sqlx::Error::Database(_)) => None,

@@ -34,14 +34,14 @@ const HOLDER: &str = "
 
 /// `None`: the session is gone meanwhile, or the query failed.
 pub(super) async fn find(connection: &mut PgConnection, generation: &Generation) -> Option<LockHolder> {
-    let asked = sqlx::query_as(HOLDER)
+    let found = sqlx::query_as(HOLDER)
         .bind(ADVISORY_CLASS)
         .bind(generation.id as i32)
         .bind(&generation.schema)
         .bind(ROWS_CLASS)
         .fetch_optional(connection)
         .await;
-    let (session, application, query, seconds) = asked.inspect_err(unanswered).ok()??;
+    let (session, application, query, seconds) = found.inspect_err(unanswered).ok()??;
     Some(LockHolder { session, application, query, seconds })
 }
 

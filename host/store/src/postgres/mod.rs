@@ -45,7 +45,7 @@ use catch_up::CatchUpLocks;
 use errors::classify;
 use migrate::{migrate, schema};
 use sessions::{Session, Sessions, Tx};
-pub use tables::meeting;
+pub use tables::name_collision;
 
 use crate::Store;
 use crate::diff::Snapshot;

@@ -310,10 +310,10 @@ fn key(settings: &config::Store) -> String {
 }
 
 async fn accepts_writes(connection: &mut PgConnection) -> bool {
-    let asked = sqlx::raw_sql(
+    let query = sqlx::raw_sql(
         "select (not pg_is_in_recovery() and current_setting('transaction_read_only') = 'off')::text",
     );
-    let answer = tokio::time::timeout(RETURN_WITHIN, asked.fetch_one(connection)).await;
+    let answer = tokio::time::timeout(RETURN_WITHIN, query.fetch_one(connection)).await;
     matches!(answer, Ok(Ok(row)) if row.get::<String, _>(0) == "true")
 }
 

@@ -113,7 +113,7 @@ fn index_name(table: &str, index: &Index) -> String {
 
 /// The problem of a contract in which two keys or indexes of its tables would have the same name, because their hashes are
 /// equal.
-pub fn meeting(contract: &Contract) -> Option<Problems> {
+pub fn name_collision(contract: &Contract) -> Option<Problems> {
     let mut names = BTreeMap::new();
     for table in &contract.descriptor.tables {
         let of_key = (key_name(&table.name), "the key".to_owned());
@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn indexes_whose_hashes_are_the_same_are_found() {
-        let meeting = |columns: [&str; 2]| {
+        let collision = |columns: [&str; 2]| {
             let column = |name: &str| serde_json::json!({"name": name, "type": "int64"});
             let all = ["id", columns[0], columns[1]].map(column);
             let descriptor = serde_json::json!({
@@ -236,11 +236,11 @@ mod tests {
                     "indexes": columns.map(|column| serde_json::json!({"columns": [column]}))}],
             });
             let contract = Descriptor::from_json(&descriptor.to_string()).and_then(Descriptor::check);
-            super::meeting(&contract.expect("a sound descriptor"))
+            super::name_collision(&contract.expect("a sound descriptor"))
         };
-        assert!(meeting(["c1", "c2"]).is_none());
+        assert!(collision(["c1", "c2"]).is_none());
         // SHA-256 of both begins with ba50b7d4.
-        let found = meeting(["c48067", "c60716"]).expect("found").to_string();
+        let found = collision(["c48067", "c60716"]).expect("found").to_string();
         assert!(
             found.contains("the index over c48067") && found.contains("the index over c60716"),
             "{found}"
