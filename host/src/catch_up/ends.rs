@@ -135,7 +135,7 @@ impl Checker<'_> {
             let what = "the new tables could not be analyzed";
             self.retries.warn(&generation.projection, what, &error);
         }
-        Ok(Look::Over)
+        Ok(Found::CaughtUp)
     }
 
     /// Finds partitions that were added. Returns whether the partitions of all topics are known.

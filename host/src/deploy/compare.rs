@@ -121,7 +121,7 @@ async fn snapshot_in_one_barrier(
     if !(is_at_target(&at_old) && is_at_target(&at_new)) {
         let left = MOST_BARRIER_TIME.saturating_sub(began.elapsed());
         raise_barrier(store, &both, by, Some(&target), left).await?;
-        while !(is_at_target(&store.vector(both[0]).await?) && is_at_target(&store.vector(both[1]).await?)) {
+        while !(is_at_target(&store.offsets(both[0]).await?) && is_at_target(&store.offsets(both[1]).await?)) {
             if began.elapsed() + RESERVE > MOST_BARRIER_TIME {
                 return Ok(None);
             }
@@ -206,7 +206,7 @@ pub(super) async fn why_stuck(
         let blocker = partition.paused?;
         Some((format!("{}/{}: ", partition.topic, partition.partition), blocker))
     });
-    let mut blockers = shown.halted.into_iter().map(|blocker| (String::new(), blocker)).chain(partitions);
+    let mut blockers = shown.blocker.into_iter().map(|blocker| (String::new(), blocker)).chain(partitions);
     let lasting = blockers.find(|(_, blocker)| blocker.kind.response() != Response::Retry);
     Ok(lasting.map(|(place, blocker)| format!("{place}{}", blocker.reason)))
 }

@@ -258,7 +258,7 @@ async fn await_caught_up(
     let mut latest = status.clone();
     while !latest.caught_up && Instant::now() < deadline {
         tokio::time::sleep(CAUGHT_UP_INTERVAL).await;
-        let generations = store.standings(&latest.generation.projection).await?;
+        let generations = store.generations(&latest.generation.projection).await?;
         match generations.into_iter().find(|status| status.generation.id == latest.generation.id) {
             Some(status) => latest = status,
             None => break,
@@ -412,7 +412,7 @@ async fn lags(
     log: &KafkaAdmin,
     status: &GenerationStatus,
 ) -> Result<BTreeMap<Partition, Visibility>, PromoteError> {
-    let at: Offsets = store.vector(status.generation.id).await?;
+    let at: Offsets = store.offsets(status.generation.id).await?;
     let mut asked = Vec::new();
     for physical in log.topics(&mapping(config, status)?).await? {
         let Some(partitions) = log.topic(physical.clone()).await? else {

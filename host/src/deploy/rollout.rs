@@ -95,7 +95,7 @@ pub async fn advance(
         return Ok(true);
     }
     // A host that can run the component activates the version.
-    if mine.said != Some(Ok(())) {
+    if mine.answer != Some(Ok(())) {
         return Ok(false);
     }
     let plugin = match versions.of(&**store, projection, digest).await {

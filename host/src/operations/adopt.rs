@@ -113,7 +113,7 @@ impl Planned {
                 Groups::New => Uuid::new_v4(),
                 Groups::Keep => from,
             };
-            let adoption = Adoption { from, to, identity: &self.plan.found, asked: requester };
+            let adoption = Adoption { from, to, identity: &self.plan.found, requester };
             self.store.adopt(&adoption).await?;
             Ok(Done { id: to.to_string() })
         };
@@ -209,7 +209,7 @@ async fn groups(
             .map(|state| Partition::new(state.topic.as_str(), state.partition))
             .collect();
         let mut clusters = BTreeSet::new();
-        let statuses = store.standings(&name).await?;
+        let statuses = store.generations(&name).await?;
         if let Some(status) = statuses.iter().find(|status| status.generation.number == number) {
             let checkpoints = store.checkpoints(&status.generation, &partitions).await?;
             let ids =

@@ -184,7 +184,7 @@ impl Operations<'_> {
 
 /// The generation that is being built, if there is one.
 async fn building_generation(store: &dyn Store, name: &str) -> Result<Option<GenerationStatus>, StoreError> {
-    Ok(store.standings(name).await?.into_iter().find(|status| status.role == Role::Building))
+    Ok(store.generations(name).await?.into_iter().find(|status| status.role == Role::Building))
 }
 
 /// Refuses to continue a generation with another file than the one with which it was started.

@@ -34,7 +34,7 @@ async fn set_running(
                 "{name} is stopped: `projector start {name}` runs it again"
             )));
         }
-        for status in store.standings(name).await? {
+        for status in store.generations(name).await? {
             store.set_running(&status.generation, running, requester).await?;
         }
         Ok(())

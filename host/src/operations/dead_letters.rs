@@ -38,7 +38,7 @@ impl From<DeadLetterRecord> for DeadLetter {
 }
 
 /// Dead letters without their payloads, oldest first: of one projection, or of all projections in all stores.
-pub async fn list(config: &Config, filter: &Filter) -> Result<Vec<DeadLetter>, OperationError> {
+pub async fn list(config: &Config, filter: &DeadLetterFilter) -> Result<Vec<DeadLetter>, OperationError> {
     let mut letters = Vec::new();
     for store in used_stores(config).await? {
         let found = store.dead_letters(filter).await;
@@ -55,7 +55,7 @@ pub async fn list(config: &Config, filter: &Filter) -> Result<Vec<DeadLetter>, O
 pub struct Request {
     pub action: DeadLetterAction,
     /// Selects the dead letters. Names the projection.
-    pub filter: Filter,
+    pub filter: DeadLetterFilter,
     /// Write nothing. The results name the changes that would be made.
     pub dry_run: bool,
     pub asked: Requester,
@@ -108,7 +108,7 @@ async fn request_in(
         dry_run: request.dry_run,
         requester: request.asked.clone(),
     };
-    let operations = store.ask(&new).await?;
+    let operations = store.request(&new).await?;
     let ids = operations.values().copied().collect();
     let mut results = await_results(store, ids, &letters, (request.timeout, progress)).await?;
     let done = |letter: &DeadLetterRecord| {
@@ -138,7 +138,7 @@ async fn await_results(
     while !open.is_empty() {
         let overdue = Instant::now() > deadline;
         let waiting: Vec<i64> = open.iter().copied().collect();
-        match store.verdicts(&waiting).await {
+        match store.results(&waiting).await {
             Ok(done) if !done.is_empty() => {
                 open.retain(|operation| !done.contains_key(operation));
                 results.extend(done);
@@ -206,7 +206,7 @@ pub async fn erase(
             })
             .collect();
         let mut erased = 0;
-        for status in store.standings(name).await? {
+        for status in store.generations(name).await? {
             erased += store.erase(&status.generation, key, &ids, requester).await?;
         }
         Ok(erased)

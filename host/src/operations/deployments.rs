@@ -103,7 +103,7 @@ impl Operations<'_> {
         let (config, name) = (self.config, &*live.generation.projection);
         let history = store.history(name, i64::MAX).await?;
         // Ignore what happened before the projection was last dropped.
-        let dropped = history.iter().position(|done| done.state == "done" && done.action == "drop");
+        let dropped = history.iter().position(|done| done.decision.state == "done" && done.action == "drop");
         let history = &history[..dropped.unwrap_or(history.len())];
         let last = history.iter().find(|deployed| {
             deployed.decision.state == "done"
@@ -112,9 +112,9 @@ impl Operations<'_> {
         });
         let mut retired = String::new();
         if last.is_some_and(|last| last.action == "promote") {
-            let statuses = store.standings(name).await?;
+            let statuses = store.generations(name).await?;
             // The generation that the promotion before the last one showed. Without one: the first generation.
-            let promotions = history.iter().filter(|done| done.state == "done" && done.action == "promote");
+            let promotions = history.iter().filter(|done| done.decision.state == "done" && done.action == "promote");
             let before = promotions.filter_map(|promotion| promotion.generation).nth(1);
             let warm = (statuses.iter())
                 .filter(|status| status.role == Role::Warm)
@@ -264,8 +264,8 @@ impl Operations<'_> {
         let history = store.history(name, i64::MAX).await?;
         let deployment = history.into_iter().find(|deployed| deployed.id == id);
         match deployment {
-            Some(deployed) if deployed.state == "done" => {
-                let statuses = store.standings(name).await?;
+            Some(deployed) if deployed.decision.state == "done" => {
+                let statuses = store.generations(name).await?;
                 let own =
                     statuses.iter().find(|status| Some(status.generation.number) == deployed.generation);
                 Ok(Outcome {
@@ -350,7 +350,7 @@ async fn impure(
             && Some(projection.generation) == deployment.generation
             && Some(&projection.active.digest) == deployment.digest.as_ref()
     };
-    Ok(store.overview().await?.into_iter().find(is_own).and_then(|projection| projection.impure))
+    Ok(store.overview().await?.into_iter().find(is_own).and_then(|projection| projection.faults.impure))
 }
 
 /// The deployments of a projection, newest first.

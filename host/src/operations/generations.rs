@@ -124,7 +124,7 @@ pub(super) async fn other(
     roles: &[Role],
 ) -> Result<GenerationStatus, OperationError> {
     let name = &live.generation.projection;
-    let statuses = store.standings(name).await?;
+    let statuses = store.generations(name).await?;
     let is_meant = |status: &&GenerationStatus| match number {
         Some(number) => status.generation.number == number,
         None => true,

@@ -56,7 +56,7 @@ where
 {
     let store = store::open_to_operate(config.store_of(name)).await?;
     let result = async {
-        let mut generations = store.standings(name).await?.into_iter();
+        let mut generations = store.generations(name).await?.into_iter();
         let live = generations.find(|status| status.role == Role::Live).ok_or_else(|| unknown(name))?;
         operation(store.clone(), live).await
     };

@@ -186,7 +186,7 @@ async fn plan_in(
     let status = match request.generation {
         None => live,
         Some(number) => {
-            let mut statuses = store.standings(&name).await?.into_iter();
+            let mut statuses = store.generations(&name).await?.into_iter();
             statuses.find(|status| status.generation.number == number).ok_or_else(|| {
                 OperationError::Usage {
                     message: format!("{name} has no generation {number}"),
@@ -249,7 +249,7 @@ async fn plan_in(
     let moved: BTreeSet<(&str, i32)> =
         places.iter().map(|place| (&*place.partition.topic, place.partition.number)).collect();
     let mut kept = KeptCount::default();
-    for of in store.kept_events(&status.generation).await? {
+    for of in store.stored_events(&status.generation).await? {
         if moved.contains(&(of.topic.as_str(), of.partition)) {
             kept.events += of.events;
             kept.left_in_old_log += of.left_in_log;
@@ -275,7 +275,7 @@ async fn checkpoints(
     store: &dyn Store,
     status: &GenerationStatus,
 ) -> Result<Vec<(Partition, Checkpoint)>, OperationError> {
-    let partitions: Vec<Partition> = store.vector(status.generation.id).await?.into_keys().collect();
+    let partitions: Vec<Partition> = store.offsets(status.generation.id).await?.into_keys().collect();
     let checkpoints = store.checkpoints(&status.generation, &partitions).await?;
     let found = partitions.into_iter().zip(checkpoints);
     let of_log = |checkpoint: &Checkpoint| checkpoint.identity.cluster_id.as_deref() != Some(FILE);

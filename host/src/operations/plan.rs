@@ -102,9 +102,11 @@ pub(super) async fn plan_in(
     let Candidate { plugin, signer, topics, .. } = candidate;
     let contract = &plugin.contract;
     let (name, digest) = (contract.name(), &plugin.digest);
-    let statuses = store.standings(name).await?;
+    let statuses = store.generations(name).await?;
     let history = store.history(name, i64::MAX).await?;
-    let had = |deployed: &&Deployed| deployed.state == "done" && deployed.digest.as_ref() == Some(digest);
+    let had = |deployed: &&DeploymentRecord| {
+        deployed.decision.state == "done" && deployed.digest.as_ref() == Some(digest)
+    };
     let had_in = |status: &GenerationStatus| {
         history.iter().filter(had).any(|had| had.generation == Some(status.generation.number))
     };

@@ -84,7 +84,7 @@ pub(super) async fn replay(
         estimated_seconds: 0.0,
         start: starts.to_string(),
         starts: Vec::new(),
-        start_problem: starts.unknown(),
+        start_problem: starts.unknown_topic(),
         beyond_reach: None,
         log_begins_later: Vec::new(),
         missing_topics: Vec::new(),

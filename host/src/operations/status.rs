@@ -321,7 +321,7 @@ async fn shown(
 ) -> Result<Vec<(Shown, Projection)>, OperationError> {
     let mut shown = Vec::new();
     for projection in store.overview().await? {
-        let generations = store.standings(&projection.name).await?;
+        let generations = store.generations(&projection.name).await?;
         let own = generations.iter().find(|status| status.generation.number == projection.generation);
         // If it is missing, the generation was removed since the overview was read.
         let Some(own) = own else { continue };

@@ -40,12 +40,12 @@ pub struct Reverted {
 }
 
 /// Whether an entry of the history has activated a version in a generation.
-fn decides(entry: &Deployed, generation: Option<i32>) -> bool {
-    entry.state == "done" && entry.generation == generation && entry.digest.is_some()
+fn decides(entry: &DeploymentRecord, generation: Option<i32>) -> bool {
+    entry.decision.state == "done" && entry.generation == generation && entry.digest.is_some()
 }
 
 /// The trial of the deployment with this number. `history`: newest first.
-pub fn of(history: &[Deployed], deployment: i64, trial_batches: u64) -> Trial {
+pub fn of(history: &[DeploymentRecord], deployment: i64, trial_batches: u64) -> Trial {
     let Some(own) = history.iter().find(|entry| entry.id == deployment) else { return Trial::None };
     // The next activation in the same generation. The history is newest first, so it is the last match.
     let next = history.iter().rfind(|entry| entry.id > own.id && decides(entry, own.generation));
@@ -69,7 +69,7 @@ pub fn is_running(history: &[DeploymentRecord], generation: i32, trial_batches: 
 }
 
 /// The version that hosts reverted, if no other version was activated since.
-pub fn reverted(history: &[Deployed], generation: i32) -> Option<Reverted> {
+pub fn reverted(history: &[DeploymentRecord], generation: i32) -> Option<Reverted> {
     let last = last(history, generation).filter(|last| last.action == "revert")?;
     let digest = last.replaced.clone()?;
     let version = history
@@ -143,7 +143,8 @@ mod tests {
         let rolled_back = [entry(3, "rollback", "a", Some("b")), second, first];
         assert_eq!(of(&rolled_back, 2, 5), Trial::Superseded { superseded_by: "rollback".into() });
         // A deployment that is still open changes nothing.
-        let open = Deployed { state: "open".into(), ..entry(3, "deploy", "c", None) };
+        let mut open = entry(3, "deploy", "c", None);
+        open.decision.state = "open".into();
         assert_eq!(of(&[open, running[0].clone(), running[1].clone()], 2, 5), Trial::Running);
     }
 }

@@ -67,7 +67,7 @@ impl Settler {
         let events = &events[..outcomes.len()];
         let mut stored = StoredOutcomes::default();
         for (ready, outcome) in ready.iter().zip(&outcomes) {
-            stored.record(ready.kept.id, &ready.partition, ready.wait.is_some(), outcome);
+            stored.record(ready.stored.id, &ready.partition, ready.wait.is_some(), outcome);
         }
         let mut writes = writes(events, &outcomes);
         // These events are in the store already, so they must not be inserted again. `waits_on` updates them.
@@ -148,7 +148,7 @@ fn deliveries(ready: &[ReadyEvent]) -> Result<Vec<Delivery>, StoreError> {
         Some(event) => Ok(Delivery { event: event.clone(), epoch: 0 }),
         None => Err(StoreError::Unusable(format!(
             "the stored event {} is of {}, and the projection does not read this topic any more: correct `[kafka.topics]`",
-            ready.kept.id, ready.partition
+            ready.stored.id, ready.partition
         ))),
     };
     ready.iter().map(delivery).collect()

@@ -96,7 +96,7 @@ impl Settler {
             _ => None,
         }));
         let batch = &attempt.events[..outcomes.len()];
-        let verdict = attempt.verdict(&outcomes, contract, &lines);
+        let result = attempt.result(&outcomes, contract, &lines);
         let mut writes = writes(batch, &outcomes);
         // These events and the dead letter are in the store already, so they must not be inserted again.
         writes.parked.clear();
@@ -110,12 +110,12 @@ impl Settler {
             letter.blocks = attempt.taken.key.or(letter.blocks);
             letter.moved_by = attempt.moved_by(&letter.event.position);
         }
-        let stuck = verdict.behind.is_some() || !verdict.is_settled();
-        let frees = !stuck && verdict.waiting == 0;
+        let stuck = result.behind.is_some() || !result.is_settled();
+        let frees = !stuck && result.waiting == 0;
         let progress = OperationProgress {
             operation: operation.id,
             key: attempt.taken.key,
-            verdict: &verdict,
+            result: &result,
             done: stuck || frees,
         };
         let is_done = progress.done;
@@ -125,7 +125,7 @@ impl Settler {
         match dry_run {
             true => {
                 drop(tx);
-                self.store.set_result(operation.id, &verdict).await?;
+                self.store.set_result(operation.id, &result).await?;
             }
             false => {
                 tx.commit().await.map_err(|error| Failed::of(error.into(), batch))?;
@@ -133,7 +133,7 @@ impl Settler {
             }
         }
         let (projection, action) = (contract.name(), operation.action.as_str());
-        let OperationResult { outcome, applied, ignored, waiting, .. } = &verdict;
+        let OperationResult { outcome, applied, ignored, waiting, .. } = &result;
         tracing::info!(
             projection,
             operation = operation.id,

@@ -95,11 +95,7 @@ impl ReleaseAttempt {
             first.event.oversize_bytes = None;
             return None;
         }
-<<<<<<< HEAD:host/src/settle/release_attempt.rs
-        let kept = match (&self.taken.letter, self.retries_dead_letter) {
-=======
-        let kept = match (&self.taken.dead_letter, self.tries_letter) {
->>>>>>> 92a027f (store: give each capability a trait, and the SQL of generations one place):host/src/settle/work.rs
+        let kept = match (&self.taken.dead_letter, self.retries_dead_letter) {
             (Some((kept, ..)), true) => Some(kept),
             _ => self.taken.parked.first().map(|(kept, _)| kept),
         };
@@ -133,13 +129,13 @@ impl ReleaseAttempt {
     }
 
     /// The result of the request after these outcomes. `lines`: the lines on which an event waits for a row.
-    pub(super) fn verdict(
+    pub(super) fn result(
         &self,
         outcomes: &[Outcome<'_>],
         contract: &Contract,
         lines: &Blocked,
     ) -> OperationResult {
-        let mut verdict = match (&self.taken.dead_letter, self.taken.action) {
+        let mut result = match (&self.taken.dead_letter, self.taken.action) {
             _ if !self.taken.so_far.outcome.is_empty() => self.taken.so_far.clone(),
             (None, _) => OperationResult::of("gone"),
             (Some(_), DeadLetterAction::Discard) => OperationResult::of("discarded"),
@@ -152,18 +148,18 @@ impl ReleaseAttempt {
                 Outcome::Apply(_) | Outcome::Park(_) | Outcome::Wait { .. } => OperationResult::of("applied"),
             },
         };
-        verdict.waiting = self.taken.parked_count;
+        result.waiting = self.taken.parked_count;
         for (outcome, (kept, _)) in self.of_parked(outcomes).iter().zip(&self.taken.parked) {
-            verdict.waiting -= i64::from(!Self::stays(outcome, lines));
+            result.waiting -= i64::from(!Self::stays(outcome, lines));
             match outcome {
-                Outcome::Apply(_) => verdict.applied += 1,
-                Outcome::Ignore { .. } => verdict.ignored += 1,
+                Outcome::Apply(_) => result.applied += 1,
+                Outcome::Ignore { .. } => result.ignored += 1,
                 Outcome::Dead { .. } => {
-                    verdict.behind = kept.event.as_ref().map(|event| event.position.to_string());
+                    result.behind = kept.event.as_ref().map(|event| event.position.to_string());
                 }
                 // This event waits for a row under the key of the request, so it blocks the key from now on.
                 Outcome::Wait { .. } if Self::stays(outcome, lines) => {
-                    verdict.behind = kept.event.as_ref().map(|event| event.position.to_string());
+                    result.behind = kept.event.as_ref().map(|event| event.position.to_string());
                 }
                 Outcome::Park(_) | Outcome::Wait { .. } => {}
             }
@@ -171,9 +167,9 @@ impl ReleaseAttempt {
         if self.taken.dry_run {
             let events = outcomes.iter().zip(&self.events);
             let changes = events.flat_map(|(outcome, event)| changes(outcome, event, contract));
-            verdict.changes = changes.take(MOST_CHANGES).collect();
+            result.changes = changes.take(MOST_CHANGES).collect();
         }
-        verdict
+        result
     }
 
     /// Whether an event stays parked under the key of the request. An event that waits for a row moves to its line, and
@@ -200,25 +196,19 @@ impl ReleaseAttempt {
         frees: Option<KeyId>,
         lines: &Blocked,
     ) -> Release<'v> {
-<<<<<<< HEAD:host/src/settle/release_attempt.rs
         let mut stored = StoredOutcomes::default();
-        let letter = self.taken.letter.as_ref().map(|(letter, partition, code)| {
-            let books = stored.shifts.entry(partition.clone()).or_default();
-=======
-        let mut kept = KeptEvents::default();
-        let letter = self.taken.dead_letter.as_ref().map(|(letter, partition, code)| {
-            let books = kept.shifts.entry(partition.clone()).or_default();
->>>>>>> 92a027f (store: give each capability a trait, and the SQL of generations one place):host/src/settle/work.rs
-            add(&mut books.dead, code, -1);
+        let dead_letter = self.taken.dead_letter.as_ref().map(|(dead_letter, partition, code)| {
+            let counts = stored.shifts.entry(partition.clone()).or_default();
+            add(&mut counts.dead, code, -1);
             match self.taken.action {
-                DeadLetterAction::Discard => add(&mut books.skipped, "discarded", 1),
-                DeadLetterAction::Retry => books.count(&outcomes[0]),
+                DeadLetterAction::Discard => add(&mut counts.skipped, "discarded", 1),
+                DeadLetterAction::Retry => counts.count(&outcomes[0]),
             }
             match (self.taken.action, &outcomes.first()) {
                 (DeadLetterAction::Retry, Some(Outcome::Dead { failure, .. })) => {
-                    (letter.id, RetryResult::Failed(failure))
+                    (dead_letter.id, RetryResult::Failed(failure))
                 }
-                _ => (letter.id, RetryResult::Gone),
+                _ => (dead_letter.id, RetryResult::Gone),
             }
         });
         for (outcome, (parked, partition)) in self.of_parked(outcomes).iter().zip(&self.taken.parked) {
@@ -228,7 +218,7 @@ impl ReleaseAttempt {
         }
         let StoredOutcomes { settled, waits_on, shifts } = stored;
         let (shifts, frees) = (shifts.into_iter().collect(), frees.into_iter().collect());
-        Release { operation: Some(progress), dead_letter: letter, settled, waits_on, shifts, frees }
+        Release { operation: Some(progress), dead_letter, settled, waits_on, shifts, frees }
     }
 }
 

@@ -157,17 +157,8 @@ fn results<'o>(
             // Not expected: the event is the only one of its key, and a retried dead letter does not wait for a row.
             Outcome::Park(_) | Outcome::Wait { .. } => continue,
         };
-<<<<<<< HEAD:host/src/settle/release_many.rs
         without_dead_letter(lone, &mut shifts).count(outcome);
-        results.push(result(lone, fate, verdict));
-=======
-        counted_no_more(lone, &mut shifts).count(outcome);
-<<<<<<< HEAD:host/src/settle/release_many.rs
-        results.push(result(lone, retry, new));
->>>>>>> 92a027f (store: give each capability a trait, and the SQL of generations one place):host/src/settle/lone_letters.rs
-=======
         results.push(result(lone, retry, stored));
->>>>>>> bfe8362 (store: destructure what a removal checked in the body):host/src/settle/lone_letters.rs
     }
     LoneResults { results, shifts: shifts.into_iter().collect() }
 }
@@ -177,9 +168,9 @@ fn without_dead_letter<'s>(
     lone: &LoneDeadLetter,
     shifts: &'s mut BTreeMap<Partition, OutcomeCounts>,
 ) -> &'s mut OutcomeCounts {
-    let books = shifts.entry(lone.partition.clone()).or_default();
-    add(&mut books.dead, &lone.code, -1);
-    books
+    let counts = shifts.entry(lone.partition.clone()).or_default();
+    add(&mut counts.dead, &lone.code, -1);
+    counts
 }
 
 fn result<'o>(lone: &LoneDeadLetter, retry: RetryResult<'o>, result: OperationResult) -> LoneResult<'o> {

@@ -200,7 +200,7 @@ impl Host {
         {
             store.record_mapping(generation, &unmapped.layout.mapped(&configured)).await?;
             // Another host may have recorded another mapping first: the one in the store counts.
-            built = of(store.standings(&generation.projection).await?);
+            built = of(store.generations(&generation.projection).await?);
         }
         let Some(built) = built else { return Ok(configured) };
         for change in built.layout.remapped(&configured) {

@@ -56,7 +56,7 @@ async fn remove_once(
     store: &dyn Store,
     retries: &Retries,
 ) -> Result<(), StoreError> {
-    for projection in store.names().await? {
+    for projection in store.projection_names().await? {
         // The configuration puts the projection into another store now: its data here is left alone.
         if *config.store_of(&projection).url != *settings.url {
             continue;

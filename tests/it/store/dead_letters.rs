@@ -89,7 +89,7 @@ async fn a_dead_letter_keeps_every_byte(home: Home) -> Result<()> {
         header("not text", Some(&[0xff, 0xfe])),
         header("\u{1f600} \"quoted\" \\u0000", Some("é\u{1f600}\\u0000".as_bytes())),
     ];
-    bury(
+    add_dead_letters(
         &projection,
         &[
             event(0, Some(every_byte.clone()), Some(vec![0xff; 100_000]), headers),

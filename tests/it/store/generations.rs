@@ -65,7 +65,7 @@ async fn whoever_deploys_the_active_version_withdraws_what_was_asked_for(home: H
     store.propose(&proposal("one", &one, Origin::Command)).await?;
     assert!(store.open_deployments().await?.is_empty());
     let history = store.history(NAME, 9).await?;
-    assert_eq!(history[0].state, "withdrawn", "{history:#?}");
+    assert_eq!(history[0].decision.state, "withdrawn", "{history:#?}");
     Ok(())
 }
 

@@ -45,9 +45,9 @@ impl Host {
         let (plugin, _) = self.versions.load(Path::new("sound.wasm"), &bytes, None)?;
         let component =
             Component { digest: &plugin.digest, bytes: &bytes, contract: &plugin.contract, signature: None };
-        let asked = Requester::new("a test".into(), None);
+        let requester = Requester::new("a test".into(), None);
         let (action, origin, signer) = (DeploymentAction::Deploy, Origin::Command, &Signer::Nobody);
-        match self.store.propose(&Proposal { component, action, origin, asked, signer }).await? {
+        match self.store.propose(&Proposal { component, action, origin, requester, signer }).await? {
             Proposed::Open(id) => Ok(id),
             other => anyhow::bail!("{other:?}"),
         }

@@ -117,8 +117,8 @@ async fn rights_and_dependants_of_readers_survive_in_place_rebuild_promote_rollb
     let rebuilt = offer(&*store, "three", &contract(&with_note(3))).await?;
     assert_eq!(rebuilt.generation.number, 2);
     home.by_hand("insert into some_orders_g2.number values (1, 30)", "").await?;
-    let building = standing(&*store, Role::Building).await?;
-    let live = standing(&*store, Role::Live).await?;
+    let building = status(&*store, Role::Building).await?;
+    let live = status(&*store, Role::Live).await?;
     assert_eq!(
         readers::from(&*store, &live, &building.layout).await?,
         None,
@@ -348,7 +348,7 @@ async fn views_without_the_newest_columns_are_retired_by_name() -> Result<()> {
         let live = status(&*store, Role::Live).await?;
         assert_eq!(live.views.iter().map(|set| &*set.schema).collect::<Vec<_>>(), ["some_orders_v2"]);
         let last = store.history(NAME, 1).await?;
-        assert_eq!(last[0].reason.as_deref(), Some("the views in some_orders: all have moved"));
+        assert_eq!(last[0].request.reason.as_deref(), Some("the views in some_orders: all have moved"));
         // The next list of columns has a number of its own.
         let longer = with(|json| {
             *json = with_note(1);

@@ -144,7 +144,7 @@ pub(super) async fn of_projection(
     let seconds = (now_ms - created_ms).max(1) as f64 / 1_000.0;
     let building = (projection.role == Role::Building).then(|| {
         let rate = counters.read as f64 / seconds;
-        let stands_still = match &projection.halted {
+        let stands_still = match &projection.blocker {
             Some(blocker) => Some(blocker.reason.clone()),
             None => why_stuck(&statuses, &unknown_topics, projection.idle_seconds, live_hosts),
         };
@@ -164,8 +164,8 @@ pub(super) async fn of_projection(
         generation: projection.generation,
         role: projection.role,
         active: ActiveVersion {
-            version: projection.version,
-            digest: projection.digest,
+            version: projection.active.version,
+            digest: projection.active.digest,
             on_trial: versions.on_trial,
             reverted: versions.reverted,
         },
@@ -174,16 +174,16 @@ pub(super) async fn of_projection(
             fresh: lag == 0 && all_known && statuses.iter().all(|status| status.paused.is_none()),
             complete: missing_events == 0,
             missing_events,
-            waits: projection.waits,
-            oldest_missing_ms: projection.oldest_missing.map(|recorded_ms| (now_ms - recorded_ms).max(0)),
+            waits: projection.missing.waits,
+            oldest_missing_ms: projection.missing.oldest_missing.map(|recorded_ms| (now_ms - recorded_ms).max(0)),
             freshness_ms,
             lag,
         },
         building,
         faults: Faults {
-            halted: projection.halted,
-            impure: projection.impure,
-            deadlocks: projection.deadlocks,
+            halted: projection.blocker,
+            impure: projection.faults.impure,
+            deadlocks: projection.faults.deadlocks,
         },
         counts: Counts {
             counters,
@@ -191,8 +191,8 @@ pub(super) async fn of_projection(
             ignored_by_code,
             dead_by_code,
             skipped_by_code,
-            dead_letters: projection.dead_letters,
-            without_id: projection.without_id,
+            dead_letters: projection.missing.dead_letters,
+            without_id: projection.faults.without_id,
             statements: projection.statements,
         },
         partitions: statuses,

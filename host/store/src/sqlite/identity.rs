@@ -6,7 +6,6 @@ use std::time::UNIX_EPOCH;
 
 use async_trait::async_trait;
 use projector_core::refusal::Refusal;
-use uuid::Uuid;
 
 use super::errors::classify;
 use super::{Sqlite, now_micros};
