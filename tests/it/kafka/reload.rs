@@ -380,7 +380,7 @@ fn only_what_is_listed_runs_and_a_name_keeps_its_owner() {
     let refused = host.log().wait_for("the refusal", |line| line.message() == "plugin refused");
     assert!(refused.field("reason").contains("does not list the component"), "{}", refused.text);
     let file = plugins.directory().join("counts.wasm").display().to_string();
-    let (code, _, said) = platform.command(&["deploy", &file]);
+    let (code, said) = platform.says(&["deploy", &file]);
     assert!(code == 1 && said.contains("does not list the component"), "{code}: {said}");
     host.sigterm();
     // Without a lock file nobody vouches for it, and the name has its owner.
