@@ -1,5 +1,8 @@
 //! Guests: WebAssembly modules, wrapped into components by the host's own command.
 
+#[cfg(test)]
+mod bindings;
+
 use std::fs;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
