@@ -121,7 +121,8 @@ async fn snapshot_in_one_barrier(
     if !(is_at_target(&at_old) && is_at_target(&at_new)) {
         let left = MOST_BARRIER_TIME.saturating_sub(began.elapsed());
         raise_barrier(store, &both, by, Some(&target), left).await?;
-        while !(is_at_target(&store.offsets(both[0]).await?) && is_at_target(&store.offsets(both[1]).await?)) {
+        while !(is_at_target(&store.offsets(both[0]).await?) && is_at_target(&store.offsets(both[1]).await?))
+        {
             if began.elapsed() + RESERVE > MOST_BARRIER_TIME {
                 return Ok(None);
             }

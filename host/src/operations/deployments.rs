@@ -114,7 +114,8 @@ impl Operations<'_> {
         if last.is_some_and(|last| last.action == "promote") {
             let statuses = store.generations(name).await?;
             // The generation that the promotion before the last one showed. Without one: the first generation.
-            let promotions = history.iter().filter(|done| done.decision.state == "done" && done.action == "promote");
+            let promotions =
+                history.iter().filter(|done| done.decision.state == "done" && done.action == "promote");
             let before = promotions.filter_map(|promotion| promotion.generation).nth(1);
             let warm = (statuses.iter())
                 .filter(|status| status.role == Role::Warm)

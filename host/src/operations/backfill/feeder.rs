@@ -117,7 +117,9 @@ impl Feeder<'_> {
             let failed = |failure: Failure| self.file.ends_at(first, &format!("the event failed: {failure}"));
             match error {
                 // A promotion or a comparison has raised a write barrier. It is over in about a second: try again.
-                ProjectError::Store(StoreError::WriteBarrier(_)) => tokio::time::sleep(BARRIER_INTERVAL).await,
+                ProjectError::Store(StoreError::WriteBarrier(_)) => {
+                    tokio::time::sleep(BARRIER_INTERVAL).await
+                }
                 ProjectError::Store(error @ (StoreError::Rejected { .. } | StoreError::Data(_))) => {
                     match isolate(error, batch.len())? {
                         Isolate::First(failure) => return Err(failed(failure)),

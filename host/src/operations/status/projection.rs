@@ -175,7 +175,10 @@ pub(super) async fn of_projection(
             complete: missing_events == 0,
             missing_events,
             waits: projection.missing.waits,
-            oldest_missing_ms: projection.missing.oldest_missing.map(|recorded_ms| (now_ms - recorded_ms).max(0)),
+            oldest_missing_ms: projection
+                .missing
+                .oldest_missing
+                .map(|recorded_ms| (now_ms - recorded_ms).max(0)),
             freshness_ms,
             lag,
         },
