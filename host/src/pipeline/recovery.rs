@@ -132,25 +132,27 @@ impl Run {
             ProjectError::Blocker(blocker) => return Err(RunEnd::Stop(blocker)),
             ProjectError::Timeout(position) => {
                 tries.timeouts += 1;
-                // While the version is on trial, call the previous version for this event before the projection is
-                // blocked. Both versions must see the same committed rows, so the events before it are committed first.
-                if tries.timeouts == TIMEOUTS && self.can_compare(&position) {
+                if tries.timeouts == TIMEOUTS {
                     let at = batch.deliveries.iter().position(|next| next.event.position == position);
                     match at.unwrap_or_default() {
-                        0 => {
+                        // While the version is on trial, call the previous version for this event.
+                        0 if self.can_compare(&position) => {
                             let detail = "the call exceeded its time limit, `limits.time`";
                             let failure = Failure::new(FailureKind::Timeout, "time", detail);
                             self.compare_with_previous(batch, &failure).await;
                         }
+                        // The cause may be a busy machine, so the event does not fail: an operator decides.
+                        0 => {
+                            let reason =
+                                format!("the event at {position} exceeded its time limit {TIMEOUTS} times");
+                            return Err(RunEnd::Stop(Blocker::new(FailureKind::Timeout, reason)));
+                        }
+                        // Commit the events before it first. The previous version must see their rows, and an operator
+                        // who skips this event must not skip them.
                         events => self.intake.cut(batch, events),
                     }
                     tries.timeouts -= 1;
                     return Ok(Next::TryAgain);
-                }
-                if tries.timeouts == TIMEOUTS {
-                    // The cause may be a busy machine, so the event does not fail: an operator decides.
-                    let reason = format!("the event at {position} exceeded its time limit {TIMEOUTS} times");
-                    return Err(RunEnd::Stop(Blocker::new(FailureKind::Timeout, reason)));
                 }
                 tracing::warn!(%position, "an event exceeded its time limit; its batch is tried again");
                 self.backoff.wait(&self.stop).await;
