@@ -2,8 +2,9 @@
 
 use std::ffi::OsString;
 use std::panic::resume_unwind;
+use std::path::PathBuf;
 use std::time::Instant;
-use std::{env, thread};
+use std::{env, fs, thread};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
@@ -51,11 +52,22 @@ pub(crate) fn run(cargo: &Cargo, options: &Options) -> Result<()> {
 
     let mut test = cargo.command(&cargo_test_arguments(&options.cargo_test, &skipped));
     test.env("PROJECTOR_GUESTS", guests::directory(cargo)).envs(servers.environment.iter().cloned());
+    // Hosts of the tests compile each component once.
+    let artifacts = empty_directory(cargo.target().join("artifacts"))?;
+    test.env("PROJECTOR_ARTIFACTS", artifacts);
     if env::var_os("RUST_TEST_THREADS").is_none() {
         // Most tests wait for servers most of the time: one more than there are cores.
         test.env("RUST_TEST_THREADS", (thread::available_parallelism()?.get() + 1).to_string());
     }
     succeed(&mut test)
+}
+
+fn empty_directory(directory: PathBuf) -> Result<PathBuf> {
+    if directory.exists() {
+        fs::remove_dir_all(&directory).with_context(|| format!("cannot empty {}", directory.display()))?;
+    }
+    fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
+    Ok(directory)
 }
 
 enum KafkaAtHand {

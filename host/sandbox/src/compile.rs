@@ -119,8 +119,11 @@ pub fn worker(memory_bytes: u64, seconds: u64) -> std::process::ExitCode {
         limited.map_err(|error| format!("the limits of the compile worker cannot be set: {error}"))?;
         let mut component = Vec::new();
         std::io::stdin().read_to_end(&mut component).map_err(|error| error.to_string())?;
-        let engine = wasmtime::Engine::new(&engine::config()).map_err(|error| format!("{error:#}"))?;
-        in_process(&engine, component)
+        let limits = format!("{memory_bytes}-{seconds}");
+        reuse::or_compile(component, &limits, |component| {
+            let engine = wasmtime::Engine::new(&engine::config()).map_err(|error| format!("{error:#}"))?;
+            in_process(&engine, component)
+        })
     };
     match compile() {
         Ok(artifact) => match std::io::stdout().write_all(&artifact) {
@@ -131,5 +134,49 @@ pub fn worker(memory_bytes: u64, seconds: u64) -> std::process::ExitCode {
             eprintln!("{}", projector_core::event_failure::printable(&reason));
             std::process::ExitCode::from(REFUSED as u8)
         }
+    }
+}
+
+/// Tests start hundreds of hosts with the same few components. If `PROJECTOR_ARTIFACTS` names a directory, workers compile each
+/// component once for the same limits, and read the artifact from this directory after that.
+///
+/// Release builds do not do this: an artifact is machine code, and wasmtime does not check it.
+#[cfg(debug_assertions)]
+mod reuse {
+    use std::path::Path;
+
+    use sha2::{Digest, Sha256};
+
+    type Compiled = Result<Vec<u8>, String>;
+
+    pub(super) fn or_compile(
+        component: Vec<u8>,
+        limits: &str,
+        compile: impl FnOnce(Vec<u8>) -> Compiled,
+    ) -> Compiled {
+        let Some(directory) = std::env::var_os("PROJECTOR_ARTIFACTS") else { return compile(component) };
+        let digest = hex::encode(Sha256::digest(&component));
+        let path = Path::new(&directory).join(format!("{digest}-{limits}"));
+        if let Ok(artifact) = std::fs::read(&path) {
+            return Ok(artifact);
+        }
+        let artifact = compile(component)?;
+        // Another worker never reads half of it.
+        let unfinished = path.with_extension(std::process::id().to_string());
+        std::fs::write(&unfinished, &artifact)
+            .and_then(|()| std::fs::rename(&unfinished, &path))
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(artifact)
+    }
+}
+
+#[cfg(not(debug_assertions))]
+mod reuse {
+    pub(super) fn or_compile(
+        component: Vec<u8>,
+        _limits: &str,
+        compile: impl FnOnce(Vec<u8>) -> Result<Vec<u8>, String>,
+    ) -> Result<Vec<u8>, String> {
+        compile(component)
     }
 }
