@@ -28,6 +28,7 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(cargo: &Cargo, options: &Options) -> Result<()> {
+    println!("building optimized programs: about 15 minutes on two cores the first time");
     cargo.build_programs(&["projector", "projector-bench"], &["--release"])?;
     let programs = cargo.target().join("release");
     guests::build(cargo, &programs.join("projector"))?;

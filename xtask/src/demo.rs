@@ -35,7 +35,7 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(cargo: &Cargo, options: &Options) -> Result<()> {
-    println!("building the host, the demo and two plugins; the first time, that takes some minutes");
+    println!("building the host, the demo and two plugins: about 8 minutes on two cores the first time");
     // Without TLS: the broker is in the demo's own process.
     let mut build = vec!["--no-default-features"];
     let levels = NOT_OPTIMIZED.map(|krate| format!("--config=profile.dev.package.{krate}.opt-level=0"));
