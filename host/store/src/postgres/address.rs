@@ -359,7 +359,7 @@ mod tests {
             ("sslmode=verify", "verify"),
             ("sslrootcert=/ca.pem", "sslmode=prefer"),
             ("sslmode=require&sslrootcert=system", "verify-full"),
-            ("sslmode=require&sslcert=/c.pem", "give both"),
+            ("sslmode=require&sslcert=/c.pem", "set both"),
         ] {
             let name = parameter.split('=').next().unwrap_or_default();
             let text = refused(&format!("postgres://me:secret@a/db?{parameter}"));
