@@ -60,7 +60,7 @@ fn a_projection_that_halts_stands_before_the_event_until_it_is_skipped() {
     let partition = format!("{}/0", gates.platform.topic("step.v1"));
     let (code, _, said) =
         gates.platform.command(&["skip", GATES, "--partition", &partition, "--to", "40", "--reason", "far"]);
-    assert!(code == 1 && said.contains("ends at 4"), "{said}");
+    assert!(code == 1 && said.contains("ends at offset 4"), "{said}");
     let (code, _, said) =
         gates.platform.command(&["skip", GATES, "--partition", &partition, "--to", "2", "--reason", "back"]);
     assert!(code == 1 && said.contains("it only moves forward"), "{said}");
