@@ -1,4 +1,4 @@
-//! Nothing of a file is compiled, run or believed before somebody who may vouches for its bytes.
+//! No file is compiled or run before its bytes are signed by a team or listed in the lock file.
 
 use minisign::KeyPair;
 use serde_json::Value;
@@ -7,7 +7,7 @@ use crate::harness::{Host, Plugins, bomb, describing, descriptor};
 
 /// To compile it would take minutes.
 #[test]
-fn what_nobody_vouches_for_is_not_compiled() {
+fn a_file_that_is_not_listed_is_not_compiled() {
     let keys = KeyPair::generate_unencrypted_keypair().unwrap();
     let teams = format!("[plugins.teams.checkout]\nkey = \"{}\"\n", keys.pk.to_base64());
     let bomb = bomb(6_000);
@@ -25,7 +25,7 @@ fn what_nobody_vouches_for_is_not_compiled() {
 
 /// The file that comes first by name claims the name of a projection that only the other one may have.
 #[test]
-fn a_file_that_nobody_vouches_for_takes_no_name() {
+fn a_file_that_is_not_signed_takes_no_name() {
     let keys = KeyPair::generate_unencrypted_keypair().unwrap();
     let of_version = |version: &str| {
         let mut declared: Value = serde_json::from_str(&descriptor("sound")).unwrap();

@@ -1,18 +1,18 @@
 //! Who owns a projection's name: the team that signs its components, or the lock file. Pure.
 //!
-//! The first to vouch for a name owns it. The owner is stored with the projection, so that a second team cannot
-//! replace the read model of the first.
+//! The signer of the first component of a name owns the name. The owner is stored with the projection, so that a second
+//! team cannot replace the read model of the first.
 
 use std::fmt;
 
-/// Who vouches for a component.
+/// Why a component may run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Signer {
     /// A team signed it; `listed`: the lock file has it as well.
     Team { name: String, listed: bool },
     /// The lock file has it, and no signature is required.
     Lock,
-    /// Neither is required.
+    /// Neither a signature nor a lock file is required.
     Nobody,
 }
 
@@ -35,18 +35,18 @@ impl fmt::Display for Signer {
 
 /// The name belongs to another owner.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the name belongs to {owner}, and {signer} vouches for it now: {advice}")]
+#[error("the name belongs to {owner}, and this component is signed or listed by {signer}: {advice}")]
 pub struct NameOwned {
     pub owner: String,
     pub signer: String,
     pub advice: String,
 }
 
-/// Whether a name that belongs to `owner` may run a component that `signer` vouches for.
+/// Whether a name that belongs to `owner` may run a component of `signer`.
 ///
-/// A name that is nobody's is anyone's, and then theirs. A team's name stays that team's: only the lock
-/// file, which names this very component, moves it, and only once no team is configured. A name of the lock
-/// file stays listed, whoever signs for it besides.
+/// A name without an owner may run any component, whose signer owns it then. A team's name stays with the team: only the
+/// lock file, which lists this very component, can take it over, and only if no team is configured. A component of a name
+/// that the lock file owns must be listed, even if a team signs it.
 pub fn may_take_over(owner: Option<&str>, signer: &Signer) -> Result<(), NameOwned> {
     let Some(owner) = owner else { return Ok(()) };
     let allowed = match signer {

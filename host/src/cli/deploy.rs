@@ -309,7 +309,7 @@ fn to_text(plan: &Plan) -> String {
     let TableChanges { steps, reasons, rows_stay } = &plan.tables;
     let mut words = vec![format!("{projection} {version} ({})", &digest[..12])];
     if let Some(signer) = signer {
-        words.push(format!("  vouched for by {signer}"));
+        words.push(format!("  signed or listed by {signer}"));
     }
     let active = plan.active.as_ref();
     let now = active.map(|active| format!("version {} in generation {}", active.version, active.generation));

@@ -359,7 +359,7 @@ fn a_host_that_cannot_run_a_version_leaves_its_group_and_says_so() {
     }
 }
 
-/// Whoever vouches for a name first owns it, and what is listed is what may run.
+/// The signer of the first component of a name owns the name, and only listed components may run.
 #[test]
 fn only_what_is_listed_runs_and_a_name_keeps_its_owner() {
     let [listed, unlisted] = [counts("1.0.0", ""), counts("1.0.1", "")];
@@ -383,7 +383,7 @@ fn only_what_is_listed_runs_and_a_name_keeps_its_owner() {
     let (code, said) = platform.says(&["deploy", &file]);
     assert!(code == 1 && said.contains("does not list the component"), "{code}: {said}");
     host.sigterm();
-    // Without a lock file nobody vouches for it, and the name has its owner.
+    // Without a lock file the component is neither signed nor listed, and the name has its owner.
     std::fs::remove_file(platform.directory().join("plugins.lock")).unwrap();
     let (code, _, said) = platform.command(&["deploy", &file]);
     assert!(code == 1 && said.contains("lock"), "{code}: {said}");
