@@ -10,7 +10,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 /// Enough for all of its steps.
 const MOST: Duration = Duration::from_secs(300);
 
-/// Between two looks.
+/// Between two looks, at least. A look that starts a process is followed by a longer pause, so that looking does not take the processor's time
+/// from what is waited for.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Looks until the answer is `Ok`. An `Err` says what was seen instead; the last one is in the failure's
@@ -20,6 +21,7 @@ pub(crate) fn eventually<T, E: Debug>(what: &str, mut look: impl FnMut() -> Resu
     let started = Instant::now();
     let (mut last_seen, mut changed) = (String::new(), started);
     loop {
+        let looked = Instant::now();
         match look() {
             Ok(found) => return found,
             Err(seen) => {
@@ -33,6 +35,6 @@ pub(crate) fn eventually<T, E: Debug>(what: &str, mut look: impl FnMut() -> Resu
             let waited = started.elapsed();
             panic!("{what}: not within {waited:.0?}; last seen: {last_seen}");
         }
-        thread::sleep(PAUSE);
+        thread::sleep(PAUSE.max(2 * looked.elapsed()));
     }
 }
