@@ -40,7 +40,7 @@ fn a_bad_file_is_refused_and_its_neighbours_run() {
         (
             "zz-second.wasm",
             &describing(&descriptor("sound")).project("(unreachable)").component(),
-            "sound.wasm holds projection sound already",
+            "sound.wasm already has a component of projection sound",
         ),
     ];
     let mut plugins = Plugins::new(&[SALES_BY_COUNTRY])
