@@ -128,18 +128,27 @@ impl Run {
                     error => return Err(run_end(error)),
                 },
             },
-            ProjectError::OnTrial(failure) => self.compare_with_previous(batch, &failure).await,
+            ProjectError::OnTrial(failure) => {
+                if self.compare_with_previous(batch, &failure).await {
+                    self.intake.buffer.put_back(std::mem::take(&mut batch.deliveries));
+                    return Ok(Next::Leave);
+                }
+            }
             ProjectError::Blocker(blocker) => return Err(RunEnd::Stop(blocker)),
             ProjectError::Timeout(position) => {
                 tries.timeouts += 1;
                 if tries.timeouts == TIMEOUTS {
+                    tries.timeouts = 0;
                     let at = batch.deliveries.iter().position(|next| next.event.position == position);
                     match at.unwrap_or_default() {
                         // While the version is on trial, call the previous version for this event.
                         0 if self.can_compare(&position) => {
                             let detail = "the call exceeded its time limit, `limits.time`";
                             let failure = Failure::new(FailureKind::Timeout, "time", detail);
-                            self.compare_with_previous(batch, &failure).await;
+                            if self.compare_with_previous(batch, &failure).await {
+                                self.intake.buffer.put_back(std::mem::take(&mut batch.deliveries));
+                                return Ok(Next::Leave);
+                            }
                         }
                         // The cause may be a busy machine, so the event does not fail: an operator decides.
                         0 => {
@@ -151,7 +160,6 @@ impl Run {
                         // who skips this event must not skip them.
                         events => self.intake.cut(batch, events),
                     }
-                    tries.timeouts -= 1;
                     return Ok(Next::TryAgain);
                 }
                 tracing::warn!(%position, "an event exceeded its time limit; its batch is tried again");

@@ -135,15 +135,20 @@ impl Run {
     /// The version on trial has failed for a batch's first event: calls the previous version for the same event, and
     /// reverts to it if it does not fail. The events before this one are committed, so both versions see the same rows.
     /// If the store fails, this returns after a pause, and the attempt at the batch is repeated.
-    pub(super) async fn compare_with_previous(&mut self, batch: &InFlightBatch, failure: &Failure) {
+    ///
+    /// Returns whether another version is active now, to which the batch is left.
+    pub(super) async fn compare_with_previous(&mut self, batch: &InFlightBatch, failure: &Failure) -> bool {
         let (Some(on_trial), Some(first)) = (&mut self.settler.on_trial, batch.deliveries.first()) else {
-            return;
+            return false;
         };
         let previous = &on_trial.previous;
         match previous.fails_for(first, &self.settler.plugin.contract).await {
             // Both versions fail, so this is no reason to revert. From now on, the failure policy decides about this
             // event.
-            Ok(true) => on_trial.compared = Some(first.event.position.clone()),
+            Ok(true) => {
+                on_trial.compared = Some(first.event.position.clone());
+                false
+            }
             Ok(false) => {
                 let WriteTarget { generation, digest, .. } = &self.settler.deployment;
                 let (projection, position) = (&*generation.projection, &first.event.position);
@@ -153,7 +158,10 @@ impl Run {
                 );
                 match previous.store.revert(generation, digest, to, &reason).await {
                     // Another version became active in the meantime.
-                    Ok(false) => drop(self.watcher.refresh().await),
+                    Ok(false) => {
+                        drop(self.watcher.refresh().await);
+                        true
+                    }
                     Ok(true) => {
                         tracing::error!(
                             projection,
@@ -167,10 +175,12 @@ impl Run {
                         if let Err(error) = self.watcher.refresh().await {
                             self.backoff.warn("the active version could not be read", &error);
                         }
+                        true
                     }
                     Err(error) => {
                         self.backoff.failed(error.kind(), &error);
                         self.backoff.wait(&self.stop).await;
+                        false
                     }
                 }
             }
@@ -178,6 +188,7 @@ impl Run {
                 let kind = FailureKind::Database;
                 self.backoff.failed(kind, &format!("the previous version could not be called: {error:?}"));
                 self.backoff.wait(&self.stop).await;
+                false
             }
         }
     }

@@ -16,11 +16,15 @@ fn counts(version: &str, trapping: &str) -> Vec<u8> {
     counts_as(&descriptor(COUNTS).replace("1.0.0", version), trapping)
 }
 
-fn counts_as(descriptor: &str, trapping: &str) -> Vec<u8> {
+fn counting(descriptor: &str) -> Guest {
     let mut guest = describing(descriptor);
     let answers: Vec<usize> =
         (0..26).map(|kind| guest.changes(&[(0, &[Argument::Int64(kind), Argument::Int64(1)])])).collect();
-    let guest = guest.answering(&answers);
+    guest.answering(&answers)
+}
+
+fn counts_as(descriptor: &str, trapping: &str) -> Vec<u8> {
+    let guest = counting(descriptor);
     match trapping.bytes().next() {
         None => guest.component(),
         Some(letter) => trap_on(guest, letter).component(),
@@ -28,9 +32,12 @@ fn counts_as(descriptor: &str, trapping: &str) -> Vec<u8> {
 }
 
 fn trap_on(guest: Guest, letter: u8) -> Guest {
-    let code =
-        format!("(if (i32.eq (i32.load8_u (local.get $value)) (i32.const {letter})) (then (unreachable)))");
-    guest.before(&code)
+    on(guest, letter, "(unreachable)")
+}
+
+fn on(guest: Guest, letter: u8, code: &str) -> Guest {
+    guest
+        .before(&format!("(if (i32.eq (i32.load8_u (local.get $value)) (i32.const {letter})) (then {code}))"))
 }
 
 fn platform(name: &str, read_model: ReadModel, plugins: &Plugins) -> Platform {
@@ -120,6 +127,29 @@ fn a_version_that_traps_where_the_one_before_did_not_is_reverted_by_itself() {
         again.sigterm();
         assert_eq!(seen(&platform).len(), 2);
     }
+}
+
+#[test]
+fn a_version_that_is_too_slow_where_the_previous_one_was_not_is_reverted() {
+    let slow = on(counting(&descriptor(COUNTS).replace("1.0.0", "2.0.0")), b'B', "(loop $on (br $on))");
+    let plugins = Plugins::new(&[]).add("counts.wasm", counts("1.0.0", ""));
+    let platform = platform("slow", ReadModel::sqlite(), &plugins)
+        .set(&["limits", "fuel"], 1_i64 << 60)
+        .set(&["limits", "time"], "400ms");
+    publish(&platform, "AB");
+    let host = platform.start_host("host");
+    platform.until_through(COUNTS);
+    replace(&plugins, &slow.component());
+    host.log().wait_for("the version", |line| {
+        line.message() == "version active" && line.field("version") == "2.0.0"
+    });
+    publish(&platform, "AABBA");
+    let through = platform.until_through(COUNTS);
+    assert_closed(&through, 7, 0, 0);
+    assert_eq!(through.version, "1.0.0");
+    let log = host.sigterm();
+    let reverts = log.lines().iter().filter(|line| line.message() == "version reverted").count();
+    assert_eq!(reverts, 1);
 }
 
 /// Whoever deploys hears what became of the version, and the status tells as long as that is news.

@@ -162,8 +162,9 @@ fn an_event_that_takes_too_long_halts_its_projection_and_no_other() {
     let retried = lines
         .iter()
         .filter(|line| line.message().contains("exceeded its time limit; its batch is tried again"));
-    // The third time, the events before it are committed alone; then it is tried three times more.
-    assert_eq!(retried.count(), 4);
+    // Twice, or four times if the first batch had events before it: these are committed alone.
+    let retried = retried.count();
+    assert!(retried == 2 || retried == 4, "{retried}");
     assert!(lines.iter().any(
         |line| line.message().contains("projection is blocked") && line.field("projection") == "hostile"
     ));
