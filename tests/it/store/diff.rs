@@ -394,7 +394,7 @@ async fn an_expected_word_that_nobody_knows_is_refused(home: Home) -> Result<()>
         ("rwo.n", "neither generation has `rwo.n`: did you mean `row.n`?"),
         ("rows", "neither generation has `rows`: did you mean `row`?"),
         ("zzz", "neither generation has `zzz`"),
-        ("row.id", "`row.id` is of the key"),
+        ("row.id", "`row.id` is a column of the key"),
     ] {
         let refused = both.try_diff(&[word], 1).await;
         let is_it = matches!(&refused, Err(StoreError::Refused(Refusal::UnknownDifference(message))) if message.starts_with(says));
