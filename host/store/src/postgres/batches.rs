@@ -15,9 +15,12 @@ use crate::error::StoreError;
 /// How many components have their statements kept, beside those that are in use. Versions come and go.
 const MOST_STATEMENTS: usize = 64;
 
+/// A generation's id, and the digest of a component.
+type StatementKey = (i64, Arc<str>);
+
 /// The statements of each component in each generation, built once.
 #[derive(Default)]
-pub(super) struct StatementCache(Mutex<HashMap<(i64, Arc<str>), Arc<Statements>>>);
+pub(super) struct StatementCache(Mutex<HashMap<StatementKey, Arc<Statements>>>);
 
 impl StatementCache {
     fn get(&self, target: &WriteTarget) -> Arc<Statements> {
