@@ -96,13 +96,18 @@ impl Cargo {
     }
 
     /// Builds the programs of some packages. `options` are passed on to cargo.
+    pub(crate) fn build_programs(&self, packages: &[&str], options: &[&str]) -> Result<()> {
+        succeed(&mut self.programs(packages, options))
+    }
+
+    /// The command that builds the programs of some packages. `options` are passed on to cargo.
     ///
     /// There are no examples. With `--examples` cargo gives the dependencies the features that tests need too. Without it,
     /// it would build wasmtime, sqlx and what depends on them once for programs, and once for tests.
-    pub(crate) fn build_programs(&self, packages: &[&str], options: &[&str]) -> Result<()> {
+    pub(crate) fn programs(&self, packages: &[&str], options: &[&str]) -> Command {
         let packages = packages.iter().flat_map(|package| ["--package", package]);
         let build = ["build", "--bins", "--examples"].into_iter().chain(packages);
-        self.run(&build.chain(options.iter().copied()).collect::<Vec<_>>())
+        self.command(&build.chain(options.iter().copied()).collect::<Vec<_>>())
     }
 
     /// Runs cargo in the workspace's directory, with its output passed on.

@@ -37,12 +37,12 @@ pub(crate) struct Options {
 pub(crate) fn run(cargo: &Cargo, options: &Options) -> Result<()> {
     println!("building the host, the demo and two plugins: about 8 minutes on two cores the first time");
     // Without TLS: the broker is in the demo's own process.
-    let mut build = vec!["--no-default-features"];
+    let mut flags = vec!["--no-default-features"];
     let levels = NOT_OPTIMIZED.map(|krate| format!("--config=profile.dev.package.{krate}.opt-level=0"));
-    build.extend(levels.iter().map(String::as_str));
-    guests::compile_beside(cargo, &PLUGINS, || {
-        cargo.build_programs(&["projector", "projector-demo"], &build)
-    })?;
+    flags.extend(levels.iter().map(String::as_str));
+    let mut build = cargo.programs(&["projector", "projector-demo"], &flags);
+    build.env("MAKEFILES", cargo.root().join("xtask/src/librdkafka.mk"));
+    guests::compile_beside(cargo, &PLUGINS, || succeed(&mut build))?;
     let projector = cargo.program("projector");
     guests::wrap(cargo, &projector, &PLUGINS)?;
     succeed(
