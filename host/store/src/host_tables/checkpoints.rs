@@ -20,13 +20,17 @@ impl<D: Database> CheckpointStore for D {
     ) -> Result<Vec<Option<Checkpoint>>, StoreError> {
         let topics: BTreeSet<&str> = partitions.iter().map(|partition| &*partition.topic).collect();
         let topics: Vec<String> = topics.into_iter().map(str::to_owned).collect();
+        let numbers: BTreeSet<i64> = partitions.iter().map(|partition| partition.number.into()).collect();
+        let numbers: Vec<i64> = numbers.into_iter().collect();
+        // May read a partition that is not asked for, of several topics: it is ignored.
         let sql = format!(
             "select topic, partition, next_offset, topic_id, cluster_id from projector.checkpoint
-             where generation_id = $1 and {}",
-            D::Connection::is_one_of("topic", "$2")
+             where generation_id = $1 and {} and {}",
+            D::Connection::is_one_of("topic", "$2"),
+            D::Connection::is_one_of("partition", "$3")
         );
-        let rows: Vec<CheckpointRow> =
-            self.acquire().await?.rows(&sql, &[generation.id.into(), topics.as_slice().into()]).await?;
+        let arguments = [generation.id.into(), topics.as_slice().into(), numbers.as_slice().into()];
+        let rows: Vec<CheckpointRow> = self.acquire().await?.rows(&sql, &arguments).await?;
         let known: BTreeMap<Partition, Checkpoint> = rows.into_iter().map(checkpoint).collect();
         Ok(partitions.iter().map(|partition| known.get(partition).cloned()).collect())
     }
