@@ -30,7 +30,7 @@ pub(crate) fn run(cargo: &Cargo, options: &Options) -> Result<()> {
     // Beside the build: what it needs is downloaded the first time.
     let kafka = thread::spawn(kafka_at_hand);
     let guests = cargo.guests();
-    println!("building all programs, tests and guests: about 12 minutes on two cores the first time");
+    println!("building all programs, tests and guests: about 14 minutes on two cores the first time");
     guests::compile_beside(cargo, &guests, || {
         // One build for everything native. It makes the host too, which wraps the guests: cargo builds
         // the programs of a package that has integration tests.
