@@ -120,7 +120,7 @@ pub fn worker(memory_bytes: u64, seconds: u64) -> std::process::ExitCode {
         let mut component = Vec::new();
         std::io::stdin().read_to_end(&mut component).map_err(|error| error.to_string())?;
         let limits = format!("{memory_bytes}-{seconds}");
-        reuse::or_compile(component, &limits, |component| {
+        reuse_or_compile(component, &limits, |component| {
             let engine = wasmtime::Engine::new(&engine::config()).map_err(|error| format!("{error:#}"))?;
             in_process(&engine, component)
         })
@@ -137,46 +137,27 @@ pub fn worker(memory_bytes: u64, seconds: u64) -> std::process::ExitCode {
     }
 }
 
-/// Tests start hundreds of hosts with the same few components. If `PROJECTOR_ARTIFACTS` names a directory, workers compile each
-/// component once for the same limits, and read the artifact from this directory after that.
+/// The artifact of a component, compiled by `compile` if it is not known.
 ///
-/// Release builds do not do this: an artifact is machine code, and wasmtime does not check it.
-#[cfg(debug_assertions)]
-mod reuse {
-    use std::path::Path;
-
-    use sha2::{Digest, Sha256};
-
-    type Compiled = Result<Vec<u8>, String>;
-
-    pub(super) fn or_compile(
-        component: Vec<u8>,
-        limits: &str,
-        compile: impl FnOnce(Vec<u8>) -> Compiled,
-    ) -> Compiled {
-        let Some(directory) = std::env::var_os("PROJECTOR_ARTIFACTS") else { return compile(component) };
-        let digest = hex::encode(Sha256::digest(&component));
-        let path = Path::new(&directory).join(format!("{digest}-{limits}"));
-        if let Ok(artifact) = std::fs::read(&path) {
-            return Ok(artifact);
-        }
-        let artifact = compile(component)?;
-        // Another worker never reads half of it.
-        let unfinished = path.with_extension(std::process::id().to_string());
-        std::fs::write(&unfinished, &artifact)
-            .and_then(|()| std::fs::rename(&unfinished, &path))
-            .map_err(|error| format!("{}: {error}", path.display()))?;
-        Ok(artifact)
+/// Tests start hundreds of hosts with the same few components. If `PROJECTOR_ARTIFACTS` names a directory, workers of debug
+/// builds compile each component once for the same limits, and read the artifact from this directory after that. Release
+/// builds do not do this: an artifact is machine code, and wasmtime does not check it.
+fn reuse_or_compile(
+    component: Vec<u8>,
+    limits: &str,
+    compile: impl FnOnce(Vec<u8>) -> Result<Vec<u8>, String>,
+) -> Result<Vec<u8>, String> {
+    let directory = std::env::var_os("PROJECTOR_ARTIFACTS").filter(|_| cfg!(debug_assertions));
+    let Some(directory) = directory else { return compile(component) };
+    let path = PathBuf::from(directory).join(format!("{}-{limits}", super::digest(&component)));
+    if let Ok(artifact) = std::fs::read(&path) {
+        return Ok(artifact);
     }
-}
-
-#[cfg(not(debug_assertions))]
-mod reuse {
-    pub(super) fn or_compile(
-        component: Vec<u8>,
-        _limits: &str,
-        compile: impl FnOnce(Vec<u8>) -> Result<Vec<u8>, String>,
-    ) -> Result<Vec<u8>, String> {
-        compile(component)
-    }
+    let artifact = compile(component)?;
+    // Another worker never reads half of it.
+    let unfinished = path.with_extension(std::process::id().to_string());
+    std::fs::write(&unfinished, &artifact)
+        .and_then(|()| std::fs::rename(&unfinished, &path))
+        .map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(artifact)
 }
