@@ -6,7 +6,8 @@ use std::time::Duration;
 use projector_workload::Record;
 
 use crate::harness::{
-    Argument, Guest, Platform, Plugins, ReadModel, assert_closed, describing, descriptor, eventually, rows,
+    Argument, Guest, Host, Platform, Plugins, ReadModel, assert_closed, describing, descriptor, eventually,
+    rows,
 };
 
 const COUNTS: &str = "counts";
@@ -69,6 +70,12 @@ fn seen(platform: &Platform) -> Vec<Vec<Option<String>>> {
     rows(platform.read_model(), COUNTS, "seen", &["kind", "events"])
 }
 
+fn until_active(host: &Host, version: &str) {
+    host.log().wait_for("the version", |line| {
+        line.message() == "version active" && line.field("version") == version
+    });
+}
+
 #[test]
 fn a_replaced_file_takes_over_between_two_batches_without_a_rebalance() {
     for read_model in [ReadModel::postgres(), ReadModel::sqlite()] {
@@ -78,9 +85,7 @@ fn a_replaced_file_takes_over_between_two_batches_without_a_rebalance() {
         let host = platform.start_host("host");
         assert_closed(&platform.until_through(COUNTS), 3, 0, 0);
         replace(&plugins, &counts("1.1.0", ""));
-        host.log().wait_for("the version", |line| {
-            line.message() == "version active" && line.field("version") == "1.1.0"
-        });
+        until_active(&host, "1.1.0");
         publish(&platform, "AB");
         let through = platform.until_through(COUNTS);
         assert_closed(&through, 5, 0, 0);
@@ -106,9 +111,7 @@ fn a_version_that_traps_where_the_one_before_did_not_is_reverted_by_itself() {
         let host = platform.start_host("host");
         platform.until_through(COUNTS);
         replace(&plugins, &counts("2.0.0", "B"));
-        host.log().wait_for("the version", |line| {
-            line.message() == "version active" && line.field("version") == "2.0.0"
-        });
+        until_active(&host, "2.0.0");
         publish(&platform, "AABBA");
         let through = platform.until_through(COUNTS);
         assert_closed(&through, 7, 0, 0);
@@ -140,9 +143,7 @@ fn a_version_that_is_too_slow_where_the_previous_one_was_not_is_reverted() {
     let host = platform.start_host("host");
     platform.until_through(COUNTS);
     replace(&plugins, &slow.component());
-    host.log().wait_for("the version", |line| {
-        line.message() == "version active" && line.field("version") == "2.0.0"
-    });
+    until_active(&host, "2.0.0");
     publish(&platform, "AABBA");
     let through = platform.until_through(COUNTS);
     assert_closed(&through, 7, 0, 0);
@@ -180,9 +181,7 @@ fn deploy_waits_for_the_end_of_the_trial_and_the_status_tells_of_a_revert() {
     let next = |version: &'static str, trapping: &'static str| {
         std::thread::scope(|scope| {
             let deployed = scope.spawn(|| deploy(version, trapping, &["--wait"]));
-            host.log().wait_for("the version", |line| {
-                line.message() == "version active" && line.field("version") == version
-            });
+            until_active(&host, version);
             publish(&platform, "B");
             deployed.join().unwrap()
         })
@@ -263,9 +262,7 @@ fn a_version_that_fails_where_the_one_before_did_as_well_stays() {
     let host = platform.start_host("host");
     platform.until_through(COUNTS);
     replace(&plugins, &counts("2.0.0", "B"));
-    host.log().wait_for("the version", |line| {
-        line.message() == "version active" && line.field("version") == "2.0.0"
-    });
+    until_active(&host, "2.0.0");
     publish(&platform, "ABA");
     let through = platform.until_through(COUNTS);
     assert_closed(&through, 4, 0, 1);
