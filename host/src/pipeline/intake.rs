@@ -141,6 +141,11 @@ impl Intake {
         }
     }
 
+    /// Puts all events of a batch back into the buffer.
+    pub(super) fn put_back(&mut self, batch: &mut InFlightBatch) {
+        self.cut(batch, 0);
+    }
+
     /// How a commit of this batch would move the checkpoints.
     pub(super) fn advances(&self, batch: &InFlightBatch) -> Vec<Advance> {
         let checkpoint = |partition: &Partition| self.positions.checkpoint(partition);

@@ -118,7 +118,7 @@ impl Run {
                     // Another version is active, or the write barrier is closed. Nothing was written: put the events
                     // back, and read the control state, so that the lane follows it before the next batch.
                     StoreError::Inactive(_) | StoreError::WriteBarrier(_) => {
-                        self.intake.buffer.put_back(std::mem::take(&mut batch.deliveries));
+                        self.intake.put_back(batch);
                         if let Err(error) = self.watcher.refresh().await {
                             self.backoff.failed(error.kind(), &error);
                             self.backoff.wait(&self.stop).await;
@@ -128,27 +128,19 @@ impl Run {
                     error => return Err(run_end(error)),
                 },
             },
-            ProjectError::OnTrial(failure) => {
-                if self.compare_with_previous(batch, &failure).await {
-                    self.intake.buffer.put_back(std::mem::take(&mut batch.deliveries));
-                    return Ok(Next::Leave);
-                }
-            }
+            ProjectError::OnTrial(failure) => return Ok(self.compare_with_previous(batch, &failure).await),
             ProjectError::Blocker(blocker) => return Err(RunEnd::Stop(blocker)),
             ProjectError::Timeout(position) => {
                 tries.timeouts += 1;
                 if tries.timeouts == TIMEOUTS {
-                    tries.timeouts = 0;
                     let at = batch.deliveries.iter().position(|next| next.event.position == position);
                     match at.unwrap_or_default() {
                         // While the version is on trial, call the previous version for this event.
                         0 if self.can_compare(&position) => {
+                            tries.timeouts -= 1;
                             let detail = "the call exceeded its time limit, `limits.time`";
                             let failure = Failure::new(FailureKind::Timeout, "time", detail);
-                            if self.compare_with_previous(batch, &failure).await {
-                                self.intake.buffer.put_back(std::mem::take(&mut batch.deliveries));
-                                return Ok(Next::Leave);
-                            }
+                            return Ok(self.compare_with_previous(batch, &failure).await);
                         }
                         // The cause may be a busy machine, so the event does not fail: an operator decides.
                         0 => {
@@ -158,7 +150,10 @@ impl Run {
                         }
                         // Commit the events before it first. The previous version must see their rows, and an operator
                         // who skips this event must not skip them.
-                        events => self.intake.cut(batch, events),
+                        events => {
+                            tries.timeouts = 0;
+                            self.intake.cut(batch, events);
+                        }
                     }
                     return Ok(Next::TryAgain);
                 }

@@ -19,6 +19,7 @@ use projector_store::WriteTarget;
 use projector_store::control::GenerationControl;
 use tokio::time::Instant;
 
+use super::recovery::Next;
 use super::{InFlightBatch, Run};
 use crate::catch_up::depends_on_order;
 use crate::deploy::component_cache::ComponentCache;
@@ -136,13 +137,17 @@ impl Run {
     /// reverts to it if it does not fail. The events before this one are committed, so both versions see the same rows.
     /// If the store fails, this returns after a pause, and the attempt at the batch is repeated.
     ///
-    /// Returns whether another version is active now, to which the batch is left.
-    pub(super) async fn compare_with_previous(&mut self, batch: &InFlightBatch, failure: &Failure) -> bool {
+    /// If another version is active then, the events go back into the buffer, for this version.
+    pub(super) async fn compare_with_previous(
+        &mut self,
+        batch: &mut InFlightBatch,
+        failure: &Failure,
+    ) -> Next {
         let (Some(on_trial), Some(first)) = (&mut self.settler.on_trial, batch.deliveries.first()) else {
-            return false;
+            return Next::TryAgain;
         };
         let previous = &on_trial.previous;
-        match previous.fails_for(first, &self.settler.plugin.contract).await {
+        let other_is_active = match previous.fails_for(first, &self.settler.plugin.contract).await {
             // Both versions fail, so this is no reason to revert. From now on, the failure policy decides about this
             // event.
             Ok(true) => {
@@ -190,6 +195,11 @@ impl Run {
                 self.backoff.wait(&self.stop).await;
                 false
             }
+        };
+        if !other_is_active {
+            return Next::TryAgain;
         }
+        self.intake.put_back(batch);
+        Next::Leave
     }
 }
