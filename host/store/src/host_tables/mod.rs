@@ -20,6 +20,7 @@ mod hosts;
 mod moves;
 pub(super) mod operations;
 mod promotion;
+pub(super) mod release;
 mod removal;
 mod retention;
 mod rollout;

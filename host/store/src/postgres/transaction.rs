@@ -29,6 +29,7 @@ use super::statements::Statements;
 use super::values::{self, Timestamp};
 use crate::batches::{Transaction, WriteTarget};
 use crate::error::StoreError;
+use crate::host_tables::release::claim_operation;
 use crate::host_tables::{Admission, adjust_counters};
 use crate::lookup_rows::{Budget, LookupRows, MOST_ROWS};
 use crate::release::{ClaimedOperation, LoneDeadLetter};
@@ -133,7 +134,7 @@ impl Transaction for PostgresTransaction {
         operation: i64,
         limits: BatchLimits,
     ) -> Result<Option<ClaimedOperation>, StoreError> {
-        self.claim_operation(operation, limits).await
+        claim_operation(&mut *self.tx, &self.target, operation, limits).await
     }
 
     async fn claim_ready(&mut self, limits: BatchLimits) -> Result<Vec<ReadyEvent>, StoreError> {

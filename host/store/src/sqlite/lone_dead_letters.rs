@@ -3,10 +3,10 @@
 use projector_core::batch::BatchLimits;
 
 use super::errors::classify;
-use super::now_micros;
 use super::transaction::SqliteTransaction;
 use crate::error::StoreError;
-use crate::release::{ClaimedOperation, LoneDeadLetter, LoneResults, RetryResult};
+use crate::host_tables::release::{claim_operation, write_progress, write_retry};
+use crate::release::{ClaimedOperation, LoneDeadLetter, LoneResults, OperationProgress, RetryResult};
 
 impl SqliteTransaction {
     pub(super) async fn find_lone_dead_letters(
@@ -17,7 +17,7 @@ impl SqliteTransaction {
         let mut lone: Vec<LoneDeadLetter> = Vec::new();
         let (one, mut bytes) = (BatchLimits { events: 1, bytes: 1 }, 0);
         for operation in operations.iter().take(limits.events.max(1)) {
-            let claimed = self.claim_operation(*operation, one).await?;
+            let claimed = claim_operation(&mut *self.tx, &self.target, *operation, one).await?;
             let Some(ClaimedOperation {
                 action,
                 dry_run: false,
@@ -55,18 +55,18 @@ impl SqliteTransaction {
                         removed.execute(&mut *self.tx).await.map_err(classify)?;
                     }
                 }
-                RetryResult::Failed(failure) => self.failed_again(result.dead_letter, failure).await?,
+                RetryResult::Failed(_) => {
+                    write_retry(&mut *self.tx, &self.target.digest, result.dead_letter, &result.retry)
+                        .await?;
+                }
             }
-            sqlx::query(
-                "update projector_operation set verdict = ?2, key_id = ?3, done_at = ?4 where id = ?1",
-            )
-            .bind(result.operation)
-            .bind(serde_json::to_string(&result.result).expect("a result is plain data"))
-            .bind(result.key.as_ref().map(|key| &key.0[..]))
-            .bind(now_micros())
-            .execute(&mut *self.tx)
-            .await
-            .map_err(classify)?;
+            let progress = OperationProgress {
+                operation: result.operation,
+                key: result.key,
+                result: &result.result,
+                done: true,
+            };
+            write_progress(&mut *self.tx, &progress).await?;
         }
         Ok(())
     }

@@ -21,6 +21,7 @@ use super::rows::{Stored, Writer};
 use super::{Tx, now_micros};
 use crate::batches::{Transaction, WriteTarget};
 use crate::error::StoreError;
+use crate::host_tables::release::claim_operation;
 use crate::host_tables::{Admission, adjust_counters};
 use crate::lookup_rows::{Budget, LookupRows};
 use crate::release::{ClaimedOperation, LoneDeadLetter};
@@ -116,7 +117,7 @@ impl Transaction for SqliteTransaction {
         operation: i64,
         limits: BatchLimits,
     ) -> Result<Option<ClaimedOperation>, StoreError> {
-        self.claim_operation(operation, limits).await
+        claim_operation(&mut *self.tx, &self.target, operation, limits).await
     }
 
     async fn claim_ready(&mut self, limits: BatchLimits) -> Result<Vec<ReadyEvent>, StoreError> {
